@@ -1,0 +1,138 @@
+"""The seam to whatever keeps the events. Contracts only: the drivers stand in `brokers/`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+from .event import Channel, Event
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker can do. Declared by its driver, and held against it by the conformance suite."""
+
+    fences: bool
+    """After `seal` the broker itself refuses every write, in one step with the write."""
+    bounds: bool
+    """A channel's `capacity` is exact, whoever publishes."""
+    totals: bool
+    """`Depth.published` and `Depth.settled` are exact totals since the channel was created."""
+    durable: bool
+    """What `publish` accepted survives the end of this process."""
+    shared: bool
+    """Other processes reach the same channels."""
+
+
+class Depth(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in a channel. A figure that the broker does not know is None, never a guess.
+
+    `published` and `settled` are totals since it was created; `waiting` can be received now or after a pause;
+    `in_flight` was received and is not settled. Times are of the oldest and newest event that waits, in seconds
+    since the epoch, None when none waits.
+    """
+
+    published: int | None = None
+    settled: int | None = None
+    waiting: int | None = None
+    in_flight: int | None = None
+    oldest_at: float | None = None
+    newest_at: float | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own."""
+
+    event: Event
+    attempt: int
+    token: Any
+
+
+class Subscription(Protocol):
+    """A consumer attached to one channel. Many may be attached, in many processes: each event goes to one at a time.
+
+    Its methods belong to the event loop that entered it.
+    """
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout` s.
+
+        Events never received come in the order of their publishing. An event whose claim ran out or that was released
+        comes again, with a higher attempt. Raises ChannelGone, Unavailable.
+        """
+        ...
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        """They are done: never delivered again. Idempotent, and right even when the claim ran out meanwhile: each event
+        is counted as settled once, whoever settles it. Raises ChannelGone, Unavailable."""
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        """Give them back, to be delivered after `delay` s with attempt + 1; with `tried=False` the attempt does not
+        count (they were never handled). A claim that ran out is left alone. Idempotent. Raises ChannelGone, Unavailable."""
+        ...
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Still working: the visibility time begins anew. A claim that ran out is left alone. Idempotent."""
+        ...
+
+
+class Broker(Protocol):
+    """Where wagons keep their events. An asynchronous context manager: entered once, by its owner, before use.
+
+    Its methods may be called concurrently, from the event loop that entered it.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; fixed."""
+        ...
+
+    async def __aenter__(self) -> Broker: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        """Make the channel; it takes writes when this returns (proven, where the broker's reply alone proves nothing).
+
+        Idempotent: an existing channel keeps its events, totals and seal, and takes over `capacity` (None: no bound).
+        Raises Unavailable, StorageBroken.
+        """
+        ...
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        """Store them, in this order; durable when it returns.
+
+        Raises Sealed and ChannelGone (nothing was stored), ChannelFull (its `accepted` first ones were),
+        PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored).
+        """
+        ...
+
+    async def seal(self, channel: Channel) -> None:
+        """Take no more events. Where `capabilities.fences`, no publish can succeed after this returned, from any process
+        (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable, StorageBroken."""
+        ...
+
+    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
+        """Attach a consumer; attached when entered. On leaving, what it has in hand stays claimed until its visibility
+        time ends, unless it was released. Raises ChannelGone on entering."""
+        ...
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        """What stands in each; in one go where the broker can. An absent channel has Depth() (all unknown)."""
+        ...
+
+    def read(self, channel: Channel) -> AsyncIterator[Event]:
+        """Browse what is not settled, oldest first, without consuming. Raises ChannelGone."""
+        ...
+
+    async def delete(self, channel: Channel) -> None:
+        """Remove it with all it holds. Idempotent: absent is success. A later publish raises ChannelGone (or Sealed)
+        and creates nothing, however stale the publisher. Raises Unavailable."""
+        ...
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        """All channels of the train that exist, in any order: how leftovers are found."""
+        ...

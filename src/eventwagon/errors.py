@@ -1,0 +1,98 @@
+"""Every error that eventwagon raises, as one tree: what was wrong, where, what to do.
+
+The docstring of each class says when it is raised and what the caller can do about it.
+"""
+
+from __future__ import annotations
+
+
+class EventwagonError(Exception):
+    """The root: catch it to catch everything that eventwagon raises on purpose."""
+
+
+class UsageError(EventwagonError, ValueError):
+    """Something was asked for that can't be: a bad name, URL, setting or handler. Nothing was done."""
+
+
+class DeclarationDiffers(UsageError):
+    """Two programs declare one train differently. Make them equal, or declare again on purpose."""
+
+
+class UnknownTrain(UsageError):
+    """No train of that name has ever run at that URL. Check both, or start it."""
+
+
+# --- publishing ---------------------------------------------------------------------------
+
+
+class PublishError(EventwagonError):
+    """An event was not, or not surely, accepted. `accepted` counts the leading events that were."""
+
+    def __init__(self, message: str, *, accepted: int = 0) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
+class EventTooLarge(PublishError):
+    """The event is larger than `max_event_bytes`. It was refused before anything was sent."""
+
+
+class TrainFull(PublishError):
+    """The train is at its cap of wagons and `at_cap="refuse"`: slow down and try again later."""
+
+
+class PublishTimeout(PublishError):
+    """No wagon surely took the events within the deadline. Publish again with the same ids."""
+
+
+# --- what a broker's driver says ----------------------------------------------------------
+
+
+class BrokerError(EventwagonError):
+    """A broker's driver could not do what it was asked to."""
+
+
+class Sealed(BrokerError):
+    """The channel is sealed: it takes nothing more, from anybody. Publish to the active wagon."""
+
+
+class ChannelFull(BrokerError):
+    """The channel holds its `capacity`. The first `accepted` events of the call were stored."""
+
+    def __init__(self, message: str, *, accepted: int = 0) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
+class ChannelGone(BrokerError):
+    """The channel does not exist (any more). Nothing was stored, and nothing was created."""
+
+
+class PublishUncertain(BrokerError):
+    """The outcome is unknown: the events may have been stored. Try again with the same ids."""
+
+
+class Unavailable(BrokerError):
+    """The broker or registry can't be reached or is busy; nothing was stored. Try again later."""
+
+
+class StorageBroken(BrokerError):
+    """The storage is full, read-only, corrupt or of an unsuitable kind; the message says where and what to do."""
+
+
+# --- what a registry's driver says --------------------------------------------------------
+
+
+class RegistryError(EventwagonError):
+    """A registry's driver could not do what it was asked to."""
+
+
+class Conflict(RegistryError):
+    """The manifest has moved on since it was read: read again and decide again."""
+
+
+# --- what a handler may say ---------------------------------------------------------------
+
+
+class Reject(Exception):  # noqa: N818 - a handler's verdict on an event, not an error of ours
+    """Raised by a handler: this event can never be handled. It goes to the dead letters at once."""

@@ -1,0 +1,278 @@
+"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; no actor knows those."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import get_args
+
+import msgspec
+
+from .manifest import Wagon
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact"):
+    train: str
+
+
+class Declared(_Fact):
+    """The train was declared, or declared anew."""
+
+    settings: dict[str, str]
+    channels: tuple[str, ...]
+
+
+class WagonOpened(_Fact):
+    number: int
+    because: str
+
+
+class ProvisioningFailed(_Fact):
+    """One attempt at making a wagon failed; it is tried again after `pause` seconds, or given up when that is None."""
+
+    number: int
+    attempt: int
+    because: str
+    pause: float | None
+
+
+class WagonReady(_Fact):
+    number: int
+    seconds: float
+    """Since it was opened."""
+
+
+class WorkersLost(_Fact):
+    """A READY wagon lost its workers: it is provisioned again, nothing was redirected to it."""
+
+    number: int
+    because: str
+
+
+class Switched(_Fact):
+    """Ingestion was redirected. `old` is None for the first wagon."""
+
+    old: int | None
+    new: int
+    pressure: float
+    because: str
+
+
+class SwitchRefused(_Fact):
+    """The active wagon is full, or a switch was asked for, and it was not made."""
+
+    number: int
+    pressure: float
+    figures: str
+    because: str
+
+
+class OpenRefused(_Fact):
+    """The next wagon is wanted and was not opened."""
+
+    because: str
+
+
+class BoundLifted(_Fact):
+    """The active wagon goes on past its exact limit."""
+
+    number: int
+    because: str
+
+
+class Discarded(_Fact):
+    """A spare that is not wanted any more is put away."""
+
+    number: int
+    because: str
+
+
+class ChannelsAdded(_Fact):
+    number: int
+    channels: tuple[str, ...]
+
+
+class WagonSealed(_Fact):
+    number: int
+    seconds: float
+    """Since it was cut off."""
+
+
+class WagonDrained(_Fact):
+    """Sealed, and then proven empty: the settled totals, read first, met the published totals, read after."""
+
+    number: int
+    published: int | None
+    settled: int | None
+    seconds: float
+    """Since it was cut off."""
+
+
+class WagonRemoved(_Fact):
+    """A wagon's final record, written before its channels go."""
+
+    wagon: Wagon
+    dead: int
+
+
+class DrainUnproven(_Fact):
+    """A sealed wagon can't be proven empty because a figure is unknown."""
+
+    number: int
+    because: str
+
+
+class StepFailed(_Fact):
+    """A step of an observer failed; it is tried again at the next look."""
+
+    step: str
+    because: str
+
+
+class OrphanRemoved(_Fact):
+    """Something that belongs to no wagon in the manifest was found and removed."""
+
+    what: str
+
+
+class EventDied(_Fact):
+    """An event went to the dead letters of its wagon."""
+
+    number: int
+    channel: str
+    id: str
+    attempts: int
+    because: str
+
+
+class EventRetried(_Fact):
+    """A handler failed on an event; it is tried again after `pause` seconds."""
+
+    number: int
+    channel: str
+    id: str
+    attempt: int
+    pause: float
+    because: str
+
+
+class SwitchRequested(_Fact):
+    because: str
+
+
+class StopRequested(_Fact):
+    because: str
+
+
+Decision = (
+    Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | StepFailed
+    | OrphanRemoved | SwitchRequested | StopRequested
+)  # fmt: skip
+"""What the journal keeps."""
+
+Fact = Decision | EventDied | EventRetried
+"""All there is to listen to."""
+
+Listener = Callable[[Fact], None]
+"""Called with each fact, on the event loop; must not block or raise."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One line of the journal: when (seconds since the epoch), which process, what."""
+
+    at: float
+    by: str
+    fact: Decision
+
+
+_entry_decoder = msgspec.json.Decoder(Entry)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry as JSON, as registries keep it."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry of `encode_entry`."""
+    return _entry_decoder.decode(data)
+
+
+def _name(number: int | None) -> str:
+    return f"wagon_{number}" if number is not None else "no wagon"
+
+
+def sentence(fact: Fact) -> str:
+    """The fact in words, with its figures, as logs and `eventwagon why` print it."""
+    match fact:
+        case Declared(settings=settings, channels=channels):
+            said = ", ".join(f"{name}={value}" for name, value in settings.items())
+            return f"train declared: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
+        case WagonOpened(number=n, because=why):
+            return f"{_name(n)} opened: {why}"
+        case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=None):
+            return f"{_name(n)} given up after attempt {attempt}: {why}"
+        case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=pause):
+            return f"{_name(n)} not ready at attempt {attempt}: {why}; tried again in {pause:.1f} s"
+        case WagonReady(number=n, seconds=s):
+            return f"{_name(n)} ready, {s:.2f} s after it was opened"
+        case WorkersLost(number=n, because=why):
+            return f"{_name(n)} lost its workers before it was active: {why}"
+        case Switched(old=None, new=new, because=why):
+            return f"{_name(new)} active: {why}"
+        case Switched(old=old, new=new, pressure=p, because=why):
+            return f"switched from {_name(old)} to {_name(new)} at pressure {p:.2f}: {why}"
+        case SwitchRefused(number=n, pressure=p, figures=figures, because=why):
+            return f"no switch from {_name(n)} at pressure {p:.2f} ({figures}): {why}"
+        case OpenRefused(because=why):
+            return f"no wagon opened: {why}"
+        case BoundLifted(number=n, because=why):
+            return f"{_name(n)} goes on past its limit: {why}"
+        case Discarded(number=n, because=why):
+            return f"{_name(n)} discarded: {why}"
+        case ChannelsAdded(number=n, channels=channels):
+            return f"{_name(n)} got channels: {', '.join(channels)}"
+        case WagonSealed(number=n, seconds=s):
+            return f"{_name(n)} sealed, {s:.2f} s after it was cut off"
+        case WagonDrained(number=n, published=published, settled=settled, seconds=s):
+            return f"{_name(n)} drained, {s:.2f} s after it was cut off: published {published}, settled {settled}"
+        case WagonRemoved(wagon=w, dead=dead):
+            return f"{w.name} removed: took {w.published} events, {dead} dead letters kept"
+        case DrainUnproven(number=n, because=why):
+            return f"{_name(n)} can't be proven empty: {why}"
+        case StepFailed(step=step, because=why):
+            return f"{step} failed: {why}; it is tried again"
+        case OrphanRemoved(what=what):
+            return f"removed {what}, which belongs to no wagon"
+        case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after {attempts} attempts: {why}"
+        case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
+            return (
+                f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
+                f"tried again in {pause:.1f} s"
+            )
+        case SwitchRequested(because=why):
+            return f"a switch was asked for: {why}"
+        case StopRequested(because=why):
+            return f"the train's processes were asked to end: {why}"
+
+
+_logger = logging.getLogger("eventwagon")
+_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+
+
+def log(fact: Fact) -> None:
+    """A listener: each fact as one line of the logger `eventwagon`, a warning where an operator should look."""
+    level = (
+        logging.WARNING
+        if isinstance(fact, _ALARMING)
+        else logging.DEBUG
+        if isinstance(fact, EventRetried)
+        else logging.INFO
+    )
+    _logger.log(level, "%s: %s", fact.train, sentence(fact))
+
+
+DECISIONS: tuple[type, ...] = get_args(Decision)

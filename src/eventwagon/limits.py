@@ -1,0 +1,288 @@
+"""When is a wagon full? Each limit turns a reading into a pressure: 0 empty, 1 full, with the reason in words. Pure."""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from .errors import UsageError
+from .reading import Reading
+
+
+class Pressure(msgspec.Struct, frozen=True, gc=False):
+    """How full a wagon is: 0 empty … 1 full and beyond, and the sentence that says why."""
+
+    value: float
+    why: str
+
+
+@runtime_checkable
+class Limit(Protocol):
+    """What a limit is: anything with `measure`. A user's own class will do; give it a stable `repr`, since
+    programs that declare one train are compared by it."""
+
+    def measure(self, reading: Reading) -> Pressure:
+        """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. Unknown figures: value 0, and say so."""
+        ...
+
+
+class _Combinable:
+    def __or__(self, other: Limit) -> Any_:
+        return Any_(_limit(self), _limit(other))
+
+    def __and__(self, other: Limit) -> All:
+        return All(_limit(self), _limit(other))
+
+    def __ror__(self, other: Limit) -> Any_:
+        return Any_(_limit(other), _limit(self))
+
+    def __rand__(self, other: Limit) -> All:
+        return All(_limit(other), _limit(self))
+
+
+def _limit(value: object) -> Limit:
+    if not isinstance(value, Limit):
+        raise UsageError(f"{value!r} is not a limit: it has no measure(reading)")
+    return value
+
+
+def _positive(name: str, what: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise UsageError(f"{name}: {what} must be a number above 0, not {value!r}")
+
+
+def _count(n: float) -> str:
+    return f"{n:,.0f}" if n >= 100 or n == int(n) else f"{n:,.1f}"
+
+
+class Volume(msgspec.Struct, _Combinable, frozen=True):
+    """Full when `events` were published to the wagon. Exact where the broker can bound a channel."""
+
+    events: int
+
+    def __post_init__(self) -> None:
+        _positive("Volume", "events", self.events)
+        if self.events != int(self.events):
+            raise UsageError(f"Volume: events must be a whole number, not {self.events!r}")
+
+    def __repr__(self) -> str:
+        return f"Volume({self.events})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        if reading.published is None:
+            return Pressure(0.0, "volume unknown")
+        return Pressure(
+            reading.published / self.events, f"{_count(reading.published)} of {_count(self.events)} events taken"
+        )
+
+
+class Age(msgspec.Struct, _Combinable, frozen=True):
+    """Full when the wagon has been active for `seconds`. A wagon that took nothing has nothing to cut off: 0."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _positive("Age", "seconds", self.seconds)
+
+    def __repr__(self) -> str:
+        return f"Age({self.seconds:g})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        if reading.published == 0:
+            return Pressure(0.0, f"active for {reading.age:.1f} s, and took nothing")
+        return Pressure(reading.age / self.seconds, f"active for {reading.age:.1f} of {self.seconds:g} s")
+
+
+class Lag(msgspec.Struct, _Combinable, frozen=True):
+    """Full when `events` are published and not yet settled, waiting or in flight."""
+
+    events: int
+
+    def __post_init__(self) -> None:
+        _positive("Lag", "events", self.events)
+
+    def __repr__(self) -> str:
+        return f"Lag({self.events})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        if reading.outstanding is None:
+            return Pressure(0.0, "lag unknown")
+        return Pressure(
+            reading.outstanding / self.events, f"{_count(reading.outstanding)} of {_count(self.events)} events behind"
+        )
+
+
+class Throughput(msgspec.Struct, _Combinable, frozen=True):
+    """Full when events came in at `per_second` or more, sustained for `seconds`.
+
+    With hysteresis: a dip is forgiven as long as the rate stays at or above `low` times the mark; below that the
+    stretch begins anew. The rate is taken over windows of a quarter of `seconds`.
+    """
+
+    per_second: float
+    seconds: float = 5.0
+    low: float = 0.8
+
+    def __post_init__(self) -> None:
+        _positive("Throughput", "per_second", self.per_second)
+        _positive("Throughput", "seconds", self.seconds)
+        if not 0 < self.low <= 1:
+            raise UsageError(f"Throughput: low must be above 0 and at most 1, not {self.low!r}")
+
+    def __repr__(self) -> str:
+        return f"Throughput({self.per_second:g}, seconds={self.seconds:g}, low={self.low:g})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        held, rate = self._held(reading)
+        if rate is None:
+            return Pressure(0.0, "throughput not yet known")
+        why = f"{_count(rate)} of {_count(self.per_second)} events/s, sustained for {held:.1f} of {self.seconds:g} s"
+        return Pressure(min(rate / (self.per_second * self.low), held / self.seconds), why)
+
+    def _held(self, reading: Reading) -> tuple[float, float | None]:
+        """How long the rate has held, and the latest rate."""
+        window = self.seconds / 4
+        since: float | None = None
+        rate: float | None = None
+        samples = reading.samples
+        start = 0
+        for i, sample in enumerate(samples):
+            while start + 1 < i and samples[start + 1].at <= sample.at - window:
+                start += 1
+            span = sample.at - samples[start].at
+            if span < window * 0.5 or span <= 0:
+                continue
+            rate = (sample.published - samples[start].published) / span
+            if rate >= self.per_second:
+                since = samples[start].at if since is None else since
+            elif rate < self.per_second * self.low:
+                since = None
+        return (0.0 if since is None else samples[-1].at - since), rate
+
+
+class Wait(msgspec.Struct, _Combinable, frozen=True):
+    """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
+
+    `slo` is what you promise a newcomer, in seconds. The wagon is cut off at `cut` × slo, so that a whole wagon can
+    still be on time. While no settle rate is known (a cold start, or never a backlog) the age of the next event
+    stands in for it. `slo` also tells a shared crew which events can still be on time.
+    """
+
+    slo: float
+    cut: float = 0.5
+
+    def __post_init__(self) -> None:
+        _positive("Wait", "slo", self.slo)
+        _positive("Wait", "cut", self.cut)
+
+    def __repr__(self) -> str:
+        return f"Wait({self.slo:g})" if self.cut == 0.5 else f"Wait({self.slo:g}, cut={self.cut:g})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        mark = self.slo * self.cut
+        aged = reading.oldest_age or 0.0
+        if reading.outstanding is None:
+            return Pressure(aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:g} s")
+        if not reading.settle_rate:
+            return Pressure(
+                aged / mark,
+                f"no settle rate known yet; the next of {_count(reading.outstanding)} events has waited {aged:.2f} s, "
+                f"the mark is {mark:g} s",
+            )
+        wait = reading.outstanding / reading.settle_rate
+        return Pressure(
+            wait / mark,
+            f"a newcomer would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
+            f"{_count(reading.settle_rate)} settled per second); the mark is {mark:g} s",
+        )
+
+
+class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; Any is typing's
+    """`a | b`: as full as the fuller one."""
+
+    a: Limit
+    b: Limit
+
+    def __repr__(self) -> str:
+        return f"{self.a!r} | {self.b!r}"
+
+    def measure(self, reading: Reading) -> Pressure:
+        a, b = self.a.measure(reading), self.b.measure(reading)
+        return a if a.value >= b.value else b
+
+
+class All(msgspec.Struct, _Combinable, frozen=True):
+    """`a & b`: as full as the emptier one."""
+
+    a: Limit
+    b: Limit
+
+    def __repr__(self) -> str:
+        return " & ".join(f"({part!r})" if isinstance(part, Any_) else repr(part) for part in (self.a, self.b))
+
+    def measure(self, reading: Reading) -> Pressure:
+        a, b = self.a.measure(reading), self.b.measure(reading)
+        return a if a.value <= b.value else b
+
+
+def capacity(limit: Limit) -> int | None:
+    """The number of events at which this limit is full whatever else is so: where a channel can be bounded exactly."""
+    match limit:
+        case Volume(events=events):
+            return events
+        case Any_(a=a, b=b):
+            bounds = [c for c in (capacity(a), capacity(b)) if c is not None]
+            return min(bounds, default=None)
+        case All(a=a, b=b):
+            left, right = capacity(a), capacity(b)
+            return None if left is None or right is None else max(left, right)
+        case _:
+            return None
+
+
+def slo(limit: Limit) -> float | None:
+    """The strictest promise to newcomers in this limit, in seconds; None where it holds no Wait."""
+    match limit:
+        case Wait(slo=seconds):
+            return seconds
+        case Any_(a=a, b=b) | All(a=a, b=b):
+            return min((s for s in (slo(a), slo(b)) if s is not None), default=None)
+        case _:
+            return None
+
+
+_LIMITS = {limit.__name__: limit for limit in (Volume, Age, Lag, Throughput, Wait)}
+
+
+def parse_limit(text: str) -> Limit:
+    """The limit that `text` writes as Python would, say `"Wait(2.0) | Volume(10_000)"`. Raises UsageError.
+
+    Only limits, numbers, `|` and `&` are read; nothing is evaluated.
+    """
+
+    def read(node: ast.expr) -> Limit:
+        match node:
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return Any_(read(left), read(right))
+            case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
+                return All(read(left), read(right))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _LIMITS:
+                try:
+                    return _LIMITS[name](
+                        *(ast.literal_eval(a) for a in args),
+                        **{k.arg: ast.literal_eval(k.value) for k in keywords if k.arg},
+                    )
+                except (TypeError, ValueError) as e:
+                    raise UsageError(f"limit {text!r}: {e}") from None
+            case _:
+                raise UsageError(
+                    f"limit {text!r}: can't read {ast.unparse(node)!r}; write {', '.join(_LIMITS)}, joined by | and &"
+                )
+
+    try:
+        return read(ast.parse(text.strip(), mode="eval").body)
+    except SyntaxError:
+        raise UsageError(f"limit {text!r} is not written as Python would, say 'Wait(2.0) | Volume(10_000)'") from None

@@ -1,0 +1,185 @@
+"""The manifest: the one small document that all processes of a train share. Its edits are pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .errors import EventwagonError
+from .event import DEAD, Channel
+from .lifecycle import Move, State, after
+
+
+class Wagon(msgspec.Struct, frozen=True, kw_only=True):
+    """One wagon in the manifest. Times are seconds since the Unix epoch, None while it has not happened."""
+
+    number: int
+    state: State = State.PROVISIONING
+    channels: tuple[str, ...] = ()
+    """Its inner channels, parents before children; the ingress and the dead letters are understood."""
+    capacity: int | None = None
+    """The bound on its ingress, where the broker holds it exactly; None: none, or lifted."""
+    opened_because: str = ""
+    opened_at: float
+    created_at: float | None = None
+    """Its channels take writes since."""
+    attempts: int = 0
+    """Failed attempts at getting it ready."""
+    retry_at: float = 0.0
+    """The next attempt starts, or the current one started, then."""
+    trouble: str = ""
+    """Why the last attempt failed."""
+    ready_at: float | None = None
+    active_at: float | None = None
+    closed_because: str = ""
+    closed_at: float | None = None
+    """Cut off from ingestion: the switch."""
+    sealed_at: float | None = None
+    drained_at: float | None = None
+    published: int | None = None
+    """Events it took at its ingress: known once it is drained."""
+    settled: int | None = None
+    dead: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the number is called: `wagon_1`."""
+        return f"wagon_{self.number}"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A switch asked for by hand, until it is done."""
+
+    why: str
+    at: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One train: its live wagons in the order of their numbers, and what all its processes agreed on."""
+
+    train: str
+    wagons: tuple[Wagon, ...] = ()
+    next_number: int = 1
+    """The number of the next wagon: numbers are never used twice."""
+    declared: Mapping[str, str] = {}
+    """The settings that the train was declared with, in words."""
+    channels: tuple[str, ...] = ()
+    """The inner channels that it was declared with."""
+    request: Request | None = None
+    refusing: str = ""
+    """Why publishers are refused (at the cap); empty when they are not."""
+    failed_opens: int = 0
+    """Wagons in a row that never got ready."""
+    open_not_before: float = 0.0
+    """After a failed one: when the next may be opened."""
+    stops: int = 0
+    """Goes up by one when the train's processes are asked to end: each ends that started before."""
+
+    @property
+    def active(self) -> Wagon | None:
+        """The wagon that takes what is published; None only before the first is ready."""
+        return next((w for w in self.wagons if w.state is State.ACTIVE), None)
+
+    def wagon(self, number: int) -> Wagon | None:
+        """The live wagon of that number."""
+        return next((w for w in self.wagons if w.number == number), None)
+
+    def in_state(self, *states: State) -> list[Wagon]:
+        """The wagons in any of these states, in the order of their numbers."""
+        return [w for w in self.wagons if w.state in states]
+
+    def ingress(self, wagon: Wagon) -> Channel:
+        """The channel that takes what is published to the train while `wagon` is active."""
+        return Channel(self.train, wagon.number)
+
+    def working_channels(self, wagon: Wagon) -> list[Channel]:
+        """The channels that its workers serve: the ingress first, then the inner ones."""
+        return [Channel(self.train, wagon.number, name) for name in ("", *wagon.channels)]
+
+    def dead_letters(self, wagon: Wagon) -> Channel:
+        """Where its dead letters wait to be moved out."""
+        return Channel(self.train, wagon.number, DEAD)
+
+
+class BrokenManifest(EventwagonError):
+    """A manifest that no sequence of steps can lead to: a defect, or a document edited by hand."""
+
+
+def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None) -> Manifest:
+    """The manifest with one more wagon, PROVISIONING, under a number never used before."""
+    wagon = Wagon(
+        number=manifest.next_number,
+        channels=manifest.channels,
+        capacity=capacity,
+        opened_because=because,
+        opened_at=now,
+        retry_at=now,
+    )
+    return msgspec.structs.replace(manifest, wagons=(*manifest.wagons, wagon), next_number=manifest.next_number + 1)
+
+
+def moved(manifest: Manifest, number: int, move: Move, **changes: Any) -> Manifest:
+    """The manifest after wagon `number` made `move`, with `changes` to its fields. Raises IllegalMove."""
+    wagon = _standing(manifest, number)
+    state = after(wagon.state, move)
+    if state is None:
+        left = tuple(w for w in manifest.wagons if w.number != number)
+        return msgspec.structs.replace(manifest, wagons=left)
+    return changed(manifest, number, state=state, **changes)
+
+
+def changed(manifest: Manifest, number: int, **changes: Any) -> Manifest:
+    """The manifest with `changes` to the fields of wagon `number`."""
+    wagon = _standing(manifest, number)
+    new = msgspec.structs.replace(wagon, **changes)
+    return msgspec.structs.replace(manifest, wagons=tuple(new if w is wagon else w for w in manifest.wagons))
+
+
+def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
+    """The switch: wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING, in one edit."""
+    active = manifest.active
+    if active is not None:
+        manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because)
+    manifest = moved(manifest, to, Move.ACTIVATED, active_at=now)
+    return msgspec.structs.replace(manifest, request=None, refusing="", failed_opens=0)
+
+
+def check(manifest: Manifest) -> None:
+    """Raise BrokenManifest unless it is one that the steps can lead to (I2 among others)."""
+    numbers = [w.number for w in manifest.wagons]
+    active = manifest.in_state(State.ACTIVE)
+    if numbers != sorted(set(numbers)) or (numbers and numbers[-1] >= manifest.next_number):
+        raise BrokenManifest(f"train {manifest.train}: wagon numbers {numbers}, next {manifest.next_number}")
+    if len(active) > 1:
+        raise BrokenManifest(f"train {manifest.train}: wagons {[w.number for w in active]} are all active")
+    for wagon in manifest.wagons:
+        if wagon.state is State.DRAINED and wagon.sealed_at is None:
+            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is drained but was never sealed")
+        if wagon.state in (State.READY, State.ACTIVE) and wagon.created_at is None:
+            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is {wagon.state} without channels")
+
+
+def _standing(manifest: Manifest, number: int) -> Wagon:
+    wagon = manifest.wagon(number)
+    if wagon is None:
+        raise BrokenManifest(f"train {manifest.train} has no wagon {number}")
+    return wagon
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Manifest)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON, as registries keep it."""
+    return _encoder.encode(manifest)
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest of `encode`. Raises BrokenManifest."""
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as e:
+        raise BrokenManifest(f"the manifest can't be read: {e}") from e

@@ -1,0 +1,60 @@
+"""The seam to whatever gives a wagon its workers. Contracts only: the drivers stand in `orchestrators/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from .event import Channel
+
+
+class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wagon should have: its channels (they exist and take writes) and how many workers.
+
+    `workers` is None where a crew shared between the wagons serves it.
+    """
+
+    train: str
+    number: int
+    channels: tuple[Channel, ...]
+    dead_letters: Channel
+    workers: int | None
+    cut_off_at: float | None = None
+    """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """What really runs for a wagon. `ready`: workers are attached to all of its channels, now."""
+
+    number: int
+    ready: bool
+    workers: int = 0
+    trouble: str = ""
+    """Why it is not ready."""
+
+
+class Orchestrator(Protocol):
+    """Level-triggered: say what should be, look at what is. An asynchronous context manager, entered once by its owner.
+
+    Its methods may be called concurrently, from the event loop that entered it.
+    """
+
+    async def __aenter__(self) -> Orchestrator: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def ensure(self, spec: WagonSpec) -> None:
+        """Start the wagon's workers, or bring them to what `spec` says. Idempotent; returns before they are ready.
+        A handler in flight is never ended by rescaling."""
+        ...
+
+    async def deployments(self, train: str) -> Mapping[int, Deployment]:
+        """What really runs, by wagon number, leftovers included."""
+        ...
+
+    async def remove(self, train: str, number: int, *, grace: float) -> None:
+        """End the wagon's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
+        all have ended. Absent is success; idempotent."""
+        ...

@@ -1,0 +1,104 @@
+"""What the observer saw of a wagon: the figures that limits and plan decide on. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Sample(msgspec.Struct, frozen=True, gc=False):
+    """One look at a wagon's ingress. `at` in seconds (wall clock); totals since the wagon was opened."""
+
+    at: float
+    published: int
+    settled: int
+    waiting: int
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One wagon as it was seen at `at`. Figures are of its ingress channel unless said otherwise.
+
+    A figure that the broker does not know is None, never a guess. Ages and times are in seconds; rates are events
+    per second; `samples` are the looks of the last minute or so, oldest first, for limits that need a past.
+    """
+
+    number: int
+    at: float
+    age: float
+    """Seconds since the wagon became ACTIVE; 0 before."""
+    published: int | None = None
+    settled: int | None = None
+    waiting: int | None = None
+    in_flight: int | None = None
+    oldest_age: float | None = None
+    """How long the next event has waited; None when nothing waits."""
+    newest_age: float | None = None
+    """How long the last event has waited; None when nothing waits."""
+    settle_rate: float | None = None
+    """Events settled per second while there was a backlog; None until there was one (see `busy_rate`)."""
+    outstanding_in_all: int | None = None
+    """Published and not settled, over all channels of the wagon; None while any of them is unknown."""
+    empty: bool = False
+    """All channels proven empty: every settled total, read first, met every published total, read after."""
+    samples: Sequence[Sample] = ()
+
+    @property
+    def outstanding(self) -> int | None:
+        """Published and not yet settled, waiting or in flight."""
+        if self.published is None or self.settled is None:
+            return None
+        return max(0, self.published - self.settled)
+
+    def publish_rate(self, window: float) -> float | None:
+        """Events published per second over the last `window` seconds; None until samples span half of it."""
+        last = self.samples[-1] if self.samples else None
+        if last is None:
+            return None
+        first = next(s for s in self.samples if s.at >= last.at - window)
+        span = last.at - first.at
+        if span < window / 2 or span <= 0:
+            return None
+        return (last.published - first.published) / span
+
+
+def busy_rate(samples: Sequence[Sample], *, least: int = 8) -> float | None:
+    """Events settled per second over the stretches between samples in which events were waiting all along.
+
+    Only a stretch with a backlog shows what workers can do: without one they settle what arrives, not what they
+    could. None until `least` events were settled in such stretches (a cold start).
+    """
+    settled, seconds = 0, 0.0
+    for before, later in zip(samples, list(samples)[1:], strict=False):
+        if before.waiting > 0 and later.waiting > 0 and later.at > before.at:
+            settled += later.settled - before.settled
+            seconds += later.at - before.at
+    return settled / seconds if settled >= least and seconds > 0 else None
+
+
+class History:
+    """The samples of the live wagons, bounded in time and number: an observer's memory. Pure, no clock."""
+
+    def __init__(self, *, seconds: float = 60.0, most: int = 300) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._of: dict[int, deque[Sample]] = {}
+
+    def add(self, number: int, sample: Sample) -> None:
+        """Remember a look at wagon `number` (0: all wagons together). A clock that went back starts anew."""
+        samples = self._of.setdefault(number, deque(maxlen=self._most))
+        if samples and sample.at < samples[-1].at:
+            samples.clear()
+        samples.append(sample)
+        while samples[0].at < sample.at - self._seconds:
+            samples.popleft()
+
+    def of(self, number: int) -> tuple[Sample, ...]:
+        """The samples of wagon `number`, oldest first."""
+        return tuple(self._of.get(number, ()))
+
+    def keep(self, numbers: set[int]) -> None:
+        """Forget every wagon but these."""
+        for number in self._of.keys() - numbers:
+            del self._of[number]

@@ -1,0 +1,124 @@
+"""Every setting of a train, with its unit, its default and the reason for it. Frozen, checked when made. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from .errors import UsageError
+from .limits import Limit, Volume
+from .workers import Workers
+
+AtCap = Literal["fill", "refuse"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a train is told besides its name and handlers. All times are in seconds."""
+
+    limit: Limit = Volume(10_000)
+    """When a wagon is full. The default is the pattern's own example."""
+    workers: Workers = Workers(total=8, floor=1)
+    """Who works: `Workers(each=…)` a wagon, or `Workers(total=…, floor=…)` shared."""
+    spares: int = 0
+    """READY wagons kept ahead: with one, a switch costs publishers nothing. 0: the next is made at the `prepare` mark."""
+    prepare: float = 0.5
+    """The pressure at which the next wagon is made. Half full leaves as long again as it took so far."""
+    wagons: int = 32
+    """How many may live at once, spares included: never silently unbounded."""
+    at_cap: AtCap = "fill"
+    """At the cap: `fill` (the active wagon goes on past its limit) or `refuse` (publish raises TrainFull)."""
+    cooldown: float = 0.2
+    """The shortest life of an active wagon, so that a limit which is full at once can't spin. Exact bounds and
+    switches by hand don't wait for it."""
+    hold: float = 2.0
+    """How long publishers are held at a wagon that is exactly full while the next gets ready; then it is filled on."""
+    observe_every: float = 0.1
+    """Between two looks of an observer: a fraction of what a newcomer notices, and cheap (see the benchmarks)."""
+    provision_timeout: float = 30.0
+    """How long a wagon's workers may take to be ready before the attempt counts as failed."""
+    provision_attempts: int = 4
+    """Attempts at making a wagon before it is FAILED and removed; another is opened after a longer pause."""
+    attempts: int = 5
+    """How often an event is handled before it goes to the dead letters."""
+    backoff: float = 0.5
+    """The first pause before an event is tried again; doubled each time, with full jitter."""
+    backoff_most: float = 60.0
+    """The longest such pause."""
+    handler_timeout: float = 60.0
+    """How long a handler may take for one event before it is cancelled and the event tried again."""
+    visibility: float = 30.0
+    """How long a claimed event stays with a worker that says nothing; a living one extends it. A killed worker's
+    events come back after this long."""
+    publish_timeout: float = 30.0
+    """The deadline of a publish unless the caller gives one."""
+    publish_batch: int = 1000
+    """The most events in one call to the broker."""
+    max_event_bytes: int = 262_144
+    """The largest event, data and attributes: what every supported broker takes unless it was set up for less."""
+    grace: float = 30.0
+    """How long a worker that is asked to end may finish what it has in hand."""
+    member_ttl: float = 5.0
+    """A process that has not checked in for this long counts as gone."""
+    keep: int = 10_000
+    """Journal entries kept; the oldest go."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limit, Limit):
+            raise UsageError(f"limit={self.limit!r} is not a limit: it has no measure(reading)")
+        if not isinstance(self.workers, Workers):
+            raise UsageError(f"workers={self.workers!r}: give Workers(each=…) or Workers(total=…, floor=…)")
+        if self.at_cap not in get_args(AtCap):
+            raise UsageError(f"at_cap={self.at_cap!r}: give 'fill' or 'refuse'")
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise UsageError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        for name in _NEVER_ZERO:
+            if getattr(self, name) == 0:
+                raise UsageError(f"{name} must be more than 0")
+        if not 0 < self.prepare <= 1:
+            raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
+        if self.spares >= self.wagons:
+            raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
+
+    def declared(self) -> dict[str, str]:
+        """What all programs of a train must agree on, in words: what observers and workers decide by."""
+        return {name: repr(getattr(self, name)) for name in _SHARED}
+
+
+_WHOLE = {
+    "spares": 0, "wagons": 1, "provision_attempts": 1, "attempts": 1, "publish_batch": 1, "max_event_bytes": 1024, "keep": 1,
+}  # fmt: skip
+_SECONDS = (
+    "cooldown", "hold", "observe_every", "provision_timeout", "backoff", "backoff_most", "handler_timeout", "visibility",
+    "publish_timeout", "grace", "member_ttl",
+)  # fmt: skip
+_NEVER_ZERO = ("observe_every", "provision_timeout", "handler_timeout", "visibility", "publish_timeout", "member_ttl")
+_SHARED = (
+    "limit",
+    "workers",
+    "spares",
+    "prepare",
+    "wagons",
+    "at_cap",
+    "cooldown",
+    "hold",
+    "attempts",
+    "max_event_bytes",
+)
+
+
+def make_settings(**given: Any) -> Settings:
+    """Settings from keywords. Raises UsageError for an unknown one, naming those there are."""
+    unknown = given.keys() - set(Settings.__struct_fields__)
+    if unknown:
+        raise UsageError(
+            f"unknown setting {', '.join(sorted(unknown))}; there are: {', '.join(sorted(Settings.__struct_fields__))}"
+        )
+    return Settings(**given)

@@ -94,5 +94,5 @@ class Conflict(RegistryError):
 # --- what a handler may say ---------------------------------------------------------------
 
 
-class Reject(Exception):  # noqa: N818 - a handler's verdict on an event, not an error of ours
+class Reject(Exception):
     """Raised by a handler: this event can never be handled. It goes to the dead letters at once."""

@@ -15,19 +15,19 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact
     train: str
 
 
-class Declared(_Fact):
+class Declared(_Fact, frozen=True):
     """The train was declared, or declared anew."""
 
     settings: dict[str, str]
     channels: tuple[str, ...]
 
 
-class WagonOpened(_Fact):
+class WagonOpened(_Fact, frozen=True):
     number: int
     because: str
 
 
-class ProvisioningFailed(_Fact):
+class ProvisioningFailed(_Fact, frozen=True):
     """One attempt at making a wagon failed; it is tried again after `pause` seconds, or given up when that is None."""
 
     number: int
@@ -36,20 +36,20 @@ class ProvisioningFailed(_Fact):
     pause: float | None
 
 
-class WagonReady(_Fact):
+class WagonReady(_Fact, frozen=True):
     number: int
     seconds: float
     """Since it was opened."""
 
 
-class WorkersLost(_Fact):
+class WorkersLost(_Fact, frozen=True):
     """A READY wagon lost its workers: it is provisioned again, nothing was redirected to it."""
 
     number: int
     because: str
 
 
-class Switched(_Fact):
+class Switched(_Fact, frozen=True):
     """Ingestion was redirected. `old` is None for the first wagon."""
 
     old: int | None
@@ -58,7 +58,7 @@ class Switched(_Fact):
     because: str
 
 
-class SwitchRefused(_Fact):
+class SwitchRefused(_Fact, frozen=True):
     """The active wagon is full, or a switch was asked for, and it was not made."""
 
     number: int
@@ -67,38 +67,38 @@ class SwitchRefused(_Fact):
     because: str
 
 
-class OpenRefused(_Fact):
+class OpenRefused(_Fact, frozen=True):
     """The next wagon is wanted and was not opened."""
 
     because: str
 
 
-class BoundLifted(_Fact):
+class BoundLifted(_Fact, frozen=True):
     """The active wagon goes on past its exact limit."""
 
     number: int
     because: str
 
 
-class Discarded(_Fact):
+class Discarded(_Fact, frozen=True):
     """A spare that is not wanted any more is put away."""
 
     number: int
     because: str
 
 
-class ChannelsAdded(_Fact):
+class ChannelsAdded(_Fact, frozen=True):
     number: int
     channels: tuple[str, ...]
 
 
-class WagonSealed(_Fact):
+class WagonSealed(_Fact, frozen=True):
     number: int
     seconds: float
     """Since it was cut off."""
 
 
-class WagonDrained(_Fact):
+class WagonDrained(_Fact, frozen=True):
     """Sealed, and then proven empty: the settled totals, read first, met the published totals, read after."""
 
     number: int
@@ -108,34 +108,34 @@ class WagonDrained(_Fact):
     """Since it was cut off."""
 
 
-class WagonRemoved(_Fact):
+class WagonRemoved(_Fact, frozen=True):
     """A wagon's final record, written before its channels go."""
 
     wagon: Wagon
     dead: int
 
 
-class DrainUnproven(_Fact):
+class DrainUnproven(_Fact, frozen=True):
     """A sealed wagon can't be proven empty because a figure is unknown."""
 
     number: int
     because: str
 
 
-class StepFailed(_Fact):
+class StepFailed(_Fact, frozen=True):
     """A step of an observer failed; it is tried again at the next look."""
 
     step: str
     because: str
 
 
-class OrphanRemoved(_Fact):
+class OrphanRemoved(_Fact, frozen=True):
     """Something that belongs to no wagon in the manifest was found and removed."""
 
     what: str
 
 
-class EventDied(_Fact):
+class EventDied(_Fact, frozen=True):
     """An event went to the dead letters of its wagon."""
 
     number: int
@@ -145,7 +145,7 @@ class EventDied(_Fact):
     because: str
 
 
-class EventRetried(_Fact):
+class EventRetried(_Fact, frozen=True):
     """A handler failed on an event; it is tried again after `pause` seconds."""
 
     number: int
@@ -156,11 +156,11 @@ class EventRetried(_Fact):
     because: str
 
 
-class SwitchRequested(_Fact):
+class SwitchRequested(_Fact, frozen=True):
     because: str
 
 
-class StopRequested(_Fact):
+class StopRequested(_Fact, frozen=True):
     because: str
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -78,18 +78,31 @@ def busy_rate(samples: Sequence[Sample], *, least: int = 8) -> float | None:
 
 
 class History:
-    """The samples of the live wagons, bounded in time and number: an observer's memory. Pure, no clock."""
+    """The samples of the live wagons, bounded in time and number: an observer's memory. Pure, no clock.
+
+    Under number 0 stand those of all wagons together, in totals that go on growing when a wagon is removed.
+    """
 
     def __init__(self, *, seconds: float = 60.0, most: int = 300) -> None:
         self._seconds = seconds
         self._most = most
         self._of: dict[int, deque[Sample]] = {}
 
-    def add(self, number: int, sample: Sample) -> None:
-        """Remember a look at wagon `number` (0: all wagons together). A clock that went back starts anew."""
+    def add_all(self, samples: Mapping[int, Sample], at: float) -> None:
+        """Remember one look at all live wagons, by number."""
+        together = self._of[0][-1] if self._of.get(0) else Sample(at, 0, 0, 0)
+        published, settled = together.published, together.settled
+        for number, sample in samples.items():
+            before = self._of[number][-1] if self._of.get(number) else None
+            published += max(0, sample.published - (before.published if before else 0))
+            settled += max(0, sample.settled - (before.settled if before else 0))
+            self._add(number, sample)
+        self._add(0, Sample(at, published, settled, sum(s.waiting for s in samples.values())))
+
+    def _add(self, number: int, sample: Sample) -> None:
         samples = self._of.setdefault(number, deque(maxlen=self._most))
         if samples and sample.at < samples[-1].at:
-            samples.clear()
+            samples.clear()  # the clock went back: begin anew
         samples.append(sample)
         while samples[0].at < sample.at - self._seconds:
             samples.popleft()
@@ -100,5 +113,5 @@ class History:
 
     def keep(self, numbers: set[int]) -> None:
         """Forget every wagon but these."""
-        for number in self._of.keys() - numbers:
+        for number in self._of.keys() - numbers - {0}:
             del self._of[number]

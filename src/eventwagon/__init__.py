@@ -1,0 +1,29 @@
+"""eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
+
+from .errors import EventwagonError, Reject
+from .event import Event
+from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .reading import Reading
+from .settings import Settings
+from .train import Connection, Train
+from .worker import Context
+from .workers import Workers
+
+__all__ = [
+    "Age",
+    "Connection",
+    "Context",
+    "Event",
+    "EventwagonError",
+    "Lag",
+    "Limit",
+    "Pressure",
+    "Reading",
+    "Reject",
+    "Settings",
+    "Throughput",
+    "Train",
+    "Volume",
+    "Wait",
+    "Workers",
+]

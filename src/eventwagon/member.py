@@ -1,0 +1,158 @@
+"""One process of a train: what it does there, its check-in, and its workers at the wagons of the manifest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from .broker import Broker
+from .crew import Crew
+from .errors import EventwagonError
+from .facts import Listener, StepFailed
+from .lifecycle import State
+from .limits import slo
+from .orchestrators.in_process import InProcess
+from .plan import spec_of
+from .registry import Attachment, Member, Registry
+from .settings import Settings
+from .switcher import Switcher
+from .worker import Handler
+from .workers import share
+
+_SERVED = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
+
+
+class Membership:
+    """Checks a process in, and where it works, keeps its workers at every live wagon.
+
+    Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own. Workers are
+    moved when a process comes or goes; a handler in flight is never ended by that.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        broker: Broker,
+        registry: Registry,
+        switcher: Switcher,
+        *,
+        name: str,
+        roles: tuple[str, ...],
+        clock: Callable[[], float],
+        tell: Listener,
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._handlers = handlers
+        self._broker = broker
+        self._registry = registry
+        self._switcher = switcher
+        self._name = name
+        self._roles = roles
+        self._clock = clock
+        self._tell = tell
+        self._poked = asyncio.Event()
+        self._said: object = None
+        self._due = 0.0
+        self._crew_size = 0
+        self._leaving: set[int] = set()
+        self.on_check_in: Callable[[], None] = lambda: None
+        """Called when what this process says of its workers has changed."""
+
+    def poke(self, _: object = None) -> None:
+        """Something changed: look now."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Be a member until cancelled; then leave gracefully and check out."""
+        self._switcher.on_change.append(self.poke)
+        try:
+            if "work" in self._roles:
+                await self._work()
+            else:
+                await self._watch(None, None)
+        finally:
+            self._switcher.on_change.remove(self.poke)
+            with suppress(EventwagonError):  # it runs out by itself
+                await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+
+    async def _work(self) -> None:
+        total = self._settings.workers.total
+        async with (
+            Crew(
+                self._train,
+                self._handlers,
+                self._settings,
+                self._broker,
+                slo=slo(self._settings.limit),
+                shared=None if total is None else 0,
+                clock=self._clock,
+                tell=self._tell,
+            ) as crew,
+            InProcess(crew.serve, grace=self._settings.grace) as local,
+        ):
+            local.on_change = self.poke
+            await self._watch(crew, local)
+
+    async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
+        async with asyncio.TaskGroup() as leaving:
+            while True:
+                self._poked.clear()
+                try:
+                    if crew is not None and local is not None:
+                        await self._attend(crew, local, leaving)
+                    await self._check_in(local)
+                except EventwagonError as e:
+                    self._tell(StepFailed(train=self._train, step="a check-in", because=str(e)))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.member_ttl / 3):
+                        await self._poked.wait()
+
+    async def _attend(self, crew: Crew, local: InProcess, leaving: asyncio.TaskGroup) -> None:
+        """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
+        members = await self._registry.members(self._train)
+        peers = sorted({m.name for m in members if "work" in m.roles} | {self._name})
+        index, count = peers.index(self._name), len(peers)
+        workers = self._settings.workers
+        if workers.total is not None:
+            self._crew_size = share(workers.total, index, count)
+            crew.resize(self._crew_size)
+        manifest = self._switcher.snapshot.manifest
+        live = {w.number for w in manifest.wagons if w.state in _SERVED and w.created_at is not None}
+        for number in sorted(live):
+            wagon = manifest.wagon(number)
+            assert wagon is not None  # noqa: S101 - for the type checker
+            own = None if workers.each is None else share(workers.each, index, count, turn=number)
+            await local.ensure(spec_of(manifest, wagon, workers=own))
+        for number in await local.deployments(self._train):
+            if number not in live and number not in self._leaving:
+                self._leaving.add(number)
+                task = leaving.create_task(local.remove(self._train, number, grace=self._settings.grace))
+                task.add_done_callback(lambda _, n=number: self._leaving.discard(n))
+
+    async def _check_in(self, local: InProcess | None) -> None:
+        """Say what this process does, when that has changed and well before it would run out."""
+        deployments = await local.deployments(self._train) if local is not None else {}
+        attachments = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(deployments.items()))
+        saying = tuple((a.number, a.ready, a.trouble) for a in attachments)
+        now = asyncio.get_running_loop().time()
+        if saying == self._said and now < self._due:
+            return
+        await self._registry.check_in(
+            self._train,
+            Member(
+                name=self._name,
+                roles=self._roles,
+                revision=self._switcher.snapshot.revision,
+                crew=self._crew_size,
+                attachments=attachments,
+            ),
+            ttl=self._settings.member_ttl,
+        )
+        news, self._said = saying != self._said, saying
+        self._due = now + self._settings.member_ttl / 3 * 0.9
+        if news:
+            self.on_check_in()

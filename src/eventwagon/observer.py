@@ -1,0 +1,312 @@
+"""The observer: looks at the wagons, lets `plan` decide, carries it out. Any number may run at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+
+from .broker import Broker, Depth
+from .errors import ChannelGone, Conflict, EventwagonError
+from .event import DEAD, Channel, Event
+from .facts import Decision, Listener, OrphanRemoved, StepFailed, WagonRemoved
+from .lifecycle import State
+from .manifest import Manifest, Wagon
+from .orchestrator import Deployment, Orchestrator
+from .plan import (
+    AddChannels,
+    Lift,
+    Plan,
+    Provision,
+    Remove,
+    RemoveLeftover,
+    Seal,
+    Task,
+    attempt_failed,
+    channels_added,
+    plan,
+    removed,
+    sealed,
+    spec_of,
+)
+from .reading import History, Reading, Sample, busy_rate
+from .registry import Member, Registry
+from .settings import Settings
+from .switcher import Switcher
+
+_MOVE_BATCH = 500
+
+
+class Observer:
+    """Watches one train. `run` looks again and again; `look` once.
+
+    Without an `orchestrator`, workers are processes that attach by themselves and say so in their check-ins.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        broker: Broker,
+        registry: Registry,
+        switcher: Switcher,
+        *,
+        orchestrator: Orchestrator | None,
+        clock: Callable[[], float],
+        tell: Listener,
+        sweep_every: float = 30.0,
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._broker = broker
+        self._registry = registry
+        self._switcher = switcher
+        self._orchestrator = orchestrator
+        self._clock = clock
+        self._tell = tell
+        self._sweep_every = sweep_every
+        self._swept = -sweep_every
+        self._history = History()
+        self._refused: set[tuple[object, ...]] = set()
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        """Look now, not only when it is time."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Look until cancelled. What fails is told, and tried again at the next look."""
+        while True:
+            self._poked.clear()
+            try:
+                await self.look()
+            except Conflict:
+                continue  # another moved the manifest meanwhile: look again at once
+            except EventwagonError as e:
+                self._tell(StepFailed(train=self._train, step="a look", because=str(e)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.observe_every):
+                    await self._poked.wait()
+
+    async def look(self) -> None:
+        """Read what is, decide, store the decision, carry it out. Raises Conflict when another was faster."""
+        await self._switcher.found()
+        base = await self._switcher.refresh()
+        members = await self._registry.members(self._train)
+        deployments = await self._deployments(members)
+        readings = await self._read(base.manifest)
+        decided = plan(
+            self._settings,
+            base.manifest,
+            readings,
+            deployments,
+            members,
+            self._clock(),
+            bounds=self._broker.capabilities.bounds,
+            leftovers=await self._leftovers(),
+        )
+        await self._switcher.store(decided, base=base)
+        await self._explain(decided.refusals)
+        for task in decided.tasks:
+            try:
+                await self._carry_out(task)
+            except Conflict:
+                raise
+            except EventwagonError as e:  # one bad wagon must not keep the others from being looked after
+                await self._failed(task, e)
+
+    # --- seeing ---------------------------------------------------------------------------
+
+    async def _deployments(self, members: Sequence[Member]) -> Mapping[int, Deployment]:
+        if self._orchestrator is not None:
+            return await self._orchestrator.deployments(self._train)
+        found: dict[int, Deployment] = {}
+        for member in members:
+            for a in member.attachments:
+                d = found.get(a.number) or Deployment(number=a.number, ready=False)
+                found[a.number] = Deployment(
+                    number=a.number,
+                    ready=d.ready or a.ready,
+                    workers=d.workers + a.workers,
+                    trouble="" if d.ready or a.ready else a.trouble or d.trouble,
+                )
+        return found
+
+    async def _read(self, manifest: Manifest) -> Mapping[int, Reading]:
+        """A reading of each wagon that has taken events. The manifest was read before: see `plan`."""
+        wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
+        channels = {w.number: manifest.working_channels(w) for w in wagons}
+        depths = await self._depths([c for w in wagons for c in channels[w.number]])
+        now = self._clock()
+        samples: dict[int, Sample] = {}
+        for wagon in wagons:
+            ingress = depths[channels[wagon.number][0]]
+            if ingress.published is not None and ingress.settled is not None:
+                samples[wagon.number] = Sample(now, ingress.published, ingress.settled, ingress.waiting or 0)
+        self._history.add_all(samples, now)
+        self._history.keep({w.number for w in wagons})
+        hopeful = [w for w in wagons if w.sealed_at is not None and _outstanding(depths, channels[w.number]) == 0]
+        again = await self._depths([c for w in hopeful for c in channels[w.number]])
+        shared = self._settings.workers.total is not None
+        return {
+            w.number: self._reading(w, depths, channels[w.number], now, again if w in hopeful else {}, shared)
+            for w in wagons
+        }
+
+    async def _depths(self, channels: Sequence[Channel]) -> dict[Channel, Depth]:
+        if not channels:
+            return {}
+        return dict(zip(channels, await self._broker.depth(channels), strict=True))
+
+    def _reading(
+        self,
+        wagon: Wagon,
+        depths: Mapping[Channel, Depth],
+        channels: Sequence[Channel],
+        now: float,
+        again: Mapping[Channel, Depth],
+        shared: bool,
+    ) -> Reading:
+        ingress = depths[channels[0]]
+        samples = self._history.of(wagon.number)
+        return Reading(
+            number=wagon.number,
+            at=now,
+            age=max(0.0, now - wagon.active_at) if wagon.active_at is not None else 0.0,
+            published=ingress.published,
+            settled=ingress.settled,
+            waiting=ingress.waiting,
+            in_flight=ingress.in_flight,
+            oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
+            newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
+            settle_rate=busy_rate(self._history.of(0) if shared else samples),
+            outstanding_in_all=_outstanding(depths, channels),
+            empty=bool(again) and proven_empty([depths[c] for c in channels], [again[c] for c in channels]),
+            samples=samples,
+        )
+
+    async def _leftovers(self) -> Sequence[Channel]:
+        now = asyncio.get_running_loop().time()
+        if now - self._swept < self._sweep_every:
+            return ()
+        self._swept = now
+        return await self._broker.channels(self._train)
+
+    # --- saying ---------------------------------------------------------------------------
+
+    async def _explain(self, refusals: Sequence[Decision]) -> None:
+        """Write down each refusal once for as long as it lasts: its figures are those of the moment it began."""
+        told = {(type(r), getattr(r, "number", None), getattr(r, "because", None)): r for r in refusals}
+        new = [fact for key, fact in told.items() if key not in self._refused]
+        self._refused = set(told)
+        if new:
+            await self._switcher.note(*new)
+
+    async def _failed(self, task: Task, error: EventwagonError) -> None:
+        if isinstance(task, Provision):
+            now = self._clock()
+            await self._switcher.settle(lambda m: attempt_failed(self._settings, m, task.number, now, str(error)))
+        step = f"{type(task).__name__.lower()} of wagon_{task.number}"
+        self._tell(StepFailed(train=self._train, step=step, because=str(error)))
+
+    # --- doing ----------------------------------------------------------------------------
+
+    async def _carry_out(self, task: Task) -> None:
+        manifest = self._switcher.snapshot.manifest
+        match task:
+            case Provision(number=number):
+                await self._switcher.create(number)
+                await self._ensure(number)
+            case AddChannels(number=number, channels=names):
+                for name in names:
+                    await self._broker.create(Channel(self._train, number, name))
+                await self._switcher.settle(lambda m: channels_added(m, number, names))
+            case Seal(number=number):
+                await self._broker.seal(Channel(self._train, number))
+                await self._switcher.settle(lambda m: sealed(m, number, self._clock()))
+            case Lift():
+                await self._switcher.lift(task)
+            case Remove(number=number):
+                wagon = manifest.wagon(number)
+                if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
+                    await self._remove(wagon)
+            case RemoveLeftover():
+                await self._remove_leftover(task)
+
+    async def _ensure(self, number: int) -> None:
+        manifest = self._switcher.snapshot.manifest
+        wagon = manifest.wagon(number)
+        if self._orchestrator is None or wagon is None or wagon.created_at is None:
+            return
+        await self._orchestrator.ensure(spec_of(manifest, wagon, workers=self._settings.workers.each))
+
+    async def _remove(self, wagon: Wagon) -> None:
+        """In this order, each part repeatable: workers, dead letters, record, channels, manifest."""
+        manifest = self._switcher.snapshot.manifest
+        if self._orchestrator is not None:
+            await self._orchestrator.remove(self._train, wagon.number, grace=self._settings.grace)
+        dead = await self._move_dead_letters(manifest.dead_letters(wagon))
+        await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead))
+        for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
+            await self._broker.delete(channel)
+        await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
+
+    async def _move_dead_letters(self, channel: Channel) -> int:
+        """Into the train's own channel, where they stay. After a crash some may stand there twice, with the same id."""
+        kept = Channel(self._train, 0, DEAD)
+        moved = 0
+        async for batch in self._batches(channel):
+            await self._broker.create(kept)
+            await self._broker.publish(kept, batch)
+            moved += len(batch)
+        return moved
+
+    async def _remove_leftover(self, task: RemoveLeftover) -> None:
+        """Whatever a stale publisher managed to leave in a channel that rose again is published anew, not lost."""
+        if self._orchestrator is not None:
+            await self._orchestrator.remove(self._train, task.number, grace=self._settings.grace)
+        for channel in task.channels:
+            if not channel.name:
+                await self._broker.seal(channel)
+                async for batch in self._batches(channel):
+                    await self._switcher.publish(batch, timeout=self._settings.publish_timeout)
+            elif channel.name == DEAD:
+                await self._move_dead_letters(channel)
+            await self._broker.delete(channel)
+        what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
+        await self._switcher.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
+        batch: list[Event] = []
+        try:
+            async for event in self._broker.read(channel):
+                batch.append(event)
+                if len(batch) >= _MOVE_BATCH:
+                    yield batch
+                    batch = []
+        except ChannelGone:
+            pass  # a step repeated after it was done
+        if batch:
+            yield batch
+
+
+def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
+    """Were all channels of a sealed wagon empty at one instant? `first` was read before `later`.
+
+    If the settled totals of the first look meet the published totals of the later one, nothing was outstanding at any
+    instant between (totals only grow, and no channel settles more than was published to it), and since what a handler
+    emits is stored before its event is settled (I6), nothing can come. An unknown figure proves nothing.
+    """
+    settled = [d.settled for d in first if d.settled is not None]
+    published = [d.published for d in later if d.published is not None]
+    return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)
+
+
+def _outstanding(depths: Mapping[Channel, Depth], channels: Sequence[Channel]) -> int | None:
+    total = 0
+    for channel in channels:
+        depth = depths[channel]
+        if depth.published is None or depth.settled is None:
+            return None
+        total += depth.published - depth.settled
+    return total

@@ -1,0 +1,333 @@
+"""One wagon as one process serves it: what is fetched ahead, what came of it, and leaving without losing anything."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from .broker import Broker, Delivery, Subscription
+from .errors import ChannelGone, EventwagonError, UsageError
+from .event import Channel, Event
+from .facts import EventDied, EventRetried, Listener, StepFailed
+from .orchestrator import WagonSpec
+from .settings import Settings
+from .worker import Handler, Threads, died
+
+_AHEAD = 0.05
+"""Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
+_FETCH_MOST = 1000
+_RECEIVE = 0.5
+_PAUSES = (0.05, 2.0)
+
+
+class Kit(NamedTuple):
+    """What every part of a crew works with."""
+
+    train: str
+    handlers: Mapping[str, Handler]
+    settings: Settings
+    broker: Broker
+    clock: Callable[[], float]
+    tell: Listener
+    rng: random.Random
+    threads: Threads
+    tasks: asyncio.TaskGroup
+
+
+class Lanes(Protocol):
+    """The workers that serve a wagon: its own, or the shared crew."""
+
+    target: int
+    """How many there should be."""
+    service: float
+    """Seconds that a handler takes, averaged over the recent ones; 0 before the first."""
+
+    def wake(self, count: int) -> None:
+        """`count` events came in."""
+        ...
+
+    def join(self, serving: Serving) -> None:
+        """Work for this wagon too."""
+        ...
+
+    def part(self, serving: Serving) -> None:
+        """Work for it no longer; whoever is still at it is cut short."""
+        ...
+
+    def rescale(self, workers: int | None) -> None:
+        """Its spec asks for this many workers of its own."""
+        ...
+
+
+class Feed:
+    """One channel of one served wagon: what was fetched from it, and what came of that."""
+
+    def __init__(self, serving: Serving, channel: Channel, handler: Handler, subscription: Subscription) -> None:
+        self.serving = serving
+        self.channel = channel
+        self.handler = handler
+        self.subscription = subscription
+        self.buffer: deque[Delivery] = deque()
+        self.unsettled: dict[int, Delivery] = {}
+        """By identity: everything claimed that is not settled or given back."""
+        self._room = asyncio.Event()
+        self._low = 0
+
+    def take(self) -> Delivery:
+        """The next event, in the order in which the broker gave them."""
+        delivery = self.buffer.popleft()
+        if len(self.buffer) <= self._low:
+            self._room.set()
+        return delivery
+
+    def ahead(self) -> int:
+        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker."""
+        workers, service = max(1, self.serving.lanes.target), self.serving.lanes.service
+        if not service:
+            return workers
+        return max(workers, min(_FETCH_MOST, int(_AHEAD * workers / service)))
+
+    async def fetch(self) -> None:
+        """Keep the buffer filled until the wagon is left or gone."""
+        serving = self.serving
+        pause = _PAUSES[0]
+        while not serving.leaving:
+            ahead = self.ahead()
+            self._low = ahead // 2
+            room = ahead - len(self.buffer)
+            if room <= 0 or len(self.unsettled) > 4 * _FETCH_MOST:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                deliveries = await self.subscription.receive(room, _RECEIVE)
+            except ChannelGone:
+                serving.lose(f"channel {self.channel} is gone")
+                return
+            except EventwagonError as e:
+                serving.stumble(f"receiving from {self.channel}", e)
+                await asyncio.sleep(pause)
+                pause = min(_PAUSES[1], pause * 2)
+                continue
+            pause = _PAUSES[0]
+            if deliveries:
+                for delivery in deliveries:
+                    self.unsettled[id(delivery)] = delivery
+                self.buffer.extend(deliveries)
+                serving.lanes.wake(len(deliveries))
+                await asyncio.sleep(0)
+
+    def nudge(self) -> None:
+        """There may be room again, or it is time to leave."""
+        self._room.set()
+
+    def done(self, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
+        """Handled: to be settled once what it emitted is stored (I6)."""
+        self.serving.finished.append((self, delivery, emitted))
+        self.serving.wanted.set()
+
+    def die(self, delivery: Delivery, because: str) -> None:
+        """To the dead letters of the wagon, then settled."""
+        kit, number = self.serving.kit, self.serving.spec.number
+        self.done(delivery, [died(delivery, self.handler.channel, number, because, kit.clock())])
+        kit.tell(
+            EventDied(
+                train=kit.train,
+                number=number,
+                channel=self.handler.channel,
+                id=delivery.event.id,
+                attempts=delivery.attempt,
+                because=because,
+            )
+        )
+
+    def retry(self, delivery: Delivery, because: str) -> None:
+        """Again, after a pause that doubles with each attempt, with full jitter."""
+        kit, settings = self.serving.kit, self.serving.kit.settings
+        most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
+        pause = kit.rng.uniform(0.0, most)
+        self.serving.released.append((self, delivery, pause, True))
+        self.serving.wanted.set()
+        kit.tell(
+            EventRetried(
+                train=kit.train,
+                number=self.serving.spec.number,
+                channel=self.handler.channel,
+                id=delivery.event.id,
+                attempt=delivery.attempt,
+                pause=pause,
+                because=because,
+            )
+        )
+
+
+class Serving:
+    """One wagon as this process's workers serve it. `kit.serve` makes it; `end` leaves the wagon."""
+
+    def __init__(self, kit: Kit, spec: WagonSpec, lanes: Lanes, *, shared: bool) -> None:
+        self.kit = kit
+        self.spec = spec
+        self.feeds: list[Feed] = []
+        self.lanes = lanes
+        self.shared = shared
+        self.busy = 0
+        """Workers that are at one of its events."""
+        self.leaving = False
+        self.trouble = ""
+        """Why it is not served, when it is not."""
+        self.finished: list[tuple[Feed, Delivery, list[tuple[str, Event]]]] = []
+        self.released: list[tuple[Feed, Delivery, float, bool]] = []
+        self.wanted = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.on_left: Callable[[], object] = lambda: None
+        self._quiet = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def workers(self) -> int:
+        """Its own workers; those that are at it now where they are shared."""
+        return self.busy if self.shared else self.lanes.target
+
+    async def attach(self) -> None:
+        """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
+        missing = [str(c) for c in self.spec.channels if c.name not in self.kit.handlers]
+        if missing:
+            raise UsageError(f"this program has no handler for {', '.join(missing)}")
+        async with AsyncExitStack() as stack:
+            for channel in self.spec.channels:
+                await self._add(channel, stack)
+            self._stack = stack.pop_all()
+        self._tasks.append(self.kit.tasks.create_task(self._flush()))
+        for feed in self.feeds:
+            self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
+        self.lanes.join(self)
+        self.lanes.rescale(self.spec.workers)
+
+    async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
+        consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
+        feed = Feed(self, channel, self.kit.handlers[channel.name], await stack.enter_async_context(consumer))
+        self.feeds.append(feed)
+        return feed
+
+    async def update(self, spec: WagonSpec) -> None:
+        """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
+        known = {f.channel for f in self.feeds}
+        for channel in spec.channels:
+            if channel not in known and channel.name in self.kit.handlers:
+                feed = await self._add(channel, self._stack)
+                self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
+        self.spec = spec
+        self.lanes.rescale(spec.workers)
+
+    def oldest(self) -> Feed | None:
+        """Its channel whose next event has waited longest; None when nothing waits here."""
+        best: Feed | None = None
+        for feed in self.feeds:
+            if feed.buffer and (best is None or feed.buffer[0].event.time < best.buffer[0].event.time):
+                best = feed
+        return best
+
+    def lose(self, why: str) -> None:
+        """A channel is gone under it: nothing more can be done here."""
+        self.trouble = why
+        for feed in self.feeds:
+            feed.buffer.clear()
+        self.check_quiet()
+
+    def stumble(self, step: str, error: EventwagonError) -> None:
+        """Something failed that is tried again."""
+        self.kit.tell(StepFailed(train=self.kit.train, step=step, because=str(error)))
+
+    async def _flush(self) -> None:
+        """Give back, store what was emitted, settle, in batches: while one is under way the next gathers."""
+        while True:
+            await self.wanted.wait()
+            self.wanted.clear()
+            while self.finished or self.released:
+                finished, self.finished = self.finished, []
+                released, self.released = self.released, []
+                if released:
+                    await self._insist("giving back", partial(self._release, released))
+                if finished:
+                    await self._settle(finished)
+                self.check_quiet()
+
+    async def _settle(self, finished: list[tuple[Feed, Delivery, list[tuple[str, Event]]]]) -> None:
+        emitted: dict[str, list[Event]] = {}
+        by_feed: dict[Feed, list[Delivery]] = {}
+        for feed, delivery, events in finished:
+            by_feed.setdefault(feed, []).append(delivery)
+            for name, event in events:
+                emitted.setdefault(name, []).append(event)
+        most = self.kit.settings.publish_batch
+        for name, events_to in emitted.items():
+            channel = Channel(self.kit.train, self.spec.number, name)
+            for start in range(0, len(events_to), most):
+                part = events_to[start : start + most]
+                await self._insist(f"emitting to {channel}", partial(self.kit.broker.publish, channel, part))
+        for feed, deliveries in by_feed.items():
+            await self._insist(f"settling in {feed.channel}", partial(feed.subscription.settle, deliveries))
+            for delivery in deliveries:
+                feed.unsettled.pop(id(delivery), None)
+            feed.nudge()
+
+    async def _release(self, released: list[tuple[Feed, Delivery, float, bool]]) -> None:
+        for feed, delivery, delay, tried in released:
+            await feed.subscription.release([delivery], delay=delay, tried=tried)
+            feed.unsettled.pop(id(delivery), None)
+            feed.nudge()
+
+    async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
+        """Until it works, or the wagon is gone: then its events were handled by others, under the same ids."""
+        pause = _PAUSES[0]
+        while not self.trouble:
+            try:
+                await call()
+                return
+            except ChannelGone:
+                self.lose(f"{step}: the channel is gone")
+            except EventwagonError as e:
+                self.stumble(step, e)
+                await asyncio.sleep(pause)
+                pause = min(_PAUSES[1], pause * 2)
+
+    def check_quiet(self) -> None:
+        """While leaving: notice when nothing is in hand any more."""
+        if self.leaving and not self.busy and (self.trouble or not any(f.unsettled for f in self.feeds)):
+            self._quiet.set()
+
+    async def end(self, grace: float) -> None:
+        """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent;
+        cancelling the caller does not cut the leaving short."""
+        if self._ending is None:
+            self.leaving = True
+            self._ending = self.kit.tasks.create_task(self._leave(grace))
+        await asyncio.shield(self._ending)
+
+    async def _leave(self, grace: float) -> None:
+        flush, *fetches = self._tasks
+        for feed in self.feeds:
+            feed.nudge()
+        await asyncio.gather(*fetches, return_exceptions=True)
+        for feed in self.feeds:
+            while feed.buffer:
+                self.released.append((feed, feed.buffer.popleft(), 0.0, False))
+        self.wanted.set()
+        self.check_quiet()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._quiet.wait()
+        self.lanes.part(self)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):  # for what was cut short to be given back
+                await self._quiet.wait()
+        flush.cancel()
+        await asyncio.gather(flush, return_exceptions=True)
+        await self._stack.aclose()
+        self.on_left()

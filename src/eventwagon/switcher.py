@@ -1,0 +1,377 @@
+"""The switcher. Its routing half sends each event straight to the active wagon; its switching half moves the manifest.
+
+Both live in every process that publishes: there is no central router and no extra hop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Self
+
+from .broker import Broker
+from .errors import (
+    BrokerError,
+    ChannelFull,
+    ChannelGone,
+    Conflict,
+    EventwagonError,
+    PublishError,
+    PublishTimeout,
+    PublishUncertain,
+    Sealed,
+    TrainFull,
+    Unavailable,
+)
+from .event import Channel, Event
+from .facts import BoundLifted, Decision, Entry, Listener
+from .lifecycle import State
+from .manifest import Manifest, Wagon, changed
+from .plan import Full, Lift, Plan, Provision, created, found, when_full
+from .registry import Registry, Snapshot
+from .settings import Settings
+
+_PAUSE_FIRST = 0.01
+_PAUSE_MOST = 0.5
+
+
+class _Parcel:
+    """The events of one `publish` call on their way, and how many of them were accepted."""
+
+    __slots__ = ("accepted", "deadline", "done", "events")
+
+    def __init__(self, events: Sequence[Event], deadline: float, done: asyncio.Future[None]) -> None:
+        self.events = events
+        self.deadline = deadline
+        self.done = done
+        self.accepted = 0
+
+
+class Switcher:
+    """One train's switcher in one process. Enter it before use; it ends its own task on leaving.
+
+    `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
+    this program declares, `tell` hears of every fact.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        channels: tuple[str, ...],
+        broker: Broker,
+        registry: Registry,
+        *,
+        clock: Callable[[], float],
+        by: str,
+        tell: Listener,
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._channels = channels
+        self._broker = broker
+        self._registry = registry
+        self._clock = clock
+        self._by = by
+        self._tell = tell
+        self._snapshot = Snapshot(Manifest(train=train), 0)
+        self._changed = asyncio.Event()
+        self._pending: deque[_Parcel] = deque()
+        self._wanted = asyncio.Event()
+        self._held_since: tuple[int, float] | None = None
+        self._stack = AsyncExitStack()
+        self.on_change: list[Callable[[Snapshot], None]] = []
+        """Called with each newer snapshot, on the event loop."""
+        self.on_full: list[Callable[[], None]] = []
+        """Called when publishers are held at a full wagon: an observer in this process looks at once."""
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self.see(await self._registry.read(self._train))
+            owned = [tasks.create_task(self._follow()), tasks.create_task(self._send())]
+            stack.callback(lambda: [task.cancel() for task in owned])
+            stack.callback(self._fail_pending)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest manifest that this process has seen."""
+        return self._snapshot
+
+    def see(self, snapshot: Snapshot) -> None:
+        """Take notice of a manifest; an older one than known is ignored."""
+        if snapshot.revision > self._snapshot.revision:
+            self._snapshot = snapshot
+            self._changed.set()
+            self._changed = asyncio.Event()
+            for listener in self.on_change:
+                listener(snapshot)
+
+    async def refresh(self) -> Snapshot:
+        """Read the newest manifest from the registry."""
+        self.see(await self._registry.read(self._train))
+        return self._snapshot
+
+    # --- routing --------------------------------------------------------------------------
+
+    async def publish(self, events: Sequence[Event], *, timeout: float) -> None:
+        """Send the events to the active wagon; stored when it returns.
+
+        Calls made while one is under way travel together in the next. Raises TrainFull, PublishTimeout, StorageBroken.
+        Cancelling the caller does not call back what is already on its way.
+        """
+        if not events:
+            return
+        loop = asyncio.get_running_loop()
+        parcel = _Parcel(events, loop.time() + timeout, loop.create_future())
+        self._pending.append(parcel)
+        self._wanted.set()
+        await parcel.done
+
+    async def _send(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while batch := self._take():
+                try:
+                    await self._deliver(batch)
+                finally:
+                    self._fail(batch, PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+
+    def _take(self) -> list[_Parcel]:
+        """What waits, up to a batch; callers that gave up are left out."""
+        batch: list[_Parcel] = []
+        room = self._settings.publish_batch
+        while self._pending and (not batch or len(self._pending[0].events) <= room):
+            parcel = self._pending.popleft()
+            if not parcel.done.done():
+                batch.append(parcel)
+                room -= len(parcel.events)
+        return batch
+
+    async def _deliver(self, batch: list[_Parcel]) -> None:
+        """Send until every parcel is accepted, refused, or past its deadline."""
+        pause = _PAUSE_FIRST
+        trouble = ""
+        while batch := self._expire(batch, trouble):
+            wagon = self._snapshot.manifest.active
+            if wagon is None:
+                trouble = "the train has no active wagon yet"
+                await self._pause(batch, pause)
+                continue
+            if self._snapshot.manifest.refusing:
+                self._fail(batch, TrainFull(f"train {self._train}: {self._snapshot.manifest.refusing}"))
+                return
+            events = (
+                [e for p in batch for e in p.events[p.accepted :]]
+                if len(batch) > 1
+                else batch[0].events[batch[0].accepted :]
+            )
+            try:
+                await self._broker.publish(Channel(self._train, wagon.number), events)
+            except ChannelFull as e:
+                _accept(batch, e.accepted)
+                trouble = f"{wagon.name} is full and the next wagon is not ready"
+                if not await self._next_after_full(batch, wagon):
+                    await self._pause(batch, pause)
+            except (Sealed, ChannelGone) as e:
+                trouble = str(e)
+                if await self._refreshed(wagon) == wagon.number:
+                    await self._pause(batch, pause)
+            except (PublishUncertain, Unavailable) as e:
+                trouble = str(e)
+                await self._pause(batch, pause)
+                pause = min(_PAUSE_MOST, pause * 2)
+            except EventwagonError as e:
+                self._fail(batch, e)
+                return
+            else:
+                _accept(batch, len(events))
+                self._held_since = None
+
+    async def _refreshed(self, wagon: Wagon) -> int | None:
+        """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
+        try:
+            active = (await self.refresh()).manifest.active
+        except EventwagonError:
+            return wagon.number
+        return active.number if active else None
+
+    async def _next_after_full(self, batch: list[_Parcel], wagon: Wagon) -> bool:
+        """Redirect from a full wagon, or lift its bound; False when there is nothing to do but wait."""
+        try:
+            if await self._refreshed(wagon) != wagon.number:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._held_since is None or self._held_since[0] != wagon.number:
+                self._held_since = (wagon.number, now)
+            what = when_full(self._settings, self._snapshot.manifest, now - self._held_since[1], self._clock())
+            match what:
+                case Full(because=because):
+                    self._fail(batch, TrainFull(f"train {self._train}: {because}"))
+                    return True
+                case Plan(tasks=(Lift() as lift,)):
+                    await self.lift(lift)
+                    return True
+                case Plan():
+                    await self.store(what, base=self._snapshot)
+                    return True
+                case None:
+                    for listener in self.on_full:
+                        listener()
+                    return False
+        except Conflict:
+            await self._refreshed(wagon)
+            return True
+        except EventwagonError:
+            return False
+
+    def _expire(self, batch: list[_Parcel], trouble: str) -> list[_Parcel]:
+        """The parcels that still want something; those past their deadline are failed."""
+        now = asyncio.get_running_loop().time()
+        rest = []
+        for parcel in batch:
+            if parcel.done.done():
+                continue
+            if parcel.deadline > now:
+                rest.append(parcel)
+                continue
+            left = len(parcel.events) - parcel.accepted
+            message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
+            error = PublishTimeout(f"{message}: {trouble}" if trouble else message, accepted=parcel.accepted)
+            parcel.done.set_exception(error)
+        return rest
+
+    def _fail(self, batch: list[_Parcel], error: EventwagonError) -> None:
+        for parcel in batch:
+            if not parcel.done.done():
+                parcel.done.set_exception(_with_accepted(error, parcel.accepted))
+
+    def _fail_pending(self) -> None:
+        self._fail(list(self._pending), Unavailable(f"train {self._train}: the connection is closed"))
+        self._pending.clear()
+
+    async def _pause(self, batch: list[_Parcel], seconds: float) -> None:
+        """Wait for a newer manifest, but not past the next deadline."""
+        now = asyncio.get_running_loop().time()
+        until = min(now + seconds, min(p.deadline for p in batch))
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
+
+    # --- switching ------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with self._registry.watch(self._train) as snapshots:
+                    async for snapshot in snapshots:
+                        self.see(snapshot)
+            except EventwagonError:
+                await asyncio.sleep(_PAUSE_MOST)  # away for now; what is known stays good until the broker refuses
+
+    async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
+        """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
+
+        `base` is what the plan was made on. Raises Conflict when the train has moved on since; then nothing has changed.
+        """
+        if plan.manifest is base.manifest:
+            return base
+        now = self._clock()
+        entries = [Entry(now, self._by, fact) for fact in plan.facts]
+        self.see(
+            await self._registry.replace(
+                self._train, plan.manifest, expect=base.revision, entries=entries, keep=self._settings.keep
+            )
+        )
+        for fact in plan.facts:
+            self._tell(fact)
+        return self._snapshot
+
+    async def settle(self, edit: Callable[[Manifest], Plan]) -> Snapshot:
+        """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
+        while True:
+            try:
+                return await self.store(edit(self._snapshot.manifest), base=self._snapshot)
+            except Conflict:
+                await self.refresh()
+
+    async def note(self, *facts: Decision) -> None:
+        """Write facts to the journal that change nothing in the manifest."""
+        now = self._clock()
+        await self._registry.append(
+            self._train, [Entry(now, self._by, fact) for fact in facts], keep=self._settings.keep
+        )
+        for fact in facts:
+            self._tell(fact)
+
+    async def found(self) -> None:
+        """See to it that the train has an active wagon: make the first, or finish what a dead founder began.
+
+        Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError.
+        """
+        while self._snapshot.manifest.active is None:
+            base = self._snapshot
+            bounds = self._broker.capabilities.bounds
+            step = found(self._settings, base.manifest, self._channels, self._clock(), bounds=bounds)
+            try:
+                await self.store(step, base=base)
+                for task in step.tasks:
+                    if isinstance(task, Provision):
+                        await self.create(task.number)
+            except Conflict:
+                await self.refresh()
+
+    async def create(self, number: int) -> None:
+        """Make the wagon's channels and write down that they take writes. Idempotent. Raises BrokerError."""
+        manifest = self._snapshot.manifest
+        wagon = manifest.wagon(number)
+        if wagon is None or wagon.created_at is not None:
+            return
+        for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
+            await self._broker.create(channel)
+        await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
+        await self.settle(lambda m: Plan(created(m, number, self._clock())))
+
+    async def lift(self, task: Lift) -> None:
+        """Take the bound off the wagon's ingress. Idempotent. Raises BrokerError."""
+        manifest = self._snapshot.manifest
+        wagon = manifest.wagon(task.number)
+        if wagon is None or wagon.state is not State.ACTIVE:
+            return
+        await self._broker.create(manifest.ingress(wagon), capacity=None)
+
+        def edit(m: Manifest) -> Plan:
+            w = m.wagon(task.number)
+            if w is None or w.capacity is None:
+                return Plan(m)
+            fact = BoundLifted(train=self._train, number=task.number, because=task.because)
+            return Plan(changed(m, task.number, capacity=None), (fact,))
+
+        await self.settle(edit)
+
+
+def _accept(batch: list[_Parcel], count: int) -> None:
+    """Mark the first `count` of the batch's outstanding events as accepted; parcels that are whole are done."""
+    for parcel in batch:
+        took = min(count, len(parcel.events) - parcel.accepted)
+        parcel.accepted += took
+        count -= took
+        if parcel.accepted == len(parcel.events) and not parcel.done.done():
+            parcel.done.set_result(None)
+
+
+def _with_accepted(error: EventwagonError, accepted: int) -> EventwagonError:
+    """The error for one of several callers: each gets its own, so that tracebacks don't pile up."""
+    if isinstance(error, PublishError):
+        return type(error)(str(error), accepted=accepted)
+    if isinstance(error, BrokerError):
+        return type(error)(str(error))
+    return error

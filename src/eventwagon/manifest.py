@@ -41,7 +41,6 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     published: int | None = None
     """Events it took at its ingress: known once it is drained."""
     settled: int | None = None
-    dead: int | None = None
 
     @property
     def name(self) -> str:

@@ -130,8 +130,11 @@ class Membership:
         for number in await local.deployments(self._train):
             if number not in live and number not in self._leaving:
                 self._leaving.add(number)
-                task = leaving.create_task(local.remove(self._train, number, grace=self._settings.grace))
-                task.add_done_callback(lambda _, n=number: self._leaving.discard(n))
+                leaving.create_task(self._leave(local, number))
+
+    async def _leave(self, local: InProcess, number: int) -> None:
+        await local.remove(self._train, number, grace=self._settings.grace)
+        self._leaving.discard(number)
 
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""

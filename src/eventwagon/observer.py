@@ -9,7 +9,7 @@ from contextlib import suppress
 from .broker import Broker, Depth
 from .errors import ChannelGone, Conflict, EventwagonError
 from .event import DEAD, Channel, Event
-from .facts import Decision, Listener, OrphanRemoved, StepFailed, WagonRemoved
+from .facts import Listener, OrphanRemoved, StepFailed, WagonRemoved
 from .lifecycle import State
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
@@ -18,6 +18,7 @@ from .plan import (
     Lift,
     Plan,
     Provision,
+    Refusal,
     Remove,
     RemoveLeftover,
     Seal,
@@ -83,7 +84,8 @@ class Observer:
             except Conflict:
                 continue  # another moved the manifest meanwhile: look again at once
             except EventwagonError as e:
-                self._tell(StepFailed(train=self._train, step="a look", because=str(e)))
+                for fact in self._new([StepFailed(train=self._train, step="a look", because=str(e))]):
+                    self._tell(fact)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.observe_every):
                     await self._poked.wait()
@@ -106,14 +108,16 @@ class Observer:
             leftovers=await self._leftovers(),
         )
         await self._switcher.store(decided, base=base)
-        await self._explain(decided.refusals)
+        refusals: list[Refusal] = list(decided.refusals)
         for task in decided.tasks:
             try:
                 await self._carry_out(task)
             except Conflict:
                 raise
             except EventwagonError as e:  # one bad wagon must not keep the others from being looked after
-                await self._failed(task, e)
+                refusals.append(await self._failed(task, e))
+        if new := self._new(refusals):
+            await self._switcher.note(*new)
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -194,20 +198,19 @@ class Observer:
 
     # --- saying ---------------------------------------------------------------------------
 
-    async def _explain(self, refusals: Sequence[Decision]) -> None:
-        """Write down each refusal once for as long as it lasts: its figures are those of the moment it began."""
-        told = {(type(r), getattr(r, "number", None), getattr(r, "because", None)): r for r in refusals}
+    def _new(self, refusals: Sequence[Refusal]) -> list[Refusal]:
+        """Those that did not stand at the last look: each is told once for as long as it lasts, with its first figures."""
+        told = {(type(r), getattr(r, "number", None), getattr(r, "step", None), r.because): r for r in refusals}
         new = [fact for key, fact in told.items() if key not in self._refused]
         self._refused = set(told)
-        if new:
-            await self._switcher.note(*new)
+        return new
 
-    async def _failed(self, task: Task, error: EventwagonError) -> None:
+    async def _failed(self, task: Task, error: EventwagonError) -> StepFailed:
         if isinstance(task, Provision):
             now = self._clock()
             await self._switcher.settle(lambda m: attempt_failed(self._settings, m, task.number, now, str(error)))
         step = f"{type(task).__name__.lower()} of wagon_{task.number}"
-        self._tell(StepFailed(train=self._train, step=step, because=str(error)))
+        return StepFailed(train=self._train, step=step, because=str(error))
 
     # --- doing ----------------------------------------------------------------------------
 

@@ -17,17 +17,27 @@ import msgspec
 from .errors import UsageError
 from .event import BINARY, JSON, Event
 
-_json = msgspec.json.Encoder()
+def _to_plain(value: Any) -> Any:
+    """What msgspec does not know: Pydantic models, also inside other values."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no type that JSON can hold")
+
+
+def _from_plain(wanted: type, value: Any) -> Any:
+    if hasattr(wanted, "model_validate"):
+        return wanted.model_validate(value)
+    raise TypeError(f"{wanted.__name__} is no type that JSON can hold")
+
+
+_json = msgspec.json.Encoder(enc_hook=_to_plain)
 
 
 def encode(payload: object) -> tuple[bytes, str]:
     """The payload's bytes and content type. Raises UsageError for what can't be encoded."""
     if isinstance(payload, bytes):
         return payload, BINARY
-    dump = getattr(payload, "model_dump_json", None)
     try:
-        if dump is not None:
-            return typing.cast("str", dump()).encode(), JSON
         return _json.encode(payload), JSON
     except (TypeError, ValueError, msgspec.MsgspecError) as e:
         raise UsageError(f"a {type(payload).__name__} can't be published: {e}") from e
@@ -48,11 +58,11 @@ def decoder(annotation: Any) -> Callable[[Event], Any]:
         return lambda event: event
     if annotation is bytes:
         return lambda event: event.data
-    if isinstance(annotation, type) and hasattr(annotation, "model_validate_json"):
-        validate = annotation.model_validate_json
-        return lambda event: validate(event.data)
     try:
-        decode = msgspec.json.Decoder(annotation).decode
+        known = msgspec.inspect.type_info(annotation)
+        if isinstance(known, msgspec.inspect.CustomType) and not hasattr(annotation, "model_validate"):
+            raise TypeError("no type that JSON can hold")
+        decode = msgspec.json.Decoder(annotation, dec_hook=_from_plain).decode
     except TypeError as e:
         raise UsageError(f"payload type {annotation!r}: {e}") from e
     return lambda event: decode(event.data)

@@ -80,6 +80,9 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
     channels: tuple[Channel, ...] = ()
 
 
+Refusal = SwitchRefused | OpenRefused | DrainUnproven | StepFailed
+"""What was not done, and why."""
+
 Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
 
 
@@ -91,7 +94,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     facts: tuple[Decision, ...] = ()
-    refusals: tuple[Decision, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     tasks: tuple[Task, ...] = ()
 
 
@@ -142,7 +145,7 @@ class _Draft:
         self.now = now
         self.bounds = bounds
         self.facts: list[Decision] = []
-        self.refusals: list[Decision] = []
+        self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
         self.next_wanted = False
 
@@ -365,18 +368,22 @@ def open_next(
 # --- founding -----------------------------------------------------------------------------
 
 
-def found(settings: Settings, manifest: Manifest, channels: tuple[str, ...], now: float, *, bounds: bool) -> Plan:
+def found(
+    settings: Settings, manifest: Manifest, channels: tuple[str, ...] | None, now: float, *, bounds: bool
+) -> Plan:
     """The first wagon of a train that has none, or of one whose founder died half-way.
 
-    The first wagon takes events as soon as its channels do: there is nothing to redirect from, and what is published
-    before workers come is stored.
+    `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
+    either, and the first wagon is not bounded. The first wagon takes events as soon as its channels do: there is nothing
+    to redirect from, and what is published before workers come is stored.
     """
     facts: list[Decision] = []
-    if not manifest.declared:
+    if not manifest.declared and channels is not None:
         manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
     if not manifest.wagons:
-        manifest, fact = open_next(settings, manifest, now, "the train's first wagon", bounds=bounds)
+        why = "the train's first wagon"
+        manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
         facts.append(fact)
     first = manifest.wagons[0]
     if first.state is State.PROVISIONING and first.created_at is not None and manifest.active is None:

@@ -110,7 +110,8 @@ class Feed:
                 serving.lose(f"channel {self.channel} is gone")
                 return
             except EventwagonError as e:
-                serving.stumble(f"receiving from {self.channel}", e)
+                if pause == _PAUSES[0]:
+                    serving.stumble(f"receiving from {self.channel}", e)
                 await asyncio.sleep(pause)
                 pause = min(_PAUSES[1], pause * 2)
                 continue
@@ -241,7 +242,7 @@ class Serving:
         self.check_quiet()
 
     def stumble(self, step: str, error: EventwagonError) -> None:
-        """Something failed that is tried again."""
+        """Something failed that is tried again: told at the first of a row of failures."""
         self.kit.tell(StepFailed(train=self.kit.train, step=step, because=str(error)))
 
     async def _flush(self) -> None:
@@ -293,7 +294,8 @@ class Serving:
             except ChannelGone:
                 self.lose(f"{step}: the channel is gone")
             except EventwagonError as e:
-                self.stumble(step, e)
+                if pause == _PAUSES[0]:
+                    self.stumble(step, e)
                 await asyncio.sleep(pause)
                 pause = min(_PAUSES[1], pause * 2)
 

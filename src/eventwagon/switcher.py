@@ -53,7 +53,8 @@ class Switcher:
     """One train's switcher in one process. Enter it before use; it ends its own task on leaving.
 
     `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
-    this program declares, `tell` hears of every fact.
+    this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
+    that does.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Switcher:
         clock: Callable[[], float],
         by: str,
         tell: Listener,
+        declares: bool = True,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -75,6 +77,7 @@ class Switcher:
         self._registry = registry
         self._clock = clock
         self._by = by
+        self._declares = declares
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
@@ -181,6 +184,7 @@ class Switcher:
                 trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
                     await self._pause(batch, pause)
+                    pause = min(_PAUSE_MOST, pause * 2)
             except (Sealed, ChannelGone) as e:
                 trouble = str(e)
                 if await self._refreshed(wagon) == wagon.number:
@@ -320,7 +324,8 @@ class Switcher:
         while self._snapshot.manifest.active is None:
             base = self._snapshot
             bounds = self._broker.capabilities.bounds
-            step = found(self._settings, base.manifest, self._channels, self._clock(), bounds=bounds)
+            channels = self._channels if self._declares else None
+            step = found(self._settings, base.manifest, channels, self._clock(), bounds=bounds)
             try:
                 await self.store(step, base=base)
                 for task in step.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -32,6 +33,7 @@ from .workers import Workers
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CHUNK = 500
+_logger = logging.getLogger("eventwagon")
 
 
 class Train:
@@ -142,8 +144,10 @@ class Connection:
             clock=clock,
             by=self.name,
             tell=self._tell,
+            declares=bool(train.handlers),
         )
         self._founded = False
+        self._is_running = False
         self._founding = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -152,6 +156,10 @@ class Connection:
             await stack.enter_async_context(self.registry)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
+            if not self.broker.capabilities.fences:
+                raise UsageError(
+                    f"{type(self.broker).__name__} can't refuse writes to a sealed channel: trains need a broker that can"
+                )
             await stack.enter_async_context(self._switcher)
             self._stack = stack.pop_all()
         self._stops = self._switcher.snapshot.manifest.stops
@@ -230,6 +238,12 @@ class Connection:
             if not self._founded:
                 await self._switcher.found()
                 self._founded = True
+                if self.train.handlers and self.manifest.declared and (differing := self._differing()):
+                    _logger.warning(
+                        "train %s was declared differently (%s): what is published follows the train's own declaration",
+                        self.train.name,
+                        _said(differing),
+                    )
 
     # --- running --------------------------------------------------------------------------
 
@@ -244,6 +258,8 @@ class Connection:
             raise UsageError(
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
             )
+        if self._is_running:
+            raise UsageError(f"this connection runs train {self.train.name!r} already; open another for more")
         await self._agree()
         roles = tuple(role for role, on in (("observe", observe), ("work", work)) if on)
         membership = Membership(
@@ -274,9 +290,11 @@ class Connection:
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
                 owned.append(tasks.create_task(observer.run()))
+            self._is_running = True
             try:
                 yield
             finally:
+                self._is_running = False
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
@@ -284,24 +302,17 @@ class Connection:
 
     async def _agree(self) -> None:
         """Found the train, or hold this program's declaration against the one it was founded with."""
-        await self.found()
+        await self._switcher.found()
+        self._founded = True
+        await self._switcher.refresh()
         declared, channels = self.train.settings.declared(), self.train.channels
-        manifest = (await self._switcher.refresh()).manifest
-        differing = {
-            name: (manifest.declared.get(name), value)
-            for name, value in declared.items()
-            if manifest.declared.get(name) != value
-        }
-        unnamed = not manifest.channels  # founded by a publisher that has no handlers
-        if manifest.channels == channels and not differing:
+        differing = self._differing()
+        if not differing:
             return
-        if not self._redeclare and (differing or not unnamed):
-            said = [f"{name}={theirs} there, {name}={ours} here" for name, (theirs, ours) in differing.items()]
-            if manifest.channels != channels and not unnamed:
-                said.append(f"channels {', '.join(manifest.channels)} there, {', '.join(channels) or 'none'} here")
+        if self.manifest.declared and not self._redeclare:
             raise DeclarationDiffers(
-                f"train {self.train.name!r} was declared differently: {'; '.join(said)}. Make the programs agree, or declare "
-                "it anew with redeclare=True (--redeclare)"
+                f"train {self.train.name!r} was declared differently: {_said(differing)}. Make the programs agree, or "
+                "declare it anew with redeclare=True (--redeclare)"
             )
         fact = Declared(train=self.train.name, settings=declared, channels=channels)
 
@@ -309,6 +320,12 @@ class Connection:
             return Plan(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
         await self._switcher.settle(edit)
+
+    def _differing(self) -> dict[str, tuple[str, str]]:
+        """What the train was declared with and what this program says, where they differ."""
+        theirs = {**self.manifest.declared, "channels": ", ".join(self.manifest.channels)}
+        ours = {**self.train.settings.declared(), "channels": ", ".join(self.train.channels)}
+        return {name: (theirs.get(name, ""), value) for name, value in ours.items() if theirs.get(name, "") != value}
 
     async def stopped(self) -> None:
         """Return when the train's processes are asked to end (`request_stop`)."""
@@ -409,6 +426,12 @@ class Connection:
     def _tell(self, fact: Fact) -> None:
         for listener in self._listeners:
             listener(fact)
+
+
+def _said(differing: Mapping[str, tuple[str, str]]) -> str:
+    return "; ".join(
+        f"{name}={theirs or 'none'} there, {ours or 'none'} here" for name, (theirs, ours) in differing.items()
+    )
 
 
 async def _chunks(payloads: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[list[object]]:

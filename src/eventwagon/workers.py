@@ -16,7 +16,7 @@ class Workers(msgspec.Struct, frozen=True):
 
     `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: a crew of twelve, shared between
     the wagons: newcomers first, but every draining wagon keeps `floor` workers while it has work, the oldest first;
-    all floors together take at most a quarter of the crew (at least one worker).
+    all floors together take at most an eighth of the crew (at least one worker).
     """
 
     each: int | None = None
@@ -88,7 +88,7 @@ def choose(
         return None
     if len(waiting) == 1:
         return waiting[0].number
-    left = max(1, crew // 4) if floor else 0
+    left = max(1, crew // 8) if floor else 0
     for p in waiting:  # in the order of their numbers: the oldest first
         if not p.draining or left <= 0:
             break

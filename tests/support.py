@@ -1,0 +1,47 @@
+"""What several tests need: a train in memory, run in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from eventwagon import Connection, Train
+from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.facts import Entry, Fact
+from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.testing.virtual_time import VirtualClock
+
+
+class World:
+    """One memory broker and registry, to which any number of "processes" connect."""
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or VirtualClock()
+        self.broker = MemoryBroker(clock=self.clock)
+        self.registry = MemoryRegistry(clock=self.clock)
+        self.facts: list[Fact] = []
+
+    def connect(self, train: Train, **options: Any) -> Connection:
+        options = {"broker": self.broker, "registry": self.registry, **options}
+        return train.connect(clock=self.clock, listeners=[self.facts.append], **options)
+
+    @asynccontextmanager
+    async def running(self, train: Train, **options: Any) -> AsyncIterator[Connection]:
+        async with self.connect(train) as connection, connection.running(**options):
+            yield connection
+
+    def of(self, kind: type) -> list[Any]:
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+
+async def until(true: Callable[[], object], *, seconds: float = 60.0, step: float = 0.01) -> None:
+    """Wait (in the loop's time) for something to become true; fail with the time that was given."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(step)
+
+
+async def journal(connection: Connection) -> list[Entry]:
+    return [entry async for entry in connection.journal()]

@@ -1,0 +1,411 @@
+"""The policy, situation by situation: what is known goes in, the next manifest, its reasons and the tasks come out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventwagon import Age, Lag, Pressure, Reading, Settings, Volume, Workers
+from eventwagon.event import Channel
+from eventwagon.facts import (
+    Discarded,
+    DrainUnproven,
+    OpenRefused,
+    ProvisioningFailed,
+    StepFailed,
+    Switched,
+    SwitchRefused,
+    WagonDrained,
+    WagonOpened,
+    WagonReady,
+    WorkersLost,
+)
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest, Request, Wagon, check
+from eventwagon.orchestrator import Deployment
+from eventwagon.plan import (
+    AddChannels,
+    Full,
+    Lift,
+    Plan,
+    Provision,
+    Remove,
+    RemoveLeftover,
+    Seal,
+    attempt_failed,
+    channels_added,
+    created,
+    found,
+    plan,
+    removed,
+    sealed,
+    when_full,
+)
+from eventwagon.registry import Attachment, Member
+
+NOW = 1000.0
+SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))
+
+
+def wagon(number: int, state: State, **fields: Any) -> Wagon:
+    times: dict[str, Any] = {"opened_at": 900.0}
+    if state is not State.PROVISIONING:
+        times["created_at"] = 900.0
+    if state in (State.ACTIVE, State.DRAINING, State.DRAINED):
+        times["active_at"] = 900.0
+    if state in (State.DRAINING, State.DRAINED):
+        times["closed_at"] = 990.0
+    if state is State.DRAINED:
+        times.update(sealed_at=991.0, drained_at=992.0)
+    return Wagon(**{"number": number, "state": state, "retry_at": NOW, **times, **fields})
+
+
+def manifest(*wagons: Wagon, **fields: Any) -> Manifest:
+    next_number = max((w.number for w in wagons), default=0) + 1
+    return Manifest(**{"train": "t", "wagons": wagons, "next_number": next_number, "declared": {"x": "y"}, **fields})
+
+
+def reading(number: int, published: int, settled: int = 0, **fields: Any) -> Reading:
+    outstanding = published - settled
+    return Reading(
+        **{
+            "number": number,
+            "at": NOW,
+            "age": 100.0,
+            "published": published,
+            "settled": settled,
+            "waiting": outstanding,
+            "outstanding_in_all": outstanding,
+            **fields,
+        }
+    )
+
+
+def ready(*numbers: int) -> dict[int, Deployment]:
+    return {n: Deployment(number=n, ready=True, workers=2) for n in numbers}
+
+
+def decide(
+    m: Manifest,
+    readings: list[Reading] | None = None,
+    deployments: dict[int, Deployment] | None = None,
+    *,
+    settings: Settings = SETTINGS,
+    members: list[Member] | None = None,
+    now: float = NOW,
+    bounds: bool = True,
+    leftovers: tuple[Channel, ...] = (),
+) -> Plan:
+    found_deployments = ready(*(w.number for w in m.wagons)) if deployments is None else deployments
+    by_number = {r.number: r for r in readings or []}
+    decided = plan(settings, m, by_number, found_deployments, members or [], now, bounds=bounds, leftovers=leftovers)
+    check(decided.manifest)
+    return decided
+
+
+def states(decided: Plan) -> dict[int, State]:
+    return {w.number: w.state for w in decided.manifest.wagons}
+
+
+def one(facts: tuple[Any, ...], kind: type) -> Any:
+    (fact,) = [f for f in facts if isinstance(f, kind)]
+    return fact
+
+
+def test_nothing_happens_to_a_wagon_with_room() -> None:
+    m = manifest(wagon(1, State.ACTIVE))
+    decided = decide(m, [reading(1, 10)])
+    assert decided.manifest is m
+    assert decided.facts == decided.refusals == ()
+
+
+def test_next_wagon_is_opened_at_the_prepare_mark_with_an_exact_bound() -> None:
+    decided = decide(manifest(wagon(1, State.ACTIVE)), [reading(1, 50)])
+    assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
+    assert decided.manifest.wagons[1].capacity == 100
+    assert "50 of 100" in one(decided.facts, WagonOpened).because
+    assert Provision(2) in decided.tasks
+
+
+def test_no_bound_where_the_broker_holds_none() -> None:
+    decided = decide(manifest(wagon(1, State.ACTIVE)), [reading(1, 50)], bounds=False)
+    assert decided.manifest.wagons[1].capacity is None
+
+
+def test_i3_not_redirected_to_a_wagon_that_is_not_ready() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0))
+    decided = decide(m, [reading(1, 100)], {2: Deployment(number=2, ready=False)})
+    assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
+    refusal = one(decided.refusals, SwitchRefused)
+    assert "wagon_2 is not ready" in refusal.because
+    assert "100 of 100" in refusal.figures
+    assert refusal.pressure == 1.0
+
+
+def test_i3_ready_only_with_channels_and_attached_workers() -> None:
+    no_channels = decide(manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING)), [reading(1, 60)])
+    assert states(no_channels)[2] is State.PROVISIONING
+    with_channels = decide(
+        manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0)), [reading(1, 60)]
+    )
+    assert states(with_channels)[2] is State.READY
+    assert one(with_channels.facts, WagonReady).seconds == 100.0
+
+
+def test_i2_one_edit_switches_both_and_explains_itself() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    decided = decide(m, [reading(1, 100)])
+    assert states(decided) == {1: State.DRAINING, 2: State.ACTIVE}
+    fact = one(decided.facts, Switched)
+    assert (fact.old, fact.new, fact.pressure) == (1, 2, 1.0)
+    assert decided.manifest.wagons[0].closed_because == fact.because == "100 of 100 events taken"
+    assert decided.manifest.wagons[0].closed_at == NOW
+
+
+def test_a_spare_is_opened_at_once_and_again_after_a_switch() -> None:
+    settings = msgspec.structs.replace(SETTINGS, spares=1)
+    assert states(decide(manifest(wagon(1, State.ACTIVE)), [reading(1, 0)], settings=settings))[2] is State.PROVISIONING
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    switched = decide(m, [reading(1, 100)], settings=settings)
+    assert states(switched) == {1: State.DRAINING, 2: State.ACTIVE, 3: State.PROVISIONING}
+
+
+def test_a_ready_wagon_that_lost_its_workers_is_not_switched_to() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    decided = decide(m, [reading(1, 100)], {})
+    assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
+    assert one(decided.facts, WorkersLost).number == 2
+    assert "not ready" in one(decided.refusals, SwitchRefused).because
+
+
+def test_cooldown_refuses_and_says_so() -> None:
+    settings = Settings(limit=Lag(1), workers=Workers(each=1), cooldown=5.0)
+    m = manifest(wagon(1, State.ACTIVE, active_at=NOW - 1), wagon(2, State.READY))
+    refused = decide(m, [reading(1, 50)], settings=settings)
+    assert states(refused)[1] is State.ACTIVE
+    assert "cooldown of 5 s" in one(refused.refusals, SwitchRefused).because
+    assert states(decide(m, [reading(1, 50)], settings=settings, now=NOW + 5))[1] is State.DRAINING
+
+
+def test_exact_bound_and_hand_do_not_wait_for_the_cooldown() -> None:
+    settings = msgspec.structs.replace(SETTINGS, cooldown=5.0)
+    full = manifest(wagon(1, State.ACTIVE, active_at=NOW - 1, capacity=100), wagon(2, State.READY))
+    assert states(decide(full, [reading(1, 100)], settings=settings))[1] is State.DRAINING
+    asked = manifest(wagon(1, State.ACTIVE, active_at=NOW - 1), wagon(2, State.READY), request=Request("deploy", 999.0))
+    decided = decide(asked, [reading(1, 3)], settings=settings)
+    assert states(decided)[1] is State.DRAINING
+    assert decided.manifest.request is None
+    assert "asked for: deploy" in one(decided.facts, Switched).because
+
+
+def test_a_request_opens_the_next_wagon_first() -> None:
+    decided = decide(manifest(wagon(1, State.ACTIVE), request=Request("deploy", 999.0)), [reading(1, 0)])
+    assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
+    assert "deploy" in one(decided.facts, WagonOpened).because
+
+
+def test_at_the_cap_fill_goes_on_and_says_so() -> None:
+    settings = msgspec.structs.replace(SETTINGS, wagons=2)
+    m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))
+    decided = decide(m, [reading(1, 100, 10), reading(2, 150)], settings=settings)
+    assert decided.manifest is m
+    assert "cap of 2" in one(decided.refusals, SwitchRefused).because
+    assert "cap of 2" in one(decided.refusals, OpenRefused).because
+
+
+def test_at_the_cap_refuse_tells_publishers_and_takes_it_back() -> None:
+    settings = msgspec.structs.replace(SETTINGS, wagons=2, at_cap="refuse")
+    m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))
+    refused = decide(m, [reading(1, 100, 10), reading(2, 150)], settings=settings)
+    assert "cap of 2" in refused.manifest.refusing
+    relieved = decide(
+        msgspec.structs.replace(m, wagons=(m.wagons[1],), refusing="full"), [reading(2, 20)], settings=settings
+    )
+    assert relieved.manifest.refusing == ""
+
+
+def test_provisioning_is_retried_with_backoff_then_given_up_and_the_next_waits() -> None:
+    settings = msgspec.structs.replace(SETTINGS, provision_attempts=3, provision_timeout=10.0)
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, retry_at=NOW))
+    now, pauses = NOW, []
+    while states_of(m).get(2) is State.PROVISIONING:
+        now += 10.1
+        decided = decide(
+            m, [reading(1, 100)], {2: Deployment(number=2, ready=False, trouble="no image")}, settings=settings, now=now
+        )
+        failure = one(decided.facts, ProvisioningFailed)
+        assert "no image" in failure.because
+        assert states(decided)[1] is State.ACTIVE  # ingestion unharmed
+        m = decided.manifest
+        pauses.append(failure.pause)
+        now = max(now, m.wagon(2).retry_at if m.wagon(2) else now)  # type: ignore[union-attr]
+    assert pauses == [0.5, 1.0, None]
+    assert states_of(m)[2] is State.FAILED
+    after = decide(m, [reading(1, 100)], {}, settings=settings, now=now)
+    assert Remove(2) in after.tasks
+    assert "never got ready" in one(after.refusals, OpenRefused).because
+    assert states(decide(m, [reading(1, 100)], {}, settings=settings, now=now + 6.0))[3] is State.PROVISIONING
+
+
+def states_of(m: Manifest) -> dict[int, State]:
+    return {w.number: w.state for w in m.wagons}
+
+
+def test_the_first_wagon_is_never_given_up() -> None:
+    m = manifest(wagon(1, State.PROVISIONING))
+    for _ in range(10):
+        m = attempt_failed(SETTINGS, m, 1, NOW, "disk full").manifest
+    assert states_of(m) == {1: State.PROVISIONING}
+
+
+def test_no_new_attempt_before_the_pause_is_over() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, retry_at=NOW + 1))
+    assert Provision(2) not in decide(m, [reading(1, 60)], {}).tasks
+    assert Provision(2) in decide(m, [reading(1, 60)], {}, now=NOW + 1).tasks
+
+
+def test_surplus_spares_are_put_away_by_the_safe_way() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), wagon(3, State.READY), wagon(4, State.READY))
+    decided = decide(m, [reading(1, 0)], settings=msgspec.structs.replace(SETTINGS, spares=1))
+    assert states(decided) == {1: State.ACTIVE, 2: State.READY, 3: State.DRAINING, 4: State.DRAINING}
+    assert {f.number for f in decided.facts if isinstance(f, Discarded)} == {3, 4}
+
+
+def test_draining_seal_then_proof_then_removal() -> None:
+    draining = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
+    unsealed = decide(draining, [reading(1, 5, 5, empty=True)])
+    assert Seal(1) in unsealed.tasks
+    assert states(unsealed)[1] is State.DRAINING  # empty before the seal proves nothing (I5)
+    m = sealed(draining, 1, NOW).manifest
+    assert states(decide(m, [reading(1, 5, 4)]))[1] is State.DRAINING
+    drained = decide(m, [reading(1, 5, 5, empty=True)])
+    assert states(drained)[1] is State.DRAINED
+    fact = one(drained.facts, WagonDrained)
+    assert (fact.published, fact.settled, fact.seconds) == (5, 5, 10.0)
+
+
+def test_i5_unknown_is_never_empty() -> None:
+    m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))
+    unknown = Reading(number=1, at=NOW, age=1.0)
+    decided = decide(m, [unknown])
+    assert states(decided)[1] is State.DRAINING
+    assert one(decided.refusals, DrainUnproven).number == 1
+    assert states(decide(m, []))[1] is State.DRAINING
+
+
+def test_removed_only_after_its_workers_left_or_grace() -> None:
+    m = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
+    at_it = [Member(name="a", roles=("work",), attachments=(Attachment(1, True, 1),))]
+    assert Remove(1) not in decide(m, members=at_it).tasks
+    assert Remove(1) in decide(m, members=[]).tasks
+    assert Remove(1) in decide(m, members=at_it, now=992.0 + SETTINGS.grace + 1).tasks
+
+
+def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:
+    m = manifest(wagon(3, State.ACTIVE))
+    channels = tuple(Channel("t", n) for n in (0, 2, 3, 4, 9))
+    decided = decide(m, [reading(3, 0)], {**ready(3), 1: Deployment(number=1, ready=True)}, leftovers=channels)
+    assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [
+        RemoveLeftover(1),
+        RemoveLeftover(2, (Channel("t", 2),)),
+    ]
+
+
+def test_channels_declared_later_are_added_to_live_wagons() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING), channels=("mail",))
+    decided = decide(m, [reading(1, 0)])
+    assert [t for t in decided.tasks if isinstance(t, AddChannels)] == [AddChannels(1, ("mail",))]
+    added = channels_added(m, 1, ("mail",))
+    assert added.manifest.wagons[0].channels == ("mail",)
+    assert channels_added(added.manifest, 1, ("mail",)).manifest is added.manifest
+
+
+class Broken:
+    def measure(self, reading: Reading) -> Pressure:
+        raise ZeroDivisionError("of my own")
+
+
+class NotANumber:
+    def measure(self, reading: Reading) -> Pressure:
+        return Pressure(float("nan"), "?")
+
+
+@pytest.mark.parametrize("limit", [Broken(), NotANumber()])
+def test_a_users_broken_limit_stops_nothing(limit: Any) -> None:
+    decided = decide(
+        manifest(wagon(1, State.ACTIVE)), [reading(1, 5)], settings=Settings(limit=limit, workers=Workers(each=1))
+    )
+    assert states(decided) == {1: State.ACTIVE}
+    assert one(decided.refusals, StepFailed).because
+
+
+def test_an_idle_train_does_not_switch_by_age() -> None:
+    settings = Settings(limit=Age(10), workers=Workers(each=1))
+    assert states(decide(manifest(wagon(1, State.ACTIVE)), [reading(1, 0)], settings=settings)) == {1: State.ACTIVE}
+
+
+# --- a publisher that is told that the wagon is full ---------------------------------------
+
+
+def test_when_full_switches_to_a_ready_wagon() -> None:
+    m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.READY))
+    decided = when_full(SETTINGS, m, 0.0, NOW)
+    assert isinstance(decided, Plan)
+    assert states(decided) == {1: State.DRAINING, 2: State.ACTIVE}
+    assert "100 of 100" in one(decided.facts, Switched).because
+
+
+def test_when_full_holds_then_goes_on_past_the_limit() -> None:
+    m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.PROVISIONING))
+    assert when_full(SETTINGS, m, SETTINGS.hold - 0.1, NOW) is None
+    lifted = when_full(SETTINGS, m, SETTINGS.hold, NOW)
+    assert isinstance(lifted, Plan)
+    assert isinstance(lifted.tasks[0], Lift)
+
+
+def test_when_full_at_the_cap() -> None:
+    m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE, capacity=100))
+    settings = msgspec.structs.replace(SETTINGS, wagons=2)
+    filled = when_full(settings, m, 0.0, NOW)
+    assert isinstance(filled, Plan)
+    assert isinstance(filled.tasks[0], Lift)
+    refused = when_full(msgspec.structs.replace(settings, at_cap="refuse"), m, 0.0, NOW)
+    assert isinstance(refused, Full)
+    assert "cap of 2" in refused.because
+
+
+# --- founding, and what comes of tasks -----------------------------------------------------
+
+
+def test_founding_step_by_step_heals_a_dead_founder() -> None:
+    first = found(SETTINGS, Manifest(train="t"), ("mail",), NOW, bounds=True)
+    assert states(first) == {1: State.PROVISIONING}
+    assert first.manifest.declared == SETTINGS.declared()
+    assert first.tasks == (Provision(1),)
+    again = found(SETTINGS, first.manifest, ("mail",), NOW, bounds=True)
+    assert again.manifest is first.manifest  # the founder died here: the next goes on
+    assert again.tasks == (Provision(1),)
+    made = created(first.manifest, 1, NOW)
+    last = found(SETTINGS, made, ("mail",), NOW, bounds=True)
+    check(last.manifest)
+    assert states(last) == {1: State.ACTIVE}
+    assert last.tasks == ()
+
+
+def test_a_founder_that_only_publishes_declares_nothing() -> None:
+    first = found(SETTINGS, Manifest(train="t"), None, NOW, bounds=True)
+    assert first.manifest.declared == {}
+    assert first.manifest.wagons[0].capacity is None
+
+
+def test_results_are_idempotent_and_ignore_what_has_gone() -> None:
+    m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
+    once = sealed(m, 1, NOW).manifest
+    assert sealed(once, 1, NOW + 1).manifest is once
+    assert sealed(m, 2, NOW).manifest is m  # an active wagon is never marked sealed
+    assert sealed(m, 9, NOW).manifest is m
+    assert created(m, 9, NOW) is m
+    assert removed(m, 1) is m  # draining: not to be removed
+    assert removed(m, 9) is m

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from eventwagon import Connection, Train
+from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.facts import Entry, Fact
 from eventwagon.registries.memory import MemoryRegistry
@@ -45,3 +46,30 @@ async def until(true: Callable[[], object], *, seconds: float = 60.0, step: floa
 
 async def journal(connection: Connection) -> list[Entry]:
     return [entry async for entry in connection.journal()]
+
+
+@dataclasses.dataclass
+class SignUp:
+    email: str
+
+
+@dataclasses.dataclass
+class Email:
+    to: str
+
+
+def signups(handled: list[str], *, seconds: float = 0.0, **settings: object) -> Train:
+    """Sign-up → welcome e-mail; `handled` gets what the last of the chain has seen."""
+    defaults: dict[str, object] = {"limit": Volume(100), "workers": Workers(total=4), "spares": 1}
+    train = Train("signups", **{**defaults, **settings})  # type: ignore[arg-type]
+
+    @train.on("signups")
+    async def register(signup: SignUp, ctx: Context) -> None:
+        await asyncio.sleep(seconds)
+        await ctx.emit("welcome", Email(signup.email))
+
+    @train.on("welcome")
+    async def welcome(email: Email) -> None:
+        handled.append(email.to)
+
+    return train

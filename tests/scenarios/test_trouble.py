@@ -1,0 +1,321 @@
+"""What happens when things go wrong: handlers, brokers, crashes, caps. In memory and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from tests.support import SignUp, World, signups, until
+
+from eventwagon import Context, Event, Reject, Train, Volume, Workers
+from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.errors import (
+    PublishTimeout,
+    PublishUncertain,
+    TrainFull,
+    Unavailable,
+)
+from eventwagon.event import Channel
+from eventwagon.facts import (
+    BoundLifted,
+    EventDied,
+    EventRetried,
+    OrphanRemoved,
+    ProvisioningFailed,
+    StepFailed,
+    Switched,
+    WagonOpened,
+    WagonRemoved,
+)
+from eventwagon.settings import AtCap
+from eventwagon.testing.virtual_time import run
+
+
+def test_retries_then_dead_letters_that_outlive_their_wagon() -> None:
+    async def main() -> None:
+        world, attempts = World(), Counter[str]()
+        train = Train("t", limit=Volume(4), workers=Workers(each=2), spares=1, attempts=3)
+
+        @train.on("t")
+        async def handle(what: str, ctx: Context) -> None:
+            attempts[what] += 1
+            if what == "poison":
+                raise ValueError("can't\nbe")
+            if what == "no":
+                raise Reject("not for us")
+            if what == "second time" and ctx.attempt == 1:
+                raise RuntimeError
+
+        async with world.running(train) as connection:
+            ids = {what: await connection.publish(what) for what in ("poison", "no", "second time", "fine")}
+            await connection.publish("next wagon")
+            await connection.wait_drained(1)
+            dead = {e.id: e for e in [e async for e in connection.dead_letters()]}
+        assert attempts == {"poison": 3, "no": 1, "second time": 2, "fine": 1, "next wagon": 1}
+        assert dead.keys() == {ids["poison"], ids["no"]}
+        poison = dead[ids["poison"]]
+        assert poison.data == b'"poison"'
+        assert poison.extensions["deadbecause"] == "ValueError: can't; be"
+        assert poison.extensions["deadattempts"] == "3"
+        assert poison.extensions["deadwagon"] == "1"
+        assert dead[ids["no"]].extensions["deadbecause"] == "rejected: not for us"
+        assert world.of(WagonRemoved)[0].dead == 2
+        assert len(world.of(EventDied)) == 2
+        pauses = [f.pause for f in world.of(EventRetried) if f.attempt == 2]
+        assert all(0 <= p <= 1.0 for p in pauses)
+
+    run(main())
+
+
+def test_what_does_not_decode_goes_to_the_dead_letters_with_its_bytes() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled)) as connection:
+            foreign = Event("my-id", "?", "/elsewhere", 1.0, b"\xff not json")
+            await connection.publish(foreign)
+            await connection.publish({"wrong": "shape"})
+            await until(lambda: len(world.of(EventDied)) == 2)
+            await asyncio.sleep(1)
+            dead = [e async for e in connection.dead_letters()]
+        assert [e.data for e in dead if e.id == "my-id"] == [b"\xff not json"]
+        assert all("can't be decoded" in e.extensions["deadbecause"] for e in dead)
+        assert handled == []
+
+    run(main())
+
+
+def test_a_handler_that_hangs_is_cut_short_and_tried_again() -> None:
+    async def main() -> None:
+        world, attempts = World(), list[int]()
+        train = Train("t", limit=Volume(10), workers=Workers(each=1), handler_timeout=5.0)
+
+        @train.on("t")
+        async def handle(_: int, ctx: Context) -> None:
+            attempts.append(ctx.attempt)
+            if ctx.attempt == 1:
+                await asyncio.Event().wait()
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: attempts == [1, 2])
+        assert "handler_timeout=5" in world.of(EventRetried)[0].because
+
+    run(main())
+
+
+def test_long_handlers_keep_their_claim() -> None:
+    async def main() -> None:
+        world, attempts = World(), list[int]()
+        train = Train("t", limit=Volume(10), workers=Workers(each=2), visibility=3.0, handler_timeout=60.0)
+
+        @train.on("t")
+        async def handle(_: int, ctx: Context) -> None:
+            attempts.append(ctx.attempt)
+            await asyncio.sleep(30)
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await asyncio.sleep(40)
+        assert attempts == [1]
+
+    run(main())
+
+
+def test_i8_poison_in_one_wagon_does_not_slow_the_next() -> None:
+    async def main() -> None:
+        world, waits = World(), list[float]()
+        train = Train("t", limit=Volume(50), workers=Workers(each=2), spares=1, attempts=10, handler_timeout=1.0)
+
+        @train.on("t")
+        async def handle(what: str, ctx: Context) -> None:
+            if what == "poison":
+                await asyncio.sleep(3600)
+            waits.append(world.clock() - ctx.event.time)
+
+        async with world.running(train) as connection:
+            await connection.publish_many("poison" for _ in range(50))
+            await connection.publish_many("fine" for _ in range(40))
+            await until(lambda: len(waits) == 40)
+        assert max(waits) < 0.5
+
+    run(main())
+
+
+class Flaky(MemoryBroker):
+    """A memory broker whose publishes fail as the test says: `errors` are raised one by one, after taking effect or not."""
+
+    def __init__(self, clock: object) -> None:
+        super().__init__(clock=clock)  # type: ignore[arg-type]
+        self.errors: list[tuple[Exception, bool]] = []
+        self.away = set[str]()
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel.name in self.away:
+            raise Unavailable("the broker is away")
+        if self.errors:
+            error, after_effect = self.errors.pop(0)
+            if after_effect:
+                await super().publish(channel, events)
+            raise error
+        await super().publish(channel, events)
+
+
+def flaky_world() -> tuple[World, Flaky]:
+    world = World()
+    world.broker = broker = Flaky(world.clock)
+    return world, broker
+
+
+def test_uncertain_publish_is_a_duplicate_with_the_same_id_never_a_loss() -> None:
+    async def main() -> None:
+        world, broker = flaky_world()
+        handled = list[str]()
+        async with world.running(signups(handled)) as connection:
+            broker.errors = [(PublishUncertain("?"), True), (PublishUncertain("?"), False), (Unavailable("?"), False)]
+            await connection.publish(SignUp("a"))
+            await until(lambda: len(handled) == 2)
+        assert handled == ["a", "a"]
+
+    run(main())
+
+
+def test_i6_emits_are_stored_before_the_event_is_settled() -> None:
+    async def main() -> None:
+        world, broker = flaky_world()
+        handled = list[str]()
+        async with world.running(signups(handled)) as connection:
+            broker.away = {"welcome"}
+            await connection.publish(SignUp("a"))
+            await asyncio.sleep(100)  # handled long ago, and kept: what it emitted is not stored
+            ingress = (await connection.depths())[1][""]
+            assert (ingress.published, ingress.settled, ingress.in_flight) == (1, 0, 1)
+            broker.away = set()
+            await until(lambda: handled == ["a"])
+            await until(lambda: len(world.of(StepFailed)) == 1)
+        assert "emitting to signups_v1.welcome" in world.of(StepFailed)[0].step
+
+    run(main())
+
+
+def test_publish_gives_up_at_its_deadline_and_says_why() -> None:
+    async def main() -> None:
+        world, broker = flaky_world()
+        async with world.running(signups([])) as connection:
+            await connection.publish(SignUp("a"))
+            broker.away = {""}
+            with pytest.raises(PublishTimeout, match="the broker is away"):
+                await connection.publish(SignUp("b"), timeout=3.0)
+            broker.away = set()
+            await connection.publish(SignUp("c"))
+
+    run(main())
+
+
+def test_publish_many_says_how_many_were_stored() -> None:
+    async def main() -> None:
+        world, broker = flaky_world()
+
+        async def payloads() -> AsyncIterator[SignUp]:
+            for i in range(1200):
+                if i == 1000:
+                    broker.away = {""}
+                yield SignUp(str(i))
+
+        async with world.running(signups([], limit=Volume(10_000))) as connection:
+            with pytest.raises(PublishTimeout) as caught:
+                await connection.publish_many(payloads(), timeout=2.0)
+            assert caught.value.accepted == 1000
+
+    run(main())
+
+
+@pytest.mark.parametrize(("at_cap", "expected"), [("refuse", 20), ("fill", 50)])
+def test_at_the_cap_publishers_are_refused_or_the_wagon_filled_on(at_cap: AtCap, expected: int) -> None:
+    async def main() -> None:
+        world, gate = World(), asyncio.Event()
+        train = Train("t", limit=Volume(10), workers=Workers(each=1), wagons=2, at_cap=at_cap, hold=0.5)
+
+        @train.on("t")
+        async def handle(_: int) -> None:
+            await gate.wait()
+
+        async with world.running(train) as connection:
+            accepted = 0
+            refused = ""
+            for i in range(50):
+                try:
+                    await connection.publish(i, timeout=60.0)
+                    accepted += 1
+                except TrainFull as e:
+                    refused = str(e)
+            assert accepted == expected
+            assert ("cap of 2" in refused) == (at_cap == "refuse")
+            gate.set()
+            await connection.wait_drained(1)
+            await asyncio.sleep(1)
+            await connection.publish(99)
+        assert bool(world.of(BoundLifted)) == (at_cap == "fill")
+
+    run(main())
+
+
+def test_provisioning_that_never_gets_ready_leaves_ingestion_unharmed() -> None:
+    async def main() -> None:
+        world = World()
+        settings = {"provision_timeout": 2.0, "provision_attempts": 2, "hold": 1.0}
+        train = signups([], limit=Volume(10), **settings)
+        async with world.connect(train) as connection, connection.running(observe=True, work=False):
+            for i in range(30):  # nobody works: no second wagon is ever ready
+                await connection.publish(SignUp(str(i)))
+            await asyncio.sleep(60)
+            manifest = connection.manifest
+            assert manifest.active is not None
+            assert manifest.active.number == 1
+        failures = world.of(ProvisioningFailed)
+        assert "eventwagon run" in failures[0].because
+        assert failures[1].pause is None
+        assert world.of(BoundLifted)[0].number == 1
+        assert not [f for f in world.of(Switched) if f.old is not None]
+        opened = [f.number for f in world.of(WagonOpened)]
+        assert len(opened) == len(set(opened)) >= 3  # given up ones are followed by others, under new numbers
+        assert len(manifest.wagons) <= 2
+
+    run(main())
+
+
+def test_a_handler_that_outlasts_the_grace_is_cut_and_its_event_tried_again() -> None:
+    async def main() -> None:
+        world, attempts = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=1), grace=2.0, backoff=0.0)
+
+        @train.on("t")
+        async def handle(_: int, ctx: Context) -> None:
+            attempts.append(ctx.attempt)
+            if ctx.attempt == 1:
+                await asyncio.sleep(30)
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await asyncio.sleep(1)
+        async with world.running(train):
+            await until(lambda: attempts == [1, 2])
+
+    run(main())
+
+
+def test_what_a_stale_publisher_left_in_a_risen_channel_is_published_anew() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish_many(SignUp(str(i)) for i in range(150))
+            await connection.wait_drained(1)
+            risen = Channel("signups", 1)  # a paused process made the channel again and another published to it
+            await world.broker.create(risen)
+            await world.broker.publish(risen, [Event("late", "SignUp", "/", world.clock(), b'{"email": "late"}')])
+            await until(lambda: "late" in handled, seconds=120)
+        assert world.of(OrphanRemoved)
+        assert not [c for c in await world.broker.channels("signups") if c.wagon == 1]
+
+    run(main())

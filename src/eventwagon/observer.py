@@ -96,7 +96,7 @@ class Observer:
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
         deployments = await self._deployments(members)
-        readings = await self._read(base.manifest)
+        readings, troubles = await self._read(base.manifest)
         decided = plan(
             self._settings,
             base.manifest,
@@ -108,7 +108,7 @@ class Observer:
             leftovers=await self._leftovers(),
         )
         await self._switcher.store(decided, base=base)
-        refusals: list[Refusal] = list(decided.refusals)
+        refusals = [*troubles, *decided.refusals]
         for task in decided.tasks:
             try:
                 await self._carry_out(task)
@@ -136,42 +136,56 @@ class Observer:
                 )
         return found
 
-    async def _read(self, manifest: Manifest) -> Mapping[int, Reading]:
-        """A reading of each wagon that has taken events. The manifest was read before: see `plan`."""
+    async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
+        """A reading of each wagon that has taken events, and what could not be read. The manifest was read before: see
+        `plan`."""
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
-        depths = await self._depths([c for w in wagons for c in channels[w.number]])
+        depths, troubles = await self._depths(channels)
         now = self._clock()
         samples: dict[int, Sample] = {}
-        for wagon in wagons:
-            ingress = depths[channels[wagon.number][0]]
+        for number, of in depths.items():
+            ingress = of[0]
             if ingress.published is not None and ingress.settled is not None:
-                samples[wagon.number] = Sample(now, ingress.published, ingress.settled, ingress.waiting or 0)
+                samples[number] = Sample(now, ingress.published, ingress.settled, ingress.waiting or 0)
         self._history.add_all(samples, now)
         self._history.keep({w.number for w in wagons})
-        hopeful = [w for w in wagons if w.sealed_at is not None and _outstanding(depths, channels[w.number]) == 0]
-        again = await self._depths([c for w in hopeful for c in channels[w.number]])
+        hopeful = {
+            w.number: channels[w.number]
+            for w in wagons
+            if w.sealed_at is not None and w.number in depths and outstanding(depths[w.number]) == 0
+        }
+        later, _ = await self._depths(hopeful)
         shared = self._settings.workers.total is not None
         return {
-            w.number: self._reading(w, depths, channels[w.number], now, again if w in hopeful else {}, shared)
+            w.number: self._reading(w, depths[w.number], later.get(w.number), now, shared)
             for w in wagons
-        }
+            if w.number in depths
+        }, troubles
 
-    async def _depths(self, channels: Sequence[Channel]) -> dict[Channel, Depth]:
+    async def _depths(
+        self, channels: Mapping[int, Sequence[Channel]]
+    ) -> tuple[dict[int, Sequence[Depth]], list[Refusal]]:
+        """The depths of each wagon's channels; a wagon that can't be read keeps none of the others from it."""
         if not channels:
-            return {}
-        return dict(zip(channels, await self._broker.depth(channels), strict=True))
+            return {}, []
+        with suppress(EventwagonError):  # then one by one, to see which it is
+            flat = iter(await self._broker.depth([c for of in channels.values() for c in of]))
+            return {number: [next(flat) for _ in of] for number, of in channels.items()}, []
+        found: dict[int, Sequence[Depth]] = {}
+        troubles: list[Refusal] = []
+        for number, of in channels.items():
+            try:
+                found[number] = await self._broker.depth(of)
+            except EventwagonError as e:
+                step = f"reading wagon_{number}"
+                troubles.append(StepFailed(train=self._train, step=step, because=str(e)))
+        return found, troubles
 
     def _reading(
-        self,
-        wagon: Wagon,
-        depths: Mapping[Channel, Depth],
-        channels: Sequence[Channel],
-        now: float,
-        again: Mapping[Channel, Depth],
-        shared: bool,
+        self, wagon: Wagon, depths: Sequence[Depth], later: Sequence[Depth] | None, now: float, shared: bool
     ) -> Reading:
-        ingress = depths[channels[0]]
+        ingress = depths[0]
         samples = self._history.of(wagon.number)
         return Reading(
             number=wagon.number,
@@ -184,8 +198,8 @@ class Observer:
             oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
             settle_rate=busy_rate(self._history.of(0) if shared else samples),
-            outstanding_in_all=_outstanding(depths, channels),
-            empty=bool(again) and proven_empty([depths[c] for c in channels], [again[c] for c in channels]),
+            outstanding_in_all=outstanding(depths),
+            empty=later is not None and proven_empty(depths, later),
             samples=samples,
         )
 
@@ -305,10 +319,10 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
     return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)
 
 
-def _outstanding(depths: Mapping[Channel, Depth], channels: Sequence[Channel]) -> int | None:
+def outstanding(depths: Sequence[Depth]) -> int | None:
+    """Published and not settled, over these channels; None while any figure is unknown."""
     total = 0
-    for channel in channels:
-        depth = depths[channel]
+    for depth in depths:
         if depth.published is None or depth.settled is None:
             return None
         total += depth.published - depth.settled

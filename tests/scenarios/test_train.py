@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 
 import pytest
-from tests.support import SignUp, World, journal, signups, until
 
 from eventwagon import Context, Train, Volume, Wait, Workers
 from eventwagon.errors import (
@@ -21,6 +20,7 @@ from eventwagon.facts import (
 )
 from eventwagon.lifecycle import State
 from eventwagon.testing.virtual_time import run
+from tests.support import SignUp, World, journal, signups, until
 
 
 def test_wagons_fill_switch_drain_and_go() -> None:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from tests.support import SignUp, World, signups, until
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
+from eventwagon.broker import Depth
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.errors import (
     PublishTimeout,
     PublishUncertain,
+    StorageBroken,
     TrainFull,
     Unavailable,
 )
@@ -31,6 +32,7 @@ from eventwagon.facts import (
 )
 from eventwagon.settings import AtCap
 from eventwagon.testing.virtual_time import run
+from tests.support import SignUp, World, signups, until
 
 
 def test_retries_then_dead_letters_that_outlive_their_wagon() -> None:
@@ -317,5 +319,46 @@ def test_what_a_stale_publisher_left_in_a_risen_channel_is_published_anew() -> N
             await until(lambda: "late" in handled, seconds=120)
         assert world.of(OrphanRemoved)
         assert not [c for c in await world.broker.channels("signups") if c.wagon == 1]
+
+    run(main())
+
+
+class Unreadable(MemoryBroker):
+    """A memory broker in which the depths of some wagons can't be read."""
+
+    broken: frozenset[int] = frozenset()
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        if bad := [c for c in channels if c.wagon in self.broken]:
+            raise StorageBroken(f"{bad[0]}: not a database")
+        return await super().depth(channels)
+
+
+def test_one_bad_wagon_does_not_keep_the_others_from_being_looked_after() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        world.broker = broker = Unreadable(clock=world.clock)
+        async with world.running(signups(handled)) as connection:
+            await connection.publish_many(SignUp(str(i)) for i in range(150))
+            broker.broken = frozenset({1})
+            await connection.publish_many(SignUp(str(i)) for i in range(150, 350))
+            await until(lambda: {f.wagon.number for f in world.of(WagonRemoved)} == {2, 3})
+            assert [f.step for f in world.of(StepFailed)] == ["reading wagon_1"]  # once, not at each look
+            assert 1 in {w.number for w in connection.manifest.wagons}  # unknown is never empty
+            broker.broken = frozenset()
+            await connection.wait_drained(3)
+
+    run(main())
+
+
+def test_away_from_a_broken_active_wagon_by_hand() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        world.broker = broker = Unreadable(clock=world.clock)
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("before"))
+            broker.broken = frozenset({1})
+            await connection.request_switch("wagon_1 can't be read")
+            assert await connection.wait_switched(1) == 2
 
     run(main())

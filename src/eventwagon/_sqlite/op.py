@@ -1,0 +1,82 @@
+"""What an actor carries out: operations, and the turn (one transaction) that they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+R = TypeVar("R")
+
+CLOCK_SLACK = 1.0  # seconds that clocks may seem to go back before it is believed
+
+
+class Parked:
+    """An operation's answer "nothing yet": it stays, and is tried again on any change, and at `due` (wall clock)."""
+
+    __slots__ = ("due",)
+
+    def __init__(self, due: float | None = None) -> None:
+        self.due = due
+
+
+class NeedsWrite(Exception):
+    """The turn is read-only and an operation has found something to write."""
+
+
+class DeadFile(Exception):
+    """Somebody emptied the file for good: it has to go before a new one is made."""
+
+
+class Turn:
+    """One transaction. A driver's own turn adds what its operations share."""
+
+    def __init__(self, db: apsw.Connection, now: float, writable: bool) -> None:
+        self.db = db
+        self.now = now
+        self.writable = writable
+
+    def need_write(self) -> None:
+        """Called before the first write of an operation that was not announced as a writing one."""
+        if not self.writable:
+            raise NeedsWrite
+
+    def flush(self) -> None:
+        """Write what was put off; called once, before the commit."""
+
+
+class Op(Generic[R]):
+    """One operation: `run` does it within a turn, and decides by looking before it writes.
+
+    A refusal (any EventwagonError) harms no other operation of the turn. `absent` answers where there is no file.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any], R | Parked],
+        *,
+        absent: Callable[[], R | Parked],
+        writes: bool = False,
+        creates: bool = False,
+        removes: bool = False,
+        uncertain: bool = False,
+        patient: bool = False,
+        undo: Callable[[R], None] | None = None,
+    ) -> None:
+        self.run = run
+        self.absent = absent
+        self.writes = writes or creates
+        self.creates = creates
+        self.removes = removes
+        """The file may have become dead by it."""
+        self.uncertain = uncertain
+        """A commit with unknown outcome is PublishUncertain."""
+        self.patient = patient
+        """It may be parked: those that wait already are served before it."""
+        self.undo = undo
+        """Called with the answer when nobody waits for it any more."""
+        self.expired: Callable[[], R] | None = None
+        """Set when it shall not stay parked any longer: what to answer then."""
+        self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,600 @@
+"""What is special to the SQLite broker: several processes, kills, stale handles, threads and files."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from eventwagon._sqlite import actor, storage
+from eventwagon.broker import Delivery
+from eventwagon.brokers.sqlite import SQLiteBroker, turn
+from eventwagon.errors import BrokerError, ChannelFull, ChannelGone, Sealed, Unavailable
+from eventwagon.event import Channel, Event, new_ids
+
+INGRESS = Channel("signups", 1)
+INNER = Channel("signups", 1, "welcome")
+DEAD = Channel("signups", 0, "dead")
+
+spawn = multiprocessing.get_context("spawn")
+
+
+def events(count: int) -> list[Event]:
+    now = time.time()
+    return [Event(id=i, type="t", source="s", time=now, data=b"x" * 100) for i in new_ids(count, now)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def broker_with(directory: Path, *channels: Channel, **options: Any) -> AsyncIterator[SQLiteBroker]:
+    async with SQLiteBroker(directory, **options) as broker:
+        for channel in channels:
+            await broker.create(channel)
+        yield broker
+
+
+# --- several processes --------------------------------------------------------------------
+
+
+def publish_until_refused(directory: Path, batch: int, pipe: Connection) -> None:
+    """A publishing process: says "ready", waits for "go", sends the ids that were accepted."""
+
+    async def main() -> list[str]:
+        accepted: list[str] = []
+        async with SQLiteBroker(directory) as broker:
+            await broker.depth([INGRESS])
+            pipe.send("ready")
+            pipe.recv()
+            while True:
+                some = events(batch)
+                try:
+                    await broker.publish(INGRESS, some)
+                except ChannelFull as e:
+                    return accepted + [event.id for event in some[: e.accepted]]
+                except (Sealed, ChannelGone):
+                    return accepted
+                accepted += [event.id for event in some]
+
+    pipe.send(asyncio.run(main()))
+
+
+def claim_and_hang(directory: Path, pipe: Connection) -> None:
+    async def main() -> None:
+        async with SQLiteBroker(directory) as broker, broker.consume(INGRESS, visibility=0.5) as consumer:
+            got = await consumer.receive(10, 5)
+            pipe.send([delivery.event.id for delivery in got])
+            await asyncio.sleep(60)
+
+    asyncio.run(main())
+
+
+def publish_and_tell(directory: Path, pipe: Connection) -> None:
+    async def main() -> None:
+        async with SQLiteBroker(directory) as broker:
+            while True:
+                some = events(20)
+                await broker.publish(INGRESS, some)
+                pipe.send([event.id for event in some])
+
+    asyncio.run(main())
+
+
+class Process:
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        self.pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=target, args=(*arguments, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    async def hear(self) -> Any:
+        if not await asyncio.to_thread(self.pipe.poll, 20):
+            raise AssertionError("the process says nothing")
+        return self.pipe.recv()
+
+    def kill(self) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self.end()
+
+    def end(self) -> None:
+        self._process.join(10)
+        assert self._process.exitcode is not None
+        self._process.close()
+
+
+def test_capacity_is_exact_between_processes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteBroker(tmp_path) as broker:
+            await broker.create(INGRESS, capacity=1003)
+            publishers = [Process(publish_until_refused, tmp_path, batch) for batch in (1, 7, 50)]
+            for publisher in publishers:
+                assert await publisher.hear() == "ready"
+            for publisher in publishers:
+                publisher.pipe.send("go")
+            accepted = [i for publisher in publishers for i in await publisher.hear()]
+            assert len(accepted) == 1003
+            assert {event.id async for event in broker.read(INGRESS)} == set(accepted)
+            for publisher in publishers:
+                publisher.end()
+
+    asyncio.run(main())
+
+
+def test_what_was_accepted_is_received_when_sealed_drained_and_deleted_in_a_race(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS, sync="normal") as broker:
+            publishers = [Process(publish_until_refused, tmp_path, batch) for batch in (1, 10, 100)]
+            for publisher in publishers:
+                assert await publisher.hear() == "ready"
+            for publisher in publishers:
+                publisher.pipe.send("go")
+            received: list[str] = []
+            async with broker.consume(INGRESS, visibility=60) as consumer:
+                await asyncio.sleep(0.3)
+                await broker.seal(INGRESS)
+                (depth,) = await broker.depth([INGRESS])
+                while len(received) < (depth.published or 0):
+                    got = await consumer.receive(500, 1)
+                    received += [delivery.event.id for delivery in got]
+                    await consumer.settle(got)
+            await broker.delete(INGRESS)
+            accepted = [i for publisher in publishers for i in await publisher.hear()]
+            assert accepted
+            assert sorted(received) == sorted(accepted)
+            assert not list((tmp_path / "signups").iterdir())
+            for publisher in publishers:
+                publisher.end()
+
+    asyncio.run(main())
+
+
+def test_a_killed_publisher_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            publisher = Process(publish_and_tell, tmp_path)
+            accepted = [i for _ in range(20) for i in await publisher.hear()]
+            publisher.kill()
+            with suppress(EOFError):
+                while publisher.pipe.poll(0):
+                    accepted += publisher.pipe.recv()
+            assert set(accepted) <= {event.id async for event in broker.read(INGRESS)}
+            await broker.publish(INGRESS, events(1))
+
+    asyncio.run(main())
+
+
+def test_a_killed_consumers_claims_come_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(10))
+            hanging = Process(claim_and_hang, tmp_path)
+            claimed = await hanging.hear()
+            hanging.kill()
+            async with broker.consume(INGRESS, visibility=30) as consumer:
+                got = await consumer.receive(10, 5)
+            assert [delivery.event.id for delivery in got] == claimed
+            assert {delivery.attempt for delivery in got} == {2}
+
+    asyncio.run(main())
+
+
+def test_another_process_s_events_arrive_soon(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            broker_with(tmp_path, INGRESS) as broker,
+            SQLiteBroker(tmp_path) as other,
+            broker.consume(INGRESS, visibility=30) as consumer,
+        ):
+            waiting = asyncio.create_task(consumer.receive(1, 10))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            await other.publish(INGRESS, events(1))
+            assert len(await waiting) == 1
+            assert time.monotonic() - began < 1
+
+    asyncio.run(main())
+
+
+# --- files that come and go ---------------------------------------------------------------
+
+
+def test_a_stale_handle_neither_stores_nor_creates(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, SQLiteBroker(tmp_path) as stale:
+            await stale.publish(INGRESS, events(1))
+            async with stale.consume(INGRESS, visibility=1) as consumer:
+                got = await consumer.receive(1, 5)
+                waiting = asyncio.create_task(consumer.receive(1, 30))
+                await asyncio.sleep(0.05)
+                await broker.delete(INGRESS)
+                for use in (waiting, stale.publish(INGRESS, events(1)), consumer.settle(got), consumer.release(got)):
+                    with pytest.raises(ChannelGone):
+                        await use
+            await stale.seal(INGRESS)
+            assert not list((tmp_path / "signups").iterdir())
+            await stale.create(INGRESS)
+            (depth,) = await broker.depth([INGRESS])
+            assert (depth.published, depth.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_files_removed_by_hand_take_no_more_events(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(1))
+            for path in (tmp_path / "signups").iterdir():
+                path.unlink()
+            with pytest.raises(ChannelGone):
+                await broker.publish(INGRESS, events(1))
+            assert await broker.channels("signups") == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("left", [("v1.db-wal", "v1.db-shm"), ("v1.db",)])
+def test_what_a_crash_left_of_a_wagon_is_found_deleted_or_made_whole(tmp_path: Path, left: tuple[str, ...]) -> None:
+    async def main() -> None:
+        folder = tmp_path / "signups"
+        async with SQLiteBroker(tmp_path) as broker:
+            for finish in (broker.delete, broker.create):
+                folder.mkdir(exist_ok=True)
+                for name in left:
+                    (folder / name).touch()
+                assert await broker.channels("signups") == [INGRESS]
+                with pytest.raises(ChannelGone):
+                    await broker.publish(INGRESS, events(1))
+                await finish(INGRESS)
+                if finish == broker.delete:
+                    assert not list(folder.iterdir())
+            await broker.publish(INGRESS, events(1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("finish", ["delete", "create"])
+def test_a_crash_between_emptying_and_unlinking_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: str
+) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(3))
+
+            def crash(*_: object) -> None:
+                raise OSError(5, "crash")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(actor, "remove_dead", crash)
+                with pytest.raises(BrokerError):
+                    await broker.delete(INGRESS)
+        async with SQLiteBroker(tmp_path) as broker:
+            assert (tmp_path / "signups" / "v1.db").exists()
+            with pytest.raises(ChannelGone):
+                await broker.publish(INGRESS, events(1))
+            assert await broker.channels("signups") == [INGRESS]
+            await getattr(broker, finish)(INGRESS)
+            assert await broker.channels("signups") == ([INGRESS] if finish == "create" else [])
+            (depth,) = await broker.depth([INGRESS])
+            assert depth.published == (0 if finish == "create" else None)
+
+    asyncio.run(main())
+
+
+def test_deleting_one_channel_keeps_the_others_of_its_wagon(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS, INNER, DEAD) as broker:
+            for channel in (INGRESS, INNER, DEAD):
+                await broker.publish(channel, events(2))
+            await broker.delete(INGRESS)
+            assert await broker.channels("signups") == [DEAD, INNER]
+            assert len([event async for event in broker.read(INNER)]) == 2
+            await broker.delete(INNER)
+            await broker.delete(DEAD)
+            assert await broker.channels("signups") == []
+            assert not (tmp_path / "signups" / "v1.db").exists()
+
+    asyncio.run(main())
+
+
+def test_deleting_and_creating_at_once_ends_in_one_or_the_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteBroker(tmp_path) as one, SQLiteBroker(tmp_path) as two:
+            for _ in range(30):
+                await asyncio.gather(one.create(INGRESS), two.create(INNER), one.delete(INGRESS), two.delete(INNER))
+                await asyncio.gather(one.create(INGRESS), two.create(INGRESS))
+                await two.publish(INGRESS, events(1))
+                assert [event async for event in one.read(INGRESS)]
+                await asyncio.gather(one.delete(INGRESS), two.delete(INGRESS))
+                await asyncio.gather(one.delete(INNER), two.delete(INNER))
+                assert await one.channels("signups") == []
+
+    asyncio.run(main())
+
+
+def test_threads_and_handles_grow_with_live_wagons_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "IDLE", 0.2)
+
+    def handles() -> int:
+        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH208, PTH112
+
+    async def main() -> None:
+        async with SQLiteBroker(tmp_path, sync="normal") as broker, SQLiteBroker(tmp_path, sync="normal") as other:
+            for wagon in range(1, 201):
+                channel = Channel("signups", wagon)
+                await broker.create(channel)
+                await other.publish(channel, events(1))
+                async with broker.consume(channel, visibility=30) as consumer:
+                    await consumer.settle(await consumer.receive(1, 1))
+                await broker.seal(channel)
+                await broker.delete(channel)
+                if wagon == 10:
+                    await asyncio.sleep(0.5)
+                    before = threading.active_count(), handles()
+            await asyncio.sleep(0.5)
+            assert threading.active_count() <= before[0]
+            assert handles() <= before[1]
+            assert not list((tmp_path / "signups").iterdir())
+
+    threads = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == threads
+
+
+# --- turns --------------------------------------------------------------------------------
+
+
+def test_concurrent_publishers_share_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = 0
+    attempt = actor.Actor._attempt
+
+    def counted(self: actor.Actor, *arguments: Any) -> Any:
+        nonlocal commits
+        commits += 1
+        return attempt(self, *arguments)
+
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            monkeypatch.setattr(actor.Actor, "_attempt", counted)
+
+            async def publisher() -> None:
+                for event in events(10):
+                    await broker.publish(INGRESS, [event])
+
+            await asyncio.gather(*(publisher() for _ in range(64)))
+            assert commits < 640 / 8
+
+    asyncio.run(main())
+
+
+def test_one_publisher_s_bad_event_harms_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            (bad,) = events(1)
+            bad = Event(id=bad.id, type="\ud800", source="s", time=0, data=b"")
+            results = await asyncio.gather(
+                broker.publish(INGRESS, events(100)),
+                broker.publish(INGRESS, [*events(100), bad]),
+                broker.publish(INGRESS, events(1)),
+                return_exceptions=True,
+            )
+            assert [type(result) for result in results] == [type(None), UnicodeEncodeError, type(None)]
+            assert len([event async for event in broker.read(INGRESS)]) == 101
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_receive_leaves_nothing_claimed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=600) as consumer:
+            await broker.publish(INGRESS, events(5))
+            lock = apsw.Connection(str(tmp_path / "signups" / "v1.db"))
+            lock.execute("BEGIN IMMEDIATE")
+            receiving = asyncio.create_task(consumer.receive(5, 10))
+            await asyncio.sleep(0.1)  # it waits for the lock
+            receiving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await receiving
+            lock.execute("ROLLBACK")
+            lock.close()
+            got = await consumer.receive(5, 10)
+            assert [delivery.attempt for delivery in got] == [1] * 5
+
+    asyncio.run(main())
+
+
+def test_leaving_finishes_what_was_begun_and_refuses_what_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS, INNER) as broker, broker.consume(INNER, visibility=30) as consumer:
+            waiting = asyncio.create_task(consumer.receive(1, 60))
+            await asyncio.sleep(0.05)
+            publishing = asyncio.create_task(broker.publish(INGRESS, events(100)))
+            await asyncio.sleep(0)
+            await broker.__aexit__()
+            await publishing
+            with pytest.raises(Unavailable, match="closed"):
+                await waiting
+            with pytest.raises(Unavailable, match="not open"):
+                await broker.publish(INGRESS, events(1))
+        async with SQLiteBroker(tmp_path) as broker:
+            assert (await broker.depth([INGRESS]))[0].published == 100
+
+    asyncio.run(main())
+
+
+def test_an_idle_file_is_closed_and_opened_again_on_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "IDLE", 0.05)
+
+    async def main() -> None:
+        threads = threading.active_count()
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=30) as consumer:
+            for _ in range(3):
+                await asyncio.sleep(0.3)
+                assert threading.active_count() <= threads + 1  # the loop's own helper
+                await broker.publish(INGRESS, events(1))
+                assert len(await consumer.receive(1, 5)) == 1
+
+    asyncio.run(main())
+
+
+# --- claims -------------------------------------------------------------------------------
+
+
+def test_a_clock_set_back_holds_no_claim(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Clock()
+        async with broker_with(tmp_path, INGRESS, clock=clock) as broker:
+            await broker.publish(INGRESS, events(2))
+            async with broker.consume(INGRESS, visibility=30) as consumer:
+                got = await consumer.receive(2, 1)
+                await consumer.release(got[:1], delay=20)
+                waiting = asyncio.create_task(consumer.receive(2, 10))
+                await asyncio.sleep(0.05)
+                clock.now -= 3600
+                assert {delivery.attempt for delivery in await waiting} == {2}
+                assert await consumer.receive(2, 0.1) == []  # claimed anew
+                clock.now += 31
+                assert len(await consumer.receive(2, 1)) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_what_comes_back_and_what_is_new_don_t_starve_each_other(tmp_path: Path, limit: int) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=30) as consumer:
+            await broker.publish(INGRESS, events(100))
+            poison = await consumer.receive(20, 1)
+            await consumer.release(poison)
+            new, again = 0, 0
+            for _ in range(40 // limit):
+                got = await consumer.receive(limit, 1)
+                new += sum(delivery.attempt == 1 for delivery in got)
+                again += sum(delivery.attempt > 1 for delivery in got)
+                await consumer.release([delivery for delivery in got if delivery.attempt > 1])
+            assert new >= 10
+            assert again >= 10
+
+    asyncio.run(main())
+
+
+def test_a_stale_repeat_of_a_release_leaves_the_next_holder_s_claim(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=30) as consumer:
+            await broker.publish(INGRESS, events(1))
+            first = await consumer.receive(1, 1)
+            await consumer.release(first, tried=False)
+            second = await consumer.receive(1, 1)
+            assert second[0].attempt == first[0].attempt  # so the attempt alone can't tell them apart
+            await consumer.release(first, tried=False)
+            assert await consumer.receive(1, 0.05) == []
+
+    asyncio.run(main())
+
+
+def test_deliveries_of_a_deleted_channel_mean_nothing_to_its_successor(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS, INNER) as broker, broker.consume(INNER, visibility=30) as consumer:
+            await broker.publish(INNER, events(1))
+            old = await consumer.receive(1, 1)
+            await broker.delete(INNER)
+            await broker.create(INNER)
+            await broker.publish(INNER, events(1))
+            new = await consumer.receive(1, 1)
+            await consumer.release(old)
+            await consumer.settle(old)
+            (depth,) = await broker.depth([INNER])
+            assert (depth.published, depth.settled, depth.in_flight) == (1, 0, 1)
+            await consumer.settle(new)
+
+    asyncio.run(main())
+
+
+def test_large_events_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "BATCH_BYTES", 100_000)
+
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=30) as consumer:
+            large = [Event(id=str(n), type="t", source="s", time=0, data=os.urandom(30_000)) for n in range(10)]
+            await broker.publish(INGRESS, large)
+            got: list[Delivery] = []
+            while len(got) < 10:
+                some = await consumer.receive(100, 1)
+                assert 1 <= len(some) <= 3
+                got += some
+            assert [delivery.event for delivery in got] == large
+            assert [event async for event in broker.read(INGRESS)] == large
+
+    asyncio.run(main())
+
+
+def test_batches_take_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of SQLite hands over the interpreter's lock, and a busy event loop may give it back milliseconds later."""
+    steps = 0
+
+    class Counting(apsw.Connection):
+        def execute(self, *arguments: Any, **named: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            cursor = super().execute(*arguments, **named)
+            cursor.row_trace = count_row
+            return cursor
+
+    def count_row(cursor: apsw.Cursor, row: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return row
+
+    monkeypatch.setattr(apsw, "Connection", Counting)
+
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker, broker.consume(INGRESS, visibility=30) as consumer:
+            before = steps
+            await broker.publish(INGRESS, events(1000))
+            got = await consumer.receive(1000, 5)
+            await consumer.settle(got)
+            assert len(got) == 1000
+            assert steps - before < 100
+
+    asyncio.run(main())
+
+
+def test_others_can_read_the_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            event = Event("1", "user.registered", "web", 1.5, b'{"a":1}', "key", extensions={"traceparent": "00"})
+            await broker.publish(INGRESS, [event])
+
+    asyncio.run(main())
+    with sqlite3.connect(tmp_path / "signups" / "v1.db") as db:
+        row = db.execute(
+            "SELECT e.id, type, source, time, subject, content_type, extensions, data FROM event e"
+            " JOIN channel c ON c.id = e.channel WHERE c.name = ''"
+        ).fetchone()
+        assert row == (
+            "1", "user.registered", "web", 1.5, "key", "application/json", '{"traceparent":"00"}', b'{"a":1}'
+        )  # fmt: skip
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    db.close()
+
+
+def test_the_library_that_is_used_is_new_enough() -> None:
+    storage.check_version()

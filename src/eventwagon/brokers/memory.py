@@ -20,12 +20,12 @@ class MemoryBroker:
     """A broker in one process. Enter it as often as you like: it holds its channels as long as the object lives.
 
     Visibility times and delays run on the event loop's clock, so they hold in virtual time too; ages of events are
-    taken from the events. `clock` is what all drivers are given (seconds since the epoch); this one needs none.
+    taken from the events. `clock` is what all drivers are given (seconds since the epoch); this one needs none. With
+    `fences=False` it does not refuse writes to a sealed channel, as some real brokers can't: the lease fence's test bed.
     """
 
-    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=False, shared=False)
-
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time, fences: bool = True) -> None:
+        self.capabilities = Capabilities(fences=fences, bounds=True, totals=True, durable=False, shared=False)
         self._queues: dict[Channel, _Queue] = {}
 
     async def __aenter__(self) -> MemoryBroker:
@@ -38,13 +38,11 @@ class MemoryBroker:
         self._queues.setdefault(channel, _Queue(channel)).capacity = capacity
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        await asyncio.sleep(
-            0
-        )  # a publisher in a loop must let others run; before the store, so a cancelled one stored nothing
+        await asyncio.sleep(0)  # lets others run; before the store, so that a cancelled publish has stored nothing
         self._standing(channel).put(events)
 
     async def seal(self, channel: Channel) -> None:
-        if queue := self._queues.get(channel):
+        if (queue := self._queues.get(channel)) and self.capabilities.fences:
             queue.sealed = True
 
     def consume(self, channel: Channel, *, visibility: float) -> _Subscription:

@@ -1,0 +1,31 @@
+"""The conformance suites: each sentence of a contract as a check, for our drivers and for yours.
+
+    from eventwagon.testing.conformance import Undeclared, broker_checks
+
+    @pytest.mark.parametrize("check", broker_checks(), ids=str)
+    def test_broker(check):
+        try:
+            asyncio.run(check.run(lambda: MyBroker("my://server")))
+        except Undeclared as undeclared:
+            pytest.skip(str(undeclared))
+
+They need no test framework: a check returns, or raises Failed (an AssertionError) or whatever the driver raised.
+"""
+
+from .broker import BrokerTrial, broker_checks
+from .check import Check, Failed, Undeclared
+from .orchestrator import Harness, OrchestratorTrial, orchestrator_checks
+from .registry import RegistryTrial, registry_checks
+
+__all__ = [
+    "BrokerTrial",
+    "Check",
+    "Failed",
+    "Harness",
+    "OrchestratorTrial",
+    "RegistryTrial",
+    "Undeclared",
+    "broker_checks",
+    "orchestrator_checks",
+    "registry_checks",
+]

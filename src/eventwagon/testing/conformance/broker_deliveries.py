@@ -1,0 +1,392 @@
+"""What must hold for a broker's consumers: receive, settle, release, extend, visibility."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ...broker import Broker, Delivery, Subscription
+from ...errors import ChannelGone
+from .broker import LONG, BrokerTrial, past
+from .check import Failed, Suite, holds, refused, same, soon, together
+
+suite: Suite[BrokerTrial] = Suite()
+
+
+@suite.check()
+async def consume_absent(t: BrokerTrial) -> None:
+    """Attaching a consumer to a channel that does not exist raises ChannelGone, and creates nothing."""
+
+    async def attach() -> None:
+        async with t.broker.consume(t.absent(), visibility=LONG):
+            pass
+
+    await refused(attach(), ChannelGone, what="consuming an absent channel")
+    same(list(await t.broker.channels(t.train)), [], "channels")
+
+
+@suite.check()
+async def receive_respects_the_limit(t: BrokerTrial) -> None:
+    """A receive gives at least one event and at most `limit`, each as attempt 1 and none twice."""
+    events = t.events(40)
+    channel = await t.channel(holding=events)
+    got: list[Delivery] = []
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        for limit in (1, 7, 2, 40):
+            some = await consumer.receive(limit, t.patience)
+            holds(1 <= len(some) <= limit, f"receive({limit}) gave {len(some)}")
+            got += some
+        got += await t.take(consumer, 40 - len(got)) if len(got) < 40 else []
+    same([d.event.data for d in got], [e.data for e in events], "events received, in order")
+    same({d.attempt for d in got}, {1}, "attempts")
+
+
+@suite.check()
+async def receive_gives_up(t: BrokerTrial) -> None:
+    """Where nothing comes, receive returns an empty batch, not before its timeout."""
+    channel = await t.channel()
+    loop = asyncio.get_running_loop()
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        same(list(await soon(consumer.receive(10, 0.0), t.patience, "receive with no timeout")), [], "events")
+        began = loop.time()
+        got = await soon(consumer.receive(10, t.visibility), t.visibility + t.patience, "an empty receive")
+        same(list(got), [], "events")
+        holds(loop.time() - began > t.visibility * 0.8, "receive returned long before its timeout")
+
+
+@suite.check()
+async def receive_wakes(t: BrokerTrial) -> None:
+    """A receive that waits ends soon after a publish, from any process, and not only at its timeout."""
+    channel = await t.channel()
+    async with t.another() as other, t.broker.consume(channel, visibility=LONG) as consumer:
+        for broker in (t.broker, other):
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(
+                    soon(consumer.receive(10, 10 * t.patience), t.patience, "a waiting receive")
+                )
+                await asyncio.sleep(t.visibility / 3)
+                await broker.publish(channel, t.events(1))
+            same(len(waiting.result()), 1, "events received")
+
+
+@suite.check()
+async def receive_wakes_for_what_comes_back(t: BrokerTrial) -> None:
+    """A receive that waits ends soon after an event is released, its delay is over, or its claim has run out."""
+    channel = await t.channel(holding=t.events(1))
+    async with (
+        t.broker.consume(channel, visibility=t.visibility) as holder,
+        t.broker.consume(channel, visibility=LONG) as consumer,
+    ):
+        held = await t.take(holder, 1)
+        for delay in (None, 0.0, t.visibility):  # None: left to run out
+            async with asyncio.TaskGroup() as group:
+                wait = soon(consumer.receive(10, 10 * t.patience), t.visibility + t.patience, f"waiting, delay {delay}")
+                waiting = group.create_task(wait)
+                await asyncio.sleep(t.visibility / 3)
+                if delay is not None:
+                    await consumer.release(held, delay=delay)
+            held = list(waiting.result())
+            same(len(held), 1, "events received")
+
+
+@suite.check()
+async def claimed_is_given_to_nobody_else(t: BrokerTrial) -> None:
+    """A claimed event comes to no other consumer, in any process, while its visibility time lasts; nor does one whose
+    consumer has left."""
+    channel = await t.channel(holding=t.events(3))
+    async with t.claimed(channel, 3):
+        await t.nothing(channel, "events while claimed")
+        async with t.another() as other, other.consume(channel, visibility=LONG) as consumer:
+            same(list(await consumer.receive(10, t.visibility)), [], "events while claimed, in another process")
+    await t.nothing(channel, "events claimed by a consumer that left")
+
+
+@suite.check()
+async def unsettled_comes_back(t: BrokerTrial) -> None:
+    """An event whose claim ran out comes again, with attempt + 1 each time, its consumer there or not."""
+    events = t.events(2)
+    channel = await t.channel(holding=events)
+    for attempt in (1, 2, 3):
+        async with t.claimed(channel, 2, visibility=t.visibility) as (consumer, got):
+            same([d.attempt for d in got], [attempt] * 2, "attempts")
+            same({d.event.data for d in got}, {e.data for e in events}, "events")
+            if attempt == 2:
+                await past(t.visibility)
+                got = await t.take(consumer, 2)
+                same([d.attempt for d in got], [3, 3], "attempts at the same consumer")
+                await consumer.settle(got)
+                break
+    await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def extend_keeps_the_claim(t: BrokerTrial) -> None:
+    """Extended in time, a claim outlives its visibility time by far; left alone after that, the event comes back."""
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        channel = await t.channel(holding=t.events(2))
+        async with (
+            t.broker.consume(channel, visibility=t.visibility) as holder,
+            t.broker.consume(channel, visibility=LONG) as other,
+        ):
+            last = loop.time()  # taken before the claim began, so that a late extension is noticed for sure
+            held = await t.take(holder, 2)
+            late = False
+            for _ in range(9):
+                await asyncio.sleep(t.visibility / 3)
+                began = loop.time()
+                await holder.extend(held)
+                late = late or loop.time() - last > t.visibility * 0.9
+                last = began
+                got = await other.receive(10, 0.0)
+                late = late or loop.time() - last > t.visibility * 0.9
+                if late:
+                    break
+                same(list(got), [], "events while their claim is extended")
+            if late:
+                continue  # the machine stood still for longer than a claim lasts: this run shows nothing
+            again = await t.take(other, 2)
+            same([d.attempt for d in again], [2, 2], "attempts")
+            return
+    raise Failed(f"the machine is too slow for a visibility of {t.visibility} s: give the suite more")
+
+
+@suite.check()
+async def extend_of_a_stale_claim(t: BrokerTrial) -> None:
+    """Extending a claim that ran out takes the event neither from whoever has it now, nor from whoever comes."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel, 2, visibility=t.visibility) as (holder, held):
+        await past(t.visibility)
+        await holder.extend(held)
+        async with t.claimed(channel, 2) as (consumer, got):
+            same([d.attempt for d in got], [2, 2], "attempts")
+            await holder.extend(held)
+            await past(t.visibility)
+            await t.nothing(channel, "events that another has claimed since")
+            await consumer.settle(got)
+            await holder.extend(held)
+    await t.figures(channel, settled=2, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def settled_never_comes_back(t: BrokerTrial) -> None:
+    """What was settled is never delivered again; what was not, of the same batch, is."""
+    channel = await t.channel(holding=t.events(5))
+    async with t.claimed(channel, 5, visibility=t.visibility) as (consumer, got):
+        await consumer.settle(got[::2])
+        await past(t.visibility)
+        again = await t.take(consumer, 2)
+        same({d.event.data for d in again}, {d.event.data for d in got[1::2]}, "what comes again")
+        await consumer.settle(again)
+        same(list(await consumer.receive(10, 2 * t.visibility)), [], "events left")
+    await t.figures(channel, published=5, settled=5, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def settle_counts_once(t: BrokerTrial) -> None:
+    """Settling twice, in one call or two, counts once."""
+    channel = await t.channel(holding=t.events(3))
+    async with t.claimed(channel, 2) as (consumer, got):
+        await consumer.settle([got[0], got[0]])
+        await consumer.settle(got)
+        await consumer.settle(got)
+        await consumer.settle([])
+        await t.figures(channel, published=3, settled=2, waiting=1, in_flight=0)
+
+
+@suite.check()
+async def settle_after_the_claim(t: BrokerTrial) -> None:
+    """Settling after the claim ran out is right: the event is done, and is counted once, whoever else settles it."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel, 2, visibility=t.visibility) as (late, held):
+        await past(t.visibility)
+        await late.settle(held[:1])  # nobody had it since
+        await t.figures(channel, published=2, settled=1)
+        async with t.claimed(channel) as (consumer, got):
+            same([d.event.data for d in got], [held[1].event.data], "what came back")
+            await late.settle(held)  # another has it now
+            await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)
+            await consumer.settle(got)
+            await consumer.release(got)
+            await consumer.extend(got)
+    await t.nothing(channel, "events after all was settled")
+    await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def release_gives_back(t: BrokerTrial) -> None:
+    """A released event comes again, to any consumer, with attempt + 1; the rest of the batch stays claimed."""
+    channel = await t.channel(holding=t.events(3))
+    async with t.claimed(channel, 3) as (holder, held):
+        await holder.release(held[1:2])
+        await holder.release([])
+        async with t.claimed(channel) as (_, got):
+            same(got[0].event.data, held[1].event.data, "the event that comes again")
+            same(got[0].attempt, 2, "its attempt")
+            await t.nothing(channel, "events still claimed")
+
+
+@suite.check()
+async def release_with_delay(t: BrokerTrial) -> None:
+    """An event released with a delay comes again after it, not before; others are not held up by it."""
+    loop = asyncio.get_running_loop()
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel) as (consumer, held):
+        began = loop.time()
+        await consumer.release(held, delay=2 * t.visibility)
+        (other,) = await t.take(consumer, 1)
+        holds(other.event.data != held[0].event.data, "the released event came before its delay was over")
+        (again,) = await t.take(consumer, 1)
+        same((again.event.data, again.attempt), (held[0].event.data, 2), "what comes after the delay")
+        holds(loop.time() - began > 2 * t.visibility * 0.9, "it came before its delay was over")
+
+
+@suite.check()
+async def release_untried(t: BrokerTrial) -> None:
+    """Released with `tried=False` an event comes again with the same attempt; with the next, one more."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        for tried, attempt in ((False, 1), (False, 1), (True, 1), (False, 2), (True, 2), (True, 3)):
+            held = await t.take(consumer, 1)
+            same(held[0].attempt, attempt, "attempt")
+            await consumer.release(held, tried=tried)
+        same((await t.take(consumer, 1))[0].attempt, 4, "attempt")
+
+
+@suite.check()
+async def release_is_idempotent(t: BrokerTrial) -> None:
+    """Releasing twice gives back once and counts one attempt."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel, 2) as (holder, held):
+        await holder.release([held[0], held[0], held[1]])
+        await holder.release(held)
+        await t.figures(channel, published=2, settled=0, waiting=2, in_flight=0)
+        async with t.claimed(channel, 2) as (_, got):
+            same([d.attempt for d in got], [2, 2], "attempts")
+            await holder.release(held)
+            await t.nothing(channel, "events given back a second time")
+
+
+@suite.check()
+async def release_of_a_stale_claim(t: BrokerTrial) -> None:
+    """Releasing a claim that ran out takes the event from nobody and counts no attempt; releasing a settled one
+    brings nothing back."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.claimed(channel, visibility=t.visibility) as (late, held):
+        await past(t.visibility)
+        async with t.claimed(channel) as (consumer, got):
+            await late.release(held)
+            await t.nothing(channel, "events that another has claimed since")
+            await consumer.release(got)
+            again = await t.take(consumer, 1)
+            same(again[0].attempt, 3, "attempt")
+            await consumer.settle(again)
+            await late.release(held)
+            await consumer.release(again)
+    await t.nothing(channel, "events after they were settled")
+    await t.figures(channel, published=1, settled=1, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def consumers_share(t: BrokerTrial) -> None:
+    """Consumers of one channel, in several processes, get each event once between them."""
+    channel = await t.channel()
+    events = t.events(400)
+    got: list[bytes] = []
+
+    async def work(consumer: Subscription) -> None:
+        while len(got) < 400:
+            some = await consumer.receive(5, t.visibility)
+            got.extend(d.event.data for d in some)
+            await consumer.settle(some)
+
+    async def publish() -> None:
+        for first in range(0, 400, 20):
+            await t.broker.publish(channel, events[first : first + 20])
+
+    async with (
+        t.another() as other,
+        t.broker.consume(channel, visibility=LONG) as a,
+        t.broker.consume(channel, visibility=LONG) as b,
+        other.consume(channel, visibility=LONG) as c,
+    ):
+        await soon(together(publish(), work(a), work(b), work(c)), t.patience * 3, "400 events for three consumers")
+    same(sorted(got, key=int), [e.data for e in events], "events, each once")
+    await t.figures(channel, published=400, settled=400, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def cancelled_receive(t: BrokerTrial) -> None:
+    """A receive that is cancelled at any moment loses nothing: what it claimed comes back after its visibility time."""
+    channel = await t.channel()
+    events = [t.events(5) for _ in range(30)]
+    settled: set[bytes] = set()  # perhaps, where the settle itself was cancelled
+    done: set[bytes] = set()
+
+    async def work(consumer: Subscription) -> None:
+        while True:
+            some = await consumer.receive(3, t.patience)
+            settled.update(d.event.data for d in some)
+            await consumer.settle(some)
+            done.update(d.event.data for d in some)
+
+    async with t.broker.consume(channel, visibility=t.visibility) as consumer:
+        for turn, batch in enumerate(events):
+            task = asyncio.create_task(work(consumer))
+            await t.broker.publish(channel, batch)
+            await asyncio.sleep(0.001 * (turn % 4))
+            task.cancel()
+            await asyncio.wait([task])
+        left = {e.data for e in await t.standing(channel)}
+        same({e.data for batch in events for e in batch} - settled - left, set(), "events that are lost")
+        same(left & done, set(), "events that were settled and stand")
+        while left:
+            some = await t.take(consumer, 1)
+            holds({d.event.data for d in some} <= left, "an event came again that was settled")
+            left -= {d.event.data for d in some}
+            await consumer.settle(some)
+    await t.figures(channel, published=150, settled=150, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def delete_tells_consumers(t: BrokerTrial) -> None:
+    """When the channel is deleted a waiting receive soon raises ChannelGone, in any process, and so does a later one."""
+    channel = await t.channel(holding=t.events(1))
+
+    async def wait(broker: Broker) -> None:
+        async with broker.consume(channel, visibility=LONG) as consumer:
+            for what in ("a waiting receive", "a later receive"):
+                receive = soon(consumer.receive(1, 10 * t.patience), t.patience, what)
+                await refused(receive, ChannelGone, what=f"{what} on a deleted channel")
+
+    async with t.another() as other, t.claimed(channel), asyncio.TaskGroup() as group:
+        for broker in (t.broker, other):
+            group.create_task(wait(broker))
+        await asyncio.sleep(t.visibility / 3)
+        await t.broker.delete(channel)
+
+
+@suite.check()
+async def delete_with_events_in_hand(t: BrokerTrial) -> None:
+    """With the channel deleted, settling and releasing what was received raise ChannelGone or do nothing; the channel
+    does not come back."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel, 2) as (consumer, got):
+        await t.broker.delete(channel)
+        for step in (consumer.settle(got[:1]), consumer.release(got[1:]), consumer.extend(got[1:])):
+            try:
+                await step
+            except ChannelGone:
+                continue
+    same(list(await t.broker.channels(t.train)), [], "channels")
+
+
+@suite.check("shared")
+async def crashed_consumer(t: BrokerTrial) -> None:
+    """What a process had in hand when it went comes back to another after the visibility time."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.another() as other, other.consume(channel, visibility=t.visibility) as consumer:
+        await t.take(consumer, 2)
+    async with t.claimed(channel, 2) as (survivor, got):
+        same([d.attempt for d in got], [2, 2], "attempts")
+        await survivor.settle(got)
+    await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)

@@ -1,0 +1,107 @@
+"""Virtual time for tests and simulation: an event loop that never sleeps, its clock jumps to what is due next.
+
+    from eventwagon.testing.virtual_time import VirtualClock, run
+
+    async def main():
+        await asyncio.sleep(3600)  # takes no time at all
+
+    run(main())
+
+Runs are deterministic as far as the program is. A program that waits for the real world does not fit: threads are
+refused, and waiting for a socket or a pipe alone counts as a deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from contextvars import Context
+from pathlib import Path
+from typing import Any, Never, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_RESOLUTION = 1e-6
+"""Seconds; asyncio calls at once what is due within. Its own, 1e-9, is lost in the rounding of times beyond some months."""
+
+
+class Deadlock(RuntimeError):
+    """Every task waits, and nothing is scheduled that could wake one. The message says what each waits at."""
+
+
+def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
+    """Run `main` as asyncio.run does, in virtual time; `start` is the loop's first time() in seconds.
+
+    Raises Deadlock when nothing can happen any more.
+    """
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(start=start)) as runner:
+        return runner.run(main)
+
+
+class VirtualClock:
+    """A wall clock for virtual time: seconds since the Unix epoch, `epoch` + the running loop's time()."""
+
+    def __init__(self, epoch: float = 1_750_000_000.0) -> None:
+        self._epoch = epoch
+
+    def __call__(self) -> float:
+        return self._epoch + asyncio.get_running_loop().time()
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """The event loop of `run`, for those that need a loop or a policy of their own."""
+
+    def __init__(self, *, start: float = 0.0) -> None:
+        self._now = start
+        super().__init__(_Selector(self._jump))
+        self._clock_resolution = _RESOLUTION
+
+    def time(self) -> float:
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        # asyncio calls what is due within the clock's resolution at once. Whoever then finds that it is not quite time
+        # and waits again would do so for ever, since here time passes only in jumps: so take that small jump now.
+        if self._now < when < self._now + 2 * _RESOLUTION:
+            self._now = when
+        return super().call_at(when, callback, *args, context=context)
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> Never:
+        raise RuntimeError(f"no threads in virtual time: they run in real time ({func!r} was to run in one)")
+
+    def _jump(self, seconds: float | None) -> None:
+        if seconds is None:
+            waiting = "; ".join(sorted(_whereabouts(task) for task in asyncio.all_tasks(self)))
+            raise Deadlock(f"nothing is due and nothing can wake a task, at {self._now:g} s. Waiting: {waiting}")
+        self._now += seconds
+
+
+class _Selector(selectors.SelectSelector):
+    """Looks for I/O without waiting; what it would have waited, the clock jumps."""
+
+    def __init__(self, jump: Callable[[float | None], None]) -> None:
+        super().__init__()
+        self._jump = jump
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and (timeout is None or timeout > 0):
+            self._jump(timeout)
+        return ready
+
+
+def _whereabouts(task: asyncio.Task[Any]) -> str:
+    """A task's name and the line of its innermost coroutine outside asyncio."""
+    where = ""
+    coroutine: Any = task.get_coro()
+    while frame := getattr(coroutine, "cr_frame", None):
+        path = Path(frame.f_code.co_filename)
+        if path.parent.name != "asyncio":
+            where = f" in {coroutine.__qualname__} ({path.name}:{frame.f_lineno})"
+        coroutine = coroutine.cr_await
+    return task.get_name() + where

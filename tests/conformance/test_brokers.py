@@ -1,0 +1,36 @@
+"""Our brokers against the suite."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from eventwagon.broker import Broker
+from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.testing.conformance import Check, Undeclared, broker_checks
+from eventwagon.testing.virtual_time import VirtualClock, run
+
+IN_VIRTUAL_TIME = broker_checks(visibility=30.0, patience=600.0, clock=VirtualClock())
+
+
+@pytest.mark.parametrize("check", IN_VIRTUAL_TIME, ids=str)
+@pytest.mark.parametrize("fences", [True, False])
+def test_memory(check: Check[Broker], fences: bool) -> None:
+    broker = MemoryBroker(fences=fences)
+    try:
+        run(check.run(lambda: broker))
+    except Undeclared as undeclared:
+        pytest.skip(str(undeclared))
+
+
+@pytest.mark.parametrize("check", broker_checks(), ids=str)
+def test_sqlite(check: Check[Broker], tmp_path: Path) -> None:
+    asyncio.run(check.run(lambda: SQLiteBroker(tmp_path)))
+
+
+def test_every_check_has_a_name_of_its_own() -> None:
+    assert len({str(check) for check in IN_VIRTUAL_TIME}) == len(IN_VIRTUAL_TIME)
+    assert all(check.name.endswith(".") for check in IN_VIRTUAL_TIME)

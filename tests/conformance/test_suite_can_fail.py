@@ -1,0 +1,341 @@
+"""A suite that nothing fails proves nothing: each of these broken drivers is caught by the check that is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+import pytest
+
+from eventwagon.broker import Broker, Delivery, Depth
+from eventwagon.brokers.memory import MemoryBroker, _Queue, _Subscription
+from eventwagon.errors import ChannelFull, ChannelGone, EventwagonError
+from eventwagon.event import Channel, Event
+from eventwagon.facts import Entry
+from eventwagon.manifest import Manifest
+from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.registry import Member, Registry, Snapshot
+from eventwagon.testing.conformance import broker_checks, registry_checks
+from eventwagon.testing.virtual_time import VirtualClock, run
+
+BROKER_CHECKS = {str(c): c for c in broker_checks(visibility=30.0, patience=600.0, clock=VirtualClock())}
+REGISTRY_CHECKS = {str(c): c for c in registry_checks(ttl=5.0, patience=600.0, clock=VirtualClock())}
+
+
+class SealsNothing(MemoryBroker):
+    async def seal(self, channel: Channel) -> None:
+        pass
+
+
+class SealsLater(MemoryBroker):
+    """As a broker whose reply comes before its effect."""
+
+    async def seal(self, channel: Channel) -> None:
+        asyncio.get_running_loop().call_later(0.05, setattr, self._queues[channel], "sealed", True)
+
+
+class SealsTheWagon(MemoryBroker):
+    async def seal(self, channel: Channel) -> None:
+        for other in await self.channels(channel.train):
+            if other.wagon == channel.wagon:
+                await super().seal(other)
+
+
+class IgnoresCapacity(MemoryBroker):
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        await super().create(channel)
+
+
+class CountsBeforeItStores(MemoryBroker):
+    """Looks at the bound, and stores in a second step: many publishers at once overrun it."""
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        queue = self._standing(channel)
+        if queue.capacity is not None and queue._published < queue.capacity - len(events):
+            await asyncio.sleep(0.001)
+            queue._fresh.extend(events)
+            queue._published += len(events)
+        else:
+            await super().publish(channel, events)
+
+
+class RefusesWhole(MemoryBroker):
+    """All or nothing where a part would fit."""
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        queue = self._standing(channel)
+        if queue.capacity is not None and queue._published + len(events) > queue.capacity:
+            raise ChannelFull("full", accepted=0)
+        await super().publish(channel, events)
+
+
+class MakesRoom(MemoryBroker):
+    """Its capacity bounds what stands in the channel, not what it ever took."""
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        queue = self._standing(channel)
+        if queue.capacity is not None:
+            queue.capacity += queue._settled
+        await super().publish(channel, events)
+
+
+class PublishCreates(MemoryBroker):
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel not in self._queues:
+            await self.create(channel)
+        await super().publish(channel, events)
+
+
+class CreateClears(MemoryBroker):
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        self._queues[channel] = _Queue(channel)
+
+
+class DeletesNothing(MemoryBroker):
+    async def delete(self, channel: Channel) -> None:
+        pass
+
+
+class DeletesByPrefix(MemoryBroker):
+    async def delete(self, channel: Channel) -> None:
+        for other in list(self._queues):
+            if str(other).startswith(str(channel)):
+                await super().delete(other)
+
+
+class Reverses(MemoryBroker):
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        await super().publish(channel, events[::-1])
+
+
+class DropsExtensions(MemoryBroker):
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        await super().publish(channel, [msgspec.structs.replace(e, extensions={}) for e in events])
+
+
+class Guesses(MemoryBroker):
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        unknown = Depth(published=0, settled=0, waiting=0, in_flight=0)
+        return [unknown if d == Depth() else d for d in await super().depth(channels)]
+
+
+class LeavesOutInFlight(MemoryBroker):
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        return [msgspec.structs.replace(d, in_flight=0) for d in await super().depth(channels)]
+
+
+class BrowsesOnlyWaiting(MemoryBroker):
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        for event in list(self._standing(channel)._fresh):
+            yield event
+
+
+class ListsIngressOnly(MemoryBroker):
+    async def channels(self, train: str) -> Sequence[Channel]:
+        return [c for c in await super().channels(train) if not c.name]
+
+
+class NeverExpires(MemoryBroker):
+    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
+        return super().consume(channel, visibility=1e9)
+
+
+class OtherConsumer(MemoryBroker):
+    consumer: type[_Subscription]
+
+    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
+        return self.consumer(self, channel, visibility)
+
+
+class AtMostOnce(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            got = await super().receive(limit, timeout)
+            await self.settle(got)
+            await asyncio.sleep(0.001)
+            return got
+
+
+class IgnoresLimit(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            return await super().receive(500, timeout)
+
+
+class GivesUpAtOnce(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            return await super().receive(limit, 0.0)
+
+
+class Sleeps(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            if got := await super().receive(limit, 0.0):
+                return got
+            await asyncio.sleep(timeout)
+            return await super().receive(limit, 0.0)
+
+
+class CountsEachSettle(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def settle(self, deliveries: Sequence[Delivery]) -> None:
+            await super().settle(deliveries)
+            self._queue._settled += sum(d.token.number not in self._queue._taken for d in deliveries) // 2
+
+
+class SettlesOnlyItsClaims(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def settle(self, deliveries: Sequence[Delivery]) -> None:
+            now = asyncio.get_running_loop().time()
+            await super().settle([d for d in deliveries if d.token.due > now])
+
+
+class IgnoresExtend(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def extend(self, deliveries: Sequence[Delivery]) -> None:
+            pass
+
+
+class ReleasesAnybodys(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+            for delivery in deliveries:
+                current = self._queue._taken.get(delivery.token.number)
+                if current is not None and not current.back:
+                    self._queue._give_back(current, 0.0, current.attempt + 1)
+
+
+class CountsUntried(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+            await super().release(deliveries, delay=delay)
+
+
+class IgnoresDelay(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+            await super().release(deliveries, tried=tried)
+
+
+class TellsNobody(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            try:
+                return await super().receive(limit, timeout)
+            except ChannelGone:
+                await asyncio.sleep(timeout)
+                return []
+
+
+BROKEN_BROKERS: list[tuple[type[MemoryBroker], str]] = [
+    (SealsNothing, "seal_refuses_everybody"),
+    (SealsNothing, "create_keeps_the_seal"),
+    (SealsLater, "seal_refuses_everybody"),
+    (SealsLater, "seal_amid_publishers"),
+    (SealsTheWagon, "seal_is_of_one_channel"),
+    (IgnoresCapacity, "create_takes_over_capacity"),
+    (IgnoresCapacity, "full_accepts_the_first"),
+    (CountsBeforeItStores, "full_is_exact"),
+    (RefusesWhole, "full_accepts_the_first"),
+    (MakesRoom, "full_stays_full"),
+    (PublishCreates, "publish_to_absent"),
+    (PublishCreates, "delete_outlives_stale_publishers"),
+    (CreateClears, "create_is_idempotent"),
+    (DeletesNothing, "delete_removes"),
+    (DeletesNothing, "wagons_come_and_go"),
+    (DeletesByPrefix, "delete_is_of_one_channel"),
+    (Reverses, "publish_keeps_order"),
+    (DropsExtensions, "events_survive_the_trip"),
+    (Guesses, "figures_of_many"),
+    (LeavesOutInFlight, "figures_at_each_stage"),
+    (BrowsesOnlyWaiting, "read_does_not_consume"),
+    (ListsIngressOnly, "channels_are_listed"),
+    (NeverExpires, "unsettled_comes_back"),
+    (AtMostOnce, "unsettled_comes_back"),
+    (AtMostOnce, "cancelled_receive"),
+    (IgnoresLimit, "receive_respects_the_limit"),
+    (GivesUpAtOnce, "receive_gives_up"),
+    (Sleeps, "receive_wakes"),
+    (Sleeps, "receive_wakes_for_what_comes_back"),
+    (CountsEachSettle, "settle_counts_once"),
+    (SettlesOnlyItsClaims, "settle_after_the_claim"),
+    (IgnoresExtend, "extend_keeps_the_claim"),
+    (ReleasesAnybodys, "release_of_a_stale_claim"),
+    (CountsUntried, "release_untried"),
+    (IgnoresDelay, "release_with_delay"),
+    (TellsNobody, "delete_tells_consumers"),
+]
+
+
+@pytest.mark.parametrize(("broken", "check"), BROKEN_BROKERS, ids=lambda it: it if isinstance(it, str) else it.__name__)
+def test_a_broken_broker_is_caught(broken: type[MemoryBroker], check: str) -> None:
+    broker: Broker = broken()
+    with pytest.raises(BaseException) as caught:
+        run(BROKER_CHECKS[check].run(lambda: broker))
+    assert _failed(caught.value), caught.value
+
+
+# --- registries ---------------------------------------------------------------------------
+
+
+class LastWins(MemoryRegistry):
+    async def replace(
+        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+    ) -> Snapshot:
+        document = self._document(train)
+        document.newest = Snapshot(manifest, document.newest.revision + 1)
+        return document.newest
+
+
+class JournalsConflicts(MemoryRegistry):
+    async def replace(
+        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+    ) -> Snapshot:
+        await self.append(train, entries, keep=keep)
+        return await super().replace(train, manifest, expect=expect, keep=keep)
+
+
+class KeepsAll(MemoryRegistry):
+    async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
+        await super().append(train, entries)
+
+
+class NeverForgets(MemoryRegistry):
+    async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
+        await super().check_in(train, member, ttl=1e9)
+
+
+class ListsAll(MemoryRegistry):
+    async def trains(self) -> Sequence[str]:
+        return sorted(self._documents)
+
+
+BROKEN_REGISTRIES: list[tuple[type[MemoryRegistry], str]] = [
+    (LastWins, "replace_conflicts"),
+    (LastWins, "first_one_wins"),
+    (LastWins, "many_writers"),
+    (JournalsConflicts, "replace_conflicts"),
+    (KeepsAll, "journal_is_bounded"),
+    (NeverForgets, "members_come_and_go"),
+    (NeverForgets, "members_time_out"),
+    (ListsAll, "absent_train"),
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"), BROKEN_REGISTRIES, ids=lambda it: it if isinstance(it, str) else it.__name__
+)
+def test_a_broken_registry_is_caught(broken: type[MemoryRegistry], check: str) -> None:
+    registry: Registry = broken()
+    with pytest.raises(BaseException) as caught:
+        run(REGISTRY_CHECKS[check].run(lambda: registry))
+    assert _failed(caught.value), caught.value
+
+
+def _failed(error: BaseException) -> bool:
+    """By the check's or the driver's own word, alone or among what tasks raised."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_failed(e) for e in error.exceptions)
+    return isinstance(error, AssertionError | EventwagonError)

@@ -97,7 +97,8 @@ class Broker(Protocol):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         """Make the channel; it takes writes when this returns (proven, where the broker's reply alone proves nothing).
 
-        Idempotent: an existing channel keeps its events, totals and seal, and takes over `capacity` (None: no bound).
+        `capacity` is the most events that it ever takes: settling makes no room. Idempotent: an existing channel keeps
+        its events, totals and seal, and takes over `capacity` (None: no bound).
         Raises Unavailable, StorageBroken.
         """
         ...

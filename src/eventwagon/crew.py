@@ -7,11 +7,10 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Self
 
 from .broker import Broker, Delivery
-from .errors import EventwagonError
 from .facts import Listener
 from .orchestrator import WagonSpec
 from .serving import Feed, Kit, Serving
@@ -58,8 +57,6 @@ class Crew:
         async with AsyncExitStack() as stack:
             self._kit = self._make_kit(await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(self._kit.threads.end)
-            keeper = self._kit.tasks.create_task(self._keep_claims())
-            stack.callback(keeper.cancel)
             if self._shared is not None:
                 self._lanes = Lanes(self._kit, self._slo, shared=True)
                 self._lanes.resize(self._shared)
@@ -93,15 +90,6 @@ class Crew:
             for serving in list(self._serving.values()):
                 tasks.create_task(serving.end(self._kit.settings.grace))
 
-    async def _keep_claims(self) -> None:
-        """Keep what is in hand from being given to others, for as long as it is."""
-        while True:
-            await asyncio.sleep(self._kit.settings.visibility / 3)
-            for serving in list(self._serving.values()):
-                for feed in serving.feeds:
-                    with suppress(EventwagonError):  # then it may be delivered twice; the next round tries again
-                        await feed.subscription.extend(list(feed.unsettled.values()))
-
 
 class Lanes:
     """Workers that serve the same wagons: one wagon's own, or the shared crew."""
@@ -130,6 +118,8 @@ class Lanes:
         while len(self._workers) < target:
             self._workers.add(self._kit.tasks.create_task(self._work()))
         self.wake(len(self._idle))
+        for serving in self._servings:
+            serving.rescaled()
 
     def rescale(self, workers: int | None) -> None:
         """A wagon's own workers; a shared crew is sized by its owner."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .broker import Broker
@@ -52,12 +52,13 @@ def _memory(address: Address) -> Drivers:
 
 
 def _sqlite(address: Address) -> Drivers:
+    from ._sqlite.storage import Sync
     from .brokers.sqlite import SQLiteBroker
     from .registries.sqlite import SQLiteRegistry
 
     options = address.only("sync")
     sync = options.get("sync", "full")
-    if sync != "full" and sync != "normal":
+    if sync not in get_args(Sync):
         raise UsageError(
             f"{address.url}: sync={sync!r}; give full (each event on disk) or normal (the disk's own time)"
         )
@@ -67,7 +68,8 @@ def _sqlite(address: Address) -> Drivers:
             f"{address.url}: write sqlite:///relative/directory or sqlite:////absolute/directory (three or four slashes)"
         )
     return Drivers(
-        SQLiteBroker(directory, sync=sync, clock=address.clock), SQLiteRegistry(directory, clock=address.clock)
+        SQLiteBroker(directory, sync=cast("Sync", sync), clock=address.clock),
+        SQLiteRegistry(directory, clock=address.clock),
     )
 
 

@@ -122,6 +122,20 @@ class DrainUnproven(_Fact, frozen=True):
     because: str
 
 
+class SealWaits(_Fact, frozen=True):
+    """Where the broker can't refuse writes: a cut-off wagon counts as sealed only when no stale publisher is left."""
+
+    number: int
+    because: str
+
+
+class EventsRescued(_Fact, frozen=True):
+    """Events that stood in a channel about to be deleted were published anew, with the same ids."""
+
+    number: int
+    count: int
+
+
 class StepFailed(_Fact, frozen=True):
     """A step of an observer failed; it is tried again at the next look."""
 
@@ -166,7 +180,7 @@ class StopRequested(_Fact, frozen=True):
 
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | StepFailed
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | StopRequested
 )  # fmt: skip
 """What the journal keeps."""
@@ -242,6 +256,10 @@ def sentence(fact: Fact) -> str:
             return f"{w.name} removed: took {w.published} events, {dead} dead letters kept"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
+        case SealWaits(number=n, because=why):
+            return f"{_name(n)} can't be sealed yet: {why}"
+        case EventsRescued(number=n, count=count):
+            return f"{count} late events of {_name(n)} were published anew"
         case StepFailed(step=step, because=why):
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):
@@ -260,7 +278,7 @@ def sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

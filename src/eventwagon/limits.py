@@ -58,6 +58,12 @@ def _count(n: float) -> str:
     return f"{n:,.0f}" if n >= 100 or n == int(n) else f"{n:,.1f}"
 
 
+def _written(n: float) -> str:
+    """The number as short as it can be read back: programs are compared by what they declare."""
+    short = f"{n:g}"
+    return short if float(short) == n else repr(n)
+
+
 class Volume(msgspec.Struct, _Combinable, frozen=True):
     """Full when `events` were published to the wagon. Exact where the broker can bound a channel."""
 
@@ -88,7 +94,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
         _positive("Age", "seconds", self.seconds)
 
     def __repr__(self) -> str:
-        return f"Age({self.seconds:g})"
+        return f"Age({_written(self.seconds)})"
 
     def measure(self, reading: Reading) -> Pressure:
         if reading.published == 0:
@@ -129,11 +135,12 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
     def __post_init__(self) -> None:
         _positive("Throughput", "per_second", self.per_second)
         _positive("Throughput", "seconds", self.seconds)
-        if not 0 < self.low <= 1:
-            raise UsageError(f"Throughput: low must be above 0 and at most 1, not {self.low!r}")
+        _positive("Throughput", "low", self.low)
+        if self.low > 1:
+            raise UsageError(f"Throughput: low must be at most 1, not {self.low!r}")
 
     def __repr__(self) -> str:
-        return f"Throughput({self.per_second:g}, seconds={self.seconds:g}, low={self.low:g})"
+        return f"Throughput({_written(self.per_second)}, seconds={_written(self.seconds)}, low={_written(self.low)})"
 
     def measure(self, reading: Reading) -> Pressure:
         held, rate = self._held(reading)
@@ -179,7 +186,8 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         _positive("Wait", "cut", self.cut)
 
     def __repr__(self) -> str:
-        return f"Wait({self.slo:g})" if self.cut == 0.5 else f"Wait({self.slo:g}, cut={self.cut:g})"
+        slo = _written(self.slo)
+        return f"Wait({slo})" if self.cut == 0.5 else f"Wait({slo}, cut={_written(self.cut)})"
 
     def measure(self, reading: Reading) -> Pressure:
         mark = self.slo * self.cut

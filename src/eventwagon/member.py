@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 
 from .broker import Broker
 from .crew import Crew
@@ -13,9 +13,9 @@ from .facts import Listener, StepFailed
 from .lifecycle import State
 from .limits import slo
 from .orchestrators.in_process import InProcess
-from .plan import spec_of
 from .registry import Attachment, Member, Registry
 from .settings import Settings
+from .steps import spec_of
 from .switcher import Switcher
 from .worker import Handler
 from .workers import share
@@ -23,11 +23,41 @@ from .workers import share
 _SERVED = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
 
 
+@asynccontextmanager
+async def wagon_workers(
+    train: str,
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    broker: Broker,
+    *,
+    shared: bool,
+    clock: Callable[[], float],
+    tell: Listener,
+) -> AsyncIterator[tuple[Crew, InProcess]]:
+    """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
+    without, each wagon has as many of its own as its spec says. Leaving ends all, within `grace`."""
+    async with (
+        Crew(
+            train,
+            handlers,
+            settings,
+            broker,
+            slo=slo(settings.limit),
+            shared=0 if shared else None,
+            clock=clock,
+            tell=tell,
+        ) as crew,
+        InProcess(crew.serve, grace=settings.grace) as local,
+    ):
+        yield crew, local
+
+
 class Membership:
     """Checks a process in, and where it works, keeps its workers at every live wagon.
 
     Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own. Workers are
-    moved when a process comes or goes; a handler in flight is never ended by that.
+    moved when a process comes or goes; a handler in flight is never ended by that. With `post`, a wagon and a number of
+    workers, it works for that wagon alone, with that many, and takes no part in the division.
     """
 
     def __init__(
@@ -43,6 +73,7 @@ class Membership:
         roles: tuple[str, ...],
         clock: Callable[[], float],
         tell: Listener,
+        post: tuple[int, int] | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -54,6 +85,7 @@ class Membership:
         self._roles = roles
         self._clock = clock
         self._tell = tell
+        self._post = post
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
@@ -70,7 +102,7 @@ class Membership:
         """Be a member until cancelled; then leave gracefully and check out."""
         self._switcher.on_change.append(self.poke)
         try:
-            if "work" in self._roles:
+            if "work" in self._roles or self._post is not None:
                 await self._work()
             else:
                 await self._watch(None, None)
@@ -80,20 +112,16 @@ class Membership:
                 await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
 
     async def _work(self) -> None:
-        total = self._settings.workers.total
-        async with (
-            Crew(
-                self._train,
-                self._handlers,
-                self._settings,
-                self._broker,
-                slo=slo(self._settings.limit),
-                shared=None if total is None else 0,
-                clock=self._clock,
-                tell=self._tell,
-            ) as crew,
-            InProcess(crew.serve, grace=self._settings.grace) as local,
-        ):
+        shared = self._settings.workers.total is not None and self._post is None
+        async with wagon_workers(
+            self._train,
+            self._settings,
+            self._handlers,
+            self._broker,
+            shared=shared,
+            clock=self._clock,
+            tell=self._tell,
+        ) as (crew, local):
             local.on_change = self.poke
             await self._watch(crew, local)
 
@@ -113,24 +141,34 @@ class Membership:
 
     async def _attend(self, crew: Crew, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
-        members = await self._registry.members(self._train)
-        peers = sorted({m.name for m in members if "work" in m.roles} | {self._name})
-        index, count = peers.index(self._name), len(peers)
+        index, count = await self._place()
         workers = self._settings.workers
-        if workers.total is not None:
+        if workers.total is not None and self._post is None:
             self._crew_size = share(workers.total, index, count)
             crew.resize(self._crew_size)
         manifest = self._switcher.snapshot.manifest
         live = {w.number for w in manifest.wagons if w.state in _SERVED and w.created_at is not None}
+        if self._post is not None:
+            live &= {self._post[0]}
         for number in sorted(live):
             wagon = manifest.wagon(number)
             assert wagon is not None  # noqa: S101 - for the type checker
             own = None if workers.each is None else share(workers.each, index, count, turn=number)
+            if self._post is not None:
+                own = self._post[1]
             await local.ensure(spec_of(manifest, wagon, workers=own))
         for number in await local.deployments(self._train):
             if number not in live and number not in self._leaving:
                 self._leaving.add(number)
                 leaving.create_task(self._leave(local, number))
+
+    async def _place(self) -> tuple[int, int]:
+        """Which of how many processes this is, that divide the workers between them."""
+        if self._post is not None:
+            return 0, 1
+        members = await self._registry.members(self._train)
+        peers = sorted({m.name for m in members if "work" in m.roles} | {self._name})
+        return peers.index(self._name), len(peers)
 
     async def _leave(self, local: InProcess, number: int) -> None:
         await local.remove(self._train, number, grace=self._settings.grace)

@@ -9,11 +9,17 @@ from contextlib import suppress
 from .broker import Broker, Depth
 from .errors import ChannelGone, Conflict, EventwagonError
 from .event import DEAD, Channel, Event
-from .facts import Listener, OrphanRemoved, StepFailed, WagonRemoved
+from .facts import EventsRescued, Listener, OrphanRemoved, StepFailed, WagonRemoved
 from .lifecycle import State
+from .limits import slo
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
-from .plan import (
+from .plan import plan
+from .reading import History, Reading, Sample, busy_rate
+from .registry import Member, Registry
+from .settings import Settings
+from .steps import (
+    LIVE,
     AddChannels,
     Lift,
     Plan,
@@ -25,15 +31,13 @@ from .plan import (
     Task,
     attempt_failed,
     channels_added,
-    plan,
+    load_of,
     removed,
     sealed,
     spec_of,
 )
-from .reading import History, Reading, Sample, busy_rate
-from .registry import Member, Registry
-from .settings import Settings
 from .switcher import Switcher
+from .workers import allocate
 
 _MOVE_BATCH = 500
 
@@ -70,6 +74,8 @@ class Observer:
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
         self._poked = asyncio.Event()
+        self._counts: Mapping[int, int] = {}
+        """How many workers each wagon should have of its orchestrator."""
 
     def poke(self) -> None:
         """Look now, not only when it is time."""
@@ -105,9 +111,11 @@ class Observer:
             members,
             self._clock(),
             bounds=self._broker.capabilities.bounds,
+            fences=self._broker.capabilities.fences,
             leftovers=await self._leftovers(),
         )
         await self._switcher.store(decided, base=base)
+        self._counts = self._allocated(decided.manifest, readings, deployments)
         refusals = [*troubles, *decided.refusals]
         for task in decided.tasks:
             try:
@@ -255,15 +263,28 @@ class Observer:
         wagon = manifest.wagon(number)
         if self._orchestrator is None or wagon is None or wagon.created_at is None:
             return
-        await self._orchestrator.ensure(spec_of(manifest, wagon, workers=self._settings.workers.each))
+        await self._orchestrator.ensure(spec_of(manifest, wagon, workers=self._counts.get(number, 0)))
+
+    def _allocated(
+        self, manifest: Manifest, readings: Mapping[int, Reading], deployments: Mapping[int, Deployment]
+    ) -> Mapping[int, int]:
+        if self._orchestrator is None:
+            return {}
+        now = self._clock()
+        loads = [
+            load_of(wagon, readings.get(wagon.number), deployments.get(wagon.number), now)
+            for wagon in manifest.in_state(*LIVE)
+        ]
+        return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
 
     async def _remove(self, wagon: Wagon) -> None:
-        """In this order, each part repeatable: workers, dead letters, record, channels, manifest."""
+        """In this order, each part repeatable: workers, dead letters, record, late events, channels, manifest."""
         manifest = self._switcher.snapshot.manifest
         if self._orchestrator is not None:
             await self._orchestrator.remove(self._train, wagon.number, grace=self._settings.grace)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead))
+        await self._rescue(manifest.ingress(wagon))
         for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
@@ -278,15 +299,23 @@ class Observer:
             moved += len(batch)
         return moved
 
+    async def _rescue(self, ingress: Channel) -> None:
+        """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
+        where the broker refuses writes to a sealed channel nothing is ever found."""
+        count = 0
+        async for batch in self._batches(ingress):
+            await self._switcher.publish(batch, timeout=self._settings.publish_timeout)
+            count += len(batch)
+        if count:
+            await self._switcher.note(EventsRescued(train=self._train, number=ingress.wagon, count=count))
+
     async def _remove_leftover(self, task: RemoveLeftover) -> None:
-        """Whatever a stale publisher managed to leave in a channel that rose again is published anew, not lost."""
         if self._orchestrator is not None:
             await self._orchestrator.remove(self._train, task.number, grace=self._settings.grace)
         for channel in task.channels:
             if not channel.name:
                 await self._broker.seal(channel)
-                async for batch in self._batches(channel):
-                    await self._switcher.publish(batch, timeout=self._settings.publish_timeout)
+                await self._rescue(channel)
             elif channel.name == DEAD:
                 await self._move_dead_letters(channel)
             await self._broker.delete(channel)

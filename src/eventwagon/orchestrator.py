@@ -36,7 +36,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orchestrator(Protocol):
-    """Level-triggered: say what should be, look at what is. An asynchronous context manager, entered once by its owner.
+    """Level-triggered: say what should be, look at what is. A wagon is a train's name and a number. An asynchronous context manager, entered once by its owner.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """

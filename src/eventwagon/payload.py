@@ -17,6 +17,7 @@ import msgspec
 from .errors import UsageError
 from .event import BINARY, JSON, Event
 
+
 def _to_plain(value: Any) -> Any:
     """What msgspec does not know: Pydantic models, also inside other values."""
     if hasattr(value, "model_dump"):

@@ -1,8 +1,8 @@
 """All policy: what should happen next to a train, as a function of what is known. No I/O, no clock, no await.
 
-Observers call `plan` at each look; publishers call `when_full` when the broker says that the active wagon is full.
-Both return the next manifest, to be stored by one compare-and-swap together with the facts that explain it, and the
-tasks to be carried out once it is stored. Simulator, tests, `eventwagon why` and production run this same code.
+Observers call `plan` at each look. It returns the next manifest, to be stored by one compare-and-swap together with the
+facts that explain it, and the tasks to be carried out once it is stored. Simulator, tests, `eventwagon why` and
+production run this same code.
 """
 
 from __future__ import annotations
@@ -14,88 +14,42 @@ import msgspec
 
 from .event import Channel
 from .facts import (
-    ChannelsAdded,
     Decision,
-    Declared,
     Discarded,
     DrainUnproven,
     OpenRefused,
-    ProvisioningFailed,
+    SealWaits,
     StepFailed,
     Switched,
     SwitchRefused,
     WagonDrained,
-    WagonOpened,
     WagonReady,
-    WagonSealed,
     WorkersLost,
 )
 from .lifecycle import Move, State
-from .limits import Pressure, capacity
-from .manifest import Manifest, Wagon, changed, moved, opened, switched
-from .orchestrator import Deployment, WagonSpec
+from .limits import Pressure
+from .manifest import Manifest, Wagon, moved, switched
+from .orchestrator import Deployment
 from .reading import Reading
 from .registry import Member
 from .settings import Settings
-
-_LIVE = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
-
-
-class Provision(msgspec.Struct, frozen=True):
-    """Make the wagon's channels and ask for its workers; for a wagon that has them, look that they are still there."""
-
-    number: int
-
-
-class AddChannels(msgspec.Struct, frozen=True):
-    """Make channels that were declared after the wagon was opened."""
-
-    number: int
-    channels: tuple[str, ...]
-
-
-class Seal(msgspec.Struct, frozen=True):
-    """Seal the wagon's ingress."""
-
-    number: int
-
-
-class Lift(msgspec.Struct, frozen=True):
-    """Take the bound off the wagon's ingress."""
-
-    number: int
-    because: str
-
-
-class Remove(msgspec.Struct, frozen=True):
-    """Move its dead letters out, write its record, end its workers, delete its channels."""
-
-    number: int
-
-
-class RemoveLeftover(msgspec.Struct, frozen=True):
-    """Remove what belongs to no wagon in the manifest: workers of that number, and these channels."""
-
-    number: int
-    channels: tuple[Channel, ...] = ()
-
-
-Refusal = SwitchRefused | OpenRefused | DrainUnproven | StepFailed
-"""What was not done, and why."""
-
-Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """The next manifest (the same object when nothing changes), why, and what to do once it is stored.
-
-    `facts` explain the change; `refusals` explain what was not done, at each look anew.
-    """
-
-    manifest: Manifest
-    facts: tuple[Decision, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
-    tasks: tuple[Task, ...] = ()
+from .steps import (
+    LIVE,
+    OPEN_PAUSE_MOST,
+    PAUSE_MOST,
+    AddChannels,
+    Plan,
+    Provision,
+    Refusal,
+    Remove,
+    RemoveLeftover,
+    Seal,
+    Task,
+    at_cap,
+    attempt_failed,
+    due,
+    open_next,
+)
 
 
 def plan(
@@ -107,6 +61,7 @@ def plan(
     now: float,
     *,
     bounds: bool,
+    fences: bool = True,
     leftovers: Sequence[Channel] = (),
 ) -> Plan:
     """What an observer that sees all this should do next.
@@ -115,7 +70,7 @@ def plan(
     channel's capacity exactly, `leftovers`: channels found that may belong to no wagon. The manifest must have been
     read before the readings were taken: a wagon counts as proven empty only if it was already known to be sealed.
     """
-    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds)
+    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences)
     draft.provision()
     draft.switch()
     draft.open()
@@ -136,6 +91,7 @@ class _Draft:
         members: Sequence[Member],
         now: float,
         bounds: bool,
+        fences: bool,
     ) -> None:
         self.settings = settings
         self.manifest = manifest
@@ -144,6 +100,7 @@ class _Draft:
         self.members = members
         self.now = now
         self.bounds = bounds
+        self.fences = fences
         self.facts: list[Decision] = []
         self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
@@ -174,8 +131,8 @@ class _Draft:
                 failed = attempt_failed(self.settings, self.manifest, wagon.number, self.now, because)
                 self.manifest = failed.manifest
                 self.facts.extend(failed.facts)
-        for wagon in self.manifest.in_state(*_LIVE):
-            if wagon.state is not State.PROVISIONING or self.now >= wagon.retry_at:
+        for wagon in self.manifest.in_state(*LIVE):
+            if wagon.state is not State.PROVISIONING or due(wagon.retry_at, self.now, most=PAUSE_MOST):
                 self.tasks.append(Provision(wagon.number))
             missing = tuple(c for c in self.manifest.channels if c not in wagon.channels)
             if missing and wagon.created_at is not None:
@@ -273,7 +230,7 @@ class _Draft:
         if at_cap(self.settings, self.manifest):
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
-        elif self.now < self.manifest.open_not_before:
+        elif not due(self.manifest.open_not_before, self.now, most=OPEN_PAUSE_MOST):
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
@@ -297,7 +254,8 @@ class _Draft:
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
-                self.tasks.append(Seal(wagon.number))
+                if self.fences or not self.stale_publishers(wagon):
+                    self.tasks.append(Seal(wagon.number))
             elif reading is not None and reading.empty:
                 self.manifest = moved(
                     self.manifest,
@@ -322,8 +280,21 @@ class _Draft:
         attached = {a.number for m in self.members for a in m.attachments}
         for wagon in self.manifest.in_state(State.DRAINED, State.FAILED):
             since = wagon.drained_at or wagon.closed_at or 0.0
-            if wagon.number not in attached or self.now > since + self.settings.grace:
+            left = wagon.number not in attached or self.now > since + self.settings.grace
+            if left and (self.fences or not 0 <= self.now - since < self.settings.keep_drained):
                 self.tasks.append(Remove(wagon.number))
+
+    def stale_publishers(self, wagon: Wagon) -> bool:
+        """Where the broker does not refuse them: may some process still publish to this wagon?
+
+        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a later
+        one, or its check-in, which outlives the lease and any send under it, has run out.
+        """
+        waiting = [m.name for m in self.members if "publish" in m.roles and m.publishing_to <= wagon.number]
+        if waiting:
+            why = "a process that publishes has not seen the switch, and its lease has not run out"
+            self.refusals.append(SealWaits(train=self.manifest.train, number=wagon.number, because=why))
+        return bool(waiting)
 
     def sweep(self, leftovers: Sequence[Channel]) -> None:
         """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
@@ -335,154 +306,3 @@ class _Draft:
         numbers = {n for n in self.deployments if gone(n)} | {c.wagon for c in leftovers if gone(c.wagon)}
         for number in sorted(numbers):
             self.tasks.append(RemoveLeftover(number, tuple(c for c in leftovers if c.wagon == number)))
-
-
-def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """No further wagon may be opened: as many live as may, and none of them is on its way to be the next."""
-    return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
-
-
-def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
-    """What the manifest says that a wagon's workers should serve; `workers` of its own, or None for a shared crew."""
-    return WagonSpec(
-        train=manifest.train,
-        number=wagon.number,
-        channels=tuple(manifest.working_channels(wagon)),
-        dead_letters=manifest.dead_letters(wagon),
-        workers=workers,
-        cut_off_at=wagon.closed_at,
-    )
-
-
-def open_next(
-    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool
-) -> tuple[Manifest, WagonOpened]:
-    """The manifest with the next wagon, bounded exactly where limit and broker allow it."""
-    bound = capacity(settings.limit) if bounds else None
-    number = manifest.next_number
-    return opened(manifest, now=now, because=because, capacity=bound), WagonOpened(
-        train=manifest.train, number=number, because=because
-    )
-
-
-# --- founding -----------------------------------------------------------------------------
-
-
-def found(
-    settings: Settings, manifest: Manifest, channels: tuple[str, ...] | None, now: float, *, bounds: bool
-) -> Plan:
-    """The first wagon of a train that has none, or of one whose founder died half-way.
-
-    `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
-    either, and the first wagon is not bounded. The first wagon takes events as soon as its channels do: there is nothing
-    to redirect from, and what is published before workers come is stored.
-    """
-    facts: list[Decision] = []
-    if not manifest.declared and channels is not None:
-        manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
-        facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
-    if not manifest.wagons:
-        why = "the train's first wagon"
-        manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
-        facts.append(fact)
-    first = manifest.wagons[0]
-    if first.state is State.PROVISIONING and first.created_at is not None and manifest.active is None:
-        why = "the first wagon takes events as soon as its channels do"
-        manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
-        manifest = switched(manifest, to=first.number, now=now, because=why)
-        facts.append(Switched(train=manifest.train, old=None, new=first.number, pressure=0.0, because=why))
-    tasks = (Provision(first.number),) if first.created_at is None else ()
-    return Plan(manifest, tuple(facts), (), tasks)
-
-
-# --- a full wagon, seen by a publisher ----------------------------------------------------
-
-
-class Full(msgspec.Struct, frozen=True):
-    """Publishers are refused: the train is at its cap."""
-
-    because: str
-
-
-def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Plan | Full | None:
-    """What a publisher does that the broker told that the active wagon is exactly full, `held` seconds ago.
-
-    A plan (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
-    """
-    active = manifest.active
-    if active is None:
-        return None
-    figures = f"{active.capacity:,} of {active.capacity:,} events taken" if active.capacity else "its channel is full"
-    ready = manifest.in_state(State.READY)
-    if ready:
-        fact = Switched(train=manifest.train, old=active.number, new=ready[0].number, pressure=1.0, because=figures)
-        return Plan(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
-    capped = at_cap(settings, manifest)
-    if capped and settings.at_cap == "refuse":
-        return Full(f"the cap of {settings.wagons} live wagons is reached, and the active one is full ({figures})")
-    if capped:
-        return Plan(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
-    if held >= settings.hold:
-        why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
-        return Plan(manifest, tasks=(Lift(active.number, why),))
-    return None
-
-
-# --- what came of the tasks ---------------------------------------------------------------
-
-
-def created(manifest: Manifest, number: int, now: float) -> Manifest:
-    """The wagon's channels take writes. Idempotent."""
-    wagon = manifest.wagon(number)
-    if wagon is None or wagon.created_at is not None:
-        return manifest
-    return changed(manifest, number, created_at=now)
-
-
-def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -> Plan:
-    """The wagon has these inner channels too. Idempotent; a wagon that is past draining is left alone."""
-    wagon = manifest.wagon(number)
-    new = tuple(c for c in channels if wagon is not None and c not in wagon.channels)
-    if wagon is None or not new or wagon.state not in _LIVE:
-        return Plan(manifest)
-    fact = ChannelsAdded(train=manifest.train, number=number, channels=new)
-    return Plan(changed(manifest, number, channels=(*wagon.channels, *new)), (fact,))
-
-
-def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Plan:
-    """An attempt at provisioning failed: again after a doubled pause, or given up after the last."""
-    wagon = manifest.wagon(number)
-    if wagon is None or wagon.state is not State.PROVISIONING:
-        return Plan(manifest)
-    attempt = wagon.attempts + 1
-    train = manifest.train
-    if attempt < settings.provision_attempts or manifest.active is None:
-        pause = min(30.0, 0.5 * 2.0 ** (attempt - 1))
-        manifest = changed(manifest, number, attempts=attempt, retry_at=now + pause, trouble=because)
-        fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=pause)
-        return Plan(manifest, (fact,))
-    manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
-    failed = manifest.failed_opens + 1
-    manifest = msgspec.structs.replace(
-        manifest, failed_opens=failed, open_not_before=now + min(300.0, 5.0 * 2.0 ** (failed - 1))
-    )
-    return Plan(
-        manifest, (ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None),)
-    )
-
-
-def sealed(manifest: Manifest, number: int, now: float) -> Plan:
-    """The broker refuses every further publish to the wagon's ingress. Idempotent."""
-    wagon = manifest.wagon(number)
-    if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
-        return Plan(manifest)
-    fact = WagonSealed(train=manifest.train, number=number, seconds=now - (wagon.closed_at or now))
-    return Plan(changed(manifest, number, sealed_at=now), (fact,))
-
-
-def removed(manifest: Manifest, number: int) -> Manifest:
-    """The wagon is gone. Idempotent."""
-    wagon = manifest.wagon(number)
-    if wagon is None or wagon.state not in (State.DRAINED, State.FAILED):
-        return manifest
-    return moved(manifest, number, Move.REMOVED)

@@ -36,10 +36,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     roles: tuple[str, ...] = ()
-    """Any of `observe`, `work`, `publish`."""
+    """Any of `observe`, `work`, `serve` (works for one given wagon), `publish`."""
     revision: int = 0
     crew: int = 0
     """Its workers, where they are a shared crew."""
+    publishing_to: int = 0
+    """Where the broker can't refuse writes: the wagon that it may publish to; none before that one. 0: not known yet."""
     attachments: tuple[Attachment, ...] = ()
 
 

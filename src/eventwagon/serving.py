@@ -86,9 +86,10 @@ class Feed:
         return delivery
 
     def ahead(self) -> int:
-        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker."""
-        workers, service = max(1, self.serving.lanes.target), self.serving.lanes.service
-        if not service:
+        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
+        this process has no worker for them."""
+        workers, service = self.serving.lanes.target, self.serving.lanes.service
+        if not service or not workers:
             return workers
         return max(workers, min(_FETCH_MOST, int(_AHEAD * workers / service)))
 
@@ -120,6 +121,8 @@ class Feed:
                 for delivery in deliveries:
                     self.unsettled[id(delivery)] = delivery
                 self.buffer.extend(deliveries)
+                if not serving.lanes.target:
+                    serving.give_back()
                 serving.lanes.wake(len(deliveries))
                 await asyncio.sleep(0)
 
@@ -192,8 +195,8 @@ class Serving:
 
     @property
     def workers(self) -> int:
-        """Its own workers; those that are at it now where they are shared."""
-        return self.busy if self.shared else self.lanes.target
+        """Its own workers, those included that only finish an event; those that are at it now where they are shared."""
+        return self.busy if self.shared else max(self.lanes.target, self.busy)
 
     async def attach(self) -> None:
         """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
@@ -205,6 +208,7 @@ class Serving:
                 await self._add(channel, stack)
             self._stack = stack.pop_all()
         self._tasks.append(self.kit.tasks.create_task(self._flush()))
+        self._tasks.append(self.kit.tasks.create_task(self._keep_claims()))
         for feed in self.feeds:
             self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
         self.lanes.join(self)
@@ -225,6 +229,20 @@ class Serving:
                 self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
         self.lanes.rescale(spec.workers)
+
+    def rescaled(self) -> None:
+        """The number of its workers has changed: fetch accordingly."""
+        if not self.lanes.target:
+            self.give_back()
+        for feed in self.feeds:
+            feed.nudge()
+
+    def give_back(self) -> None:
+        """Nobody here works on what was fetched: others may have it."""
+        for feed in self.feeds:
+            while feed.buffer:
+                self.released.append((feed, feed.buffer.popleft(), 0.0, False))
+        self.wanted.set()
 
     def oldest(self) -> Feed | None:
         """Its channel whose next event has waited longest; None when nothing waits here."""
@@ -299,6 +317,16 @@ class Serving:
                 await asyncio.sleep(pause)
                 pause = min(_PAUSES[1], pause * 2)
 
+    async def _keep_claims(self) -> None:
+        """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker that
+        hangs on one keeps no other waiting."""
+        while True:
+            await asyncio.sleep(self.kit.settings.visibility / 3)
+            for feed in list(self.feeds):
+                if feed.unsettled:
+                    with suppress(EventwagonError):  # then it may be delivered twice; the next round tries again
+                        await feed.subscription.extend(list(feed.unsettled.values()))
+
     def check_quiet(self) -> None:
         """While leaving: notice when nothing is in hand any more."""
         if self.leaving and not self.busy and (self.trouble or not any(f.unsettled for f in self.feeds)):
@@ -313,14 +341,11 @@ class Serving:
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        flush, *fetches = self._tasks
+        flush, keeper, *fetches = self._tasks
         for feed in self.feeds:
             feed.nudge()
         await asyncio.gather(*fetches, return_exceptions=True)
-        for feed in self.feeds:
-            while feed.buffer:
-                self.released.append((feed, feed.buffer.popleft(), 0.0, False))
-        self.wanted.set()
+        self.give_back()
         self.check_quiet()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
@@ -330,6 +355,7 @@ class Serving:
             async with asyncio.timeout(1.0):  # for what was cut short to be given back
                 await self._quiet.wait()
         flush.cancel()
-        await asyncio.gather(flush, return_exceptions=True)
+        keeper.cancel()
+        await asyncio.gather(flush, keeper, return_exceptions=True)
         await self._stack.aclose()
         self.on_left()

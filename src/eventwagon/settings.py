@@ -61,6 +61,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a worker that is asked to end may finish what it has in hand."""
     member_ttl: float = 5.0
     """A process that has not checked in for this long counts as gone."""
+    lease: float = 5.0
+    """Where the broker can't refuse writes: how long a process may publish on a manifest before it must look again, and
+    the longest that one send may take. Shorter: sooner sealed; longer: less chatter."""
+    keep_drained: float = 60.0
+    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that what a paused process still
+    sends there is found and published anew. Longer than any pause that you expect."""
     keep: int = 10_000
     """Journal entries kept; the oldest go."""
 
@@ -82,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in _NEVER_ZERO:
             if getattr(self, name) == 0:
                 raise UsageError(f"{name} must be more than 0")
-        if not 0 < self.prepare <= 1:
+        if not isinstance(self.prepare, int | float) or not 0 < self.prepare <= 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
         if self.spares >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
@@ -97,9 +103,17 @@ _WHOLE = {
 }  # fmt: skip
 _SECONDS = (
     "cooldown", "hold", "observe_every", "provision_timeout", "backoff", "backoff_most", "handler_timeout", "visibility",
-    "publish_timeout", "grace", "member_ttl",
+    "publish_timeout", "grace", "member_ttl", "lease", "keep_drained",
 )  # fmt: skip
-_NEVER_ZERO = ("observe_every", "provision_timeout", "handler_timeout", "visibility", "publish_timeout", "member_ttl")
+_NEVER_ZERO = (
+    "observe_every",
+    "provision_timeout",
+    "handler_timeout",
+    "visibility",
+    "publish_timeout",
+    "member_ttl",
+    "lease",
+)
 _SHARED = (
     "limit",
     "workers",

@@ -6,19 +6,16 @@ Both live in every process that publishes: there is no central router and no ext
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Self
 
 from .broker import Broker
 from .errors import (
-    BrokerError,
     ChannelFull,
     ChannelGone,
     Conflict,
     EventwagonError,
-    PublishError,
     PublishTimeout,
     PublishUncertain,
     Sealed,
@@ -27,26 +24,16 @@ from .errors import (
 )
 from .event import Channel, Event
 from .facts import BoundLifted, Decision, Entry, Listener
+from .gathering import Batch, Gathering
+from .lease import Lease
 from .lifecycle import State
 from .manifest import Manifest, Wagon, changed
-from .plan import Full, Lift, Plan, Provision, created, found, when_full
 from .registry import Registry, Snapshot
 from .settings import Settings
+from .steps import Full, Lift, Plan, Provision, created, found, when_full
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
-
-
-class _Parcel:
-    """The events of one `publish` call on their way, and how many of them were accepted."""
-
-    __slots__ = ("accepted", "deadline", "done", "events")
-
-    def __init__(self, events: Sequence[Event], deadline: float, done: asyncio.Future[None]) -> None:
-        self.events = events
-        self.deadline = deadline
-        self.done = done
-        self.accepted = 0
 
 
 class Switcher:
@@ -81,9 +68,9 @@ class Switcher:
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
-        self._pending: deque[_Parcel] = deque()
-        self._wanted = asyncio.Event()
+        self._gathering = Gathering()
         self._held_since: tuple[int, float] | None = None
+        self._lease: Lease | None = None
         self._stack = AsyncExitStack()
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
@@ -95,8 +82,13 @@ class Switcher:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self.see(await self._registry.read(self._train))
             owned = [tasks.create_task(self._follow()), tasks.create_task(self._send())]
+            if not self._broker.capabilities.fences:
+                self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
+                owned.append(tasks.create_task(self._lease.follow(lambda: self._changed.wait())))
+                stack.push_async_callback(self._lease.give_up)
             stack.callback(lambda: [task.cancel() for task in owned])
-            stack.callback(self._fail_pending)
+            closed = Unavailable(f"train {self._train}: the connection is closed")
+            stack.callback(self._gathering.fail, closed)
             self._stack = stack.pop_all()
         return self
 
@@ -132,55 +124,43 @@ class Switcher:
         """
         if not events:
             return
-        loop = asyncio.get_running_loop()
-        parcel = _Parcel(events, loop.time() + timeout, loop.create_future())
-        self._pending.append(parcel)
-        self._wanted.set()
-        await parcel.done
+        await self._gathering.add(events, asyncio.get_running_loop().time() + timeout)
 
     async def _send(self) -> None:
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while batch := self._take():
+            await self._gathering.wanted.wait()
+            self._gathering.wanted.clear()
+            while batch := self._gathering.take(self._settings.publish_batch):
                 try:
                     await self._deliver(batch)
                 finally:
-                    self._fail(batch, PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+                    batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
-    def _take(self) -> list[_Parcel]:
-        """What waits, up to a batch; callers that gave up are left out."""
-        batch: list[_Parcel] = []
-        room = self._settings.publish_batch
-        while self._pending and (not batch or len(self._pending[0].events) <= room):
-            parcel = self._pending.popleft()
-            if not parcel.done.done():
-                batch.append(parcel)
-                room -= len(parcel.events)
-        return batch
-
-    async def _deliver(self, batch: list[_Parcel]) -> None:
+    async def _deliver(self, batch: Batch) -> None:
         """Send until every parcel is accepted, refused, or past its deadline."""
         pause = _PAUSE_FIRST
         trouble = ""
-        while batch := self._expire(batch, trouble):
+        while batch.waits(asyncio.get_running_loop().time(), self._train, trouble):
+            try:
+                if self._lease is not None:
+                    await self._lease.hold()
+            except Unavailable as e:
+                trouble = str(e)
+                await self._pause(batch, pause)
+                continue
             wagon = self._snapshot.manifest.active
             if wagon is None:
                 trouble = "the train has no active wagon yet"
                 await self._pause(batch, pause)
                 continue
             if self._snapshot.manifest.refusing:
-                self._fail(batch, TrainFull(f"train {self._train}: {self._snapshot.manifest.refusing}"))
+                batch.fail(TrainFull(f"train {self._train}: {self._snapshot.manifest.refusing}"))
                 return
-            events = (
-                [e for p in batch for e in p.events[p.accepted :]]
-                if len(batch) > 1
-                else batch[0].events[batch[0].accepted :]
-            )
+            events = batch.events
             try:
-                await self._broker.publish(Channel(self._train, wagon.number), events)
+                await self._publish(Channel(self._train, wagon.number), events)
             except ChannelFull as e:
-                _accept(batch, e.accepted)
+                batch.accept(e.accepted)
                 trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
                     await self._pause(batch, pause)
@@ -194,11 +174,18 @@ class Switcher:
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
             except EventwagonError as e:
-                self._fail(batch, e)
+                batch.fail(e)
                 return
             else:
-                _accept(batch, len(events))
+                batch.accept(len(events))
                 self._held_since = None
+
+    async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if self._lease is None:
+            await self._broker.publish(channel, events)
+        else:
+            async with self._lease.sending(channel.wagon):
+                await self._broker.publish(channel, events)
 
     async def _refreshed(self, wagon: Wagon) -> int | None:
         """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
@@ -208,7 +195,7 @@ class Switcher:
             return wagon.number
         return active.number if active else None
 
-    async def _next_after_full(self, batch: list[_Parcel], wagon: Wagon) -> bool:
+    async def _next_after_full(self, batch: Batch, wagon: Wagon) -> bool:
         """Redirect from a full wagon, or lift its bound; False when there is nothing to do but wait."""
         try:
             if await self._refreshed(wagon) != wagon.number:
@@ -219,7 +206,7 @@ class Switcher:
             what = when_full(self._settings, self._snapshot.manifest, now - self._held_since[1], self._clock())
             match what:
                 case Full(because=because):
-                    self._fail(batch, TrainFull(f"train {self._train}: {because}"))
+                    batch.fail(TrainFull(f"train {self._train}: {because}"))
                     return True
                 case Plan(tasks=(Lift() as lift,)):
                     await self.lift(lift)
@@ -237,35 +224,10 @@ class Switcher:
         except EventwagonError:
             return False
 
-    def _expire(self, batch: list[_Parcel], trouble: str) -> list[_Parcel]:
-        """The parcels that still want something; those past their deadline are failed."""
-        now = asyncio.get_running_loop().time()
-        rest = []
-        for parcel in batch:
-            if parcel.done.done():
-                continue
-            if parcel.deadline > now:
-                rest.append(parcel)
-                continue
-            left = len(parcel.events) - parcel.accepted
-            message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
-            error = PublishTimeout(f"{message}: {trouble}" if trouble else message, accepted=parcel.accepted)
-            parcel.done.set_exception(error)
-        return rest
-
-    def _fail(self, batch: list[_Parcel], error: EventwagonError) -> None:
-        for parcel in batch:
-            if not parcel.done.done():
-                parcel.done.set_exception(_with_accepted(error, parcel.accepted))
-
-    def _fail_pending(self) -> None:
-        self._fail(list(self._pending), Unavailable(f"train {self._train}: the connection is closed"))
-        self._pending.clear()
-
-    async def _pause(self, batch: list[_Parcel], seconds: float) -> None:
+    async def _pause(self, batch: Batch, seconds: float) -> None:
         """Wait for a newer manifest, but not past the next deadline."""
         now = asyncio.get_running_loop().time()
-        until = min(now + seconds, min(p.deadline for p in batch))
+        until = min(now + seconds, batch.deadline)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._changed.wait()
@@ -361,22 +323,3 @@ class Switcher:
             return Plan(changed(m, task.number, capacity=None), (fact,))
 
         await self.settle(edit)
-
-
-def _accept(batch: list[_Parcel], count: int) -> None:
-    """Mark the first `count` of the batch's outstanding events as accepted; parcels that are whole are done."""
-    for parcel in batch:
-        took = min(count, len(parcel.events) - parcel.accepted)
-        parcel.accepted += took
-        count -= took
-        if parcel.accepted == len(parcel.events) and not parcel.done.done():
-            parcel.done.set_result(None)
-
-
-def _with_accepted(error: EventwagonError, accepted: int) -> EventwagonError:
-    """The error for one of several callers: each gets its own, so that tracebacks don't pile up."""
-    if isinstance(error, PublishError):
-        return type(error)(str(error), accepted=accepted)
-    if isinstance(error, BrokerError):
-        return type(error)(str(error))
-    return error

@@ -20,13 +20,13 @@ from .event import DEAD, Channel, Event, check_channel_name, check_train_name, n
 from .facts import Declared, Entry, Fact, Listener, StopRequested, SwitchRequested, log
 from .limits import Limit
 from .manifest import Manifest, Request
-from .member import Membership
+from .member import Membership, wagon_workers
 from .observer import Observer
 from .orchestrator import Orchestrator
 from .payload import caller_names, encode, shape, type_name
-from .plan import Plan
 from .registry import Member, Registry, Snapshot
 from .settings import AtCap, Settings, make_settings
+from .steps import LIVE, Plan
 from .switcher import Switcher
 from .worker import Handler
 from .workers import Workers
@@ -111,6 +111,29 @@ class Train:
         assert broker is not None and registry is not None  # noqa: S101, PT018 - for the type checker
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
 
+    @asynccontextmanager
+    async def working(
+        self, url: str, *, listeners: Sequence[Listener] = (log,), clock: Callable[[], float] = time.time
+    ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
+        """The broker at `url`, and workers of this process at the wagons that they are told of: what the processes run
+        that an orchestrator starts. They follow no manifest; each wagon has its spec's number of workers.
+
+        Leaving is graceful, as of `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
+        """
+
+        def tell(fact: Fact) -> None:
+            for listener in listeners:
+                listener(fact)
+
+        async with (
+            open_drivers(url, clock=clock).broker as broker,
+            wagon_workers(self.name, self.settings, self.handlers, broker, shared=False, clock=clock, tell=tell) as (
+                _,
+                local,
+            ),
+        ):
+            yield broker, local
+
 
 class Connection:
     """A train where it runs. Made by `Train.connect`; enter it before use."""
@@ -156,10 +179,6 @@ class Connection:
             await stack.enter_async_context(self.registry)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
-            if not self.broker.capabilities.fences:
-                raise UsageError(
-                    f"{type(self.broker).__name__} can't refuse writes to a sealed channel: trains need a broker that can"
-                )
             await stack.enter_async_context(self._switcher)
             self._stack = stack.pop_all()
         self._stops = self._switcher.snapshot.manifest.stops
@@ -248,12 +267,18 @@ class Connection:
     # --- running --------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self, *, observe: bool = True, work: bool = True) -> AsyncIterator[None]:
+    async def running(
+        self, *, observe: bool = True, work: bool = True, wagon: int | None = None, workers: int | None = None
+    ) -> AsyncIterator[None]:
         """While entered, this process observes the train, works for it, or both.
 
+        With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it works
+        for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the work.
         Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises DeclarationDiffers,
         UsageError (a program without a handler for the ingress can't work).
         """
+        work = work and self._orchestrator is None
+        post = self._post(wagon, workers) if work else None
         if work and "" not in self.train.handlers:
             raise UsageError(
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
@@ -261,7 +286,8 @@ class Connection:
         if self._is_running:
             raise UsageError(f"this connection runs train {self.train.name!r} already; open another for more")
         await self._agree()
-        roles = tuple(role for role, on in (("observe", observe), ("work", work)) if on)
+        does = {"observe": observe, "work": work and post is None, "serve": post is not None}
+        roles = tuple(role for role, on in does.items() if on)
         membership = Membership(
             self.train.name,
             self.train.settings,
@@ -273,6 +299,7 @@ class Connection:
             roles=roles,
             clock=self._clock,
             tell=self._tell,
+            post=post,
         )
         async with asyncio.TaskGroup() as tasks:
             owned = [tasks.create_task(membership.run())]
@@ -299,6 +326,20 @@ class Connection:
                     task.cancel()
                 if observe:
                     self._switcher.on_full.remove(observer.poke)
+
+    def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
+        if wagon is None and workers is None:
+            return None
+        if wagon is None or wagon < 1 or (workers is not None and workers < 1):
+            raise UsageError(
+                f"wagon={wagon}, workers={workers}: give a wagon's number, and with it at least one worker"
+            )
+        own = self.train.settings.workers
+        return wagon, workers or own.each or own.total or 1
+
+    async def released(self, number: int) -> None:
+        """Return when wagon `number` needs no workers any more: drained, failed or removed."""
+        await self._until(lambda m: m.next_number > number and ((w := m.wagon(number)) is None or w.state not in LIVE))
 
     async def _agree(self) -> None:
         """Found the train, or hold this program's declaration against the one it was founded with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -89,13 +89,13 @@ def choose(
     if len(waiting) == 1:
         return waiting[0].number
     left = max(1, crew // 8) if floor else 0
-    for p in waiting:  # in the order of their numbers: the oldest first
+    for p in posts:  # in the order of their numbers: the oldest first
         if not p.draining or left <= 0:
             break
         kept = min(floor, left)
-        if p.busy < kept:
+        if p.next_at is not None and p.busy < kept:
             return p.number
-        left -= kept
+        left -= kept if p.next_at is not None else min(kept, p.busy)
     if slo is None:
         newest = waiting[-1]
         return newest.number if not newest.draining else waiting[0].number
@@ -107,3 +107,83 @@ def choose(
         if p.last_at >= latest:
             return p.number
     return waiting[0].number
+
+
+class Load(NamedTuple):
+    """A live wagon, as one sees it who says how many workers each wagon's own process gets. Times as in `Post`."""
+
+    number: int
+    state: Literal["spare", "active", "draining"]
+    """`spare`: it takes nothing yet."""
+    outstanding: int | None
+    """Events not settled, over all its channels; None: unknown, which counts as many."""
+    held: int
+    """Workers that it has now, those that still finish an event included."""
+    next_at: float | None = None
+    last_at: float = 0.0
+
+
+def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = None, now: float = 0.0) -> dict[int, int]:
+    """How many workers each wagon's own process should have, by number. `loads` in the order of their numbers.
+
+    `Workers(each=…)`: each wagon its own. A shared crew is divided as its workers would divide themselves (`choose`):
+    the floors of the draining wagons, then newcomers, who keep a quarter of the crew more than they need now, then the
+    oldest. What nobody needs stays with the newcomers; the next spare has one, so that a switch finds it awake. A crew
+    is never exceeded: a wagon gets more only as others have really let go (`held`), newcomers first.
+    """
+    if workers.each is not None:
+        return dict.fromkeys([load.number for load in loads], workers.each)
+    total = workers.total or 0
+    given = _wanted(total, workers.floor, loads, slo, now)
+    free = max(0, total - sum(load.held for load in loads))
+    for load in sorted(loads, key=lambda load: (load.state != "active", load.state == "spare", load.number)):
+        more = min(free, max(0, given[load.number] - load.held))
+        free -= more
+        given[load.number] = min(given[load.number], load.held + more)
+    return given
+
+
+def _wanted(total: int, floor: int, loads: Sequence[Load], slo: float | None, now: float) -> dict[int, int]:
+    """The division aimed at, as if every worker were free."""
+    given = {load.number: 0 for load in loads}
+    spare = next((load.number for load in loads if load.state == "spare"), None)
+    active = next((load.number for load in loads if load.state == "active"), None)
+    left = total
+    if spare is not None and total >= 4:
+        given[spare] = 1
+        left -= 1
+    posts = {
+        load.number: Post(load.number, load.state == "draining", _next_at(load, now), _last_at(load, now), 0)
+        for load in loads
+        if load.state != "spare" and _room(load, total)
+    }
+    room = {load.number: _room(load, total) for load in loads}
+    while left > 0:
+        number = choose(list(posts.values()), crew=total, floor=floor, slo=slo, service=0.0, now=now)
+        if number is None:
+            break
+        given[number] += 1
+        left -= 1
+        if given[number] < room[number]:
+            posts[number] = posts[number]._replace(busy=given[number])
+        else:
+            posts[number] = posts[number]._replace(busy=given[number], next_at=None)
+    rest = active if active is not None else spare if spare is not None else max(given, default=None)
+    if rest is not None:
+        given[rest] += left
+    return given
+
+
+def _room(load: Load, total: int) -> int:
+    """How many workers the wagon can use."""
+    wanted = total if load.outstanding is None else load.outstanding
+    return min(total, wanted + max(1, total // 4)) if load.state == "active" else min(total, wanted)
+
+
+def _next_at(load: Load, now: float) -> float:
+    """When the wagon's next event was published: now, for one that is yet to come."""
+    return _last_at(load, now) if load.next_at is None else load.next_at
+
+
+def _last_at(load: Load, now: float) -> float:
+    return load.last_at if load.state == "draining" else now

@@ -362,3 +362,18 @@ def test_away_from_a_broken_active_wagon_by_hand() -> None:
             assert await connection.wait_switched(1) == 2
 
     run(main())
+
+
+def test_a_process_without_a_share_of_the_workers_keeps_no_event_from_the_others() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        train = signups(handled, workers=Workers(each=1), spares=0)
+        async with world.running(train), world.running(train), world.running(train) as connection:
+            await asyncio.sleep(10)  # for the worker to be divided: two of the three have none
+            await connection.publish_many(SignUp(str(i)) for i in range(20))
+            await until(lambda: len(handled) == 20)
+            number = await connection.request_switch()
+            async with asyncio.timeout(30):
+                await connection.wait_drained(number)
+
+    run(main())

@@ -25,7 +25,9 @@ from eventwagon.facts import (
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest, Request, Wagon, check
 from eventwagon.orchestrator import Deployment
-from eventwagon.plan import (
+from eventwagon.plan import plan
+from eventwagon.registry import Attachment, Member
+from eventwagon.steps import (
     AddChannels,
     Full,
     Lift,
@@ -38,12 +40,10 @@ from eventwagon.plan import (
     channels_added,
     created,
     found,
-    plan,
     removed,
     sealed,
     when_full,
 )
-from eventwagon.registry import Attachment, Member
 
 NOW = 1000.0
 SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))

@@ -12,6 +12,9 @@ from ..orchestrator import Deployment, WagonSpec
 
 _PAUSES = (0.05, 5.0)
 
+_Wagon = tuple[str, int]
+"""A train's name and a wagon's number."""
+
 
 class Serving(Protocol):
     """A wagon's workers, attached and at work."""
@@ -45,11 +48,11 @@ class InProcess:
     def __init__(self, start: Start, *, grace: float = 30.0) -> None:
         self._start = start
         self._grace = grace
-        self._specs: dict[int, WagonSpec] = {}
-        self._wanted: dict[int, asyncio.Event] = {}
-        self._servings: dict[int, Serving] = {}
-        self._trouble: dict[int, str] = {}
-        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._specs: dict[_Wagon, WagonSpec] = {}
+        self._wanted: dict[_Wagon, asyncio.Event] = {}
+        self._servings: dict[_Wagon, Serving] = {}
+        self._trouble: dict[_Wagon, str] = {}
+        self._keepers: dict[_Wagon, asyncio.Task[None]] = {}
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
         """Called when a wagon's workers became ready, failed or ended."""
@@ -66,23 +69,23 @@ class InProcess:
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
-        number = spec.number
-        if self._specs.get(number) == spec:
+        wagon = spec.train, spec.number
+        if self._specs.get(wagon) == spec:
             return
-        self._specs[number] = spec
-        self._wanted.setdefault(number, asyncio.Event()).set()
-        if number not in self._keepers:
-            self._keepers[number] = self._tasks.create_task(self._keep(number))
+        self._specs[wagon] = spec
+        self._wanted.setdefault(wagon, asyncio.Event()).set()
+        if wagon not in self._keepers:
+            self._keepers[wagon] = self._tasks.create_task(self._keep(wagon))
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
         found = {}
-        for number, spec in self._specs.items():
+        for wagon, spec in self._specs.items():
             if spec.train == train:
-                serving = self._servings.get(number)
-                trouble = self._trouble.get(number, "") or (serving.trouble if serving else "")
-                found[number] = Deployment(
-                    number=number,
+                serving = self._servings.get(wagon)
+                trouble = self._trouble.get(wagon, "") or (serving.trouble if serving else "")
+                found[spec.number] = Deployment(
+                    number=spec.number,
                     ready=serving is not None and not trouble,
                     workers=serving.workers if serving else 0,
                     trouble=trouble,
@@ -91,51 +94,52 @@ class InProcess:
 
     async def remove(self, train: str, number: int, *, grace: float) -> None:
         """See Orchestrator.remove."""
-        keeper = self._keepers.pop(number, None)
+        wagon = train, number
+        keeper = self._keepers.pop(wagon, None)
         if keeper is not None:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
-        serving = self._servings.get(number)
+        serving = self._servings.get(wagon)
         if serving is not None:
             await serving.end(grace)
-        if number not in self._keepers:  # unless it was asked for again meanwhile
+        if wagon not in self._keepers:  # unless it was asked for again meanwhile
             for known in (self._specs, self._wanted, self._servings, self._trouble):
-                known.pop(number, None)
+                known.pop(wagon, None)
         self.on_change()
 
-    async def _keep(self, number: int) -> None:
+    async def _keep(self, wagon: _Wagon) -> None:
         """Bring one wagon's workers to what its spec says, each time that it changes; again where that failed."""
         pause = _PAUSES[0]
         while True:
-            wanted = self._wanted[number]
+            wanted = self._wanted[wagon]
             wanted.clear()
             try:
-                await self._bring(number)
+                await self._bring(wagon)
             except EventwagonError as e:
-                self._trouble[number] = str(e)
+                self._trouble[wagon] = str(e)
                 self.on_change()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await wanted.wait()
                 pause = min(_PAUSES[1], pause * 2)
                 continue
-            self._trouble.pop(number, None)
+            self._trouble.pop(wagon, None)
             self.on_change()
             pause = _PAUSES[0]
             await wanted.wait()
 
-    async def _bring(self, number: int) -> None:
-        spec = self._specs[number]
-        serving = self._servings.get(number)
+    async def _bring(self, wagon: _Wagon) -> None:
+        spec = self._specs[wagon]
+        serving = self._servings.get(wagon)
         if serving is not None and serving.trouble:
             await serving.end(0.0)
             serving = None
         if serving is None:
-            self._servings[number] = await self._start(spec)
+            self._servings[wagon] = await self._start(spec)
         else:
             await serving.update(spec)
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for number in list(self._specs):
-                tasks.create_task(self.remove(self._specs[number].train, number, grace=self._grace))
+            for train, number in list(self._specs):
+                tasks.create_task(self.remove(train, number, grace=self._grace))

@@ -1,0 +1,112 @@
+"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from .errors import BrokerError, EventwagonError, PublishError, PublishTimeout
+from .event import Event
+
+
+class Parcel:
+    """The events of one publish call on their way, and how many of them were accepted."""
+
+    __slots__ = ("accepted", "deadline", "done", "events")
+
+    def __init__(self, events: Sequence[Event], deadline: float, done: asyncio.Future[None]) -> None:
+        self.events = events
+        self.deadline = deadline
+        self.done = done
+        self.accepted = 0
+
+
+class Batch:
+    """Parcels that travel in one call to the broker."""
+
+    def __init__(self, parcels: list[Parcel]) -> None:
+        self._parcels = parcels
+
+    @property
+    def deadline(self) -> float:
+        """The earliest of its parcels', on the event loop's clock."""
+        return min(p.deadline for p in self._parcels)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What is still to be accepted, in order."""
+        if len(self._parcels) == 1:
+            parcel = self._parcels[0]
+            return parcel.events[parcel.accepted :] if parcel.accepted else parcel.events
+        return [event for p in self._parcels for event in p.events[p.accepted :]]
+
+    def accept(self, count: int) -> None:
+        """The first `count` of its events are stored; parcels that are whole are done."""
+        for parcel in self._parcels:
+            took = min(count, len(parcel.events) - parcel.accepted)
+            parcel.accepted += took
+            count -= took
+            if parcel.accepted == len(parcel.events) and not parcel.done.done():
+                parcel.done.set_result(None)
+
+    def waits(self, now: float, train: str, trouble: str) -> bool:
+        """Fail the parcels that are past their deadline; does any still want something?"""
+        left = []
+        for parcel in self._parcels:
+            if parcel.done.done():
+                continue
+            if parcel.deadline > now:
+                left.append(parcel)
+                continue
+            missing = len(parcel.events) - parcel.accepted
+            message = f"train {train}: {missing} of {len(parcel.events)} events not surely accepted in time"
+            error = PublishTimeout(f"{message}: {trouble}" if trouble else message, accepted=parcel.accepted)
+            parcel.done.set_exception(error)
+        self._parcels = left
+        return bool(left)
+
+    def fail(self, error: EventwagonError) -> None:
+        """Tell all that still wait, each with an error of its own."""
+        for parcel in self._parcels:
+            if not parcel.done.done():
+                parcel.done.set_exception(_own(error, parcel.accepted))
+
+
+class Gathering:
+    """What waits to be sent: while one batch is under way the next gathers here, without a timer."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Parcel] = deque()
+        self.wanted = asyncio.Event()
+
+    def add(self, events: Sequence[Event], deadline: float) -> asyncio.Future[None]:
+        """Take the events of one call; the future tells it when they are stored."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Parcel(events, deadline, done))
+        self.wanted.set()
+        return done
+
+    def take(self, most: int) -> Batch | None:
+        """What waits, up to `most` events but at least one call's; callers that gave up are left out."""
+        parcels: list[Parcel] = []
+        while self._waiting and (not parcels or len(self._waiting[0].events) <= most):
+            parcel = self._waiting.popleft()
+            if not parcel.done.done():
+                parcels.append(parcel)
+                most -= len(parcel.events)
+        return Batch(parcels) if parcels else None
+
+    def fail(self, error: EventwagonError) -> None:
+        """Tell all that wait."""
+        Batch(list(self._waiting)).fail(error)
+        self._waiting.clear()
+
+
+def _own(error: EventwagonError, accepted: int) -> EventwagonError:
+    """The error for one of several callers: one object for all would pile up their tracebacks."""
+    if isinstance(error, PublishError):
+        return type(error)(str(error), accepted=accepted)
+    if isinstance(error, BrokerError):
+        return type(error)(str(error))
+    return error

@@ -1,0 +1,266 @@
+"""Single steps of policy, each a function of what is known: the tasks there are, founding, a full wagon, outcomes. Pure.
+
+`plan` strings them together for observers; publishers and the switching half use them one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .event import Channel
+from .facts import (
+    ChannelsAdded,
+    Decision,
+    Declared,
+    DrainUnproven,
+    OpenRefused,
+    ProvisioningFailed,
+    SealWaits,
+    StepFailed,
+    Switched,
+    SwitchRefused,
+    WagonOpened,
+    WagonSealed,
+)
+from .lifecycle import Move, State
+from .limits import capacity
+from .manifest import Manifest, Wagon, changed, moved, opened, switched
+from .orchestrator import Deployment, WagonSpec
+from .reading import Reading
+from .settings import Settings
+from .workers import Load
+
+PAUSE_MOST = 30.0
+"""The longest pause between two attempts at provisioning a wagon, in seconds."""
+OPEN_PAUSE_MOST = 300.0
+"""The longest pause after a wagon that never got ready."""
+LIVE = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
+
+
+class Provision(msgspec.Struct, frozen=True):
+    """Make the wagon's channels and ask for its workers; for a wagon that has them, look that they are still there."""
+
+    number: int
+
+
+class AddChannels(msgspec.Struct, frozen=True):
+    """Make channels that were declared after the wagon was opened."""
+
+    number: int
+    channels: tuple[str, ...]
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """Seal the wagon's ingress."""
+
+    number: int
+
+
+class Lift(msgspec.Struct, frozen=True):
+    """Take the bound off the wagon's ingress."""
+
+    number: int
+    because: str
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Move its dead letters out, write its record, end its workers, delete its channels."""
+
+    number: int
+
+
+class RemoveLeftover(msgspec.Struct, frozen=True):
+    """Remove what belongs to no wagon in the manifest: workers of that number, and these channels."""
+
+    number: int
+    channels: tuple[Channel, ...] = ()
+
+
+Refusal = SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed
+"""What was not done, and why."""
+
+Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The next manifest (the same object when nothing changes), why, and what to do once it is stored.
+
+    `facts` explain the change; `refusals` explain what was not done, at each look anew.
+    """
+
+    manifest: Manifest
+    facts: tuple[Decision, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    tasks: tuple[Task, ...] = ()
+
+
+def due(at: float, now: float, *, most: float) -> bool:
+    """Is it time? A moment further away than any pause was set by a clock that is ahead, and counts for nothing."""
+    return not now < at <= now + most
+
+
+def at_cap(settings: Settings, manifest: Manifest) -> bool:
+    """No further wagon may be opened: as many live as may, and none of them is on its way to be the next."""
+    return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
+
+
+def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
+    """What the manifest says that a wagon's workers should serve; `workers` of its own, or None for a shared crew."""
+    return WagonSpec(
+        train=manifest.train,
+        number=wagon.number,
+        channels=tuple(manifest.working_channels(wagon)),
+        dead_letters=manifest.dead_letters(wagon),
+        workers=workers,
+        cut_off_at=wagon.closed_at,
+    )
+
+
+def load_of(wagon: Wagon, reading: Reading | None, deployment: Deployment | None, now: float) -> Load:
+    """The wagon as `allocate` sees it."""
+    states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
+    age = reading.oldest_age if reading else None
+    return Load(
+        wagon.number,
+        states.get(wagon.state, "spare"),
+        reading.outstanding_in_all if reading else None,
+        deployment.workers if deployment else 0,
+        next_at=None if age is None else now - age,
+        last_at=now if wagon.closed_at is None else wagon.closed_at,
+    )
+
+
+def open_next(
+    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool
+) -> tuple[Manifest, WagonOpened]:
+    """The manifest with the next wagon, bounded exactly where limit and broker allow it."""
+    bound = capacity(settings.limit) if bounds else None
+    number = manifest.next_number
+    return opened(manifest, now=now, because=because, capacity=bound), WagonOpened(
+        train=manifest.train, number=number, because=because
+    )
+
+
+# --- founding -----------------------------------------------------------------------------
+
+
+def found(
+    settings: Settings, manifest: Manifest, channels: tuple[str, ...] | None, now: float, *, bounds: bool
+) -> Plan:
+    """The first wagon of a train that has none, or of one whose founder died half-way.
+
+    `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
+    either, and the first wagon is not bounded. The first wagon takes events as soon as its channels do: there is nothing
+    to redirect from, and what is published before workers come is stored.
+    """
+    facts: list[Decision] = []
+    if not manifest.declared and channels is not None:
+        manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
+        facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
+    if not manifest.wagons:
+        why = "the train's first wagon"
+        manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
+        facts.append(fact)
+    first = manifest.wagons[0]
+    if first.state is State.PROVISIONING and first.created_at is not None and manifest.active is None:
+        why = "the first wagon takes events as soon as its channels do"
+        manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
+        manifest = switched(manifest, to=first.number, now=now, because=why)
+        facts.append(Switched(train=manifest.train, old=None, new=first.number, pressure=0.0, because=why))
+    tasks = (Provision(first.number),) if first.created_at is None else ()
+    return Plan(manifest, tuple(facts), (), tasks)
+
+
+# --- a full wagon, seen by a publisher ----------------------------------------------------
+
+
+class Full(msgspec.Struct, frozen=True):
+    """Publishers are refused: the train is at its cap."""
+
+    because: str
+
+
+def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Plan | Full | None:
+    """What a publisher does that the broker told that the active wagon is exactly full, `held` seconds ago.
+
+    A plan (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
+    """
+    active = manifest.active
+    if active is None:
+        return None
+    figures = f"{active.capacity:,} of {active.capacity:,} events taken" if active.capacity else "its channel is full"
+    ready = manifest.in_state(State.READY)
+    if ready:
+        fact = Switched(train=manifest.train, old=active.number, new=ready[0].number, pressure=1.0, because=figures)
+        return Plan(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
+    capped = at_cap(settings, manifest)
+    if capped and settings.at_cap == "refuse":
+        return Full(f"the cap of {settings.wagons} live wagons is reached, and the active one is full ({figures})")
+    if capped:
+        return Plan(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
+    if held >= settings.hold:
+        why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
+        return Plan(manifest, tasks=(Lift(active.number, why),))
+    return None
+
+
+# --- what came of the tasks ---------------------------------------------------------------
+
+
+def created(manifest: Manifest, number: int, now: float) -> Manifest:
+    """The wagon's channels take writes. Idempotent."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.created_at is not None:
+        return manifest
+    return changed(manifest, number, created_at=now)
+
+
+def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -> Plan:
+    """The wagon has these inner channels too. Idempotent; a wagon that is past draining is left alone."""
+    wagon = manifest.wagon(number)
+    new = tuple(c for c in channels if wagon is not None and c not in wagon.channels)
+    if wagon is None or not new or wagon.state not in LIVE:
+        return Plan(manifest)
+    fact = ChannelsAdded(train=manifest.train, number=number, channels=new)
+    return Plan(changed(manifest, number, channels=(*wagon.channels, *new)), (fact,))
+
+
+def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Plan:
+    """An attempt at provisioning failed: again after a doubled pause, or given up after the last."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.state is not State.PROVISIONING:
+        return Plan(manifest)
+    attempt = wagon.attempts + 1
+    train = manifest.train
+    if attempt < settings.provision_attempts or manifest.active is None:
+        pause = min(PAUSE_MOST, 0.5 * 2.0 ** (attempt - 1))
+        manifest = changed(manifest, number, attempts=attempt, retry_at=now + pause, trouble=because)
+        fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=pause)
+        return Plan(manifest, (fact,))
+    manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
+    failed = manifest.failed_opens + 1
+    manifest = msgspec.structs.replace(
+        manifest, failed_opens=failed, open_not_before=now + min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** (failed - 1))
+    )
+    return Plan(
+        manifest, (ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None),)
+    )
+
+
+def sealed(manifest: Manifest, number: int, now: float) -> Plan:
+    """The broker refuses every further publish to the wagon's ingress. Idempotent."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
+        return Plan(manifest)
+    fact = WagonSealed(train=manifest.train, number=number, seconds=now - (wagon.closed_at or now))
+    return Plan(changed(manifest, number, sealed_at=now), (fact,))
+
+
+def removed(manifest: Manifest, number: int) -> Manifest:
+    """The wagon is gone. Idempotent."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.state not in (State.DRAINED, State.FAILED):
+        return manifest
+    return moved(manifest, number, Move.REMOVED)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventwagon import Connection, Context, Train, Volume, Workers
+from eventwagon.broker import Broker
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.facts import Entry, Fact
 from eventwagon.registries.memory import MemoryRegistry
@@ -20,7 +21,7 @@ class World:
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or VirtualClock()
-        self.broker = MemoryBroker(clock=self.clock)
+        self.broker: Broker = MemoryBroker(clock=self.clock)
         self.registry = MemoryRegistry(clock=self.clock)
         self.facts: list[Fact] = []
 
@@ -29,8 +30,8 @@ class World:
         return train.connect(clock=self.clock, listeners=[self.facts.append], **options)
 
     @asynccontextmanager
-    async def running(self, train: Train, **options: Any) -> AsyncIterator[Connection]:
-        async with self.connect(train) as connection, connection.running(**options):
+    async def running(self, train: Train, *, broker: Broker | None = None, **roles: bool) -> AsyncIterator[Connection]:
+        async with self.connect(train, broker=broker or self.broker) as connection, connection.running(**roles):
             yield connection
 
     def of(self, kind: type) -> list[Any]:

@@ -68,10 +68,13 @@ class Crew:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    def resize(self, shared: int) -> None:
-        """Set the number of shared workers in this process. One that is at an event finishes it first."""
+    def resize(self, shared: int, floors: int) -> None:
+        """Set the number of shared workers in this process, and how many of them the floors of draining wagons may take.
+        One that is at an event finishes it first."""
         if self._lanes is not None:
-            self._lanes.resize(shared)
+            self._lanes.floors = floors
+            if shared != self._lanes.target:
+                self._lanes.resize(shared)
 
     async def serve(self, spec: WagonSpec) -> Serving:
         """Attach to all channels of the wagon; its events are worked off from then on, until the Serving is ended.
@@ -97,6 +100,8 @@ class Lanes:
     def __init__(self, kit: Kit, slo: float | None, *, shared: bool) -> None:
         self.target = 0
         self.service = 0.0
+        self.floors = 0
+        """How many of these workers the floors of draining wagons may take together."""
         self._kit = kit
         self._slo = slo
         self._shared = shared
@@ -197,7 +202,7 @@ class Lanes:
             for s in self._servings
         ]
         floor = self._kit.settings.workers.floor
-        number = choose(posts, crew=self.target, floor=floor, slo=self._slo, service=self.service, now=wall)
+        number = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=self.service, now=wall)
         return None if number is None else heads[number]
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:

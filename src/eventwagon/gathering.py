@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from .errors import BrokerError, EventwagonError, PublishError, PublishTimeout
+from .errors import BrokerError, EventwagonError, PublishError, Unavailable
 from .event import Event
 
 
@@ -34,6 +34,11 @@ class Batch:
         return min(p.deadline for p in self._parcels)
 
     @property
+    def patience(self) -> float:
+        """The latest of its parcels' deadlines: longer nobody waits for an answer."""
+        return max(p.deadline for p in self._parcels)
+
+    @property
     def events(self) -> Sequence[Event]:
         """What is still to be accepted, in order."""
         if len(self._parcels) == 1:
@@ -50,27 +55,16 @@ class Batch:
             if parcel.accepted == len(parcel.events) and not parcel.done.done():
                 parcel.done.set_result(None)
 
-    def waits(self, now: float, train: str, trouble: str) -> bool:
-        """Fail the parcels that are past their deadline; does any still want something?"""
-        left = []
-        for parcel in self._parcels:
-            if parcel.done.done():
-                continue
-            if parcel.deadline > now:
-                left.append(parcel)
-                continue
-            missing = len(parcel.events) - parcel.accepted
-            message = f"train {train}: {missing} of {len(parcel.events)} events not surely accepted in time"
-            error = PublishTimeout(f"{message}: {trouble}" if trouble else message, accepted=parcel.accepted)
-            parcel.done.set_exception(error)
-        self._parcels = left
-        return bool(left)
+    def waits(self) -> bool:
+        """Does any call still want something? Those that gave up or were answered are left out from now on."""
+        self._parcels = [p for p in self._parcels if not p.done.done()]
+        return bool(self._parcels)
 
     def fail(self, error: EventwagonError) -> None:
         """Tell all that still wait, each with an error of its own."""
         for parcel in self._parcels:
             if not parcel.done.done():
-                parcel.done.set_exception(_own(error, parcel.accepted))
+                parcel.done.set_exception(own(error, parcel.accepted))
 
 
 class Gathering:
@@ -78,14 +72,27 @@ class Gathering:
 
     def __init__(self) -> None:
         self._waiting: deque[Parcel] = deque()
+        self._closed: EventwagonError | None = Unavailable("the connection is not open: enter it with `async with`")
         self.wanted = asyncio.Event()
 
-    def add(self, events: Sequence[Event], deadline: float) -> asyncio.Future[None]:
-        """Take the events of one call; the future tells it when they are stored."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Parcel(events, deadline, done))
+    def open(self) -> None:
+        """Take calls from now on."""
+        self._closed = None
+
+    def close(self, error: EventwagonError) -> None:
+        """Tell all that wait, and all that come."""
+        self._closed = error
+        Batch(list(self._waiting)).fail(error)
+        self._waiting.clear()
+
+    def add(self, events: Sequence[Event], deadline: float) -> Parcel:
+        """Take the events of one call; its `done` tells when they are stored. Raises Unavailable when not open."""
+        if self._closed is not None:
+            raise own(self._closed, 0)
+        parcel = Parcel(events, deadline, asyncio.get_running_loop().create_future())
+        self._waiting.append(parcel)
         self.wanted.set()
-        return done
+        return parcel
 
     def take(self, most: int) -> Batch | None:
         """What waits, up to `most` events but at least one call's; callers that gave up are left out."""
@@ -97,13 +104,8 @@ class Gathering:
                 most -= len(parcel.events)
         return Batch(parcels) if parcels else None
 
-    def fail(self, error: EventwagonError) -> None:
-        """Tell all that wait."""
-        Batch(list(self._waiting)).fail(error)
-        self._waiting.clear()
 
-
-def _own(error: EventwagonError, accepted: int) -> EventwagonError:
+def own(error: EventwagonError, accepted: int) -> EventwagonError:
     """The error for one of several callers: one object for all would pile up their tracebacks."""
     if isinstance(error, PublishError):
         return type(error)(str(error), accepted=accepted)

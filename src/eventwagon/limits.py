@@ -122,7 +122,7 @@ class Lag(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Throughput(msgspec.Struct, _Combinable, frozen=True):
-    """Full when events came in at `per_second` or more, sustained for `seconds`.
+    """Full when events came in at `per_second` or more, sustained for `seconds` (45 at the most).
 
     With hysteresis: a dip is forgiven as long as the rate stays at or above `low` times the mark; below that the
     stretch begins anew. The rate is taken over windows of a quarter of `seconds`.
@@ -138,6 +138,10 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
         _positive("Throughput", "low", self.low)
         if self.low > 1:
             raise UsageError(f"Throughput: low must be at most 1, not {self.low!r}")
+        if self.seconds > 45:
+            raise UsageError(
+                f"Throughput: seconds must be at most 45 (an observer remembers a minute), not {self.seconds!r}"
+            )
 
     def __repr__(self) -> str:
         return f"Throughput({_written(self.per_second)}, seconds={_written(self.seconds)}, low={_written(self.low)})"
@@ -173,8 +177,9 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
 class Wait(msgspec.Struct, _Combinable, frozen=True):
     """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
 
-    `slo` is what you promise a newcomer, in seconds. The wagon is cut off at `cut` × slo, so that a whole wagon can
-    still be on time. While no settle rate is known (a cold start, or never a backlog) the age of the next event
+    `slo` is what you promise a newcomer, in seconds. The mark at which the wagon is cut off is `cut` × slo, so that a
+    whole wagon can still be on time, and grows to four times that as live wagons near the cap (× 4 ** (live ÷ cap)): in a
+    long overload wagons get longer rather than run out. While no settle rate is known (a cold start, or never a backlog) the age of the next event
     stands in for it. `slo` also tells a shared crew which events can still be on time.
     """
 
@@ -190,21 +195,23 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         return f"Wait({slo})" if self.cut == 0.5 else f"Wait({slo}, cut={_written(self.cut)})"
 
     def measure(self, reading: Reading) -> Pressure:
-        mark = self.slo * self.cut
+        mark = self.slo * self.cut * 4.0**reading.crowding
         aged = reading.oldest_age or 0.0
         if reading.outstanding is None:
-            return Pressure(aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:g} s")
+            return Pressure(
+                aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:.3g} s"
+            )
         if not reading.settle_rate:
             return Pressure(
                 aged / mark,
                 f"no settle rate known yet; the next of {_count(reading.outstanding)} events has waited {aged:.2f} s, "
-                f"the mark is {mark:g} s",
+                f"the mark is {mark:.3g} s",
             )
         wait = reading.outstanding / reading.settle_rate
         return Pressure(
             wait / mark,
             f"a newcomer would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
-            f"{_count(reading.settle_rate)} settled per second); the mark is {mark:g} s",
+            f"{_count(reading.settle_rate)} settled per second); the mark is {mark:.3g} s",
         )
 
 

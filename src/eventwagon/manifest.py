@@ -27,8 +27,6 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """Its channels take writes since."""
     attempts: int = 0
     """Failed attempts at getting it ready."""
-    retry_at: float = 0.0
-    """The next attempt starts, or the current one started, then."""
     trouble: str = ""
     """Why the last attempt failed."""
     ready_at: float | None = None
@@ -71,8 +69,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Why publishers are refused (at the cap); empty when they are not."""
     failed_opens: int = 0
     """Wagons in a row that never got ready."""
-    open_not_before: float = 0.0
-    """After a failed one: when the next may be opened."""
     stops: int = 0
     """Goes up by one when the train's processes are asked to end: each ends that started before."""
 
@@ -114,7 +110,6 @@ def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None
         capacity=capacity,
         opened_because=because,
         opened_at=now,
-        retry_at=now,
     )
     return msgspec.structs.replace(manifest, wagons=(*manifest.wagons, wagon), next_number=manifest.next_number + 1)
 

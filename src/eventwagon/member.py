@@ -145,7 +145,7 @@ class Membership:
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
             self._crew_size = share(workers.total, index, count)
-            crew.resize(self._crew_size)
+            crew.resize(self._crew_size, share(workers.floors, index, count))
         manifest = self._switcher.snapshot.manifest
         live = {w.number for w in manifest.wagons if w.state in _SERVED and w.created_at is not None}
         if self._post is not None:

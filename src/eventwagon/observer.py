@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from .broker import Broker, Depth
-from .errors import ChannelGone, Conflict, EventwagonError
-from .event import DEAD, Channel, Event
-from .facts import EventsRescued, Listener, OrphanRemoved, StepFailed, WagonRemoved
+from .errors import Conflict, EventwagonError
+from .event import Channel
+from .facts import Listener, StepFailed
 from .lifecycle import State
 from .limits import slo
 from .manifest import Manifest, Wagon
@@ -17,12 +17,12 @@ from .orchestrator import Deployment, Orchestrator
 from .plan import plan
 from .reading import History, Reading, Sample, busy_rate
 from .registry import Member, Registry
+from .removal import Remover
 from .settings import Settings
 from .steps import (
     LIVE,
     AddChannels,
     Lift,
-    Plan,
     Provision,
     Refusal,
     Remove,
@@ -32,14 +32,11 @@ from .steps import (
     attempt_failed,
     channels_added,
     load_of,
-    removed,
     sealed,
     spec_of,
 )
 from .switcher import Switcher
 from .workers import allocate
-
-_MOVE_BATCH = 500
 
 
 class Observer:
@@ -71,8 +68,13 @@ class Observer:
         self._tell = tell
         self._sweep_every = sweep_every
         self._swept = -sweep_every
+        self._remover = Remover(train, settings, broker, switcher, orchestrator)
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
+        self._seen: dict[int, tuple[object, float]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._ending: set[int] = set()
+        self._told_of_ending: dict[int, str] = {}
         self._poked = asyncio.Event()
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
@@ -83,25 +85,26 @@ class Observer:
 
     async def run(self) -> None:
         """Look until cancelled. What fails is told, and tried again at the next look."""
-        while True:
-            self._poked.clear()
-            try:
-                await self.look()
-            except Conflict:
-                continue  # another moved the manifest meanwhile: look again at once
-            except EventwagonError as e:
-                for fact in self._new([StepFailed(train=self._train, step="a look", because=str(e))]):
-                    self._tell(fact)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.observe_every):
-                    await self._poked.wait()
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                self._poked.clear()
+                try:
+                    await self.look()
+                except Conflict:
+                    continue  # another moved the manifest meanwhile: look again at once
+                except EventwagonError as e:
+                    for fact in self._new([StepFailed(train=self._train, step="a look", because=str(e))]):
+                        self._tell(fact)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.observe_every):
+                        await self._poked.wait()
 
     async def look(self) -> None:
         """Read what is, decide, store the decision, carry it out. Raises Conflict when another was faster."""
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
-        deployments = await self._deployments(members)
+        deployments = await self._deployments(members, base.manifest)
         readings, troubles = await self._read(base.manifest)
         decided = plan(
             self._settings,
@@ -112,6 +115,7 @@ class Observer:
             self._clock(),
             bounds=self._broker.capabilities.bounds,
             fences=self._broker.capabilities.fences,
+            ages=self._ages(base.manifest),
             leftovers=await self._leftovers(),
         )
         await self._switcher.store(decided, base=base)
@@ -129,12 +133,14 @@ class Observer:
 
     # --- seeing ---------------------------------------------------------------------------
 
-    async def _deployments(self, members: Sequence[Member]) -> Mapping[int, Deployment]:
+    async def _deployments(self, members: Sequence[Member], manifest: Manifest) -> Mapping[int, Deployment]:
         if self._orchestrator is not None:
             return await self._orchestrator.deployments(self._train)
         found: dict[int, Deployment] = {}
         for member in members:
             for a in member.attachments:
+                if manifest.wagon(a.number) is None:
+                    continue  # it leaves by itself
                 d = found.get(a.number) or Deployment(number=a.number, ready=False)
                 found[a.number] = Deployment(
                     number=a.number,
@@ -164,9 +170,9 @@ class Observer:
             if w.sealed_at is not None and w.number in depths and outstanding(depths[w.number]) == 0
         }
         later, _ = await self._depths(hopeful)
-        shared = self._settings.workers.total is not None
+        crowding = len(manifest.wagons) / self._settings.wagons
         return {
-            w.number: self._reading(w, depths[w.number], later.get(w.number), now, shared)
+            w.number: self._reading(w, depths[w.number], later.get(w.number), now, crowding)
             for w in wagons
             if w.number in depths
         }, troubles
@@ -191,8 +197,9 @@ class Observer:
         return found, troubles
 
     def _reading(
-        self, wagon: Wagon, depths: Sequence[Depth], later: Sequence[Depth] | None, now: float, shared: bool
+        self, wagon: Wagon, depths: Sequence[Depth], later: Sequence[Depth] | None, now: float, crowding: float
     ) -> Reading:
+        shared = self._settings.workers.total is not None
         ingress = depths[0]
         samples = self._history.of(wagon.number)
         return Reading(
@@ -209,7 +216,19 @@ class Observer:
             outstanding_in_all=outstanding(depths),
             empty=later is not None and proven_empty(depths, later),
             samples=samples,
+            crowding=crowding,
         )
+
+    def _ages(self, manifest: Manifest) -> Mapping[int, float]:
+        """How long each wagon has been seen in its state and attempt, by this process's own steady clock."""
+        now = asyncio.get_running_loop().time()
+        being: dict[int, object] = {w.number: (w.state, w.attempts) for w in manifest.wagons}
+        being[0] = manifest.failed_opens
+        self._seen = {
+            number: known if (known := self._seen.get(number)) is not None and known[0] == what else (what, now)
+            for number, what in being.items()
+        }
+        return {number: now - since for number, (_, since) in self._seen.items()}
 
     async def _leftovers(self) -> Sequence[Channel]:
         now = asyncio.get_running_loop().time()
@@ -237,7 +256,6 @@ class Observer:
     # --- doing ----------------------------------------------------------------------------
 
     async def _carry_out(self, task: Task) -> None:
-        manifest = self._switcher.snapshot.manifest
         match task:
             case Provision(number=number):
                 await self._switcher.create(number)
@@ -251,12 +269,12 @@ class Observer:
                 await self._switcher.settle(lambda m: sealed(m, number, self._clock()))
             case Lift():
                 await self._switcher.lift(task)
-            case Remove(number=number):
-                wagon = manifest.wagon(number)
-                if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
-                    await self._remove(wagon)
-            case RemoveLeftover():
-                await self._remove_leftover(task)
+            case Remove(number=number) | RemoveLeftover(number=number):
+                if self._tasks is None:
+                    await self._end(task)
+                elif number not in self._ending:
+                    self._ending.add(number)
+                    self._tasks.create_task(self._end_aside(task))
 
     async def _ensure(self, number: int) -> None:
         manifest = self._switcher.snapshot.manifest
@@ -277,63 +295,30 @@ class Observer:
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
 
-    async def _remove(self, wagon: Wagon) -> None:
-        """In this order, each part repeatable: workers, dead letters, record, late events, channels, manifest."""
-        manifest = self._switcher.snapshot.manifest
-        if self._orchestrator is not None:
-            await self._orchestrator.remove(self._train, wagon.number, grace=self._settings.grace)
-        dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead))
-        await self._rescue(manifest.ingress(wagon))
-        for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
-            await self._broker.delete(channel)
-        await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
-
-    async def _move_dead_letters(self, channel: Channel) -> int:
-        """Into the train's own channel, where they stay. After a crash some may stand there twice, with the same id."""
-        kept = Channel(self._train, 0, DEAD)
-        moved = 0
-        async for batch in self._batches(channel):
-            await self._broker.create(kept)
-            await self._broker.publish(kept, batch)
-            moved += len(batch)
-        return moved
-
-    async def _rescue(self, ingress: Channel) -> None:
-        """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
-        where the broker refuses writes to a sealed channel nothing is ever found."""
-        count = 0
-        async for batch in self._batches(ingress):
-            await self._switcher.publish(batch, timeout=self._settings.publish_timeout)
-            count += len(batch)
-        if count:
-            await self._switcher.note(EventsRescued(train=self._train, number=ingress.wagon, count=count))
-
-    async def _remove_leftover(self, task: RemoveLeftover) -> None:
-        if self._orchestrator is not None:
-            await self._orchestrator.remove(self._train, task.number, grace=self._settings.grace)
-        for channel in task.channels:
-            if not channel.name:
-                await self._broker.seal(channel)
-                await self._rescue(channel)
-            elif channel.name == DEAD:
-                await self._move_dead_letters(channel)
-            await self._broker.delete(channel)
-        what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
-        await self._switcher.note(OrphanRemoved(train=self._train, what=what))
-
-    async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
-        batch: list[Event] = []
+    async def _end_aside(self, task: Remove | RemoveLeftover) -> None:
+        """Ending a wagon's workers may take its whole grace: nothing else waits for it."""
         try:
-            async for event in self._broker.read(channel):
-                batch.append(event)
-                if len(batch) >= _MOVE_BATCH:
-                    yield batch
-                    batch = []
-        except ChannelGone:
-            pass  # a step repeated after it was done
-        if batch:
-            yield batch
+            await self._end(task)
+        except Conflict:
+            pass  # the next look does it again: each part may be repeated
+        except EventwagonError as e:
+            fact = await self._failed(task, e)
+            if self._told_of_ending.get(task.number) != str(e):
+                self._told_of_ending[task.number] = str(e)
+                self._tell(fact)
+        else:
+            self._told_of_ending.pop(task.number, None)
+        finally:
+            self._ending.discard(task.number)
+            self.poke()
+
+    async def _end(self, task: Remove | RemoveLeftover) -> None:
+        if isinstance(task, RemoveLeftover):
+            await self._remover.leftover(task)
+            return
+        wagon = self._switcher.snapshot.manifest.wagon(task.number)
+        if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
+            await self._remover.remove(wagon)
 
 
 def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:

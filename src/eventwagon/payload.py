@@ -41,7 +41,7 @@ def encode(payload: object) -> tuple[bytes, str]:
     try:
         return _json.encode(payload), JSON
     except (TypeError, ValueError, msgspec.MsgspecError) as e:
-        raise UsageError(f"a {type(payload).__name__} can't be published: {e}") from e
+        raise UsageError(f"{type(payload).__name__} can't be published: {e}") from e
 
 
 def type_name(payload: object) -> str:

@@ -35,8 +35,6 @@ from .registry import Member
 from .settings import Settings
 from .steps import (
     LIVE,
-    OPEN_PAUSE_MOST,
-    PAUSE_MOST,
     AddChannels,
     Plan,
     Provision,
@@ -47,8 +45,9 @@ from .steps import (
     Task,
     at_cap,
     attempt_failed,
-    due,
+    attempt_pause,
     open_next,
+    open_pause,
 )
 
 
@@ -62,6 +61,7 @@ def plan(
     *,
     bounds: bool,
     fences: bool = True,
+    ages: Mapping[int, float] | None = None,
     leftovers: Sequence[Channel] = (),
 ) -> Plan:
     """What an observer that sees all this should do next.
@@ -70,7 +70,7 @@ def plan(
     channel's capacity exactly, `leftovers`: channels found that may belong to no wagon. The manifest must have been
     read before the readings were taken: a wagon counts as proven empty only if it was already known to be sealed.
     """
-    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences)
+    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
     draft.provision()
     draft.switch()
     draft.open()
@@ -92,6 +92,7 @@ class _Draft:
         now: float,
         bounds: bool,
         fences: bool,
+        ages: Mapping[int, float],
     ) -> None:
         self.settings = settings
         self.manifest = manifest
@@ -101,6 +102,7 @@ class _Draft:
         self.now = now
         self.bounds = bounds
         self.fences = fences
+        self.ages = ages
         self.facts: list[Decision] = []
         self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
@@ -109,13 +111,16 @@ class _Draft:
     def plan(self) -> Plan:
         return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks))
 
+    def age(self, wagon: Wagon) -> float:
+        return self.ages.get(wagon.number, 0.0)
+
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
         for wagon in self.manifest.in_state(State.READY):
             deployment = self.deployments.get(wagon.number)
             if deployment is None or not deployment.ready:
                 why = (deployment.trouble if deployment else "") or "no workers are attached to it any more"
-                self.manifest = moved(self.manifest, wagon.number, Move.LOST, retry_at=self.now, ready_at=None)
+                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
         for wagon in self.manifest.in_state(State.PROVISIONING):
             deployment = self.deployments.get(wagon.number)
@@ -123,7 +128,7 @@ class _Draft:
                 self.manifest = moved(self.manifest, wagon.number, Move.MADE_READY, ready_at=self.now)
                 took = self.now - wagon.opened_at
                 self.facts.append(WagonReady(train=self.manifest.train, number=wagon.number, seconds=took))
-            elif self.now > wagon.retry_at + self.settings.provision_timeout:
+            elif self.age(wagon) > attempt_pause(wagon.attempts) + self.settings.provision_timeout:
                 why = (deployment.trouble if deployment else "") or (
                     "no workers are attached to it; is a process running with `eventwagon run` or `work`?"
                 )
@@ -132,7 +137,7 @@ class _Draft:
                 self.manifest = failed.manifest
                 self.facts.extend(failed.facts)
         for wagon in self.manifest.in_state(*LIVE):
-            if wagon.state is not State.PROVISIONING or due(wagon.retry_at, self.now, most=PAUSE_MOST):
+            if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
                 self.tasks.append(Provision(wagon.number))
             missing = tuple(c for c in self.manifest.channels if c not in wagon.channels)
             if missing and wagon.created_at is not None:
@@ -230,7 +235,7 @@ class _Draft:
         if at_cap(self.settings, self.manifest):
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
-        elif not due(self.manifest.open_not_before, self.now, most=OPEN_PAUSE_MOST):
+        elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
@@ -279,9 +284,8 @@ class _Draft:
                 self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
         attached = {a.number for m in self.members for a in m.attachments}
         for wagon in self.manifest.in_state(State.DRAINED, State.FAILED):
-            since = wagon.drained_at or wagon.closed_at or 0.0
-            left = wagon.number not in attached or self.now > since + self.settings.grace
-            if left and (self.fences or not 0 <= self.now - since < self.settings.keep_drained):
+            left = wagon.number not in attached or self.age(wagon) > self.settings.grace
+            if left and (self.fences or self.age(wagon) >= self.settings.keep_drained):
                 self.tasks.append(Remove(wagon.number))
 
     def stale_publishers(self, wagon: Wagon) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -43,6 +44,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     empty: bool = False
     """All channels proven empty: every settled total, read first, met every published total, read after."""
     samples: Sequence[Sample] = ()
+    crowding: float = 0.0
+    """Live wagons as a share of the cap."""
 
     @property
     def outstanding(self) -> int | None:
@@ -63,18 +66,18 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         return (last.published - first.published) / span
 
 
-def busy_rate(samples: Sequence[Sample], *, least: int = 8) -> float | None:
-    """Events settled per second over the stretches between samples in which events were waiting all along.
+def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 8) -> float | None:
+    """Events settled per second over the stretches of the last `seconds` in which events were waiting all along.
 
     Only a stretch with a backlog shows what workers can do: without one they settle what arrives, not what they
     could. None until `least` events were settled in such stretches (a cold start).
     """
-    settled, seconds = 0, 0.0
-    for before, later in zip(samples, list(samples)[1:], strict=False):
-        if before.waiting > 0 and later.waiting > 0 and later.at > before.at:
+    settled, busy = 0, 0.0
+    for before, later in pairwise(samples):
+        if before.waiting > 0 and later.waiting > 0 and samples[-1].at - seconds <= before.at < later.at:
             settled += later.settled - before.settled
-            seconds += later.at - before.at
-    return settled / seconds if settled >= least and seconds > 0 else None
+            busy += later.at - before.at
+    return settled / busy if settled >= least and busy > 0 else None
 
 
 class History:
@@ -83,9 +86,9 @@ class History:
     Under number 0 stand those of all wagons together, in totals that go on growing when a wagon is removed.
     """
 
-    def __init__(self, *, seconds: float = 60.0, most: int = 300) -> None:
+    def __init__(self, *, seconds: float = 60.0, most: int = 600) -> None:
         self._seconds = seconds
-        self._most = most
+        self._apart = seconds / most
         self._of: dict[int, deque[Sample]] = {}
 
     def add_all(self, samples: Mapping[int, Sample], at: float) -> None:
@@ -100,9 +103,11 @@ class History:
         self._add(0, Sample(at, published, settled, sum(s.waiting for s in samples.values())))
 
     def _add(self, number: int, sample: Sample) -> None:
-        samples = self._of.setdefault(number, deque(maxlen=self._most))
+        samples = self._of.setdefault(number, deque())
         if samples and sample.at < samples[-1].at:
             samples.clear()  # the clock went back: begin anew
+        if len(samples) > 1 and sample.at - samples[-2].at < self._apart:
+            samples.pop()  # looks in quick succession: the last one says it all
         samples.append(sample)
         while samples[0].at < sample.at - self._seconds:
             samples.popleft()

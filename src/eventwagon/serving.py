@@ -112,7 +112,7 @@ class Feed:
                 return
             except EventwagonError as e:
                 if pause == _PAUSES[0]:
-                    serving.stumble(f"receiving from {self.channel}", e)
+                    serving.stumble(f"receiving from {self.channel}", str(e))
                 await asyncio.sleep(pause)
                 pause = min(_PAUSES[1], pause * 2)
                 continue
@@ -259,9 +259,9 @@ class Serving:
             feed.buffer.clear()
         self.check_quiet()
 
-    def stumble(self, step: str, error: EventwagonError) -> None:
+    def stumble(self, step: str, because: str) -> None:
         """Something failed that is tried again: told at the first of a row of failures."""
-        self.kit.tell(StepFailed(train=self.kit.train, step=step, because=str(error)))
+        self.kit.tell(StepFailed(train=self.kit.train, step=step, because=because))
 
     async def _flush(self) -> None:
         """Give back, store what was emitted, settle, in batches: while one is under way the next gathers."""
@@ -307,13 +307,14 @@ class Serving:
         pause = _PAUSES[0]
         while not self.trouble:
             try:
-                await call()
+                async with asyncio.timeout(self.kit.settings.publish_timeout):
+                    await call()
                 return
             except ChannelGone:
                 self.lose(f"{step}: the channel is gone")
-            except EventwagonError as e:
+            except (EventwagonError, TimeoutError) as e:
                 if pause == _PAUSES[0]:
-                    self.stumble(step, e)
+                    self.stumble(step, str(e) or "the broker has not answered in time")
                 await asyncio.sleep(pause)
                 pause = min(_PAUSES[1], pause * 2)
 

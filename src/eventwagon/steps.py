@@ -96,9 +96,14 @@ class Plan(msgspec.Struct, frozen=True):
     tasks: tuple[Task, ...] = ()
 
 
-def due(at: float, now: float, *, most: float) -> bool:
-    """Is it time? A moment further away than any pause was set by a clock that is ahead, and counts for nothing."""
-    return not now < at <= now + most
+def attempt_pause(attempts: int) -> float:
+    """Seconds before the next attempt at provisioning, after so many failed ones."""
+    return min(PAUSE_MOST, 0.5 * 2.0 ** (attempts - 1)) if attempts else 0.0
+
+
+def open_pause(failed: int) -> float:
+    """Seconds before the next wagon is opened, after so many in a row that never got ready."""
+    return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** (failed - 1)) if failed else 0.0
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
@@ -235,18 +240,14 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
     attempt = wagon.attempts + 1
     train = manifest.train
     if attempt < settings.provision_attempts or manifest.active is None:
-        pause = min(PAUSE_MOST, 0.5 * 2.0 ** (attempt - 1))
-        manifest = changed(manifest, number, attempts=attempt, retry_at=now + pause, trouble=because)
+        manifest = changed(manifest, number, attempts=attempt, trouble=because)
+        pause = attempt_pause(attempt)
         fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=pause)
         return Plan(manifest, (fact,))
     manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
-    failed = manifest.failed_opens + 1
-    manifest = msgspec.structs.replace(
-        manifest, failed_opens=failed, open_not_before=now + min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** (failed - 1))
-    )
-    return Plan(
-        manifest, (ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None),)
-    )
+    manifest = msgspec.structs.replace(manifest, failed_opens=manifest.failed_opens + 1)
+    fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None)
+    return Plan(manifest, (fact,))
 
 
 def sealed(manifest: Manifest, number: int, now: float) -> Plan:

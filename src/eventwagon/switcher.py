@@ -70,6 +70,7 @@ class Switcher:
         self._changed = asyncio.Event()
         self._gathering = Gathering()
         self._held_since: tuple[int, float] | None = None
+        self._trouble = ""
         self._lease: Lease | None = None
         self._stack = AsyncExitStack()
         self.on_change: list[Callable[[Snapshot], None]] = []
@@ -88,7 +89,8 @@ class Switcher:
                 stack.push_async_callback(self._lease.give_up)
             stack.callback(lambda: [task.cancel() for task in owned])
             closed = Unavailable(f"train {self._train}: the connection is closed")
-            stack.callback(self._gathering.fail, closed)
+            stack.callback(self._gathering.close, closed)
+            self._gathering.open()
             self._stack = stack.pop_all()
         return self
 
@@ -124,7 +126,16 @@ class Switcher:
         """
         if not events:
             return
-        await self._gathering.add(events, asyncio.get_running_loop().time() + timeout)
+        deadline = asyncio.get_running_loop().time() + timeout
+        parcel = self._gathering.add(events, deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await parcel.done
+        except TimeoutError:
+            left = len(events) - parcel.accepted
+            message = f"train {self._train}: {left} of {len(events)} events not surely accepted in time"
+            why = self._trouble or "the broker has not answered"
+            raise PublishTimeout(f"{message}: {why}", accepted=parcel.accepted) from None
 
     async def _send(self) -> None:
         while True:
@@ -137,20 +148,19 @@ class Switcher:
                     batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
     async def _deliver(self, batch: Batch) -> None:
-        """Send until every parcel is accepted, refused, or past its deadline."""
+        """Send until every parcel is accepted or refused, or its caller waits no more."""
         pause = _PAUSE_FIRST
-        trouble = ""
-        while batch.waits(asyncio.get_running_loop().time(), self._train, trouble):
+        while batch.waits():
             try:
                 if self._lease is not None:
                     await self._lease.hold()
             except Unavailable as e:
-                trouble = str(e)
+                self._trouble = str(e)
                 await self._pause(batch, pause)
                 continue
             wagon = self._snapshot.manifest.active
             if wagon is None:
-                trouble = "the train has no active wagon yet"
+                self._trouble = "the train has no active wagon yet"
                 await self._pause(batch, pause)
                 continue
             if self._snapshot.manifest.refusing:
@@ -158,19 +168,19 @@ class Switcher:
                 return
             events = batch.events
             try:
-                await self._publish(Channel(self._train, wagon.number), events)
+                await self._publish(Channel(self._train, wagon.number), events, batch.patience)
             except ChannelFull as e:
                 batch.accept(e.accepted)
-                trouble = f"{wagon.name} is full and the next wagon is not ready"
+                self._trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
                     await self._pause(batch, pause)
                     pause = min(_PAUSE_MOST, pause * 2)
             except (Sealed, ChannelGone) as e:
-                trouble = str(e)
+                self._trouble = str(e)
                 if await self._refreshed(wagon) == wagon.number:
                     await self._pause(batch, pause)
             except (PublishUncertain, Unavailable) as e:
-                trouble = str(e)
+                self._trouble = str(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
             except EventwagonError as e:
@@ -178,14 +188,19 @@ class Switcher:
                 return
             else:
                 batch.accept(len(events))
-                self._held_since = None
+                self._held_since, self._trouble = None, ""
 
-    async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        if self._lease is None:
-            await self._broker.publish(channel, events)
-        else:
-            async with self._lease.sending(channel.wagon):
-                await self._broker.publish(channel, events)
+    async def _publish(self, channel: Channel, events: Sequence[Event], until: float) -> None:
+        """One call to the broker, for no longer than anybody waits for its answer."""
+        try:
+            async with asyncio.timeout_at(until):
+                if self._lease is None:
+                    await self._broker.publish(channel, events)
+                else:
+                    async with self._lease.sending(channel.wagon):
+                        await self._broker.publish(channel, events)
+        except TimeoutError:
+            raise PublishUncertain("the broker has not answered in time") from None
 
     async def _refreshed(self, wagon: Wagon) -> int | None:
         """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""

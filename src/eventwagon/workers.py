@@ -32,6 +32,11 @@ class Workers(msgspec.Struct, frozen=True):
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")
 
+    @property
+    def floors(self) -> int:
+        """How many of a shared crew the floors of all draining wagons may take together."""
+        return max(1, (self.total or 0) // 8) if self.floor else 0
+
     def __repr__(self) -> str:
         return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"
 
@@ -75,11 +80,11 @@ class Post(NamedTuple):
 
 
 def choose(
-    posts: Sequence[Post], *, crew: int, floor: int, slo: float | None, service: float, now: float
+    posts: Sequence[Post], *, floors: int, floor: int, slo: float | None, service: float, now: float
 ) -> int | None:
     """The number of the wagon where a free worker of a shared crew works next; None when nothing waits.
 
-    First the floors of the draining wagons, the oldest first. Then, with a promise to newcomers (`slo`), the oldest
+    First the floors of the draining wagons, the oldest first, with `floors` workers at the most for all of them. Then, with a promise to newcomers (`slo`), the oldest
     wagon whose next event can still be handled on time (`service`: how long that takes), then the newest that holds
     any that can. Without one, the newest wagon with work. Last the late backlog, oldest first.
     """
@@ -88,7 +93,7 @@ def choose(
         return None
     if len(waiting) == 1:
         return waiting[0].number
-    left = max(1, crew // 8) if floor else 0
+    left = floors
     for p in posts:  # in the order of their numbers: the oldest first
         if not p.draining or left <= 0:
             break
@@ -134,7 +139,7 @@ def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = Non
     if workers.each is not None:
         return dict.fromkeys([load.number for load in loads], workers.each)
     total = workers.total or 0
-    given = _wanted(total, workers.floor, loads, slo, now)
+    given = _wanted(workers, loads, slo, now)
     free = max(0, total - sum(load.held for load in loads))
     for load in sorted(loads, key=lambda load: (load.state != "active", load.state == "spare", load.number)):
         more = min(free, max(0, given[load.number] - load.held))
@@ -143,8 +148,9 @@ def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = Non
     return given
 
 
-def _wanted(total: int, floor: int, loads: Sequence[Load], slo: float | None, now: float) -> dict[int, int]:
+def _wanted(workers: Workers, loads: Sequence[Load], slo: float | None, now: float) -> dict[int, int]:
     """The division aimed at, as if every worker were free."""
+    total = workers.total or 0
     given = {load.number: 0 for load in loads}
     spare = next((load.number for load in loads if load.state == "spare"), None)
     active = next((load.number for load in loads if load.state == "active"), None)
@@ -159,7 +165,7 @@ def _wanted(total: int, floor: int, loads: Sequence[Load], slo: float | None, no
     }
     room = {load.number: _room(load, total) for load in loads}
     while left > 0:
-        number = choose(list(posts.values()), crew=total, floor=floor, slo=slo, service=0.0, now=now)
+        number = choose(list(posts.values()), floors=workers.floors, floor=workers.floor, slo=slo, service=0.0, now=now)
         if number is None:
             break
         given[number] += 1

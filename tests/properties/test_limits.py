@@ -21,7 +21,7 @@ simple: st.SearchStrategy[Limit] = st.one_of(
     st.builds(Volume, counts),
     st.builds(Age, positive),
     st.builds(Lag, counts),
-    st.builds(Throughput, positive, seconds=positive, low=st.floats(0.01, 1.0)),
+    st.builds(Throughput, positive, seconds=st.floats(0.01, 45.0), low=st.floats(0.01, 1.0)),
     st.builds(Wait, positive, cut=positive),
 )
 limits = st.recursive(simple, lambda inner: st.builds(Any_, inner, inner) | st.builds(All, inner, inner), max_leaves=5)

@@ -55,7 +55,7 @@ def test_a_worker_goes_where_something_waits(
     posts: list[Post], crew: int, floor: int, slo: float | None, service: float
 ) -> None:
     waiting = {p.number for p in posts if p.next_at is not None}
-    chosen = choose(posts, crew=crew, floor=floor, slo=slo, service=service, now=NOW)
+    chosen = choose(posts, floors=crew // 8, floor=floor, slo=slo, service=service, now=NOW)
     assert (chosen in waiting) if waiting else (chosen is None)
 
 
@@ -70,7 +70,9 @@ def test_floors_take_an_eighth_at_most(
     posts = [p._replace(last_at=NOW - 1000) if p.draining else p for p in posts]
     at = dict.fromkeys([p.number for p in posts], 0)
     for _ in range(crew):
-        chosen = choose(posts, crew=crew, floor=floor, slo=slo, service=0.0, now=NOW)
+        chosen = choose(
+            posts, floors=Workers(total=crew, floor=min(floor, crew)).floors, floor=floor, slo=slo, service=0.0, now=NOW
+        )
         assert chosen is not None
         at[chosen] += 1
         posts = [p._replace(busy=at[p.number]) for p in posts]
@@ -85,7 +87,7 @@ def test_floors_take_an_eighth_at_most(
 def test_with_a_promise_the_oldest_that_can_be_on_time(
     posts: list[Post], crew: int, slo: float, service: float
 ) -> None:
-    chosen = choose(posts, crew=crew, floor=0, slo=slo, service=service, now=NOW)
+    chosen = choose(posts, floors=crew // 8, floor=0, slo=slo, service=service, now=NOW)
     waiting = [p for p in posts if p.next_at is not None]
     if len(waiting) < 2:
         return
@@ -103,7 +105,7 @@ def test_with_a_promise_the_oldest_that_can_be_on_time(
 @given(wagons(), crews)
 def test_without_a_promise_newcomers_first_then_the_oldest(posts: list[Post], crew: int) -> None:
     waiting = [p for p in posts if p.next_at is not None]
-    chosen = choose(posts, crew=crew, floor=0, slo=None, service=0.0, now=NOW)
+    chosen = choose(posts, floors=crew // 8, floor=0, slo=None, service=0.0, now=NOW)
     if waiting:
         newest = waiting[-1]
         assert chosen == (waiting[0].number if newest.draining else newest.number)

@@ -377,3 +377,47 @@ def test_a_process_without_a_share_of_the_workers_keeps_no_event_from_the_others
                 await connection.wait_drained(number)
 
     run(main())
+
+
+class Hanging(MemoryBroker):
+    """A memory broker whose publishes never answer while it hangs."""
+
+    hangs = False
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        await super().publish(channel, events)
+
+
+def test_a_deadline_holds_while_the_broker_hangs_and_others_go_on_after() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        world.broker = broker = Hanging(clock=world.clock)
+        loop = asyncio.get_running_loop()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("a"))
+            broker.hangs = True
+            began = loop.time()
+            with pytest.raises(PublishTimeout, match="not answered"):
+                await connection.publish(SignUp("b"), timeout=5.0)
+            assert loop.time() - began < 5.1
+            broker.hangs = False
+            await connection.publish(SignUp("c"), timeout=5.0)
+            await until(lambda: handled == ["a", "c"])
+
+    run(main())
+
+
+def test_a_closed_connection_refuses_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        connection = world.connect(signups([]))
+        with pytest.raises(Unavailable, match="not open"):
+            await connection.publish(SignUp("a"))
+        async with connection:
+            await connection.publish(SignUp("a"))
+        with pytest.raises(Unavailable, match="closed"):
+            await connection.publish(SignUp("b"))
+
+    run(main())

@@ -14,6 +14,7 @@ from eventwagon.facts import (
     DrainUnproven,
     OpenRefused,
     ProvisioningFailed,
+    SealWaits,
     StepFailed,
     Switched,
     SwitchRefused,
@@ -59,7 +60,7 @@ def wagon(number: int, state: State, **fields: Any) -> Wagon:
         times["closed_at"] = 990.0
     if state is State.DRAINED:
         times.update(sealed_at=991.0, drained_at=992.0)
-    return Wagon(**{"number": number, "state": state, "retry_at": NOW, **times, **fields})
+    return Wagon(**{"number": number, "state": state, **times, **fields})
 
 
 def manifest(*wagons: Wagon, **fields: Any) -> Manifest:
@@ -96,11 +97,24 @@ def decide(
     members: list[Member] | None = None,
     now: float = NOW,
     bounds: bool = True,
+    fences: bool = True,
+    ages: dict[int, float] | None = None,
     leftovers: tuple[Channel, ...] = (),
 ) -> Plan:
     found_deployments = ready(*(w.number for w in m.wagons)) if deployments is None else deployments
     by_number = {r.number: r for r in readings or []}
-    decided = plan(settings, m, by_number, found_deployments, members or [], now, bounds=bounds, leftovers=leftovers)
+    decided = plan(
+        settings,
+        m,
+        by_number,
+        found_deployments,
+        members or [],
+        now,
+        bounds=bounds,
+        fences=fences,
+        ages=ages,
+        leftovers=leftovers,
+    )
     check(decided.manifest)
     return decided
 
@@ -228,25 +242,29 @@ def test_at_the_cap_refuse_tells_publishers_and_takes_it_back() -> None:
 
 def test_provisioning_is_retried_with_backoff_then_given_up_and_the_next_waits() -> None:
     settings = msgspec.structs.replace(SETTINGS, provision_attempts=3, provision_timeout=10.0)
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, retry_at=NOW))
-    now, pauses = NOW, []
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING))
+    unready, pauses = {2: Deployment(number=2, ready=False, trouble="no image")}, list[float | None]()
     while states_of(m).get(2) is State.PROVISIONING:
-        now += 10.1
-        decided = decide(
-            m, [reading(1, 100)], {2: Deployment(number=2, ready=False, trouble="no image")}, settings=settings, now=now
-        )
+        pause = (pauses[-1] if pauses else 0.0) or 0.0
+        assert decide(m, [reading(1, 100)], unready, settings=settings, ages={2: pause + 10.0}).manifest is m
+        decided = decide(m, [reading(1, 100)], unready, settings=settings, ages={2: pause + 10.1})
         failure = one(decided.facts, ProvisioningFailed)
         assert "no image" in failure.because
         assert states(decided)[1] is State.ACTIVE  # ingestion unharmed
         m = decided.manifest
         pauses.append(failure.pause)
-        now = max(now, m.wagon(2).retry_at if m.wagon(2) else now)  # type: ignore[union-attr]
     assert pauses == [0.5, 1.0, None]
     assert states_of(m)[2] is State.FAILED
-    after = decide(m, [reading(1, 100)], {}, settings=settings, now=now)
+    after = decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 4.9})
     assert Remove(2) in after.tasks
     assert "never got ready" in one(after.refusals, OpenRefused).because
-    assert states(decide(m, [reading(1, 100)], {}, settings=settings, now=now + 6.0))[3] is State.PROVISIONING
+    assert states(decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 5.0}))[3] is State.PROVISIONING
+
+
+def test_no_process_s_wall_clock_makes_another_fail_its_wagons() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, opened_at=NOW - 10_000))
+    ahead = decide(m, [reading(1, 60)], {}, now=NOW + 10_000, ages={2: 1.0})
+    assert ahead.manifest is m
 
 
 def states_of(m: Manifest) -> dict[int, State]:
@@ -261,9 +279,9 @@ def test_the_first_wagon_is_never_given_up() -> None:
 
 
 def test_no_new_attempt_before_the_pause_is_over() -> None:
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, retry_at=NOW + 1))
-    assert Provision(2) not in decide(m, [reading(1, 60)], {}).tasks
-    assert Provision(2) in decide(m, [reading(1, 60)], {}, now=NOW + 1).tasks
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=2))
+    assert Provision(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
+    assert Provision(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
 
 
 def test_surplus_spares_are_put_away_by_the_safe_way() -> None:
@@ -300,7 +318,20 @@ def test_removed_only_after_its_workers_left_or_grace() -> None:
     at_it = [Member(name="a", roles=("work",), attachments=(Attachment(1, True, 1),))]
     assert Remove(1) not in decide(m, members=at_it).tasks
     assert Remove(1) in decide(m, members=[]).tasks
-    assert Remove(1) in decide(m, members=at_it, now=992.0 + SETTINGS.grace + 1).tasks
+    assert Remove(1) in decide(m, members=at_it, ages={1: SETTINGS.grace + 1}).tasks
+
+
+def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_for_a_while() -> None:
+    m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
+    stale = [Member(name="p", roles=("publish",), publishing_to=1)]
+    waits = decide(m, [reading(1, 5, 5)], fences=False, members=stale)
+    assert Seal(1) not in waits.tasks
+    assert one(waits.refusals, SealWaits).number == 1
+    fresh = [Member(name="p", roles=("publish",), publishing_to=2)]
+    assert Seal(1) in decide(m, [reading(1, 5, 5)], fences=False, members=fresh).tasks
+    drained = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
+    assert Remove(1) not in decide(drained, fences=False, ages={1: SETTINGS.keep_drained - 1}).tasks
+    assert Remove(1) in decide(drained, fences=False, ages={1: SETTINGS.keep_drained}).tasks
 
 
 def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:

@@ -188,22 +188,23 @@ class Lanes:
 
     def _choose(self) -> Feed | None:
         if len(self._servings) == 1:
-            return self._servings[0].oldest()
+            head = self._servings[0].oldest()
+            return head and head[0]
         wall = self._kit.clock()
-        heads = {s.spec.number: s.oldest() for s in self._servings}
-        posts = [
-            Post(
-                s.spec.number,
-                s.spec.cut_off_at is not None,
-                None if (head := heads[s.spec.number]) is None else head.buffer[0].event.time,
-                wall if s.spec.cut_off_at is None else s.spec.cut_off_at,
-                s.busy,
-            )
-            for s in self._servings
-        ]
+        posts: list[Post] = []
+        feeds: dict[int, Feed] = {}
+        for s in self._servings:
+            head = s.oldest()
+            if head is not None or s.busy:
+                number, cut, began = s.spec.number, s.spec.cut_off_at, None
+                if head is not None:
+                    feeds[number], began = head
+                posts.append(Post(number, cut is not None, began, wall if cut is None else cut, s.busy))
+        if len(feeds) <= 1:
+            return next(iter(feeds.values()), None)
         floor = self._kit.settings.workers.floor
-        number = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=self.service, now=wall)
-        return None if number is None else heads[number]
+        chosen = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=self.service, now=wall)
+        return None if chosen is None else feeds[chosen]
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
         serving, settings = feed.serving, self._kit.settings

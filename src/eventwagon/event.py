@@ -100,15 +100,22 @@ def new_ids(count: int, now: float, random: RandomBytes = os.urandom) -> list[st
     return [_uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
 
 
-def child_id(parent: str, channel: str, index: int) -> str:
+def born(event: Event) -> float:
+    """When the chain of events that this one belongs to began, in seconds since the epoch: the time in its id, which
+    children inherit. For a foreign id (not a version 7 UUID) the event's own time."""
+    name = event.id
+    if len(name) == 36 and name[14] == "7":
+        try:
+            return int(name[:8] + name[9:13], 16) / 1000
+        except ValueError:
+            pass
+    return event.time
+
+
+def child_id(parent: Event, channel: str, index: int) -> str:
     """The id of the `index`-th event that handling `parent` emitted to `channel`: the same at each attempt.
 
-    It keeps its parent's time, so that ids of one chain sort together. A parent with a foreign id (not a UUID)
-    gives ids with the time 0.
+    It keeps the time at which the chain began, so that ids of one chain sort together, and `born` knows it.
     """
-    digest = blake2b(f"{parent}\0{channel}\0{index}".encode(), digest_size=10).digest()
-    try:
-        milliseconds = int(parent[:8] + parent[9:13], 16)
-    except ValueError:
-        milliseconds = 0
-    return _uuid7(milliseconds, digest)
+    digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
+    return _uuid7(int(born(parent) * 1000 + 0.5), digest)

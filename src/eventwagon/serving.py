@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from .broker import Broker, Delivery, Subscription
 from .errors import ChannelGone, EventwagonError, UsageError
-from .event import Channel, Event
+from .event import Channel, Event, born
 from .facts import EventDied, EventRetried, Listener, StepFailed
 from .orchestrator import WagonSpec
 from .settings import Settings
@@ -244,13 +244,17 @@ class Serving:
                 self.released.append((feed, feed.buffer.popleft(), 0.0, False))
         self.wanted.set()
 
-    def oldest(self) -> Feed | None:
-        """Its channel whose next event has waited longest; None when nothing waits here."""
+    def oldest(self) -> tuple[Feed, float] | None:
+        """Its channel whose next event belongs to the chain that began first, and when that was; None when nothing waits
+        here. A chain that has begun goes before a new one of the same moment."""
         best: Feed | None = None
+        began = 0.0
         for feed in self.feeds:
-            if feed.buffer and (best is None or feed.buffer[0].event.time < best.buffer[0].event.time):
-                best = feed
-        return best
+            if feed.buffer:
+                at = born(feed.buffer[0].event)
+                if best is None or at <= began:
+                    best, began = feed, at
+        return None if best is None else (best, began)
 
     def lose(self, why: str) -> None:
         """A channel is gone under it: nothing more can be done here."""

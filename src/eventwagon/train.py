@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
@@ -232,6 +233,8 @@ class Connection:
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
         if isinstance(payload, Event):
             event = payload
+            if not math.isfinite(event.time):
+                raise UsageError(f"event {event.id}: its time is {event.time}")
         else:
             data, content_type = encode(payload)
             event = Event(

@@ -118,7 +118,7 @@ class Context:
         data, content_type = encode(payload)
         index = sum(1 for c, _ in self.emitted if c == channel)
         event = Event(
-            child_id(self.event.id, channel, index),
+            child_id(self.event, channel, index),
             event_type or type_name(payload),
             self.event.source,
             self._clock(),

@@ -72,7 +72,7 @@ class Post(NamedTuple):
     number: int
     draining: bool
     next_at: float | None
-    """When the next event that waits was published; None when nothing waits."""
+    """When the chain of the next event that waits began; None when nothing waits."""
     last_at: float
     """When the wagon's last event can have been published: the cut-off, or now."""
     busy: int

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eventwagon import facts
 from eventwagon.errors import UsageError
-from eventwagon.event import DEAD, Channel, check_channel_name, check_train_name, child_id, new_ids
+from eventwagon.event import DEAD, Channel, Event, born, check_channel_name, check_train_name, child_id, new_ids
 from eventwagon.facts import DECISIONS, Entry, Fact, decode_entry, encode_entry, sentence
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State, after, diagram
 from eventwagon.limits import Volume
@@ -80,15 +80,21 @@ ids = times.map(lambda now: new_ids(1, now)[0]) | st.text(max_size=40)
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,10}", fullmatch=True)
 
 
+def _event(event_id: str, at: float = 1_700_000_000.25) -> Event:
+    return Event(event_id, "T", "/s", at, b"")
+
+
 @given(ids, names, st.integers(0, 1000))
 def test_child_ids_are_stable_and_keep_the_time(parent: str, channel: str, index: int) -> None:
-    child = child_id(parent, channel, index)
-    assert child == child_id(parent, channel, index)
+    child = child_id(_event(parent), channel, index)
+    assert child == child_id(_event(parent), channel, index)
     found = uuid.UUID(child)
     assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    assert born(_event(child, at=0.0)) == pytest.approx(born(_event(parent)), abs=0.001)
     try:
         is_ours = uuid.UUID(parent).version == 7 and len(parent) == 36
     except ValueError:
+        assert born(_event(parent)) == 1_700_000_000.25  # a foreign id says nothing: the event's own time
         return
     if is_ours:
         assert child[:13] == parent[:13].lower()
@@ -96,7 +102,8 @@ def test_child_ids_are_stable_and_keep_the_time(parent: str, channel: str, index
 
 @given(st.lists(st.tuples(ids, names, st.integers(0, 5)), unique=True, max_size=30))
 def test_child_ids_differ(children: list[tuple[str, str, int]]) -> None:
-    assert len({child_id(*child) for child in children}) == len(children)
+    made = {child_id(_event(parent), channel, index) for parent, channel, index in children}
+    assert len(made) == len(children)
 
 
 @given(names, names, st.integers(1, 100))

@@ -598,3 +598,31 @@ def test_others_can_read_the_file(tmp_path: Path) -> None:
 
 def test_the_library_that_is_used_is_new_enough() -> None:
     storage.check_version()
+
+
+def test_a_receive_that_is_cancelled_as_it_is_answered_gives_its_events_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        channel = Channel("t", 1)
+        async with SQLiteBroker(tmp_path) as broker:
+            await broker.create(channel)
+            async with broker.consume(channel, visibility=60) as subscription:
+                receiving = asyncio.create_task(subscription.receive(10, 30))
+                await asyncio.sleep(0.05)
+                deliver = actor.Actor._deliver
+
+                def cancelling(self: actor.Actor, answers: list[actor.Answer], idle: bool) -> None:
+                    deliver(self, answers, idle)
+                    if any(isinstance(value, list) and value for _, value, _ in answers):
+                        receiving.cancel()
+
+                monkeypatch.setattr(actor.Actor, "_deliver", cancelling)
+                await broker.publish(channel, [Event("1", "T", "/", 1.0, b"{}")])
+                with pytest.raises(asyncio.CancelledError):
+                    await receiving
+                monkeypatch.undo()
+                (again,) = await subscription.receive(10, 10)
+                assert (again.event.id, again.attempt) == ("1", 1)
+
+    asyncio.run(main())

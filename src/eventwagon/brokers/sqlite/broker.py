@@ -167,6 +167,10 @@ class SQLiteSubscription:
         timer = asyncio.get_running_loop().call_later(timeout, actor.expire, op, list) if not at_once else None
         try:
             return await op.future
+        except asyncio.CancelledError:
+            if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
+                self._give_back(op.future.result())  # answered in the moment in which the caller was cancelled
+            raise
         finally:
             if timer is not None:
                 timer.cancel()

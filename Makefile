@@ -4,9 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+SEEDS  ?= 2000
+SWITCHES ?= 200
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit bench clean
+.PHONY: help install demo test check lint types layers unit simulate chaos bench docs clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,7 +26,7 @@ install: $(STAMP) ## Set up .venv with everything that is needed
 demo: $(STAMP) ## The Black Friday burst on SQLite, live in the terminal (ARGS="--help" for what can be tried)
 	@$(BIN)/eventwagon demo $(ARGS)
 
-test: check unit ## Everything that must pass
+test: check unit simulate ## Everything that must pass
 
 check: lint types layers ## Format, lint, types, layers
 
@@ -39,6 +42,15 @@ layers: $(STAMP)
 
 unit: $(STAMP) ## The tests
 	@$(BIN)/pytest --numprocesses=2 --dist=worksteal $(ARGS)
+
+simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, ARGS="--seed 7" for one)
+	@$(BIN)/python -m eventwagon.testing.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+chaos: $(STAMP) ## Real processes on SQLite, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again)
+	@$(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) $(ARGS)
+
+docs: $(STAMP) ## Write the generated parts of the docs anew
+	@$(BIN)/python scripts/docs.py
 
 bench: $(STAMP) ## Ratios to the bare tools, in one run (not a test)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -1,0 +1,154 @@
+"""Writes the generated parts of the documents from the code, between their markers.
+
+    python scripts/docs.py           # write
+    python scripts/docs.py --check   # exit 1 and name the files that are out of date
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`; PARTS has the names.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import eventwagon
+from eventwagon import errors, lifecycle, settings
+from eventwagon.testing import conformance
+
+ROOT = Path(__file__).resolve().parents[1]
+_PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL)
+
+
+def diagram() -> str:
+    """The lifecycle as a picture."""
+    return f"```mermaid\n{lifecycle.diagram()}```\n"
+
+
+def transitions() -> str:
+    """The lifecycle as a table."""
+    rows = [
+        (f"`{state}`", str(move), f"`{to}`" if to else "gone") for (state, move), to in lifecycle.TRANSITIONS.items()
+    ]
+    return table(("state", "what happens", "next state"), rows)
+
+
+def all_settings() -> str:
+    """Every setting of a train."""
+    said = _attribute_docs(settings.Settings)
+    rows = []
+    for name, default in zip(settings.Settings.__struct_fields__, settings.Settings.__struct_defaults__, strict=True):
+        shared = "yes" if name in settings.Settings().declared() else ""
+        rows.append((f"`{name}`", f"`{default!r}`", _unit(name), shared, said[name]))
+    return table(("setting", "default", "unit", "declared", "what and why"), rows)
+
+
+def names() -> str:
+    """The public names of the package."""
+    rows = [(f"`{name}`", _first_sentence(getattr(eventwagon, name))) for name in eventwagon.__all__]
+    return table(("name", "what it is"), rows)
+
+
+def error_tree() -> str:
+    """Every error, with what it means and what to do."""
+    ordered = [*_tree(errors.EventwagonError), errors.Reject]
+    return table(
+        ("error", "is a", "when, and what to do"),
+        [(f"`{kind.__name__}`", f"`{kind.__bases__[0].__name__}`", _whole(kind)) for kind in ordered],
+    )
+
+
+def broker_checks() -> str:
+    """What the suite holds a broker to."""
+    rows = [(f"`{c}`", ", ".join(c.requires), c.name) for c in conformance.broker_checks()]
+    return table(("check", "needs", "what must hold"), rows)
+
+
+def registry_checks() -> str:
+    """What the suite holds a registry to."""
+    return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.registry_checks()])
+
+
+def orchestrator_checks() -> str:
+    """What the suite holds an orchestrator to."""
+    return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.orchestrator_checks()])
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "lifecycle-diagram": diagram,
+    "lifecycle-table": transitions,
+    "settings": all_settings,
+    "public-names": names,
+    "errors": error_tree,
+    "broker-checks": broker_checks,
+    "registry-checks": registry_checks,
+    "orchestrator-checks": orchestrator_checks,
+}
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _tree(kind: type[BaseException]) -> Iterator[type[BaseException]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child)
+
+
+def _whole(thing: object) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split())
+
+
+def _first_sentence(thing: object) -> str:
+    return re.split(r"(?<=[.:]) (?=[A-Z`])", _whole(thing).split(" `Workers(each", 1)[0])[0].rstrip(":")
+
+
+def _unit(name: str) -> str:
+    if name in settings._SECONDS:
+        return "s"
+    return {"max_event_bytes": "bytes", "prepare": "pressure"}.get(name, "count" if name in settings._WHOLE else "")
+
+
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """The docstrings that stand below the fields of a class."""
+    (body,) = [node for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)]
+    said = {}
+    for field, doc in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if not isinstance(doc, ast.Expr):
+                raise SystemExit(f"setting {field.target.id} has no docstring")
+            said[field.target.id] = " ".join(str(ast.literal_eval(doc.value)).split())
+    return said
+
+
+def rendered(text: str) -> str:
+    """The document with each of its generated parts made anew."""
+    return _PART.sub(lambda m: f"{m[1]}{PARTS[m['name']]()}{m[4]}", text)
+
+
+def documents() -> list[Path]:
+    """Every Markdown document of the project."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main(arguments: list[str]) -> int:
+    """Write, or check."""
+    stale = [(path, new) for path in documents() if (new := rendered(old := path.read_text())) != old]
+    for path, new in stale:
+        if "--check" in arguments:
+            print(f"{path.relative_to(ROOT)} is out of date: run python scripts/docs.py")
+        else:
+            path.write_text(new)
+            print(f"{path.relative_to(ROOT)} written")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""The project's documents, taken apart."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+class Block(NamedTuple):
+    """A fenced block. `mark` is the HTML comment right above it: `fragment`, `file: NAME`, or nothing."""
+
+    kind: str
+    text: str
+    mark: str
+    line: int
+
+
+def name(document: Path) -> str:
+    """As tests are called by."""
+    return str(document.relative_to(ROOT))
+
+
+def blocks(document: Path, kind: str) -> list[Block]:
+    """The fenced blocks of this kind, in order."""
+    text = document.read_text()
+    return [
+        Block(m["kind"], m["text"], m["mark"] or "", text.count("\n", 0, m.start("text")) + 1)
+        for m in _BLOCK.finditer(text)
+        if m["kind"] == kind
+    ]
+
+
+def prose(document: Path) -> str:
+    """The document without its fenced blocks."""
+    return _BLOCK.sub("", document.read_text())
+
+
+def having(kind: str) -> list[Path]:
+    """The documents that have a block of this kind."""
+    return [d for d in DOCUMENTS if blocks(d, kind)]

@@ -1,0 +1,125 @@
+"""The documents hang together: generated parts, links, names of tests and checks, public names."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+import eventwagon
+from eventwagon.errors import EventwagonError
+from eventwagon.limits import parse_limit
+from eventwagon.settings import Settings
+from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
+from tests.docs.documents import DOCUMENTS, ROOT, name, prose
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    command = [sys.executable, "scripts/docs.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_resolve(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (document.parent / path).resolve() if path else document
+        assert to.exists(), f"{name(document)}: {target} does not exist"
+        assert to.is_relative_to(ROOT), f"{name(document)}: {target} leads out of the project"
+        assert not anchor or anchor in anchors(to), f"{name(document)}: {target} has no such heading"
+
+
+def test_every_document_is_linked_to() -> None:
+    linked = {
+        (document.parent / target.partition("#")[0]).resolve()
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)]+)\)", prose(document))
+    }
+    assert [name(d) for d in DOCUMENTS if d not in linked and d.name not in ("README.md", "index.md")] == []
+
+
+def test_every_invariant_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    sections = dict(re.findall(r"^## (I\d+): .*?\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == [f"I{n}" for n in range(1, 11)]
+    tests = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tests |= {n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)}
+    checks = {str(c) for c in (*broker_checks(), *registry_checks(), *orchestrator_checks())}
+    for invariant, section in sections.items():
+        held = section.partition("Held by:")[2]
+        names = set(re.findall(r"`([a-z0-9_]+)`", held))
+        assert names, f"{invariant} names no test"
+        assert names <= tests | checks, f"{invariant}: {names - tests - checks} exist no more"
+
+
+def test_public_names() -> None:
+    assert eventwagon.__all__ == sorted(eventwagon.__all__)
+    exec(f"from eventwagon import {', '.join(eventwagon.__all__)}", {})  # noqa: S102 - our own names
+    public = {n for n, value in vars(eventwagon).items() if not n.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(eventwagon.__all__)
+    listed = (ROOT / "docs" / "index.md").read_text()
+    for public_name in eventwagon.__all__:
+        assert f"| `{public_name}` |" in listed
+        assert inspect.getdoc(getattr(eventwagon, public_name)), f"{public_name} has no docstring"
+
+
+def test_errors_named_in_the_docs_exist() -> None:
+    known = {kind.__name__ for kind in _tree(EventwagonError)}
+    for document in DOCUMENTS:
+        for said in re.findall(
+            r"`(Publish[A-Z]\w+|Train[A-Z]\w+|Storage\w+|Unavailable|Channel[A-Z]\w+)`", prose(document)
+        ):
+            assert said in known, f"{name(document)}: {said}"
+
+
+def test_limits_written_in_the_docs_can_be_read() -> None:
+    text = "\n".join(prose(d) for d in DOCUMENTS)
+    for said in re.findall(r"--limit '([^']+)'", text):
+        parse_limit(said)
+
+
+def test_settings_named_in_the_docs_exist() -> None:
+    text = "\n".join(prose(d) for d in DOCUMENTS)
+    for said in re.findall(r"`([a-z_]+)=[^`]*`", text):
+        known = {
+            *Settings.__struct_fields__,
+            "each",
+            "synchronous",
+            "total",
+            "floor",
+            "seconds",
+            "low",
+            "cut",
+            "tried",
+            "fences",
+            "observe",
+            "work",
+        }
+        assert said in known, said
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name)
+def test_pictures_are_sound(picture: Path) -> None:
+    root = ET.fromstring(picture.read_text())  # noqa: S314 - our own file
+    assert root.find("{http://www.w3.org/2000/svg}title") is not None
+    assert "prefers-color-scheme: dark" in picture.read_text()
+
+
+def _tree(kind: type[BaseException]) -> list[type[BaseException]]:
+    return [kind, *(k for child in kind.__subclasses__() for k in _tree(child))]

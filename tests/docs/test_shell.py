@@ -1,0 +1,67 @@
+"""What the documents tell people to type exists: commands, options, environment variables, make targets."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from eventwagon.cli.app import app
+from tests.docs.documents import DOCUMENTS, ROOT, blocks, having, name, prose
+
+COMMAND = typer.main.get_command(app)
+COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its type does not say
+OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
+VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar}
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def lines() -> Iterator[tuple[str, list[str]]]:
+    for document in having("sh"):
+        for block in blocks(document, "sh"):
+            for number, text in enumerate(block.text.splitlines()):
+                if words := shlex.split(text, comments=True):
+                    yield f"{name(document)}:{block.line + number}", words
+
+
+@pytest.mark.parametrize(("where", "words"), list(lines()), ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
+    match words:
+        case ["eventwagon", command, *arguments]:
+            assert command in COMMANDS, f"there is no command {command!r}"
+            COMMANDS[command].make_context(command, arguments)  # raises for an option or argument that is not known
+        case ["make", *targets]:
+            assert {t for t in targets if "=" not in t} <= TARGETS  # the others are variables
+        case ["export", setting]:
+            assert setting.partition("=")[0] in VARIABLES
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file()
+        case ["pip", "install", "eventwagon"]:
+            pass
+        case _:
+            pytest.fail(f"{where}: nobody checks {words[0]!r}; teach this test")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_what_is_named_in_passing_exists(document: Path) -> None:
+    text = prose(document)
+    assert set(re.findall(r"`eventwagon ([a-z]+)", text)) <= set(COMMANDS)
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= TARGETS
+    assert set(re.findall(r"\bEVENTWAGON_[A-Z_]+", text)) <= VARIABLES
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= OPTIONS | {
+        "--check",
+        "--dir",
+        "--json",
+        "--only",
+        "--quick",
+    }  # scripts/docs.py, benchmarks
+
+
+def test_every_command_is_told_of() -> None:
+    text = (ROOT / "README.md").read_text()
+    told = {command for command in COMMANDS if re.search(rf"\b{command}\b", text)}
+    assert set(COMMANDS) - told <= {"version"}

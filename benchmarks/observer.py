@@ -1,0 +1,102 @@
+"""What one look of an observer costs with many live wagons."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from statistics import median
+
+from eventwagon.broker import Broker
+from eventwagon.drivers import open_drivers
+from eventwagon.event import Event, new_ids
+from eventwagon.lifecycle import State
+from eventwagon.limits import Volume
+from eventwagon.manifest import Manifest, Wagon
+from eventwagon.observer import Observer
+from eventwagon.registry import Attachment, Member, Registry
+from eventwagon.settings import Settings
+from eventwagon.switcher import Switcher
+
+from .kit import Aim, Benchmark, Line, Run, Side, Stopwatch, in_turn, unused
+
+_SETTINGS = Settings(limit=Volume(10**9), wagons=200)
+
+
+async def run(how: Run) -> list[Line]:
+    lines = []
+    with how.scratch() as directory:
+        for name, url in (("memory", "memory://"), ("SQLite", f"sqlite:///{directory}")):
+            drivers = open_drivers(url)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(drivers.broker)
+                await stack.enter_async_context(drivers.registry)
+                sides = [
+                    await _looks(drivers.broker, drivers.registry, wagons, how.pick(15, 5), stack)
+                    for wagons in (1, 10, 100)
+                ]
+                one, *more = await in_turn(how.pick(9, 3), *sides)
+            for wagons, figures in ((1, one), (10, more[0]), (100, more[1])):
+                line = Line(
+                    what=f"{name}, {wagons} live",
+                    against="1 live",
+                    unit="ms a look",
+                    ours=figures,
+                    theirs=one,
+                    aim=Aim("ratio", most=wagons) if wagons > 1 else None,
+                )
+                lines.append(line)
+    return lines
+
+
+async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, stack: AsyncExitStack) -> Side:
+    """A train with so many live wagons: one active, the others sealed and with an event left. The side: ms for a look."""
+    train, now = unused("observer"), time.time()
+    manifest = Manifest(
+        train=train,
+        wagons=tuple(_wagon(n, now, draining=n < wagons) for n in range(1, wagons + 1)),
+        next_number=wagons + 1,
+        declared=_SETTINGS.declared(),
+    )
+    for wagon in manifest.wagons:
+        for channel in (manifest.ingress(wagon), manifest.dead_letters(wagon)):
+            await broker.create(channel)
+        await broker.publish(manifest.ingress(wagon), [Event(new_ids(1, now)[0], "Order", "/bench", now, b"{}")])
+        if wagon.state is State.DRAINING:
+            await broker.seal(manifest.ingress(wagon))
+    await registry.replace(train, manifest, expect=0)
+    attached = tuple(Attachment(w.number, True, 1) for w in manifest.wagons)
+    await registry.check_in(train, Member(name="worker", roles=("work",), attachments=attached), ttl=3600)
+    switcher = Switcher(train, _SETTINGS, (), broker, registry, clock=time.time, by="bench", tell=lambda _: None)
+    await stack.enter_async_context(switcher)
+    observer = Observer(
+        train, _SETTINGS, broker, registry, switcher, orchestrator=None, clock=time.time, tell=lambda _: None
+    )
+
+    async def side() -> float:
+        took = []
+        await observer.look()  # threads and files that were let go meanwhile are opened again
+        for _ in range(times):
+            watch = Stopwatch()
+            await observer.look()
+            took.append(watch.seconds * 1000)
+            await asyncio.sleep(0.002)
+        return median(took)
+
+    return side
+
+
+def _wagon(number: int, now: float, *, draining: bool) -> Wagon:
+    return Wagon(
+        number=number,
+        state=State.DRAINING if draining else State.ACTIVE,
+        opened_at=now,
+        created_at=now,
+        ready_at=now,
+        active_at=now,
+        closed_at=now if draining else None,
+        sealed_at=now if draining else None,
+    )
+
+
+BENCHMARK = Benchmark("observer", "one look of an observer at 10 and 100 live wagons against a look at one", run)

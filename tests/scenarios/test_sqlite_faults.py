@@ -112,7 +112,7 @@ def test_a_read_only_disk(small_disk: Path) -> None:
 def test_a_directory_that_this_user_may_not_write(tmp_path: Path) -> None:
     script = (
         "import fcntl, os, struct, sys, pathlib\n"
-        "from eventwagon._sqlite import prepare\n"
+        "from eventwagon._sqlite.place import prepare\n"
         "from eventwagon.errors import StorageBroken\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "try: prepare(pathlib.Path(sys.argv[1]))\n"
@@ -129,13 +129,22 @@ def test_a_directory_that_this_user_may_not_write(tmp_path: Path) -> None:
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     asyncio.run(refuses_to_enter(tmp_path / "file", "ot a directory"))
-    asyncio.run(refuses_to_enter(tmp_path / "file" / "below", "ot a directory"))
+
+    async def below() -> None:
+        async with SQLiteBroker(tmp_path / "file" / "below") as broker:
+            with pytest.raises(StorageBroken, match="ot a directory"):
+                await broker.create(Channel("t", 1))
+
+    asyncio.run(below())
 
 
 def test_missing_directories_are_made_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
     async def main() -> None:
-        async with SQLiteBroker(tmp_path / "a" / "b"):
-            assert list((tmp_path / "a" / "b").iterdir()) == []
+        async with SQLiteBroker(tmp_path / "a" / "b") as broker:
+            assert not (tmp_path / "a").exists()  # a mistyped URL leaves nothing behind
+            assert await broker.channels("t") == []
+            await broker.create(Channel("t", 1))
+            assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["t"]
 
     asyncio.run(main())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .actor import Actor, Files
 from .op import CLOCK_SLACK, DeadFile, Op, Parked, Turn
-from .place import prepare
+from .place import Place
 from .storage import Format
 
-__all__ = ["CLOCK_SLACK", "Actor", "DeadFile", "Files", "Format", "Op", "Parked", "Turn", "prepare"]
+__all__ = ["CLOCK_SLACK", "Actor", "DeadFile", "Files", "Format", "Op", "Parked", "Place", "Turn"]

@@ -18,6 +18,7 @@ import apsw
 
 from ..errors import EventwagonError, PublishUncertain, StorageBroken, Unavailable
 from .op import CLOCK_SLACK, DeadFile, NeedsWrite, Op, Parked, Turn
+from .place import Place
 from .storage import Format, Sync, connect, explain, install, moved, own_fault, remove_dead
 
 R = TypeVar("R")
@@ -36,8 +37,11 @@ class Files:
     Belongs to the event loop and the process that made it.
     """
 
-    def __init__(self, form: Format, turn: type[Turn], *, sync: Sync, clock: Callable[[], float], poll: float) -> None:
-        self.form, self.turn, self.sync, self.clock, self.poll = form, turn, sync, clock, poll
+    def __init__(
+        self, place: Place, form: Format, turn: type[Turn], *, sync: Sync, clock: Callable[[], float], poll: float
+    ) -> None:
+        self.place, self.form, self.turn = place, form, turn
+        self.sync, self.clock, self.poll = sync, clock, poll
         self._actors: dict[str, Actor] = {}
         self._ending: set[Actor] = set()
         self._open = False
@@ -274,6 +278,8 @@ class Actor:
 
     def _attempt(self, ops: list[Op[Any]], writes: bool, creates: bool) -> tuple[list[Answer], list[Op[Any]]]:
         if self._db is None:
+            if creates:
+                self._files.place.check(make=True)
             self._db = connect(self.path, self._files.form, create=creates, sync=self._files.sync)
         db = self._db
         now = self._looked = self._files.clock()

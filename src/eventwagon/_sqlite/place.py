@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,22 @@ _NETWORK = """
     afs beegfs ceph cifs coda fhgfs glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 orangefs pvfs2 smb2 smb3 smbfs
     fuse.ceph fuse.cephfs fuse.glusterfs fuse.juicefs fuse.nfs fuse.rclone fuse.s3fs fuse.smbnetfs fuse.sshfs
 """
+
+
+class Place:
+    """A driver's directory: looked at once, made only when something is to be kept in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._fit = False
+        self._lock = threading.Lock()
+
+    def check(self, *, make: bool) -> None:
+        """Raise StorageBroken unless the directory is fit; a missing one is made, or left missing. From any thread."""
+        with self._lock:
+            if not self._fit and (make or os.path.lexists(self.directory)):
+                prepare(self.directory)
+                self._fit = True
 
 
 def prepare(directory: Path) -> None:

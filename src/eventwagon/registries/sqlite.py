@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from .. import facts, manifest
-from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Turn, prepare
+from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn
 from ..errors import Conflict
 from ..facts import Entry
 from ..manifest import Manifest
@@ -60,11 +60,12 @@ class SQLiteRegistry:
         self, directory: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, poll: float = 0.05
     ) -> None:
         self.directory = Path(directory).absolute()
-        self._files = Files(_TRAIN, Turn, sync="full", clock=clock, poll=poll)
+        self._place = Place(self.directory)
+        self._files = Files(self._place, _TRAIN, Turn, sync="full", clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteRegistry:
-        """Make the directory where it is missing, and check it. Raises StorageBroken."""
-        await asyncio.to_thread(prepare, self.directory)
+        """Check the directory; a missing one is made with the first manifest. Raises StorageBroken."""
+        await asyncio.to_thread(self._place.check, make=False)
         self._files.open()
         return self
 

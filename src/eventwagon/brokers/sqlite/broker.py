@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from ..._sqlite import Actor, Files, Op, Parked, prepare
+from ..._sqlite import Actor, Files, Op, Parked, Place
 from ...broker import Capabilities, Delivery, Depth, Subscription
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
@@ -44,12 +44,13 @@ class SQLiteBroker:
     ) -> None:
         self.directory = Path(directory).absolute()
         self._root = str(self.directory)
-        self._wagons = Files(WAGON, WagonTurn, sync=sync, clock=clock, poll=poll)
-        self._own = Files(OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
+        self._place_on_disk = Place(self.directory)
+        self._wagons = Files(self._place_on_disk, WAGON, WagonTurn, sync=sync, clock=clock, poll=poll)
+        self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteBroker:
-        """Make the directory where it is missing, and check it. Raises StorageBroken."""
-        await asyncio.to_thread(prepare, self.directory)
+        """Check the directory; a missing one is made with the first channel. Raises StorageBroken."""
+        await asyncio.to_thread(self._place_on_disk.check, make=False)
         self._wagons.open()
         self._own.open()
         return self

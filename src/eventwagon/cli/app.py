@@ -1,0 +1,79 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version as installed
+from typing import Annotated
+
+import typer
+
+from . import demo, publish, serve, status, steer, why
+from .console import EXIT_CODES, ending, line
+
+_ABOUT = """Trains of wagons: event channels that stay fast for newcomers under unpredictable peaks.
+
+TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, the name \
+of a train that runs at the URL will do.
+"""
+
+app = typer.Typer(
+    name="eventwagon",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+
+@app.callback(help=_ABOUT)
+def _all(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """What stands before every command."""
+    if debug:
+        os.environ["EVENTWAGON_DEBUG"] = "1"
+
+
+def version() -> None:
+    """Say the versions of eventwagon and of what it stands on."""
+    with ending():
+        line(f"eventwagon {installed('eventwagon')}")
+        line(f"python {platform.python_version()}, {platform.platform(terse=True)}")
+        for package in ("apsw", "msgspec", "typer", "rich"):
+            line(f"{package} {installed(package)}")
+
+
+def _paragraphs(function: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line, for the terminal to wrap."""
+    return "\n\n".join(" ".join(p.split()) for p in inspect.getdoc(function).split("\n\n"))  # type: ignore[union-attr]
+
+
+_JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
+    (serve.run, "Run", "eventwagon run app:signups --url sqlite:///var/trains"),
+    (serve.observe, "Run", "eventwagon observe app:signups"),
+    (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
+    (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
+    (status.status, "Use", "eventwagon status user_registrations --watch"),
+    (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
+    (why.dead, "Use", "eventwagon dead user_registrations --json | jq .because"),
+    (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
+    (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
+    (steer.stop, "Steer", "eventwagon stop user_registrations"),
+    (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
+    (version, "See", "eventwagon version"),
+)
+for _job, _panel, _example in _JOBS:
+    _example = f"Example: [bold]{_example}[/bold]"
+    app.command(rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app(prog_name="eventwagon")

@@ -1,0 +1,180 @@
+"""What all commands share: where they write, how they end, and that a user's mistake is one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from enum import IntEnum
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import EventwagonError, UsageError
+
+_P = ParamSpec("_P")
+
+DEFAULT_URL = "sqlite:///.eventwagon"
+
+Url = Annotated[
+    str,
+    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", help="Where the train runs: its broker and registry."),
+]
+Anchor = Annotated[str, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+class Code(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_IN_TIME = 3
+    INTERRUPTED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 it failed (broker, registry, data) · 2 a mistake in what was asked for · "
+    "3 not done in time · 130 interrupted."
+)
+
+
+class Ended(Exception):
+    """A command ends with this code, after this line on stderr."""
+
+    def __init__(self, code: Code, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end in the one place that knows how."""
+        raise BrokenPipeError
+
+
+def out() -> Console:
+    """Where results go. Made anew for each command: streams may have been replaced since."""
+    return _Console(highlight=False)
+
+
+def err() -> Console:
+    """Where everything else goes: progress, notes, logs."""
+    return _Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """A note for the person who watches: on stderr, not wrapped, no markup."""
+    print(f"eventwagon: {message}", file=sys.stderr, flush=True)
+
+
+def line(text: str = "") -> None:
+    """One line of a result on stdout, as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def local_time(at: float, *, date: bool = True) -> str:
+    """Seconds since the epoch as the clock on the wall shows them."""
+    moment = datetime.fromtimestamp(at).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}" if date else f"{moment:%H:%M:%S}"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
+    """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is left."""
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    names = [name.removeprefix(">") for name in columns]
+    taken = sum(max([len(name), *(row[i].cell_len for row in cells)]) + 2 for i, name in enumerate(names[:-1]))
+    room = max(12, width - taken)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for name, column in zip(names, columns, strict=True):
+        table.add_column(name, justify="right" if column.startswith(">") else "left", no_wrap=True)
+    for row in cells:
+        row[-1].truncate(room, overflow="ellipsis")
+        table.add_row(*row)
+    return table
+
+
+def debugging() -> bool:
+    """Were tracebacks asked for, with `--debug` or the environment?"""
+    return os.environ.get("EVENTWAGON_DEBUG", "") not in ("", "0")
+
+
+def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """Make a command of a coroutine function: run it, and turn what it raises into a line and an exit code."""
+
+    @functools.wraps(main)
+    def command(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with ending():
+            asyncio.run(main(*args, **kwargs))
+
+    return command
+
+
+class ending:  # noqa: N801 - used as a statement: `with ending():`
+    """Turns what the body raises into a line on stderr and an exit code. Defects keep their traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        if error is None:
+            with suppress(BrokenPipeError):
+                sys.stdout.flush()
+                return
+            _forget_stdout()
+            raise typer.Exit(Code.FAILED)
+        causes = list(_leaves(error))
+        if debugging():
+            traceback.print_exception(error)
+        if any(isinstance(e, BrokenPipeError) for e in causes):
+            _forget_stdout()
+            raise typer.Exit(Code.FAILED) from None
+        if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError) for e in causes):
+            say("interrupted")
+            raise typer.Exit(Code.INTERRUPTED) from None
+        if not all(isinstance(e, EventwagonError | Ended) for e in causes):
+            return
+        for e in dict.fromkeys(map(str, causes)):
+            if e:
+                say(e)
+        raise typer.Exit(max(_code(e) for e in causes)) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for e in error.exceptions:
+            yield from _leaves(e)
+    else:
+        yield error
+
+
+def _code(error: BaseException) -> Code:
+    if isinstance(error, Ended):
+        return error.code
+    return Code.USAGE if isinstance(error, UsageError) else Code.FAILED
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more: what is still buffered must not fail again when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

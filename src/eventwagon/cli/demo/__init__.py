@@ -1,0 +1,127 @@
+"""`demo`: the pattern's own example, a burst of sign-ups, live in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ...errors import UsageError
+from ...lab.arrivals import black_friday, load_trace
+from ...lab.pace import loop_factory
+from ...limits import Limit, Volume, Wait, parse_limit
+from ...limits import slo as promised
+from ...workers import parse_workers
+from ..console import Code, Ended, ending, err, line, out
+from .burst import Burst, Order
+from .live import watching
+from .report import figures, report
+
+_EVENTS, _SECONDS = 15_000, 120.0
+
+
+def demo(
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Sign-ups [15000]; with --trace: only the first so many of it.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="They arrive within [120]; with --trace: only its first so many seconds."),
+    ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="Arrivals, handlers, promise and the train's own timers run so many times as fast."
+        ),
+    ] = 5.0,
+    slo: Annotated[
+        float | None, typer.Option(min=0.001, help="The promise: handled within so many seconds of its arrival [2].")
+    ] = None,
+    limit: Annotated[str, typer.Option(help="When a wagon is full [Wait(slo) | Volume(10_000)].")] = "",
+    workers: Annotated[str, typer.Option(help="Who works: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
+    service: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds of work per sign-up: half for the sign-up, a third for the e-mail, a sixth for the CRM.",
+        ),
+    ] = 0.06,
+    trace: Annotated[
+        Path | None, typer.Option(help="CSV with real arrivals: a column arrival_s, or interval_start_s and count.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Keep it on SQLite in this directory, to look at afterwards.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", "--broker", "-u", help="Run it there: memory://, sqlite:///dir?sync=normal …")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Figures for machines on stdout.")] = False,
+) -> None:
+    """Run a burst through a train: 15,000 sign-ups in 2 minutes, sign-up → welcome e-mail → CRM update.
+
+    It runs on SQLite in a temporary directory, with handlers that take real time (they sleep). Time is compressed by
+    --speed; every figure is in the time of the burst, so that runs compare whatever their speed.
+
+    [bold]handled[/bold]: all three handlers have finished. [bold]Waits[/bold] run from a sign-up's arrival until then; arrivals don't slow
+    down when the train does. [bold]on_time[/bold]: share of the published sign-ups that were handled within the promise.
+    [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off; how many they are is said with
+    them. [bold]lost[/bold]: published, and neither handled nor a dead letter, by id. [bold]duplicates[/bold]: handler runs beyond the
+    first for the same event. Times of wagons are seconds since the burst began.
+    """
+    with ending():
+        if url and directory:
+            raise UsageError("give --dir or --url, not both")
+        full: Limit = parse_limit(limit) if limit else Wait(slo or 2.0) | Volume(10_000)
+        arrivals = _arrivals(trace, events, seconds, seed)
+        with _place(url, directory) as where:
+            order = Order(
+                url=where,
+                arrivals=arrivals,
+                limit=full,
+                workers=parse_workers(workers),
+                slo=slo or promised(full) or 2.0,
+                steps=(service / 2, service / 3, service / 6),
+                speed=speed,
+                title=trace.name if trace else "Black Friday",
+            )
+            burst = Burst(order)
+            console = err() if as_json else out()
+            with asyncio.Runner(loop_factory=loop_factory(speed)) as runner:
+                result = runner.run(burst.run(watching(console)))
+            if as_json:
+                line(msgspec.json.encode(figures(result)).decode())
+            else:
+                report(result, console)
+                if directory:
+                    for what in ("status --all", "why"):
+                        name, *options = what.split()
+                        line(" ".join(("look: eventwagon", name, order.name, *options, "-u", where)))
+        if result.lost or result.stalled:
+            raise Ended(Code.FAILED, f"the burst stood still; {result.lost} sign-ups are missing")
+
+
+def _arrivals(trace: Path | None, events: int | None, seconds: float | None, seed: int) -> list[float]:
+    if trace is None:
+        return black_friday(events or _EVENTS, seconds or _SECONDS, seed=seed)
+    arrivals = load_trace(trace, seed=seed)
+    if seconds is not None:
+        arrivals = [a for a in arrivals if a <= seconds]
+    return arrivals[:events]
+
+
+@contextmanager
+def _place(url: str | None, directory: Path | None) -> Iterator[str]:
+    if url:
+        yield url
+    elif directory:
+        yield f"sqlite:///{directory}"
+    else:
+        with tempfile.TemporaryDirectory(prefix="eventwagon-demo-", ignore_cleanup_errors=True) as made:
+            yield f"sqlite:///{made}"

@@ -1,0 +1,249 @@
+"""`publish`: JSON Lines from a file or stdin, each line an event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ..errors import PublishError, UsageError
+from ..event import Event, new_ids
+from ..payload import type_name
+from ..train import Connection, Train
+from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .target import load_train, reached
+
+_BLOCK = 1 << 18
+_BATCH = 500
+_SHOWN = 20  # bad lines that are told one by one
+_BOM = b"\xef\xbb\xbf"
+
+
+@job
+async def publish(
+    target: Anchor,
+    file: Annotated[str, typer.Argument(help="JSON Lines, one event a line; - for stdin.")] = "-",
+    url: Url = DEFAULT_URL,
+    subject_field: Annotated[str, typer.Option(help="The field of the payload that is the event's subject.")] = "",
+    event_type: Annotated[str, typer.Option("--type", help="The event type; else the payload's class.")] = "",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on after bad lines, and list them; else stop at the first.")
+    ] = False,
+) -> None:
+    """Publish JSON Lines to a train.
+
+    With TARGET a program, each line must fit the payload type of its ingress handler: a wrong one is refused here, not
+    found in the dead letters. With a train's name, any JSON is sent as it is. What stands before a bad line has been
+    accepted; how many is said.
+    """
+    train = load_train(target) if ":" in target else None
+    parse = Parser(train, subject_field, event_type)
+    source, size = _open(file)
+    try:
+        # a program's train may be founded by publishing to it; a mere name must be one that exists
+        async with train.connect(url, listeners=()) if train else reached(target, url) as c:
+            await Publishing(c, parse, skip_bad=skip_bad).run(source, size)
+    finally:
+        if source:
+            os.close(source)
+
+
+def _open(file: str) -> tuple[int, int | None]:
+    """The input's descriptor (0: stdin) and its size in bytes where it has one."""
+    try:
+        source = 0 if file == "-" else os.open(Path(file), os.O_RDONLY)
+        found = os.fstat(source)
+    except OSError as e:
+        raise UsageError(f"{file} can't be read: {e.strerror}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"{file} is a directory; give a file of JSON Lines")
+    if source == 0 and sys.stdin.isatty():
+        say("reading JSON Lines from the terminal; Ctrl-D ends")
+    return source, found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+class BadLine(Exception):
+    """A line that is not an event; its text says why."""
+
+
+class Parser:
+    """From a line to an event. Raises BadLine."""
+
+    def __init__(self, train: Train | None, subject_field: str, event_type: str) -> None:
+        self._handler = train.handlers.get("") if train else None
+        self._subject_field = subject_field
+        self._type = event_type
+
+    def __call__(self, text: bytes, event_id: str, now: float, train: Train) -> Event:
+        try:
+            payload = msgspec.json.decode(text)
+        except msgspec.DecodeError as e:
+            raise BadLine(f"not JSON: {e}") from None
+        except UnicodeDecodeError as e:
+            raise BadLine(f"not UTF-8: {e}") from None
+        event = Event(event_id, self._type or type_name(payload), train.source, now, text, self._subject(payload))
+        if self._handler is not None:
+            try:
+                fits = self._handler.decode(event)
+            except Exception as e:  # noqa: BLE001 - whatever a payload type's own checks raise, the line does not fit
+                said = "; ".join(str(e).split("\n"))
+                raise BadLine(f"does not fit handler {self._handler.name}: {said}") from None
+            if not self._type and not isinstance(fits, Event | bytes):
+                event = msgspec.structs.replace(event, type=type_name(fits))
+        if event.size > train.settings.max_event_bytes:
+            raise BadLine(f"{event.size:,} bytes are more than max_event_bytes={train.settings.max_event_bytes:,}")
+        return event
+
+    def _subject(self, payload: object) -> str | None:
+        if not self._subject_field:
+            return None
+        value = payload.get(self._subject_field) if isinstance(payload, dict) else None
+        if value is None or isinstance(value, dict | list):
+            raise BadLine(f"no field {self._subject_field!r} that could be the subject")
+        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+class _Line(NamedTuple):
+    number: int
+    text: bytes
+
+
+class Publishing:
+    """One run of `publish`: what was accepted, and which lines were not."""
+
+    def __init__(self, c: Connection, parse: Parser, *, skip_bad: bool) -> None:
+        self._c = c
+        self._parse = parse
+        self._skip_bad = skip_bad
+        self._accepted = 0
+        self._bad: list[tuple[int, str]] = []
+        self._bad_count = 0
+
+    async def run(self, source: int, size: int | None) -> None:
+        """Publish the whole input. Raises Ended at a bad line, and what publishing raises."""
+        console = err()
+        progress = Progress(
+            TextColumn("publishing"),
+            BarColumn(),
+            *((DownloadColumn(), TaskProgressColumn(), TimeRemainingColumn()) if size else ()),
+            TextColumn("{task.fields[events]:,} events"),
+            console=console,
+        )
+        with progress if console.is_terminal else nullcontext():
+            task = progress.add_task("", total=size, events=0)
+            try:
+                async with blocks(source) as read:
+                    rest, number, at = b"", 0, 0
+                    while block := await read():
+                        at += len(block)
+                        *whole, rest = (rest + block).split(b"\n")
+                        await self._lines([_Line(number + i, text) for i, text in enumerate(whole, start=1)])
+                        number += len(whole)
+                        progress.update(task, completed=at, events=self._accepted)
+                    if rest.strip():
+                        await self._lines([_Line(number + 1, rest)])
+                    progress.update(task, completed=at, events=self._accepted)
+            except PublishError as e:
+                raise Ended(Code.FAILED, f"{e}; {self._so_far()}") from e
+        self._report()
+
+    async def _lines(self, lines: list[_Line]) -> None:
+        for start in range(0, len(lines), _BATCH):
+            part = lines[start : start + _BATCH]
+            events: list[Event] = []
+            now = time.time()
+            for (number, raw), event_id in zip(part, new_ids(len(part), now), strict=True):
+                text = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
+                if not text:
+                    continue
+                try:
+                    events.append(self._parse(text, event_id, now, self._c.train))
+                except BadLine as e:
+                    await self._refuse(number, str(e), events)
+            await self._send(events)
+
+    async def _refuse(self, number: int, why: str, before: list[Event]) -> None:
+        self._bad_count += 1
+        if not self._skip_bad:
+            await self._send(before)
+            raise Ended(Code.FAILED, f"line {number}: {why}; {self._so_far()}")
+        if len(self._bad) < _SHOWN:
+            self._bad.append((number, why))
+
+    async def _send(self, events: list[Event]) -> None:
+        try:
+            self._accepted += await self._c.publish_many(events)
+        except PublishError as e:
+            self._accepted += e.accepted
+            raise
+
+    def _so_far(self) -> str:
+        return f"{self._accepted:,} events before it were accepted"
+
+    def _report(self) -> None:
+        for number, why in self._bad:
+            say(f"line {number}: {why}")
+        if self._bad_count > len(self._bad):
+            say(f"... and {self._bad_count - len(self._bad):,} bad lines more")
+        skipped = f", {self._bad_count:,} bad lines skipped" if self._bad_count else ""
+        line(f"published {self._accepted:,} events to {self._c.train.name}{skipped}")
+
+
+@asynccontextmanager
+async def blocks(source: int) -> AsyncIterator[Callable[[], asyncio.Future[bytes]]]:
+    """Read a descriptor block by block, as data comes, without blocking the loop; b"" at the end.
+
+    In a daemon thread of its own and below Python's buffers: an interrupted command must not wait for a terminal or
+    pipe that says nothing.
+    """
+    loop = asyncio.get_running_loop()
+    wanted = threading.Semaphore(0)
+    waiters: list[asyncio.Future[bytes]] = []
+
+    def deliver(block: bytes, error: OSError | None) -> None:
+        waiter = waiters.pop(0)
+        if waiter.done():
+            return
+        if error:
+            waiter.set_exception(UsageError(f"the input can't be read: {error.strerror}"))
+        else:
+            waiter.set_result(block)
+
+    def work() -> None:
+        while True:
+            wanted.acquire()
+            if ended:
+                return
+            block, error = b"", None
+            try:
+                block = os.read(source, _BLOCK)
+            except OSError as e:
+                error = e
+            try:
+                loop.call_soon_threadsafe(deliver, block, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+    def read() -> asyncio.Future[bytes]:
+        waiters.append(loop.create_future())
+        wanted.release()
+        return waiters[-1]
+
+    ended = False
+    threading.Thread(target=work, name="eventwagon-input", daemon=True).start()
+    try:
+        yield read
+    finally:
+        ended = True
+        wanted.release()

@@ -1,0 +1,156 @@
+"""`run`, `observe`, `work`: this process runs a train until it is asked to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from ..errors import UsageError
+from ..orchestrator import Orchestrator
+from .console import DEFAULT_URL, Code, Url, err, job, say
+from .target import load_train
+
+Program = Annotated[str, typer.Argument(help="The program's train: module:attribute or path/to/file.py:attribute.")]
+Redeclare = Annotated[
+    bool,
+    typer.Option(
+        "--redeclare",
+        envvar="EVENTWAGON_REDECLARE",
+        help="Make this program's settings the train's, where it was declared differently.",
+    ),
+]
+LogLevel = Annotated[
+    str, typer.Option("--log-level", envvar="EVENTWAGON_LOG_LEVEL", help="debug, info, warning or error.")
+]
+_logger = logging.getLogger("eventwagon.cli")
+
+
+@job
+async def run(
+    target: Program,
+    url: Url = DEFAULT_URL,
+    redeclare: Redeclare = False,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Give each wagon a process of its own: what one does touches no other.")
+    ] = False,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run a train: observe it and work for it, in this process (or with --isolate in one per wagon).
+
+    Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
+    """
+    orchestrator = None
+    if isolate:
+        from ..orchestrators.subprocess import Subprocess
+
+        orchestrator = Subprocess(target, url=url, grace=load_train(target).settings.grace)
+    await _serve(target, url, redeclare, log_level, observe=True, work=not isolate, orchestrator=orchestrator)
+
+
+@job
+async def observe(
+    target: Program, url: Url = DEFAULT_URL, redeclare: Redeclare = False, log_level: LogLevel = "info"
+) -> None:
+    """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
+    await _serve(target, url, redeclare, log_level, observe=True, work=False)
+
+
+@job
+async def work(
+    target: Program,
+    url: Url = DEFAULT_URL,
+    redeclare: Redeclare = False,
+    wagon: Annotated[
+        int | None,
+        typer.Option("--wagon", min=1, help="Work for this wagon alone, until it needs no workers any more."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --wagon: how many.")] = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Work for a train, without observing it: its handlers run here. Processes that work share its workers."""
+    await _serve(target, url, redeclare, log_level, observe=False, work=True, wagon=wagon, workers=workers)
+
+
+async def _serve(
+    target: str,
+    url: str,
+    redeclare: bool,
+    log_level: str,
+    *,
+    observe: bool,
+    work: bool,
+    orchestrator: Orchestrator | None = None,
+    wagon: int | None = None,
+    workers: int | None = None,
+) -> None:
+    set_up_logging(log_level)
+    train = load_train(target)
+    does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
+    with asked_to_end() as asked:
+        async with (
+            train.connect(url, redeclare=redeclare, orchestrator=orchestrator) as c,
+            c.running(observe=observe, work=work, wagon=wagon, workers=workers),
+            asyncio.TaskGroup() as tasks,
+        ):
+            _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, url)
+            waits = [tasks.create_task(asked.wait()), tasks.create_task(c.stopped())]
+            if wagon is not None:
+                waits.append(tasks.create_task(c.released(wagon)))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            why = "asked to" if asked.is_set() else "the train's processes were asked to"
+            if not waits[0].done() and not waits[1].done():
+                why = f"wagon_{wagon} needs no workers any more"
+            _logger.info("ending: %s; handlers in flight have %g s", why, train.settings.grace)
+            for task in waits:
+                task.cancel()
+    _logger.info("ended")
+
+
+@contextmanager
+def asked_to_end() -> Iterator[asyncio.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            say("ended at once; what was in hand comes again when its time is up")
+            sys.stderr.flush()
+            os._exit(Code.INTERRUPTED)
+        asked.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels, which is graceful too
+        for s in signals:
+            loop.add_signal_handler(s, on_signal)
+    try:
+        yield asked
+    finally:
+        with suppress(NotImplementedError):
+            for s in signals:
+                loop.remove_signal_handler(s)
+
+
+def set_up_logging(level: str) -> None:
+    """Each fact as one line on stderr. Raises UsageError."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise UsageError(f"log level {level!r}: give debug, info, warning or error")
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("eventwagon").setLevel(number)

@@ -1,0 +1,257 @@
+"""`status`: the wagons of a train as they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..broker import Depth
+from ..event import DEAD, Channel
+from ..facts import WagonRemoved
+from ..lifecycle import State
+from ..manifest import Wagon
+from ..registry import Member
+from ..train import Connection
+from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, listing, out, span
+from .target import reached
+
+_EVERY = 0.5
+_WIDE = 110
+COLOURS = {
+    State.PROVISIONING: "cyan",
+    State.READY: "cyan",
+    State.ACTIVE: "bold green",
+    State.DRAINING: "yellow",
+    State.DRAINED: "dim",
+    State.FAILED: "red",
+}
+
+
+class WagonView(msgspec.Struct, frozen=True, kw_only=True):
+    """One wagon in figures. `waiting`, `in_flight` and `settled` are of its ingress; `inside`: not settled in its inner
+    channels. A figure that the broker does not know is None."""
+
+    number: int
+    name: str
+    state: str
+    published: int | None
+    limit: int | None
+    waiting: int | None
+    in_flight: int | None
+    settled: int | None
+    inside: int | None
+    dead: int | None
+    workers: int
+    age: float
+    reason: str
+    opened_at: float
+    sealed_at: float | None
+    drained_at: float | None
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A train as it stands: what `status --json` prints."""
+
+    train: str
+    url: str
+    at: float
+    revision: int
+    declared: dict[str, str]
+    channels: tuple[str, ...]
+    asked: str
+    refusing: str
+    dead: int | None
+    members: list[Member]
+    wagons: list[WagonView]
+    removed: list[WagonView]
+
+
+@job
+async def status(
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again twice a second, until Ctrl-C.")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Removed wagons too, from the journal.")] = False,
+) -> None:
+    """Show the wagons of a train: state, fill, what waits, who works, and why each is where it is.
+
+    Figures are of a wagon's ingress; `inside` is what its inner channels still hold.
+    """
+    async with reached(target, url) as c:
+        if not watch:
+            _print(await look(c, url, removed=all_), as_json)
+            return
+        console = out()
+        if as_json or not console.is_terminal:
+            while True:
+                _print(await look(c, url, removed=all_), as_json)
+                await asyncio.sleep(_EVERY)
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                view = await look(c, url, removed=all_)
+                live.update(table(view, console, most=console.height - 6), refresh=True)
+                await asyncio.sleep(_EVERY)
+
+
+def _print(view: View, as_json: bool) -> None:
+    if as_json:
+        line(msgspec.json.encode(view).decode())
+    else:
+        console = out()
+        console.print(table(view, console))
+
+
+async def look(c: Connection, url: str, *, removed: bool = False) -> View:
+    """The train as it stands now. Raises what broker and registry raise."""
+    snapshot = await c.refresh()
+    manifest = snapshot.manifest
+    now = time.time()
+    members = list(await c.members())
+    depths = await c.depths()
+    (kept,) = await c.broker.depth([Channel(manifest.train, 0, DEAD)])
+    workers: dict[int, int] = {}
+    for a in (a for m in members for a in m.attachments):
+        workers[a.number] = workers.get(a.number, 0) + a.workers
+    wagons = [
+        _live(manifest.train, w, depths.get(w.number, {}), workers.get(w.number, 0), now) for w in manifest.wagons
+    ]
+    gone: dict[int, WagonView] = {}
+    if removed:
+        async for entry in c.journal():
+            if isinstance(entry.fact, WagonRemoved):  # twice where a crash made an observer repeat the step
+                gone[entry.fact.wagon.number] = _removed(manifest.train, entry.fact)
+    live = {w.number for w in manifest.wagons}
+    dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
+    return View(
+        train=manifest.train,
+        url=url,
+        at=now,
+        revision=snapshot.revision,
+        declared=dict(manifest.declared),
+        channels=manifest.channels,
+        asked=manifest.request.why if manifest.request else "",
+        refusing=manifest.refusing,
+        dead=sum(dead),
+        members=members,
+        wagons=wagons,
+        removed=[gone[n] for n in sorted(gone.keys() - live)],
+    )
+
+
+def _held(depth: Depth) -> int | None:
+    """What a channel holds that is not settled."""
+    return None if depth.published is None or depth.settled is None else depth.published - depth.settled
+
+
+def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int, now: float) -> WagonView:
+    ingress = depths.get("", Depth())
+    inner = [_held(d) for name, d in depths.items() if name not in ("", DEAD)]
+    known = [i for i in inner if i is not None]
+    return WagonView(
+        number=wagon.number,
+        name=str(Channel(train, wagon.number)),
+        state=wagon.state,
+        published=ingress.published,
+        limit=wagon.capacity,
+        waiting=ingress.waiting,
+        in_flight=ingress.in_flight,
+        settled=ingress.settled,
+        inside=sum(known) if len(known) == len(inner) else None,
+        dead=_held(depths.get(DEAD, Depth())),
+        workers=workers,
+        age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
+        reason=wagon.trouble or wagon.closed_because or wagon.opened_because,
+        opened_at=wagon.opened_at,
+        sealed_at=wagon.sealed_at,
+        drained_at=wagon.drained_at,
+    )
+
+
+def _removed(train: str, fact: WagonRemoved) -> WagonView:
+    w = fact.wagon
+    return WagonView(
+        number=w.number,
+        name=str(Channel(train, w.number)),
+        state="removed" if w.state is not State.FAILED else "failed",
+        published=w.published,
+        limit=w.capacity,
+        waiting=0,
+        in_flight=0,
+        settled=w.settled,
+        inside=0,
+        dead=fact.dead,
+        workers=0,
+        age=max(0.0, (w.drained_at or w.closed_at or w.opened_at) - (w.active_at or w.opened_at)),
+        reason=w.closed_because or w.trouble,
+        opened_at=w.opened_at,
+        sealed_at=w.sealed_at,
+        drained_at=w.drained_at,
+    )
+
+
+def table(view: View, console: Console, *, most: int | None = None) -> RenderableType:
+    """The view for a person; `most` rows at most: the oldest wagons and the newest."""
+    rows = [*view.removed, *view.wagons]
+    left_out = 0
+    if most is not None and len(rows) > max(2, most):
+        keep = max(2, most - 1)
+        left_out = len(rows) - keep
+        rows = rows[: keep // 2] + rows[len(rows) - (keep - keep // 2) :]
+    parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
+    if left_out:
+        parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
+    if view.refusing:
+        parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+    if view.asked:
+        parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
+    if not any("observe" in m.roles for m in view.members):
+        parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
+    return Group(*parts)
+
+
+def _head(view: View) -> Text:
+    settings = view.declared
+    count = len(view.members)
+    roles = ", ".join(
+        f"{sum(role in m.roles for m in view.members)} {verb}"
+        for role, verb in (("observe", "observing"), ("work", "working"))
+    )
+    who = f"{count} process{'es' if count > 1 else ''} ({roles})" if count else "no process is alive"
+    text = Text(overflow="ellipsis", no_wrap=True)
+    text.append(view.train, style="bold").append(
+        f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}\n"
+    )
+    text.append(f"{who}, {view.dead or 0:,} dead letters", style="red" if view.dead else "")
+    return text
+
+
+def _wagons(rows: Sequence[WagonView], width: int) -> Table:
+    wide = width >= _WIDE
+    figures = ("waiting", "in flight", "settled", "inside", "workers") if wide else ("wait", "fly", "done", "in", "wk")
+    columns = ("wagon", "state", ">taken", *(f">{name}" for name in figures), ">age", "why")
+    return listing(columns, [_row(w, wide) for w in rows], width)
+
+
+def _row(w: WagonView, wide: bool) -> list[str | Text]:
+    return [
+        w.name if wide else f"v{w.number}",
+        Text(w.state, style=COLOURS[State(w.state)] if w.state in set(State) else "dim"),
+        _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
+        *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
+        span(w.age),
+        w.reason,
+    ]
+
+
+def _count(n: int | None) -> str:
+    return "?" if n is None else f"{n:,}"

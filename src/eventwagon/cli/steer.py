@@ -1,0 +1,116 @@
+"""`switch`, `drain`, `stop`: what a person may want now, whatever the limit says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from ..errors import EventwagonError
+from ..event import DEAD
+from ..train import Connection
+from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .target import reached
+
+Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait for it to be done.")]
+
+
+@job
+async def switch(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", timeout: Timeout = 30.0) -> None:
+    """Switch to the next wagon now, whatever the limit says, and wait until it is done."""
+    async with reached(target, url) as c:
+        old, new = await _switched(c, reason, timeout)
+        line(f"switched from wagon {old} to wagon {new}")
+
+
+@job
+async def drain(
+    target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "drain, by hand", timeout: Timeout = 300.0
+) -> None:
+    """Switch now, then wait until every event published before is handled and its wagons are removed."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    async with reached(target, url) as c:
+        await _warn_without(c, "work", "nothing is handled until one is")
+        old, _ = await _switched(c, reason, timeout)
+
+        async def left() -> str:
+            wagons = [w for w in c.manifest.wagons if w.number <= old]
+            depths = await c.depths()
+            events = [
+                d.published - d.settled
+                for w in wagons
+                for name, d in depths.get(w.number, {}).items()
+                if name != DEAD and d.published is not None and d.settled is not None
+            ]
+            return f"{sum(events):,} events in {len(wagons)} wagon{'s' if len(wagons) != 1 else ''} left"
+
+        await _until(c.wait_drained(old), deadline, "draining", left)
+        line(f"every wagon up to {old} is drained and removed")
+
+
+@job
+async def stop(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", timeout: Timeout = 60.0) -> None:
+    """Ask every process that runs the train to end gracefully, and wait until all are gone.
+
+    Events go on being stored; they are handled when a process runs again.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    async with reached(target, url) as c:
+        before = await c.members()
+        await c.request_stop(reason)
+
+        async def gone() -> None:
+            while await c.members():  # noqa: ASYNC110 - members have no watch to wait for
+                await asyncio.sleep(0.1)
+
+        async def left() -> str:
+            return f"{len(await c.members())} processes left"
+
+        await _until(gone(), deadline, "ending", left)
+        line(f"{len(before)} process{'es' if len(before) != 1 else ''} ended" if before else "no process was alive")
+
+
+async def _switched(c: Connection, reason: str, timeout: float) -> tuple[int, int]:
+    await _warn_without(c, "observe", "the switch is asked for, and made when one is")
+    old = await c.request_switch(reason)
+    try:
+        async with asyncio.timeout(timeout):
+            return old, await c.wait_switched(old)
+    except TimeoutError:
+        raise Ended(
+            Code.NOT_IN_TIME,
+            f"not switched within {timeout:g} s; it stays asked for. `eventwagon why {c.train.name}` says what is in the way",
+        ) from None
+
+
+async def _warn_without(c: Connection, role: str, then: str) -> None:
+    if not any(role in m.roles for m in await c.members()):
+        who = {"observe": "observer", "work": "worker"}[role]
+        say(f"no {who} of train {c.train.name} is alive: {then} (eventwagon run, or {role})")
+
+
+async def _until(done: Awaitable[None], deadline: float, doing: str, left: Callable[[], Awaitable[str]]) -> None:
+    """Wait for it with a live count. Raises Ended when the deadline passes."""
+    console = err()
+    task = asyncio.ensure_future(done)
+    shown = console.status(doing) if console.is_terminal else nullcontext()
+    try:
+        with shown as spinner:
+            while not task.done():
+                now = asyncio.get_running_loop().time()
+                if now >= deadline:
+                    raise Ended(Code.NOT_IN_TIME, f"not done in time: {await left()}")
+                if spinner is not None:
+                    try:
+                        spinner.update(f"{doing}: {await left()}")
+                    except EventwagonError as e:
+                        spinner.update(f"{doing}: {e}")
+                await asyncio.wait([task], timeout=min(0.2, deadline - now))
+        await task
+    finally:
+        task.cancel()

@@ -1,0 +1,67 @@
+"""What one FIFO queue would have given the same arrivals: calculated exactly, event by event. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+
+def one_queue(arrivals: Sequence[float], steps: Sequence[float], workers: int) -> list[float]:
+    """When each arrival has passed all its steps, if `workers` took them from one queue, the oldest event first.
+
+    `arrivals` sorted, `steps` the seconds that each step takes; what a step emits is queued when it ends, as in the
+    train itself. Returns the time of completion of each arrival.
+    """
+    done = [0.0] * len(arrivals)
+    waiting = 0  # arrivals that were not taken yet: their times are the queue's
+    queued: list[tuple[float, int, int]] = []  # further steps: queued at, arrival, step
+    ends: list[tuple[float, int, int]] = []  # under way: ends at, arrival, step
+    free = workers
+    now = 0.0
+    while waiting < len(arrivals) or queued or ends:
+        if free and queued and (waiting == len(arrivals) or queued[0][0] <= arrivals[waiting]):
+            _, who, step = heappop(queued)
+        elif (
+            free
+            and waiting < len(arrivals)
+            and (arrivals[waiting] <= now or not ends or arrivals[waiting] <= ends[0][0])
+        ):
+            now = max(now, arrivals[waiting])
+            who, step = waiting, 0
+            waiting += 1
+        else:
+            now, who, step = heappop(ends)
+            free += 1
+            if step + 1 < len(steps):
+                heappush(queued, (now, who, step + 1))
+            else:
+                done[who] = now
+            continue
+        free -= 1
+        heappush(ends, (now + steps[step], who, step))
+    return done
+
+
+def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: float) -> int:
+    """How many arrivals any order of work could have finished within `slo` of their arrival, at most.
+
+    With equal work and equal promises the best order is: the oldest that can still be on time, and never one that
+    can't. A bound, since it takes each arrival's steps as one piece of work that nothing interrupts.
+    """
+    free = [-math.inf] * workers
+    count = 0
+    for at in arrivals:
+        start = max(at, free[0])
+        if start + service <= at + slo + 1e-9:
+            heappop(free)
+            heappush(free, start + service)
+            count += 1
+    return count
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of the values do not exceed; 0 where there are none. `values` need not be sorted."""
+    if not values:
+        return 0.0
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

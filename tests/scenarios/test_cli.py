@@ -1,0 +1,278 @@
+"""The command line, as real processes on a real directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eventwagon.cli.app import app
+
+PROGRAM = """
+import asyncio
+from dataclasses import dataclass
+from eventwagon import Context, Reject, Train, Volume, Workers
+
+@dataclass
+class SignUp:
+    email: str
+
+train = Train("signups", limit=Volume(1000), workers=Workers(total=4), spares=1)
+
+@train.on("signups")
+async def register(signup: SignUp, ctx: Context) -> None:
+    if signup.email == "poison":
+        raise Reject("an e-mail address has an @")
+    await ctx.emit("mail", signup)
+
+@train.on("mail")
+async def mail(signup: SignUp) -> None:
+    if signup.email == "slow":
+        await asyncio.sleep(60)
+
+bare = Train("bare")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "eventwagon", *arguments]
+
+
+def environment(**further: str) -> Mapping[str, str]:
+    return {**os.environ, "COLUMNS": "100", "EVENTWAGON_URL": "sqlite:///trains", **further}
+
+
+def cli(place: Path, *arguments: str, given: str = "", **further: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=place,
+        env=environment(**further),
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def running(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of the train, alive; ended on leaving however it goes."""
+    process = subprocess.Popen(
+        command(*arguments), cwd=place, env=environment(), stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    try:
+        for said in process.stderr:
+            if "Ctrl-C ends it" in said:
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines(*emails: str) -> str:
+    return "".join(json.dumps({"email": e}) + "\n" for e in emails)
+
+
+def until_handled(place: Path, number: int) -> None:
+    """Until wagon `number` has settled all that it took."""
+    for _ in range(200):
+        view = json.loads(cli(place, "status", "signups", "--json").stdout)
+        wagon = next((w for w in view["wagons"] if w["number"] == number), None)
+        if wagon is None or (wagon["settled"] == wagon["published"] and not wagon["inside"]):
+            return
+        time.sleep(0.05)
+    raise AssertionError(view)
+
+
+def test_the_whole_life_of_a_train(place: Path) -> None:
+    published = cli(place, "publish", "app:train", given=lines("a@x", "poison", "b@x"))
+    assert (published.returncode, published.stdout) == (0, "published 3 events to signups\n"), published.stderr
+
+    quiet = cli(place, "status", "signups")
+    assert "no process is alive" in quiet.stdout
+    assert "no observer is alive" in quiet.stdout
+
+    with running(place, "run", "app:train") as process:
+        assert "switched from wagon 1 to wagon 2" in cli(place, "switch", "signups", "--reason", "a test").stdout
+        drained = cli(place, "drain", "app.py:train")
+        assert drained.returncode == 0, drained.stderr
+        assert "every wagon up to 2 is drained" in drained.stdout
+
+        view = json.loads(cli(place, "status", "signups", "--json", "--all").stdout)
+        assert [w["number"] for w in view["removed"]] == [1, 2]
+        assert view["removed"][0]["name"] == "signups_v1"
+        assert (view["removed"][0]["published"], view["removed"][0]["settled"]) == (3, 3)
+        assert view["dead"] == 1
+        assert [m["roles"] for m in view["members"]] == [["observe", "work"]]
+        shown = cli(place, "status", "signups", "--all").stdout
+        assert "removed" in shown
+        assert "active" in shown
+        assert "1 dead letters" in shown
+
+        letter = json.loads(cli(place, "dead", "signups", "--json").stdout)
+        assert letter["data"] == {"email": "poison"}
+        assert letter["because"] == "rejected: an e-mail address has an @"
+        assert "rejected: an e-mail address has an @" in cli(place, "dead", "signups").stdout
+
+        why = cli(place, "why", "signups").stdout
+        assert "asked for: a test" in why
+        assert "signups_v1" in why or "wagon_1 removed" in why
+        assert len(cli(place, "why", "signups", "--last", "2").stdout.splitlines()) == 2
+        facts = [
+            json.loads(text)["fact"]
+            for text in cli(place, "why", "signups", "--wagon", "1", "--json").stdout.splitlines()
+        ]
+        assert facts[0]["fact"] == "WagonOpened"
+        assert facts[-1]["fact"] == "WagonRemoved"
+
+        # one may stop reading whenever one likes
+        piped = f"{' '.join(command('why', 'signups', '--json'))} | head -1"
+        head = subprocess.run(
+            ["sh", "-c", piped], cwd=place, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert len(head.stdout.splitlines()) == 1
+        assert head.stderr == ""
+
+        assert "1 process ended" in cli(place, "stop", "signups").stdout
+        assert process.wait(30) == 0
+    assert "no process was alive" in cli(place, "stop", "signups").stdout
+
+
+def test_the_parts_each_on_their_own(place: Path) -> None:
+    with running(place, "observe", "app:train"), running(place, "work", "app:train") as worker:
+        assert cli(place, "publish", "signups", given=lines(*(f"{n}@x" for n in range(2500)))).returncode == 0
+        until_handled(place, 1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        view = json.loads(cli(place, "status", "signups", "--json", "--all").stdout)
+        assert [m["roles"] for m in view["members"]] == [["observe"]]
+        took = [w["published"] for w in (*view["removed"], *view["wagons"])]
+        assert took[:2] == [1000, 1000]
+        assert sum(took) == 2500
+
+
+def test_the_second_signal_ends_at_once(place: Path) -> None:
+    with running(place, "run", "app:train") as process:
+        cli(place, "publish", "app:train", given=lines("slow"))
+        for _ in range(200):  # until it is in the handler that does not end
+            view = json.loads(cli(place, "status", "signups", "--json").stdout)
+            if view["wagons"][0]["settled"] and view["wagons"][0]["inside"]:
+                break
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_publish_stops_at_the_first_bad_line_and_says_which(place: Path) -> None:
+    given = lines("a@x", "b@x") + '{"mail": 1}\n' + lines("c@x")
+    done = cli(place, "publish", "app:train", given=given)
+    assert done.returncode == 1
+    assert "line 3: does not fit handler register" in done.stderr
+    assert "2 events before it were accepted" in done.stderr
+    assert json.loads(cli(place, "status", "signups", "--json").stdout)["wagons"][0]["published"] == 2
+
+
+def test_publish_skips_bad_lines_when_told_to_and_lists_them(place: Path) -> None:
+    (place / "in.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + lines("a@x").encode() + b'nope\n\n{"email": 7}\n{"email": "\xff"}\n{"email": "b@x"}'
+    )
+    done = cli(place, "publish", "app:train", "in.jsonl", "--skip-bad", "--subject-field", "email")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "published 2 events to signups, 3 bad lines skipped\n"
+    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()] == ["line 2", "line 4", "line 5"]
+
+
+def test_publish_to_a_name_sends_any_json(place: Path) -> None:
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    done = cli(place, "publish", "signups", given='{"any": [1]}\n"thing"\n')
+    assert (done.returncode, done.stdout) == (0, "published 2 events to signups\n")
+    bad = cli(place, "publish", "signups", given="1\nno json\n", NO_COLOR="1")
+    assert bad.returncode == 1
+    assert "line 2: not JSON" in bad.stderr
+
+
+def test_switch_without_an_observer_says_so_and_ends_in_time(place: Path) -> None:
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    done = cli(place, "switch", "signups", "--timeout", "0.2")
+    assert done.returncode == 3
+    assert "no observer of train signups is alive" in done.stderr
+    assert "it stays asked for" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "nowhere:train"), "there is no module 'nowhere'"),
+        (("run", "app:trian"), "app has no 'trian'; its trains: train, bare"),
+        (("run", "app:SignUp"), "is a type, not a Train"),
+        (("run", "app"), "write module:attribute"),
+        (("run", "none.py:train"), "there is no file none.py"),
+        (("run", "app:bare"), "has no handler for its ingress"),
+        (("run", "missing:train"), "importing missing failed at missing.py:1: there is no module 'not_there'"),
+        (("run", "broken:train"), "importing broken failed at broken.py:2: ZeroDivisionError: division by zero"),
+        (("run", "rude:train"), "rude.py:2: invalid syntax"),
+        (("run", "named:train"), "importing named failed at named.py:2: train name 'No'"),
+        (("run", "app:train", "--log-level", "loud"), "log level 'loud'"),
+        (("run", "app:train", "--url", "pigeon://x"), "names no known broker"),
+        (("status", "signups"), "there is no train 'signups' at sqlite:///trains; there is none yet"),
+        (("publish", "signups"), "there is no train 'signups'"),
+        (("why", "No.Name"), "neither module:attribute nor a train's name"),
+        (("publish", "app:train", "none.jsonl"), "none.jsonl can't be read"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(place: Path, arguments: tuple[str, ...], said: str) -> None:
+    (place / "missing.py").write_text("import not_there\n")
+    (place / "broken.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
+    (place / "rude.py").write_text("x = 1\ndef (\n")
+    (place / "named.py").write_text("from eventwagon import Train\ntrain = Train('No')\n")
+    done = cli(place, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("eventwagon: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_another_train_is_named_where_one_is_not_found(place: Path) -> None:
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    assert "there is no train 'sign' at sqlite:///trains; there are: signups" in cli(place, "status", "sign").stderr
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    assert "Traceback" in cli(place, "--debug", "run", "nowhere:train").stderr
+    assert "Traceback" in cli(place, "run", "nowhere:train", EVENTWAGON_DEBUG="1").stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "observe", "work", "publish", "status", "why", "dead", "switch", "drain", "stop", "demo", "version"]
+)
+def test_each_command_explains_itself(name: str) -> None:
+    done = CliRunner().invoke(app, [name, "--help"])
+    assert done.exit_code == 0
+    assert "Example: " in done.output
+
+
+def test_the_command_explains_its_exit_codes(place: Path) -> None:
+    assert "130 interrupted" in cli(place, "--help").stdout
+    assert cli(place, "version").stdout.startswith("eventwagon ")
+    assert cli(place, "status").returncode == 2

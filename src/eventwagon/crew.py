@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from .broker import Broker, Delivery
+from .event import born
 from .facts import Listener
 from .orchestrator import WagonSpec
 from .serving import Feed, Kit, Serving
 from .settings import Settings
 from .worker import Context, Dead, Failed, Handled, Handler, Threads, handle
-from .workers import Post, choose
+from .workers import Journey, Post, choose
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds: what choosing costs is spread over fast events."""
@@ -106,6 +107,7 @@ class Lanes:
         self._slo = slo
         self._shared = shared
         self._emittable = frozenset(name for name in kit.handlers if name)
+        self._journey = Journey(["", *(name for name in kit.handlers if name)])
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -191,19 +193,21 @@ class Lanes:
             head = self._servings[0].oldest()
             return head and head[0]
         wall = self._kit.clock()
+        rests = self._journey.rests()
         posts: list[Post] = []
         feeds: dict[int, Feed] = {}
         for s in self._servings:
             head = s.oldest()
             if head is not None or s.busy:
-                number, cut, began = s.spec.number, s.spec.cut_off_at, None
+                number, cut, began, rest = s.spec.number, s.spec.cut_off_at, None, 0.0
                 if head is not None:
                     feeds[number], began = head
-                posts.append(Post(number, cut is not None, began, wall if cut is None else cut, s.busy))
+                    rest = rests[head[0].channel.name]
+                posts.append(Post(number, cut is not None, began, wall if cut is None else cut, s.busy, rest))
         if len(feeds) <= 1:
             return next(iter(feeds.values()), None)
         floor = self._kit.settings.workers.floor
-        chosen = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=self.service, now=wall)
+        chosen = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=rests[""], now=wall)
         return None if chosen is None else feeds[chosen]
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
@@ -222,6 +226,7 @@ class Lanes:
             self._kit.clock,
         )
         serving.busy += 1
+        wall = 0.0 if self._slo is None else self._kit.clock()
         until = now + settings.handler_timeout
         self._at[me] = serving, until
         if self._timer is None:
@@ -240,6 +245,8 @@ class Lanes:
             self._cut.pop(me, None)
         took = asyncio.get_running_loop().time() - now
         self.service += (took - self.service) * 0.05 if self.service else took
+        if self._slo is not None and wall - born(delivery.event) <= self._slo:
+            self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
         match outcome:
             case Handled(emitted=emitted):
                 feed.done(delivery, emitted)

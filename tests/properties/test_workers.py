@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon.errors import UsageError
-from eventwagon.workers import Post, Workers, choose, parse_workers, share
+from eventwagon.workers import Journey, Post, Workers, choose, parse_workers, share
 
 NOW = 1_750_000_000.0
 
@@ -26,6 +26,7 @@ def wagons(draw: st.DrawFn) -> list[Post]:
             next_at=NOW - marks[2 * i] if draw(st.booleans()) else None,
             last_at=NOW - marks[2 * i + 1] if i < count - 1 else NOW,
             busy=draw(st.integers(0, 5)),
+            rest=draw(st.floats(0, 10)),
         )
         for i in range(count)
     ]
@@ -92,7 +93,7 @@ def test_with_a_promise_the_oldest_that_can_be_on_time(
     if len(waiting) < 2:
         return
     latest = NOW - slo + service
-    on_time = [p.number for p in waiting if p.next_at is not None and p.next_at >= latest]
+    on_time = [p.number for p in waiting if p.next_at is not None and p.next_at >= NOW - slo + p.rest]
     hopeful = [p.number for p in waiting if p.last_at >= latest]
     if on_time:
         assert chosen == on_time[0]
@@ -130,3 +131,34 @@ def test_what_cannot_be_read_is_a_usage_error(text: str) -> None:
 def test_wrong_workers_are_usage_errors(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="Workers"):
         Workers(**wrong)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "mail", "crm"]), st.floats(0.0, 10.0), st.floats(0.001, 10.0)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_a_chain_takes_longer_the_earlier_it_is(seen: list[tuple[str, float, float]]) -> None:
+    journey = Journey(["", "mail", "crm"])
+    for channel, hop, work in seen:
+        journey.learn(channel, hop, work)
+    rests = journey.rests()
+    assert rests[""] >= rests["mail"] >= rests["crm"] >= 0.0
+    most = max(work for _, _, work in seen) * 3 + max(hop for _, hop, _ in seen) * 2
+    assert rests[""] <= most * 1.000001
+
+
+def test_a_chain_s_rest_is_its_works_and_the_hops_between() -> None:
+    journey = Journey(["", "mail", "crm"])
+    assert journey.rests() == {"": 0.0, "mail": 0.0, "crm": 0.0}
+    for channel, hop, work in (("", 9.0, 1.0), ("mail", 0.5, 2.0), ("crm", 0.25, 3.0)):
+        journey.learn(channel, hop, work)
+    assert journey.rests() == {"": 6.75, "mail": 5.25, "crm": 3.0}
+
+
+def test_a_chain_that_can_not_be_finished_on_time_makes_way_for_one_that_can() -> None:
+    old, new = Post(1, True, NOW - 1.5, NOW - 1.0, 0, rest=0.6), Post(2, False, NOW - 0.5, NOW, 0, rest=0.6)
+    assert choose([old, new], floors=0, floor=0, slo=2.0, service=0.6, now=NOW) == 2
+    assert choose([old._replace(rest=0.4), new], floors=0, floor=0, slo=2.0, service=0.6, now=NOW) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eventwagon import Train
 from eventwagon.event import Channel
+from eventwagon.lifecycle import State
 from eventwagon.limits import Volume
 from eventwagon.orchestrator import Orchestrator
 from eventwagon.orchestrators.subprocess import Subprocess
@@ -83,6 +84,7 @@ async def _p99(how: Run, kind: str, newcomers: int, *, isolated: bool) -> float:
             await connection.publish_many([{kind: _POISON}] * busy)
             await connection.wait_switched(await connection.request_switch())
             await _working(connection, 1)
+            await _spare_ready(connection)
             for _ in range(newcomers):
                 await connection.publish({"at": time.time()})
                 await asyncio.sleep(_EVERY)
@@ -97,6 +99,15 @@ async def _working(connection: Connection, settled: int, wagon: int = 1) -> None
         while True:
             (depth,) = await connection.broker.depth([Channel(train.name, wagon)])
             if (depth.settled or 0) >= settled:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _spare_ready(connection: Connection) -> None:
+    """Return when the next wagon stands ready: opening it has its price, which is another figure."""
+    async with asyncio.timeout(60):
+        while True:
+            if connection.manifest.in_state(State.READY):
                 return
             await asyncio.sleep(0.05)
 

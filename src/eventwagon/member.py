@@ -12,6 +12,7 @@ from .errors import EventwagonError
 from .facts import Listener, StepFailed
 from .lifecycle import State
 from .limits import slo
+from .orchestrator import Orchestrator
 from .orchestrators.in_process import InProcess
 from .registry import Attachment, Member, Registry
 from .settings import Settings
@@ -74,6 +75,7 @@ class Membership:
         clock: Callable[[], float],
         tell: Listener,
         post: tuple[int, int] | None = None,
+        orchestrator: Orchestrator | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -86,6 +88,7 @@ class Membership:
         self._clock = clock
         self._tell = tell
         self._post = post
+        self._orchestrator = orchestrator
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
@@ -178,7 +181,11 @@ class Membership:
         """Say what this process does, when that has changed and well before it would run out."""
         deployments = await local.deployments(self._train) if local is not None else {}
         attachments = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(deployments.items()))
-        saying = tuple((a.number, a.ready, a.trouble) for a in attachments)
+        deployed: tuple[Attachment, ...] = ()
+        if self._orchestrator is not None:
+            found = await self._orchestrator.deployments(self._train)
+            deployed = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(found.items()))
+        saying = tuple((a.number, a.ready, a.trouble) for a in (*attachments, *deployed))
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
             return
@@ -190,6 +197,7 @@ class Membership:
                 revision=self._switcher.snapshot.revision,
                 crew=self._crew_size,
                 attachments=attachments,
+                deployed=deployed,
             ),
             ttl=self._settings.member_ttl,
         )

@@ -40,6 +40,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     crew: int = 0
     """Its workers, where they are a shared crew."""
+    deployed: tuple[Attachment, ...] = ()
+    """What the orchestrator of an observing process says of the wagons' workers."""
     publishing_to: int = 0
     """Where the broker can't refuse writes: the wagon that it may publish to; none before that one. 0: not known yet."""
     attachments: tuple[Attachment, ...] = ()

@@ -303,6 +303,7 @@ class Connection:
             clock=self._clock,
             tell=self._tell,
             post=post,
+            orchestrator=self._orchestrator if observe else None,
         )
         async with asyncio.TaskGroup() as tasks:
             owned = [tasks.create_task(membership.run())]

@@ -16,7 +16,7 @@ class Workers(msgspec.Struct, frozen=True):
 
     `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: a crew of twelve, shared between
     the wagons: newcomers first, but every draining wagon keeps `floor` workers while it has work, the oldest first;
-    all floors together take at most an eighth of the crew (at least one worker).
+    all floors together take at most an eighth of the crew (at least one worker, but not the only one).
     """
 
     each: int | None = None
@@ -35,7 +35,8 @@ class Workers(msgspec.Struct, frozen=True):
     @property
     def floors(self) -> int:
         """How many of a shared crew the floors of all draining wagons may take together."""
-        return max(1, (self.total or 0) // 8) if self.floor else 0
+        total = self.total or 0
+        return max(1, total // 8) if self.floor and total > 1 else 0
 
     def __repr__(self) -> str:
         return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"

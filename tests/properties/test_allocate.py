@@ -67,7 +67,7 @@ def test_newcomers_come_first_but_for_the_floors(train: tuple[Workers, list[Load
     total = total_of(workers)
     counts = allocate(workers, loads)
     needs = total if active.outstanding is None else min(total, active.outstanding)
-    floors = max(1, total // 8) if workers.floor else 0
+    floors = max(1, total // 8) if workers.floor and total > 1 else 0
     spare = 1 if total >= 4 and any(load.state == "spare" for load in loads) else 0
     assert counts[active.number] >= min(needs, total - floors - spare)
 

@@ -10,7 +10,6 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from tests.support import World, until
 
 from eventwagon import Context, EventwagonError, Settings, Train, Volume, Workers
 from eventwagon.errors import (
@@ -21,6 +20,7 @@ from eventwagon.facts import (
     EventDied,
 )
 from eventwagon.testing.virtual_time import run
+from tests.support import World, until
 
 
 class Struct(msgspec.Struct):

@@ -122,6 +122,8 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     workers: dict[int, int] = {}
     for a in (a for m in members for a in m.attachments):
         workers[a.number] = workers.get(a.number, 0) + a.workers
+    for a in (a for m in members for a in m.deployed):  # several observers tell of the same processes
+        workers[a.number] = max(workers.get(a.number, 0), a.workers)
     wagons = [
         _live(manifest.train, w, depths.get(w.number, {}), workers.get(w.number, 0), now) for w in manifest.wagons
     ]

@@ -1,0 +1,99 @@
+"""What must hold when a chaos run has healed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+_WAGON_FILE = re.compile(r"v(\d+)\.db.*")
+
+
+class Verdict(NamedTuple):
+    """The figures of a run."""
+
+    plan: int
+    seconds: float
+    switches: int
+    kills: dict[str, int]
+    stops: dict[str, int]
+    tried: int
+    accepted: int
+    handled: int
+    twice: int
+    """Handled more than once."""
+    dead: int
+    lost: tuple[str, ...]
+    """Accepted, and neither handled to the end nor dead."""
+    left_over: tuple[str, ...]
+    """Files and processes that should be gone."""
+
+    @property
+    def good(self) -> bool:
+        """Nothing lost, nothing left over."""
+        return not self.lost and not self.left_over
+
+    def __str__(self) -> str:
+        lines = [
+            f"plan {self.plan}: {self.switches} switches in {self.seconds:.0f} s",
+            f"  killed: {_counts(self.kills)}; stopped and continued: {_counts(self.stops)}",
+            f"  tried {self.tried:,}, accepted {self.accepted:,}, handled {self.handled:,} ({self.twice:,} more than once), "
+            f"dead {self.dead:,}, lost {len(self.lost):,}",
+        ]
+        lines += [f"  LOST {event_id}" for event_id in self.lost[:10]]
+        lines += [f"  LEFT OVER {what}" for what in self.left_over]
+        return "\n".join(lines)
+
+
+def _counts(of: dict[str, int]) -> str:
+    return ", ".join(f"{count} {role}s" for role, count in sorted(of.items())) or "none"
+
+
+class Books(NamedTuple):
+    """What the processes noted, by event id."""
+
+    tried: set[str]
+    accepted: set[str]
+    taken: Counter[str]
+    confirmed: Counter[str]
+
+
+def read_books(notes: Path) -> Books:
+    """All processes' notes together."""
+
+    def lines(kind: str) -> Iterable[str]:
+        for path in notes.glob(f"{kind}-*"):
+            text = path.read_text()
+            yield from (line for line in text.split("\n") if line)
+
+    return Books(set(lines("tried")), set(lines("accepted")), Counter(lines("taken")), Counter(lines("confirmed")))
+
+
+def lost(books: Books, dead: set[str]) -> tuple[str, ...]:
+    """Accepted events that were neither handled, both links of the chain, nor are dead letters (I1, I6)."""
+    handled = books.taken.keys() & books.confirmed.keys()
+    return tuple(sorted(books.accepted - handled - dead))
+
+
+def left_over(trains: Path, processes: Path, numbers: set[int], known: Iterable[tuple[int, float]]) -> tuple[str, ...]:
+    """Files and processes that should be gone, when every process has been asked to end: of the wagons all but those of
+    `numbers`, of the processes all. `known`: pid and creation time of each that ever ran."""
+    found = []
+    for path in sorted((trains / "chaos").iterdir()):
+        match = _WAGON_FILE.fullmatch(path.name)
+        if path.name.endswith(("-wal", "-shm", "-journal")) or (match and int(match[1]) not in numbers):
+            found.append(str(path))
+    if processes.is_dir():
+        found += [str(path) for path in sorted(processes.iterdir())]
+    for pid, created in known:
+        try:
+            process = psutil.Process(pid)
+            if abs(process.create_time() - created) < 2.0 and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"process {pid}: {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    return tuple(found)

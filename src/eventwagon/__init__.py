@@ -1,11 +1,12 @@
 """eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
 
+from .connection import Connection
 from .errors import EventwagonError, Reject
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .reading import Reading
 from .settings import Settings
-from .train import Connection, Train
+from .train import Train
 from .worker import Context
 from .workers import Workers
 

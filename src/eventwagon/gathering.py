@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 
 from .errors import BrokerError, EventwagonError, PublishError, Unavailable
 from .event import Event
+
+_CHUNK = 500
 
 
 class Parcel:
@@ -112,3 +114,22 @@ def own(error: EventwagonError, accepted: int) -> EventwagonError:
     if isinstance(error, BrokerError):
         return type(error)(str(error))
     return error
+
+
+async def chunks(payloads: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[list[object]]:
+    """The payloads in lists of a size that is worth a call."""
+    chunk: list[object] = []
+    if isinstance(payloads, AsyncIterable):
+        async for payload in payloads:
+            chunk.append(payload)
+            if len(chunk) >= _CHUNK:
+                yield chunk
+                chunk = []
+    else:
+        for payload in payloads:
+            chunk.append(payload)
+            if len(chunk) >= _CHUNK:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk

@@ -17,10 +17,11 @@ import msgspec
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from ..connection import Connection, Declaration
 from ..errors import PublishError, UsageError
 from ..event import Event, new_ids
 from ..payload import type_name
-from ..train import Connection, Train
+from ..train import Train
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
 from .target import load_train, reached
 
@@ -85,7 +86,7 @@ class Parser:
         self._subject_field = subject_field
         self._type = event_type
 
-    def __call__(self, text: bytes, event_id: str, now: float, train: Train) -> Event:
+    def __call__(self, text: bytes, event_id: str, now: float, train: Declaration) -> Event:
         try:
             payload = msgspec.json.decode(text)
         except msgspec.DecodeError as e:

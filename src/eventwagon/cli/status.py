@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..broker import Depth
+from ..connection import Connection
 from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
 from ..manifest import Wagon
 from ..registry import Member
-from ..train import Connection
 from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, listing, out, span
 from .target import reached
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from ..connection import Connection
 from ..errors import EventwagonError
 from ..event import DEAD
-from ..train import Connection
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
 from .target import reached
 

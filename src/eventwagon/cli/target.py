@@ -14,12 +14,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+from ..connection import Connection
 from ..drivers import open_drivers
 from ..errors import UnknownTrain, UsageError
 from ..event import check_train_name
 from ..facts import Listener
 from ..limits import parse_limit
-from ..train import Connection, Train
+from ..train import Train
 from ..workers import parse_workers
 
 _OWN = str(Path(__file__).resolve().parent.parent)

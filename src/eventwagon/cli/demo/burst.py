@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
+from ...connection import Connection
 from ...errors import UsageError
 from ...event import Channel, Event, new_ids
 from ...facts import EventDied, Fact, WagonRemoved
@@ -17,7 +18,7 @@ from ...lifecycle import State
 from ...limits import Limit
 from ...manifest import Wagon
 from ...payload import encode
-from ...train import Connection, Train
+from ...train import Train
 from ...worker import Context
 from ...workers import Workers
 

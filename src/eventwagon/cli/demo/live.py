@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.text import Text
 
 from ...broker import Depth
+from ...connection import Connection
 from ...errors import EventwagonError
 from ...event import DEAD
 from ...lab.queueing import percentile
 from ...lifecycle import State
 from ...manifest import Wagon
 from ...reading import History, Reading, Sample, busy_rate
-from ...train import Connection
 from ..console import span
 from ..status import COLOURS
 from .burst import Burst

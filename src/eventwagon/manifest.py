@@ -11,6 +11,10 @@ from .errors import EventwagonError
 from .event import DEAD, Channel
 from .lifecycle import Move, State, after
 
+FORMAT = 1
+"""The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
+lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a new form."""
+
 
 class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """One wagon in the manifest. Times are seconds since the Unix epoch, None while it has not happened."""
@@ -57,6 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One train: its live wagons in the order of their numbers, and what all its processes agreed on."""
 
     train: str
+    format: int = FORMAT
+    """The version of this document's form."""
     wagons: tuple[Wagon, ...] = ()
     next_number: int = 1
     """The number of the next wagon: numbers are never used twice."""
@@ -166,14 +172,27 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Manifest)
 
 
+class _Format(msgspec.Struct):
+    format: int = 1
+
+
+_format_decoder = msgspec.json.Decoder(_Format)
+
+
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON, as registries keep it."""
     return _encoder.encode(manifest)
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest of `encode`. Raises BrokenManifest."""
+    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows."""
     try:
-        return _decoder.decode(data)
+        newer = _format_decoder.decode(data).format > FORMAT
+        if not newer:
+            return _decoder.decode(data)
     except msgspec.DecodeError as e:
         raise BrokenManifest(f"the manifest can't be read: {e}") from e
+    raise BrokenManifest(
+        f"the manifest was written by a newer eventwagon (form {_format_decoder.decode(data).format}, this one knows "
+        f"{FORMAT}): upgrade this program too"
+    )

@@ -1,0 +1,76 @@
+"""Documents and programs of other versions: opened, or refused with what to do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventwagon import Context, Train, Volume, Workers
+from eventwagon.manifest import FORMAT, BrokenManifest, Manifest, decode, encode
+from eventwagon.testing.virtual_time import run
+from tests.support import World, until
+
+
+def test_an_older_manifest_is_read_and_what_it_lacks_filled_in() -> None:
+    old = b'{"train":"t","wagons":[{"number":1,"state":"active","opened_at":1.0,"created_at":1.0}],"next_number":2}'
+    manifest = decode(old)
+    assert manifest.active is not None
+    assert manifest.format == FORMAT
+    assert decode(encode(manifest)) == manifest
+
+
+def test_fields_that_later_versions_may_add_are_no_harm() -> None:
+    assert decode(b'{"train":"t","later":{"x":1}}') == Manifest(train="t")
+
+
+def test_a_newer_form_is_refused_with_what_to_do() -> None:
+    with pytest.raises(BrokenManifest, match=r"newer eventwagon .*upgrade this program"):
+        decode(b'{"train":"t","format":2,"wagons":"in another form"}')
+
+
+def test_noise_is_refused() -> None:
+    with pytest.raises(BrokenManifest, match="can't be read"):
+        decode(b"\xff\x00")
+
+
+def test_a_worker_serves_only_wagons_whose_channels_it_all_knows() -> None:
+    """The stated rule for programs of different versions: the older one, which lacks a handler, leaves such wagons alone
+    and says why; the newer one serves them."""
+
+    def program(handled: list[str], *, newer: bool) -> Train:
+        train = Train("t", limit=Volume(100), workers=Workers(total=4))
+
+        @train.on("t")
+        async def register(name: str, ctx: Context) -> None:
+            handled.append(name)
+            if newer:
+                ctx.emit("mail", name)
+
+        if newer:
+
+            @train.on("mail")
+            async def mail(name: str) -> None:
+                handled.append(f"mail to {name}")
+
+        return train
+
+    async def main() -> None:
+        world = World()
+        by_old, by_new = list[str](), list[str]()
+        async with world.running(program(by_old, newer=False)) as old:
+            await old.publish("a")
+            await until(lambda: by_old == ["a"])
+            newer = world.connect(program(by_new, newer=True), redeclare=True)
+            async with newer, newer.running():
+                await asyncio.sleep(10)
+                number = await newer.request_switch("the new version")
+                await newer.wait_switched(number)
+                await newer.publish_many(f"{n}" for n in range(20))
+                await until(lambda: len(by_new) == 40)
+                assert by_old == ["a"]
+                (member,) = [m for m in await newer.members() if m.name == old.name]
+                trouble = {a.number: a.trouble for a in member.attachments}
+                assert "no handler for t_v2.mail" in trouble[2]
+
+    run(main())

@@ -187,12 +187,11 @@ def encode(manifest: Manifest) -> bytes:
 def decode(data: bytes) -> Manifest:
     """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows."""
     try:
-        newer = _format_decoder.decode(data).format > FORMAT
-        if not newer:
+        form = _format_decoder.decode(data).format
+        if form <= FORMAT:
             return _decoder.decode(data)
     except msgspec.DecodeError as e:
         raise BrokenManifest(f"the manifest can't be read: {e}") from e
     raise BrokenManifest(
-        f"the manifest was written by a newer eventwagon (form {_format_decoder.decode(data).format}, this one knows "
-        f"{FORMAT}): upgrade this program too"
+        f"the manifest was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too"
     )

@@ -16,7 +16,7 @@ from ... import facts
 from ...errors import Conflict
 from ...facts import DECISIONS, Entry
 from ...lifecycle import State
-from ...manifest import Manifest
+from ...manifest import FORMAT, Manifest
 from ...registry import Attachment, Member, Registry, Snapshot
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
@@ -99,7 +99,7 @@ def _filled(kind: Any, **given: object) -> Any:
 
 def _full(train: str) -> Manifest:
     """A manifest with every field filled in."""
-    manifest: Manifest = _filled(Manifest, train=train)
+    manifest: Manifest = _filled(Manifest, train=train, format=FORMAT)
     return manifest
 
 

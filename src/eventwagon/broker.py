@@ -42,6 +42,16 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     newest_at: float | None = None
 
 
+def outstanding(depths: Sequence[Depth]) -> int | None:
+    """Published and not settled, over these channels; None while any figure is unknown."""
+    total = 0
+    for depth in depths:
+        if depth.published is None or depth.settled is None:
+            return None
+        total += depth.published - depth.settled
+    return total
+
+
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own."""
 

@@ -215,6 +215,7 @@ class Connection:
             post=post,
             orchestrator=self._orchestrator if observe else None,
         )
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             owned = [tasks.create_task(membership.run())]
             if observe:
@@ -234,12 +235,16 @@ class Connection:
             self._is_running = True
             try:
                 yield
+            except Exception as e:  # noqa: BLE001 - the caller's own: raised below as it is, not wrapped in a group
+                failure = e
             finally:
                 self._is_running = False
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
                     self._switcher.on_full.remove(observer.poke)
+        if failure is not None:
+            raise failure
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
         if wagon is None and workers is None:

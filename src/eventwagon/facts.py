@@ -129,6 +129,13 @@ class SealWaits(_Fact, frozen=True):
     because: str
 
 
+class EventsLate(_Fact, frozen=True):
+    """A look before the removal found events in a drained wagon: it drains again."""
+
+    number: int
+    count: int
+
+
 class EventsRescued(_Fact, frozen=True):
     """Events that stood in a channel about to be deleted were published anew, with the same ids."""
 
@@ -180,7 +187,7 @@ class StopRequested(_Fact, frozen=True):
 
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsRescued | StepFailed
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | StopRequested
 )  # fmt: skip
 """What the journal keeps."""
@@ -258,6 +265,8 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
             return f"{_name(n)} can't be sealed yet: {why}"
+        case EventsLate(number=n, count=count):
+            return f"{count} late events were found in {_name(n)}: it drains again"
         case EventsRescued(number=n, count=count):
             return f"{count} late events of {_name(n)} were published anew"
         case StepFailed(step=step, because=why):
@@ -278,7 +287,7 @@ def sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -32,7 +32,7 @@ class Lease:
         self._refresh = refresh
         self._until = float("-inf")
         self._said = 0
-        self._sending: int | None = None
+        self._sending: list[int] = []
 
     async def hold(self) -> None:
         """Have a lease with at least half of its time left. Raises Unavailable when it can't be had."""
@@ -55,7 +55,7 @@ class Lease:
 
     async def _say(self, snapshot: Snapshot) -> None:
         active = snapshot.manifest.active
-        to = self._sending if self._sending is not None else active.number if active else 0
+        to = min(self._sending, default=active.number if active else 0)
         if to > self._said:
             await self._check_in(to)
             self._said = to
@@ -70,14 +70,14 @@ class Lease:
         Unavailable when the lease has run out."""
         if asyncio.get_running_loop().time() >= self._until:
             raise Unavailable("the lease on publishing has run out")
-        self._sending = number
+        self._sending.append(number)
         try:
             async with asyncio.timeout(self._seconds):
                 yield
         except TimeoutError:
             raise PublishUncertain(f"no answer within the lease of {self._seconds:g} s") from None
         finally:
-            self._sending = None
+            self._sending.remove(number)
 
     async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
         """While the lease is held, say at once when the train has switched, so that the seal need not wait for it."""

@@ -27,6 +27,7 @@ class Move(StrEnum):
     CUT_OFF = "cut off"
     DISCARDED = "discarded"
     PROVEN_EMPTY = "proven empty"
+    FOUND_LATE = "late events found"
     GIVEN_UP = "given up"
     REMOVED = "removed"
 
@@ -39,6 +40,7 @@ TRANSITIONS: dict[tuple[State, Move], State | None] = {
     (State.READY, Move.DISCARDED): State.DRAINING,
     (State.ACTIVE, Move.CUT_OFF): State.DRAINING,
     (State.DRAINING, Move.PROVEN_EMPTY): State.DRAINED,
+    (State.DRAINED, Move.FOUND_LATE): State.DRAINING,
     (State.DRAINED, Move.REMOVED): None,
     (State.FAILED, Move.REMOVED): None,
 }

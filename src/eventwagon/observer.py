@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from .broker import Broker, Depth
+from .broker import Broker, Depth, outstanding
 from .errors import Conflict, EventwagonError
 from .event import Channel
 from .facts import Listener, StepFailed
@@ -331,13 +331,3 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
     settled = [d.settled for d in first if d.settled is not None]
     published = [d.published for d in later if d.published is not None]
     return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)
-
-
-def outstanding(depths: Sequence[Depth]) -> int | None:
-    """Published and not settled, over these channels; None while any figure is unknown."""
-    total = 0
-    for depth in depths:
-        if depth.published is None or depth.settled is None:
-            return None
-        total += depth.published - depth.settled
-    return total

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
-from .broker import Broker
-from .errors import ChannelGone
+from .broker import Broker, outstanding
+from .errors import ChannelGone, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .manifest import Wagon
 from .orchestrator import Orchestrator
 from .settings import Settings
-from .steps import Plan, RemoveLeftover, removed
+from .steps import Plan, RemoveLeftover, found_late, removed
 from .switcher import Switcher
 
 _MOVE_BATCH = 500
@@ -30,36 +31,56 @@ class Remover:
         self._orchestrator = orchestrator
 
     async def remove(self, wagon: Wagon) -> None:
-        """Remove a drained or failed wagon. In this order, each part repeatable: workers, dead letters, record, late events, channels, manifest."""
+        """Remove a drained or failed wagon, in this order, each part repeatable: a last look, its workers, its dead letters,
+        its record, late events, its channels, its place in the manifest."""
         manifest = self._switcher.snapshot.manifest
+        if late := await self._late(manifest.working_channels(wagon)):
+            await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
+            return
         if self._orchestrator is not None:
             await self._orchestrator.remove(self._train, wagon.number, grace=self._settings.grace)
-        (last,) = await self._broker.depth([manifest.dead_letters(wagon)])
-        if last.published is not None:  # it goes last: once it is gone, the record was written
-            dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-            await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead))
+        dead = await self._move_dead_letters(manifest.dead_letters(wagon))
+        if (
+            dead is not None or wagon.created_at is None
+        ):  # that channel goes last: once it is gone, the record was written
+            await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         await self._rescue(manifest.ingress(wagon))
         for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
-    async def _move_dead_letters(self, channel: Channel) -> int:
-        """Into the train's own channel, where they stay. After a crash some may stand there twice, with the same id."""
+    async def _late(self, channels: Sequence[Channel]) -> int:
+        """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
+        that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
+        standing = set(await self._broker.channels(self._train))
+        left = [c for c in channels if c in standing]
+        count = outstanding(await self._broker.depth(left)) if left else 0
+        if count is None:
+            raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
+        return count
+
+    async def _move_dead_letters(self, channel: Channel) -> int | None:
+        """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash some may
+        stand there twice, with the same id."""
         kept = Channel(self._train, 0, DEAD)
         moved = 0
-        async for batch in self._batches(channel):
-            await self._broker.create(kept)
-            await self._broker.publish(kept, batch)
-            moved += len(batch)
+        try:
+            async for batch in self._batches(channel):
+                await self._broker.create(kept)
+                await self._broker.publish(kept, batch)
+                moved += len(batch)
+        except ChannelGone:
+            return None
         return moved
 
     async def _rescue(self, ingress: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
         where the broker refuses writes to a sealed channel nothing is ever found."""
         count = 0
-        async for batch in self._batches(ingress):
-            await self._switcher.publish(batch, timeout=self._settings.publish_timeout)
-            count += len(batch)
+        with suppress(ChannelGone):  # a step repeated after it was done
+            async for batch in self._batches(ingress):
+                await self._switcher.readmit(batch)
+                count += len(batch)
         if count:
             await self._switcher.note(EventsRescued(train=self._train, number=ingress.wagon, count=count))
 
@@ -78,14 +99,12 @@ class Remover:
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
 
     async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
+        """What stands in the channel. Raises ChannelGone."""
         batch: list[Event] = []
-        try:
-            async for event in self._broker.read(channel):
-                batch.append(event)
-                if len(batch) >= _MOVE_BATCH:
-                    yield batch
-                    batch = []
-        except ChannelGone:
-            pass  # a step repeated after it was done
+        async for event in self._broker.read(channel):
+            batch.append(event)
+            if len(batch) >= _MOVE_BATCH:
+                yield batch
+                batch = []
         if batch:
             yield batch

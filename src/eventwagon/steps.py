@@ -15,6 +15,7 @@ from .facts import (
     Decision,
     Declared,
     DrainUnproven,
+    EventsLate,
     OpenRefused,
     ProvisioningFailed,
     SealWaits,
@@ -257,6 +258,15 @@ def sealed(manifest: Manifest, number: int, now: float) -> Plan:
         return Plan(manifest)
     fact = WagonSealed(train=manifest.train, number=number, seconds=now - (wagon.closed_at or now))
     return Plan(changed(manifest, number, sealed_at=now), (fact,))
+
+
+def found_late(manifest: Manifest, number: int, count: int) -> Plan:
+    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.state is not State.DRAINED:
+        return Plan(manifest)
+    fact = EventsLate(train=manifest.train, number=number, count=count)
+    return Plan(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
 
 
 def removed(manifest: Manifest, number: int) -> Manifest:

@@ -190,6 +190,27 @@ class Switcher:
                 batch.accept(len(events))
                 self._held_since, self._trouble = None, ""
 
+    async def readmit(self, events: Sequence[Event]) -> None:
+        """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap nor a
+        bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
+        left = events
+        while left:
+            if self._lease is not None:
+                await self._lease.hold()
+            wagon = self._snapshot.manifest.active
+            if wagon is None:
+                raise Unavailable(f"train {self._train} has no active wagon yet")
+            until = asyncio.get_running_loop().time() + self._settings.publish_timeout
+            try:
+                await self._publish(Channel(self._train, wagon.number), left, until)
+                return
+            except ChannelFull as e:
+                left = left[e.accepted :]
+                await self.lift(Lift(wagon.number, "events that were accepted before are published anew"))
+            except (Sealed, ChannelGone):
+                if await self._refreshed(wagon) == wagon.number:
+                    raise
+
     async def _publish(self, channel: Channel, events: Sequence[Event], until: float) -> None:
         """One call to the broker, for no longer than anybody waits for its answer."""
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from eventwagon import Event
+from eventwagon import Event, Volume
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.event import Channel
-from eventwagon.facts import EventsRescued, SealWaits, Switched, WagonRemoved, WagonSealed
+from eventwagon.facts import EventsLate, EventsRescued, SealWaits, Switched, WagonDrained, WagonRemoved, WagonSealed
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 
@@ -102,7 +102,29 @@ def test_what_a_paused_process_sends_after_its_lease_is_found_and_handled() -> N
             async with asyncio.timeout(300):
                 await train.wait_drained(number)
             await until(lambda: sorted(handled) == ["before", "late"])
-        assert world.of(EventsRescued)[0].count == 1
+        assert world.of(EventsLate)[0].count == 1
         assert world.of(WagonRemoved)
+
+    run(main())
+
+
+def test_late_events_come_in_even_at_the_cap() -> None:
+    """Refusing them would keep their wagon, the wagon would keep the cap reached, and the cap would go on refusing them."""
+
+    async def main() -> None:
+        world, broker = unfenced()
+        handled = list[str]()
+        train = signups(handled, limit=Volume(2), wagons=2, at_cap="refuse", spares=0, keep_drained=5.0)
+        async with world.running(train, broker=Shared(broker)) as connection:
+            await connection.publish(SignUp("a"))
+            number = await connection.request_switch()
+            await connection.wait_switched(number)
+            await until(lambda: world.of(WagonDrained), seconds=60)
+            late = [Event(f"late{n}", "SignUp", "/", world.clock(), b'{"email": "late%d"}' % n) for n in range(1)]
+            await MemoryBroker.publish(broker, Channel("signups", number), late)
+            await connection.publish_many([SignUp("b"), SignUp("c")])
+            async with asyncio.timeout(120):
+                await connection.wait_drained(number)
+            await until(lambda: sorted(handled) == ["a", "b", "c", "late0"])
 
     run(main())

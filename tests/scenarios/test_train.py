@@ -240,3 +240,12 @@ def test_i10_nothing_grows_with_wagons_that_were() -> None:
         assert counts[-1][0] < counts[1][0] * 1.1
 
     run(main())
+
+
+def test_what_a_program_raises_while_it_runs_a_train_comes_out_as_it_is() -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with World().running(signups([])):
+                raise ZeroDivisionError
+
+    run(main())

@@ -421,3 +421,32 @@ def test_a_closed_connection_refuses_at_once() -> None:
             await connection.publish(SignUp("b"))
 
     run(main())
+
+
+class Torn(MemoryBroker):
+    """A memory broker that at times does not know a dead-letter channel's figures."""
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        known = await super().depth(channels)
+        return [Depth() if c.name == "dead" else d for c, d in zip(channels, known, strict=True)]
+
+
+def test_dead_letters_of_unknown_number_are_kept_all_the_same() -> None:
+    async def main() -> None:
+        world = World()
+        world.broker = Torn(clock=world.clock)
+        train = Train("t", limit=Volume(2), workers=Workers(each=1), spares=1)
+
+        @train.on("t")
+        async def handle(what: int) -> None:
+            raise Reject
+
+        async with world.running(train) as connection:
+            ids = [await connection.publish(n) for n in range(3)]
+            await connection.wait_drained(1)
+            assert [f.dead for f in world.of(WagonRemoved)] == [2]
+            await until(lambda: len(world.of(EventDied)) == 3)
+            await asyncio.sleep(1)
+            assert {e.id async for e in connection.dead_letters()} == set(ids)
+
+    run(main())

@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from ...connection import Connection
 from ...errors import EventwagonError
 from ...facts import Switched
 from ...lifecycle import State
 from ...manifest import Manifest
-from ...train import Connection, Train
+from ...train import Train
 from .cast import Cast
 from .judge import Verdict, left_over, lost, read_books
 from .plan import ROLES, strikes

@@ -1,0 +1,100 @@
+"""The checker: a whole history, held against the invariants of the design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
+from .check_manifest import explained, one_active, ready_before_active
+from .history import Ended
+from .run import Run
+from .violation import Evidence, Violation
+
+
+def check(run: Run) -> list[Violation]:
+    """Every violation in a run, at most a few of each kind."""
+    return check_evidence(evidence(run))
+
+
+def evidence(run: Run) -> Evidence:
+    """What the checker looks at in a run."""
+    settings, rest = run.scenario.settings, run.rest
+    return Evidence(
+        history=list(run.history),
+        spares=int(settings["spares"]),
+        keep=int(settings["keep"]),
+        fences=run.scenario.fences,
+        reached=rest.reached,
+        lacking=rest.lacking,
+        left_behind=rest.left_behind,
+        unexpected=run.unexpected,
+        dead=frozenset(rest.dead.values()),
+        longest_journal=run.longest_journal,
+        calls=rest.calls,
+        most_calls=_most_calls(run) if rest.reached else None,
+    )
+
+
+def check_evidence(case: Evidence) -> list[Violation]:
+    """Every violation in a history, at most three of each invariant."""
+    books = Books(case.history)
+    found: dict[str, list[Violation]] = {}
+    for violation in _all(case, books):
+        found.setdefault(violation.invariant, []).append(violation)
+    return [violation for kind in sorted(found) for violation in found[kind][:3]]
+
+
+def _all(case: Evidence, books: Books) -> Iterator[Violation]:
+    yield from events_kept(books, case.dead)
+    yield from one_active(case.history)
+    yield from ready_before_active(case.history)
+    yield from seals_hold(books, fences=case.fences)
+    yield from taken_away(books)
+    yield from order_of_emits(books)
+    yield from _at_rest(case)
+    yield from explained(case.history)
+    yield from _bounded(case)
+    yield from _alive(case)
+
+
+def _at_rest(case: Evidence) -> Iterator[Violation]:
+    """I7: whatever crashed, in the end the train is at rest, and nothing is leaked."""
+    if not case.reached:
+        yield Violation(invariant="I7", says=f"the train does not come to rest: {'; '.join(case.lacking)}")
+    for what in case.left_behind:
+        yield Violation(invariant="I7", says=f"left behind when all had been asked to leave: {what}")
+
+
+def _bounded(case: Evidence) -> Iterator[Violation]:
+    """I10: what a train costs depends on the wagons that live, not on those that lived."""
+    if case.longest_journal > case.keep:
+        yield Violation(invariant="I10", says=f"the journal held {case.longest_journal} entries, keep={case.keep}")
+    calls = sum(case.calls.values())
+    if case.most_calls is not None and calls > case.most_calls:
+        most = ", ".join(f"{n} × {op}" for op, n in sorted(case.calls.items(), key=lambda c: -c[1])[:6])
+        yield Violation(invariant="I10", says=f"{calls} calls at rest, {case.most_calls} are enough: {most}")
+
+
+def _most_calls(run: Run) -> int:
+    """The calls that looking, checking in and waiting for events need in the quiet seconds, for the live wagons."""
+    scenario, wagons = run.scenario, len(run.rest.manifest.wagons)
+    looks = run.rest.quiet / float(scenario.settings["observe_every"]) + 2
+    checks = 3 * run.rest.quiet / float(scenario.settings["member_ttl"]) + 2
+    channels = wagons * scenario.depth
+    observers = sum("observe" in p.roles for p in scenario.programs)
+    workers = sum("work" in p.roles for p in scenario.programs)
+    polls = run.rest.quiet / 5.0 + 2
+    extends = 3 * run.rest.quiet / float(scenario.settings["visibility"]) + 2
+    members = len(scenario.programs)
+    return int(observers * looks * 8 + members * checks * 3 + workers * channels * (polls + extends))
+
+
+def _alive(case: Evidence) -> Iterator[Violation]:
+    """A process ends when it is asked to, or can't begin; nothing that fails once it runs ends it."""
+    for record in case.history:
+        if isinstance(record, Ended) and record.error and not record.early:
+            yield Violation(
+                invariant="alive", says=f"{record.by} ended by itself: {record.error}", moments=(record.seq,)
+            )
+    for error in case.unexpected:
+        yield Violation(invariant="alive", says=f"nobody caught: {error}")

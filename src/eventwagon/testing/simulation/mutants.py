@@ -1,0 +1,270 @@
+"""Mutants: small deliberate breaks of the core, each of which the checker must catch. One that survives is a hole in it.
+
+Each is a context manager that patches the core for as long as it is entered. Not for production, of course.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from ... import broker as broker_module
+from ... import manifest as manifest_module
+from ... import observer as observer_module
+from ... import plan as plan_module
+from ... import removal as removal_module
+from ... import steps as steps_module
+from ...broker import Depth
+from ...errors import EventwagonError, PublishUncertain
+from ...event import Channel, Event, new_ids
+from ...lease import Lease
+from ...lifecycle import Move, State
+from ...manifest import Manifest, Wagon, moved
+from ...observer import Observer
+from ...orchestrator import Deployment
+from ...plan import _Draft, plan
+from ...removal import Remover
+from ...serving import Serving
+from ...steps import Plan, Provision, Seal, Task, sealed
+from ...switcher import Switcher
+
+Mutant = Callable[[], AbstractContextManager[None]]
+
+FENCED: dict[str, Mutant] = {}
+"""Those for brokers that refuse writes to sealed channels, by name."""
+UNFENCED: dict[str, Mutant] = {}
+"""Those for the lease fence."""
+
+
+def _mutant(name: str, into: dict[str, Mutant] = FENCED) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
+    def register(function: Callable[[], Iterator[None]]) -> Mutant:
+        into[name] = contextmanager(function)
+        return into[name]
+
+    return register
+
+
+@_mutant("seal skipped")
+def _seal_skipped() -> Iterator[None]:
+    """The manifest says sealed; the broker was never asked to."""
+    carry_out = Observer._carry_out
+
+    async def mutant(self: Observer, task: Task) -> None:
+        if isinstance(task, Seal):
+            await self._switcher.settle(lambda m: sealed(m, task.number, self._clock()))
+        else:
+            await carry_out(self, task)
+
+    with mock.patch.object(Observer, "_carry_out", mutant):
+        yield
+
+
+@_mutant("redirect before ready")
+def _redirect_before_ready() -> Iterator[None]:
+    """A wagon counts as ready when its channels stand, whether or not workers are attached."""
+
+    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
+        served = {w.number: Deployment(number=w.number, ready=True) for w in manifest.wagons}
+        return plan(settings, manifest, readings, served, *rest, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("emptiness read published before settled")
+def _published_first() -> Iterator[None]:
+    """The order that proves nothing: published totals first, settled ones after."""
+    proven = observer_module.proven_empty
+
+    def mutant(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
+        return proven(later, first)
+
+    with mock.patch.object(observer_module, "proven_empty", mutant):
+        yield
+
+
+@_mutant("unknown depth read as zero")
+def _unknown_is_zero() -> Iterator[None]:
+    proven, outstanding = observer_module.proven_empty, broker_module.outstanding
+
+    def known(depths: Sequence[Depth]) -> list[Depth]:
+        return [
+            d if d.published is not None and d.settled is not None else Depth(published=0, settled=0, waiting=0)
+            for d in depths
+        ]
+
+    with (
+        mock.patch.object(observer_module, "proven_empty", lambda first, later: proven(known(first), known(later))),
+        mock.patch.object(observer_module, "outstanding", lambda depths: outstanding(known(depths))),
+        mock.patch.object(removal_module, "outstanding", lambda depths: outstanding(known(depths))),
+    ):
+        yield
+
+
+@_mutant("settle before emit")
+def _settle_before_emit() -> Iterator[None]:
+    """An event is settled first; what it emitted is stored after that."""
+    settle = Serving._settle
+
+    async def mutant(self: Serving, finished: list[Any]) -> None:
+        await settle(self, [(feed, delivery, []) for feed, delivery, _ in finished])
+        for _, _, emitted in finished:
+            for name, event in emitted:
+                with suppress(EventwagonError):
+                    await self.kit.broker.publish(Channel(self.kit.train, self.spec.number, name), [event])
+
+    with mock.patch.object(Serving, "_settle", mutant):
+        yield
+
+
+@_mutant("removal without a re-check")
+def _no_recheck() -> Iterator[None]:
+    """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at, not
+    then and not before its channels are deleted."""
+    reading = Observer._reading
+
+    def mutant(self: Observer, wagon: Wagon, *rest: Any) -> Any:
+        read = reading(self, wagon, *rest)
+        return msgspec.structs.replace(read, empty=wagon.sealed_at is not None and read.waiting == 0)
+
+    with mock.patch.object(Observer, "_reading", mutant), mock.patch.object(Remover, "_late", return_value=0):
+        yield
+
+
+@_mutant("numbers used twice")
+def _numbers_reused() -> Iterator[None]:
+    """A new wagon takes the lowest number that no live one has."""
+    opened = manifest_module.opened
+
+    def mutant(manifest: Manifest, **more: Any) -> Manifest:
+        taken = {w.number for w in manifest.wagons}
+        free = next(n for n in range(1, manifest.next_number + 1) if n not in taken)
+        new = opened(msgspec.structs.replace(manifest, next_number=free), **more)
+        wagons = tuple(sorted(new.wagons, key=lambda w: w.number))
+        return msgspec.structs.replace(new, wagons=wagons, next_number=max(w.number for w in wagons) + 1)
+
+    def number(*args: Any, **more: Any) -> Any:
+        before = args[1]
+        manifest, fact = open_next(*args, **more)
+        fresh = {w.number for w in manifest.wagons} - {w.number for w in before.wagons}
+        return manifest, msgspec.structs.replace(fact, number=fresh.pop())
+
+    open_next = steps_module.open_next
+    with (
+        mock.patch.object(steps_module, "opened", mutant),
+        mock.patch.object(steps_module, "open_next", number),
+        mock.patch.object(plan_module, "open_next", number),
+    ):
+        yield
+
+
+@_mutant("spare leaked after a crash")
+def _spare_leaked() -> Iterator[None]:
+    """Only the observer that opened a wagon makes its channels; when it dies in between, nobody does."""
+
+    def mutant(settings: Any, manifest: Manifest, *rest: Any, **more: Any) -> Plan:
+        made = plan(msgspec.structs.replace(settings, provision_timeout=1e9), manifest, *rest, **more)
+        coming = {w.number for w in manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
+        tasks = tuple(t for t in made.tasks if not (isinstance(t, Provision) and t.number in coming))
+        return msgspec.structs.replace(made, tasks=tasks)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("leftovers never swept")
+def _no_sweep() -> Iterator[None]:
+    with mock.patch.object(_Draft, "sweep", return_value=None):
+        yield
+
+
+@_mutant("retry with a new id")
+def _new_id() -> Iterator[None]:
+    """After an uncertain publish the events are sent again under new ids."""
+    publish = Switcher._publish
+    uncertain: set[str] = set()
+    count = 0
+
+    def ids(number: int) -> bytes:
+        nonlocal count
+        count += 1
+        return count.to_bytes(number, "big")
+
+    async def mutant(self: Switcher, channel: Channel, events: Sequence[Event], *rest: Any) -> None:
+        again = [msgspec.structs.replace(e, id=new_ids(1, e.time, ids)[0]) if e.id in uncertain else e for e in events]
+        try:
+            await publish(self, channel, again, *rest)
+        except PublishUncertain:
+            uncertain.update(e.id for e in events)
+            raise
+
+    with mock.patch.object(Switcher, "_publish", mutant):
+        yield
+
+
+@_mutant("dead letters not moved out")
+def _dead_letters_dropped() -> Iterator[None]:
+    async def mutant(self: Remover, channel: Channel) -> int:
+        return 0
+
+    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+        yield
+
+
+@_mutant("two active")
+def _two_active() -> Iterator[None]:
+    """The switch activates the new wagon and forgets to cut the old one off."""
+    switched = manifest_module.switched
+
+    def mutant(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
+        if manifest.active is None:
+            return switched(manifest, to=to, now=now, because=because)
+        return moved(manifest, to, Move.ACTIVATED, active_at=now)
+
+    with mock.patch.object(steps_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+        yield
+
+
+@_mutant("a switch that nobody explains")
+def _unexplained() -> Iterator[None]:
+    store = Switcher.store
+
+    async def mutant(self: Switcher, plan: Plan, *, base: Any) -> Any:
+        return await store(self, Plan(plan.manifest), base=base)
+
+    with mock.patch.object(Switcher, "store", mutant):
+        yield
+
+
+@_mutant("lease ignored", UNFENCED)
+def _lease_ignored() -> Iterator[None]:
+    """Publishers take no lease, and observers wait for none."""
+
+    async def nothing(self: Lease) -> None:
+        pass
+
+    @asynccontextmanager
+    async def sending(self: Lease, number: int) -> Any:
+        yield
+
+    with (
+        mock.patch.object(Lease, "hold", nothing),
+        mock.patch.object(Lease, "sending", sending),
+        mock.patch.object(_Draft, "stale_publishers", return_value=False),
+    ):
+        yield
+
+
+@_mutant("late events not rescued", UNFENCED)
+def _not_rescued() -> Iterator[None]:
+    """Nobody looks again before a drained wagon is removed."""
+
+    async def nothing(self: Remover, of: Any) -> int:
+        return 0
+
+    with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):
+        yield

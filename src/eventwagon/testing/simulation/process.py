@@ -1,0 +1,350 @@
+"""A simulated operating-system process: a program that connects to the train, publishes, observes or works."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from ...connection import Connection
+from ...errors import EventwagonError, PublishError, Reject
+from ...event import Channel
+from ...facts import Fact
+from ...limits import parse_limit
+from ...train import Train
+from ...worker import Context
+from ...workers import parse_workers
+from .gate import Gate, GatedBroker, GatedRegistry
+from .history import (
+    Accepted,
+    Asked,
+    Crashed,
+    Ended,
+    Faulted,
+    Handled,
+    Paused,
+    Refused,
+    Resumed,
+    Running,
+    Started,
+    Tried,
+)
+from .loop import PROCESS, Actor, whereabouts
+from .scenario import Arrival, ByHand, Fault, Program, Scenario
+
+if TYPE_CHECKING:
+    from .run import World
+
+TRAIN = "t"
+INNER = ("a", "b", "c")
+EPOCH = 1_750_000_000.0
+
+
+class Slot:
+    """A place for a process: what its successors take over is what the outside keeps count of."""
+
+    def __init__(self, program: Program, scenario: Scenario) -> None:
+        self.program = program
+        self.scenario = scenario
+        self.arrivals: list[Arrival] = [a for a in scenario.arrivals if a.process == program.name]
+        self.by_hand: list[ByHand] = [h for h in scenario.by_hand if h.process == program.name]
+        self.published = 0
+        self.counts: dict[str, int] = {}
+        self.steps = 0
+        self.faults: dict[tuple[str, int], Fault] = {}
+        for fault in scenario.faults:
+            if fault.process == program.name:
+                self.faults.setdefault((fault.op, fault.call), fault)
+        self.jumped = program.clock
+        self.incarnation = 0
+        self.rng = random.Random(f"{scenario.seed} {program.name}")
+        self.now: Process | None = None
+        self.version = 0
+
+
+class Process(Actor):
+    """One life of a slot's program."""
+
+    def __init__(self, world: World, slot: Slot) -> None:
+        slot.incarnation += 1
+        super().__init__(f"{slot.program.name}.{slot.incarnation}")
+        self.world = world
+        self.slot = slot
+        self.version = slot.version
+        self.back_after = 0.5
+        self.is_up = False
+        self.cut_until = 0.0
+        self.finished = asyncio.Event()
+        self.asked_to_end = asyncio.Event()
+        self.calls: dict[str, int] = {}
+        self.publishing = 0
+        self._watch_steps()
+
+    # --- its life -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        context = copy_context()
+        context.run(PROCESS.set, self)
+        self.world.record(Started, by=self.name, roles=self.slot.program.roles)
+        main = asyncio.get_running_loop().create_task(self._main(), context=context)
+        main.add_done_callback(self._on_end)
+
+    def _on_end(self, main: asyncio.Task[None]) -> None:
+        self.slot.steps += self.steps
+        self.steps = 0
+        if self.finished.is_set():  # killed
+            return
+        error = None if main.cancelled() else main.exception()
+        self.dead = True
+        said = "" if error is None else _said(error)
+        if error is None and self.tasks:
+            said = f"tasks were left: {', '.join(sorted(map(whereabouts, self.tasks)))}"
+        self.world.record(Ended, by=self.name, error=said, early=not self.is_up and _is_ours(error))
+        self.world.broker.detach_all(self.name)
+        self.finished.set()
+
+    async def _main(self) -> None:
+        connection = self._train().connect(
+            broker=GatedBroker(Gate(self)),
+            registry=GatedRegistry(Gate(self)),
+            clock=self.clock,
+            listeners=[self._hear],
+            redeclare=self.version > 0,
+        )
+        roles = self.slot.program.roles
+        async with connection:
+            if "observe" in roles or "work" in roles:
+                async with connection.running(observe="observe" in roles, work="work" in roles):
+                    await self._live(connection)
+            else:
+                await self._live(connection)
+
+    async def _live(self, connection: Connection) -> None:
+        self.is_up = True
+        self.world.record(Running)
+        async with asyncio.TaskGroup() as tasks:
+            acting = [tasks.create_task(self._publish_all(connection, tasks))]
+            acting += [tasks.create_task(self._by_hand(connection, h)) for h in list(self.slot.by_hand)]
+            ends = [tasks.create_task(connection.stopped()), tasks.create_task(_wait(self.asked_to_end))]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*acting, *ends):
+                task.cancel()
+
+    def _hear(self, fact: Fact) -> None:
+        self.world.heard(fact)
+
+    # --- publishing -----------------------------------------------------------------------
+
+    async def _publish_all(self, connection: Connection, tasks: asyncio.TaskGroup) -> None:
+        slot, loop = self.slot, asyncio.get_running_loop()
+        while slot.arrivals:
+            await asyncio.sleep(max(0.0, slot.arrivals[0].at - loop.time()))
+            arrival = slot.arrivals.pop(0)
+            keys = [f"{slot.program.name}-{slot.published + i}" for i in range(arrival.count)]
+            slot.published += arrival.count
+            if arrival.many:
+                tasks.create_task(self._publish_many(connection, keys))
+            else:
+                for key in keys:
+                    tasks.create_task(self._publish(connection, key))
+
+    async def _publish(self, connection: Connection, key: str) -> None:
+        self.publishing += 1
+        try:
+            await connection.publish(key)
+        except EventwagonError as e:
+            self.world.record(Refused, key=key, why=_said(e))
+        else:
+            self.world.record(Accepted, key=key)
+        finally:
+            self.publishing -= 1
+
+    async def _publish_many(self, connection: Connection, keys: Sequence[str]) -> None:
+        self.publishing += 1
+        try:
+            accepted = await connection.publish_many(keys)
+        except PublishError as e:
+            accepted = e.accepted
+            for key in keys[accepted:]:
+                self.world.record(Refused, key=key, why=_said(e))
+        except EventwagonError as e:
+            accepted = 0
+            for key in keys:
+                self.world.record(Refused, key=key, why=_said(e))
+        finally:
+            self.publishing -= 1
+        for key in keys[:accepted]:
+            self.world.record(Accepted, key=key)
+
+    async def _by_hand(self, connection: Connection, hand: ByHand) -> None:
+        await asyncio.sleep(max(0.0, hand.at - asyncio.get_running_loop().time()))
+        if hand not in self.slot.by_hand:
+            return
+        self.slot.by_hand.remove(hand)
+        self.world.record(Asked, what=hand.what)
+        with suppress(EventwagonError):  # whoever asked would ask again
+            await (connection.request_switch("by hand") if hand.what == "switch" else connection.request_stop())
+
+    # --- handling -------------------------------------------------------------------------
+
+    def _train(self) -> Train:
+        scenario = self.slot.scenario
+        settings: dict[str, Any] = dict(scenario.settings)
+        train = Train(TRAIN, limit=parse_limit(scenario.limit), workers=parse_workers(scenario.workers), **settings)
+        if self.slot.program.roles == ("publish",):
+            return train
+        names = ("", *INNER[: scenario.depth - 1 + self.version])
+        for name, after in zip(names, (*names[1:], None), strict=True):
+            train.on(name or TRAIN)(self._handler(after))
+        return train
+
+    def _handler(self, after: str | None) -> Callable[..., Any]:
+        scenario = self.slot.scenario
+
+        async def handle(payload: str, ctx: Context) -> None:
+            where = Channel(ctx.train, ctx.wagon, ctx.channel)
+            try:
+                await self._point()
+                fate = zlib.crc32(f"{scenario.seed} {payload} {ctx.channel}".encode()) / 2**32
+                if scenario.work:
+                    seconds = scenario.work * (0.5 + fate) * (scenario.deeper if ctx.channel else 1.0)
+                    longest = 0.7 * float(scenario.settings["handler_timeout"])
+                    is_slow = (fate * 997.0) % 1.0 < scenario.tail
+                    await asyncio.sleep(longest if is_slow else min(seconds, longest))
+                    await self._point()
+                if fate < scenario.poison or (fate < scenario.poison + scenario.trouble and ctx.attempt == 1):
+                    raise ValueError("simulated: this handler fails")
+                if fate > 1.0 - scenario.reject:
+                    raise Reject("simulated")
+            except BaseException as e:
+                if not isinstance(e, GeneratorExit):
+                    self.world.record(
+                        Tried, channel=where, id=ctx.event.id, key=payload, attempt=ctx.attempt, why=_said(e)
+                    )
+                raise
+            children = [f"{payload}/{after}{i}" for i in range(scenario.fan_out)] if after else []
+            for child in children:
+                await ctx.emit(after or "", child)
+            self.world.record(
+                Handled,
+                channel=where,
+                id=ctx.event.id,
+                key=payload,
+                children=tuple((after or "", child) for child in children),
+            )
+            await self._point()
+
+        return handle
+
+    async def _point(self) -> None:
+        """A point in a handler at which faults strike."""
+        await Gate(self).call("handle", _nothing)
+
+    # --- what a gate asks of it -----------------------------------------------------------
+
+    def clock(self) -> float:
+        """Its own wall clock."""
+        return EPOCH + asyncio.get_running_loop().time() + self.slot.jumped
+
+    def next_fault(self, op: str) -> Fault | None:
+        slot = self.slot
+        self.calls[op] = self.calls.get(op, 0) + 1
+        if self.world.healed:
+            return None
+        slot.counts[op] = count = slot.counts.get(op, 0) + 1
+        slot.counts["*"] = total = slot.counts.get("*", 0) + 1
+        fault = slot.faults.get((op, count)) or (slot.faults.get(("*", total)) if op != "watch" else None)
+        if fault is not None:
+            self._faulted(fault, op, count)
+        return fault
+
+    def _faulted(self, fault: Fault, op: str, call: int) -> None:
+        self.world.record(Faulted, by=self.name, op=op, call=call, kind=fault.kind, amount=fault.amount)
+
+    def latency(self) -> float:
+        most = self.slot.scenario.latency
+        return self.slot.rng.random() * most if most else 0.0
+
+    def pick(self, most: int) -> int:
+        return int(self.slot.rng.random() * most)
+
+    def is_torn(self) -> bool:
+        return self._by_chance(self.slot.scenario.torn)
+
+    def is_unknown(self) -> bool:
+        return self._by_chance(self.slot.scenario.unknown)
+
+    def _by_chance(self, share: float) -> bool:
+        return share > 0 and not self.world.healed and self.slot.rng.random() < share
+
+    def is_cut(self) -> bool:
+        return self.cut_until > asyncio.get_running_loop().time() and not self.world.healed
+
+    def cut(self, seconds: float) -> None:
+        self.cut_until = asyncio.get_running_loop().time() + seconds
+
+    def jump(self, seconds: float) -> None:
+        self.slot.jumped += seconds
+
+    def pause(self, seconds: float) -> None:
+        self.world.record(Paused, by=self.name, seconds=seconds)
+        self.freeze()
+        self.world.later(seconds, self.resume)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.frozen and not self.dead:
+            self.world.record(Resumed, by=self.name)
+            self.thaw(self.world.loop)
+
+    def crash(self, back_after: float) -> None:
+        self.back_after = back_after
+        self.world.record(Crashed, by=self.name)
+        self.slot.steps += self.steps
+        self.world.broker.detach_all(self.name)
+        self.kill()
+        self.finished.set()
+
+    def at_step(self) -> None:
+        total = self.slot.steps + self.steps
+        fault = self.slot.faults.get(("step", total))
+        self._watch_steps()
+        if fault is None or self.world.healed or self.dead:
+            return
+        self._faulted(fault, "step", total)
+        if fault.kind == "pause":
+            self.pause(fault.amount)
+        else:
+            self.crash(fault.amount)
+
+    def _watch_steps(self) -> None:
+        done = self.slot.steps + self.steps
+        ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
+        self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for e in error.exceptions for leaf in _leaves(e)]
+    return [error]
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Only what eventwagon raises on purpose."""
+    return error is None or all(isinstance(e, EventwagonError) for e in _leaves(error))
+
+
+def _said(error: BaseException) -> str:
+    return "; ".join(f"{type(e).__name__}: {e}" for e in _leaves(error))

@@ -1,0 +1,357 @@
+"""One run: the processes of a scenario, the trouble, the healing, and the rest that must follow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from ... import connection as connection_module
+from ... import crew as crew_module
+from ... import serving as serving_module
+from ...event import DEAD, Channel, new_ids
+from ...facts import Fact
+from ...lifecycle import State
+from ...manifest import Manifest
+from ..virtual_time import Deadlock
+from .history import Faulted, Healed, History, Rested
+from .loop import PROCESS, SimulationLoop, StandsStill, close
+from .process import TRAIN, Process, Slot
+from .scenario import Scenario
+from .truth import Recorder, TruthBroker, TruthRegistry
+
+REST_WITHIN = 900.0
+"""Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
+LEAVE_WITHIN = 60.0
+QUIET = 10.0
+"""Seconds of rest over which calls are counted."""
+
+
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended: what stood when the train was at rest, or was not."""
+
+    reached: bool
+    after: float
+    """Virtual seconds from the healing."""
+    lacking: tuple[str, ...]
+    """Why it was not at rest."""
+    manifest: Manifest
+    dead: dict[str, str]
+    """The dead letters that are kept: id → key."""
+    calls: dict[str, int]
+    """Calls of all processes in the quiet seconds at rest."""
+    quiet: float
+    left_behind: tuple[str, ...]
+    """What was still there after every process had been asked to leave."""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a scenario."""
+
+    scenario: Scenario
+    history: Any
+    rest: Rest
+    unexpected: tuple[str, ...]
+    """Errors that nobody caught."""
+    longest_journal: int
+    seconds: float
+    """Virtual."""
+
+    @property
+    def faults(self) -> Counter[str]:
+        """The faults that took effect, by kind."""
+        return Counter(f.kind for f in self.history.of(Faulted))
+
+
+class World:
+    """What all processes of a run share: the truth, and the time."""
+
+    def __init__(self, scenario: Scenario, loop: SimulationLoop) -> None:
+        self.scenario = scenario
+        self.loop = loop
+        self.history = History()
+        self.record = Recorder(self.history)
+        self.broker = TruthBroker(self.record, fences=scenario.fences)
+        self.registry = TruthRegistry(self.record)
+        self.slots = [Slot(program, scenario) for program in scenario.programs]
+        self.healed = False
+        self.ending = False
+        self._lived: list[Process] = []
+        self._arriving: dict[asyncio.Task[Any], None] = {}
+
+    def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
+        """A call that takes effect later, without its process."""
+        self._arriving[arriving] = None
+
+        def arrived(task: asyncio.Task[Any]) -> None:
+            del self._arriving[task]
+            if not task.cancelled():
+                task.exception()  # told to the caller, if there still is one
+
+        arriving.add_done_callback(arrived, context=Context())  # nobody's: its process may be dead by then
+
+    def heard(self, fact: Fact) -> None:
+        """What listeners are told; the history has the journal."""
+
+    def bury(self) -> None:
+        """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no news."""
+        with warnings.catch_warnings(), mock.patch.object(sys, "unraisablehook"):
+            warnings.simplefilter("ignore")
+            for process in self._lived:
+                process.bury()
+            self._lived.clear()
+            for task in asyncio.all_tasks(self.loop):  # only where the run itself did not come to its end
+                close(task)
+            gc.collect(0)  # all of this run is in the youngest generation: the collector was off
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """In the simulation's own name: no process can hold it up."""
+        token = PROCESS.set(None)
+        try:
+            self.loop.call_later(seconds, call)
+        finally:
+            PROCESS.reset(token)
+
+    async def run(self) -> Rest:
+        """All of it."""
+        async with asyncio.TaskGroup() as tasks:
+            for slot in self.slots:
+                tasks.create_task(self._supervise(slot))
+            tasks.create_task(self._roll_out())
+            last = max((a.at for a in self.scenario.arrivals), default=0.0)
+            await asyncio.sleep(last + self.scenario.calm_after)
+            self.healed = True
+            self.record(Healed)
+            for process in self._living():
+                process.resume()
+            rest = await self._rest()
+            self.ending = True
+            for process in self._living():
+                process.asked_to_end.set()
+            left = await self._leave()
+            for process in self._living():  # those that would not
+                process.crash(0.0)
+        return msgspec.structs.replace(rest, left_behind=tuple(left))
+
+    async def _roll_out(self) -> None:
+        """One after another, the processes are replaced by those of the new version."""
+        if self.scenario.grows_at is None:
+            return
+        await asyncio.sleep(self.scenario.grows_at)
+        for slot in self.slots:
+            slot.version = 1
+            if slot.now is not None:
+                slot.now.asked_to_end.set()
+            await asyncio.sleep(0.5)
+
+    async def _supervise(self, slot: Slot) -> None:
+        """Keep a process in the slot: whatever ends is started again."""
+        while not self.is_ending():
+            slot.now = process = Process(self, slot)
+            self._lived.append(process)
+            process.start()
+            if self.is_ending():
+                process.asked_to_end.set()
+            await process.finished.wait()
+            slot.now = None
+            if not self.is_ending():
+                await asyncio.sleep(min(0.5, process.back_after) if self.healed else process.back_after)
+
+    def is_ending(self) -> bool:
+        """Every process was asked to leave."""
+        return self.ending
+
+    def _living(self) -> list[Process]:
+        return [slot.now for slot in self.slots if slot.now is not None]
+
+    async def _rest(self) -> Rest:
+        """Wait for rest, then listen for some quiet seconds."""
+        healed_at = self.loop.time()
+        lacking: list[str] = []
+        calls: dict[str, int] = {}
+        while self.loop.time() < healed_at + REST_WITHIN:
+            await asyncio.sleep(1.0)
+            lacking = self.lacking()
+            if lacking:
+                continue
+            before, start = self._calls(), self.registry.newest(TRAIN).revision
+            await asyncio.sleep(QUIET)
+            lacking = self.lacking()
+            if not lacking and self.registry.newest(TRAIN).revision == start:
+                calls = dict(self._calls() - before)
+                self.record(Rested)
+                break
+        return Rest(
+            reached=not lacking,
+            after=self.loop.time() - healed_at,
+            lacking=tuple(lacking),
+            manifest=self.registry.newest(TRAIN).manifest,
+            dead=self._dead(),
+            calls=calls,
+            quiet=QUIET,
+            left_behind=(),
+        )
+
+    def _calls(self) -> Counter[str]:
+        calls: Counter[str] = Counter()
+        for process in self._living():
+            calls.update(process.calls)
+        return calls
+
+    def _dead(self) -> dict[str, str]:
+        return {
+            event.id: event.data.decode()[1:-1]
+            for channel in self.broker.all_channels()
+            if channel.name == DEAD
+            for event in self.broker.contents(channel)
+        }
+
+    def lacking(self) -> list[str]:
+        """Why the train is not at rest: one active wagon, its spares, and nothing else."""
+        manifest, settings = self.registry.newest(TRAIN).manifest, self.scenario.settings
+        spares = int(settings["spares"])
+        said = []
+        ready = len(manifest.in_state(State.READY))
+        if manifest.active is None:
+            said.append("no wagon is active")
+        if not spares <= ready <= max(1, spares):
+            said.append(f"{ready} wagons are ready, {spares} are wanted")
+        said += [f"{w.name} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)]
+        if manifest.request is not None:
+            said.append("a switch was asked for and is not made")
+        if manifest.refusing:
+            said.append("publishers are refused")
+        channels = {Channel(TRAIN, 0, DEAD)}
+        for wagon in manifest.wagons:
+            channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}
+            for channel in manifest.working_channels(wagon):
+                depth = self.broker.depth_now(channel)
+                if depth.published != depth.settled or depth.published is None:
+                    said.append(f"{channel}: {depth.waiting} events wait, {depth.in_flight} are in hand")
+        said += [f"channel {c} is left over" for c in self.broker.all_channels() if c not in channels]
+        said += [
+            f"{process} is still attached to {channel}"
+            for (process, channel) in self.broker.attached
+            if channel not in channels
+        ]
+        if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
+            said.append("some processes have not published yet")
+        if self._arriving:
+            said.append("some calls are still on their way")
+        return said
+
+    async def _leave(self) -> list[str]:
+        """All were asked to: say what is left when they had time for it."""
+        deadline = self.loop.time() + LEAVE_WITHIN
+        while self._living() and self.loop.time() < deadline:  # noqa: ASYNC110 - it looks, as an operator would
+            await asyncio.sleep(0.5)
+        left = [f"process {p.name} does not end" for p in self._living()]
+        left += [f"a consumer of {process} at {channel}" for (process, channel) in self.broker.attached]
+        left += [f"member {member.name}" for member in await self.registry.members(TRAIN)]
+        for channel in self.broker.all_channels():
+            depth = self.broker.depth_now(channel)
+            if depth.in_flight:
+                left.append(f"{depth.in_flight} claimed in {channel}")
+        return left
+
+
+class _Os:
+    """Stands in for `os` where the core names processes: one name for one run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def getpid(self) -> int:
+        self._count += 1
+        return self._count
+
+    def urandom(self, count: int) -> bytes:
+        actor = PROCESS.get()
+        return (actor.name if actor else "?").encode().ljust(count, b"\0")[:count]
+
+
+class _Socket:
+    def gethostname(self) -> str:
+        actor = PROCESS.get()
+        return actor.name if actor else "?"
+
+
+class _Random:
+    """Stands in for `random` where the core makes a generator of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def Random(self) -> random.Random:  # noqa: N802 - as in the module that it stands for
+        actor = PROCESS.get()
+        return random.Random(f"{self._seed} {actor.name if actor else '?'} crew")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Everything in the core that draws from the system draws from the seed."""
+    rng = random.Random(f"{seed} ids")
+
+    def ids(count: int, now: float) -> list[str]:
+        return new_ids(count, now, rng.randbytes)
+
+    with (
+        mock.patch.object(connection_module, "os", _Os()),
+        mock.patch.object(connection_module, "socket", _Socket()),
+        mock.patch.object(connection_module, "new_ids", ids),
+        mock.patch.object(crew_module, "random", _Random(seed)),
+        mock.patch.object(serving_module, "_RECEIVE", 5.0),
+    ):
+        yield
+
+
+def simulate(scenario: Scenario) -> Run:
+    """Run a scenario. Deterministic: the same scenario gives the same history."""
+    collecting = gc.isenabled()
+    gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
+    loop = SimulationLoop()
+    try:
+        with _seeded(scenario.seed):
+            world = World(scenario, loop)
+            try:
+                rest = loop.run_until_complete(world.run())
+            except (StandsStill, Deadlock) as e:
+                rest = _stuck(world, str(e))
+            run = Run(
+                scenario=scenario,
+                history=world.history,
+                rest=rest,
+                unexpected=tuple(loop.unexpected),
+                longest_journal=world.registry.longest.get(TRAIN, 0),
+                seconds=loop.time(),
+            )
+            loop.close()
+            world.bury()
+            return run
+    finally:
+        loop.close()
+        if collecting:
+            gc.enable()
+
+
+def _stuck(world: World, why: str) -> Rest:
+    return Rest(
+        reached=False,
+        after=0.0,
+        lacking=(why,),
+        manifest=world.registry.newest(TRAIN).manifest,
+        dead={},
+        calls={},
+        quiet=0.0,
+        left_behind=(),
+    )

@@ -1,0 +1,263 @@
+"""What a run is made of, as explicit data: everything that was random is decided here, from one seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+import msgspec
+
+Role = Literal["publish", "observe", "work"]
+
+BEFORE, AFTER = "before", "after"
+
+KINDS = (
+    "delay",  # the call takes effect `amount` seconds later
+    "in-flight",  # the same, even when its process gives up or is killed meanwhile
+    "slow",  # it takes effect at once and is answered `amount` seconds later
+    "error",  # no effect, Unavailable
+    "lost",  # effect, and the answer is lost: PublishUncertain for a publish, else Unavailable
+    "twice",  # a publish is stored twice
+    "pause",  # SIGSTOP for `amount` seconds, before the effect
+    "pause-after",  # the same between effect and answer
+    "crash",  # kill -9 before the effect; a new process of the same role `amount` seconds later
+    "crash-after",  # the same between effect and answer
+    "cut",  # no call of this process gets through for `amount` seconds
+    "clock",  # its wall clock jumps by `amount` seconds
+    "unknown",  # some figures of a depth are unknown
+    "torn",  # depths are read one channel after another, in any order, `amount` seconds apart
+    "late",  # news of the manifest come `amount` seconds late
+    "skipped",  # news are left out; the newest come `amount` seconds later
+    "old",  # old news come again after the new ones
+)
+
+OPS = {
+    "publish": 8.0, "replace": 5.0, "seal": 2.0, "delete": 4.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
+    "receive": 8.0, "release": 2.0, "extend": 2.0, "depth": 15.0, "members": 15.0, "read": 15.0, "check_in": 8.0,
+    "append": 4.0, "browse": 2.0, "channels": 2.0, "watch": 8.0, "handle": 10.0, "step": 400.0, "*": 120.0,
+}  # fmt: skip
+"""What a fault can hit, and about how often it comes before one strikes. `step`: any await; `*`: any call."""
+
+_OF_ROLE: dict[Role, tuple[str, ...]] = {
+    "publish": ("publish", "publish", "publish", "read", "replace", "watch", "*", "step"),
+    "observe": ("replace", "replace", "replace", "seal", "delete", "create", "depth", "depth", "members", "read", "append", "browse", "channels", "publish", "watch", "*", "step"),
+    "work": ("settle", "settle", "publish", "publish", "receive", "release", "extend", "attach", "check_in", "handle", "handle", "watch", "members", "*", "step"),
+}  # fmt: skip
+
+_ANY = ("delay", "slow", "error", "error", "lost", "lost", "pause", "pause-after", "crash", "crash", "crash-after", "crash-after", "cut", "clock")  # fmt: skip
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """At the `call`-th call of `op` by the process (its successors' calls count on): this happens."""
+
+    process: str
+    op: str
+    call: int
+    kind: str
+    amount: float = 0.0
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """At `at` seconds the process publishes `count` events: one by one at the same time, or as one stream."""
+
+    at: float
+    process: str
+    count: int
+    many: bool = False
+
+
+class ByHand(msgspec.Struct, frozen=True):
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`."""
+
+    at: float
+    process: str
+    what: Literal["switch", "stop"]
+
+
+class Program(msgspec.Struct, frozen=True):
+    """One simulated process: its roles, and how far its wall clock is off at the start."""
+
+    name: str
+    roles: tuple[Role, ...]
+    clock: float = 0.0
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. The same scenario gives the same history."""
+
+    seed: int
+    limit: str
+    workers: str
+    settings: dict[str, float | int | str]
+    programs: tuple[Program, ...]
+    arrivals: tuple[Arrival, ...]
+    by_hand: tuple[ByHand, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    depth: int = 1
+    """Handlers in a row: 1 is the ingress alone."""
+    fan_out: int = 1
+    """Events that a handler emits at most."""
+    work: float = 0.1
+    """Seconds that a handler takes, about."""
+    deeper: float = 1.0
+    """How many times longer those of inner channels take."""
+    tail: float = 0.0
+    """The share of events on which it takes almost as long as it may."""
+    poison: float = 0.0
+    """The share of events on which a handler always fails."""
+    trouble: float = 0.0
+    """The share of events on which it fails at first."""
+    reject: float = 0.0
+    latency: float = 0.0
+    """Seconds that a call takes at most."""
+    torn: float = 0.0
+    """The share of depths that are read torn, whatever the faults."""
+    unknown: float = 0.0
+    """The share of depths in which a figure is unknown, whatever the faults."""
+    calm_after: float = 8.0
+    """Seconds after the last arrival at which the trouble ends."""
+    fences: bool = True
+    """The broker refuses writes to a sealed channel."""
+    grows_at: float | None = None
+    """When a new version of the programs is rolled out, with one handler more at the end of the choreography."""
+
+
+def draw(seed: int, *, fences: bool = True) -> Scenario:
+    """The scenario of a seed."""
+    rng = random.Random(seed)
+    programs = _programs(rng)
+    publishers = [p.name for p in programs if "publish" in p.roles]
+    span = rng.uniform(4.0, 16.0)
+    arrivals = []
+    for _ in range(rng.randint(1, 5)):
+        start, length = rng.uniform(0.0, span), rng.choice([0.0, 0.5, 3.0])
+        for _ in range(rng.randint(1, 8)):
+            many = rng.random() < 0.3
+            count = rng.randint(2, 8) if many else rng.randint(1, 3)
+            at = round(start + rng.random() * length, 3)
+            arrivals.append(Arrival(at, rng.choice(publishers), count, many))
+    arrivals.sort(key=lambda a: (a.at, a.process))
+    names = [p.name for p in programs]
+    by_hand = [
+        ByHand(round(rng.uniform(0.0, span + 4.0), 3), rng.choice(names), "stop" if rng.random() < 0.3 else "switch")
+        for _ in range(rng.choice([0, 0, 0, 1, 1, 2]))
+    ]
+    calm = rng.random() < 0.08
+    faults = (
+        []
+        if calm
+        else [_fault(rng, rng.choice(programs)) for _ in range(rng.randint(*rng.choice([(1, 6), (4, 14), (10, 30)])))]
+    )
+    if not fences and not calm:  # what a lease can't fence off: a publish that is held up right before it is sent
+        for _ in range(rng.randint(0, 3)):
+            kind = rng.choice(["pause", "in-flight"])
+            call = 1 + int(rng.expovariate(1 / 3))
+            faults.append(Fault(rng.choice(publishers), "publish", call, kind, round(rng.uniform(4.0, 30.0), 3)))
+        by_hand += [ByHand(round(rng.uniform(1.0, span + 4.0), 3), rng.choice(names), "switch") for _ in range(2)]
+    return Scenario(
+        seed=seed,
+        limit=_limit(rng),
+        workers=rng.choice(["each=1", "each=2", "each=3", "total=2, floor=1", "total=3, floor=0", "total=4, floor=1"]),
+        settings=_settings(rng),
+        programs=tuple(programs),
+        arrivals=tuple(arrivals),
+        by_hand=tuple(sorted(by_hand, key=lambda h: h.at)),
+        faults=tuple(faults),
+        depth=rng.choice([1, 2, 2, 3]),
+        fan_out=rng.choice([1, 1, 2]),
+        work=rng.choice([0.0, 0.02, 0.1, 0.4]),
+        tail=rng.choice([0.0, 0.0, 0.25]),
+        deeper=rng.choice([1.0, 1.0, 5.0]),
+        poison=rng.choice([0.0, 0.0, 0.05]),
+        trouble=rng.choice([0.0, 0.1, 0.3]),
+        reject=rng.choice([0.0, 0.0, 0.05]),
+        latency=rng.choice([0.0, 0.001, 0.01, 0.1]),
+        torn=rng.choice([0.0, 0.0, 0.4, 1.0]),
+        unknown=rng.choice([0.0, 0.0, 0.0, 0.1, 0.4]),
+        calm_after=8.0 if fences else 24.0,
+        fences=fences,
+        grows_at=round(rng.uniform(2.0, span), 3) if rng.random() < 0.1 else None,
+    )
+
+
+def _programs(rng: random.Random) -> list[Program]:
+    """One to three processes for each role, some with several roles."""
+    skew = rng.choice([0.0, 0.0, 0.5, 0.5, 20.0, 3600.0])
+    held: list[list[Role]] = []
+    roles: tuple[Role, ...] = ("observe", "work", "publish")
+    for role in roles:
+        for _ in range(rng.choice([1, 1, 2, 2, 3])):
+            free = [roles for roles in held if role not in roles]
+            if free and rng.random() < 0.5:
+                rng.choice(free).append(role)
+            else:
+                held.append([role])
+    return [Program(f"p{n}", tuple(sorted(roles)), round(rng.uniform(-skew, skew), 3)) for n, roles in enumerate(held)]
+
+
+def _limit(rng: random.Random) -> str:
+    volume = f"Volume({rng.choice([1, 1, 2, 3, rng.randint(4, 15)])})"
+    other = rng.choice(
+        [
+            f"Age({rng.choice([1, 3, 8])})",
+            f"Lag({rng.randint(2, 8)})",
+            f"Throughput({rng.choice([2, 10])}, seconds=1)",
+            f"Wait({rng.choice([0.5, 2.0])})",
+        ]
+    )
+    return rng.choice([volume, volume, volume, other, f"{volume} | {other}", f"{volume} & {other}"])
+
+
+def _settings(rng: random.Random) -> dict[str, float | int | str]:
+    wagons = rng.choice([2, 2, 3, 4, 8])
+    return {
+        "spares": min(rng.choice([0, 0, 1, 1, 2]), wagons - 1),
+        "wagons": wagons,
+        "at_cap": rng.choice(["fill", "refuse"]),
+        "hold": rng.choice([0.0, 0.5, 2.0]),
+        "cooldown": rng.choice([0.0, 0.2]),
+        "attempts": rng.choice([2, 3, 5]),
+        "backoff": rng.choice([0.2, 0.2, 3.0]),
+        "observe_every": rng.choice([0.25, 0.5, 1.0]),
+        "provision_timeout": rng.choice([2.0, 8.0]),
+        "provision_attempts": rng.choice([1, 3]),
+        "grace": rng.choice([0.5, 3.0]),
+        "member_ttl": rng.choice([2.0, 5.0]),
+        "visibility": rng.choice([2.0, 6.0]),
+        "handler_timeout": rng.choice([1.0, 5.0]),
+        "publish_timeout": rng.choice([3.0, 15.0]),
+        "lease": rng.choice([1.0, 3.0]),
+        "keep_drained": 40.0,
+        "publish_batch": rng.choice([3, 1000]),
+        "keep": rng.choice([20, 10_000]),
+    }
+
+
+def _fault(rng: random.Random, program: Program) -> Fault:
+    op = rng.choice(_OF_ROLE[rng.choice(program.roles)])
+    call = 1 + int(rng.expovariate(1 / OPS[op]))
+    kinds: tuple[str, ...] = _ANY
+    if op in ("publish", "replace", "seal", "delete", "create", "settle", "append"):
+        kinds = (*_ANY, "in-flight")
+    if op == "publish":
+        kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")
+    elif op == "depth":
+        kinds = (*_ANY, "unknown", "unknown", "torn", "torn", "torn")
+    elif op == "watch":
+        kinds = ("late", "skipped", "old")
+    elif op == "step":
+        kinds = ("crash", "crash", "pause")
+    elif op == "handle":
+        kinds = ("crash", "pause", "delay")
+    kind = rng.choice(kinds)
+    return Fault(program.name, op, call, kind, _amount(rng, kind))
+
+
+def _amount(rng: random.Random, kind: str) -> float:
+    if kind in ("error", "lost", "twice", "unknown", "old"):
+        return 0.0
+    if kind == "clock":
+        return rng.choice([-1, 1]) * rng.choice([0.3, 5.0, 60.0, 3600.0])
+    if kind == "torn":
+        return round(rng.choice([0.01, 0.1, 0.5]), 3)
+    return round(rng.choice([0.05, 0.5, 2.0, 5.0, 12.0, 25.0]) * rng.uniform(0.5, 1.0), 3)

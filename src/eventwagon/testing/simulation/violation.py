@@ -1,0 +1,46 @@
+"""What the checker says when an invariant does not hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """An invariant that a run broke, by what, and where in the history to look."""
+
+    invariant: str
+    """`I1` … `I10`, or `alive`: a process ended by itself."""
+    says: str
+    key: str = ""
+    """The event that it is about."""
+    wagon: int = 0
+    moments: tuple[int, ...] = ()
+    """Numbers of the records that show it."""
+
+    def __str__(self) -> str:
+        at = f" (at {', '.join(f'#{m}' for m in self.moments)})" if self.moments else ""
+        return f"{self.invariant}: {self.says}{at}"
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """A history with what stood at its end: all that the checker looks at."""
+
+    history: Any
+    """The records, in order (see `history.py`)."""
+    spares: int = 0
+    keep: int = 10_000
+    fences: bool = True
+    reached: bool = True
+    """The train came to rest in time."""
+    lacking: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    dead: frozenset[str] = frozenset()
+    """Keys of the dead letters that are kept at the end."""
+    longest_journal: int = 0
+    calls: dict[str, int] = {}
+    """Calls of all processes in the quiet seconds at rest."""
+    most_calls: int | None = None
+    """How many there may be."""

@@ -1,0 +1,317 @@
+"""The checker on histories written by hand: each invariant violated once, by as little as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from eventwagon.event import DEAD, Channel
+from eventwagon.facts import (
+    Decision,
+    Switched,
+    WagonDrained,
+    WagonOpened,
+    WagonReady,
+    WagonRemoved,
+    WagonSealed,
+)
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest, Wagon
+from eventwagon.testing.simulation import Evidence, Violation, check_evidence
+from eventwagon.testing.simulation.history import (
+    Accepted,
+    Attached,
+    Created,
+    Deleted,
+    Ended,
+    Faulted,
+    Handled,
+    Noted,
+    Paused,
+    Record,
+    Revised,
+    SealedChannel,
+    Settled,
+    Stored,
+)
+
+ONE, TWO, INNER = Channel("t", 1), Channel("t", 2), Channel("t", 1, "a")
+DEAD_ONE, DEAD_KEPT = Channel("t", 1, DEAD), Channel("t", 0, DEAD)
+COUNTS: dict[str, Any] = {"published": 1, "settled": 1}
+
+
+class Tale:
+    """A history in the making: a train whose manifest is revised, and what is stored and handled."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.manifest = Manifest(train="t")
+        self.revision = 0
+
+    def add(self, kind: Callable[..., Record], by: str = "p.1", **fields: object) -> Tale:
+        self.records.append(kind(seq=len(self.records), at=float(len(self.records)), by=by, **fields))
+        return self
+
+    def revise(self, *facts: Decision, **wagons: Wagon | None) -> Tale:
+        """A revision in which these wagons (`w1=…`) are so; None: gone."""
+        standing = {f"w{w.number}": w for w in self.manifest.wagons} | wagons
+        left = tuple(w for w in standing.values() if w is not None)
+        self.manifest = replace(self.manifest, wagons=left, next_number=9)
+        self.revision += 1
+        return self.add(Revised, revision=self.revision, manifest=self.manifest, facts=facts)
+
+    def wagon(self, number: int) -> Wagon:
+        found = self.manifest.wagon(number)
+        assert found is not None
+        return found
+
+    def founded(self, *channels: str) -> Tale:
+        """wagon_1 is active."""
+        first = Wagon(number=1, opened_at=0.0, channels=channels)
+        self.revise(WagonOpened(train="t", number=1, because="first"), w1=first)
+        active = replace(first, state=State.ACTIVE, created_at=0.0)
+        return self.revise(Switched(train="t", old=None, new=1, pressure=0.0, because="first"), w1=active)
+
+    def switched(self, *, attached: bool = True) -> Tale:
+        """wagon_2 is opened, gets ready and active; wagon_1 drains."""
+        second = Wagon(number=2, opened_at=0.0, channels=self.wagon(1).channels)
+        self.revise(WagonOpened(train="t", number=2, because="spare"), w2=second)
+        if attached:
+            for channel in self.manifest.working_channels(second):
+                self.add(Attached, channel=channel)
+        ready = replace(second, state=State.READY, created_at=0.0)
+        self.revise(WagonReady(train="t", number=2, seconds=0.0), w2=ready)
+        return self.revise(
+            Switched(train="t", old=1, new=2, pressure=1.0, because="full"),
+            w1=replace(self.wagon(1), state=State.DRAINING),
+            w2=replace(ready, state=State.ACTIVE),
+        )
+
+    def sealed(self) -> Tale:
+        self.add(SealedChannel, channel=ONE, stood=True)
+        return self.revise(WagonSealed(train="t", number=1, seconds=0.0), w1=replace(self.wagon(1), sealed_at=1.0))
+
+    def drained(self) -> Tale:
+        fact = WagonDrained(train="t", number=1, seconds=0.0, **COUNTS)
+        return self.revise(fact, w1=replace(self.wagon(1), state=State.DRAINED))
+
+    def removed(self) -> Tale:
+        return self.add(Noted, facts=(WagonRemoved(train="t", wagon=self.wagon(1), dead=0),)).revise(w1=None)
+
+    def event(self, key: str = "k", channel: Channel = ONE, *, children: tuple[tuple[str, str], ...] = ()) -> Tale:
+        """Stored, accepted, handled, settled."""
+        self.stored(key, channel).add(Accepted, key=key)
+        self.add(Handled, channel=channel, id=f"id-{key}", key=key, children=children)
+        return self.add(Settled, channel=channel, id=f"id-{key}", key=key)
+
+    def stored(self, key: str = "k", channel: Channel = ONE, by: str = "p.1", **fields: str) -> Tale:
+        return self.add(Stored, by, channel=channel, **{"id": f"id-{key}", "key": key, **fields})
+
+    def judged(self, **more: Any) -> list[Violation]:
+        return check_evidence(Evidence(history=self.records, **more))
+
+
+def whole() -> Tale:
+    """A life of a train in which all is well."""
+    tale = Tale().founded("a")
+    tale.stored().add(Accepted, key="k")
+    tale.add(Handled, channel=ONE, id="id-k", key="k", children=(("a", "k/a0"),))
+    tale.stored("k/a0", INNER)
+    tale.add(Settled, channel=ONE, id="id-k", key="k")
+    tale.add(Handled, channel=INNER, id="id-k/a0", key="k/a0", children=())
+    tale.add(Settled, channel=INNER, id="id-k/a0", key="k/a0")
+    tale.switched().sealed().drained()
+    for channel in (ONE, INNER, DEAD_ONE):
+        tale.add(Deleted, channel=channel, stood=True, left=())
+    return tale.removed()
+
+
+def test_a_good_life_has_no_violations() -> None:
+    assert whole().judged() == []
+
+
+def accepted_and_lost() -> Tale:
+    return Tale().founded().stored().add(Accepted, key="k")
+
+
+def accepted_and_never_stored() -> Tale:
+    return Tale().founded().add(Accepted, key="k").event()
+
+
+def child_lost() -> Tale:
+    tale = Tale().founded("a").stored("k/a0", INNER)
+    return tale.event(children=(("a", "k/a0"),))
+
+
+def two_ids() -> Tale:
+    return Tale().founded().event().stored(id="another")
+
+
+def two_active() -> Tale:
+    tale = Tale().founded().switched()
+    return tale.revise(w1=replace(tale.wagon(1), state=State.ACTIVE))
+
+
+def none_active() -> Tale:
+    tale = Tale().founded()
+    fact = Switched(train="t", old=1, new=2, pressure=1.0, because="?")
+    return tale.revise(fact, w1=replace(tale.wagon(1), state=State.DRAINING))
+
+
+def illegal_move() -> Tale:
+    return Tale().founded().switched().removed()
+
+
+def number_twice() -> Tale:
+    tale = whole()
+    return tale.revise(WagonOpened(train="t", number=1, because="again"), w1=Wagon(number=1, opened_at=0.0))
+
+
+def ready_without_workers() -> Tale:
+    return Tale().founded().switched(attached=False)
+
+
+def redirected_before_ready() -> Tale:
+    tale = Tale().founded()
+    second = Wagon(number=2, opened_at=0.0, state=State.ACTIVE)
+    tale.add(Attached, channel=TWO)
+    return tale.revise(
+        WagonOpened(train="t", number=2, because="?"),
+        Switched(train="t", old=1, new=2, pressure=1.0, because="?"),
+        w1=replace(tale.wagon(1), state=State.DRAINING),
+        w2=second,
+    )
+
+
+def stored_after_the_seal() -> Tale:
+    return Tale().founded().switched().sealed().event()
+
+
+def never_sealed() -> Tale:
+    tale = Tale().founded().switched()
+    return tale.revise(WagonSealed(train="t", number=1, seconds=0.0), w1=replace(tale.wagon(1), sealed_at=1.0)).event()
+
+
+def drained_before_sealed() -> Tale:
+    return Tale().founded().switched().drained()
+
+
+def drained_and_not_empty() -> Tale:
+    tale = Tale().founded().stored()
+    tale.switched().sealed().drained()
+    return tale.add(Handled, channel=ONE, id="id-k", key="k", children=())
+
+
+def deleted_while_draining() -> Tale:
+    return Tale().founded().switched().sealed().add(Deleted, channel=ONE, stood=True, left=())
+
+
+def deleted_with_an_event() -> Tale:
+    tale = Tale().founded().switched().sealed().drained()
+    return tale.add(Deleted, channel=ONE, stood=True, left=(("id-k", "k"),))
+
+
+def dead_letter_deleted() -> Tale:
+    tale = Tale().founded().stored().stored(channel=DEAD_ONE).add(Settled, channel=ONE, id="id-k", key="k")
+    return tale.switched().sealed().drained().add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))
+
+
+def settled_and_not_handled() -> Tale:
+    return Tale().founded().stored().add(Settled, channel=ONE, id="id-k", key="k")
+
+
+def settled_before_emitted() -> Tale:
+    tale = Tale().founded("a").event(children=(("a", "k/a0"),)).stored("k/a0", INNER)
+    tale.add(Handled, channel=INNER, id="id-k/a0", key="k/a0", children=())
+    return tale.add(Settled, channel=INNER, id="id-k/a0", key="k/a0")
+
+
+def unexplained() -> Tale:
+    tale = Tale().founded().switched()
+    return tale.revise(w1=replace(tale.wagon(1), sealed_at=1.0))
+
+
+def removed_without_a_record() -> Tale:
+    return Tale().founded().switched().sealed().drained().revise(w1=None)
+
+
+@pytest.mark.parametrize(
+    ("invariant", "tale"),
+    [
+        ("I1", accepted_and_lost),
+        ("I1", accepted_and_never_stored),
+        ("I1", child_lost),
+        ("I1", two_ids),
+        ("I2", two_active),
+        ("I2", none_active),
+        ("I2", illegal_move),
+        ("I2", number_twice),
+        ("I3", ready_without_workers),
+        ("I3", redirected_before_ready),
+        ("I4", stored_after_the_seal),
+        ("I4", never_sealed),
+        ("I5", drained_before_sealed),
+        ("I5", drained_and_not_empty),
+        ("I5", deleted_while_draining),
+        ("I5", deleted_with_an_event),
+        ("I5", dead_letter_deleted),
+        ("I6", settled_and_not_handled),
+        ("I6", settled_before_emitted),
+        ("I9", unexplained),
+        ("I9", removed_without_a_record),
+    ],
+)
+def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) -> None:
+    found = tale().judged()
+    assert invariant in {v.invariant for v in found}, found
+    assert all(0 <= m < len(tale().records) for v in found for m in v.moments)
+
+
+@pytest.mark.parametrize(
+    ("invariant", "more"),
+    [
+        ("I7", {"reached": False, "lacking": ("wagon_2 is draining",)}),
+        ("I7", {"left_behind": ("a consumer of p1.1",)}),
+        ("I10", {"longest_journal": 21, "keep": 20}),
+        ("I10", {"calls": {"depth": 100}, "most_calls": 99}),
+        ("alive", {"unexpected": ("KeyError(1)",)}),
+    ],
+)
+def test_what_a_run_says_besides_its_history(invariant: str, more: dict[str, object]) -> None:
+    assert {v.invariant for v in whole().judged(**more)} == {invariant}
+
+
+def test_a_process_may_fail_to_start_and_not_end_by_itself_later() -> None:
+    assert whole().add(Ended, error="Unavailable: away", early=True).judged() == []
+    assert [v.invariant for v in whole().add(Ended, error="KeyError: 1", early=False).judged()] == ["alive"]
+
+
+def test_dead_letters_stand_for_the_whole_chain() -> None:
+    """A worker that was given up for dead may still emit; what it emitted may go when its event is a dead letter."""
+    tale = Tale().founded("a").stored().add(Accepted, key="k").stored(channel=DEAD_ONE)
+    tale.add(Settled, channel=ONE, id="id-k", key="k").switched().sealed().drained()
+    tale.stored("k/a0", INNER).stored(channel=DEAD_KEPT)
+    tale.add(Deleted, channel=INNER, stood=True, left=(("id-k/a0", "k/a0"),))
+    tale.add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))
+    assert tale.judged(dead=frozenset({"k"})) == []
+
+
+def test_a_channel_that_rose_again_is_another_one() -> None:
+    tale = whole().add(Created, "p.2", channel=ONE, capacity=None, fresh=True).stored("late")
+    tale.add(Handled, channel=ONE, id="id-late", key="late", children=())
+    assert tale.judged() == []
+
+
+@pytest.mark.parametrize("held_up", [Paused, Faulted, None])
+def test_without_fences_only_what_was_held_up_may_come_late(held_up: Callable[..., Record] | None) -> None:
+    tale = Tale().founded().switched().sealed()
+    if held_up is Paused:
+        tale.add(Paused, "p.9", seconds=5.0)
+    elif held_up is Faulted:
+        tale.add(Faulted, "p.9", op="publish", call=1, kind="in-flight", amount=5.0)
+    tale.stored(by="p.9").add(Handled, channel=ONE, id="id-k", key="k", children=())
+    found = [v.invariant for v in tale.judged(fences=False)]
+    assert found == ([] if held_up else ["I4"])

@@ -1,0 +1,89 @@
+"""The real code in virtual time, with faults: a few seeds here, thousands by `make simulate`; and that it can fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
+from eventwagon.testing.simulation.checker import check
+from eventwagon.testing.simulation.mutants import FENCED, UNFENCED, Mutant
+from eventwagon.testing.simulation.run import simulate
+from eventwagon.testing.simulation.scenario import draw
+from eventwagon.testing.simulation.shrink import shrink
+
+MOST = 400
+"""Seeds within which a mutant must be caught; the whole run has five times as many."""
+
+
+@pytest.mark.parametrize("start", range(0, 100, 20))
+def test_no_invariant_is_violated(start: int) -> None:
+    for seed in range(start, start + 20):
+        assert try_seed(seed).violations == [], f"see: python -m eventwagon.testing.simulation --seed {seed}"
+
+
+def test_one_seed_is_one_run() -> None:
+    for seed in range(100, 110):
+        first, again = (list(simulate(draw(seed, fences=fences(seed))).history) for _ in range(2))
+        assert first == again
+
+
+def test_one_seed_is_one_run_in_any_interpreter() -> None:
+    """Neither hash order nor addresses may decide anything."""
+    code = (
+        "from eventwagon.testing.simulation.__main__ import draw, simulate, fences\n"
+        "for seed in (3, 110, 111): print([str(r) for r in simulate(draw(seed, fences=fences(seed))).history])"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert len(said[0]) > 1000
+
+
+def caught_at(mutant: Mutant, *, fenced: bool) -> tuple[int, str]:
+    """The first seed whose history the checker objects to, and the invariant it names."""
+    with mutant():
+        for seed in range(MOST):
+            if violations := check(simulate(draw(seed, fences=fenced))):
+                return seed, violations[0].invariant
+    pytest.fail(f"survived {MOST} seeds: a hole in the checker or in the scenarios")
+
+
+@pytest.mark.parametrize("name", FENCED)
+def test_a_mutant_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(FENCED[name], fenced=True))
+
+
+@pytest.mark.parametrize("name", UNFENCED)
+def test_a_mutant_of_the_lease_fence_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(UNFENCED[name], fenced=False))
+
+
+def test_a_failing_seed_is_made_smaller_and_told() -> None:
+    with FENCED["settle before emit"]():
+        seed, invariant = caught_at(FENCED["settle before emit"], fenced=True)
+        whole = draw(seed)
+        small = shrink(whole, lambda s: invariant in {v.invariant for v in check(simulate(s))}, tries=60)
+        assert len(small.faults) <= len(whole.faults)
+        assert len(small.arrivals) < len(whole.arrivals)
+        assert f"VIOLATION {invariant}" in tell(seed, tries=5)
+
+
+def test_the_command_line_counts_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "20", "--jobs", "1", "--first", "200"]) == 0
+    said = capsys.readouterr().out
+    assert "20 seeds in" in said
+    assert "faults injected" in said
+    assert said.endswith("20 passed, 0 failed\n")

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from eventwagon import Train
+from eventwagon.connection import Connection
 from eventwagon.event import Channel
 from eventwagon.lifecycle import State
 from eventwagon.limits import Volume
 from eventwagon.orchestrator import Orchestrator
 from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.train import Connection
 from eventwagon.worker import Context
 from eventwagon.workers import Workers
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from eventwagon import Train
+from eventwagon.connection import Connection
 from eventwagon.limits import Volume
-from eventwagon.train import Connection
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Order, Run, Stopwatch, in_turn, orders, unused

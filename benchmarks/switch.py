@@ -7,9 +7,9 @@ import time
 from statistics import median
 
 from eventwagon import Train
+from eventwagon.connection import Connection
 from eventwagon.facts import Fact, Switched
 from eventwagon.limits import Volume
-from eventwagon.train import Connection
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Order, Run, orders, percentile

@@ -51,7 +51,7 @@ class Tale:
         self.manifest = Manifest(train="t")
         self.revision = 0
 
-    def add(self, kind: Callable[..., Record], by: str = "p.1", **fields: object) -> Tale:
+    def add(self, kind: Callable[..., Record], /, by: str = "p.1", **fields: object) -> Tale:
         self.records.append(kind(seq=len(self.records), at=float(len(self.records)), by=by, **fields))
         return self
 

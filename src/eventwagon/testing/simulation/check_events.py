@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from ...event import DEAD, Channel
 from ...lifecycle import State
@@ -39,7 +39,7 @@ class Books:
                 case Handled():
                     self.handled.setdefault(record.key, []).append(record)
                 case Accepted():
-                    self.accepted[record.key] = record
+                    self.accepted.setdefault(record.key, record)
 
     def was_dead(self, key: str, before: int) -> bool:
         """It stood in dead letters before that moment."""
@@ -156,9 +156,13 @@ def taken_away(books: Books) -> Iterator[Violation]:
     manifest = Manifest(train="")
     standing: dict[Channel, dict[str, Stored]] = {}
     settled: set[str] = set()
+    late: set[str] = set()
     for record in books.history:
         match record:
             case Stored():
+                wagon = manifest.wagon(record.channel.wagon)
+                if not record.channel.name and wagon is not None and wagon.sealed_at is not None:
+                    late.add(record.key)  # I4 judges that; what comes after the proof does not make it wrong
                 if record.id not in settled:  # else a duplicate
                     standing.setdefault(record.channel, {})[record.id] = record
             case Settled():
@@ -166,7 +170,7 @@ def taken_away(books: Books) -> Iterator[Violation]:
                 standing.get(record.channel, {}).pop(record.id, None)
             case Revised():
                 yield from _drained_after_sealed(manifest, record)
-                yield from _drained_when_empty(books, manifest, record, standing)
+                yield from _drained_when_empty(books, manifest, record, standing, late)
                 manifest = record.manifest
             case Deleted(stood=True) if record.channel.wagon:
                 yield from _deleted(books, manifest, record)
@@ -186,14 +190,19 @@ def _drained_after_sealed(before: Manifest, record: Revised) -> Iterator[Violati
 
 
 def _drained_when_empty(
-    books: Books, before: Manifest, record: Revised, standing: Mapping[Channel, Mapping[str, Stored]]
+    books: Books,
+    before: Manifest,
+    record: Revised,
+    standing: Mapping[Channel, Mapping[str, Stored]],
+    late: Set[str],
 ) -> Iterator[Violation]:
     for wagon in record.manifest.in_state(State.DRAINED):
         old = before.wagon(wagon.number)
         if old is None or old.state is State.DRAINED:
             continue
         left = [s for c in record.manifest.working_channels(wagon) for s in standing.get(c, {}).values()]
-        for stored in [s for s in left if not books.was_dead_above(s.key, record.seq)][:1]:
+        left = [s for s in left if s.key.split("/")[0] not in late and not books.was_dead_above(s.key, record.seq)]
+        for stored in left[:1]:
             yield Violation(
                 invariant="I5",
                 says=f"{wagon.name} was called drained while {stored.key} in {stored.channel} was not settled",

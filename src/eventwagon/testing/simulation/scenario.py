@@ -153,6 +153,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
             kind = rng.choice(["pause", "in-flight"])
             call = 1 + int(rng.expovariate(1 / 3))
             faults.append(Fault(rng.choice(publishers), "publish", call, kind, round(rng.uniform(4.0, 30.0), 3)))
+        for _ in range(rng.randint(0, 3)):  # and what it must: a publisher that has not heard of the switch
+            call = rng.randint(4, 14)
+            faults.append(Fault(rng.choice(publishers), "watch", call, "late", round(rng.uniform(3.0, 20.0), 3)))
         by_hand += [ByHand(round(rng.uniform(1.0, span + 4.0), 3), rng.choice(names), "switch") for _ in range(2)]
     return Scenario(
         seed=seed,

@@ -24,6 +24,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What `publish` accepted survives the end of this process."""
     shared: bool
     """Other processes reach the same channels."""
+    ordered: bool = True
+    """Events come in the order of their publishing, until one is given back."""
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +71,7 @@ class Subscription(Protocol):
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout` s.
 
-        Events never received come in the order of their publishing. An event whose claim ran out or that was released
+        Where `capabilities.ordered`, events never received come in the order of their publishing. An event whose claim ran out or that was released
         comes again, with a higher attempt. Raises ChannelGone, Unavailable.
         """
         ...
@@ -116,8 +118,9 @@ class Broker(Protocol):
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """Store them, in this order; durable when it returns.
 
-        Raises Sealed and ChannelGone (nothing was stored), ChannelFull (its `accepted` first ones were),
-        PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored).
+        Raises ChannelFull and Sealed (their `accepted` first ones were stored), ChannelGone (nothing was stored),
+        PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventTooLarge (one of them is
+        more than the server takes; nothing was stored).
         """
         ...
 

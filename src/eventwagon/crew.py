@@ -118,6 +118,9 @@ class Lanes:
         self._timer: asyncio.TimerHandle | None = None
         self._choice: Feed | None = None
         self._choice_until = -math.inf
+        self._credit = 1.0
+        """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
+        handlers that never wait none is at work when the next is chosen."""
 
     def resize(self, target: int) -> None:
         """Bring the number of workers to `target`: up at once, down after the events in hand."""
@@ -167,7 +170,8 @@ class Lanes:
                 now = loop.time()
                 if now - yielded > _TURN:
                     await asyncio.sleep(0)
-                    yielded = now = loop.time()
+                    yielded = loop.time()
+                    continue  # meanwhile it may have been told to end
                 feed = self._next(now)
                 if feed is None:
                     waiter = loop.create_future()
@@ -181,11 +185,13 @@ class Lanes:
 
     def _next(self, now: float) -> Feed | None:
         """The channel to take the next event from."""
+        if self.target:
+            self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
         if choice is not None and now < self._choice_until and choice.buffer:
             return choice
-        self._choice = choice = self._choose()
         self._choice_until = now + _STEADY
+        self._choice = choice = self._choose()
         return choice
 
     def _choose(self) -> Feed | None:
@@ -206,8 +212,14 @@ class Lanes:
                 posts.append(Post(number, cut is not None, began, wall if cut is None else cut, s.busy, rest))
         if len(feeds) <= 1:
             return next(iter(feeds.values()), None)
-        floor = self._kit.settings.workers.floor
-        chosen = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=rests[""], now=wall)
+        chosen = choose(posts, floors=0, floor=0, slo=self._slo, service=rests[""], now=wall)
+        if self.floors and self._credit >= 1.0:
+            floor = self._kit.settings.workers.floor
+            kept = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=rests[""], now=wall)
+            if kept != chosen:
+                self._credit -= 1.0
+                self._choice_until = -math.inf  # for one event, not for all workers that are free in this moment
+                chosen = kept
         return None if chosen is None else feeds[chosen]
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:

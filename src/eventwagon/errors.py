@@ -53,7 +53,12 @@ class BrokerError(EventwagonError):
 
 
 class Sealed(BrokerError):
-    """The channel is sealed: it takes nothing more, from anybody. Publish to the active wagon."""
+    """The channel is sealed: it takes nothing more, from anybody. The first `accepted` events of the call were stored;
+    publish the rest to the active wagon."""
+
+    def __init__(self, message: str, *, accepted: int = 0) -> None:
+        super().__init__(message)
+        self.accepted = accepted
 
 
 class ChannelFull(BrokerError):

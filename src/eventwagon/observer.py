@@ -171,8 +171,9 @@ class Observer:
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
+        crew = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
         return {
-            w.number: self._reading(w, depths[w.number], later.get(w.number), now, crowding)
+            w.number: self._reading(w, depths[w.number], later.get(w.number), now, crowding, crew)
             for w in wagons
             if w.number in depths
         }, troubles
@@ -197,8 +198,15 @@ class Observer:
         return found, troubles
 
     def _reading(
-        self, wagon: Wagon, depths: Sequence[Depth], later: Sequence[Depth] | None, now: float, crowding: float
+        self,
+        wagon: Wagon,
+        depths: Sequence[Depth],
+        later: Sequence[Depth] | None,
+        now: float,
+        crowding: float,
+        crew: float | None,
     ) -> Reading:
+        """`crew`: the settle rate of the workers that all wagons share."""
         shared = self._settings.workers.total is not None
         ingress = depths[0]
         samples = self._history.of(wagon.number)
@@ -212,7 +220,7 @@ class Observer:
             in_flight=ingress.in_flight,
             oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
-            settle_rate=busy_rate(self._history.of(0) if shared else samples),
+            settle_rate=crew if shared else busy_rate(samples),
             outstanding_in_all=outstanding(depths),
             empty=later is not None and proven_empty(depths, later),
             samples=samples,

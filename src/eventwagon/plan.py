@@ -68,7 +68,8 @@ def plan(
 
     `readings` and `deployments` by wagon number, `now` in seconds since the epoch, `bounds`: the broker holds a
     channel's capacity exactly, `leftovers`: channels found that may belong to no wagon. The manifest must have been
-    read before the readings were taken: a wagon counts as proven empty only if it was already known to be sealed.
+    read before the readings and `members` were taken: a wagon counts as proven empty only if it was already known to be
+    sealed, and where the broker can't refuse writes a wagon is sealed only if it was already known to be cut off.
     """
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
     draft.provision()
@@ -107,6 +108,8 @@ class _Draft:
         self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
         self.next_wanted = False
+        self.cut_off_before = {w.number for w in manifest.in_state(State.DRAINING)}
+        """Those that this plan has not cut off itself: `members` is of later than their switch."""
 
     def plan(self) -> Plan:
         return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks))
@@ -259,7 +262,7 @@ class _Draft:
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
-                if self.fences or not self.stale_publishers(wagon):
+                if self.fences or (wagon.number in self.cut_off_before and not self.stale_publishers(wagon)):
                     self.tasks.append(Seal(wagon.number))
             elif reading is not None and reading.empty:
                 self.manifest = moved(

@@ -73,8 +73,10 @@ def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 
     could. None until `least` events were settled in such stretches (a cold start).
     """
     settled, busy = 0, 0.0
-    for before, later in pairwise(samples):
-        if before.waiting > 0 and later.waiting > 0 and samples[-1].at - seconds <= before.at < later.at:
+    for later, before in pairwise(reversed(samples)):
+        if before.at < samples[-1].at - seconds:
+            break
+        if before.waiting > 0 and later.waiting > 0 and before.at < later.at:
             settled += later.settled - before.settled
             busy += later.at - before.at
     return settled / busy if settled >= least and busy > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from .broker import Broker, outstanding
+from .broker import Broker, Depth, outstanding
 from .errors import ChannelGone, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
@@ -34,7 +34,13 @@ class Remover:
         """Remove a drained or failed wagon, in this order, each part repeatable: a last look, its workers, its dead letters,
         its record, late events, its channels, its place in the manifest."""
         manifest = self._switcher.snapshot.manifest
-        if late := await self._late(manifest.working_channels(wagon)):
+        working = manifest.working_channels(wagon)
+        if late := await self._late(working):
+            for (
+                channel
+            ) in working:  # what an earlier try deleted already: without it nothing can be attached and proven
+                await self._broker.create(channel)
+            await self._broker.seal(manifest.ingress(wagon))
             await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
             return
         if self._orchestrator is not None:
@@ -54,10 +60,21 @@ class Remover:
         that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
         standing = set(await self._broker.channels(self._train))
         left = [c for c in channels if c in standing]
-        count = outstanding(await self._broker.depth(left)) if left else 0
+        depths = dict(zip(left, await self._broker.depth(left), strict=True)) if left else {}
+        # A channel may still be listed that a crash has left half deleted: it is gone, which is no unknown figure.
+        known = [depth for c, depth in depths.items() if depth != Depth() or not await self._is_gone(c)]
+        count = outstanding(known)
         if count is None:
             raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
         return count
+
+    async def _is_gone(self, channel: Channel) -> bool:
+        try:
+            async for _ in self._broker.read(channel):
+                break
+        except ChannelGone:
+            return True
+        return False
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
         """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash some may

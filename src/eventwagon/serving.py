@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 
 from .broker import Broker, Delivery, Subscription
-from .errors import ChannelGone, EventwagonError, UsageError
-from .event import Channel, Event, born
+from .errors import ChannelGone, EventwagonError, Unavailable, UsageError
+from .event import DEAD, Channel, Event, born
 from .facts import EventDied, EventRetried, Listener, StepFailed
 from .orchestrator import WagonSpec
 from .settings import Settings
@@ -22,6 +22,8 @@ _AHEAD = 0.05
 """Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
 _FETCH_MOST = 1000
 _RECEIVE = 0.5
+_AT_ONCE = 16
+"""Calls of one kind to the broker at a time."""
 _PAUSES = (0.05, 2.0)
 
 
@@ -289,22 +291,48 @@ class Serving:
             for name, event in events:
                 emitted.setdefault(name, []).append(event)
         most = self.kit.settings.publish_batch
+        steps = []
         for name, events_to in emitted.items():
             channel = Channel(self.kit.train, self.spec.number, name)
-            for start in range(0, len(events_to), most):
-                part = events_to[start : start + most]
-                await self._insist(f"emitting to {channel}", partial(self.kit.broker.publish, channel, part))
-        for feed, deliveries in by_feed.items():
-            await self._insist(f"settling in {feed.channel}", partial(feed.subscription.settle, deliveries))
-            for delivery in deliveries:
-                feed.unsettled.pop(id(delivery), None)
-            feed.nudge()
+            parts = [events_to[start : start + most] for start in range(0, len(events_to), most)]
+            steps.append(self._emit_all(channel, parts))
+        await asyncio.gather(*steps)
+        await asyncio.gather(*(self._settle_all(feed, deliveries) for feed, deliveries in by_feed.items()))
+
+    async def _emit_all(self, channel: Channel, parts: list[list[Event]]) -> None:
+        for part in parts:
+            await self._insist(f"emitting to {channel}", partial(self._emit, channel, part))
+
+    async def _settle_all(self, feed: Feed, deliveries: list[Delivery]) -> None:
+        await self._insist(f"settling in {feed.channel}", partial(feed.subscription.settle, deliveries))
+        for delivery in deliveries:
+            feed.unsettled.pop(id(delivery), None)
+        feed.nudge()
+
+    async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
+        """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would be
+        swept with what it holds: handlers of a new version wait until it is added."""
+        if channel.name != DEAD and channel not in self.spec.channels:
+            raise Unavailable(f"{channel} is not yet one of the wagon's channels")
+        await self.kit.broker.publish(channel, events)
 
     async def _release(self, released: list[tuple[Feed, Delivery, float, bool]]) -> None:
+        alike: dict[tuple[Feed, float, bool], list[Delivery]] = {}
         for feed, delivery, delay, tried in released:
-            await feed.subscription.release([delivery], delay=delay, tried=tried)
-            feed.unsettled.pop(id(delivery), None)
-            feed.nudge()
+            alike.setdefault((feed, delay, tried), []).append(delivery)
+        calls = list(alike.items())
+        for start in range(
+            0, len(calls), _AT_ONCE
+        ):  # retries each have a pause of their own: not one round trip after another
+            some = calls[start : start + _AT_ONCE]
+            given = (feed.subscription.release(ds, delay=delay, tried=tried) for (feed, delay, tried), ds in some)
+            for outcome in await asyncio.gather(*given, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            for (feed, _, _), deliveries in some:
+                for delivery in deliveries:
+                    feed.unsettled.pop(id(delivery), None)
+                feed.nudge()
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
         """Until it works, or the wagon is gone: then its events were handled by others, under the same ids."""

@@ -80,8 +80,8 @@ class Switcher:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self.see(await self._registry.read(self._train))
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             owned = [tasks.create_task(self._follow()), tasks.create_task(self._send())]
             if not self._broker.capabilities.fences:
                 self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
@@ -176,6 +176,8 @@ class Switcher:
                     await self._pause(batch, pause)
                     pause = min(_PAUSE_MOST, pause * 2)
             except (Sealed, ChannelGone) as e:
+                if isinstance(e, Sealed):
+                    batch.accept(e.accepted)
                 self._trouble = str(e)
                 if await self._refreshed(wagon) == wagon.number:
                     await self._pause(batch, pause)
@@ -207,8 +209,10 @@ class Switcher:
             except ChannelFull as e:
                 left = left[e.accepted :]
                 await self.lift(Lift(wagon.number, "events that were accepted before are published anew"))
-            except (Sealed, ChannelGone):
-                if await self._refreshed(wagon) == wagon.number:
+            except (Sealed, ChannelGone) as e:
+                if isinstance(e, Sealed):
+                    left = left[e.accepted :]
+                if left and await self._refreshed(wagon) == wagon.number:
                     raise
 
     async def _publish(self, channel: Channel, events: Sequence[Event], until: float) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from eventwagon.testing.chaos.judge import Books, left_over, lost, read_books
-from eventwagon.testing.chaos.plan import ROLES, strikes
+from eventwagon.event import DEAD, Channel
+from eventwagon.registry import Member
+from eventwagon.testing.chaos.judge import Books, channels_left, files_left, lost, processes_left, read_books
+from eventwagon.testing.chaos.plan import ROLES, outages, strikes
 from eventwagon.testing.chaos.run import Chaos
+from tests.support import World
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("isolated", "switches", "plan"), [(True, 50, 4), (False, 25, 7)], ids=["a process per wagon", "shared workers"]
 )
 def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path, isolated: bool, switches: int, plan: int) -> None:
-    chaos = Chaos(tmp_path, switches=switches, plan=plan, isolated=isolated)
+    chaos = Chaos(tmp_path, switches=switches + 4, plan=plan, isolated=isolated)  # a wagon may fail and be left out
     verdict = asyncio.run(chaos.run())
     print(verdict)
     assert verdict.good, str(verdict)
@@ -37,6 +42,9 @@ def test_a_plan_is_always_the_same_and_strikes_all() -> None:
     assert first == again != other
     assert {blow.role for blow in first} == set(ROLES)
     assert 0 < sum(blow.stop is None for blow in first) < 200
+    downs = list(itertools.islice(outages(1), 200))
+    assert downs == list(itertools.islice(outages(1), 200))
+    assert {round(down.which) for down in downs} == {0, 1}
 
 
 def test_the_judge_finds_what_is_lost() -> None:
@@ -56,20 +64,32 @@ def test_notes_are_read_as_whole_lines(tmp_path: Path) -> None:
 
 
 def test_the_judge_finds_what_is_left_over(tmp_path: Path) -> None:
-    trains, processes = tmp_path / "trains", tmp_path / "processes"
-    (trains / "chaos").mkdir(parents=True)
+    train, processes = tmp_path / "trains" / "chaos", tmp_path / "processes"
+    train.mkdir(parents=True)
     processes.mkdir()
     for name in ("train.db", "own.db", "v3.db", "v4.db"):
-        (trains / "chaos" / name).touch()
-    assert left_over(trains, processes, {3, 4}, []) == ()
-    (trains / "chaos" / "v1.db").touch()
-    (trains / "chaos" / "v4.db-wal").touch()
+        (train / name).touch()
+    assert files_left(train, {3, 4}) == processes_left(processes, []) == ()
+    (train / "v1.db").touch()
+    (train / "v4.db-wal").touch()
     (processes / "chaos_v1.lock").touch()
+    assert files_left(train, {3, 4}) == (str(train / "v1.db"), str(train / "v4.db-wal"))
     here = psutil.Process()
-    found = left_over(trains, processes, {3, 4}, [(here.pid, here.create_time()), (here.pid, 1.0)])
-    assert [what.split(":")[0] for what in found] == [
-        str(trains / "chaos" / "v1.db"),
-        str(trains / "chaos" / "v4.db-wal"),
-        str(processes / "chaos_v1.lock"),
-        f"process {os.getpid()}",
-    ]
+    found = processes_left(processes, [(here.pid, here.create_time()), (here.pid, 1.0)])
+    assert [what.split(":")[0] for what in found] == [str(processes / "chaos_v1.lock"), f"process {os.getpid()}"]
+
+
+def test_the_judge_finds_channels_and_members_that_are_left_over() -> None:
+    async def main() -> None:
+        world = World(clock=time.time)
+        async with world.broker as broker, world.registry as registry:
+            await broker.create(Channel("chaos", 0, DEAD))
+            assert await channels_left("chaos", broker, registry, patience=0.0) == ()
+            await broker.create(Channel("chaos", 1))
+            await broker.create(Channel("other", 1))
+            await registry.check_in("chaos", Member(name="somebody"), ttl=0.2)
+            found = await channels_left("chaos", broker, registry, patience=0.0)
+            assert found == ("channel chaos_v1", "member somebody")
+            assert await channels_left("chaos", broker, registry, patience=0.5) == ("channel chaos_v1",)
+
+    asyncio.run(main())

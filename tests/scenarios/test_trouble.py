@@ -450,3 +450,66 @@ def test_dead_letters_of_unknown_number_are_kept_all_the_same() -> None:
             assert {e.id async for e in connection.dead_letters()} == set(ids)
 
     run(main())
+
+
+def test_a_channel_that_a_crash_left_half_deleted_does_not_keep_its_wagon_for_ever() -> None:
+    """It is still listed, and what stands in it can't be known any more, because it is gone."""
+
+    class HalfDeleting(MemoryBroker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.half = set[Channel]()
+
+        async def delete(self, channel: Channel) -> None:
+            await super().delete(channel)
+            if channel in self.half or channel.name:
+                self.half.discard(channel)
+            else:
+                self.half.add(channel)
+                raise Unavailable("killed in the middle")
+
+        async def channels(self, train: str) -> Sequence[Channel]:
+            return [*await super().channels(train), *self.half]
+
+    async def main() -> None:
+        world = World()
+        world.broker = HalfDeleting()
+        handled = list[str]()
+        async with world.running(signups(handled, limit=Volume(2))) as connection:
+            await connection.publish_many([SignUp(f"{n}@x") for n in range(5)])
+            await until(lambda: len(handled) == 5)
+            await until(lambda: len(world.of(WagonRemoved)) >= 2)
+            await until(lambda: [w.number for w in connection.manifest.wagons] == [3, 4])
+        assert any("killed in the middle" in fact.because for fact in world.of(StepFailed))
+        assert world.broker.half == set()
+
+    run(main())
+
+
+def test_events_that_show_again_in_a_half_removed_wagon_are_handled_and_it_goes() -> None:
+    """A server that is killed may forget what was settled last, when some of the wagon's channels are already deleted."""
+
+    class Forgetting(MemoryBroker):
+        forgot = False
+
+        async def delete(self, channel: Channel) -> None:
+            if channel == Channel("signups", 1, "welcome") and not self.forgot:
+                self.forgot = True
+                again = Event("again", "t", "s", 0.0, b'{"to": "again@x"}')
+                await self.publish(channel, [again])
+                raise Unavailable("the server is down")
+            await super().delete(channel)
+
+    async def main() -> None:
+        world = World()
+        world.broker = Forgetting()
+        handled = list[str]()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish_many([SignUp(f"{n}@x") for n in range(20)])
+            first = await connection.request_switch()
+            await connection.wait_switched(first)
+            await until(lambda: all(w.number > first for w in connection.manifest.wagons), seconds=600)
+        assert handled.count("again@x") == 1
+        assert len(handled) == 21
+
+    run(main())

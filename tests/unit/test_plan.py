@@ -334,6 +334,16 @@ def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_f
     assert Remove(1) in decide(drained, fences=False, ages={1: SETTINGS.keep_drained}).tasks
 
 
+def test_without_a_fence_a_wagon_is_not_sealed_by_members_that_were_read_before_its_switch() -> None:
+    """Who came back from being cut off in between is not among them, and may have read the manifest as it was."""
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    full = decide(m, [reading(1, 100)], ready(2), fences=False, members=[])
+    assert states(full)[1] is State.DRAINING
+    assert Seal(1) not in full.tasks
+    assert Seal(1) in decide(full.manifest, [reading(1, 100)], ready(2), fences=False, members=[]).tasks
+    assert Seal(1) in decide(m, [reading(1, 100)], ready(2), fences=True, members=[]).tasks
+
+
 def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:
     m = manifest(wagon(3, State.ACTIVE))
     channels = tuple(Channel("t", n) for n in (0, 2, 3, 4, 9))

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     files.write(state)
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
     try:
         train = load(target)
         if train.name != name:

@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--workers", choices=("subprocess", "work"), default="subprocess", help="a process per wagon, or shared ones"
     )
+    parser.add_argument("--url", default=None, help="broker and registry (default: SQLite in the directory)")
     parser.add_argument("--directory", default=None, help="where (default: a temporary directory; kept on failure)")
     given = parser.parse_args()
     plan = given.plan if given.plan is not None else random.randrange(1_000_000)
@@ -29,6 +30,7 @@ def main() -> int:
     print(f"plan {plan} in {directory}", flush=True)
     chaos = Chaos(
         directory,
+        url=given.url,
         switches=given.switches,
         plan=plan,
         isolated=given.workers == "subprocess",

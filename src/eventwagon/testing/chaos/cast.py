@@ -14,16 +14,25 @@ from pathlib import Path
 import psutil
 
 from .plan import Role, Strike
+from .program import NOTES
+
+_AT_START = 0.15
+"""So many of the blows (of those with `back` from 0 to 1) may also hit who has not yet begun; were it all of them, a slow
+machine would never get anywhere."""
 
 
 class Actor:
     """One process. `popen` is None where another of the run's processes started it."""
 
-    def __init__(self, role: Role, name: str, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, role: Role, name: str, pid: int, popen: subprocess.Popen[bytes] | None = None, begun: bool = False
+    ) -> None:
         self.role = role
         self.name = name
         self.pid = pid
         self.popen = popen
+        self.begun = begun
+        """It is at work: connected, past its start."""
         self.process = psutil.Process(pid)
         self.created = self.process.create_time()
 
@@ -34,6 +43,13 @@ class Actor:
         except psutil.Error:
             return False
         return True
+
+    def reap(self, timeout: float | None = None) -> None:
+        """Wait for the end of one that the run started. Raises subprocess.TimeoutExpired."""
+        if self.popen is not None:
+            self.popen.wait(timeout)
+            if self.popen.stdin is not None:
+                self.popen.stdin.close()
 
     def alive(self) -> bool:
         """It has not ended."""
@@ -48,10 +64,12 @@ class Actor:
 class Cast:
     """All that run. Times in seconds on one monotonic clock."""
 
-    def __init__(self, url: str, directory: Path, environment: dict[str, str], *, isolated: bool) -> None:
+    def __init__(self, train: str, url: str, directory: Path, environment: dict[str, str], *, isolated: bool) -> None:
+        self._train = train
         self._url = url
         self._directory = directory
         self._environment = environment
+        self._notes = Path(environment[NOTES])
         self._processes = str(directory / "processes") if isolated else ""
         self._isolated = isolated
         self.actors: dict[str, Actor] = {}
@@ -68,7 +86,7 @@ class Cast:
         with (self._directory / f"{name}.out").open("ab") as out:
             popen = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "eventwagon.testing.chaos.program", role, self._url, self._processes],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # ends with this process, and the program with it
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **self._environment},
@@ -89,17 +107,21 @@ class Cast:
         from ...orchestrators.subprocess.records import WagonFiles, is_alive, wagons_on_disk
 
         found = []
-        for train, number in wagons_on_disk(Path(self._processes), "chaos"):
+        for train, number in wagons_on_disk(Path(self._processes), self._train):
             state = WagonFiles(Path(self._processes), train, number).state()
             if state is not None and is_alive(state):
                 with contextlib.suppress(psutil.Error):
-                    found.append(Actor("worker", f"wagon_{number}", state.pid))
+                    found.append(Actor("worker", f"wagon_{number}", state.pid, begun=state.begun))
                     self.known.add((state.pid, state.created))
         return found
 
     def strike(self, blow: Strike, now: float) -> None:
-        """Carry it out, if there is anybody to strike."""
+        """Carry it out, if there is anybody to strike: as a rule only who is at work."""
         actors = [a for a in self.of(blow.role) if all(a.pid != other.pid for _, other in self._stopped)]
+        if blow.back > _AT_START:
+            for actor in actors:
+                actor.begun = actor.begun or any(self._notes.glob(f"begun-{actor.pid}-*"))
+            actors = [actor for actor in actors if actor.begun]
         if not actors:
             return
         actor = actors[min(len(actors) - 1, int(blow.which * len(actors)))]
@@ -110,7 +132,7 @@ class Cast:
         elif actor.send(signal.SIGKILL):
             self.kills[actor.role] += 1
             if actor.popen is not None:
-                actor.popen.wait()
+                actor.reap()
                 self._missing.append((now + blow.back, actor.role, actor.name))
 
     def mend(self, now: float) -> None:
@@ -128,6 +150,7 @@ class Cast:
             if name not in waiting and not actor.alive():
                 code = actor.popen.returncode if actor.popen else None
                 self._unexpected.append(f"{name} ended by itself with exit code {code}")
+                actor.reap()
                 self.start(actor.role, name)
 
     def heal(self) -> None:
@@ -149,11 +172,11 @@ class Cast:
     def _ended(self, actor: Actor) -> None:
         assert actor.popen is not None  # noqa: S101 - ours
         try:
-            actor.popen.wait(30)
+            actor.reap(30)
         except subprocess.TimeoutExpired:
             self._unexpected.append(f"{actor.name} had not ended 30 s after it was asked to")
             actor.send(signal.SIGKILL)
-            actor.popen.wait()
+            actor.reap()
         else:
             if actor.popen.returncode not in (0, -signal.SIGTERM):  # the latter: it had hardly begun
                 self._unexpected.append(f"{actor.name} ended with exit code {actor.popen.returncode}")
@@ -168,7 +191,6 @@ class Cast:
         """Whatever happened: nothing of ours goes on."""
         for actor in self.actors.values():
             actor.send(signal.SIGKILL)
-            if actor.popen is not None:
-                actor.popen.wait()
+            actor.reap()
         for actor in self._wagons() if self._isolated else []:
             actor.send(signal.SIGKILL)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from ...broker import Broker
+from ...event import DEAD, Channel
+from ...registry import Registry
 
 _WAGON_FILE = re.compile(r"v(\d+)\.db.*")
 
@@ -30,7 +36,7 @@ class Verdict(NamedTuple):
     lost: tuple[str, ...]
     """Accepted, and neither handled to the end nor dead."""
     left_over: tuple[str, ...]
-    """Files and processes that should be gone."""
+    """Channels, members, files and processes that should be gone."""
 
     @property
     def good(self) -> bool:
@@ -79,14 +85,36 @@ def lost(books: Books, dead: set[str]) -> tuple[str, ...]:
     return tuple(sorted(books.accepted - handled - dead))
 
 
-def left_over(trains: Path, processes: Path, numbers: set[int], known: Iterable[tuple[int, float]]) -> tuple[str, ...]:
-    """Files and processes that should be gone, when every process has been asked to end: of the wagons all but those of
-    `numbers`, of the processes all. `known`: pid and creation time of each that ever ran."""
+def files_left(train: Path, numbers: set[int]) -> tuple[str, ...]:
+    """Files of the train's directory on SQLite that should be gone when nobody has it open: those of wagons other than
+    `numbers`, and the database's own helpers."""
     found = []
-    for path in sorted((trains / "chaos").iterdir()):
+    for path in sorted(train.iterdir()):
         match = _WAGON_FILE.fullmatch(path.name)
         if path.name.endswith(("-wal", "-shm", "-journal")) or (match and int(match[1]) not in numbers):
             found.append(str(path))
+    return tuple(found)
+
+
+async def channels_left(train: str, broker: Broker, registry: Registry, *, patience: float) -> tuple[str, ...]:
+    """Channels that belong to no wagon of the manifest, and members, when every process has been asked to end. What is
+    there for less than `patience` seconds is not left over: a member that was killed, a broker's late listing."""
+    until = time.monotonic() + patience
+    while True:
+        manifest = (await registry.read(train)).manifest
+        allowed = {c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))}
+        channels = sorted(set(await broker.channels(train)) - allowed - {Channel(train, 0, DEAD)}, key=str)
+        found = [f"channel {channel}" for channel in channels]
+        found += [f"member {member.name}" for member in await registry.members(train)]
+        if not found or time.monotonic() > until:
+            return tuple(found)
+        await asyncio.sleep(0.1)
+
+
+def processes_left(processes: Path, known: Iterable[tuple[int, float]]) -> tuple[str, ...]:
+    """Processes that should be gone when every one has been asked to end, and their files. `known`: pid and creation time
+    of each that ever ran."""
+    found = []
     if processes.is_dir():
         found += [str(path) for path in sorted(processes.iterdir())]
     for pid, created in known:

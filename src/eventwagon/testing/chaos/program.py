@@ -12,12 +12,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ...errors import PublishError, Reject
+from ...errors import PublishError, Reject, Unavailable
 from ...event import new_ids
 from ...limits import Volume
 from ...orchestrators.subprocess import Subprocess
@@ -25,14 +27,18 @@ from ...train import Train
 from ...worker import Context
 from ...workers import Workers
 
+T = TypeVar("T")
+
 NOTES = "EVENTWAGON_CHAOS_NOTES"
 """The directory of the processes' files."""
+NAME = "EVENTWAGON_CHAOS_TRAIN"
+"""The train's name: one of its own for each run, since runs may share a server."""
 VOLUME = "EVENTWAGON_CHAOS_VOLUME"
 """Events in a wagon."""
 TARGET = "eventwagon.testing.chaos.program:chaos"
 
 chaos = Train(
-    "chaos",
+    os.environ.get(NAME, "chaos"),
     limit=Volume(int(os.environ.get(VOLUME, "80"))),
     workers=Workers(total=6),
     spares=2,
@@ -70,7 +76,7 @@ def _note(kind: str, line: str) -> None:
     _notes[kind].add(line)
 
 
-@chaos.on("chaos")
+@chaos.on(chaos.name)
 async def take(payload: dict[str, Any], ctx: Context) -> None:
     """Handle an event; poisoned ones go to the dead letters."""
     await asyncio.sleep(payload.get("seconds", 0.0))
@@ -90,7 +96,8 @@ async def publish(url: str, callers: int = 4) -> None:
     """Publish until asked to end: each id is noted before the publish, and again when it has returned."""
     ending = _asked_to_end()
     tried, accepted = Notes("tried"), Notes("accepted")
-    async with chaos.connect(url, listeners=()) as train, asyncio.TaskGroup() as tasks:
+    async with _insisting(lambda: chaos.connect(url, listeners=())) as train, asyncio.TaskGroup() as tasks:
+        Notes("begun")
 
         async def call(number: int) -> None:
             count = number
@@ -118,17 +125,35 @@ async def observe(url: str, processes: str, *, isolated: bool) -> None:
     orchestrator = None
     if isolated:
         orchestrator = Subprocess(TARGET, url=url, directory=processes, grace=2.0, hung_after=8.0, start_timeout=30.0)
-    async with chaos.connect(url, orchestrator=orchestrator) as train, train.running(work=False):
+    async with (
+        _insisting(lambda: chaos.connect(url, orchestrator=orchestrator)) as train,
+        _insisting(lambda: train.running(work=False)),
+    ):
         await _until_asked(train.stopped())
 
 
 async def work(url: str) -> None:
     """Work until asked to end, or the train is."""
-    async with chaos.connect(url) as train, train.running(observe=False):
+    async with _insisting(lambda: chaos.connect(url)) as train, _insisting(lambda: train.running(observe=False)):
         await _until_asked(train.stopped())
 
 
+@asynccontextmanager
+async def _insisting(make: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
+    """Enter it, again and again while a server is down: what else would start the process again."""
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                entered = await stack.enter_async_context(make())
+                break
+            except Unavailable as e:
+                logging.getLogger("chaos").warning("not yet: %s", e)
+                await asyncio.sleep(0.1)
+        yield entered
+
+
 async def _until_asked(stopped: Any) -> None:
+    Notes("begun")
     ending = _asked_to_end()
     waits = [asyncio.ensure_future(ending.wait()), asyncio.ensure_future(stopped)]
     try:
@@ -144,25 +169,28 @@ def _asked_to_end() -> asyncio.Event:
     return ending
 
 
-@contextlib.contextmanager
-def _traceable() -> Iterator[None]:
-    """SIGUSR1 writes all stacks to stderr: for the report of a hang."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    yield
+def _end_with_parent() -> None:
+    """In a thread: stdin ends when the run does, however it ends."""
+    while os.read(0, 64):
+        pass
+    os._exit(1)
 
 
 def main(arguments: list[str]) -> None:
     """One process."""
     role, url, processes = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    with _traceable():
-        match role:
-            case "publisher":
-                asyncio.run(publish(url))
-            case "observer":
-                asyncio.run(observe(url, processes, isolated=bool(processes)))
-            case "worker":
-                asyncio.run(work(url))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # says every request
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # all stacks to stderr, for the report of a hang
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    match role:
+        case "publisher":
+            asyncio.run(publish(url))
+        case "observer":
+            asyncio.run(observe(url, processes, isolated=bool(processes)))
+        case "worker":
+            asyncio.run(work(url))
 
 
 if __name__ == "__main__":

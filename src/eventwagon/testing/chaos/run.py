@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from ...connection import Connection
 from ...errors import EventwagonError
@@ -14,9 +17,9 @@ from ...lifecycle import State
 from ...manifest import Manifest
 from ...train import Train
 from .cast import Cast
-from .judge import Verdict, left_over, lost, read_books
-from .plan import ROLES, strikes
-from .program import NOTES, VOLUME
+from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books
+from .plan import ROLES, outages, strikes
+from .program import NAME, NOTES, VOLUME
 
 _PUBLISHERS, _OBSERVERS, _WORKERS = 4, 2, 3
 _LOOK = 0.05
@@ -26,25 +29,54 @@ class ChaosFailed(AssertionError):
     """Something must not be so, or a deadline passed; the message is a report."""
 
 
+class Server(Protocol):
+    """A server that a run may strike. Both methods block."""
+
+    def kill(self) -> None:
+        """Kill it at once; what it acknowledged must not be lost by that."""
+        ...
+
+    def start(self) -> None:
+        """Start it again with its data; return when it answers."""
+        ...
+
+
 class Chaos:
     """Four publishers, two observers, and workers: with `isolated` a process per wagon, without three that share the work.
 
-    `directory` must be empty and on a local disk. `patience`: seconds without a switch, or of healing, that count as a
-    hang.
+    `directory` must be empty and on a local disk. `url`: the broker and registry (default: SQLite in the directory); the
+    train has a name of its own, so a server may be shared. `pace`: seconds between blows, on average. `servers`: those that
+    are killed and started again, `mean_up` seconds apart. `patience`: seconds without a switch, or of healing, that count
+    as a hang.
     """
 
     def __init__(
-        self, directory: Path, *, switches: int, plan: int, isolated: bool, patience: float = 60.0, volume: int = 80
+        self,
+        directory: Path,
+        *,
+        switches: int,
+        plan: int,
+        isolated: bool,
+        url: str | None = None,
+        servers: Sequence[Server] = (),
+        pace: float = 0.45,
+        mean_up: float = 8.0,
+        patience: float = 60.0,
+        volume: int = 80,
     ) -> None:
         self._directory = directory
-        self._url = f"sqlite:///{directory}/trains"
+        self._trains = directory / "trains"
+        self._url = url or f"sqlite:///{self._trains}"
+        self._name = f"chaos-{os.urandom(4).hex()}"
         self._switches = switches
         self._plan = plan
         self._isolated = isolated
+        self._servers = list(servers)
+        self._pace, self._mean_up = pace, mean_up
         self._patience = patience
-        notes = directory / "notes"
-        self._notes = notes
-        self._cast = Cast(self._url, directory, {NOTES: str(notes), VOLUME: str(volume)}, isolated=isolated)
+        self._notes = directory / "notes"
+        environment = {NOTES: str(self._notes), NAME: self._name, VOLUME: str(volume)}
+        self._cast = Cast(self._name, self._url, directory, environment, isolated=isolated)
 
     async def run(self, *, say: Callable[[str], None] = lambda line: None) -> Verdict:
         """Run it. Raises ChaosFailed on a hang, or when a process ended by itself."""
@@ -54,8 +86,9 @@ class Chaos:
             for role, count in (("publisher", _PUBLISHERS), ("observer", _OBSERVERS), ("worker", _WORKERS)):
                 for number in range(0 if role == "worker" and self._isolated else count):
                     self._cast.start(role, f"{role}-{number + 1}")  # type: ignore[arg-type]
-            async with Train("chaos").connect(self._url, listeners=()) as train:
-                await self._struggle(train, say)
+            async with Train(self._name).connect(self._url, listeners=()) as train:
+                async with self._outages():
+                    await self._struggle(train, say)
                 say(f"healing after {time.monotonic() - began:.0f} s")
                 self._cast.heal()
                 await asyncio.to_thread(self._cast.end, "publisher")
@@ -66,6 +99,7 @@ class Chaos:
                     await asyncio.to_thread(self._cast.end, role)  # type: ignore[arg-type]
                 dead = {event.id async for event in train.dead_letters()}
                 switches = await self._count(train)
+                remaining = await channels_left(self._name, train.broker, train.registry, patience=10.0)
                 numbers = {w.number for w in (await train.refresh()).manifest.wagons}
         except BaseException:
             self._cast.kill_all()
@@ -74,6 +108,8 @@ class Chaos:
             raise ChaosFailed("\n".join([f"plan {self._plan}:", *self._cast.unexpected(), await self._outputs()]))
         books = read_books(self._notes)
         handled = books.taken.keys() & books.confirmed.keys()
+        if self._trains.is_dir():
+            remaining += files_left(self._trains / self._name, numbers)
         return Verdict(
             plan=self._plan,
             seconds=time.monotonic() - began,
@@ -86,16 +122,41 @@ class Chaos:
             twice=sum(1 for count in books.taken.values() if count > 1),
             dead=len(dead),
             lost=lost(books, dead),
-            left_over=left_over(self._directory / "trains", self._directory / "processes", numbers, self._cast.known),
+            left_over=remaining + processes_left(self._directory / "processes", self._cast.known),
         )
 
+    @asynccontextmanager
+    async def _outages(self) -> AsyncIterator[None]:
+        """Kill servers and start them again, while entered; all run when it is left."""
+        ending = asyncio.Event()
+
+        async def strike() -> None:
+            for outage in outages(self._plan, mean=self._mean_up):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(outage.pause):
+                        await ending.wait()
+                        return
+                server = self._servers[min(len(self._servers) - 1, int(outage.which * len(self._servers)))]
+                await asyncio.to_thread(server.kill)
+                self._cast.kills["server"] += 1
+                await asyncio.sleep(outage.back)
+                await asyncio.to_thread(server.start)
+
+        striking = asyncio.create_task(strike()) if self._servers else None
+        try:
+            yield
+        finally:
+            ending.set()
+            if striking is not None:
+                await striking
+
     async def _struggle(self, train: Connection, say: Callable[[str], None]) -> None:
-        """Strike until there were enough switches."""
+        """Strike until there were enough switches, and a server was struck where one may be."""
         active, moved, told = 0, time.monotonic(), 0
-        plan = strikes(self._plan)
+        plan = strikes(self._plan, mean=self._pace)
         blow = next(plan)
         due = time.monotonic() + 3.0  # all have begun
-        while active <= self._switches:
+        while active <= self._switches or (self._servers and not self._cast.kills["server"]):
             now = time.monotonic()
             self._cast.mend(now)
             if now >= due:
@@ -145,7 +206,7 @@ class Chaos:
     async def _report(self, train: Connection, what: str) -> str:
         """Who waits for what."""
         self._cast.traces()
-        await asyncio.sleep(0.5)  # for them to be written
+        await asyncio.sleep(2.0)  # for them to be written, and for a server that was just killed to come back
         lines = [f"plan {self._plan}: {what}"]
         try:
             manifest: Manifest = (await train.refresh()).manifest

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from secrets import token_hex
+from typing import TypeVar
 
 from ...broker import Broker, Delivery, Depth, Subscription
 from ...event import Channel, Event, new_ids
 from .check import Body, Check, Failed, Make, Suite, Undeclared, holds, identity, same, sentence
+
+T = TypeVar("T")
 
 LONG = 600.0  # seconds of visibility where none is to end during a check
 
@@ -76,6 +79,10 @@ class BrokerTrial:
             got += some
         same(len(got), count, "events received")
         return got
+
+    def order(self, found: Iterable[T]) -> list[T]:
+        """As they came where the broker keeps the order of publishing, else sorted: two such lists can be compared."""
+        return list(found) if self.broker.capabilities.ordered else sorted(found)  # type: ignore[type-var]
 
     async def nothing(self, channel: Channel, why: str, *, seconds: float | None = None) -> None:
         """Raise Failed if a new consumer gets anything within `seconds` (the visibility time, unless given)."""

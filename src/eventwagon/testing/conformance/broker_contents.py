@@ -80,12 +80,12 @@ async def read_does_not_consume(t: BrokerTrial) -> None:
     async with t.claimed(channel, 3) as (consumer, got):
         await consumer.settle(got[1:2])
         left = [e.data for e in (events[0], *events[2:])]
-        same([e.data for e in await t.standing(channel)], left, "what stands")
+        same(t.order(e.data for e in await t.standing(channel)), t.order(left), "what stands")
         async with aclosing(t.broker.read(channel)) as browsing:  # type: ignore[type-var]
             async for _ in browsing:
                 break
         await t.broker.seal(channel)
-        same([e.data for e in await t.standing(channel)], left, "what stands when sealed")
+        same(t.order(e.data for e in await t.standing(channel)), t.order(left), "what stands when sealed")
         await t.figures(channel, published=6, settled=1, waiting=3, in_flight=2)
         same([d.attempt for d in await t.take(consumer, 3)], [1, 1, 1], "attempts of what was browsed")
     await refused(t.standing(t.absent()), ChannelGone, what="browsing an absent channel")
@@ -115,7 +115,9 @@ async def events_survive_the_trip(t: BrokerTrial) -> None:
     events.append(Event("not a uuid/✓", "t", "s", 0.0, b"", subject=""))
     channel = await t.channel(holding=events)
     async with t.claimed(channel, len(events)) as (_, got):
+        place = {event.id: i for i, event in enumerate(events)}
         for found in ([d.event for d in got], await t.standing(channel)):
+            found = found if t.broker.capabilities.ordered else sorted(found, key=lambda e: place[e.id])
             for there, back in zip(events, found, strict=True):
                 for name in ("id", "type", "source", "data", "subject", "content_type"):
                     same(getattr(back, name), getattr(there, name), f"{name} of event {there.id}")
@@ -184,9 +186,10 @@ async def cancelled_publish(t: BrokerTrial) -> None:
     holds(place.keys() >= set(returned), "an event whose publish returned is missing")
     for ids in begun:
         stored = [one for one in ids if one in place]
-        same(stored, ids[: len(stored)], "what a cancelled call stored")
-        same(stored, sorted(stored, key=place.__getitem__), "the order of what a call stored")
-    same(stands[-1], last[0].id, "the last event")
+        if t.broker.capabilities.ordered:
+            same(stored, ids[: len(stored)], "what a cancelled call stored")
+            same(stored, sorted(stored, key=place.__getitem__), "the order of what a call stored")
+    holds(last[0].id in place, "the last event is missing")
 
 
 @suite.check("durable", "shared")

@@ -36,7 +36,7 @@ async def receive_respects_the_limit(t: BrokerTrial) -> None:
             holds(1 <= len(some) <= limit, f"receive({limit}) gave {len(some)}")
             got += some
         got += await t.take(consumer, 40 - len(got)) if len(got) < 40 else []
-    same([d.event.data for d in got], [e.data for e in events], "events received, in order")
+    same(t.order(d.event.data for d in got), t.order(e.data for e in events), "events received, in order")
     same({d.attempt for d in got}, {1}, "attempts")
 
 

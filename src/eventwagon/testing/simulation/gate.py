@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _MOMENT = 0.001
-_SPECIAL = ("twice", "unknown", "torn")
+_SPECIAL = ("twice", "unknown", "torn", "half")
 
 
 class Gated(Protocol):
@@ -253,7 +253,11 @@ class GatedBroker:
             yield event
 
     async def delete(self, channel: Channel) -> None:
-        await self._gate.call("delete", partial(self._truth.delete, channel))
+        async def half(_: Fault) -> None:
+            await self._truth.delete(channel, half=True)
+            raise Unavailable("delete: simulated: cut off in the middle")
+
+        await self._gate.call("delete", partial(self._truth.delete, channel), special=half)
 
     async def channels(self, train: str) -> Sequence[Channel]:
         return await self._gate.call("channels", partial(self._truth.channels, train))

@@ -206,6 +206,17 @@ def _new_id() -> Iterator[None]:
         yield
 
 
+@_mutant("half deleted taken for unknown")
+def _half_deleted_kept() -> Iterator[None]:
+    """A listed channel that is gone keeps its wagon from being removed, for ever."""
+
+    async def mutant(self: Remover, channel: Channel) -> bool:
+        return False
+
+    with mock.patch.object(Remover, "_is_gone", mutant):
+        yield
+
+
 @_mutant("dead letters not moved out")
 def _dead_letters_dropped() -> Iterator[None]:
     async def mutant(self: Remover, channel: Channel) -> int:

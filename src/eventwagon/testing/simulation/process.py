@@ -258,6 +258,8 @@ class Process(Actor):
         slot.counts[op] = count = slot.counts.get(op, 0) + 1
         slot.counts["*"] = total = slot.counts.get("*", 0) + 1
         fault = slot.faults.get((op, count)) or (slot.faults.get(("*", total)) if op != "watch" else None)
+        if fault is None and self.world.ambush is not None:
+            fault = self.world.ambush(self.name, slot.program.roles[0], op, self.world.registry.newest(TRAIN).manifest)
         if fault is not None:
             self._faulted(fault, op, count)
         return fault

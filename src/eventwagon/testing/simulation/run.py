@@ -8,7 +8,7 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -27,8 +27,10 @@ from ..virtual_time import Deadlock
 from .history import Faulted, Healed, History, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
-from .scenario import Scenario
+from .scenario import Fault, Role, Scenario
 from .truth import Recorder, TruthBroker, TruthRegistry
+
+Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 
 REST_WITHIN = 900.0
 """Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
@@ -76,7 +78,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 class World:
     """What all processes of a run share: the truth, and the time."""
 
-    def __init__(self, scenario: Scenario, loop: SimulationLoop) -> None:
+    def __init__(
+        self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
+    ) -> None:
         self.scenario = scenario
         self.loop = loop
         self.history = History()
@@ -84,8 +88,10 @@ class World:
         self.broker = TruthBroker(self.record, fences=scenario.fences)
         self.registry = TruthRegistry(self.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
+        self.ambush = ambush
         self.healed = False
         self.ending = False
+        self._left_over = left_over
         self._lived: list[Process] = []
         self._arriving: dict[asyncio.Task[Any], None] = {}
 
@@ -124,6 +130,8 @@ class World:
 
     async def run(self) -> Rest:
         """All of it."""
+        for channel in self._left_over:
+            await self.broker.create(channel)
         async with asyncio.TaskGroup() as tasks:
             for slot in self.slots:
                 tasks.create_task(self._supervise(slot))
@@ -315,14 +323,18 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def simulate(scenario: Scenario) -> Run:
-    """Run a scenario. Deterministic: the same scenario gives the same history."""
+def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:
+    """Run a scenario. Deterministic: the same scenario gives the same history.
+
+    `ambush` is asked at each call of a process (its name, its first role, the call, the manifest as it is) for a fault of
+    its own. The channels `left_over` stand from the start, and belong to nobody.
+    """
     collecting = gc.isenabled()
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
     loop = SimulationLoop()
     try:
         with _seeded(scenario.seed):
-            world = World(scenario, loop)
+            world = World(scenario, loop, ambush, left_over)
             try:
                 rest = loop.run_until_complete(world.run())
             except (StandsStill, Deadlock) as e:

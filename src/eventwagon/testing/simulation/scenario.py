@@ -18,6 +18,7 @@ KINDS = (
     "error",  # no effect, Unavailable
     "lost",  # effect, and the answer is lost: PublishUncertain for a publish, else Unavailable
     "twice",  # a publish is stored twice
+    "half",  # a deleted channel's content is gone, and it is still listed
     "pause",  # SIGSTOP for `amount` seconds, before the effect
     "pause-after",  # the same between effect and answer
     "crash",  # kill -9 before the effect; a new process of the same role `amount` seconds later
@@ -45,6 +46,10 @@ _OF_ROLE: dict[Role, tuple[str, ...]] = {
 }  # fmt: skip
 
 _ANY = ("delay", "slow", "error", "error", "lost", "lost", "pause", "pause-after", "crash", "crash", "crash-after", "crash-after", "cut", "clock")  # fmt: skip
+
+
+_MOST_WORK = 200.0
+"""Seconds of work in a run."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -157,7 +162,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
             call = rng.randint(4, 14)
             faults.append(Fault(rng.choice(publishers), "watch", call, "late", round(rng.uniform(3.0, 20.0), 3)))
         by_hand += [ByHand(round(rng.uniform(1.0, span + 4.0), 3), rng.choice(names), "switch") for _ in range(2)]
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         limit=_limit(rng),
         workers=rng.choice(["each=1", "each=2", "each=3", "total=2, floor=1", "total=3, floor=0", "total=4, floor=1"]),
@@ -181,6 +186,19 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         fences=fences,
         grows_at=round(rng.uniform(2.0, span), 3) if rng.random() < 0.1 else None,
     )
+    return _bearable(scenario)
+
+
+def _bearable(scenario: Scenario) -> Scenario:
+    """With handlers so fast that one worker could do all of it in a few minutes: else no rest could be expected."""
+    handlers = scenario.depth + (scenario.grows_at is not None)
+    handlings = sum(a.count for a in scenario.arrivals) * sum(scenario.fan_out**n for n in range(handlers))
+    slow = 0.7 * float(scenario.settings["handler_timeout"]) * scenario.tail
+    if handlings * slow > _MOST_WORK:
+        scenario = msgspec.structs.replace(scenario, tail=0.0)
+    if handlings * scenario.work * scenario.deeper > _MOST_WORK:
+        scenario = msgspec.structs.replace(scenario, work=round(_MOST_WORK / handlings / scenario.deeper, 4))
+    return scenario
 
 
 def _programs(rng: random.Random) -> list[Program]:
@@ -244,6 +262,8 @@ def _fault(rng: random.Random, program: Program) -> Fault:
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")
+    elif op == "delete":
+        kinds = (*_ANY, "in-flight", "half", "half", "half", "half")
     elif op == "depth":
         kinds = (*_ANY, "unknown", "unknown", "torn", "torn", "torn")
     elif op == "watch":
@@ -257,7 +277,7 @@ def _fault(rng: random.Random, program: Program) -> Fault:
 
 
 def _amount(rng: random.Random, kind: str) -> float:
-    if kind in ("error", "lost", "twice", "unknown", "old"):
+    if kind in ("error", "lost", "twice", "half", "unknown", "old"):
         return 0.0
     if kind == "clock":
         return rng.choice([-1, 1]) * rng.choice([0.3, 5.0, 60.0, 3600.0])

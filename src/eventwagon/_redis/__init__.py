@@ -1,0 +1,10 @@
+"""What the Redis broker and the Redis registry share: the URL, connections, scripts, the bell, errors. Private."""
+
+from __future__ import annotations
+
+from .bell import Bell
+from .client import Client, Script, pack
+from .errors import Lost, NotSent, explain
+from .server import Server
+
+__all__ = ["Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "pack"]

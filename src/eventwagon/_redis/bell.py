@@ -1,0 +1,127 @@
+"""Waking those who wait: one subscribing connection for all of a process, whatever number of channels it waits at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import exceptions
+
+from .server import Server, leave
+
+_PAUSES = (0.2, 5.0)
+_POLLS = (1.0, 0.25)
+_BROKEN = (exceptions.RedisError, OSError, TimeoutError)
+
+
+class Bell:
+    """Rings are told by PUBLISH and may be lost while the connection is: whoever waits asks again now and then by itself
+    (`poll` says how often). Entered by nobody: begins with the first listener, ends with `close`.
+    """
+
+    def __init__(self, server: Callable[[], Server]) -> None:
+        self._server = server
+        self._ears: dict[str, _Ear] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._connection: Any = None
+        self._words: list[tuple[str, ...]] = []
+        self._wanted = asyncio.Event()
+
+    @property
+    def poll(self) -> float:
+        """Seconds after which to ask again, rung or not: seldom while rings come, more often while they may be lost."""
+        return _POLLS[0] if self._connection is not None else _POLLS[1]
+
+    @contextmanager
+    def listening(self, name: str) -> Iterator[Callable[[], asyncio.Event]]:
+        """Listen to that name's rings. What it gives returns the event that the next ring sets."""
+        ear = self._ears.get(name)
+        if ear is None:
+            ear = self._ears[name] = _Ear()
+            self._tell("SUBSCRIBE", name)
+        ear.listeners += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="bell")
+        try:
+            yield lambda: ear.next
+        finally:
+            ear.listeners -= 1
+            if not ear.listeners:
+                del self._ears[name]
+                self._tell("UNSUBSCRIBE", name)
+
+    async def close(self) -> None:
+        """End it. Repeatable."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def _tell(self, command: str, name: str) -> None:
+        if self._connection is not None:
+            self._words.append((command, name))
+            self._wanted.set()
+
+    async def _run(self) -> None:
+        pause = _PAUSES[0]
+        while True:
+            began = asyncio.get_running_loop().time()
+            server = self._server()
+            connection: Any = server.connection()
+            try:
+                async with asyncio.timeout(server.timeout):
+                    await connection.connect()
+                async with asyncio.TaskGroup() as tasks:
+                    self._words = [("SUBSCRIBE", name) for name in self._ears]
+                    self._wanted = asyncio.Event()
+                    self._wanted.set()
+                    self._connection = connection
+                    tasks.create_task(self._write(connection))
+                    tasks.create_task(self._read(connection, server.timeout))
+            except* _BROKEN:
+                pass  # those who wait ask by themselves meanwhile
+            finally:
+                self._connection = None
+                await leave(connection)
+            for ear in self._ears.values():
+                ear.ring()  # whatever rang meanwhile was not heard
+            lasted = asyncio.get_running_loop().time() - began > _PAUSES[1]
+            pause = _PAUSES[0] if lasted else min(_PAUSES[1], 2 * pause)  # a right may be missing, and go on missing
+            await asyncio.sleep(pause)
+
+    async def _write(self, connection: Any) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            words, self._words = self._words, []
+            for word in words:
+                await connection.send_command(*word, check_health=False)
+
+    async def _read(self, connection: Any, timeout: float) -> None:
+        asked = False
+        while True:
+            try:
+                async with asyncio.timeout(timeout):
+                    message = await connection.read_response(disconnect_on_error=False)
+            except TimeoutError:
+                if asked:
+                    raise  # neither rings nor an answer to PING: the connection is dead
+                asked = True
+                self._words.append(("PING",))
+                self._wanted.set()
+                continue
+            asked = False
+            if message[0] in (b"message", b"subscribe") and (ear := self._ears.get(message[1].decode())):
+                ear.ring()  # on subscribing too: what happened just before was not heard
+
+
+class _Ear:
+    def __init__(self) -> None:
+        self.listeners = 0
+        self.next = asyncio.Event()
+
+    def ring(self) -> None:
+        self.next.set()
+        self.next = asyncio.Event()

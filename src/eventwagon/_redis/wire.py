@@ -1,0 +1,168 @@
+"""One connection that many calls share: written in the order of calling, answered in that order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any
+
+from redis import exceptions
+
+from .errors import Lost, NotSent
+from .server import Server, leave
+
+_BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, TimeoutError)
+
+
+class _Call:
+    __slots__ = ("answers", "future", "packed", "replies", "since")
+
+    def __init__(self, packed: bytes, replies: int, future: asyncio.Future[list[Any]]) -> None:
+        self.packed = packed
+        self.replies = replies
+        self.answers: list[Any] = []
+        self.future = future
+        self.since = 0.0
+
+
+class Wire:
+    """Connects when it is first needed and again when it must; ends with `close`.
+
+    Its calls travel without waiting for one another, so none of them may block on the server, but for those that are
+    meant to hold up the ones behind them (WAIT).
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._outgoing: list[_Call] = []
+        self._pending: deque[_Call] = deque()
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._stale = asyncio.Event()
+
+    async def call(self, packed: bytes, replies: int = 1) -> list[Any]:
+        """Send packed commands and return their `replies`; the server's errors are among them, not raised.
+
+        Raises NotSent and Lost. A cancelled call that was not sent yet is not sent.
+        """
+        if self._closed:
+            raise NotSent("the connection is closed")
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"wire to {self._server.where}")
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._outgoing.append(_Call(packed, replies, future))
+        self._wanted.set()
+        return await future
+
+    def renew(self) -> None:
+        """Connect anew: at the same address another server may be in charge now. What is under way is Lost."""
+        self._stale.set()
+
+    async def close(self) -> None:
+        """End it; what was not answered is Lost. Repeatable."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                connection: Any = self._server.connection()
+                try:
+                    await self._serve(connection)
+                finally:
+                    await leave(connection)
+        finally:
+            self._closed = True
+            closed = exceptions.ConnectionError("the connection was closed")
+            self._lose(closed)
+            self._refuse(closed)
+
+    async def _serve(self, connection: Any) -> None:
+        """Until it breaks. Those who called are told before anything else."""
+        try:
+            async with asyncio.timeout(self._server.timeout):
+                await connection.connect()
+        except (exceptions.RedisError, OSError, TimeoutError) as e:
+            self._refuse(e)
+            return
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(connection))
+                tasks.create_task(self._write(connection))
+                tasks.create_task(self._watch())
+        except* _BROKEN as e:
+            self._lose(e.exceptions[0])
+
+    async def _write(self, connection: Any) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            calls = [call for call in self._outgoing if not call.future.done()]
+            self._outgoing = []
+            now = loop.time()
+            for call in calls:
+                call.since = now
+            self._pending.extend(calls)
+            if calls:
+                await connection.send_packed_command([call.packed for call in calls], check_health=False)
+
+    async def _read(self, connection: Any) -> None:
+        pending = self._pending
+        while True:
+            try:
+                reply = await connection.read_response(disconnect_on_error=False)
+            except exceptions.ResponseError as e:
+                reply = e
+            except exceptions.ConnectionError as e:
+                if type(e) is exceptions.ConnectionError:
+                    raise
+                reply = e  # LOADING and the like: an answer all the same
+            call = pending[0]
+            call.answers.append(reply)
+            if len(call.answers) == call.replies:
+                pending.popleft()
+                if not call.future.done():
+                    call.future.set_result(call.answers)
+
+    async def _watch(self) -> None:
+        """A server that has gone silent is given up, or nobody would ever be told."""
+        loop, timeout = asyncio.get_running_loop(), self._server.timeout
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout / 4):
+                    await self._stale.wait()
+                self._stale.clear()
+                raise exceptions.ConnectionError("the connection is made anew")
+            if self._pending and self._pending[0].since + timeout < loop.time():
+                raise TimeoutError(f"no answer for {timeout:g} s")
+
+    def _lose(self, why: BaseException) -> None:
+        """What was under way may have been carried out."""
+        while self._pending:
+            call = self._pending.popleft()
+            if call.future.done():
+                continue
+            if call.answers:  # a first answer tells what came of it
+                call.answers += [why] * (call.replies - len(call.answers))
+                call.future.set_result(call.answers)
+                continue
+            lost = Lost(str(why))
+            lost.__cause__ = why
+            call.future.set_exception(lost)
+
+    def _refuse(self, why: BaseException) -> None:
+        """What was not sent yet is not sent any more."""
+        calls, self._outgoing = self._outgoing, []
+        self._wanted.clear()
+        for call in calls:
+            if not call.future.done():
+                refused = NotSent(str(why))
+                refused.__cause__ = why
+                call.future.set_exception(refused)

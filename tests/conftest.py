@@ -1,0 +1,40 @@
+"""The servers' fixtures, for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
+    kafka_cluster,
+    kafka_server,
+    missing,
+    own_kafka,
+    own_pulsar,
+    own_redis,
+    own_valkey,
+    pulsar_server,
+    redis_cluster,
+    redis_server,
+    running_kafka_cluster,
+    running_redis_cluster,
+    valkey_server,
+)
+from tests.servers.install import Missing
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    try:
+        return (yield)
+    except Missing as e:
+        raise missing(e) from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    try:
+        return (yield)
+    except Missing as e:
+        raise missing(e) from None

@@ -1,0 +1,336 @@
+"""Broken servers and networks: what is told, what stands afterwards, and that everything goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from pathlib import Path
+
+import pytest
+
+from eventwagon.brokers.redis import RedisBroker
+from eventwagon.errors import BrokerError, PublishUncertain, Unavailable
+from eventwagon.event import Channel
+from eventwagon.manifest import Manifest
+from eventwagon.registries.redis import RedisRegistry
+from tests.redis.support import LONG, events, raw, standing, take, through
+from tests.servers.proxy import Proxy
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+
+CHANNEL = Channel("faults", 1)
+
+
+async def fresh(broker: RedisBroker) -> None:
+    await broker.delete(CHANNEL)
+    await broker.create(CHANNEL)
+
+
+def test_killed_amid_publishers_and_consumers(own_redis: RedisServer) -> None:
+    """What was accepted is there after kill -9 and a restart; who publishes and who consumes goes on without new entering."""
+    own_redis.stop()
+    own_redis.config.append("appendfsync always")
+    own_redis.start()
+
+    async def main() -> None:
+        accepted: set[str] = set()
+        handled: set[str] = set()
+        troubles: list[BrokerError] = []
+        over = asyncio.Event()
+        async with RedisBroker.from_url(f"{own_redis.url}?timeout=2") as broker:
+            await broker.create(CHANNEL)
+
+            async def publish(number: int) -> None:
+                while not over.is_set():
+                    batch = events(5, first=number)
+                    try:
+                        await broker.publish(CHANNEL, batch)
+                        accepted.update(e.id for e in batch)
+                    except (PublishUncertain, Unavailable) as e:
+                        troubles.append(e)
+                        await asyncio.sleep(0.02)
+
+            async def consume() -> None:
+                async with broker.consume(CHANNEL, visibility=1.0) as consumer:
+                    while True:
+                        try:
+                            (depth,) = await broker.depth([CHANNEL])
+                            if over.is_set() and depth.published == depth.settled and handled >= accepted:
+                                return
+                            got = await consumer.receive(50, 0.2)
+                            handled.update(d.event.id for d in got)
+                            await consumer.settle(got)
+                        except Unavailable as e:
+                            troubles.append(e)
+                            await asyncio.sleep(0.02)
+
+            async def trouble() -> None:
+                for _ in range(2):
+                    count = len(accepted)
+                    while len(accepted) < count + 200:
+                        await asyncio.sleep(0.01)
+                    await asyncio.to_thread(own_redis.kill)
+                    await asyncio.sleep(0.1)
+                    await asyncio.to_thread(own_redis.start)
+                count = len(accepted)
+                while len(accepted) < count + 200:
+                    await asyncio.sleep(0.01)
+                over.set()
+
+            async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+                tasks.create_task(trouble())
+                tasks.create_task(consume())
+                for number in range(4):
+                    tasks.create_task(publish(number))
+            assert handled >= accepted
+            assert troubles
+            assert all("127.0.0.1" in str(e) for e in troubles)
+
+    asyncio.run(main())
+
+
+def test_connections_cut(redis_server: Server) -> None:
+    """Cut again and again: nothing that was accepted is lost, and a watch of the registry goes on."""
+
+    async def main() -> None:
+        accepted: set[str] = set()
+        uncertain: set[str] = set()
+        async with Proxy(redis_server.host, redis_server.port) as proxy:
+            url = through(redis_server, proxy.port, "timeout=2")
+            async with RedisBroker.from_url(url) as broker, RedisRegistry.from_url(url) as registry:
+                await fresh(broker)
+                train = f"cut{proxy.port}"
+
+                async def cut() -> None:
+                    for _ in range(10):
+                        await asyncio.sleep(0.03)
+                        proxy.cut()
+
+                async def publish() -> None:
+                    while len(accepted) < 300 or not cutting.done():
+                        batch = events(3)
+                        try:
+                            await broker.publish(CHANNEL, batch)
+                            accepted.update(e.id for e in batch)
+                        except PublishUncertain:
+                            uncertain.update(e.id for e in batch)
+                        except Unavailable:
+                            await asyncio.sleep(0.01)
+
+                async with asyncio.timeout(30), registry.watch(train) as watching, asyncio.TaskGroup() as tasks:
+                    assert (await anext(watching)).revision == 0
+                    cutting = tasks.create_task(cut())
+                    tasks.create_task(publish())
+                    await cutting
+                    stored = await registry.replace(train, Manifest(train=train), expect=0)
+                    assert await anext(watching) == stored
+                there = {e.id for e in await standing(broker, CHANNEL)}
+                assert accepted <= there <= accepted | uncertain
+                await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_answers_that_never_come(redis_server: Server) -> None:
+    """The request arrives, its answer does not: uncertain, and what was claimed so comes back after its visibility time."""
+
+    async def main() -> None:
+        async with (
+            Proxy(redis_server.host, redis_server.port) as proxy,
+            RedisBroker.from_url(through(redis_server, proxy.port, "timeout=0.5")) as broker,
+        ):
+            await fresh(broker)
+            async with broker.consume(CHANNEL, visibility=0.5) as consumer:
+                await broker.publish(CHANNEL, events(1))  # its connection stands
+                await consumer.settle(await take(consumer, 1))
+                proxy.hold(answers_only=True)
+                with pytest.raises(PublishUncertain, match=f"127.0.0.1:{proxy.port}.*may have been stored"):
+                    await broker.publish(CHANNEL, events(2))
+                proxy.cut()
+                proxy.go_on()
+                assert len(await standing(broker, CHANNEL)) == 2
+                proxy.hold(answers_only=True)
+                with pytest.raises(Unavailable, match="receiving from faults_v1"):
+                    await consumer.receive(2, 1.0)
+                proxy.cut()
+                proxy.go_on()
+                got = await take(consumer, 2)
+                assert [d.attempt for d in got] == [2, 2]
+                await consumer.settle(got)
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_half_open_and_refused(redis_server: Server) -> None:
+    """Nothing arrives any more, or nobody listens: told within the timeout, and over when it is over."""
+
+    async def main() -> None:
+        async with Proxy(redis_server.host, redis_server.port) as proxy:
+            url = through(redis_server, proxy.port, "timeout=0.4")
+            async with RedisBroker.from_url(url) as broker:
+                await fresh(broker)
+                proxy.hold()
+                with pytest.raises(PublishUncertain):
+                    await broker.publish(CHANNEL, events(1))
+                with pytest.raises(Unavailable):  # its connection can't even be made: surely not stored
+                    await broker.publish(CHANNEL, events(1))
+                with pytest.raises(Unavailable):
+                    await broker.depth([CHANNEL])
+                proxy.refuse()
+                proxy.cut()
+                await asyncio.sleep(0.05)
+                with pytest.raises(Unavailable, match=f"127.0.0.1:{proxy.port}/0: publishing to faults_v1.*reached"):
+                    await broker.publish(CHANNEL, events(1))
+                with pytest.raises(Unavailable, match="connecting"):
+                    async with RedisBroker.from_url(url):
+                        pass
+                proxy.go_on()
+                proxy.refuse(False)
+                await broker.publish(CHANNEL, events(3))
+                assert len(await standing(broker, CHANNEL)) >= 3
+                await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_cancelled_while_connecting(redis_server: Server) -> None:
+    """Nothing stays open."""
+
+    async def main() -> None:
+        async with Proxy(redis_server.host, redis_server.port) as proxy:
+            proxy.hold()
+            entering = asyncio.create_task(RedisBroker.from_url(through(redis_server, proxy.port)).__aenter__())
+            async with asyncio.timeout(5):
+                while not proxy.accepted:
+                    await asyncio.sleep(0.01)
+            entering.cancel()
+            await asyncio.wait([entering])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_slow_network(redis_server: Server) -> None:
+    """With 50 ms each way calls overlap: fifty publishes take as long as a few."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with (
+            Proxy(redis_server.host, redis_server.port) as proxy,
+            RedisBroker.from_url(through(redis_server, proxy.port)) as broker,
+        ):
+            await fresh(broker)
+            proxy.delay = 0.05
+            began = loop.time()
+            await asyncio.gather(*(broker.publish(CHANNEL, events(2)) for _ in range(50)))
+            assert loop.time() - began < 50 * 0.1
+            proxy.delay = 0.0
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_scripts_flushed(redis_server: Server) -> None:
+    async def main() -> None:
+        async with RedisBroker.from_url(redis_server.url) as broker, raw(redis_server) as redis:
+            await fresh(broker)
+            await broker.publish(CHANNEL, events(1))
+            await redis.script_flush()
+            await asyncio.gather(*(broker.publish(CHANNEL, events(2)) for _ in range(10)))
+            assert len(await standing(broker, CHANNEL)) == 21
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_server_restarted_while_all_wait(own_redis: RedisServer) -> None:
+    """A receive that waits when the server goes says so at once; the next one waits for the server's return and is woken."""
+
+    async def main() -> None:
+        async with RedisBroker.from_url(own_redis.url) as broker:
+            await broker.create(CHANNEL)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                waiting = asyncio.create_task(consumer.receive(1, 30.0))
+                await asyncio.sleep(0.1)
+                await asyncio.to_thread(own_redis.kill)
+                with pytest.raises(Unavailable):
+                    async with asyncio.timeout(5):
+                        await waiting
+                await asyncio.to_thread(own_redis.start)
+                waiting = asyncio.create_task(consumer.receive(1, 30.0))
+                await asyncio.sleep(0.5)  # the bell has its connection again
+                loop = asyncio.get_running_loop()
+                began = loop.time()
+                await broker.publish(CHANNEL, events(1))
+                assert len(await waiting) == 1
+                assert loop.time() - began < 5.0
+
+    asyncio.run(main())
+
+
+def test_replicas(tmp_path: Path, own_redis: RedisServer) -> None:
+    """`wait=1` counts a write when a replica has it; without one it is uncertain. A replica itself takes no writes."""
+    with RedisServer(
+        tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
+    ) as replica:
+
+        async def main() -> None:
+            async with RedisBroker.from_url(f"{own_redis.url}?wait=1&timeout=1") as broker, raw(own_redis) as redis:
+                async with asyncio.timeout(20):
+                    while (await redis.info("replication")).get("slave0", {}).get("state") != "online":
+                        await asyncio.sleep(0.05)
+                await broker.create(CHANNEL)
+                await broker.publish(CHANNEL, events(3))
+                async with RedisBroker.from_url(replica.url) as other:
+                    assert len(await other.channels("faults")) == 1
+                    with pytest.raises(Unavailable, match="replica, which takes no writes"):
+                        await other.publish(CHANNEL, events(1))
+                replica.pause()
+                with pytest.raises(PublishUncertain, match="0 of wait=1 replicas"):
+                    await broker.publish(CHANNEL, events(1))
+                replica.resume()
+                (depth,) = await broker.depth([CHANNEL])
+                assert depth.published == 4
+
+        asyncio.run(main())
+
+
+def test_failover_behind_an_address(tmp_path: Path, own_redis: RedisServer) -> None:
+    """The primary becomes a replica and the address leads to the new one: told, and then followed."""
+    with RedisServer(tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]) as heir:
+
+        async def main() -> None:
+            async with (
+                Proxy(own_redis.host, own_redis.port) as proxy,
+                RedisBroker.from_url(through(own_redis, proxy.port)) as broker,
+                raw(own_redis) as old,
+                raw(heir) as new,
+            ):
+                await broker.create(CHANNEL)
+                await broker.publish(CHANNEL, events(3))
+                async with asyncio.timeout(20):
+                    while await new.xlen("eventwagon:{faults_v1}") < 3:
+                        await asyncio.sleep(0.05)
+                await new.replicaof("NO", "ONE")
+                await old.replicaof(heir.host, heir.port)
+                proxy.target = (heir.host, heir.port)
+                async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                    for call in (broker.publish(CHANNEL, events(1)), consumer.receive(1, 0.0)):
+                        with pytest.raises(Unavailable, match="is a replica"):
+                            await call
+                    async with asyncio.timeout(5):
+                        while True:
+                            try:
+                                await broker.publish(CHANNEL, events(1))
+                                break
+                            except (Unavailable, PublishUncertain):
+                                await asyncio.sleep(0.01)
+                    await consumer.settle(await take(consumer, 4))
+                assert await new.xlen("eventwagon:{faults_v1}") == 0
+
+        asyncio.run(main())

@@ -1,0 +1,157 @@
+"""Redis and Valkey: a server, and a cluster of three masters."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from .install import redis_server, valkey_server
+from .ports import free_port
+from .server import Server, StartFailed
+
+_SLOTS = 16_384
+
+
+def ask(port: int, *words: str | int, timeout: float = 2.0) -> bytes:
+    """One command on a connection of its own; the raw answer (short ones only). Raises OSError."""
+    parts = [str(word).encode() for word in words]
+    request = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+        connection.sendall(request)
+        return connection.recv(65_536)
+
+
+class RedisServer(Server):
+    """`config` are lines of redis.conf that come last: `RedisServer(config=["requirepass secret"])`.
+
+    Every write goes to the append-only file (`appendfsync everysec`: a killed process loses nothing that it acknowledged
+    and had written; `appendfsync always` writes before it acknowledges).
+    """
+
+    name = "redis"
+    patience = 20.0
+
+    def __init__(self, directory: Path | None = None, *, config: Sequence[str] = (), valkey: bool = False) -> None:
+        self.name = "valkey" if valkey else "redis"
+        self._binary = valkey_server() if valkey else redis_server()
+        super().__init__(directory)
+        self.port = free_port()
+        self.config = list(config)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.host}:{self.port}/0"
+
+    def command(self) -> Sequence[str]:
+        lines = [
+            f"port {self.port}",
+            f"bind {self.host}",
+            f"dir {self.directory}",
+            "daemonize no",
+            'save ""',
+            "appendonly yes",
+            "appendfsync everysec",
+            "aof-rewrite-incremental-fsync yes",
+            "databases 16",
+            *self.config,
+        ]
+        file = self.directory / "server.conf"
+        file.write_text("\n".join([*lines, ""]))
+        return [str(self._binary), str(file)]
+
+    def ready(self) -> bool:
+        """PING; a refusal for want of a password is an answer too, LOADING is not yet one."""
+        return ask(self.port, "PING").startswith((b"+PONG", b"-NOAUTH"))
+
+
+class RedisCluster:
+    """Three masters in cluster mode, all slots assigned. `nodes` are servers as any other. A context manager."""
+
+    def __init__(self, directory: Path | None = None, *, config: Sequence[str] = (), valkey: bool = False) -> None:
+        self.nodes = []
+        for _ in range(3):
+            bus = free_port()
+            lines = [
+                "cluster-enabled yes",
+                f"cluster-port {bus}",
+                "cluster-node-timeout 2000",
+                "cluster-config-file nodes.conf",
+                *config,
+            ]
+            node = RedisServer(directory, config=lines, valkey=valkey)
+            self.nodes.append(node)
+            node.bus = bus  # type: ignore[attr-defined]
+
+    @property
+    def url(self) -> str:
+        """Names its first node."""
+        return f"redis://127.0.0.1:{self.nodes[0].port}/0?cluster=true"
+
+    def start(self) -> None:
+        """Start all and make them one cluster; returns when each node knows that it is whole."""
+        for node in self.nodes:
+            node.launch()
+        for node in self.nodes:
+            node.await_ready()
+        first = self.nodes[0]
+        share = -(-_SLOTS // len(self.nodes))
+        for number, node in enumerate(self.nodes):
+            if b"cluster_slots_assigned:0" in ask(node.port, "CLUSTER", "INFO"):
+                low, high = number * share, min((number + 1) * share, _SLOTS) - 1
+                self._told(node, "CLUSTER", "ADDSLOTSRANGE", low, high)
+                self._told(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                if node is not first:
+                    self._told(node, "CLUSTER", "MEET", first.host, first.port, first.bus)  # type: ignore[attr-defined]
+        self.await_whole()
+
+    def await_whole(self) -> None:
+        """Return when every node says that all slots are served. Raises StartFailed."""
+        until = time.monotonic() + 30.0
+        while not all(self._whole(node) for node in self.nodes):
+            if time.monotonic() > until:
+                states = "\n".join(ask(n.port, "CLUSTER", "NODES").decode(errors="replace") for n in self.nodes)
+                raise StartFailed(f"the cluster is not whole after 30 s:\n{states}")
+            time.sleep(0.02)
+
+    def heal(self) -> None:
+        """Start and continue whatever a test left killed or paused."""
+        for node in self.nodes:
+            node.resume()
+            node.start()
+        self.await_whole()
+
+    def close(self) -> None:
+        """Kill all and remove their folders."""
+        for node in self.nodes:
+            node.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @staticmethod
+    def _told(node: RedisServer, *words: str | int) -> None:
+        answer = ask(node.port, *words)
+        if not answer.startswith(b"+OK"):
+            raise StartFailed(f"{' '.join(map(str, words))}: {answer.decode(errors='replace')}")
+
+    def _whole(self, node: RedisServer) -> bool:
+        info = ask(node.port, "CLUSTER", "INFO")
+        return all(
+            line in info
+            for line in (
+                b"cluster_state:ok",
+                b"cluster_known_nodes:%d" % len(self.nodes),
+                b"cluster_slots_ok:%d" % _SLOTS,
+            )
+        )

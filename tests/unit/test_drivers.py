@@ -1,0 +1,59 @@
+"""From a URL to drivers: what is named, what is missing, what is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.drivers import open_drivers
+from eventwagon.errors import UsageError
+from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.registries.sqlite import SQLiteRegistry
+
+
+def test_an_unknown_scheme_is_told_which_there_are() -> None:
+    with pytest.raises(
+        UsageError, match=r"names no known broker; there are kafka:, memory:, pulsar:, .*redis:.*sqlite:"
+    ):
+        open_drivers("rabbit://host")
+
+
+def test_the_registry_may_be_elsewhere() -> None:
+    drivers = open_drivers("memory://?registry=sqlite:///some/directory%3Fsync=normal")
+    assert isinstance(drivers.broker, MemoryBroker)
+    assert isinstance(drivers.registry, SQLiteRegistry)
+    assert str(drivers.registry.directory).endswith("some/directory")
+    assert isinstance(open_drivers("memory://").registry, MemoryRegistry)
+
+
+def test_a_registry_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="names no known broker"):
+        open_drivers("memory://?registry=nowhere")
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [
+        ("redis://localhost", "redis", "redis"),
+        ("rediss://localhost", "redis", "redis"),
+        ("kafka://localhost:9092", "confluent_kafka", "kafka"),
+        ("pulsar://localhost:6650/public/default?registry=memory://", "pulsar", "pulsar"),
+    ],
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, url: str, module: str, extra: str) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [
+        name for name in sys.modules if name.startswith("eventwagon.") and f".{extra}" in name.replace("_", ".")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"pip install 'eventwagon\[{extra}\]'"):
+        open_drivers(url)
+
+
+def test_pulsar_asks_for_a_registry() -> None:
+    with pytest.raises(UsageError, match="keeps no manifests; name a registry"):
+        open_drivers("pulsar://localhost:6650/public/default?admin=http://localhost:8080")

@@ -1,0 +1,77 @@
+"""What stands for one train: its manifest at a revision, and who is alive. The rule by which every reader of its log
+comes to the same answer. Pure.
+
+A record proposes a manifest at an expected revision, or says that a member is alive. The log's own time, in milliseconds,
+is the only clock. A revision is the offset of the record that won, plus 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+
+class Replace(msgspec.Struct, array_like=True, tag="m", frozen=True):
+    """Store this document if the revision is the expected one."""
+
+    expect: int
+    document: bytes
+
+
+class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
+    """The member is alive for `ttl` ms; with 0 it is not any more."""
+
+    name: str
+    member: bytes
+    ttl: int
+
+
+class Outcome(NamedTuple):
+    """Whether the proposal was taken, and the revision after it."""
+
+    taken: bool
+    revision: int
+
+
+class Manifests:
+    """One train as of the records applied so far."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        """The log's time in ms, as of the last record; never goes back."""
+        self.revision = 0
+        self.document = b""
+        self._members: dict[str, tuple[int, bytes]] = {}  # alive until
+
+    def apply(self, offset: int, time: int, record: bytes) -> Outcome:
+        """The next record of the log, and what became of it."""
+        self.now = now = max(self.now, time)
+        op = decode(record)
+        if isinstance(op, Replace):
+            if op.expect != self.revision:
+                return Outcome(False, self.revision)
+            self.revision, self.document = offset + 1, op.document
+        else:
+            self._members[op.name] = (now + op.ttl, op.member)
+            for name in [name for name, (until, _) in self._members.items() if until <= now]:
+                del self._members[name]
+        return Outcome(True, self.revision)
+
+    def members(self, now: int) -> list[bytes]:
+        """Those that are alive at `now` (ms), ordered by name."""
+        return [member for _, (until, member) in sorted(self._members.items()) if until > now]
+
+    def dump(self) -> bytes:
+        """All of it."""
+        return msgspec.msgpack.encode((self.now, self.revision, self.document, self._members))
+
+    def load(self, dump: bytes) -> None:
+        """Take over what another dumped."""
+        self.now, self.revision, self.document, self._members = _decode_dump(dump)
+
+
+encode = msgspec.msgpack.Encoder().encode
+"""A proposal as a record."""
+decode = msgspec.msgpack.Decoder(Replace | CheckIn).decode
+_decode_dump = msgspec.msgpack.Decoder(tuple[int, int, bytes, dict[str, tuple[int, bytes]]]).decode

@@ -1,0 +1,90 @@
+"""What a record of a claims log may propose, and its form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+Run = tuple[int, int, int]
+"""Partition, first offset, the offset after the last one."""
+Held = tuple[int, int, int, int]
+"""A run, and the number of the claim that it is held by."""
+
+
+class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
+    """Give me up to `limit` events for `visibility` ms: what is back first, then what nobody ever had, as far as its
+    proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
+
+    channel: str
+    limit: int
+    visibility: int
+    ends: list[tuple[int, int]]
+
+
+class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
+    """These are done, whoever holds them."""
+
+    channel: str
+    runs: list[Run]
+
+
+class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
+    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False."""
+
+    channel: str
+    held: list[Held]
+    delay: int
+    tried: bool
+
+
+class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
+    """The claims that still stand last for `visibility` ms from now."""
+
+    channel: str
+    held: list[Held]
+    visibility: int
+
+
+class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):
+    """No events stand there: probes, or offsets that the log left out."""
+
+    channel: str
+    runs: list[Run]
+
+
+class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True):
+    """The channel is about to be deleted: look whether it still exists."""
+
+    channel: str
+
+
+Op = Claim | Settle | Release | Extend | Void | Gone
+
+
+encode = msgspec.msgpack.Encoder().encode
+"""A list of proposals as a record."""
+decode = msgspec.msgpack.Decoder(list[Op]).decode
+"""A record's proposals."""
+
+
+def runs_of(offsets: Iterable[tuple[int, int]]) -> list[Run]:
+    """Runs that cover these (partition, offset), each once."""
+    runs: list[Run] = []
+    for p, offset in sorted(set(offsets)):
+        if runs and runs[-1][0] == p and runs[-1][2] == offset:
+            runs[-1] = (p, runs[-1][1], offset + 1)
+        else:
+            runs.append((p, offset, offset + 1))
+    return runs
+
+
+def held_of(tokens: Iterable[tuple[int, int, int]]) -> list[Held]:
+    """Runs by claim that cover these (partition, offset, claim), each once."""
+    held: list[Held] = []
+    for claim, p, offset in sorted({(claim, p, offset) for p, offset, claim in tokens}):
+        if held and held[-1][0] == p and held[-1][2] == offset and held[-1][3] == claim:
+            held[-1] = (p, held[-1][1], offset + 1, claim)
+        else:
+            held.append((p, offset, offset + 1, claim))
+    return held

@@ -1,0 +1,126 @@
+"""A producer whose reports are served by the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from .options import LOGGER
+
+Report = Callable[[KafkaError | None, Message], None]
+Headers = Sequence[tuple[str, str | bytes]]
+
+_SHORT, _LONG = 0.001, 0.02  # s between two looks for reports
+
+
+class Sender:
+    """One idempotent producer. It belongs to the event loop that made it.
+
+    Reports are looked for from the loop itself while any is due: a thread would take and give the interpreter's lock
+    once for each message, against a busy loop.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self.producer = Producer(config)
+        self._renewed = -1.0
+        self._old: list[Producer] = []  # replaced, with reports still to come
+        self._due = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = _SHORT
+        self._closed = False
+
+    def begin(self, count: int = 1) -> None:
+        """So many reports are due, of messages that are about to be given to `producer.produce`."""
+        self._due += count
+        self._pause = _SHORT
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SHORT, self._look)
+
+    def end(self, count: int = 1) -> None:
+        """So many have come, or will not."""
+        self._due -= count
+
+    def look(self) -> int:
+        """Serve the reports that are there."""
+        served = self.producer.poll(0)
+        for old in self._old:
+            served += old.poll(0)
+        self._old = [old for old in self._old if len(old)]
+        return served
+
+    def _look(self) -> None:
+        self._timer = None
+        try:
+            served = self.look()
+        finally:
+            if self._due > 0 and not self._closed:
+                self._timer = self._loop.call_later(self._pause, self._look)
+        self._pause = _SHORT if served else min(_LONG, self._pause * 1.2)
+
+    def mind(self, error: KafkaError) -> None:
+        """Begin anew if the producer does not get over this error: all that it is given afterwards would fail too."""
+        now = self._loop.time()
+        if (error.fatal() or error.code() == KafkaError._FATAL) and now >= self._renewed + 1.0:
+            self._renewed = now  # reports of the one before may still say the same
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin anew after an error that the producer does not get over. What it had in hand gets its reports first."""
+        LOGGER.warning("a Kafka producer failed for good and is replaced")
+        old, self.producer = self.producer, Producer(self._config)
+        with contextlib.suppress(KafkaException):
+            old.purge()
+        self._old.append(old)
+
+    async def one(
+        self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
+    ) -> tuple[KafkaError | None, Message | None]:
+        """Send one message: its error if any, else the report that says where and when it was stored. Cancelling
+        takes nothing back."""
+        done: asyncio.Future[tuple[KafkaError | None, Message | None]] = self._loop.create_future()
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            self.end()
+            if error is not None:
+                self.mind(error)
+            if not done.done():
+                done.set_result((error, message))
+
+        self.begin()
+        try:
+            self.producer.produce(topic, value, key, partition, report, headers=list(headers))
+        except (KafkaException, BufferError) as e:
+            self.end()
+            error = _cause(e)
+            self.mind(error)
+            return error, None
+        return await done
+
+    async def close(self) -> None:
+        """Wait for what is on its way, up to its own timeouts; then end."""
+        until = self._loop.time() + 1.0
+        while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
+            await asyncio.sleep(_SHORT)
+        if self._due > 0:
+            self.producer.purge()
+            self.producer.poll(0)
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        producer = self.producer
+        del self.producer
+        await asyncio.to_thread(producer.flush, 0.0)
+
+
+def _cause(e: KafkaException | BufferError) -> KafkaError:
+    if isinstance(e, BufferError):
+        return KafkaError(KafkaError._QUEUE_FULL, str(e))
+    found = e.args[0]
+    assert isinstance(found, KafkaError)  # noqa: S101
+    return found

@@ -1,0 +1,119 @@
+"""A consumer in a thread that reads many partitions onwards and hands batches to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from .options import LOGGER
+
+Sink = Callable[[list[Message]], None]
+"""Takes the next messages of one partition, in order, in the event loop."""
+
+_BATCH = 2000  # messages that are handed over at once, and about how many bytes
+_BYTES = 1_000_000
+_LOOK = 0.02  # s between two looks for what the thread is asked to do
+
+
+class Tail:
+    """Reads from where it is told to. All of the consumer's methods are called by its own thread: it is not safe to call
+    any while another waits in `poll`. Belongs to the event loop that made it."""
+
+    def __init__(self, config: dict[str, Any], name: str) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[tuple[str, int], Sink] = {}
+        self._asked: deque[Callable[[Consumer], None]] = deque()
+        self._room = threading.Semaphore(2)  # batches on their way to the loop
+        self._closing = False
+        self._size = 1  # bytes of a message, lately
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def follow(self, topic: str, partition: int, offset: int, sink: Sink) -> None:
+        """Read this partition from `offset` on."""
+        self._sinks[topic, partition] = sink
+
+        def assign(consumer: Consumer) -> None:
+            # without it the consumer learns of a new topic only at its next regular look
+            with contextlib.suppress(KafkaException):
+                consumer.list_topics(topic, timeout=2.0)
+            consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+
+        self._asked.append(assign)
+
+    def leave(self, topic: str, partition: int) -> None:
+        """Read it no more."""
+        if self._sinks.pop((topic, partition), None) is not None:
+            self._asked.append(lambda consumer: consumer.incremental_unassign([TopicPartition(topic, partition)]))
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Go on from `offset`. What was read before may still be handed over."""
+        self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Fetch no more of it for now."""
+        self._asked.append(lambda consumer: consumer.pause([TopicPartition(topic, partition)]))
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Fetch it again."""
+        self._asked.append(lambda consumer: consumer.resume([TopicPartition(topic, partition)]))
+
+    async def close(self) -> None:
+        """End the thread and the consumer."""
+        self._closing = True
+        self._room.release()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        consumer = Consumer(self._config)
+        try:
+            while not self._closing:
+                self._turn(consumer)
+        except RuntimeError:  # the loop was closed under us
+            if not self._loop.is_closed():
+                raise
+        finally:
+            consumer.close()
+
+    def _turn(self, consumer: Consumer) -> None:
+        while self._asked:
+            try:
+                self._asked.popleft()(consumer)
+            except KafkaException as e:  # of a partition that is gone meanwhile, or not there yet
+                LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
+        first = consumer.poll(_LOOK)
+        if first is None:
+            return
+        size = max(self._size, len(first) if first.error() is None else 0)
+        batch = [first, *consumer.consume(max(1, min(_BATCH, _BYTES // size)), 0)]
+        self._size = 1 + sum(map(len, batch)) // len(batch)
+        groups = [(at, list(some)) for at, some in groupby((m for m in batch if _sound(m)), _place)]
+        if groups:
+            self._room.acquire()
+            if not self._closing:
+                self._loop.call_soon_threadsafe(self._hand_over, groups)
+
+    def _hand_over(self, groups: list[tuple[tuple[str, int], list[Message]]]) -> None:
+        self._room.release()
+        for at, messages in groups:
+            if sink := self._sinks.get(at):
+                sink(messages)
+
+
+def _place(message: Message) -> tuple[str, int]:
+    return message.topic(), message.partition()  # type: ignore[return-value]
+
+
+def _sound(message: Message) -> bool:
+    error = message.error()
+    if error is not None:
+        LOGGER.debug("a Kafka consumer says: %s", error)
+    return error is None

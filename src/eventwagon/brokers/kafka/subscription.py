@@ -1,0 +1,109 @@
+"""A consumer of one channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..._kafka.claims import Grant
+from ..._kafka.proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
+from ...broker import Delivery
+from ...event import Channel
+from .feed import Feed
+from .wagon import Wagon
+from .wire import decode
+
+Token = tuple[int, int, int]
+"""Partition, offset, number of the claim."""
+
+_VAIN = 0.002  # s to wait after a claim that got nothing
+
+
+class KafkaSubscription:
+    """Its deliveries' tokens belong to no process: whoever has one may settle, release, extend."""
+
+    def __init__(self, wagon: Wagon, feed: Feed, channel: Channel, visibility: float) -> None:
+        self._wagon = wagon
+        self._feed = feed
+        self._name = channel.name
+        self._visibility = max(1, round(visibility * 1000))
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await asyncio.sleep(
+            0
+        )  # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        feed, log = self._feed, self._wagon.log
+        while True:
+            feed.check()
+            if feed.available(log.now):
+                if got := await self._claim(limit):
+                    return got
+                await feed.wait(_VAIN)
+            left = deadline - loop.time()
+            if left <= 0:
+                return []
+            if not feed.available(log.now):
+                await feed.wait(min(left, (feed.due() - log.now) / 1000 + 0.001))
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        runs = runs_of([d.token[:2] for d in deliveries])
+        await self._wagon.propose(Settle(self._name, runs))
+        self._feed.settled(runs)
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        await self._wagon.propose(
+            Release(self._name, held_of(d.token for d in deliveries), max(0, round(delay * 1000)), tried)
+        )
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        await self._wagon.propose(Extend(self._name, held_of(d.token for d in deliveries), self._visibility))
+
+    async def _claim(self, limit: int) -> list[Delivery]:
+        feed = self._feed
+        feed.asked += limit
+        proposed = self._wagon.propose(Claim(self._name, limit, self._visibility, feed.ends()))
+        try:
+            grants = await asyncio.shield(proposed)
+        except asyncio.CancelledError:
+            proposed.add_done_callback(self._give_back)
+            raise
+        finally:
+            feed.asked -= limit
+        if not grants:
+            return []
+        try:
+            taken = await feed.take(grants)
+        except BaseException:
+            self._give_back(proposed)
+            raise
+        got: list[Delivery] = []
+        nothing = taken.missing
+        for message, attempt, claim in taken.messages:
+            event = decode(message)
+            partition, offset = message.partition(), message.offset()
+            if event is None:
+                nothing.append((partition, offset))  # type: ignore[arg-type]
+            else:
+                got.append(Delivery(event, attempt, (partition, offset, claim)))
+        if nothing:
+            self._wagon.propose(Void(self._name, runs_of(nothing)))
+        return got
+
+    def _give_back(self, proposed: asyncio.Future[list[Grant]]) -> None:
+        """Nobody waits for what was claimed any more: it need not run out first."""
+        if proposed.cancelled() or proposed.exception() or self._feed.gone:
+            return
+        held = [(g.partition, g.start, g.stop, g.claim) for g in proposed.result()]
+        if held:
+            self._wagon.propose(Release(self._name, held, 0, False))

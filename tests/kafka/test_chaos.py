@@ -1,0 +1,38 @@
+"""Processes and the server itself killed and stopped at random, on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from eventwagon.testing.chaos.run import Chaos
+from tests.servers.kafka import KafkaServer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
+    # a killed process loses nothing that it wrote: that is in the system's memory
+    with KafkaServer() as server:
+        chaos = Chaos(
+            tmp_path,
+            url=server.url,
+            servers=[server],
+            switches=34,
+            plan=1,
+            isolated=False,
+            pace=2.0,
+            mean_up=20.0,
+            patience=120.0,
+        )
+        verdict = asyncio.run(chaos.run())
+        print(verdict)
+    assert verdict.good, str(verdict)
+    assert verdict.switches >= 30
+    assert verdict.accepted > 1_200
+    assert verdict.dead > 0
+    assert verdict.kills["server"] > 0
+    assert len(verdict.kills) > 2
+    assert sum(verdict.stops.values()) > 0

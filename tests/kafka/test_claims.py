@@ -1,0 +1,198 @@
+"""The rule of the claims log against a model that is too simple to be wrong; and what snapshots must not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventwagon._kafka.claims import Claims, Grant
+from eventwagon._kafka.proposals import Claim, Extend, Op, Release, Settle, Void, encode, held_of, runs_of
+
+Place = tuple[int, int]
+
+
+@dataclass
+class Row:
+    """One event of the model."""
+
+    attempt: int = 0
+    claim: int = 0
+    due: int | None = None  # claimed until
+    again: int | None = None  # back, to be had from then
+
+
+@dataclass
+class Model:
+    """A channel of two partitions, an event at a time."""
+
+    rows: dict[Place, Row] = field(default_factory=dict)  # not settled, claimed at least once
+    done: set[Place] = field(default_factory=set)
+    voids: set[Place] = field(default_factory=set)
+    fresh: list[int] = field(default_factory=lambda: [0, 0])
+    claims: int = 0
+
+    def expire(self, now: int) -> None:
+        for row in self.rows.values():
+            if row.due is not None and row.due <= now:
+                row.attempt, row.again, row.due = row.attempt + 1, row.due, None
+
+    def claim(self, op: Claim, now: int, turn: int) -> dict[Place, tuple[int, int]]:
+        self.claims += 1
+        self.expire(now)
+        back = sorted((r.again, *at) for at, r in self.rows.items() if r.again is not None and r.again <= now)
+        got = [(p, offset) for _, p, offset in back[: op.limit]]
+        for i in range(len(op.ends)):
+            p, end = op.ends[(turn + i) % len(op.ends)]
+            while len(got) < op.limit and self.fresh[p] < end:
+                at = (p, self.fresh[p])
+                self.fresh[p] += 1
+                if at not in self.voids:
+                    self.rows[at] = Row(attempt=1)
+                    got.append(at)
+            while (p, self.fresh[p]) in self.voids:
+                self.fresh[p] += 1
+        for at in got:
+            row = self.rows[at]
+            row.claim, row.due, row.again = self.claims, now + op.visibility, None
+        return {at: (self.rows[at].attempt, self.claims) for at in got}
+
+    def settle(self, places: list[Place]) -> None:
+        for at in places:
+            if at in self.rows:
+                del self.rows[at]
+                self.done.add(at)
+
+    def void(self, places: list[Place]) -> None:
+        for p, offset in places:
+            if offset >= self.fresh[p] or (p, offset) in self.rows:
+                self.rows.pop((p, offset), None)
+                self.voids.add((p, offset))
+        for p in (0, 1):
+            while (p, self.fresh[p]) in self.voids:
+                self.fresh[p] += 1
+
+    def mine(self, tokens: list[tuple[int, int, int]], now: int) -> list[Row]:
+        self.expire(now)
+        found = [self.rows.get((p, o)) for p, o, c in tokens if (r := self.rows.get((p, o))) and r.claim == c]
+        return [row for row in found if row is not None and row.due is not None]
+
+
+places = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=8, unique=True)
+spans = st.integers(0, 60)
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 30),  # ms since the step before
+        st.one_of(
+            st.tuples(st.just("claim"), st.integers(1, 12), st.integers(1, 60), st.integers(0, 25), st.integers(0, 25)),
+            st.tuples(st.just("settle"), places),
+            st.tuples(st.just("void"), places),
+            st.tuples(st.just("release"), places, spans, st.booleans(), st.integers(0, 3)),
+            st.tuples(st.just("extend"), places, st.integers(1, 60), st.integers(0, 3)),
+            st.tuples(st.just("reload")),
+        ),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps)
+def test_the_rule_is_the_models(script: list[tuple[int, Any]]) -> None:
+    model, claims, now = Model(), Claims(), 1000
+    for offset, (later, step) in enumerate(script):
+        now += later
+        if step[0] == "reload":
+            fresh = Claims()
+            fresh.load(claims.dump())
+            assert fresh.dump() == claims.dump()
+            claims = fresh
+            continue
+        got = apply(model, claims, step, now, offset)
+        assert same(model, claims, now), (step, got)
+
+
+def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dict[Place, tuple[int, int]]:
+    """Do the step in both; what was claimed is the same."""
+    op: Op
+    if step[0] == "claim":
+        ends = [(0, step[3]), (1, step[4])]
+        op = Claim("", step[1], step[2], ends)
+        expected = model.claim(op, now, offset)
+        ((_, grants),) = claims.apply(offset, now, encode([op]))
+        assert spread(grants) == expected
+        return expected
+    if step[0] == "settle":
+        model.settle(step[1])
+        op = Settle("", runs_of(step[1]))
+    elif step[0] == "void":
+        model.void(step[1])
+        op = Void("", runs_of(step[1]))
+    else:
+        ago = step[-1]
+        tokens = [(p, o, max(0, (model.rows[p, o].claim if (p, o) in model.rows else 0) - ago)) for p, o in step[1]]
+        if step[0] == "release":
+            for row in model.mine(tokens, now):
+                row.attempt, row.again, row.due = row.attempt + step[3], now + step[2], None
+            op = Release("", held_of(tokens), step[2], step[3])
+        else:
+            for row in model.mine(tokens, now):
+                row.due = now + step[2]
+            op = Extend("", held_of(tokens), step[2])
+    claims.apply(offset, now, encode([op]))
+    return {}
+
+
+def spread(grants: list[Grant]) -> dict[Place, tuple[int, int]]:
+    found = {(g.partition, o): (g.attempt, g.claim) for g in grants for o in range(g.start, g.stop)}
+    assert len(found) == sum(g.stop - g.start for g in grants)
+    return found
+
+
+def same(model: Model, claims: Claims, now: int) -> bool:
+    channel = claims.channel("")
+    rows = model.rows.values()
+    again = sum(1 for r in rows if r.again is not None or (r.due is not None and r.due <= now))
+    dues = [r.again if r.again is not None else r.due for r in rows]
+    assert channel.settled == len(model.done)
+    assert channel.voids == len(model.voids)
+    assert channel.held() == len(model.rows)
+    assert channel.waiting_again(now) == again
+    assert channel.due() == min((due for due in dues if due is not None), default=float("inf"))
+    assert [channel.partition(p).fresh for p in (0, 1)] == model.fresh
+    return True
+
+
+def test_a_readers_start_makes_no_difference() -> None:
+    """What was released in pieces is given out in the same order by whoever read all and whoever began with a snapshot."""
+    claims = Claims()
+    claims.apply(0, 10, encode([Claim("", 10, 1000, [(0, 10)])]))
+    claims.apply(1, 20, encode([Settle("", [(0, 3, 5)])]))
+    claims.apply(2, 20, encode([Release("", [(0, 7, 8, 1)], 5, True), Release("", [(0, 0, 7, 1)], 5, True)]))
+    later = Claims()
+    later.load(claims.dump())
+    one = claims.apply(3, 30, encode([Claim("", 4, 1000, [(0, 10)])]))
+    other = later.apply(3, 30, encode([Claim("", 4, 1000, [(0, 10)])]))
+    assert one == other
+    assert [(g.start, g.stop, g.attempt) for g in one[0][1]] == [(0, 3, 2), (5, 6, 2)]
+
+
+def test_memory_grows_with_what_is_held_only() -> None:
+    claims = Claims()
+    for turn in range(3000):
+        claims.apply(2 * turn, turn, encode([Claim("", 10, 10**9, [(0, 10 * turn + 10)])]))
+        claims.apply(2 * turn + 1, turn, encode([Settle("", [(0, 10 * turn, 10 * turn + 10)])]))
+    channel = claims.channel("")
+    assert (channel.settled, channel.held()) == (30_000, 0)
+    assert len(channel._ends) <= 1001
+    assert len(claims.dump()) < 100
+
+
+def test_a_clock_that_goes_back_takes_no_claim_away() -> None:
+    claims = Claims()
+    claims.apply(0, 1000, encode([Claim("", 1, 100, [(0, 1)])]))
+    claims.apply(1, 500, encode([Extend("", [(0, 0, 1, 1)], 100)]))
+    assert claims.channel("").due() == 1100
+    assert claims.now == 1000

@@ -1,0 +1,334 @@
+"""The broker: which channels this process is attached to, and the contract's methods on top."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ...broker import Capabilities, Depth
+from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
+from ...event import Channel, Event
+from .address import Address, parse
+from .admin import Admin
+from .browse import messages
+from .claims import Key
+from .consumer import Attachment, Subscription
+from .native import Native, Refused, error, log
+from .positions import Snapshot
+from .producer import Sender
+from .wire import event_from
+
+MOST_BYTES = 5 * 1024 * 1024
+"""What a server takes as it comes (maxMessageSize). One set lower refuses by itself."""
+
+_WATCH = 0.04  # seconds between looks at the connections: the client waits 0.1 before it connects again
+_PROBE = 0.25  # seconds between questions whether a channel stands that is not connected
+_FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
+_SEEN = 1.0  # seconds for what was settled here to show in the server's figures
+_REMEMBERED = 256  # channels of which something is known that are not in use
+
+
+class PulsarBroker:
+    """Channels on an Apache Pulsar cluster, 3.0 or later.
+
+    Made by `from_url`. Entering it raises Unavailable where the cluster can't be reached, and StorageBroken where its
+    namespace would lose events or make deleted topics again.
+    """
+
+    def __init__(self, address: Address, *, clock: Callable[[], float] = time.time) -> None:
+        self.capabilities = Capabilities(fences=True, bounds=False, totals=True, durable=True, shared=True)
+        self._address = address
+        self._clock = clock
+        self._admin = Admin(address)
+        self._senders: dict[Channel, asyncio.Task[Sender]] = {}
+        self._attachments: dict[Channel, Attachment] = {}
+        self._leaving: dict[Channel, Attachment] = {}
+        self._attempts: dict[Channel, dict[Key, int]] = {}
+        self._turns: WeakValueDictionary[Channel, asyncio.Lock] = WeakValueDictionary()
+        self._sealed: dict[Channel, None] = {}
+        self._probes: set[Channel] = set()
+        self._fit = False
+        self._stack = AsyncExitStack()
+        self._native: Native
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> PulsarBroker:
+        """For `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…`. Raises UsageError."""
+        return cls(parse(url), clock=clock)
+
+    async def __aenter__(self) -> PulsarBroker:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._admin)
+            await self._admin.prove_fit()
+            self._native = Native(self._address)
+            stack.push_async_callback(self._native.close)
+            stack.push_async_callback(self._end)
+            watch = asyncio.create_task(self._watch())
+            stack.push_async_callback(_cancel, watch)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def _end(self) -> None:
+        for task in list(self._senders.values()):
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled() and task.exception() is None:
+                task.result().close()
+        self._senders.clear()
+        attachments = list(self._attachments.values())
+        self._attachments.clear()
+        await asyncio.gather(*(attachment.close() for attachment in attachments))
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        if not self._fit:
+            await self._admin.prove_fit_to_create()
+            self._fit = True
+        self._sealed.pop(channel, None)
+        await self._admin.create(channel)
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        if channel in self._sealed:
+            raise Sealed(f"channel {channel} is sealed")
+        for event in events:
+            if event.size + 64 * len(event.extensions) > MOST_BYTES:
+                raise EventTooLarge(
+                    f"event {event.id} for {channel} has {event.size} bytes; Pulsar takes up to {MOST_BYTES} (maxMessageSize)"
+                )
+        sender = await self._sender(channel)
+        try:
+            await sender.send(events)
+        except (Sealed, ChannelGone) as e:
+            self._drop_sender(channel, sender)
+            if isinstance(e, Sealed):
+                self._remember_sealed(channel)
+            raise
+
+    async def _sender(self, channel: Channel) -> Sender:
+        task = self._senders.get(channel)
+        if task is None:
+            task = self._senders[channel] = asyncio.create_task(self._open_sender(channel))
+            task.add_done_callback(lambda done: self._opened(channel, done))
+        elif task.done():
+            return task.result()
+        return await asyncio.shield(task)
+
+    async def _open_sender(self, channel: Channel) -> Sender:
+        sender = Sender(self._native, self._admin, self._address, channel)
+        await sender.open()
+        return sender
+
+    def _opened(self, channel: Channel, task: asyncio.Task[Sender]) -> None:
+        failed = task.cancelled() or task.exception() is not None
+        if failed and self._senders.get(channel) is task:
+            del self._senders[channel]
+
+    def _drop_sender(self, channel: Channel, sender: Sender | None = None) -> None:
+        task = self._senders.get(channel)
+        if task is None or not task.done() or (sender is not None and task.result() is not sender):
+            return
+        del self._senders[channel]
+        task.result().close()
+
+    def _remember_sealed(self, channel: Channel) -> None:
+        self._sealed[channel] = None
+        _trim(self._sealed)
+
+    async def seal(self, channel: Channel) -> None:
+        if not await self._admin.terminate(channel):
+            return
+        self._remember_sealed(channel)
+        # a topic that was being written to may stay fenced after that: then it takes no new consumers until it is unloaded
+        found = await self._admin.snapshot(channel)
+        if found is None:
+            return
+        try:
+            parts = await self._native.reader(self._address.topic(channel), found.last, patience=_FENCED)
+        except Refused as e:
+            log.info("%s is fenced after it was sealed (%s): unloading it", channel, e)
+            try:
+                await self._admin.unload(channel)
+            except BrokerError as trouble:
+                log.warning("%s takes no new consumers until it is unloaded: %s", channel, trouble)
+        else:
+            self._native.spawn(self._native.end(*parts))
+
+    @asynccontextmanager
+    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+        attachment = await self._attach(channel)
+        subscription = Subscription(attachment, visibility)
+        try:
+            yield subscription
+        finally:
+            subscription.left = True
+            attachment.users -= 1
+            if attachment.idle():
+                self._native.spawn(self._detach(attachment))
+
+    async def _attach(self, channel: Channel) -> Attachment:
+        async with self._turn(channel):
+            attachment = self._attachments.get(channel)
+            if attachment is None:
+                found, tried = await asyncio.gather(self._admin.snapshot(channel), self._admin.tried(channel))
+                if found is None:
+                    raise ChannelGone(f"channel {channel} does not exist")
+                attachment = Attachment(
+                    self._native,
+                    self._admin,
+                    self._address,
+                    channel,
+                    before=found.read,
+                    tried=tried,
+                    attempts=self._attempts.pop(channel, {}),
+                )
+                try:
+                    await attachment.open()
+                except Refused as e:
+                    raise error(e, self._address, f"consuming from {channel}") from None
+                self._attachments[channel] = attachment
+            attachment.users += 1
+            return attachment
+
+    async def _detach(self, attachment: Attachment) -> None:
+        channel = attachment.channel
+        async with self._turn(channel):
+            if self._attachments.get(channel) is attachment and attachment.idle():
+                del self._attachments[channel]
+                if known := attachment.claims.attempts():
+                    self._attempts[channel] = known
+                    _trim(self._attempts)
+                self._leaving[channel] = attachment
+                try:
+                    await attachment.close()
+                finally:
+                    del self._leaving[channel]
+
+    def _turn(self, channel: Channel) -> asyncio.Lock:
+        lock = self._turns.get(channel)
+        if lock is None:
+            lock = self._turns[channel] = asyncio.Lock()
+        return lock
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        return await asyncio.gather(*(self._depth(channel) for channel in channels))
+
+    async def _depth(self, channel: Channel) -> Depth:
+        found = await self._look(channel)
+        if found is None:
+            return Depth()
+        published, settled = found.published, found.settled
+        left = published - settled
+        attachment = self._attachments.get(channel)
+        claimed = attachment.claims.claimed(asyncio.get_running_loop().time()) if attachment else 0
+        others: int | None = 0
+        if found.attached and left:
+            # what others were sent is with their clients: whether it is in hand, only they know
+            others = await self._admin.others_in_flight(channel, [attachment.name] if attachment else [])
+        known = others == 0 and claimed <= left
+        return Depth(
+            published=published,
+            settled=settled,
+            waiting=left - claimed if known else None,
+            in_flight=claimed if known else None,
+        )
+
+    async def _look(self, channel: Channel) -> Snapshot | None:
+        """What stands, with all that was settled here so far: the client sends that with a delay."""
+        loop = asyncio.get_running_loop()
+        attachment = self._attachments.get(channel) or self._leaving.get(channel)
+        newest = attachment.claims.newest_settled() if attachment else None
+        deadline = attachment.settled_at + _SEEN if attachment else 0.0
+        while True:
+            found = await self._admin.snapshot(channel)
+            if found is None or newest is None or newest[2] >= 0:
+                return found
+            if found.is_settled(newest[:2]) or loop.time() > deadline:
+                return found
+            await asyncio.sleep(0.02)
+
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        found = await self._look(channel)
+        if found is None:
+            raise ChannelGone(f"channel {channel} does not exist")
+        try:
+            topic = self._address.topic(channel)
+            async with aclosing(messages(self._native, topic, found.marked, found.last)) as browsing:
+                async for message in browsing:
+                    handle = message.message_id()
+                    position = (handle.ledger_id(), handle.entry_id())
+                    if found.is_settled(position):
+                        continue
+                    try:
+                        given = message.properties()
+                    except UnicodeDecodeError:
+                        given = {}
+                    name = f"{channel}/{position[0]}:{position[1]}:{handle.batch_index()}"
+                    published = message.publish_timestamp() / 1000
+                    yield event_from(given, message.data(), position=name, published=published)
+        except Refused as e:
+            raise error(e, self._address, f"reading {channel}") from None
+
+    async def delete(self, channel: Channel) -> None:
+        await self._admin.delete(channel)
+        await self._gone(channel)
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        return await self._admin.channels(train)
+
+    async def _gone(self, channel: Channel) -> None:
+        """The channel does not exist any more: let go of what is attached to it."""
+        self._drop_sender(channel)
+        self._attempts.pop(channel, None)
+        if attachment := self._attachments.pop(channel, None):
+            await attachment.close()
+
+    async def _watch(self) -> None:
+        """Notice connections that break and come back, and close what nobody uses any more."""
+        while True:
+            for channel, attachment in list(self._attachments.items()):
+                if not attachment.look():
+                    self._probe(channel)
+                elif attachment.idle():
+                    self._native.spawn(self._detach(attachment))
+            for channel, task in list(self._senders.items()):
+                opened = task.done() and not task.cancelled() and task.exception() is None
+                if opened and not task.result().is_connected():
+                    self._probe(channel)
+            await asyncio.sleep(_WATCH)
+
+    def _probe(self, channel: Channel) -> None:
+        if channel not in self._probes:
+            self._probes.add(channel)
+            self._native.spawn(self._find_out(channel))
+
+    async def _find_out(self, channel: Channel) -> None:
+        """Whether a channel stands that lost its connection."""
+        try:
+            found = await self._admin.snapshot(channel)
+            if found is None:
+                await self._gone(channel)
+            elif found.sealed:
+                self._drop_sender(channel)
+        except BrokerError as e:
+            log.info("%s: not connected, and whether it stands can't be seen: %s", channel, e)
+        finally:
+            await asyncio.sleep(_PROBE)
+            self._probes.discard(channel)
+
+
+def _trim(known: dict[Channel, Any]) -> None:
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,299 @@
+"""What the suite does not ask: hot seals, foreign clients, namespaces that would lose events, crashed processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pulsar  # type: ignore[import-untyped]
+import pytest
+
+from eventwagon.broker import Delivery
+from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.errors import ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
+from eventwagon.event import Channel, Event
+from tests.pulsar.support import Publisher, Worker, a_channel, events
+from tests.servers.server import Server
+
+CRASHER = """
+import asyncio, sys
+from eventwagon.broker import Delivery
+from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.event import Channel
+
+async def main():
+    async with PulsarBroker.from_url(sys.argv[1]) as broker:
+        async with broker.consume(Channel(sys.argv[2], 1), visibility=600.0) as consumer:
+            got = await consumer.receive(int(sys.argv[3]), 30.0)
+            print(*(d.attempt for d in got), flush=True)
+            await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def admin(server: Server, path: str) -> str:
+    return f"{parse_qs(urlsplit(server.url).query)['admin'][0]}/admin/v2/{path}"
+
+
+def test_sealed_while_many_publish(pulsar_server: Server) -> None:
+    """Twenty rounds: what each publisher was told it stored is what stands, and a consumer gets it all."""
+
+    async def one(broker: PulsarBroker, other: PulsarBroker) -> None:
+        channel = a_channel()
+        await broker.create(channel)
+        publishers = [Publisher(b, channel) for b in (broker, other) for _ in range(3)]
+        async with broker.consume(channel, visibility=30.0) as consumer:
+            worker = Worker(consumer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(worker.run())
+                for publisher in publishers:
+                    group.create_task(publisher.run(pause=0.0))
+                while sum(len(p.accepted) for p in publishers) < 60:
+                    await asyncio.sleep(0.005)
+                await broker.seal(channel)
+                async with asyncio.timeout(30):
+                    while not all(p.stop for p in publishers):
+                        await asyncio.sleep(0.01)
+                    accepted = set().union(*(p.accepted for p in publishers))
+                    assert [reason for p in publishers for reason in p.reasons] == []
+                    while worker.handled.keys() != accepted:
+                        await asyncio.sleep(0.02)
+                worker.stop = True
+            (depth,) = await broker.depth([channel])
+            assert (depth.published, depth.settled) == (len(accepted), len(accepted))
+        with pytest.raises(Sealed):
+            await other.publish(channel, events(1))
+        await broker.delete(channel)
+        with pytest.raises((ChannelGone, Sealed)):
+            await other.publish(channel, events(1))
+
+    url = f"{pulsar_server.url}&send_timeout=30"
+
+    async def run() -> None:
+        async with (
+            PulsarBroker.from_url(url) as broker,
+            PulsarBroker.from_url(url) as other,
+        ):
+            for _ in range(20):
+                await one(broker, other)
+
+    asyncio.run(run())
+
+
+def test_a_foreign_client_reads_and_writes(pulsar_server: Server) -> None:
+    """A plain client sees CloudEvents, and what it writes is received, settled and counted."""
+    channel = a_channel()
+    topic = f"persistent://public/default/{channel}"
+    client = pulsar.Client(
+        pulsar_server.url.split("/public")[0], logger=pulsar.ConsoleLogger(pulsar._pulsar.LoggerLevel.Error)
+    )
+
+    def read() -> Any:
+        reader = client.create_reader(topic, pulsar.MessageId.earliest)
+        message = reader.read_next(10_000)
+        reader.close()
+        return message
+
+    def write() -> None:
+        producer = client.create_producer(topic)
+        producer.send(b"bare")
+        producer.send(b"{}", properties={"ce-id": "7", "ce-type": "t", "ce-source": "s", "ce-subject": "k"})
+        producer.close()
+        batches = client.create_producer(topic, batching_enabled=True, batching_max_publish_delay_ms=100)
+        for number in range(3):
+            batches.send_async(b"b%d" % number, lambda *_: None)
+        batches.flush()
+        batches.close()
+
+    async def run() -> None:
+        async with PulsarBroker.from_url(pulsar_server.url) as broker:
+            await broker.create(channel)
+            sent = Event("1", "a.b", "/c", 1.5, b"data", "key", "text/plain", {"traceparent": "00"})
+            await broker.publish(channel, [sent])
+            message = await asyncio.to_thread(read)
+            assert message.data() == b"data"
+            assert message.partition_key() == "key"
+            assert message.properties() == {
+                "ce-specversion": "1.0",
+                "ce-id": "1",
+                "ce-type": "a.b",
+                "ce-source": "/c",
+                "ce-time": "1970-01-01T00:00:01.500000Z",
+                "ce-subject": "key",
+                "ce-traceparent": "00",
+                "content-type": "text/plain",
+            }
+            await asyncio.to_thread(write)
+            browsed = [event async for event in broker.read(channel)]
+            async with broker.consume(channel, visibility=30.0) as consumer:
+                got: list[Delivery] = []
+                while len(got) < 6:
+                    got += await consumer.receive(10, 10)
+                assert [d.event for d in got] == browsed
+                assert [d.event.data for d in got] == [b"data", b"bare", b"{}", b"b0", b"b1", b"b2"]
+                bare = got[1].event
+                assert bare.id.startswith(f"{channel}/")
+                assert abs(bare.time - time.time()) < 60
+                assert (got[2].event.id, got[2].event.subject) == ("7", "k")
+                await consumer.settle(got[:5])
+                (depth,) = await broker.depth([channel])
+                assert depth.published == 4  # a batch of another's counts as one, and is settled with its last
+                await consumer.settle(got[5:])
+                async with asyncio.timeout(10):
+                    while depth.settled != 4:
+                        (depth,) = await broker.depth([channel])
+            await broker.delete(channel)
+
+    try:
+        asyncio.run(run())
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        (
+            "autoTopicCreation",
+            {"allowAutoTopicCreation": True, "topicType": "non-partitioned"},
+            "set-auto-topic-creation",
+        ),
+        ("messageTTL", 60, "set-message-ttl"),
+        ("subscriptionExpirationTime", 5, "set-subscription-expiration-time"),
+        ("backlogQuota", {"limitSize": 1 << 30, "policy": "consumer_backlog_eviction"}, "remove-backlog-quota"),
+    ],
+)
+def test_a_namespace_that_would_lose_events(pulsar_server: Server, setting: str, value: object, says: str) -> None:
+    namespace = f"public/{a_channel().train}"
+    with httpx.Client(timeout=30) as http:
+        http.put(
+            admin(pulsar_server, f"namespaces/{namespace}"), json={"bundles": {"numBundles": 1}}
+        ).raise_for_status()
+        http.post(admin(pulsar_server, f"namespaces/{namespace}/{setting}"), json=value).raise_for_status()
+
+    async def enter() -> None:
+        async with PulsarBroker.from_url(pulsar_server.url.replace("public/default", namespace)):
+            pass
+
+    with pytest.raises(StorageBroken, match=says):
+        asyncio.run(enter())
+
+
+def test_addresses_that_are_wrong(pulsar_server: Server) -> None:
+    async def enter(url: str) -> None:
+        async with PulsarBroker.from_url(url):
+            pass
+
+    with pytest.raises(StorageBroken, match="no such namespace"):
+        asyncio.run(enter(pulsar_server.url.replace("public/default", "public/nowhere")))
+    with pytest.raises(Unavailable, match="admin="):
+        asyncio.run(enter("pulsar://127.0.0.1:1/public/default?admin=http://127.0.0.1:1"))
+
+
+def test_the_broker_refuses_connections(pulsar_server: Server) -> None:
+    """The admin API is there, the broker's own port is not."""
+
+    async def run() -> None:
+        channel = a_channel()
+        wrong = f"pulsar://127.0.0.1:1/{pulsar_server.url.split('/', 3)[3]}"
+        async with PulsarBroker.from_url(wrong) as broker:
+            await broker.create(channel)
+            with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+                await broker.publish(channel, events(1))
+            await broker.delete(channel)
+
+    asyncio.run(run())
+
+
+def test_too_large_an_event(pulsar_server: Server) -> None:
+    async def run() -> None:
+        channel = a_channel()
+        async with PulsarBroker.from_url(pulsar_server.url) as broker:
+            await broker.create(channel)
+            large, fits = events(1, b"x" * (5 * 1024 * 1024 + 1)), events(1, b"x" * (5 * 1024 * 1024 - 1000))
+            with pytest.raises(EventTooLarge, match="maxMessageSize"):
+                await broker.publish(channel, [*events(3), *large])
+            await broker.publish(channel, fits)
+            assert [event.id async for event in broker.read(channel)] == [fits[0].id]
+            await broker.delete(channel)
+
+    asyncio.run(run())
+
+
+def test_a_killed_process(pulsar_server: Server) -> None:
+    """What it had in hand comes to another, as a further attempt."""
+
+    async def run() -> None:
+        channel = a_channel()
+        async with PulsarBroker.from_url(pulsar_server.url) as broker:
+            await broker.create(channel)
+            await broker.publish(channel, events(5))
+            for attempt in (1, 2):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", CRASHER, pulsar_server.url, channel.train, "2"),
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                assert process.stdout is not None
+                assert await process.stdout.readline() == b"%d %d\n" % (attempt, attempt)
+                process.kill()
+                await process.wait()
+            async with broker.consume(channel, visibility=30.0) as consumer:
+                got: list[Delivery] = []
+                async with asyncio.timeout(20):
+                    while len(got) < 5:
+                        got += await consumer.receive(10, 1.0)
+                assert [d.attempt for d in got][:2] == [3, 3]
+                await consumer.settle(got)
+            await broker.delete(channel)
+
+    asyncio.run(run())
+
+
+def test_a_slow_process_keeps_little_from_others(pulsar_server: Server) -> None:
+    """While one process has taken what it prefetches and asks for no more, another gets the rest."""
+
+    async def run() -> None:
+        channel = a_channel()
+        url = f"{pulsar_server.url}&prefetch=10"
+        async with PulsarBroker.from_url(url) as slow, PulsarBroker.from_url(url) as quick:
+            await slow.create(channel)
+            await slow.publish(channel, events(100))
+            async with (
+                slow.consume(channel, visibility=30.0) as one,
+                quick.consume(channel, visibility=30.0) as other,
+            ):
+                held = await one.receive(5, 10.0)
+                got = 0
+                async with asyncio.timeout(20):
+                    while got < 100 - 5 - 20:
+                        some = await other.receive(50, 1.0)
+                        got += len(some)
+                        await other.settle(some)
+                await one.release(held, tried=False)
+            # it has left, and gives back what it prefetched
+            async with quick.consume(channel, visibility=30.0) as other, asyncio.timeout(20):
+                while got < 100:
+                    some = await other.receive(50, 1.0)
+                    got += len(some)
+                    await other.settle(some)
+            await quick.delete(channel)
+
+    asyncio.run(run())
+
+
+def test_channels_of_other_names_are_never_touched(pulsar_server: Server) -> None:
+    async def run() -> None:
+        async with PulsarBroker.from_url(pulsar_server.url) as broker:
+            channel = a_channel()
+            await broker.create(channel)
+            assert list(await broker.channels(channel.train[:-1])) == []
+            await broker.delete(Channel(channel.train, 11))
+            assert [str(c) for c in await broker.channels(channel.train)] == [str(channel)]
+            await broker.delete(channel)
+
+    asyncio.run(run())

@@ -1,0 +1,49 @@
+"""A whole train on Pulsar: wagons filled, changed, emptied and removed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from secrets import token_hex
+from urllib.parse import quote
+
+from eventwagon import Context, Train, Volume, Workers
+from eventwagon.brokers.pulsar import PulsarBroker
+from tests.servers.server import Server
+from tests.support import Email, SignUp, until
+
+
+def test_wagons_come_and_go(pulsar_server: Server, tmp_path: Path) -> None:
+    name = f"train_{token_hex(4)}"
+    url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
+    handled: list[str] = []
+    train = Train(name, limit=Volume(100), workers=Workers(total=4), spares=1)
+
+    @train.on(name)
+    async def register(signup: SignUp, ctx: Context) -> None:
+        await ctx.emit("welcome", Email(signup.email))
+
+    @train.on("welcome")
+    async def welcome(email: Email) -> None:
+        handled.append(email.to)
+
+    async def run() -> None:
+        async with train.connect(url) as connection, connection.running():
+            for first in range(0, 500, 50):
+                await connection.publish_many([SignUp(str(n)) for n in range(first, first + 50)])
+                await asyncio.sleep(0.3)
+            await until(lambda: len(set(handled)) == 500, seconds=60)
+
+            async def wagons() -> set[int]:
+                async with PulsarBroker.from_url(pulsar_server.url) as broker:
+                    return {channel.wagon for channel in await broker.channels(name)}
+
+            async with asyncio.timeout(60):
+                while len(found := await wagons()) > 2 or max(found) < 3:  # the active one and its spare
+                    await asyncio.sleep(0.3)
+        async with PulsarBroker.from_url(pulsar_server.url) as broker:
+            for channel in await broker.channels(name):
+                await broker.delete(channel)
+
+    asyncio.run(run())
+    assert len(handled) < 600

@@ -264,7 +264,24 @@ def test_debug_shows_the_traceback(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "observe", "work", "publish", "status", "why", "dead", "switch", "drain", "stop", "demo", "version"]
+    "name",
+    [
+        "run",
+        "observe",
+        "work",
+        "publish",
+        "status",
+        "why",
+        "dead",
+        "switch",
+        "drain",
+        "stop",
+        "demo",
+        "lab",
+        "plan",
+        "doctor",
+        "version",
+    ],
 )
 def test_each_command_explains_itself(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
@@ -276,3 +293,24 @@ def test_the_command_explains_its_exit_codes(place: Path) -> None:
     assert "130 interrupted" in cli(place, "--help").stdout
     assert cli(place, "version").stdout.startswith("eventwagon ")
     assert cli(place, "status").returncode == 2
+
+
+def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/trains"
+    done = cli(tmp_path, "doctor", url, "--json")
+    assert done.returncode == 0
+    said = json.loads(done.stdout)
+    assert said["well"]
+    assert said["capabilities"]["fences"]
+    assert len(said["steps"]["broker"]) > 8
+    assert not [step for part in said["steps"].values() for step in part if step["problem"] or step["skipped"]]
+    assert [path.name for path in (tmp_path / "trains").rglob("*.db")] == ["train.db"]
+    assert "✓ seal the channel" in cli(tmp_path, "doctor", url).stdout
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file")
+    assert done.returncode == 1
+    assert f"✗ connect: {tmp_path}/file" in done.stdout
+    assert done.stderr == "eventwagon: not everything that a train needs is there\n"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, publish, serve, status, steer, why
+from . import demo, doctor, lab, plan, publish, serve, status, steer, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Trains of wagons: event channels that stay fast for newcomers under unpredictable peaks.
@@ -67,6 +67,9 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
     (steer.stop, "Steer", "eventwagon stop user_registrations"),
     (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
+    (lab.lab, "See", "eventwagon lab black-friday --workers 8 --picture burst.html"),
+    (plan.plan, "See", "eventwagon plan --trace arrivals.csv --service 0.2 --slo 2 --workers 8 --price 0.00002"),
+    (doctor.doctor, "See", "eventwagon doctor redis://localhost:6379"),
     (version, "See", "eventwagon version"),
 )
 for _job, _panel, _example in _JOBS:

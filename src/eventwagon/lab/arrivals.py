@@ -27,15 +27,15 @@ _BLACK_FRIDAY = (
 
 def uniform(events: int, seconds: float, *, seed: int = 0) -> list[float]:
     """`events` arrivals at a steady rate (exponential gaps, as independent people make) over `seconds`."""
-    return _shaped(((0.0, 1.0), (1.0, 1.0)), events, seconds, seed)
+    return shaped(((0.0, 1.0), (1.0, 1.0)), events, seconds, seed=seed)
 
 
 def black_friday(events: int, seconds: float, *, seed: int = 0) -> list[float]:
     """`events` arrivals over `seconds`: quiet, then the doors open, a rush at twice the mean rate, a second wave, the rest."""
-    return _shaped(_BLACK_FRIDAY, events, seconds, seed)
+    return shaped(_BLACK_FRIDAY, events, seconds, seed=seed)
 
 
-def _shaped(shape: Sequence[tuple[float, float]], events: int, seconds: float, seed: int) -> list[float]:
+def shaped(shape: Sequence[tuple[float, float]], events: int, seconds: float, *, seed: int) -> list[float]:
     """Independent arrivals whose density is the piecewise linear `shape`."""
     if events < 1:
         raise UsageError(f"a burst needs at least one event, not {events}")
@@ -64,14 +64,7 @@ def load_trace(path: str | Path, *, speed: float = 1.0, seed: int = 0) -> list[f
     if not speed > 0 or not math.isfinite(speed):
         raise UsageError(f"speed must be a number above 0, not {speed:g}")
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UsageError(f"trace {path} is not text in UTF-8: {e}") from None
-    except OSError as e:
-        raise UsageError(f"trace {path} can't be read: {e.strerror or e}") from None
-    rows = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(rows, [])]
+    header, rows = _table(path)
     if "arrival_s" in header:
         arrivals = _events(path, rows, header.index("arrival_s"))
     elif "interval_start_s" in header and "count" in header:
@@ -84,6 +77,31 @@ def load_trace(path: str | Path, *, speed: float = 1.0, seed: int = 0) -> list[f
     if not arrivals:
         raise UsageError(f"trace {path} holds no events")
     return [(a - arrivals[0]) / speed for a in arrivals]
+
+
+def load_sizes(path: str | Path) -> list[float] | None:
+    """The column `size` of such a file, a number an event; None where it has none. Raises UsageError."""
+    path = Path(path)
+    header, rows = _table(path)
+    if "size" not in header or "arrival_s" not in header:
+        return None
+    column = header.index("size")
+    sizes = [_number(path, line, row, column, "size") for line, row in _filled(rows)]
+    if any(size < 0 for size in sizes):
+        raise UsageError(f"trace {path}: a size is below 0")
+    return sizes
+
+
+def _table(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """The header and the rows below it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UsageError(f"trace {path} is not text in UTF-8: {e}") from None
+    except OSError as e:
+        raise UsageError(f"trace {path} can't be read: {e.strerror or e}") from None
+    rows = csv.reader(text.splitlines())
+    return [name.strip() for name in next(rows, [])], rows
 
 
 def _events(path: Path, rows: Iterator[list[str]], column: int) -> list[float]:

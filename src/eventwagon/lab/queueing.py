@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 
 def one_queue(arrivals: Sequence[float], steps: Sequence[float], workers: int) -> list[float]:
@@ -49,15 +49,24 @@ def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: f
     With equal work and equal promises the best order is: the oldest that can still be on time, and never one that
     can't. A bound, since it takes each arrival's steps as one piece of work that nothing interrupts.
     """
-    free = [-math.inf] * workers
-    count = 0
-    for at in arrivals:
-        start = max(at, free[0])
-        if start + service <= at + slo + 1e-9:
-            heappop(free)
-            heappush(free, start + service)
-            count += 1
-    return count
+    done, _ = oldest_in_time(arrivals, [service] * len(arrivals), workers, slo)
+    return sum(math.isfinite(at) for at in done)
+
+
+def oldest_in_time(
+    arrivals: Sequence[float], services: Sequence[float], workers: int, slo: float = math.inf
+) -> tuple[list[float], list[float]]:
+    """The oldest first, leaving out what can't be finished within `slo` of its arrival any more; without `slo` that is one
+    FIFO queue. When each arrival is done (infinite where it was left out), and from when each worker is free, as a heap.
+    """
+    free = [0.0] * workers
+    done = [math.inf] * len(arrivals)
+    for i, at in enumerate(arrivals):
+        end = max(at, free[0]) + services[i]
+        if end <= at + slo + 1e-9:
+            heapreplace(free, end)
+            done[i] = end
+    return done, free
 
 
 def percentile(values: Sequence[float], share: float) -> float:

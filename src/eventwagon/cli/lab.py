@@ -1,0 +1,163 @@
+"""`lab`: what wagons do with a burst, against everything a user would pick instead."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.text import Text
+
+from ..errors import UsageError
+from ..lab.arrivals import load_sizes, load_trace
+from ..lab.experiment import STRATEGIES, chosen, run
+from ..lab.job import Figures, Job, Outcome, figures
+from ..lab.pictures import sequence, write
+from ..lab.scenarios import SCENARIOS, services, services_by_size
+from ..limits import parse_limit
+from .console import AsJson, ending, err, line, listing, out
+
+_COLUMNS = (
+    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("old_p99_s", ">old p99"), ("mean_s", ">mean"),
+    ("worker_seconds", ">worker-s"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"),
+    ("worst_s", ">worst"), ("drain_s", ">drain"), ("duplicates", ">twice"),
+)  # fmt: skip
+"""The most telling first: a narrow terminal has the first ones only."""
+
+
+def lab(
+    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="The trace's arrivals come so many times as fast.")] = 1.0,
+    events: Annotated[int | None, typer.Option(min=1, help="So many arrivals.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Within so many seconds.")] = None,
+    service: Annotated[
+        str, typer.Option(help="Seconds of work an event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1).")
+    ] = "",
+    service_per_size: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of work for each unit of the trace's column size.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="The fixed crew; what an autoscaled queue begins with.")
+    ] = None,
+    each: Annotated[
+        int | None, typer.Option(min=1, help="Workers of each elastic wagon [as many as the crew].")
+    ] = None,
+    spares: Annotated[int, typer.Option(min=0, help="Wagons that stand ready.")] = 1,
+    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
+    limit: Annotated[str, typer.Option(help="When a wagon is full [Wait(slo)].")] = "",
+    wagons: Annotated[int, typer.Option(min=2, help="Live wagons at most.")] = 500,
+    floor: Annotated[int, typer.Option(min=0, help="Workers of the fixed crew for each draining wagon.")] = 0,
+    start: Annotated[
+        float, typer.Option(min=0.0, help="Seconds until a further consumer, or wagon's crew, works.")
+    ] = 10.0,
+    partitions: Annotated[int, typer.Option(min=1, help="More consumers than this can't share one topic.")] = 32,
+    strategy: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Run the wagons there, in real time: sqlite:///dir, redis://host:6379 …")
+    ] = None,
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="Write a picture: FILE.html (with everything in it) or FILE.png.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="At a time.")] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
+
+    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time); the others are
+    simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO queue with the fixed
+    crew would serve late; [bold]old[/bold]: the others. [bold]worker-s[/bold]: worker-seconds paid for, idle ones and spares too.
+    """
+    with ending():
+        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed)  # fmt: skip
+        names = chosen(strategy or [])
+        outcomes: list[Outcome] = []
+        with err().status("…") as progress:
+            for outcome in run(job, names, processes=processes, url=broker):
+                outcomes.append(outcome)
+                progress.update(f"{len(outcomes)} of {len(names)} strategies ({outcome.strategy}) …")
+        found = sequence(outcomes, STRATEGIES)
+        rows = {name: figures(job, outcome) for name, outcome in found.items()}
+        for path in picture or []:
+            write(job, found, rows, path)
+        if as_json:
+            line(msgspec.json.encode({"job": _said(job), "strategies": rows}).decode())
+        else:
+            _show(job, found, rows)
+
+
+def make_job(
+    scenario: str, trace: Path | None, speed: float, events: int | None, seconds: float | None, service: str,
+    per_size: float | None, workers: int | None, each: int | None, spares: int, slo: float | None, limit: str, wagons: int, floor: int, start: float,
+    partitions: int, seed: int,
+) -> Job:  # fmt: skip
+    if scenario not in SCENARIOS:
+        raise UsageError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}, or --trace FILE")
+    usual = SCENARIOS[scenario]
+    sizes = None
+    if trace is None:
+        arrivals = usual.arrivals(events or usual.events, seconds or usual.seconds, seed)
+    else:
+        arrivals = load_trace(trace, speed=speed, seed=seed)
+        sizes = load_sizes(trace)
+        keep = len(arrivals) if seconds is None else sum(at <= seconds for at in arrivals)
+        arrivals = arrivals[: min(keep, events or keep)]
+    if per_size is not None:
+        work = services_by_size(sizes, per_size)[: len(arrivals)]
+    else:
+        work = services(service or usual.service, len(arrivals), seed=seed)
+    promise = slo or usual.slo
+    return Job(
+        title=trace.stem if trace else scenario,
+        arrivals=arrivals,
+        services=work,
+        workers=workers or usual.workers,
+        each=each or workers or usual.workers,
+        spares=spares,
+        slo=promise,
+        limit=repr(parse_limit(limit)) if limit else f"Wait({promise!r})",
+        floor=floor,
+        wagons=wagons,
+        start=start,
+        partitions=partitions,
+    )
+
+
+def _said(job: Job) -> dict[str, object]:
+    told = {name: getattr(job, name) for name in Job.__struct_fields__ if name not in ("arrivals", "services")}
+    return {**told, "events": len(job.arrivals), "seconds": job.arrivals[-1], "work_s": sum(job.services)}
+
+
+def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> None:
+    console = out()
+    console.print(
+        f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
+        f"{sum(job.services) / len(job.services):.3g} s of work each, a crew of {job.workers}, on time within {job.slo:g} s; "
+        f"a wagon is full at {job.limit}\n"
+    )
+    room = console.width - max(len(name) for name in rows)
+    columns = [column for n, column in enumerate(_COLUMNS) if sum(_width(c) for c in _COLUMNS[: n + 1]) <= room]
+    cells: list[list[str | Text]] = []
+    for name, row in rows.items():
+        ours = Text(name, style="bold green") if name.startswith("wagons") else name
+        cells.append([ours, *(cell(field, getattr(row, field)) for field, _ in columns)])
+    console.print(listing(("strategy", *(title for _, title in columns)), cells, console.width))
+    console.print("\n[dim]Times in seconds.[/]")
+    for name, outcome in outcomes.items():
+        console.print(Text(f"{name}: {outcome.note}", style="dim"))
+
+
+def _width(column: tuple[str, str]) -> int:
+    return max(7, len(column[1]) - 1) + 2
+
+
+def cell(name: str, value: float) -> str:
+    if name == "on_time":
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

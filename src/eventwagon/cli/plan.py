@@ -1,0 +1,100 @@
+"""`plan`: the settings that a traffic wants, as code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.text import Text
+
+from ..lab.experiment import one
+from ..lab.job import figures
+from ..lab.planning import Candidate, best, search
+from ..lab.scenarios import SCENARIOS
+from .console import AsJson, ending, err, line, listing, out
+from .lab import cell, make_job
+
+
+def plan(
+    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="The trace's arrivals come so many times as fast.")] = 1.0,
+    events: Annotated[int | None, typer.Option(min=1, help="So many arrivals.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Within so many seconds.")] = None,
+    service: Annotated[str, typer.Option(help="Seconds of work an event, as for lab.")] = "",
+    service_per_size: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds of work for each unit of size.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="What works there today, from one queue.")] = None,
+    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
+    on_time: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share that must be on time.")] = 0.99,
+    price: Annotated[float, typer.Option(min=0.0, help="Of a worker-second.")] = 1.0,
+    start: Annotated[float, typer.Option(min=0.0, help="Seconds until a further wagon's crew works.")] = 10.0,
+    wagons: Annotated[int, typer.Option(min=2, help="Live wagons at most.")] = 500,
+    processes: Annotated[int, typer.Option(min=1, help="At a time.")] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Search the cheapest settings that keep the promise for your traffic, and print them as code.
+
+    Each candidate (a fixed crew for all wagons, or a crew for each; where to cut; spares; the cap) runs through the real switcher,
+    observer and workers in virtual time. What they win is told against today's: one queue with --workers.
+    """
+    with ending():
+        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, None, 1, slo, "", wagons, 0, start, 32, seed)  # fmt: skip
+        today = one(job, "fifo")
+        now = Candidate(strategy="fifo", job=job, figures=(row := figures(job, today)), cost=row.worker_seconds * price)
+        tried: list[Candidate] = []
+        with err().status("…") as progress:
+            for candidate in search(job, on_time, price, processes=processes):
+                tried.append(candidate)
+                progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
+        found = best(tried, on_time)
+        if as_json:
+            told = {
+                "recommended": _said(found),
+                "today": _said(now),
+                "tried": [_said(candidate) for candidate in tried],
+            }
+            line(msgspec.json.encode(told).decode())
+        else:
+            _show(now, found, tried, on_time)
+
+
+def _said(candidate: Candidate) -> dict[str, object]:
+    return {
+        "strategy": candidate.strategy,
+        "settings": candidate.code,
+        "cost": candidate.cost,
+        "figures": candidate.figures,
+    }
+
+
+def _show(now: Candidate, found: Candidate, tried: list[Candidate], on_time: float) -> None:
+    console = out()
+    columns = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("switches", ">switches"))
+    rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:12]
+    cells: list[list[str | Text]] = []
+    for candidate in (now, *rows):
+        what = "one queue, as today" if candidate is now else candidate.short
+        style = "bold green" if candidate is found else ""
+        figures_of = [cell(field, getattr(candidate.figures, field)) for field, _ in columns]
+        cells.append([f"{candidate.cost:,.0f}", *figures_of, Text(what, style=style)])
+    console.print(listing((">cost", *(title for _, title in columns), "settings"), cells, console.width))
+    if found.figures.on_time < on_time:
+        console.print(f"\nNone of these has {on_time:.1%} on time; most has:")
+    else:
+        console.print(f"\nThe cheapest with {on_time:.1%} on time:")
+    line()
+    line(f"    Train({found.job.title!r}, {found.code})")
+    line()
+    console.print(
+        f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 {now.figures.newcomers_p99_s:,.1f} s → "
+        f"[bold]{found.figures.newcomers_p99_s:,.1f} s[/], for {found.cost:,.0f} instead of {now.cost:,.0f}."
+    )

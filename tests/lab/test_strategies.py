@@ -1,0 +1,117 @@
+"""The strategies of the lab: what is known by hand, and what must hold for all."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventwagon.lab.arrivals import uniform
+from eventwagon.lab.experiment import STRATEGIES, one
+from eventwagon.lab.job import Job, figures
+from eventwagon.lab.queueing import most_on_time, one_queue
+from eventwagon.lab.strategies.rivals import RIVALS
+from eventwagon.lab.strategies.station import Fifo, Lifo, Scaling, Sideline, Station
+from eventwagon.lab.strategies.wagons import WAGONS
+
+
+def job(arrivals: list[float], service: float = 1.0, **given: object) -> Job:
+    options: dict[str, object] = {
+        "title": "t", "services": [service] * len(arrivals), "workers": 1, "each": 1, "slo": 3.0, "limit": "Wait(3.0)",
+        "wagons": 100, "start": 0.0,
+    }  # fmt: skip
+    return Job(arrivals=arrivals, **{**options, **given})  # type: ignore[arg-type]
+
+
+def test_the_oldest_the_newest_and_the_sideline_by_hand() -> None:
+    burst = job([0.0, 0.1, 0.2, 0.3])
+    assert Station(burst, Fifo(burst)).run().finished == [1.0, 2.0, 3.0, 4.0]
+    assert Station(burst, Lifo(burst)).run().finished == [1.0, 4.0, 3.0, 2.0]
+    # At 1.0 those of 0.1 and 0.2 have waited for longer than 0.75 s: they go aside, and come when nothing else waits.
+    assert Station(burst, Sideline(burst, 0.75)).run().finished == [1.0, 3.0, 4.0, 2.0]
+
+
+def test_scaling_by_hand() -> None:
+    """Five events at once, a look every second, a worker for every two, there a second later, half a second of rebalance."""
+    burst = job([0.0] * 5)
+    scaling = Scaling(poll=1.0, lag_each=2.0, most=3, start=1.0, pause=0.5, cooldown=2.0)
+    outcome = Station(burst, Fifo(burst), scaling).run()
+    # One worker until 2.0 (the look at 1.0 sees four: one more), then nobody takes until 2.5, then two work.
+    assert outcome.finished == [1.0, 2.0, 3.5, 3.5, 4.5]
+    # The second worker goes when too many were there for two seconds of looks.
+    assert outcome.worker_seconds > 2 * 1.0 + 2.5 * 2
+
+
+def test_functions_are_paid_for_while_they_work() -> None:
+    burst = job([0.0] * 50)
+    outcome = one(burst, "serverless")
+    assert outcome.worker_seconds == pytest.approx(50.0)
+    assert max(outcome.finished) < max(one(burst, "fifo").finished)
+
+
+@given(
+    st.lists(st.floats(0, 50), min_size=1, max_size=60).map(sorted),
+    st.sampled_from([0.25, 0.5, 1.0, 2.0]),
+    st.integers(1, 4),
+    st.sampled_from([2.0, 4.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: int, slo: float) -> None:
+    burst = job(arrivals, service, workers=workers, slo=slo)
+    assert Station(burst, Fifo(burst)).run().finished == pytest.approx(one_queue(arrivals, (service,), workers))
+    best = figures(burst, one(burst, "optimum")).on_time
+    assert best == pytest.approx(most_on_time(arrivals, service, workers, slo) / len(arrivals))
+    for name in RIVALS:
+        outcome = one(burst, name)
+        row = figures(burst, outcome)
+        assert row.lost == 0
+        assert all(done >= at + service - 1e-6 for at, done in zip(arrivals, outcome.finished, strict=True))
+        assert outcome.worker_seconds >= service * len(arrivals) - 1e-6
+        if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same crew: none is better than the optimum
+            assert row.on_time <= best + 1e-9
+
+
+@pytest.mark.parametrize("name", ["wagons", "wagons_elastic"])
+def test_wagons_run_the_real_code_and_lose_nothing(name: str) -> None:
+    burst = job(uniform(800, 10.0, seed=3), 0.1, workers=4, each=4, slo=2.0, limit="Wait(2.0)")
+    outcome, again = one(burst, name), one(burst, name)
+    row = figures(burst, outcome)
+    assert outcome.finished == again.finished
+    assert (row.lost, row.duplicates) == (0, 0)
+    assert row.switches > 2
+    assert sum(bar.events for bar in outcome.bars) == 800
+    assert len(outcome.bars) > 2
+    assert row.on_time > 3 * figures(burst, one(burst, "fifo")).on_time
+
+
+def test_a_fixed_crew_with_wagons_is_near_the_optimum() -> None:
+    burst = job(uniform(3000, 24.0, seed=1), 0.1, workers=8, each=8, slo=2.0, limit="Wait(2.0)", wagons=500)
+    best = figures(burst, one(burst, "optimum")).on_time
+    assert figures(burst, one(burst, "wagons")).on_time >= 0.98 * best
+
+
+def test_newcomers_are_the_same_for_all() -> None:
+    burst = job([0.0, 0.0, 0.0, 0.0, 0.0], slo=3.0)
+    assert burst.behind() == [3, 4]
+    row = figures(burst, one(burst, "newest_first"))
+    assert (row.newcomers_p99_s, row.old_p99_s) == (2.0, 5.0)
+    assert job([0.0, 9.0]).behind() == [0, 1]
+
+
+def test_an_event_that_was_never_handled_is_lost() -> None:
+    burst = job([0.0, 1.0])
+    outcome = one(burst, "fifo")
+    outcome.finished[1] = math.inf
+    row = figures(burst, outcome)
+    assert (row.lost, row.on_time) == (1, 0.5)
+
+
+def test_every_strategy_has_a_name_and_says_what_it_is() -> None:
+    assert set(STRATEGIES) == {*RIVALS, *WAGONS}
+    burst = job([0.0, 0.1])
+    for name in STRATEGIES:
+        outcome = one(burst, name)
+        assert outcome.strategy == name
+        assert outcome.note

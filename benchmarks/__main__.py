@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", choices=list(BENCHMARKS), help="this one; may be given several times"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter rounds: under 90 seconds, rougher figures"
+        "--quick", action="store_true", help="fewer and shorter rounds: about two minutes, rougher figures"
     )
     parser.add_argument("--json", action="store_true", help="for machines, with the figures of every round")
     parser.add_argument(

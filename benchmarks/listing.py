@@ -9,7 +9,22 @@ from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 
-from . import handlers, isolation, memory_flat, observer, path, sqlite_callers, sqlite_files, sqlite_publish, switch
+from . import (
+    handlers,
+    isolation,
+    kafka,
+    memory_flat,
+    next_wagon,
+    observer,
+    path,
+    pulsar,
+    redis_consume,
+    redis_publish,
+    sqlite_callers,
+    sqlite_files,
+    sqlite_publish,
+    switch,
+)
 from .kit import Benchmark, Line, Run
 
 BENCHMARKS = {
@@ -20,10 +35,15 @@ BENCHMARKS = {
         sqlite_files,
         path,
         switch,
+        next_wagon,
         observer,
         memory_flat,
         handlers,
         isolation,
+        redis_publish,
+        redis_consume,
+        kafka,
+        pulsar,
     )
 }
 

@@ -13,6 +13,7 @@ from eventwagon.limits import Volume
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Order, Run, orders, percentile
+from .places import place
 
 _CALLERS = 32
 _EVERY = 0.02  # seconds between two calls of one caller: 1,600 events/s in all, far below what the machine can do
@@ -23,8 +24,10 @@ async def run(how: Run) -> list[Line]:
     lines = []
     switches = how.pick(9, 3)
     with how.scratch() as directory:
-        for name, url in (("memory", "memory://"), ("SQLite", f"sqlite:///{directory}")):
-            lines += await _measure(name, url, switches)
+        for name in ("memory", "SQLite", "Redis", "Kafka", "Pulsar"):
+            async with place(name, directory) as url:
+                if url is not None:
+                    lines += await _measure(name, url, switches)
     return lines
 
 

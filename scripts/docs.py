@@ -17,7 +17,10 @@ from pathlib import Path
 
 import eventwagon
 from eventwagon import errors, lifecycle, settings
+from eventwagon.broker import Capabilities
+from eventwagon.drivers import open_drivers
 from eventwagon.testing import conformance
+from eventwagon.testing.simulation import crash_points as crash_points_module
 
 ROOT = Path(__file__).resolve().parents[1]
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL)
@@ -67,6 +70,31 @@ def broker_checks() -> str:
     return table(("check", "needs", "what must hold"), rows)
 
 
+_URLS = (
+    ("memory", "memory://", "memory://"),
+    ("SQLite", "sqlite:///var/trains", "sqlite:///dir"),
+    ("Redis, Valkey", "redis://host:6379/0", "redis://localhost"),
+    ("Kafka", "kafka://host:9092,host2:9092", "kafka://localhost:9092"),
+    ("Kafka, several partitions", "kafka://host:9092?partitions=4", "kafka://localhost:9092?partitions=4"),
+    (
+        "Pulsar",
+        "pulsar://host:6650/tenant/namespace?admin=http://host:8080&registry=URL",
+        "pulsar://localhost:6650/public/default?admin=http://localhost:8080&registry=memory://",
+    ),
+)
+
+
+def brokers() -> str:
+    """What each of our drivers can do, from the drivers themselves."""
+    names = Capabilities.__struct_fields__
+    rows = []
+    for name, url, sample in _URLS:
+        can = open_drivers(sample).broker.capabilities
+        gaps = ", ".join(f"`{each}`" for each in names if not getattr(can, each)) or "none"
+        rows.append((name, f"`{url}`", *("yes" if getattr(can, each) else "**no**" for each in names), gaps))
+    return table(("broker", "URL", *(f"`{each}`" for each in names), "not there"), rows)
+
+
 def registry_checks() -> str:
     """What the suite holds a registry to."""
     return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.registry_checks()])
@@ -77,12 +105,20 @@ def orchestrator_checks() -> str:
     return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.orchestrator_checks()])
 
 
+def crash_points() -> str:
+    """Each point at which a process may die, and the test that kills there."""
+    rows = [(p.after, p.stands, p.finishes, f"`{p.name}`") for p in crash_points_module.POINTS]
+    return table(("it died after", "what stands then", "who finishes it", "test"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "crash-points": crash_points,
     "lifecycle-diagram": diagram,
     "lifecycle-table": transitions,
     "settings": all_settings,
     "public-names": names,
     "errors": error_tree,
+    "brokers": brokers,
     "broker-checks": broker_checks,
     "registry-checks": registry_checks,
     "orchestrator-checks": orchestrator_checks,

@@ -31,6 +31,10 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """Its channels take writes since."""
     attempts: int = 0
     """Failed attempts at getting it ready."""
+    reuses: int | None = None
+    """The unit of workers that it takes over from a drained wagon; None: it has its own."""
+    revision: str = ""
+    """The code that serves it; empty: whatever runs."""
     trouble: str = ""
     """Why the last attempt failed."""
     ready_at: float | None = None
@@ -48,6 +52,11 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """What the number is called: `wagon_1`."""
         return f"wagon_{self.number}"
+
+    @property
+    def unit(self) -> int:
+        """The number that its workers go by."""
+        return self.number if self.reuses is None else self.reuses
 
 
 class Request(msgspec.Struct, frozen=True):

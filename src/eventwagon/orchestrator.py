@@ -13,11 +13,16 @@ from .event import Channel
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a wagon should have: its channels (they exist and take writes) and how many workers.
 
-    `workers` is None where a crew shared between the wagons serves it.
+    `workers` is None where a crew shared between the wagons serves it; 0 while nothing is to be done.
     """
 
     train: str
     number: int
+    unit: int
+    """What its infrastructure is named after: the first wagon that these workers served. The wagon's own number, unless
+    it takes over the warm workers of one that is drained."""
+    revision: str = ""
+    """Which code should serve it (an image's tag, a function's version, a path); empty: the orchestrator's own."""
     channels: tuple[Channel, ...]
     dead_letters: Channel
     workers: int | None
@@ -26,17 +31,20 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What really runs for a wagon. `ready`: workers are attached to all of its channels, now."""
+    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its channels."""
 
     number: int
     ready: bool
     workers: int = 0
+    revision: str = ""
+    """The code that runs, as the spec named it."""
     trouble: str = ""
     """Why it is not ready."""
 
 
 class Orchestrator(Protocol):
-    """Level-triggered: say what should be, look at what is. A wagon is a train's name and a number. An asynchronous context manager, entered once by its owner.
+    """Level-triggered: say what should be, look at what is. A unit of workers is a train's name and the spec's `unit`. An
+    asynchronous context manager, entered once by its owner.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """
@@ -46,15 +54,15 @@ class Orchestrator(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """Start the wagon's workers, or bring them to what `spec` says. Idempotent; returns before they are ready.
-        A handler in flight is never ended by rescaling."""
+        """Start the unit's workers, or bring them to what `spec` says: their number, the wagon that they serve. Idempotent;
+        returns before they are ready. A handler in flight is never ended by rescaling."""
         ...
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """What really runs, by wagon number, leftovers included."""
+        """What really runs, by unit, leftovers included."""
         ...
 
-    async def remove(self, train: str, number: int, *, grace: float) -> None:
-        """End the wagon's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        """End the unit's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
         all have ended. Absent is success; idempotent."""
         ...

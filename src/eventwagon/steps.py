@@ -117,6 +117,8 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
+        unit=wagon.unit,
+        revision=wagon.revision,
         channels=tuple(manifest.working_channels(wagon)),
         dead_letters=manifest.dead_letters(wagon),
         workers=workers,

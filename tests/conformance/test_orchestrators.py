@@ -73,7 +73,9 @@ class InProcessHarness:
         ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
         for channel in (ingress, dead):
             await self._broker.create(channel)
-        return WagonSpec(train=TRAIN, number=number, channels=(ingress,), dead_letters=dead, workers=workers)
+        return WagonSpec(
+            train=TRAIN, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
+        )
 
     async def give(self, spec: WagonSpec, count: int) -> None:
         now = self._clock()
@@ -139,7 +141,9 @@ class SubprocessHarness:
         ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
         for channel in (ingress, dead):
             await self._broker.create(channel)
-        return WagonSpec(train=TRAIN, number=number, channels=(ingress,), dead_letters=dead, workers=workers)
+        return WagonSpec(
+            train=TRAIN, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
+        )
 
     async def give(self, spec: WagonSpec, count: int) -> None:
         now = time.time()

@@ -67,7 +67,9 @@ class Place:
         ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
         for channel in (ingress, dead):
             await self.broker.create(channel)
-        return WagonSpec(train=TRAIN, number=number, channels=(ingress,), dead_letters=dead, workers=workers)
+        return WagonSpec(
+            train=TRAIN, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
+        )
 
     async def give(self, spec: WagonSpec, **payload: str) -> None:
         now = time.time()

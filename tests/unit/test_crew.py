@@ -21,7 +21,7 @@ INGRESS, INNER, DEAD_LETTERS = Channel("t", 1), Channel("t", 1, "mail"), Channel
 
 
 def spec(*channels: Channel) -> WagonSpec:
-    return WagonSpec(train="t", number=1, channels=channels, dead_letters=DEAD_LETTERS, workers=None)
+    return WagonSpec(train="t", number=1, unit=1, channels=channels, dead_letters=DEAD_LETTERS, workers=None)
 
 
 async def holding(*channels: Channel) -> MemoryBroker:
@@ -89,6 +89,7 @@ def test_a_floor_gets_its_share_when_many_workers_are_free_in_the_same_moment() 
                     WagonSpec(
                         train="t",
                         number=channel.wagon,
+                        unit=channel.wagon,
                         channels=(channel,),
                         dead_letters=dead,
                         workers=None,

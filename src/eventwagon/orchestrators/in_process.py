@@ -69,7 +69,7 @@ class InProcess:
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
-        wagon = spec.train, spec.number
+        wagon = spec.train, spec.unit
         if self._specs.get(wagon) == spec:
             return
         self._specs[wagon] = spec
@@ -92,9 +92,9 @@ class InProcess:
                 )
         return found
 
-    async def remove(self, train: str, number: int, *, grace: float) -> None:
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove."""
-        wagon = train, number
+        wagon = train, unit
         keeper = self._keepers.pop(wagon, None)
         if keeper is not None:
             keeper.cancel()

@@ -134,10 +134,10 @@ class Subprocess:
         self._reap()
         return {number: self._deployment((name, number)) for name, number in wagons_on_disk(self._directory, train)}
 
-    async def remove(self, train: str, number: int, *, grace: float) -> None:
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove. A process that has not ended within the grace and two seconds is killed. Raises
         Unavailable where even that has no effect."""
-        key = train, number
+        key = train, unit
         self._removing[key] += 1
         try:
             await self._end(key, self._files(key), grace)

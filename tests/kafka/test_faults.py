@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from eventwagon._kafka.sender import Sender
 from eventwagon.brokers.kafka import KafkaBroker
 from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel
@@ -188,6 +191,30 @@ def test_a_right_that_is_missing_is_named(tmp_path: Path) -> None:
         bob = server.url.replace("admin", "bob").replace(users["admin"], users["bob"])
         bob = bob.replace("adm1n-s3cret", users["bob"])
         asyncio.run(main(server.url, f"{bob}&timeout=3"))
+
+
+def test_a_producer_that_failed_for_good_closes_quietly(tmp_path: Path) -> None:
+    """Without the right to write it gets no identity, and its client says so in whatever call comes next."""
+    users = {"admin": "adm1n-s3cret", "bob": "b0b-s3cret"}
+
+    async def main(server: KafkaServer) -> None:
+        config = {"bootstrap.servers": server.bootstrap, "enable.idempotence": True, **login("bob", users["bob"])}
+        troubles: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+        for due in (0, 1):
+            sender = Sender(config)
+            with pytest.raises(KafkaException, match="_FATAL"):
+                async with asyncio.timeout(20):
+                    for number in itertools.count():
+                        sender.producer.produce(f"any-{number}")
+                        await asyncio.sleep(0.05)
+            if due:  # a report that never comes: it is looked for until the sender closes
+                sender.begin(due)
+            await sender.close()
+            assert not troubles
+
+    with KafkaServer(tmp_path, config=sasl(users), client=login("admin", users["admin"])) as server:
+        asyncio.run(main(server))
 
 
 def test_a_server_that_is_slow(tmp_path: Path) -> None:

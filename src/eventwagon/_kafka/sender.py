@@ -48,11 +48,19 @@ class Sender:
 
     def look(self) -> int:
         """Serve the reports that are there."""
-        served = self.producer.poll(0)
+        served = self._serve(self.producer)
         for old in self._old:
-            served += old.poll(0)
+            served += self._serve(old)
         self._old = [old for old in self._old if len(old)]
         return served
+
+    def _serve(self, producer: Producer) -> int:
+        try:
+            return producer.poll(0)
+        except KafkaException as e:  # it says that it has failed for good; the next look serves the reports
+            if producer is self.producer and not self._closed:
+                self.mind(_cause(e))
+            return 0
 
     def _look(self) -> None:
         self._timer = None
@@ -107,15 +115,17 @@ class Sender:
         until = self._loop.time() + 1.0
         while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
             await asyncio.sleep(_SHORT)
-        if self._due > 0:
-            self.producer.purge()
-            self.producer.poll(0)
         self._closed = True
+        if self._due > 0:
+            with contextlib.suppress(KafkaException):
+                self.producer.purge()
+            self.look()
         if self._timer is not None:
             self._timer.cancel()
         producer = self.producer
         del self.producer
-        await asyncio.to_thread(producer.flush, 0.0)
+        with contextlib.suppress(KafkaException):  # one that has failed for good says so here too
+            await asyncio.to_thread(producer.flush, 0.0)
 
 
 def _cause(e: KafkaException | BufferError) -> KafkaError:

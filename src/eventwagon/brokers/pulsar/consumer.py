@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...event import Channel
 from .address import Address
 from .admin import Admin
 from .claims import Claims, Key
+from .handed import handed
 from .native import Native, Result, log
 from .positions import Position
 from .wire import event_from
@@ -183,7 +185,9 @@ class Attachment:
             if came >= most or self._asked or self._consumer is None:
                 break
             self._asked = True
-            self._consumer.receive_async(self._on_message)  # calls back at once while the client has some
+            self._consumer.receive_async(
+                handed(partial(self._on_message))
+            )  # calls back at once while the client has some
         return came > 0
 
     def _on_message(self, result: Any, message: Any) -> None:

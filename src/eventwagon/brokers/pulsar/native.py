@@ -15,6 +15,7 @@ import pulsar  # type: ignore[import-untyped]
 
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
 from .address import SUBSCRIPTION, Address
+from .handed import handed
 
 T = TypeVar("T")
 Result = _pulsar.Result
@@ -83,7 +84,7 @@ class Landing:
             else:
                 future.set_exception(Refused(result))
 
-        start(*args, lambda result, value=None: self.post(landed, result, value))
+        start(*args, handed(lambda result, value=None: self.post(landed, result, value)))
         try:
             async with asyncio.timeout(limit):
                 return await future

@@ -14,6 +14,7 @@ from ...event import Channel, Event
 from .address import Address
 from .admin import Admin
 from .browse import messages
+from .handed import handed
 from .native import Native, Refused, Result, error
 from .positions import Position
 from .wire import properties
@@ -113,7 +114,7 @@ class Sender:
         if self._under_way >= _UNDER_WAY:
             async with self._room:
                 await self._room.wait_for(lambda: self._under_way < _UNDER_WAY)
-        flight = Flight(len(built), asyncio.get_running_loop().create_future())
+        flight = handed(Flight(len(built), asyncio.get_running_loop().create_future()))
         self._under_way += len(built)
         for place, message in enumerate(built):
             self._producer.send_async(message, partial(flight.note, self, place))

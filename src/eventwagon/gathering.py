@@ -1,10 +1,10 @@
-"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures."""
+"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures and one timer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 
 from .errors import BrokerError, EventwagonError, PublishError, Unavailable
 from .event import Event
@@ -70,10 +70,18 @@ class Batch:
 
 
 class Gathering:
-    """What waits to be sent: while one batch is under way the next gathers here, without a timer."""
+    """What waits to be sent: while one batch is under way the next gathers here, and no timer holds it back.
 
-    def __init__(self) -> None:
+    Whoever has waited until the deadline is told what `late` says. One timer does for all calls: one each would be a
+    quarter of what a call costs.
+    """
+
+    def __init__(self, late: Callable[[Parcel], EventwagonError]) -> None:
+        self._late = late
         self._waiting: deque[Parcel] = deque()
+        self._open: dict[Parcel, None] = {}
+        """Those that have no answer yet, waiting or under way."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closed: EventwagonError | None = Unavailable("the connection is not open: enter it with `async with`")
         self.wanted = asyncio.Event()
 
@@ -86,15 +94,40 @@ class Gathering:
         self._closed = error
         Batch(list(self._waiting)).fail(error)
         self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def add(self, events: Sequence[Event], deadline: float) -> Parcel:
-        """Take the events of one call; its `done` tells when they are stored. Raises Unavailable when not open."""
+        """Take the events of one call, to be forgotten by its caller; its `done` tells when they are stored. Raises
+        Unavailable when not open."""
         if self._closed is not None:
             raise own(self._closed, 0)
-        parcel = Parcel(events, deadline, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        parcel = Parcel(events, deadline, loop.create_future())
         self._waiting.append(parcel)
+        self._open[parcel] = None
+        if self._timer is None or deadline < self._timer.when():
+            self._arm(loop, deadline)
         self.wanted.set()
         return parcel
+
+    def forget(self, parcel: Parcel) -> None:
+        """Its caller waits no more."""
+        self._open.pop(parcel, None)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(deadline, self._on_time, loop)
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for parcel in self._open:
+            if parcel.deadline <= now and not parcel.done.done():
+                parcel.done.set_exception(self._late(parcel))
+        if left := [parcel.deadline for parcel in self._open if parcel.deadline > now]:
+            self._arm(loop, min(left))
 
     def take(self, most: int) -> Batch | None:
         """What waits, up to `most` events but at least one call's; callers that gave up are left out."""

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .event import Channel, Event
 from .facts import BoundLifted, Decision, Entry, Listener
-from .gathering import Batch, Gathering
+from .gathering import Batch, Gathering, Parcel
 from .lease import Lease
 from .lifecycle import State
 from .manifest import Manifest, Wagon, changed
@@ -68,7 +68,7 @@ class Switcher:
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
-        self._gathering = Gathering()
+        self._gathering = Gathering(self._late)
         self._held_since: tuple[int, float] | None = None
         self._trouble = ""
         self._lease: Lease | None = None
@@ -126,16 +126,17 @@ class Switcher:
         """
         if not events:
             return
-        deadline = asyncio.get_running_loop().time() + timeout
-        parcel = self._gathering.add(events, deadline)
+        parcel = self._gathering.add(events, asyncio.get_running_loop().time() + timeout)
         try:
-            async with asyncio.timeout_at(deadline):
-                await parcel.done
-        except TimeoutError:
-            left = len(events) - parcel.accepted
-            message = f"train {self._train}: {left} of {len(events)} events not surely accepted in time"
-            why = self._trouble or "the broker has not answered"
-            raise PublishTimeout(f"{message}: {why}", accepted=parcel.accepted) from None
+            await parcel.done
+        finally:
+            self._gathering.forget(parcel)
+
+    def _late(self, parcel: Parcel) -> PublishTimeout:
+        left = len(parcel.events) - parcel.accepted
+        message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
+        why = self._trouble or "the broker has not answered"
+        return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
 
     async def _send(self) -> None:
         while True:

@@ -116,7 +116,8 @@ class Broker(Protocol):
         ...
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them, in this order; durable when it returns.
+        """Store them, in this order; durable when it returns. With none, do now what the first publish to this channel
+        would have to wait for (connect, look it up).
 
         Raises ChannelFull and Sealed (their `accepted` first ones were stored), ChannelGone (nothing was stored),
         PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventTooLarge (one of them is

@@ -68,6 +68,7 @@ class Switcher:
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
+        self._publishes = asyncio.Event()
         self._gathering = Gathering(self._late)
         self._held_since: tuple[int, float] | None = None
         self._trouble = ""
@@ -82,7 +83,7 @@ class Switcher:
         async with AsyncExitStack() as stack:
             self.see(await self._registry.read(self._train))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            owned = [tasks.create_task(self._follow()), tasks.create_task(self._send())]
+            owned = [tasks.create_task(work()) for work in (self._follow, self._send, self._get_ready)]
             if not self._broker.capabilities.fences:
                 self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
                 owned.append(tasks.create_task(self._lease.follow(lambda: self._changed.wait())))
@@ -127,6 +128,7 @@ class Switcher:
         if not events:
             return
         parcel = self._gathering.add(events, asyncio.get_running_loop().time() + timeout)
+        self._publishes.set()
         try:
             await parcel.done
         finally:
@@ -147,6 +149,21 @@ class Switcher:
                     await self._deliver(batch)
                 finally:
                     batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+
+    async def _get_ready(self) -> None:
+        """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only where
+        something is published."""
+        await self._publishes.wait()
+        known: set[int] = set()
+        while True:
+            changed = self._changed
+            ready = {wagon.number for wagon in self._snapshot.manifest.in_state(State.READY)}
+            for number in sorted(ready - known):
+                with suppress(EventwagonError, TimeoutError):  # the first publish says it, if it lasts
+                    async with asyncio.timeout(self._settings.publish_timeout):
+                        await self._broker.publish(Channel(self._train, number), [])
+            known = ready
+            await changed.wait()
 
     async def _deliver(self, batch: Batch) -> None:
         """Send until every parcel is accepted or refused, or its caller waits no more."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from eventwagon import Context, Train, Volume, Wait, Workers
+from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.errors import (
     DeclarationDiffers,
 )
+from eventwagon.event import Channel, Event
 from eventwagon.facts import (
     EventRetried,
     Switched,
@@ -36,6 +40,36 @@ def test_wagons_fill_switch_drain_and_go() -> None:
         records = [f.wagon for f in world.of(WagonRemoved)]
         assert [(w.number, w.published, w.settled) for w in records] == [(1, 100, 100), (2, 100, 100), (3, 100, 100)]
         assert {c.wagon for c in await world.broker.channels("signups")} == {4, 5}
+
+    run(main())
+
+
+class Connecting(MemoryBroker):
+    """A memory broker that takes note of which wagons are published to, and of who only gets ready to."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.calls: list[tuple[int, int]] = []
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if not channel.name:
+            self.calls.append((channel.wagon, len(events)))
+        await super().publish(channel, events)
+
+
+def test_publishers_get_ready_for_the_next_wagon_before_the_switch() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        world.broker = broker = Connecting(clock=world.clock)
+        async with world.running(signups(handled)) as train:
+            await until(lambda: len(train.manifest.in_state(State.READY)) == 1)
+            assert broker.calls == []  # nothing was published here: nothing is prepared
+            for number in range(150):
+                await train.publish(SignUp(str(number)))
+                await asyncio.sleep(0.01)
+            await until(lambda: len(handled) == 150)
+        first = {wagon: next(count for other, count in broker.calls if other == wagon) for wagon in (1, 2, 3)}
+        assert first == {1: 1, 2: 0, 3: 0}
 
     run(main())
 

@@ -94,8 +94,6 @@ class PulsarBroker:
         await self._admin.create(channel)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        if not events:
-            return
         if channel in self._sealed:
             raise Sealed(f"channel {channel} is sealed")
         for event in events:
@@ -104,6 +102,8 @@ class PulsarBroker:
                     f"event {event.id} for {channel} has {event.size} bytes; Pulsar takes up to {MOST_BYTES} (maxMessageSize)"
                 )
         sender = await self._sender(channel)
+        if not events:
+            return
         try:
             await sender.send(events)
         except (Sealed, ChannelGone) as e:

@@ -39,7 +39,7 @@ async def drain(
         old, _ = await _switched(c, reason, timeout)
 
         async def left() -> str:
-            wagons = [w for w in c.manifest.wagons if w.number <= old]
+            wagons = [w for w in c.manifest.wagons if w.number <= old and w.active_at is not None]
             depths = await c.depths()
             events = [
                 d.published - d.settled

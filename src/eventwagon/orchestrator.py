@@ -9,6 +9,9 @@ import msgspec
 
 from .event import Channel
 
+PLACE = "{revision}"
+"""Where in the name of a program, a command or an image the wagon's revision is filled in."""
+
 
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a wagon should have: its channels (they exist and take writes) and how many workers.

@@ -15,10 +15,10 @@ from typing import Self
 import msgspec
 
 from ...errors import StorageBroken, Unavailable, UsageError
-from ...orchestrator import Deployment, WagonSpec
+from ...orchestrator import PLACE, Deployment, WagonSpec
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
-from .process import PLACE, Launch, Process
+from .process import Launch, Process
 from .records import Stillness, WagonFiles, Want, held, is_alive, kill, mark, sweep, take, wagons_on_disk
 
 _BEAT = 0.25

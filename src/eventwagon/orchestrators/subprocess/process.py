@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from ...orchestrator import PLACE
 from .child import LOGS, OWNER, REVISION, URL
 from .logs import Tail
 from .records import WagonFiles, kill_group
-
-PLACE = "{revision}"
-"""Where in a target the revision is filled in."""
 
 
 class Launch(NamedTuple):

@@ -16,8 +16,9 @@ import msgspec
 from .broker import Broker, Depth
 from .errors import ChannelGone, DeclarationDiffers, EventTooLarge, PublishError, UsageError
 from .event import DEAD, Channel, Event, new_ids
-from .facts import Declared, Entry, Fact, Listener, StopRequested, SwitchRequested
+from .facts import Declared, Entry, Fact, Listener, StopRequested
 from .gathering import chunks
+from .lifecycle import LIVE
 from .manifest import Manifest, Request
 from .member import Membership
 from .observer import Observer
@@ -25,7 +26,7 @@ from .orchestrator import Orchestrator
 from .payload import encode, type_name
 from .registry import Member, Registry, Snapshot
 from .settings import Settings
-from .steps import LIVE, Plan
+from .steps import Plan, differing, said, switch_asked
 from .switcher import Switcher
 from .worker import Handler
 
@@ -39,6 +40,7 @@ class Declaration(Protocol):
     settings: Settings
     source: str
     handlers: dict[str, Handler]
+    revision: str
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ class Connection:
             by=self.name,
             tell=self._tell,
             declares=bool(train.handlers),
+            revision=train.revision,
         )
         self._founded = False
         self._is_running = False
@@ -170,11 +173,11 @@ class Connection:
             if not self._founded:
                 await self._switcher.found()
                 self._founded = True
-                if self.train.handlers and self.manifest.declared and (differing := self._differing()):
+                if self.train.handlers and self.manifest.declared and (differs := self._differing()):
                     _logger.warning(
                         "train %s was declared differently (%s): what is published follows the train's own declaration",
                         self.train.name,
-                        _said(differing),
+                        said(differs),
                     )
 
     # --- running --------------------------------------------------------------------------
@@ -186,7 +189,8 @@ class Connection:
         """While entered, this process observes the train, works for it, or both.
 
         With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it works
-        for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the work.
+        for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the work; and
+        when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
         Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises DeclarationDiffers,
         UsageError (a program without a handler for the ingress can't work).
         """
@@ -213,6 +217,7 @@ class Connection:
             clock=self._clock,
             tell=self._tell,
             post=post,
+            revision=self.train.revision,
             orchestrator=self._orchestrator if observe else None,
         )
         failure: Exception | None = None
@@ -257,8 +262,11 @@ class Connection:
         return wagon, workers or own.each or own.total or 1
 
     async def released(self, number: int) -> None:
-        """Return when wagon `number` needs no workers any more: drained, failed or removed."""
-        await self._until(lambda m: m.next_number > number and ((w := m.wagon(number)) is None or w.state not in LIVE))
+        """Return when the workers of wagon `number` are not needed any more: it is drained, failed or removed, and no other
+        has taken them over."""
+        await self._switcher.until(
+            lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE))
+        )
 
     async def _agree(self) -> None:
         """Found the train, or hold this program's declaration against the one it was founded with."""
@@ -266,12 +274,12 @@ class Connection:
         self._founded = True
         await self._switcher.refresh()
         declared, channels = self.train.settings.declared(), self.train.channels
-        differing = self._differing()
-        if not differing:
+        differs = self._differing()
+        if not differs:
             return
         if self.manifest.declared and not self._redeclare:
             raise DeclarationDiffers(
-                f"train {self.train.name!r} was declared differently: {_said(differing)}. Make the programs agree, or "
+                f"train {self.train.name!r} was declared differently: {said(differs)}. Make the programs agree, or "
                 "declare it anew with redeclare=True (--redeclare)"
             )
         fact = Declared(train=self.train.name, settings=declared, channels=channels)
@@ -282,45 +290,30 @@ class Connection:
         await self._switcher.settle(edit)
 
     def _differing(self) -> dict[str, tuple[str, str]]:
-        """What the train was declared with and what this program says, where they differ."""
-        theirs = {**self.manifest.declared, "channels": ", ".join(self.manifest.channels)}
-        ours = {**self.train.settings.declared(), "channels": ", ".join(self.train.channels)}
-        return {name: (theirs.get(name, ""), value) for name, value in ours.items() if theirs.get(name, "") != value}
+        return differing(self.manifest, self.train.settings, self.train.channels)
 
     async def stopped(self) -> None:
         """Return when the train's processes are asked to end (`request_stop`)."""
-        await self._until(lambda m: m.stops > self._stops)
-
-    async def _until(self, true: Callable[[Manifest], bool]) -> None:
-        changed = asyncio.Event()
-
-        def look(_: Snapshot) -> None:
-            changed.set()
-
-        self._switcher.on_change.append(look)
-        try:
-            while not true(self._switcher.snapshot.manifest):
-                changed.clear()
-                await changed.wait()
-        finally:
-            self._switcher.on_change.remove(look)
+        await self._switcher.until(lambda m: m.stops > self._stops)
 
     # --- by hand --------------------------------------------------------------------------
 
-    async def request_switch(self, why: str = "by hand") -> int:
+    async def request_switch(
+        self, why: str = "by hand", *, revision: str | None = None, watch_errors: float | None = None
+    ) -> int:
         """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon that
-        was active. Idempotent until it is done."""
+        was active. Idempotent until it is done.
+
+        With `revision`, the next wagon and those after it run that code, and the switch is made when such a wagon is ready.
+        If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes back by itself
+        when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
+        """
+        if watch_errors is not None and (revision is None or not 0 < watch_errors <= 1):
+            raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
         await self.found()
-        now = self._clock()
         before = (await self._switcher.refresh()).manifest.active
-        fact = SwitchRequested(train=self.train.name, because=why)
-
-        def edit(m: Manifest) -> Plan:
-            if m.request is not None:
-                return Plan(m)
-            return Plan(msgspec.structs.replace(m, request=Request(why, now)), (fact,))
-
-        await self._switcher.settle(edit)
+        request = Request(why, self._clock(), revision, watch_errors)
+        await self._switcher.settle(lambda m: switch_asked(m, request))
         assert before is not None  # noqa: S101 - `found` saw to it
         return before.number
 
@@ -332,13 +325,19 @@ class Connection:
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer the active one: the number of the one that is."""
-        await self._until(lambda m: m.active is not None and m.active.number != number)
-        active = self._switcher.snapshot.manifest.active
-        return active.number if active else 0
+        manifest = await self._switcher.until(lambda m: m.active is not None and m.active.number != number)
+        return manifest.active.number if manifest.active else 0
+
+    async def wait_answered(self) -> int:
+        """Return when no switch is asked for any more, done or given up: the number of the active wagon."""
+        manifest = await self._switcher.until(lambda m: m.request is None and m.active is not None)
+        return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
-        """Return when every wagon up to `number` is drained and removed."""
-        await self._until(lambda m: all(w.number > number for w in m.wagons))
+        """Return when every wagon up to `number` is drained and removed. Spares that took no event yet don't count, though
+        some may have lower numbers than a wagon whose workers were warm."""
+        spares = {w.number for w in self.manifest.wagons if w.active_at is None}
+        await self._switcher.until(lambda m: all(w.number > number or w.number in spares for w in m.wagons))
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -386,9 +385,3 @@ class Connection:
     def _tell(self, fact: Fact) -> None:
         for listener in self._listeners:
             listener(fact)
-
-
-def _said(differing: Mapping[str, tuple[str, str]]) -> str:
-    return "; ".join(
-        f"{name}={theirs or 'none'} there, {ours or 'none'} here" for name, (theirs, ours) in differing.items()
-    )

@@ -29,7 +29,7 @@ class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class Crew:
         *,
         slo: float | None,
         shared: int | None,
+        revision: str = "",
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
     ) -> None:
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
-            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks
+            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision
         )
         self._slo = slo
         self._shared = shared
@@ -225,6 +226,7 @@ class Lanes:
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
         serving, settings = feed.serving, self._kit.settings
         if delivery.attempt > settings.attempts:
+            serving.failed += 1
             feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
             return
         context = Context(
@@ -259,6 +261,10 @@ class Lanes:
         self.service += (took - self.service) * 0.05 if self.service else took
         if self._slo is not None and wall - born(delivery.event) <= self._slo:
             self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+        if isinstance(outcome, Handled):
+            serving.handled += 1
+        else:
+            serving.failed += 1
         match outcome:
             case Handled(emitted=emitted):
                 feed.done(delivery, emitted)

@@ -23,8 +23,12 @@ class Declared(_Fact, frozen=True):
 
 
 class WagonOpened(_Fact, frozen=True):
+    """`unit`: the drained wagon whose warm workers it takes over; None: it gets its own."""
+
     number: int
     because: str
+    revision: str = ""
+    unit: int | None = None
 
 
 class ProvisioningFailed(_Fact, frozen=True):
@@ -56,6 +60,8 @@ class Switched(_Fact, frozen=True):
     new: int
     pressure: float
     because: str
+    revision: str = ""
+    """The code of the new one."""
 
 
 class SwitchRefused(_Fact, frozen=True):
@@ -178,6 +184,48 @@ class EventRetried(_Fact, frozen=True):
 
 
 class SwitchRequested(_Fact, frozen=True):
+    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
+
+    because: str
+    revision: str | None = None
+    watch: float | None = None
+
+
+class SwitchGivenUp(_Fact, frozen=True):
+    """A switch to other code was asked for, and no wagon with it got ready: the train goes on with the code it had."""
+
+    revision: str
+    back: str
+    because: str
+
+
+class WentBack(_Fact, frozen=True):
+    """Too many handlings of a watched wagon failed: a switch back to the code before was asked for."""
+
+    number: int
+    revision: str
+    back: str
+    handled: int
+    failed: int
+    share: float
+    """What was allowed."""
+
+
+class WatchEnded(_Fact, frozen=True):
+    """A watched wagon is drained, and too little of it failed to go back: its code stays."""
+
+    number: int
+
+
+class FellAsleep(_Fact, frozen=True):
+    """Nothing was to be done for `seconds`: the active wagon's workers were sent home."""
+
+    number: int
+    seconds: float
+
+
+class WokenUp(_Fact, frozen=True):
+    number: int
     because: str
 
 
@@ -188,7 +236,7 @@ class StopRequested(_Fact, frozen=True):
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
-    | OrphanRemoved | SwitchRequested | StopRequested
+    | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -225,14 +273,25 @@ def _name(number: int | None) -> str:
     return f"wagon_{number}" if number is not None else "no wagon"
 
 
+def _code(revision: str) -> str:
+    return f" (revision {revision})" if revision else ""
+
+
+def _revision(revision: str | None) -> str:
+    return f"revision {revision}" if revision else "no revision"
+
+
 def sentence(fact: Fact) -> str:
     """The fact in words, with its figures, as logs and `eventwagon why` print it."""
     match fact:
         case Declared(settings=settings, channels=channels):
             said = ", ".join(f"{name}={value}" for name, value in settings.items())
             return f"train declared: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
-        case WagonOpened(number=n, because=why):
-            return f"{_name(n)} opened: {why}"
+        case WagonOpened(number=n, because=why, revision=revision, unit=unit):
+            warm = f", with the warm workers of {_name(unit)}" if unit is not None else ""
+            return f"{_name(n)}{_code(revision)} opened{warm}: {why}"
+        case ProvisioningFailed(number=n, attempt=0, because=why):
+            return f"{_name(n)} given up: {why}"
         case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=None):
             return f"{_name(n)} given up after attempt {attempt}: {why}"
         case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=pause):
@@ -241,10 +300,10 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} ready, {s:.2f} s after it was opened"
         case WorkersLost(number=n, because=why):
             return f"{_name(n)} lost its workers before it was active: {why}"
-        case Switched(old=None, new=new, because=why):
-            return f"{_name(new)} active: {why}"
-        case Switched(old=old, new=new, pressure=p, because=why):
-            return f"switched from {_name(old)} to {_name(new)} at pressure {p:.2f}: {why}"
+        case Switched(old=None, new=new, because=why, revision=revision):
+            return f"{_name(new)}{_code(revision)} active: {why}"
+        case Switched(old=old, new=new, pressure=p, because=why, revision=revision):
+            return f"switched from {_name(old)} to {_name(new)}{_code(revision)} at pressure {p:.2f}: {why}"
         case SwitchRefused(number=n, pressure=p, figures=figures, because=why):
             return f"no switch from {_name(n)} at pressure {p:.2f} ({figures}): {why}"
         case OpenRefused(because=why):
@@ -260,7 +319,7 @@ def sentence(fact: Fact) -> str:
         case WagonDrained(number=n, published=published, settled=settled, seconds=s):
             return f"{_name(n)} drained, {s:.2f} s after it was cut off: published {published}, settled {settled}"
         case WagonRemoved(wagon=w, dead=dead):
-            return f"{w.name} removed: took {w.published} events, {dead} dead letters kept"
+            return f"{w.name}{_code(w.revision)} removed: took {w.published} events, {dead} dead letters kept"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
@@ -280,14 +339,31 @@ def sentence(fact: Fact) -> str:
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
                 f"tried again in {pause:.1f} s"
             )
-        case SwitchRequested(because=why):
+        case SwitchRequested(because=why, revision=None):
             return f"a switch was asked for: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=None):
+            return f"a switch to {_revision(revision)} was asked for: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=watch):
+            return f"a switch to {_revision(revision)} was asked for, and back when more than {watch:.3g} of it fails: {why}"
+        case SwitchGivenUp(revision=revision, back=back, because=why):
+            return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
+        case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
+            return (
+                f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
+                f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
+            )
+        case WatchEnded(number=n):
+            return f"{_name(n)} is drained and watched no more: too little of it failed to go back"
+        case FellAsleep(number=n, seconds=s):
+            return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
+        case WokenUp(number=n, because=why):
+            return f"{_name(n)} is woken: {why}"
         case StopRequested(because=why):
             return f"the train's processes were asked to end: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

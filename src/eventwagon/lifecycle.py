@@ -18,6 +18,10 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+LIVE = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
+"""The states in which a wagon has workers."""
+
+
 class Move(StrEnum):
     """What can happen to a wagon."""
 

@@ -9,9 +9,9 @@ import msgspec
 
 from .errors import EventwagonError
 from .event import DEAD, Channel
-from .lifecycle import Move, State, after
+from .lifecycle import LIVE, Move, State, after
 
-FORMAT = 1
+FORMAT = 2
 """The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
 lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a new form."""
 
@@ -32,9 +32,11 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """Failed attempts at getting it ready."""
     reuses: int | None = None
-    """The unit of workers that it takes over from a drained wagon; None: it has its own."""
+    """The unit of workers that serves it, where that is not its own: the warm workers of a drained wagon, as a rule."""
     revision: str = ""
     """The code that serves it; empty: whatever runs."""
+    asleep_at: float | None = None
+    """Its workers were sent home because nothing was to be done; what is published is stored, and wakes them."""
     trouble: str = ""
     """Why the last attempt failed."""
     ready_at: float | None = None
@@ -60,10 +62,24 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A switch asked for by hand, until it is done."""
+    """A switch that was asked for, until it is done or given up."""
 
     why: str
     at: float
+    revision: str | None = None
+    """The code that the next wagon is to run; None: the same as now."""
+    watch: float | None = None
+    """Go back when more than this share of the new wagon's handlings fail; None: don't look."""
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """A wagon with new code whose failures are looked at for as long as it lives."""
+
+    number: int
+    back: str
+    """The revision to go back to."""
+    share: float
+    """More failed handlings than this share of all are too many."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +95,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that the train was declared with, in words."""
     channels: tuple[str, ...] = ()
     """The inner channels that it was declared with."""
+    revision: str = ""
+    """The code that new wagons run; ingestion is redirected to no other."""
     request: Request | None = None
+    watch: Watch | None = None
     refusing: str = ""
     """Why publishers are refused (at the cap); empty when they are not."""
     failed_opens: int = 0
@@ -95,6 +114,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def wagon(self, number: int) -> Wagon | None:
         """The live wagon of that number."""
         return next((w for w in self.wagons if w.number == number), None)
+
+    @property
+    def ready(self) -> list[Wagon]:
+        """The wagons that ingestion may be redirected to, the first to come first: READY, with the code that is wanted."""
+        return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
 
     def in_state(self, *states: State) -> list[Wagon]:
         """The wagons in any of these states, in the order of their numbers."""
@@ -117,12 +141,17 @@ class BrokenManifest(EventwagonError):
     """A manifest that no sequence of steps can lead to: a defect, or a document edited by hand."""
 
 
-def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None) -> Manifest:
-    """The manifest with one more wagon, PROVISIONING, under a number never used before."""
+def opened(
+    manifest: Manifest, *, now: float, because: str, capacity: int | None, reuses: int | None = None
+) -> Manifest:
+    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by unit `reuses`, or by one
+    of its own."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
         capacity=capacity,
+        reuses=reuses,
+        revision=manifest.revision,
         opened_because=because,
         opened_at=now,
     )
@@ -148,11 +177,13 @@ def changed(manifest: Manifest, number: int, **changes: Any) -> Manifest:
 
 def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
     """The switch: wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING, in one edit."""
-    active = manifest.active
+    active, asked, watch = manifest.active, manifest.request, manifest.watch
     if active is not None:
-        manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because)
+        manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because, asleep_at=None)
+        if asked is not None and asked.revision is not None:
+            watch = Watch(to, active.revision, asked.watch) if asked.watch is not None else None
     manifest = moved(manifest, to, Move.ACTIVATED, active_at=now)
-    return msgspec.structs.replace(manifest, request=None, refusing="", failed_opens=0)
+    return msgspec.structs.replace(manifest, request=None, watch=watch, refusing="", failed_opens=0)
 
 
 def check(manifest: Manifest) -> None:
@@ -163,6 +194,9 @@ def check(manifest: Manifest) -> None:
         raise BrokenManifest(f"train {manifest.train}: wagon numbers {numbers}, next {manifest.next_number}")
     if len(active) > 1:
         raise BrokenManifest(f"train {manifest.train}: wagons {[w.number for w in active]} are all active")
+    units = [w.unit for w in manifest.wagons if w.state in LIVE]
+    if len(units) != len(set(units)):
+        raise BrokenManifest(f"train {manifest.train}: wagons share workers: units {units}")
     for wagon in manifest.wagons:
         if wagon.state is State.DRAINED and wagon.sealed_at is None:
             raise BrokenManifest(f"train {manifest.train}: {wagon.name} is drained but was never sealed")
@@ -198,7 +232,7 @@ def decode(data: bytes) -> Manifest:
     try:
         form = _format_decoder.decode(data).format
         if form <= FORMAT:
-            return _decoder.decode(data)
+            return msgspec.structs.replace(_decoder.decode(data), format=FORMAT)
     except msgspec.DecodeError as e:
         raise BrokenManifest(f"the manifest can't be read: {e}") from e
     raise BrokenManifest(

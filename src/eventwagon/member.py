@@ -10,18 +10,19 @@ from .broker import Broker
 from .crew import Crew
 from .errors import EventwagonError
 from .facts import Listener, StepFailed
-from .lifecycle import State
+from .lifecycle import LIVE
 from .limits import slo
-from .orchestrator import Orchestrator
+from .orchestrator import Deployment, Orchestrator
 from .orchestrators.in_process import InProcess
 from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
 from .switcher import Switcher
 from .worker import Handler
-from .workers import share
+from .workers import may_serve, share
 
-_SERVED = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
+_LOOK_UNDER_WATCH = 0.5
+"""Seconds between two check-ins with fresh counts while new code is watched."""
 
 
 @asynccontextmanager
@@ -32,6 +33,7 @@ async def wagon_workers(
     broker: Broker,
     *,
     shared: bool,
+    revision: str,
     clock: Callable[[], float],
     tell: Listener,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
@@ -45,6 +47,7 @@ async def wagon_workers(
             broker,
             slo=slo(settings.limit),
             shared=0 if shared else None,
+            revision=revision,
             clock=clock,
             tell=tell,
         ) as crew,
@@ -56,9 +59,10 @@ async def wagon_workers(
 class Membership:
     """Checks a process in, and where it works, keeps its workers at every live wagon.
 
-    Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own. Workers are
-    moved when a process comes or goes; a handler in flight is never ended by that. With `post`, a wagon and a number of
-    workers, it works for that wagon alone, with that many, and takes no part in the division.
+    Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own, which those
+    with the wagon's code divide. Workers are moved when a process comes or goes; a handler in flight is never ended by that. With
+    `post`, a unit and a number of workers, it works for the wagon alone that this unit serves, with that many, and takes no
+    part in the division.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Membership:
         clock: Callable[[], float],
         tell: Listener,
         post: tuple[int, int] | None = None,
+        revision: str = "",
         orchestrator: Orchestrator | None = None,
     ) -> None:
         self._train = train
@@ -88,6 +93,7 @@ class Membership:
         self._clock = clock
         self._tell = tell
         self._post = post
+        self._revision = revision
         self._orchestrator = orchestrator
         self._poked = asyncio.Event()
         self._said: object = None
@@ -122,6 +128,7 @@ class Membership:
             self._handlers,
             self._broker,
             shared=shared,
+            revision=self._revision,
             clock=self._clock,
             tell=self._tell,
         ) as (crew, local):
@@ -138,54 +145,58 @@ class Membership:
                     await self._check_in(local)
                 except EventwagonError as e:
                     self._tell(StepFailed(train=self._train, step="a check-in", because=str(e)))
+                pause = self._settings.member_ttl / 3
+                if self._switcher.snapshot.manifest.watch is not None:
+                    pause = min(pause, _LOOK_UNDER_WATCH)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.member_ttl / 3):
+                    async with asyncio.timeout(pause):
                         await self._poked.wait()
 
     async def _attend(self, crew: Crew, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
-        index, count = await self._place()
+        peers = await self._peers()
+        names = sorted(peers)
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
+            index, count = names.index(self._name), len(names)
             self._crew_size = share(workers.total, index, count)
             crew.resize(self._crew_size, share(workers.floors, index, count))
         manifest = self._switcher.snapshot.manifest
-        live = {w.number for w in manifest.wagons if w.state in _SERVED and w.created_at is not None}
-        if self._post is not None:
-            live &= {self._post[0]}
-        for number in sorted(live):
-            wagon = manifest.wagon(number)
-            assert wagon is not None  # noqa: S101 - for the type checker
-            own = None if workers.each is None else share(workers.each, index, count, turn=number)
-            if self._post is not None:
-                own = self._post[1]
+        live = [w for w in manifest.in_state(*LIVE) if self._post is None or w.unit == self._post[0]]
+        for wagon in live:
+            if wagon.created_at is None:
+                continue
+            own = self._post[1] if self._post is not None else None
+            if self._post is None and workers.each is not None:
+                able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
+                own = share(workers.each, able.index(self._name), len(able), turn=wagon.number)
             await local.ensure(spec_of(manifest, wagon, workers=own))
-        for number in await local.deployments(self._train):
-            if number not in live and number not in self._leaving:
-                self._leaving.add(number)
-                leaving.create_task(self._leave(local, number))
+        units = {w.unit for w in live}
+        for unit in await local.deployments(self._train):
+            if unit not in units and unit not in self._leaving:
+                self._leaving.add(unit)
+                leaving.create_task(self._leave(local, unit))
 
-    async def _place(self) -> tuple[int, int]:
-        """Which of how many processes this is, that divide the workers between them."""
-        if self._post is not None:
-            return 0, 1
-        members = await self._registry.members(self._train)
-        peers = sorted({m.name for m in members if "work" in m.roles} | {self._name})
-        return peers.index(self._name), len(peers)
+    async def _peers(self) -> dict[str, str]:
+        """The processes that divide the workers between them, this one included: name and revision of their code."""
+        members = await self._registry.members(self._train) if self._post is None else ()
+        return {m.name: m.code for m in members if "work" in m.roles} | {self._name: self._revision}
 
-    async def _leave(self, local: InProcess, number: int) -> None:
-        await local.remove(self._train, number, grace=self._settings.grace)
-        self._leaving.discard(number)
+    async def _leave(self, local: InProcess, unit: int) -> None:
+        await local.remove(self._train, unit, grace=self._settings.grace)
+        self._leaving.discard(unit)
 
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""
-        deployments = await local.deployments(self._train) if local is not None else {}
-        attachments = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(deployments.items()))
+        attachments = _attached(await local.deployments(self._train)) if local is not None else ()
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
-            found = await self._orchestrator.deployments(self._train)
-            deployed = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(found.items()))
-        saying = tuple((a.number, a.ready, a.trouble) for a in (*attachments, *deployed))
+            deployed = _attached(await self._orchestrator.deployments(self._train))
+        watch = self._switcher.snapshot.manifest.watch
+        saying = tuple(
+            (a.number, a.ready, a.trouble, (a.handled, a.failed) if watch and a.number == watch.number else None)
+            for a in (*attachments, *deployed)
+        )
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
             return
@@ -195,6 +206,7 @@ class Membership:
                 name=self._name,
                 roles=self._roles,
                 revision=self._switcher.snapshot.revision,
+                code=self._revision,
                 crew=self._crew_size,
                 attachments=attachments,
                 deployed=deployed,
@@ -205,3 +217,9 @@ class Membership:
         self._due = now + self._settings.member_ttl / 3 * 0.9
         if news:
             self.on_check_in()
+
+
+def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
+    """Deployments, by unit, as a check-in tells of them."""
+    found = (d for _, d in sorted(deployments.items()))
+    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed) for d in found)

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from .broker import Broker, Depth, outstanding
 from .errors import Conflict, EventwagonError
 from .event import Channel
 from .facts import Listener, StepFailed
-from .lifecycle import State
+from .lifecycle import LIVE, State
 from .limits import slo
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
@@ -20,7 +22,8 @@ from .registry import Member, Registry
 from .removal import Remover
 from .settings import Settings
 from .steps import (
-    LIVE,
+    IDLE,
+    UNWANTED,
     AddChannels,
     Lift,
     Provision,
@@ -78,6 +81,8 @@ class Observer:
         self._poked = asyncio.Event()
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
+        self._wanted = False
+        """The last plan wanted the next wagon."""
 
     def poke(self) -> None:
         """Look now, not only when it is time."""
@@ -115,10 +120,12 @@ class Observer:
             self._clock(),
             bounds=self._broker.capabilities.bounds,
             fences=self._broker.capabilities.fences,
-            ages=self._ages(base.manifest),
+            ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
+            orchestrated=self._orchestrator is not None,
         )
         await self._switcher.store(decided, base=base)
+        self._wanted = decided.next_wanted
         self._counts = self._allocated(decided.manifest, readings, deployments)
         refusals = [*troubles, *decided.refusals]
         for task in decided.tasks:
@@ -134,20 +141,15 @@ class Observer:
     # --- seeing ---------------------------------------------------------------------------
 
     async def _deployments(self, members: Sequence[Member], manifest: Manifest) -> Mapping[int, Deployment]:
-        if self._orchestrator is not None:
-            return await self._orchestrator.deployments(self._train)
-        found: dict[int, Deployment] = {}
-        for member in members:
-            for a in member.attachments:
-                if manifest.wagon(a.number) is None:
-                    continue  # it leaves by itself
-                d = found.get(a.number) or Deployment(number=a.number, ready=False)
-                found[a.number] = Deployment(
-                    number=a.number,
-                    ready=d.ready or a.ready,
-                    workers=d.workers + a.workers,
-                    trouble="" if d.ready or a.ready else a.trouble or d.trouble,
-                )
+        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves."""
+        said = _said_of_themselves(members, manifest)
+        if self._orchestrator is None:
+            return said
+        found = dict(await self._orchestrator.deployments(self._train))
+        for unit, own in said.items():  # processes that an orchestrator started may check in too, with their counts
+            d = found.get(unit)
+            if d is not None and d.number == own.number and not (d.handled or d.failed):
+                found[unit] = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
         return found
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
@@ -227,11 +229,16 @@ class Observer:
             crowding=crowding,
         )
 
-    def _ages(self, manifest: Manifest) -> Mapping[int, float]:
-        """How long each wagon has been seen in its state and attempt, by this process's own steady clock."""
+    def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Mapping[int, float]:
+        """How long each wagon has been seen in its state and attempt, by this process's own steady clock; and the train in
+        what stands under the other keys."""
         now = asyncio.get_running_loop().time()
+        active = manifest.active
+        reading = readings.get(active.number) if active is not None else None
         being: dict[int, object] = {w.number: (w.state, w.attempts) for w in manifest.wagons}
         being[0] = manifest.failed_opens
+        being[UNWANTED] = self._wanted
+        being[IDLE] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
         self._seen = {
             number: known if (known := self._seen.get(number)) is not None and known[0] == what else (what, now)
             for number, what in being.items()
@@ -289,7 +296,10 @@ class Observer:
         wagon = manifest.wagon(number)
         if self._orchestrator is None or wagon is None or wagon.created_at is None:
             return
-        await self._orchestrator.ensure(spec_of(manifest, wagon, workers=self._counts.get(number, 0)))
+        spec = spec_of(manifest, wagon, workers=self._counts.get(number, 0))
+        if wagon.asleep_at is not None:
+            spec = msgspec.structs.replace(spec, workers=0, idle=False)
+        await self._orchestrator.ensure(spec)
 
     def _allocated(
         self, manifest: Manifest, readings: Mapping[int, Reading], deployments: Mapping[int, Deployment]
@@ -298,7 +308,7 @@ class Observer:
             return {}
         now = self._clock()
         loads = [
-            load_of(wagon, readings.get(wagon.number), deployments.get(wagon.number), now)
+            load_of(wagon, readings.get(wagon.number), deployments.get(wagon.unit), now)
             for wagon in manifest.in_state(*LIVE)
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
@@ -327,6 +337,26 @@ class Observer:
         wagon = self._switcher.snapshot.manifest.wagon(task.number)
         if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
             await self._remover.remove(wagon)
+
+
+def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
+    """What processes say in their check-ins of the live wagons that they serve, by unit."""
+    found: dict[int, Deployment] = {}
+    for member in members:
+        for a in member.attachments:
+            wagon = manifest.wagon(a.number)
+            if wagon is None or wagon.state not in LIVE:
+                continue  # it leaves by itself
+            d = found.get(wagon.unit) or Deployment(number=a.number, ready=False)
+            found[wagon.unit] = Deployment(
+                number=a.number,
+                ready=d.ready or a.ready,
+                workers=d.workers + a.workers,
+                trouble="" if d.ready or a.ready else a.trouble or d.trouble,
+                handled=d.handled + a.handled,
+                failed=d.failed + a.failed,
+            )
+    return found
 
 
 def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:

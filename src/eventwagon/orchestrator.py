@@ -9,11 +9,14 @@ import msgspec
 
 from .event import Channel
 
+PLACE = "{revision}"
+"""Where in the name of a program, a command or an image the wagon's revision is filled in."""
+
 
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a wagon should have: its channels (they exist and take writes) and how many workers.
 
-    `workers` is None where a crew shared between the wagons serves it; 0 while nothing is to be done.
+    `workers` is None where a crew shared between the wagons serves it; 0: scaled to zero, nothing is to be kept running.
     """
 
     train: str
@@ -26,8 +29,15 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[Channel, ...]
     dead_letters: Channel
     workers: int | None
+    idle: bool = False
+    """They are to be ready and take nothing for now: the crew is needed elsewhere. Workers that can't be told so work."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
+
+    @property
+    def hands(self) -> int | None:
+        """How many of its own workers are to take events now."""
+        return 0 if self.idle else self.workers
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +50,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The code that runs, as the spec named it."""
     trouble: str = ""
     """Why it is not ready."""
+    handled: int = 0
+    """Handlings that ended well at the wagon served now, as far as is known here."""
+    failed: int = 0
+    """Handlings there that failed."""
 
 
 class Orchestrator(Protocol):
@@ -55,7 +69,8 @@ class Orchestrator(Protocol):
 
     async def ensure(self, spec: WagonSpec) -> None:
         """Start the unit's workers, or bring them to what `spec` says: their number, the wagon that they serve. Idempotent;
-        returns before they are ready. A handler in flight is never ended by rescaling."""
+        returns before they are ready. A handler in flight is never ended by rescaling. With `workers=0` they end, handlers
+        in flight finished. A unit only moves on: a spec with a lower number than it was given is out of date."""
         ...
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:

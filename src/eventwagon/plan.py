@@ -15,7 +15,6 @@ import msgspec
 from .event import Channel
 from .facts import (
     Decision,
-    Discarded,
     DrainUnproven,
     OpenRefused,
     SealWaits,
@@ -26,15 +25,16 @@ from .facts import (
     WagonReady,
     WorkersLost,
 )
-from .lifecycle import Move, State
+from .lifecycle import LIVE, Move, State
 from .limits import Pressure
 from .manifest import Manifest, Wagon, moved, switched
 from .orchestrator import Deployment
 from .reading import Reading
 from .registry import Member
 from .settings import Settings
+from .sleeping import rested
 from .steps import (
-    LIVE,
+    UNWANTED,
     AddChannels,
     Plan,
     Provision,
@@ -46,9 +46,11 @@ from .steps import (
     at_cap,
     attempt_failed,
     attempt_pause,
+    not_wanted,
     open_next,
     open_pause,
 )
+from .watching import judged
 
 
 def plan(
@@ -63,19 +65,24 @@ def plan(
     fences: bool = True,
     ages: Mapping[int, float] | None = None,
     leftovers: Sequence[Channel] = (),
+    orchestrated: bool = False,
 ) -> Plan:
     """What an observer that sees all this should do next.
 
-    `readings` and `deployments` by wagon number, `now` in seconds since the epoch, `bounds`: the broker holds a
-    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon. The manifest must have been
+    `readings` by wagon number, `deployments` by unit, `now` in seconds since the epoch, `bounds`: the broker holds a
+    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each wagon
+    has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The manifest must have been
     read before the readings and `members` were taken: a wagon counts as proven empty only if it was already known to be
     sealed, and where the broker can't refuse writes a wagon is sealed only if it was already known to be cut off.
     """
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
     draft.provision()
+    draft.follow(judged(draft.manifest, deployments, now))
     draft.switch()
-    draft.open()
     draft.drain()
+    draft.open()
+    if orchestrated:
+        draft.follow(rested(settings, draft.manifest, readings, draft.ages, now))
     draft.sweep(leftovers)
     return draft.plan()
 
@@ -110,9 +117,28 @@ class _Draft:
         self.next_wanted = False
         self.cut_off_before = {w.number for w in manifest.in_state(State.DRAINING)}
         """Those that this plan has not cut off itself: `members` is of later than their switch."""
+        self.warm: list[int] = []
+        """Units of wagons that this plan has found drained, whose workers may serve the next."""
 
     def plan(self) -> Plan:
-        return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks))
+        return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks), self.next_wanted)
+
+    def deployment(self, wagon: Wagon) -> Deployment | None:
+        """What runs for the wagon: not ready while its unit serves another, or other code than it should."""
+        found = self.deployments.get(wagon.unit)
+        if found is None or not found.ready:
+            return found
+        why = ""
+        if found.number != wagon.number:
+            why = f"its workers are still at wagon_{found.number}"
+        elif wagon.revision and found.revision and found.revision != wagon.revision:
+            why = f"its workers run revision {found.revision}, not {wagon.revision}"
+        return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
+
+    def follow(self, step: Plan) -> None:
+        """A step that is decided elsewhere."""
+        self.manifest = step.manifest
+        self.facts.extend(step.facts)
 
     def age(self, wagon: Wagon) -> float:
         return self.ages.get(wagon.number, 0.0)
@@ -120,13 +146,13 @@ class _Draft:
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
         for wagon in self.manifest.in_state(State.READY):
-            deployment = self.deployments.get(wagon.number)
+            deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
                 why = (deployment.trouble if deployment else "") or "no workers are attached to it any more"
                 self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
         for wagon in self.manifest.in_state(State.PROVISIONING):
-            deployment = self.deployments.get(wagon.number)
+            deployment = self.deployment(wagon)
             if wagon.created_at is not None and deployment is not None and deployment.ready:
                 self.manifest = moved(self.manifest, wagon.number, Move.MADE_READY, ready_at=self.now)
                 took = self.now - wagon.opened_at
@@ -136,9 +162,7 @@ class _Draft:
                     "no workers are attached to it; is a process running with `eventwagon run` or `work`?"
                 )
                 because = f"not ready within {self.settings.provision_timeout:g} s: {why}"
-                failed = attempt_failed(self.settings, self.manifest, wagon.number, self.now, because)
-                self.manifest = failed.manifest
-                self.facts.extend(failed.facts)
+                self.follow(attempt_failed(self.settings, self.manifest, wagon.number, self.now, because))
         for wagon in self.manifest.in_state(*LIVE):
             if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
                 self.tasks.append(Provision(wagon.number))
@@ -161,7 +185,7 @@ class _Draft:
             return
         refusal = self.why_not(active, exact=asked is not None or self.exactly_full(active))
         if refusal is None:
-            ready = self.manifest.in_state(State.READY)[0]
+            ready = self.manifest.ready[0]
             self.manifest = switched(self.manifest, to=ready.number, now=self.now, because=because)
             self.facts.append(
                 Switched(
@@ -170,6 +194,7 @@ class _Draft:
                     new=ready.number,
                     pressure=pressure.value,
                     because=because,
+                    revision=ready.revision,
                 )
             )
             self.next_wanted = False
@@ -192,9 +217,9 @@ class _Draft:
         since = active.active_at if active.active_at is not None else active.opened_at
         if not exact and 0 <= self.now - since < self.settings.cooldown:
             return f"the cooldown of {self.settings.cooldown:g} s is not over"
-        if self.manifest.in_state(State.READY):
+        if self.manifest.ready:
             return None
-        coming = self.manifest.in_state(State.PROVISIONING)
+        coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
         if coming:
             return f"{coming[0].name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
         if at_cap(self.settings, self.manifest):
@@ -226,30 +251,52 @@ class _Draft:
 
     def open(self) -> None:
         """Open the next wagon where one is wanted, put away spares that are not."""
-        standing = self.manifest.in_state(State.PROVISIONING, State.READY)
-        wanted = max(self.settings.spares, 1 if self.next_wanted else 0)
-        ready = self.manifest.in_state(State.READY)
-        for wagon in ready[max(self.settings.spares, 1) :]:
-            why = f"{len(ready)} wagons are ready, {max(self.settings.spares, 1)} at most are wanted"
-            self.manifest = moved(self.manifest, wagon.number, Move.DISCARDED, closed_at=self.now, closed_because=why)
-            self.facts.append(Discarded(train=self.manifest.train, number=wagon.number, because=why))
-        if len(standing) >= wanted or self.manifest.active is None:
+        if self.manifest.active is None:
             return
-        if at_cap(self.settings, self.manifest):
+        spares = self.settings.spares
+        wanted = max(spares, 1 if self.next_wanted else 0)
+        self.put_away(wanted, most=max(spares, 1) + (1 if self.settings.reuse else 0))
+        standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
+        for unit in self.warm:
+            if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
+                self.open_one("the workers of a drained wagon are kept warm", unit)
+                standing += 1
+        if standing >= wanted:
+            return
+        if len(self.manifest.wagons) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
-            why = (
-                f"a spare of {self.settings.spares} is wanted"
+            self.open_one(
+                f"a spare of {spares} is wanted"
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )
-            self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds)
-            self.facts.append(fact)
-            self.tasks.append(Provision(fact.number))
+
+    def open_one(self, why: str, reuses: int | None = None) -> None:
+        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, reuses=reuses)
+        self.facts.append(fact)
+        self.tasks.append(Provision(fact.number))
+
+    def put_away(self, wanted: int, *, most: int) -> None:
+        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once; those
+        beyond `wanted` when that has been so for a while."""
+        for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
+            if wagon.revision != self.manifest.revision:
+                why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
+        ready, keep = self.manifest.ready, self.settings.keep_warm
+        calm = not self.next_wanted and self.ages.get(UNWANTED, 0.0) >= keep
+        for place, wagon in enumerate(ready):
+            if place >= most:
+                why = f"{len(ready)} wagons are ready, {most} at most are wanted"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
+            elif place >= wanted and calm and self.age(wagon) >= keep:
+                why = f"it was ready for {keep:g} s and not needed"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
 
     def pressure_words(self) -> str:
         if self.manifest.request is not None:
@@ -265,6 +312,8 @@ class _Draft:
                 if self.fences or (wagon.number in self.cut_off_before and not self.stale_publishers(wagon)):
                     self.tasks.append(Seal(wagon.number))
             elif reading is not None and reading.empty:
+                if self.stays_warm(wagon):
+                    self.warm.append(wagon.unit)
                 self.manifest = moved(
                     self.manifest,
                     wagon.number,
@@ -287,9 +336,21 @@ class _Draft:
                 self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
         attached = {a.number for m in self.members for a in m.attachments}
         for wagon in self.manifest.in_state(State.DRAINED, State.FAILED):
-            left = wagon.number not in attached or self.age(wagon) > self.settings.grace
+            found = self.deployments.get(wagon.unit)
+            moving = found is not None and found.number == wagon.number and self.is_taken(wagon)
+            left = not (moving or wagon.number in attached) or self.age(wagon) > self.settings.grace
             if left and (self.fences or self.age(wagon) >= self.settings.keep_drained):
                 self.tasks.append(Remove(wagon.number))
+
+    def stays_warm(self, wagon: Wagon) -> bool:
+        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too many."""
+        found = self.deployment(wagon)
+        fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
+        return self.settings.reuse and fits and found is not None and found.ready
+
+    def is_taken(self, wagon: Wagon) -> bool:
+        """Whether its workers serve, or are to serve, another wagon by now."""
+        return any(w.unit == wagon.unit for w in self.manifest.in_state(*LIVE))
 
     def stale_publishers(self, wagon: Wagon) -> bool:
         """Where the broker does not refuse them: may some process still publish to this wagon?
@@ -306,10 +367,13 @@ class _Draft:
     def sweep(self, leftovers: Sequence[Channel]) -> None:
         """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
         known = {w.number for w in self.manifest.wagons}
+        units = {w.unit for w in self.manifest.wagons}
 
-        def gone(number: int) -> bool:
+        def gone(number: int, known: set[int]) -> bool:
             return 0 < number < self.manifest.next_number and number not in known
 
-        numbers = {n for n in self.deployments if gone(n)} | {c.wagon for c in leftovers if gone(c.wagon)}
+        numbers = {u for u in self.deployments if gone(u, units)}
+        numbers |= {c.wagon for c in leftovers if gone(c.wagon, known)}
         for number in sorted(numbers):
-            self.tasks.append(RemoveLeftover(number, tuple(c for c in leftovers if c.wagon == number)))
+            channels = tuple(c for c in leftovers if c.wagon == number and gone(number, known))
+            self.tasks.append(RemoveLeftover(number, channels))

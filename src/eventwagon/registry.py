@@ -29,6 +29,10 @@ class Attachment(msgspec.Struct, frozen=True):
     """Its own workers, or those of the shared crew that are at it now."""
     trouble: str = ""
     """Why it is not ready."""
+    handled: int = 0
+    """Handlings that ended well in this process."""
+    failed: int = 0
+    """Handlings that failed in this process."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ()
     """Any of `observe`, `work`, `serve` (works for one given wagon), `publish`."""
     revision: int = 0
+    code: str = ""
+    """The revision of its code, where it says one."""
     crew: int = 0
     """Its workers, where they are a shared crew."""
     deployed: tuple[Attachment, ...] = ()

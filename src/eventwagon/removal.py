@@ -9,6 +9,7 @@ from .broker import Broker, Depth, outstanding
 from .errors import ChannelGone, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
+from .lifecycle import LIVE
 from .manifest import Wagon
 from .orchestrator import Orchestrator
 from .settings import Settings
@@ -43,8 +44,7 @@ class Remover:
             await self._broker.seal(manifest.ingress(wagon))
             await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
             return
-        if self._orchestrator is not None:
-            await self._orchestrator.remove(self._train, wagon.number, grace=self._settings.grace)
+        await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         if (
             dead is not None or wagon.created_at is None
@@ -54,6 +54,12 @@ class Remover:
         for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
+
+    async def _end_workers(self, unit: int) -> None:
+        """Unless they serve, or are to serve, a live wagon by now: then they are no longer this one's to end."""
+        live = self._switcher.snapshot.manifest.in_state(*LIVE)
+        if self._orchestrator is not None and all(w.unit != unit for w in live):
+            await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
     async def _late(self, channels: Sequence[Channel]) -> int:
         """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
@@ -103,8 +109,7 @@ class Remover:
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Idempotent."""
-        if self._orchestrator is not None:
-            await self._orchestrator.remove(self._train, task.number, grace=self._settings.grace)
+        await self._end_workers(task.number)
         for channel in task.channels:
             if not channel.name:
                 await self._broker.seal(channel)

@@ -17,6 +17,7 @@ from .facts import EventDied, EventRetried, Listener, StepFailed
 from .orchestrator import WagonSpec
 from .settings import Settings
 from .worker import Handler, Threads, died
+from .workers import why_not_served
 
 _AHEAD = 0.05
 """Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
@@ -39,6 +40,8 @@ class Kit(NamedTuple):
     rng: random.Random
     threads: Threads
     tasks: asyncio.TaskGroup
+    revision: str = ""
+    """Which code this process is, where it says so."""
 
 
 class Lanes(Protocol):
@@ -192,6 +195,8 @@ class Serving:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.on_left: Callable[[], object] = lambda: None
+        self.handled = 0
+        self.failed = 0
         self._quiet = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
 
@@ -202,6 +207,8 @@ class Serving:
 
     async def attach(self) -> None:
         """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
+        if why := why_not_served(self.kit.revision, self.spec.revision):
+            raise UsageError(why)
         missing = [str(c) for c in self.spec.channels if c.name not in self.kit.handlers]
         if missing:
             raise UsageError(f"this program has no handler for {', '.join(missing)}")
@@ -214,7 +221,7 @@ class Serving:
         for feed in self.feeds:
             self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
         self.lanes.join(self)
-        self.lanes.rescale(self.spec.workers)
+        self.lanes.rescale(self.spec.hands)
 
     async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
         consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
@@ -230,7 +237,7 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
-        self.lanes.rescale(spec.workers)
+        self.lanes.rescale(spec.hands)
 
     def rescaled(self) -> None:
         """The number of its workers has changed: fetch accordingly."""
@@ -321,9 +328,7 @@ class Serving:
         for feed, delivery, delay, tried in released:
             alike.setdefault((feed, delay, tried), []).append(delivery)
         calls = list(alike.items())
-        for start in range(
-            0, len(calls), _AT_ONCE
-        ):  # retries each have a pause of their own: not one round trip after another
+        for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
             some = calls[start : start + _AT_ONCE]
             given = (feed.subscription.release(ds, delay=delay, tried=tried) for (feed, delay, tried), ds in some)
             for outcome in await asyncio.gather(*given, return_exceptions=True):

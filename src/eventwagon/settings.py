@@ -23,6 +23,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Who works: `Workers(each=…)` a wagon, or `Workers(total=…, floor=…)` shared."""
     spares: int = 0
     """READY wagons kept ahead: with one, a switch costs publishers nothing. 0: the next is made at the `prepare` mark."""
+    reuse: bool = False
+    """A drained wagon's warm workers become the next wagon's, so that a switch in a long burst starts nothing cold; they
+    are kept as one spare more. Worth it where wagons have processes of their own; a shared crew is never cold."""
+    keep_warm: float = 60.0
+    """How long a READY wagon beyond `spares` is kept while the next isn't wanted: bursts come in waves."""
+    idle_after: float = 300.0
+    """With an orchestrator and `spares=0`: the active wagon's workers end after so long with nothing to do; the next event
+    wakes them. As long as autoscalers wait by default. 0: never."""
     prepare: float = 0.5
     """The pressure at which the next wagon is made. Half full leaves as long again as it took so far."""
     wagons: int = 32
@@ -90,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(f"{name} must be more than 0")
         if not isinstance(self.prepare, int | float) or not 0 < self.prepare <= 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
+        if not isinstance(self.reuse, bool):
+            raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
         if self.spares >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
 
@@ -103,7 +113,7 @@ _WHOLE = {
 }  # fmt: skip
 _SECONDS = (
     "cooldown", "hold", "observe_every", "provision_timeout", "backoff", "backoff_most", "handler_timeout", "visibility",
-    "publish_timeout", "grace", "member_ttl", "lease", "keep_drained",
+    "publish_timeout", "grace", "member_ttl", "lease", "keep_drained", "keep_warm", "idle_after",
 )  # fmt: skip
 _NEVER_ZERO = (
     "observe_every",
@@ -118,6 +128,9 @@ _SHARED = (
     "limit",
     "workers",
     "spares",
+    "reuse",
+    "keep_warm",
+    "idle_after",
     "prepare",
     "wagons",
     "at_cap",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from .facts import (
     ChannelsAdded,
     Decision,
     Declared,
+    Discarded,
     DrainUnproven,
     EventsLate,
     OpenRefused,
@@ -21,13 +23,15 @@ from .facts import (
     SealWaits,
     StepFailed,
     Switched,
+    SwitchGivenUp,
     SwitchRefused,
+    SwitchRequested,
     WagonOpened,
     WagonSealed,
 )
-from .lifecycle import Move, State
+from .lifecycle import LIVE, Move, State
 from .limits import capacity
-from .manifest import Manifest, Wagon, changed, moved, opened, switched
+from .manifest import Manifest, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
 from .settings import Settings
@@ -37,7 +41,10 @@ PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
 OPEN_PAUSE_MOST = 300.0
 """The longest pause after a wagon that never got ready."""
-LIVE = (State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING)
+IDLE = -1
+"""Among the ages: for how long nothing came to the active wagon and nothing is outstanding there."""
+UNWANTED = -2
+"""Among the ages: for how long the next wagon has not been wanted."""
 
 
 class Provision(msgspec.Struct, frozen=True):
@@ -73,7 +80,7 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 class RemoveLeftover(msgspec.Struct, frozen=True):
-    """Remove what belongs to no wagon in the manifest: workers of that number, and these channels."""
+    """Remove what belongs to no wagon in the manifest: the unit of workers of that number, and these channels."""
 
     number: int
     channels: tuple[Channel, ...] = ()
@@ -95,6 +102,8 @@ class Plan(msgspec.Struct, frozen=True):
     facts: tuple[Decision, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     tasks: tuple[Task, ...] = ()
+    next_wanted: bool = False
+    """The active wagon fills, or a switch was asked for."""
 
 
 def attempt_pause(attempts: int) -> float:
@@ -108,12 +117,13 @@ def open_pause(failed: int) -> float:
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """No further wagon may be opened: as many live as may, and none of them is on its way to be the next."""
+    """There can't be a next wagon: as many live as may, and none of them is on its way to be the next."""
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 
 def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
-    """What the manifest says that a wagon's workers should serve; `workers` of its own, or None for a shared crew."""
+    """What the manifest says that a wagon's workers should serve; `workers` of its own (0: none for now), or None for a
+    shared crew."""
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
@@ -121,7 +131,8 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
         revision=wagon.revision,
         channels=tuple(manifest.working_channels(wagon)),
         dead_letters=manifest.dead_letters(wagon),
-        workers=workers,
+        workers=None if workers is None else max(1, workers),
+        idle=workers == 0,
         cut_off_at=wagon.closed_at,
     )
 
@@ -141,13 +152,14 @@ def load_of(wagon: Wagon, reading: Reading | None, deployment: Deployment | None
 
 
 def open_next(
-    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool
+    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool, reuses: int | None = None
 ) -> tuple[Manifest, WagonOpened]:
-    """The manifest with the next wagon, bounded exactly where limit and broker allow it."""
+    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by unit `reuses`, or by one
+    of its own."""
     bound = capacity(settings.limit) if bounds else None
     number = manifest.next_number
-    return opened(manifest, now=now, because=because, capacity=bound), WagonOpened(
-        train=manifest.train, number=number, because=because
+    return opened(manifest, now=now, because=because, capacity=bound, reuses=reuses), WagonOpened(
+        train=manifest.train, number=number, because=because, revision=manifest.revision, unit=reuses
     )
 
 
@@ -155,18 +167,26 @@ def open_next(
 
 
 def found(
-    settings: Settings, manifest: Manifest, channels: tuple[str, ...] | None, now: float, *, bounds: bool
+    settings: Settings,
+    manifest: Manifest,
+    channels: tuple[str, ...] | None,
+    now: float,
+    *,
+    bounds: bool,
+    revision: str = "",
 ) -> Plan:
     """The first wagon of a train that has none, or of one whose founder died half-way.
 
     `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
-    either, and the first wagon is not bounded. The first wagon takes events as soon as its channels do: there is nothing
+    either, and the first wagon is not bounded. `revision` is the code of one that declares. The first wagon takes events as soon as its channels do: there is nothing
     to redirect from, and what is published before workers come is stored.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
         manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
+        if not manifest.wagons:
+            manifest = msgspec.structs.replace(manifest, revision=revision)
     if not manifest.wagons:
         why = "the train's first wagon"
         manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
@@ -176,9 +196,32 @@ def found(
         why = "the first wagon takes events as soon as its channels do"
         manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
         manifest = switched(manifest, to=first.number, now=now, because=why)
-        facts.append(Switched(train=manifest.train, old=None, new=first.number, pressure=0.0, because=why))
+        facts.append(
+            Switched(
+                train=manifest.train,
+                old=None,
+                new=first.number,
+                pressure=0.0,
+                because=why,
+                revision=first.revision,
+            )
+        )
     tasks = (Provision(first.number),) if first.created_at is None else ()
     return Plan(manifest, tuple(facts), (), tasks)
+
+
+def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """What the train was declared with and what a program says, by setting, where they differ."""
+    theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
+    ours = {**settings.declared(), "channels": ", ".join(channels)}
+    return {name: (theirs.get(name, ""), value) for name, value in ours.items() if theirs.get(name, "") != value}
+
+
+def said(differing: Mapping[str, tuple[str, str]]) -> str:
+    """The same in words."""
+    return "; ".join(
+        f"{name}={theirs or 'none'} there, {ours or 'none'} here" for name, (theirs, ours) in differing.items()
+    )
 
 
 # --- a full wagon, seen by a publisher ----------------------------------------------------
@@ -199,9 +242,16 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
     if active is None:
         return None
     figures = f"{active.capacity:,} of {active.capacity:,} events taken" if active.capacity else "its channel is full"
-    ready = manifest.in_state(State.READY)
+    ready = manifest.ready
     if ready:
-        fact = Switched(train=manifest.train, old=active.number, new=ready[0].number, pressure=1.0, because=figures)
+        fact = Switched(
+            train=manifest.train,
+            old=active.number,
+            new=ready[0].number,
+            pressure=1.0,
+            because=figures,
+            revision=ready[0].revision,
+        )
         return Plan(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
     capped = at_cap(settings, manifest)
     if capped and settings.at_cap == "refuse":
@@ -212,6 +262,19 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
         why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
         return Plan(manifest, tasks=(Lift(active.number, why),))
     return None
+
+
+# --- asked for by hand --------------------------------------------------------------------
+
+
+def switch_asked(manifest: Manifest, request: Request) -> Plan:
+    """The request stands until it is done or given up. Idempotent; one for other code takes the place of an earlier one."""
+    standing = manifest.request
+    if standing is not None and request.revision in (None, standing.revision):
+        return Plan(manifest)
+    fact = SwitchRequested(train=manifest.train, because=request.why, revision=request.revision, watch=request.watch)
+    revision = manifest.revision if request.revision is None else request.revision
+    return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
 
 
 # --- what came of the tasks ---------------------------------------------------------------
@@ -236,21 +299,40 @@ def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -
 
 
 def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Plan:
-    """An attempt at provisioning failed: again after a doubled pause, or given up after the last."""
+    """An attempt at provisioning failed: again after a doubled pause, or given up after the last. A switch to other code
+    that was asked for is given up with it, or no switch would ever be made again."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.PROVISIONING:
         return Plan(manifest)
     attempt = wagon.attempts + 1
     train = manifest.train
-    if attempt < settings.provision_attempts or manifest.active is None:
+    active = manifest.active
+    if attempt < settings.provision_attempts or active is None:
         manifest = changed(manifest, number, attempts=attempt, trouble=because)
         pause = attempt_pause(attempt)
         fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=pause)
         return Plan(manifest, (fact,))
     manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
-    manifest = msgspec.structs.replace(manifest, failed_opens=manifest.failed_opens + 1)
     fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None)
+    if wagon.revision != manifest.revision:
+        return Plan(manifest, (fact,))
+    asked, back = manifest.request, active.revision
+    if asked is not None and asked.revision is not None and asked.revision != back:
+        why = f"{wagon.name} was the last attempt at getting a wagon with it ready: {because}"
+        given_up = SwitchGivenUp(train=train, revision=asked.revision, back=back, because=why)
+        return Plan(msgspec.structs.replace(manifest, request=None, revision=back), (fact, given_up))
+    manifest = msgspec.structs.replace(manifest, failed_opens=manifest.failed_opens + 1)
     return Plan(manifest, (fact,))
+
+
+def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Plan:
+    """A wagon that was never active is put away: a READY one the safe way, since a publisher may have heard of it."""
+    if wagon.state is State.READY:
+        put_away = Discarded(train=manifest.train, number=wagon.number, because=because)
+        manifest = moved(manifest, wagon.number, Move.DISCARDED, closed_at=now, closed_because=because)
+        return Plan(manifest, (put_away,))
+    failed = ProvisioningFailed(train=manifest.train, number=wagon.number, attempt=0, because=because, pause=None)
+    return Plan(moved(manifest, wagon.number, Move.GIVEN_UP, trouble=because, closed_at=now), (failed,))
 
 
 def sealed(manifest: Manifest, number: int, now: float) -> Plan:
@@ -263,10 +345,14 @@ def sealed(manifest: Manifest, number: int, now: float) -> Plan:
 
 
 def found_late(manifest: Manifest, number: int, count: int) -> Plan:
-    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent."""
+    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. Where its workers serve
+    another wagon by now it gets new ones, under a number that no wagon will have."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
         return Plan(manifest)
+    if any(w.unit == wagon.unit for w in manifest.in_state(*LIVE)):
+        manifest = changed(manifest, number, reuses=manifest.next_number)
+        manifest = msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
     fact = EventsLate(train=manifest.train, number=number, count=count)
     return Plan(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
 

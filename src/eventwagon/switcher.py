@@ -41,7 +41,7 @@ class Switcher:
 
     `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
     this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
-    that does.
+    that does. `revision`: which code this program is, where it says so.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Switcher:
         by: str,
         tell: Listener,
         declares: bool = True,
+        revision: str = "",
     ) -> None:
         self._train = train
         self._settings = settings
@@ -65,6 +66,7 @@ class Switcher:
         self._clock = clock
         self._by = by
         self._declares = declares
+        self._revision = revision
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
@@ -116,6 +118,22 @@ class Switcher:
         """Read the newest manifest from the registry."""
         self.see(await self._registry.read(self._train))
         return self._snapshot
+
+    async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
+        """The first manifest seen, from now on, of which it is true."""
+        changed = asyncio.Event()
+
+        def look(_: Snapshot) -> None:
+            changed.set()
+
+        self.on_change.append(look)
+        try:
+            while not true(self._snapshot.manifest):
+                changed.clear()
+                await changed.wait()
+            return self._snapshot.manifest
+        finally:
+            self.on_change.remove(look)
 
     # --- routing --------------------------------------------------------------------------
 
@@ -345,7 +363,7 @@ class Switcher:
             base = self._snapshot
             bounds = self._broker.capabilities.bounds
             channels = self._channels if self._declares else None
-            step = found(self._settings, base.manifest, channels, self._clock(), bounds=bounds)
+            step = found(self._settings, base.manifest, channels, self._clock(), bounds=bounds, revision=self._revision)
             try:
                 await self.store(step, base=base)
                 for task in step.tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from .settings import AtCap, Settings, make_settings
 from .worker import Handler
 from .workers import Workers
 
+REVISION = "EVENTWAGON_REVISION"
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -30,7 +33,9 @@ class Train:
 
     `limit` says when a wagon is full, `workers` who works, `spares` how many READY wagons are kept ahead; every further
     setting is a field of `Settings`, which has the units, the defaults and the reasons. `source` is the CloudEvents
-    source of what is published (default: `/eventwagon/` and the name). Raises UsageError for a bad name or setting.
+    source of what is published (default: `/eventwagon/` and the name). `revision` says which code this is, so that it serves
+    no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or it does not say). Raises UsageError for a
+    bad name or setting.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class Train:
         spares: int | None = None,
         at_cap: AtCap | None = None,
         source: str | None = None,
+        revision: str | None = None,
         **settings: Any,
     ) -> None:
         self.name = check_train_name(name)
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
         self.settings: Settings = make_settings(**{k: v for k, v in given.items() if v is not None}, **settings)
+        self.revision: str = os.environ.get(REVISION, "") if revision is None else revision
         self.source = source or f"/eventwagon/{name}"
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress's under the empty name."""
@@ -116,7 +123,16 @@ class Train:
 
         async with (
             open_drivers(url, clock=clock).broker as broker,
-            wagon_workers(self.name, self.settings, self.handlers, broker, shared=False, clock=clock, tell=tell) as (
+            wagon_workers(
+                self.name,
+                self.settings,
+                self.handlers,
+                broker,
+                shared=False,
+                revision=self.revision,
+                clock=clock,
+                tell=tell,
+            ) as (
                 _,
                 local,
             ),

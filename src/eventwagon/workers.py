@@ -67,6 +67,19 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
     return total // count + (1 if (index + turn) % count < total % count else 0)
 
 
+def may_serve(code: str, revision: str) -> bool:
+    """Whether a process whose code is of revision `code` (empty: it does not say) may serve a wagon of this revision. One
+    that has none may be served by any; one that has, only by the very code."""
+    return not revision or code == revision
+
+
+def why_not_served(code: str, revision: str) -> str:
+    """Why `may_serve` says no, in words; empty where it says yes."""
+    if may_serve(code, revision):
+        return ""
+    return f"this program has {f'revision {code}' if code else 'no revision'}, and the wagon is for revision {revision}"
+
+
 class Post(NamedTuple):
     """A wagon as a shared crew sees it when one of its workers is free. Times in seconds on the wall clock."""
 

@@ -18,6 +18,7 @@ from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrator import Orchestrator, WagonSpec
 from eventwagon.orchestrators.in_process import InProcess
 from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.subprocess.records import WagonFiles
 from eventwagon.payload import shape
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
@@ -32,6 +33,9 @@ class InProcessHarness:
     """The in-process orchestrator over the real crew, on a broker in memory."""
 
     outlives = False
+    warm = True
+    idles = True
+    revision = "v2"
 
     def __init__(self) -> None:
         self._clock = VirtualClock()
@@ -46,7 +50,15 @@ class InProcessHarness:
         settings = Settings(workers=Workers(each=1), handler_timeout=1e6)
         handlers = {"": Handler("", self._handle, shape(self._handle))}
         crew = Crew(
-            TRAIN, handlers, settings, self._broker, slo=None, shared=None, clock=self._clock, tell=lambda fact: None
+            TRAIN,
+            handlers,
+            settings,
+            self._broker,
+            slo=None,
+            shared=None,
+            revision=self.revision,
+            clock=self._clock,
+            tell=lambda fact: None,
         )
         await self._stack.enter_async_context(crew)
         self.orchestrator: Orchestrator = await self._stack.enter_async_context(InProcess(crew.serve))
@@ -91,6 +103,9 @@ class InProcessHarness:
     async def ended(self, number: int) -> int:
         return self._ended[number]
 
+    async def incarnation(self, unit: int) -> object:
+        return "this process"
+
     async def let_go(self) -> None:
         self._free.set()
 
@@ -107,6 +122,9 @@ class SubprocessHarness:
     """A process per wagon, on SQLite; the handlers of `tests.programs.held` are held and watched through files."""
 
     outlives = False
+    warm = True
+    idles = True
+    revision = "v2"
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -164,6 +182,10 @@ class SubprocessHarness:
 
     async def ended(self, number: int) -> int:
         return self._count("ended", number)
+
+    async def incarnation(self, unit: int) -> object:
+        state = WagonFiles(self._directory / "processes", TRAIN, unit).state()
+        return state and state.pid
 
     async def let_go(self) -> None:
         (self._held / "free").touch()

@@ -155,12 +155,13 @@ _WRONG: dict[str, list[Any]] = {
     "workers": [None, 8, "8"],
     "at_cap": ["stop", "", None, 3],
     "prepare": [0, -1, 1.01, math.nan, math.inf, "x", None],
+    "reuse": [None, 1, "yes"],
     "spares": [-1, 1.5, "1", None, True, 32],
     "max_event_bytes": [0, 1023, 2048.0, None],
 }
 for name in ("wagons", "provision_attempts", "attempts", "publish_batch", "keep"):
     _WRONG[name] = _NO_COUNT
-for name in ("cooldown", "hold", "backoff", "backoff_most", "grace", "keep_drained"):
+for name in ("cooldown", "hold", "backoff", "backoff_most", "grace", "keep_drained", "keep_warm", "idle_after"):
     _WRONG[name] = _NO_SECONDS
 for name in (
     "observe_every",

@@ -26,7 +26,15 @@ def test_fields_that_later_versions_may_add_are_no_harm() -> None:
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:
     with pytest.raises(BrokenManifest, match=r"newer eventwagon .*upgrade this program"):
-        decode(b'{"train":"t","format":2,"wagons":"in another form"}')
+        decode(b'{"train":"t","format":3,"wagons":"in another form"}')
+
+
+def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:
+    """Revisions and reuse would be lost on programs that know form 1 only: they are to refuse it from then on."""
+    old = b'{"train":"t","format":1,"wagons":[{"number":1,"state":"active","opened_at":1.0,"created_at":1.0}],"next_number":2}'
+    manifest = decode(old)
+    assert (manifest.format, manifest.revision, manifest.wagons[0].unit) == (FORMAT, "", 1)
+    assert b'"format":2' in encode(manifest)
 
 
 def test_noise_is_refused() -> None:

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from ..errors import UsageError
 from ..orchestrator import Orchestrator
+from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .target import load_train
 
@@ -31,6 +32,14 @@ Redeclare = Annotated[
 LogLevel = Annotated[
     str, typer.Option("--log-level", envvar="EVENTWAGON_LOG_LEVEL", help="debug, info, warning or error.")
 ]
+Revision = Annotated[
+    str,
+    typer.Option(
+        "--revision",
+        envvar="EVENTWAGON_REVISION",
+        help="Which code this is: it serves no wagon that was opened for other code.",
+    ),
+]
 _logger = logging.getLogger("eventwagon.cli")
 
 
@@ -42,26 +51,32 @@ async def run(
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Give each wagon a process of its own: what one does touches no other.")
     ] = False,
+    revision: Revision = "",
     log_level: LogLevel = "info",
 ) -> None:
     """Run a train: observe it and work for it, in this process (or with --isolate in one per wagon).
 
     Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
     """
+    train = load_train(target, revision)
     orchestrator = None
     if isolate:
         from ..orchestrators.subprocess import Subprocess
 
-        orchestrator = Subprocess(target, url=url, grace=load_train(target).settings.grace)
-    await _serve(target, url, redeclare, log_level, observe=True, work=not isolate, orchestrator=orchestrator)
+        orchestrator = Subprocess(target, url=url, grace=train.settings.grace)
+    await _serve(train, url, redeclare, log_level, observe=True, work=not isolate, orchestrator=orchestrator)
 
 
 @job
 async def observe(
-    target: Program, url: Url = DEFAULT_URL, redeclare: Redeclare = False, log_level: LogLevel = "info"
+    target: Program,
+    url: Url = DEFAULT_URL,
+    redeclare: Redeclare = False,
+    revision: Revision = "",
+    log_level: LogLevel = "info",
 ) -> None:
     """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
-    await _serve(target, url, redeclare, log_level, observe=True, work=False)
+    await _serve(load_train(target, revision), url, redeclare, log_level, observe=True, work=False)
 
 
 @job
@@ -71,17 +86,19 @@ async def work(
     redeclare: Redeclare = False,
     wagon: Annotated[
         int | None,
-        typer.Option("--wagon", min=1, help="Work for this wagon alone, until it needs no workers any more."),
+        typer.Option("--wagon", min=1, help="Work for this wagon, and those that take over its workers; then end."),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --wagon: how many.")] = None,
+    revision: Revision = "",
     log_level: LogLevel = "info",
 ) -> None:
     """Work for a train, without observing it: its handlers run here. Processes that work share its workers."""
-    await _serve(target, url, redeclare, log_level, observe=False, work=True, wagon=wagon, workers=workers)
+    train = load_train(target, revision)
+    await _serve(train, url, redeclare, log_level, observe=False, work=True, wagon=wagon, workers=workers)
 
 
 async def _serve(
-    target: str,
+    train: Train,
     url: str,
     redeclare: bool,
     log_level: str,
@@ -93,7 +110,6 @@ async def _serve(
     workers: int | None = None,
 ) -> None:
     set_up_logging(log_level)
-    train = load_train(target)
     does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
     with asked_to_end() as asked:
         async with (

@@ -19,7 +19,7 @@ from ..connection import Connection
 from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
-from ..manifest import Wagon
+from ..manifest import Manifest, Wagon
 from ..registry import Member
 from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, listing, out, span
 from .target import reached
@@ -51,6 +51,8 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
     inside: int | None
     dead: int | None
     workers: int
+    revision: str
+    asleep: bool
     age: float
     reason: str
     opened_at: float
@@ -68,6 +70,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     declared: dict[str, str]
     channels: tuple[str, ...]
     asked: str
+    watched: str
     refusing: str
     dead: int | None
     members: list[Member]
@@ -141,13 +144,28 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         revision=snapshot.revision,
         declared=dict(manifest.declared),
         channels=manifest.channels,
-        asked=manifest.request.why if manifest.request else "",
+        asked=_asked(manifest),
+        watched=_watched(manifest),
         refusing=manifest.refusing,
         dead=sum(dead),
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],
     )
+
+
+def _asked(manifest: Manifest) -> str:
+    asked = manifest.request
+    if asked is None:
+        return ""
+    return asked.why if asked.revision is None else f"{asked.why} (to revision {asked.revision or 'none'})"
+
+
+def _watched(manifest: Manifest) -> str:
+    watch = manifest.watch
+    if watch is None:
+        return ""
+    return f"wagon_{watch.number}, and back to revision {watch.back or 'none'} when more than {watch.share:.3g} of it fails"
 
 
 def _held(depth: Depth) -> int | None:
@@ -171,8 +189,12 @@ def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int
         inside=sum(known) if len(known) == len(inner) else None,
         dead=_held(depths.get(DEAD, Depth())),
         workers=workers,
+        revision=wagon.revision,
+        asleep=wagon.asleep_at is not None,
         age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
-        reason=wagon.trouble or wagon.closed_because or wagon.opened_because,
+        reason="asleep: nothing to do"
+        if wagon.asleep_at
+        else wagon.trouble or wagon.closed_because or wagon.opened_because,
         opened_at=wagon.opened_at,
         sealed_at=wagon.sealed_at,
         drained_at=wagon.drained_at,
@@ -193,6 +215,8 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
         inside=0,
         dead=fact.dead,
         workers=0,
+        revision=w.revision,
+        asleep=False,
         age=max(0.0, (w.drained_at or w.closed_at or w.opened_at) - (w.active_at or w.opened_at)),
         reason=w.closed_because or w.trouble,
         opened_at=w.opened_at,
@@ -216,6 +240,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
     if view.asked:
         parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
+    if view.watched:
+        parts.append(Text(f"watched: {view.watched}", style="bold"))
     if not any("observe" in m.roles for m in view.members):
         parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
     return Group(*parts)
@@ -240,13 +266,16 @@ def _head(view: View) -> Text:
 def _wagons(rows: Sequence[WagonView], width: int) -> Table:
     wide = width >= _WIDE
     figures = ("waiting", "in flight", "settled", "inside", "workers") if wide else ("wait", "fly", "done", "in", "wk")
-    columns = ("wagon", "state", ">taken", *(f">{name}" for name in figures), ">age", "why")
-    return listing(columns, [_row(w, wide) for w in rows], width)
+    coded = any(w.revision for w in rows)
+    columns = ("wagon", *(["revision"] if coded else []), "state", ">taken")
+    columns = (*columns, *(f">{name}" for name in figures), ">age", "why")
+    return listing(columns, [_row(w, wide, coded) for w in rows], width)
 
 
-def _row(w: WagonView, wide: bool) -> list[str | Text]:
+def _row(w: WagonView, wide: bool, coded: bool) -> list[str | Text]:
     return [
         w.name if wide else f"v{w.number}",
+        *([w.revision] if coded else []),
         Text(w.state, style=COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
         *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 import typer
 
 from ..connection import Connection
-from ..errors import EventwagonError
+from ..errors import EventwagonError, UsageError
 from ..event import DEAD
+from ..facts import SwitchGivenUp, sentence
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
 from .target import reached
 
@@ -20,11 +21,40 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to w
 
 
 @job
-async def switch(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", timeout: Timeout = 30.0) -> None:
-    """Switch to the next wagon now, whatever the limit says, and wait until it is done."""
+async def switch(
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help="The next wagons run this code: an image's tag, a function's version, a path."),
+    ] = None,
+    watch_errors: Annotated[
+        str | None,
+        typer.Option("--watch-errors", help="Go back when more of the new wagon's handlings fail: 2% or 0.02."),
+    ] = None,
+    reason: Reason = "by hand",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Switch to the next wagon now, whatever the limit says, and wait until it is done.
+
+    With --revision that wagon runs other code, and the old one drains with the old. Going back is another switch; with
+    --watch-errors the train does it by itself.
+    """
+    watch = None if watch_errors is None else share(watch_errors)
+    if watch is not None and revision is None:
+        raise UsageError("--watch-errors needs --revision: it is new code that is watched")
     async with reached(target, url) as c:
-        old, new = await _switched(c, reason, timeout)
-        line(f"switched from wagon {old} to wagon {new}")
+        old, new = await _switched(c, reason, timeout, revision, watch)
+        line(f"switched from wagon {old} to wagon {new}" + (f", revision {revision}" if revision else ""))
+
+
+def share(text: str) -> float:
+    """A share above 0 and at most 1, written `2%` or `0.02`. Raises UsageError."""
+    with suppress(ValueError):
+        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        if 0 < value <= 1:
+            return value
+    raise UsageError(f"--watch-errors {text!r}: write a share above 0 and at most 1, as 2% or 0.02")
 
 
 @job
@@ -39,7 +69,7 @@ async def drain(
         old, _ = await _switched(c, reason, timeout)
 
         async def left() -> str:
-            wagons = [w for w in c.manifest.wagons if w.number <= old]
+            wagons = [w for w in c.manifest.wagons if w.number <= old and w.active_at is not None]
             depths = await c.depths()
             events = [
                 d.published - d.settled
@@ -75,17 +105,27 @@ async def stop(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand
         line(f"{len(before)} process{'es' if len(before) != 1 else ''} ended" if before else "no process was alive")
 
 
-async def _switched(c: Connection, reason: str, timeout: float) -> tuple[int, int]:
+async def _switched(
+    c: Connection, reason: str, timeout: float, revision: str | None = None, watch: float | None = None
+) -> tuple[int, int]:
     await _warn_without(c, "observe", "the switch is asked for, and made when one is")
-    old = await c.request_switch(reason)
+    old = await c.request_switch(reason, revision=revision, watch_errors=watch)
     try:
         async with asyncio.timeout(timeout):
-            return old, await c.wait_switched(old)
+            new = await c.wait_answered()
+        if new == old:
+            raise Ended(Code.FAILED, await _given_up(c))
+        return old, new
     except TimeoutError:
         raise Ended(
             Code.NOT_IN_TIME,
             f"not switched within {timeout:g} s; it stays asked for. `eventwagon why {c.train.name}` says what is in the way",
         ) from None
+
+
+async def _given_up(c: Connection) -> str:
+    said = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp)]
+    return said[-1] if said else "the switch was given up"
 
 
 async def _warn_without(c: Connection, role: str, then: str) -> None:

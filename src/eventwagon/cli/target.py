@@ -20,6 +20,7 @@ from ..errors import UnknownTrain, UsageError
 from ..event import check_train_name
 from ..facts import Listener
 from ..limits import parse_limit
+from ..orchestrator import PLACE
 from ..train import Train
 from ..workers import parse_workers
 
@@ -28,8 +29,21 @@ _LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-def load_train(target: str) -> Train:
-    """The train that `module:attribute` or `path/to/file.py:attribute` names. Raises UsageError."""
+def load_train(target: str, revision: str = "") -> Train:
+    """The train that `module:attribute` or `path/to/file.py:attribute` names, `{revision}` in it filled in; `revision` says
+    which code it is. Raises UsageError, also where the program says that it is another."""
+    if PLACE in target:
+        if not revision:
+            raise UsageError(f"TARGET {target!r}: say with --revision what stands for {PLACE}")
+        target = target.replace(PLACE, revision)
+    train = _load(target)
+    if revision and train.revision not in ("", revision):
+        raise UsageError(f"TARGET {target!r} says that it is revision {train.revision}, not {revision}")
+    train.revision = train.revision or revision
+    return train
+
+
+def _load(target: str) -> Train:
     where, colon, attribute = target.rpartition(":")
     if not colon or not where or not attribute:
         raise UsageError(f"TARGET {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")

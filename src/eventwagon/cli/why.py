@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..event import Event
-from ..facts import Entry, Switched, WagonRemoved, encode_entry, sentence
+from ..facts import Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
 from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, local_time, out, say
 from .target import reached
 
@@ -44,6 +44,8 @@ def _concerns(entry: Entry, number: int) -> bool:
     match entry.fact:
         case Switched(old=old, new=new):
             return number in (old, new)
+        case WagonOpened(number=n, unit=unit):
+            return number in (n, unit)
         case WagonRemoved(wagon=wagon):
             return wagon.number == number
         case fact:

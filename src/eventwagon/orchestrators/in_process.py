@@ -1,4 +1,4 @@
-"""The in-process orchestrator: a wagon's workers are tasks of this process."""
+"""The in-process orchestrator: a unit of workers are tasks of this process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..orchestrator import Deployment, WagonSpec
 
 _PAUSES = (0.05, 5.0)
 
-_Wagon = tuple[str, int]
-"""A train's name and a wagon's number."""
+_Unit = tuple[str, int]
+"""A train's name and the number of a unit of workers."""
 
 
 class Serving(Protocol):
@@ -27,6 +27,16 @@ class Serving(Protocol):
     @property
     def trouble(self) -> str:
         """Why it is not served any more; empty while it is."""
+        ...
+
+    @property
+    def handled(self) -> int:
+        """Handlings that ended well."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Handlings that failed."""
         ...
 
     async def update(self, spec: WagonSpec) -> None:
@@ -48,14 +58,16 @@ class InProcess:
     def __init__(self, start: Start, *, grace: float = 30.0) -> None:
         self._start = start
         self._grace = grace
-        self._specs: dict[_Wagon, WagonSpec] = {}
-        self._wanted: dict[_Wagon, asyncio.Event] = {}
-        self._servings: dict[_Wagon, Serving] = {}
-        self._trouble: dict[_Wagon, str] = {}
-        self._keepers: dict[_Wagon, asyncio.Task[None]] = {}
+        self._specs: dict[_Unit, WagonSpec] = {}
+        self._wanted: dict[_Unit, asyncio.Event] = {}
+        self._servings: dict[_Unit, tuple[int, Serving]] = {}
+        """Which wagon is served, and how."""
+        self._ending: set[_Unit] = set()
+        self._trouble: dict[_Unit, str] = {}
+        self._keepers: dict[_Unit, asyncio.Task[None]] = {}
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a wagon's workers became ready, failed or ended."""
+        """Called when a unit's workers became ready, failed, moved or ended."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -69,77 +81,93 @@ class InProcess:
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
-        wagon = spec.train, spec.unit
-        if self._specs.get(wagon) == spec:
+        unit = spec.train, spec.unit
+        known = self._specs.get(unit)
+        if known == spec or (known is not None and known.number > spec.number):
             return
-        self._specs[wagon] = spec
-        self._wanted.setdefault(wagon, asyncio.Event()).set()
-        if wagon not in self._keepers:
-            self._keepers[wagon] = self._tasks.create_task(self._keep(wagon))
+        self._specs[unit] = spec
+        self._wanted.setdefault(unit, asyncio.Event()).set()
+        if unit not in self._keepers:
+            self._keepers[unit] = self._tasks.create_task(self._keep(unit))
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
-        found = {}
-        for wagon, spec in self._specs.items():
-            if spec.train == train:
-                serving = self._servings.get(wagon)
-                trouble = self._trouble.get(wagon, "") or (serving.trouble if serving else "")
-                found[spec.number] = Deployment(
-                    number=spec.number,
-                    ready=serving is not None and not trouble,
-                    workers=serving.workers if serving else 0,
-                    trouble=trouble,
-                )
-        return found
+        return {
+            unit: self._deployment((name, unit), spec) for (name, unit), spec in self._specs.items() if name == train
+        }
+
+    def _deployment(self, unit: _Unit, spec: WagonSpec) -> Deployment:
+        trouble = self._trouble.get(unit, "")
+        if unit not in self._servings:
+            return Deployment(number=spec.number, ready=False, revision=spec.revision, trouble=trouble)
+        number, serving = self._servings[unit]
+        trouble = trouble or serving.trouble
+        return Deployment(
+            number=number,
+            ready=not trouble,
+            workers=serving.workers,
+            revision=spec.revision,
+            trouble=trouble,
+            handled=serving.handled,
+            failed=serving.failed,
+        )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove."""
-        wagon = train, unit
-        keeper = self._keepers.pop(wagon, None)
+        key = train, unit
+        keeper = self._keepers.pop(key, None)
         if keeper is not None:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
-        serving = self._servings.get(wagon)
-        if serving is not None:
-            await serving.end(grace)
-        if wagon not in self._keepers:  # unless it was asked for again meanwhile
-            for known in (self._specs, self._wanted, self._servings, self._trouble):
-                known.pop(wagon, None)
+        if key in self._servings:
+            await self._leave(key, grace)
+        if key not in self._keepers:  # unless it was asked for again meanwhile
+            for known in (self._specs, self._wanted, self._trouble):
+                known.pop(key, None)
         self.on_change()
 
-    async def _keep(self, wagon: _Wagon) -> None:
-        """Bring one wagon's workers to what its spec says, each time that it changes; again where that failed."""
+    async def _leave(self, unit: _Unit, grace: float) -> None:
+        """End what serves now, if it still is that in the end."""
+        ending = self._servings[unit]
+        self._ending.add(unit)
+        await ending[1].end(grace)
+        if self._servings.get(unit) is ending:
+            del self._servings[unit]
+            self._ending.discard(unit)
+
+    async def _keep(self, unit: _Unit) -> None:
+        """Bring one unit's workers to what its spec says, each time that it changes; again where that failed."""
         pause = _PAUSES[0]
         while True:
-            wanted = self._wanted[wagon]
+            wanted = self._wanted[unit]
             wanted.clear()
             try:
-                await self._bring(wagon)
+                await self._bring(unit)
             except EventwagonError as e:
-                self._trouble[wagon] = str(e)
+                self._trouble[unit] = str(e)
                 self.on_change()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await wanted.wait()
                 pause = min(_PAUSES[1], pause * 2)
                 continue
-            self._trouble.pop(wagon, None)
+            self._trouble.pop(unit, None)
             self.on_change()
             pause = _PAUSES[0]
             await wanted.wait()
 
-    async def _bring(self, wagon: _Wagon) -> None:
-        spec = self._specs[wagon]
-        serving = self._servings.get(wagon)
-        if serving is not None and serving.trouble:
-            await serving.end(0.0)
-            serving = None
-        if serving is None:
-            self._servings[wagon] = await self._start(spec)
-        else:
-            await serving.update(spec)
+    async def _bring(self, unit: _Unit) -> None:
+        spec = self._specs[unit]
+        if unit in self._servings:
+            number, serving = self._servings[unit]
+            if number != spec.number or spec.workers == 0 or serving.trouble or unit in self._ending:
+                await self._leave(unit, 0.0 if serving.trouble else self._grace)
+        if unit in self._servings:
+            await self._servings[unit][1].update(spec)
+        elif spec.workers != 0:
+            self._servings[unit] = spec.number, await self._start(spec)
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for train, number in list(self._specs):
-                tasks.create_task(self.remove(train, number, grace=self._grace))
+            for train, unit in list(self._specs):
+                tasks.create_task(self.remove(train, unit, grace=self._grace))

@@ -30,8 +30,11 @@ from .records import State, WagonFiles, Want, created, mark, older, stands, take
 URL = "EVENTWAGON_URL"
 OWNER = "EVENTWAGON_OWNER"
 LOGS = "EVENTWAGON_LOGS"
+REVISION = "EVENTWAGON_REVISION"
 TAKEN = 75
 """The exit code of a process that found another at its wagon."""
+SENT_HOME = 76
+"""The exit code of a process that was told that no workers are wanted for now."""
 MARGIN = 2.0
 """Seconds beyond the grace for giving back what is in hand, and for the interpreter's own end."""
 LOG_BYTES = 512 * 1024
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
         url = os.environ.pop(URL, "")
-        asyncio.run(_Child(files, lock, state, train, url).run())
+        return asyncio.run(_Child(files, lock, state, train, url).run())
     except EventwagonError as e:
         sys.stderr.write(f"{type(e).__name__}: {e}\n")
         return 1
@@ -79,7 +82,6 @@ def main(arguments: Sequence[str]) -> int:
             files.state_path.unlink(missing_ok=True)
             if files.want() is None:  # nobody will look here again
                 files.lock_path.unlink(missing_ok=True)
-    return 0
 
 
 def _take_patiently(path: Path) -> int | None:
@@ -131,12 +133,15 @@ class _Child:
         self._grace = train.settings.grace
         self._want: Want | None = None
         self._want_mark: tuple[int, ...] | None = None
-        self._proven = False
+        self._proven = 0
+        """The wagon that a round trip was proven for."""
+        self._sent_home = False
         self._beat_at = 0.0
         self._trouble = ""
         self._probe_at = 0.0
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """Returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
@@ -152,6 +157,7 @@ class _Child:
             self._say(ready=False, trouble="it is leaving")
             self._end_within(self._grace + MARGIN)
             await local.remove(self._train.name, self._files.number, grace=self._grace)
+        return SENT_HOME if self._sent_home else 0
 
     def _leave(self) -> None:
         self._leaving.set()
@@ -181,11 +187,16 @@ class _Child:
             self._grace = self._want.leave
             self._leaving.set()
             return
+        if self._want.spec.workers == 0:
+            self._sent_home = True
+            self._leaving.set()
+            return
         await local.ensure(self._want.spec)
         found = (await local.deployments(self._train.name)).get(self._files.number)
         if found is not None:
             await self._prove(broker, found)
-            self._say(ready=found.ready and self._proven, workers=found.workers, trouble=found.trouble or self._trouble)
+            ready = found.ready and self._proven == found.number
+            self._say(ready=ready, trouble=found.trouble or self._trouble, found=found)
         self._beat()
 
     def _read_want(self) -> None:
@@ -198,36 +209,36 @@ class _Child:
     async def _prove(self, broker: Broker, found: Deployment) -> None:
         """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""
         if not found.ready:
-            self._proven = False
+            self._proven = 0
             return
         now = asyncio.get_running_loop().time()
-        if self._proven or now < self._probe_at:
+        if self._proven == found.number or now < self._probe_at:
             return
         try:
-            await probe(broker, self._train.name, self._files.number)
+            await probe(broker, self._train.name, found.number)
         except EventwagonError as e:
             self._trouble, self._probe_at = f"the probe failed: {e}", now + 0.5
         else:
-            self._trouble, self._proven = "", True
+            self._trouble, self._proven = "", found.number
 
-    def _say(self, *, ready: bool, trouble: str, workers: int | None = None) -> None:
-        new = msgspec.structs.replace(
-            self._state,
-            begun=True,
-            ready=ready,
-            workers=self._state.workers if workers is None else workers,
-            trouble=trouble,
-        )
+    def _say(self, *, ready: bool, trouble: str, found: Deployment | None = None) -> None:
+        new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
+        if found is not None:
+            new = msgspec.structs.replace(new, number=found.number, workers=found.workers)
+            if self._beat_due() or found.number != self._state.number:  # counts change all the time
+                new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
         if new != self._state or not mark(self._files.state_path):
             with suppress(OSError):  # a full disk must not end the wagon: it is said when there is room
                 self._files.write(new)
                 self._state = new
 
+    def _beat_due(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._beat_at
+
     def _beat(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._beat_at:
+        if not self._beat_due():
             return
-        self._beat_at = now + _BEAT
+        self._beat_at = asyncio.get_running_loop().time() + _BEAT
         if not stands(self._lock, self._files.lock_path):
             self._leaving.set()  # the directory was removed under it: another process may be at the wagon now
             return

@@ -1,4 +1,4 @@
-"""The orchestrator's side: starts wagons' processes, looks after them, and ends them."""
+"""The orchestrator's side: starts units' processes, looks after them, and ends them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Self
 import msgspec
 
 from ...errors import StorageBroken, Unavailable, UsageError
-from ...orchestrator import Deployment, WagonSpec
-from .child import MARGIN, TAKEN
+from ...orchestrator import PLACE, Deployment, WagonSpec
+from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, Process
 from .records import Stillness, WagonFiles, Want, held, is_alive, kill, mark, sweep, take, wagons_on_disk
@@ -33,6 +33,7 @@ _POLL = 0.02
 _KILL_PATIENCE = 10.0
 
 _Key = tuple[str, int]
+"""A train's name and the number of a unit of workers."""
 
 
 class Subprocess:
@@ -45,6 +46,9 @@ class Subprocess:
     end with the orchestrator that started them; one that does not is ended by another. A process that gives no sign of
     life for `hung_after` s (say a handler that never yields), or that does not load its program within `start_timeout` s,
     is killed and started again.
+
+    Where the target contains `{revision}`, that of the wagon is filled in: `/srv/app-{revision}/app.py:signups`. A process
+    finds it in `EVENTWAGON_REVISION` too.
 
     What processes print goes to stderr, the wagon's name before each line, or with `logs` to a file per wagon in that
     directory (bounded; those of the newest wagons stay). `grace` is for leaving this object, in seconds. The URL, and
@@ -112,7 +116,12 @@ class Subprocess:
         after a pause that doubles. So call it again and again, as observers do."""
         if spec.workers is None:
             raise UsageError(f"{spec.train} wagon {spec.number}: a process of its own needs a number of workers")
-        key = spec.train, spec.number
+        if PLACE in self._launch.target and not spec.revision:
+            raise UsageError(
+                f"{spec.train} wagon {spec.number} has no revision to fill in for {PLACE} in {self._launch.target}: "
+                "`eventwagon switch --revision` says which new wagons have"
+            )
+        key = spec.train, spec.unit
         if self._removing[key]:
             self._again[key] = spec
             return
@@ -122,10 +131,13 @@ class Subprocess:
             want = files.want()
             if want is not None and want.owner != self._name and self._in_charge(want.owner):
                 return
+            if want is not None and want.spec.number > spec.number:
+                return  # out of date: it serves a later wagon by now
             new = Want(owner=self._name, spec=spec, trouble=want.trouble if want else "")
             if new != want:
                 files.write(new)
-            self._look_after(key, files)
+            if spec.workers or files.running():
+                self._look_after(key, files)
         except OSError as e:
             raise Unavailable(f"{files.want_path}: {e}") from e
 
@@ -170,10 +182,14 @@ class Subprocess:
     def _deployment(self, key: _Key) -> Deployment:
         files = self._files(key)
         want, state = files.want(), files.state()
-        wanted = want.spec.workers or 0 if want is not None and want.leave is None else 0
+        wanted = want.spec.hands or 0 if want is not None and want.leave is None else 0
+        number = want.spec.number if want is not None else key[1]
+        revision = want.spec.revision if want is not None else ""
         if state is None or not files.running():
             because = (want.trouble if want else "") or "its process is being started"
-            return Deployment(number=key[1], ready=False, workers=wanted, trouble=because)
+            if want is not None and want.spec.workers == 0:
+                because = ""
+            return Deployment(number=number, ready=False, workers=wanted, revision=revision, trouble=because)
         silent = self._still.seconds(("beat", key), files.beat(), _now())
         trouble = state.trouble
         if silent > _SILENT:
@@ -181,10 +197,13 @@ class Subprocess:
         elif not state.begun:
             trouble = (want.trouble if want else "") or "its process loads its program"
         return Deployment(
-            number=key[1],
+            number=state.number or number,
             ready=state.ready and silent <= _SILENT,
             workers=max(state.workers, wanted),
+            revision=revision,
             trouble=trouble,
+            handled=state.handled,
+            failed=state.failed,
         )
 
     # --- starting and looking after -------------------------------------------------------
@@ -202,7 +221,8 @@ class Subprocess:
             keep_newest(self._logs, key[0])
         self._still.forget(("beat", key), ("orphan", key))
         try:
-            self._own[key] = Process(self._launch, files, self._name)
+            want = files.want()
+            self._own[key] = Process(self._launch, files, self._name, want.spec.revision if want else "")
         except OSError as e:
             self._failed(key, f"its process can't be started: {e}")
 
@@ -235,7 +255,7 @@ class Subprocess:
 
     def _ended(self, key: _Key, own: Process, code: int) -> None:
         self._still.forget(("beat", key), ("orphan", key))
-        if code == TAKEN or self._removing[key]:
+        if code in (TAKEN, SENT_HOME) or self._removing[key]:
             return
         if own.seconds > _STEADY:
             self._failures[key] = 0

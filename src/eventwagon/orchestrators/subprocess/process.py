@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .child import LOGS, OWNER, URL
+from ...orchestrator import PLACE
+from .child import LOGS, OWNER, REVISION, URL
 from .logs import Tail
 from .records import WagonFiles, kill_group
 
@@ -27,8 +28,10 @@ class Launch(NamedTuple):
 class Process:
     """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
 
-    def __init__(self, launch: Launch, files: WagonFiles, owner: str) -> None:
+    def __init__(self, launch: Launch, files: WagonFiles, owner: str, revision: str) -> None:
         environment = {**os.environ, **launch.environment, URL: launch.url, OWNER: owner}
+        if revision:
+            environment[REVISION] = revision
         if launch.logs is not None:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -39,7 +42,7 @@ class Process:
                     launch.python,
                     "-m",
                     __package__ or "eventwagon.orchestrators.subprocess",
-                    launch.target,
+                    launch.target.replace(PLACE, revision),
                     files.train,
                     str(files.number),
                     str(launch.directory),

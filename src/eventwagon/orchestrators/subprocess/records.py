@@ -1,6 +1,6 @@
-"""What is written down about a wagon's process, so that any orchestrator on the machine finds it, and who lives.
+"""What is written down about a unit's process, so that any orchestrator on the machine finds it, and who lives.
 
-Per wagon there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state` (what
+Per unit there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state` (what
 it does; written by the process), `log` (what it says) and `lock`, held by the process for as long as it lives. The lock is
 the truth: the kernel releases it however the process ends, and no second process works without it.
 """
@@ -49,13 +49,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestrator that started it."""
     begun: bool = False
     """Its program is loaded; from then on it gives a sign of life twice a second."""
+    number: int = 0
+    """The wagon that it serves."""
     ready: bool = False
     workers: int = 0
     trouble: str = ""
+    handled: int = 0
+    failed: int = 0
 
 
 class WagonFiles:
-    """The files of one wagon's process."""
+    """The files of one unit's process. `number` is the unit's: that of the first wagon that it served."""
 
     def __init__(self, directory: Path, train: str, number: int, logs: Path | None = None) -> None:
         self.train, self.number = train, number

@@ -24,6 +24,15 @@ class Harness(Protocol):
     outlives: bool
     """What it deployed goes on when the orchestrator's object is closed (Kubernetes), or ends with it (in-process)."""
 
+    warm: bool = False
+    """A unit's running workers move to another wagon, and nothing is started for it: `incarnation` stays the same."""
+
+    idles: bool = False
+    """Workers can be ready and take nothing (`WagonSpec.idle`)."""
+
+    revision: str = ""
+    """A revision of the code that workers can be asked for; empty: the driver knows none."""
+
     @property
     def orchestrator(self) -> Orchestrator:
         """The driver, entered."""
@@ -53,6 +62,10 @@ class Harness(Protocol):
         """Handlers of the wagon that were ended before."""
         ...
 
+    async def incarnation(self, unit: int) -> object:
+        """What tells the unit's workers from others that were started in their place; asked for only where `warm`."""
+        ...
+
     async def let_go(self) -> None:
         """All handlers may end, also those that begin later."""
         ...
@@ -69,7 +82,7 @@ class OrchestratorTrial:
 
     async def deployment(self, spec: WagonSpec) -> Deployment | None:
         """What runs for the wagon."""
-        return (await self.orchestrator.deployments(spec.train)).get(spec.number)
+        return (await self.orchestrator.deployments(spec.train)).get(spec.unit)
 
     async def until(self, what: str, true: Callable[[], Awaitable[object]]) -> None:
         """Wait until it is so."""
@@ -93,9 +106,17 @@ class OrchestratorTrial:
     async def until_ready(self, spec: WagonSpec) -> None:
         async def ready() -> bool:
             found = await self.deployment(spec)
-            return found is not None and found.ready and found.workers == spec.workers
+            is_there = found is not None and found.ready and found.number == spec.number
+            return is_there and found is not None and found.workers == spec.hands
 
-        await self.until(f"wagon {spec.number} ready with {spec.workers} workers", ready)
+        await self.until(f"wagon {spec.number} ready with {spec.hands} workers", ready)
+
+    async def moved(self, spec: WagonSpec, number: int) -> WagonSpec:
+        """The spec of wagon `number`, served by the unit of `spec`; asked for, not yet ready."""
+        assert spec.workers is not None  # noqa: S101 - the checks name a number
+        after = msgspec.structs.replace(await self.harness.spec(number, workers=spec.workers), unit=spec.unit)
+        await self.orchestrator.ensure(after)
+        return after
 
     async def until_at_work(self, number: int, count: int) -> None:
         async def at_work() -> bool:
@@ -123,14 +144,16 @@ def orchestrator_checks(*, moment: float = 0.3, patience: float = 10.0) -> Seque
     def make_check(body: Body[OrchestratorTrial], requires: tuple[str, ...]) -> Check[Harness]:
         async def start(check: Check[Harness], make: Make[Harness]) -> None:
             async with make() as harness:
-                missing = [name for name in check.requires if not getattr(harness, name)]
+                missing = [name for name in check.requires if not getattr(harness, name, None)]
                 if missing:
                     raise Undeclared(f"{type(harness).__name__} does not declare {', '.join(missing)}: {check.name}")
                 await body(OrchestratorTrial(harness, moment, patience))
 
         return Check(identity(body), sentence(body), requires, start)
 
-    return [make_check(body, requires) for body, requires in suite.bodies]
+    from .orchestrator_units import suite as units
+
+    return [make_check(body, requires) for one in (suite, units) for body, requires in one.bodies]
 
 
 @suite.check()

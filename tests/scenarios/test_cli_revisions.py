@@ -1,0 +1,73 @@
+"""`switch --revision`, `--watch-errors` and `--revision` on the command line, with two folders of code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .test_cli import PROGRAM, cli, lines, running, until_handled
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for version in ("v1", "v2"):
+        folder = tmp_path / f"app-{version}"
+        folder.mkdir()
+        (folder / "app.py").write_text(PROGRAM)
+    return tmp_path
+
+
+TARGET = "app-{revision}/app.py:train"
+
+
+def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
+    with running(place, "run", TARGET, "--isolate", "--revision", "v1"):
+        assert cli(place, "publish", "signups", given=lines("a@x", "b@x")).returncode == 0
+        said = cli(place, "switch", "signups", "--revision", "v2", "--watch-errors", "2%", "--reason", "release 2")
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.endswith(", revision v2\n")
+        until_handled(place, 1)
+        view = json.loads(cli(place, "status", "signups", "--json").stdout)
+        active = next(w for w in view["wagons"] if w["state"] == "active")
+        assert (active["revision"], active["asleep"]) == ("v2", False)
+        assert view["watched"].endswith("back to revision v1 when more than 0.02 of it fails")
+        shown = cli(place, "status", "signups").stdout
+        assert "revision" in shown
+        assert "watched: wagon_" in shown
+        back = cli(place, "switch", "signups", "--revision", "v1")
+        assert back.stdout.endswith(", revision v1\n")
+    told = cli(place, "why", "signups").stdout
+    assert "wagon_1 (revision v1) active" in told
+    assert "a switch to revision v2 was asked for, and back when more than 0.02 of it fails: release 2" in told
+    assert "(revision v2) at pressure 0.00: asked for: release 2" in told
+
+
+def test_code_that_can_not_be_had_is_given_up_and_the_command_fails(place: Path) -> None:
+    program = PROGRAM.replace("spares=1)", "spares=1, provision_timeout=2.0, provision_attempts=1)")
+    (place / "app-v1" / "app.py").write_text(program)
+    with running(place, "run", TARGET, "--isolate", "--revision", "v1"):
+        said = cli(place, "switch", "signups", "--revision", "v9")
+        assert said.returncode == 1
+        assert "the switch to revision v9 was given up, revision v1 goes on" in said.stderr
+        assert "app-v9" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["switch", "signups", "--watch-errors", "2%"], "needs --revision"),
+        (["switch", "signups", "--revision", "v2", "--watch-errors", "200%"], "above 0 and at most 1"),
+        (["switch", "signups", "--revision", "v2", "--watch-errors", "some"], "2% or 0.02"),
+        (["run", TARGET], "say with --revision"),
+        (["work", "app-v1/app.py:named", "--revision", "v2"], "says that it is revision v1, not v2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_are_named(place: Path, arguments: list[str], says: str) -> None:
+    (place / "app-v1" / "app.py").write_text(PROGRAM + "\nnamed = Train('named', revision='v1')\n")
+    said = cli(place, *arguments)
+    assert said.returncode == 2
+    assert says in " ".join(said.stderr.split())
+    assert "Traceback" not in said.stderr

@@ -1,4 +1,4 @@
-"""One wagon's process, seen by the orchestrator that started it."""
+"""One unit's process, seen by the orchestrator that started it."""
 
 from __future__ import annotations
 
@@ -8,42 +8,34 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .child import LOGS, OWNER, URL
+from .child import LOGS, OWNER
 from .logs import Tail
-from .records import WagonFiles, kill_group
+from .records import UnitFiles, kill_all
 
 
 class Launch(NamedTuple):
     """How an orchestrator starts processes."""
 
-    target: str
-    url: str
+    command: tuple[str, ...]
+    """What is started; the train, the unit and the directory follow as arguments."""
+    environment: dict[str, str]
+    """Added to this process's own."""
     directory: Path
     logs: Path | None
-    environment: dict[str, str]
-    python: str
 
 
 class Process:
     """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
 
-    def __init__(self, launch: Launch, files: WagonFiles, owner: str) -> None:
-        environment = {**os.environ, **launch.environment, URL: launch.url, OWNER: owner}
+    def __init__(self, launch: Launch, files: UnitFiles, owner: str) -> None:
+        environment = {**os.environ, **launch.environment, OWNER: owner}
         if launch.logs is not None:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.number}") if launch.logs is None else None
+            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.unit}") if launch.logs is None else None
             self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
-                [
-                    launch.python,
-                    "-m",
-                    __package__ or "eventwagon.orchestrators.subprocess",
-                    launch.target,
-                    files.train,
-                    str(files.number),
-                    str(launch.directory),
-                ],
+                [*launch.command, files.train, str(files.unit), str(launch.directory)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -84,7 +76,7 @@ class Process:
     def kill(self) -> None:
         """End it and what it started, at once. Its pid is still its own: it has not been waited for."""
         if self._popen.returncode is None:
-            kill_group(self._popen.pid)
+            kill_all(self._popen.pid)
 
     def wait(self) -> None:
         """Return when it has ended. After `kill`."""

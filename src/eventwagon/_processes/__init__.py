@@ -6,7 +6,7 @@ from .child import MARGIN, Follower, follow
 from .logs import in_one
 from .orchestrator import Processes, default_directory
 from .process import Launch
-from .records import RUN, Run, UnitFiles, send, started_by
+from .records import RUN, Run, UnitFiles, Want, send, started_by
 
 __all__ = [
     "MARGIN",
@@ -16,6 +16,7 @@ __all__ = [
     "Processes",
     "Run",
     "UnitFiles",
+    "Want",
     "default_directory",
     "follow",
     "in_one",

@@ -138,10 +138,8 @@ class Processes:
         """Whether nothing should run: then no process is started, and one that ends has not failed."""
         return False
 
-    async def _left_over(self, files: UnitFiles, until: float) -> bool:
-        """Whether anything runs that the unit's process started, now that itself is gone. Called again and again until not,
-        to have it end; after `until` (the loop's time) at once."""
-        return False
+    async def _end_left_over(self, files: UnitFiles, grace: float) -> None:
+        """End what the unit's process started and left, now that it is gone itself. Repeatable."""
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -283,7 +281,8 @@ class Processes:
         while True:
             self._reap()
             if key not in self._own and not files.running():
-                if not await self._left_over(files, until - MARGIN) and files.clear():
+                await self._end_left_over(files, max(0.0, until - MARGIN - _now()))
+                if files.clear():
                     return
             else:
                 want = files.want()

@@ -185,6 +185,21 @@ def test_what_it_prints_reaches_stderr_with_the_wagons_name(at: Place, capfd: py
     assert {f"signups wagon_3 | [{copy}] {text}" for copy in (1, 2) for text in ("out", "err")} <= set(said)
 
 
+def test_one_that_never_stops_talking_holds_up_nobody(at: Place, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with at.command("yes attached & exec yes attached", logs=tmp_path / "logs") as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            await asyncio.sleep(2.0)
+            assert (await until_deployed(orchestrator, spec(), is_ready)).trouble == ""
+            await until_deployed(orchestrator, spec(workers=2), is_ready)
+            began = time.monotonic()
+            await orchestrator.remove(TRAIN, 1, grace=10.0)
+            assert time.monotonic() - began < 5.0
+
+    asyncio.run(scenario())
+    assert (tmp_path / "logs" / "signups_v1.log").stat().st_size < 50_000_000
+
+
 # --- readiness ----------------------------------------------------------------------------
 
 

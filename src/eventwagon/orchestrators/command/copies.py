@@ -24,6 +24,8 @@ from .words import environment, filled, words
 
 _LINE = 8192
 """The longest line that is looked at in one piece, in bytes."""
+_PART = 65536
+"""Bytes read at once: what a pipe holds."""
 _ASK_EVERY = (0.1, 1.0)
 """Seconds between two questions whether it is ready, before it is and after."""
 _KILL_PATIENCE = 10.0
@@ -137,7 +139,8 @@ class Copy:
 
     def close(self) -> None:
         """Pass on what it said last. After it has ended."""
-        self._read()
+        if self._output is not None:
+            self._read()
         if self._output is not None:
             self._close_output()
         if self._partial:
@@ -180,19 +183,18 @@ class Copy:
             os.killpg(self._popen.pid, number)
 
     def _read(self) -> None:
-        while self._output is not None:
-            try:
-                got = os.read(self._output, 65536)
-            except BlockingIOError:
-                return
+        """A part of what it said, so that one that says much holds up nobody."""
+        assert self._output is not None  # noqa: S101 - there is no reader then
+        got = b""
+        with suppress(BlockingIOError):
+            got = os.read(self._output, _PART)
             if not got:
                 self._close_output()
                 return
-            *lines, self._partial = (self._partial + got).split(b"\n")
-            if len(self._partial) > _LINE:
-                lines, self._partial = [*lines, self._partial], b""
-            for line in lines:
-                self._note(line.decode(errors="replace"))
+        *lines, self._partial = (self._partial + got).split(b"\n")
+        if len(self._partial) > _LINE:
+            lines, self._partial = [*lines, self._partial], b""
+        self._note(*(line.decode(errors="replace") for line in lines))
 
     def _close_output(self) -> None:
         assert self._output is not None  # noqa: S101 - asked before
@@ -200,13 +202,12 @@ class Copy:
         os.close(self._output)
         self._output = None
 
-    def _note(self, line: str) -> None:
-        sys.stderr.write(f"[{self.index}] {line}\n")
-        if line.strip():
-            self._last.append(line.strip())
+    def _note(self, *lines: str) -> None:
+        sys.stderr.write("".join(f"[{self.index}] {line}\n" for line in lines))
+        self._last.extend(line.strip() for line in lines if line.strip())
         ready = self._plan.ready
-        if isinstance(ready, Line) and not self.is_ready and not self.asked and re.search(ready.pattern, line):
-            self.is_ready = True
+        if isinstance(ready, Line) and not self.is_ready and not self.asked:
+            self.is_ready = any(re.search(ready.pattern, line) for line in lines)
 
 
 def told(spec: WagonSpec, names: Mapping[str, str]) -> object:

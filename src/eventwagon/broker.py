@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -150,4 +150,13 @@ class Broker(Protocol):
 
     async def channels(self, train: str) -> Sequence[Channel]:
         """All channels of the train that exist, in any order: how leftovers are found."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A broker whose channels other clients of its server can use too, under a name of the server's. Not all have one."""
+
+    def name_of(self, channel: Channel) -> str:
+        """What the channel is called there: a key, a topic. Pure; usable before the broker is entered."""
         ...

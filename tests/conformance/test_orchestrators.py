@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Self
 
+import psutil
 import pytest
 
+from eventwagon._processes.records import UnitFiles
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.brokers.sqlite import SQLiteBroker
 from eventwagon.crew import Crew
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrator import Orchestrator, WagonSpec
+from eventwagon.orchestrators.command import Command, Line
 from eventwagon.orchestrators.in_process import InProcess
 from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.orchestrators.subprocess.records import WagonFiles
 from eventwagon.payload import shape
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
@@ -136,16 +139,17 @@ class SubprocessHarness:
     async def __aenter__(self) -> Self:
         self._held.mkdir()
         await self._stack.enter_async_context(self._broker)
-        self.orchestrator: Orchestrator = await self._stack.enter_async_context(
-            Subprocess(
-                "tests.programs.held:signups",
-                url=self._url,
-                directory=self._directory / "processes",
-                environment={"HELD": str(self._held)},
-                grace=0.5,
-            )
-        )
+        self.orchestrator: Orchestrator = await self._stack.enter_async_context(self._driver())
         return self
+
+    def _driver(self) -> AbstractAsyncContextManager[Orchestrator]:
+        return Subprocess(
+            "tests.programs.held:signups",
+            url=self._url,
+            directory=self._directory / "processes",
+            environment={"HELD": str(self._held)},
+            grace=0.5,
+        )
 
     async def __aexit__(self, *exc: object) -> None:
         await self.let_go()
@@ -168,11 +172,14 @@ class SubprocessHarness:
         events = [Event(new, "t", "s", now, b"{}") for new in new_ids(count, now)]
         await self._broker.publish(spec.channels[0], events)
 
-    def _count(self, name: str, number: int) -> int:
+    def _pids(self, name: str, number: int) -> list[str]:
         try:
-            return len((self._held / f"{name}-{number}").read_text().splitlines())
+            return (self._held / f"{name}-{number}").read_text().splitlines()
         except FileNotFoundError:
-            return 0
+            return []
+
+    def _count(self, name: str, number: int) -> int:
+        return len(self._pids(name, number))
 
     async def at_work(self, number: int) -> int:
         return self._count("began", number) - self._count("finished", number) - self._count("ended", number)
@@ -184,7 +191,7 @@ class SubprocessHarness:
         return self._count("ended", number)
 
     async def incarnation(self, unit: int) -> object:
-        state = WagonFiles(self._directory / "processes", TRAIN, unit).state()
+        state = UnitFiles(self._directory / "processes", TRAIN, unit).state()
         return state and state.pid
 
     async def let_go(self) -> None:
@@ -195,5 +202,37 @@ class SubprocessHarness:
 def test_subprocess(check: Check[Harness], tmp_path: Path) -> None:
     try:
         asyncio.run(check.run(lambda: SubprocessHarness(tmp_path)))
+    except Undeclared as undeclared:
+        pytest.skip(str(undeclared))
+
+
+class CommandHarness(SubprocessHarness):
+    """As many copies of `tests.programs.consumer` as workers. One that is killed can't say so: its pid does."""
+
+    warm = False
+    idles = False
+
+    def _driver(self) -> AbstractAsyncContextManager[Orchestrator]:
+        return Command(
+            [sys.executable, "-m", "tests.programs.consumer"],
+            url=self._url,
+            ready=Line("attached"),
+            directory=self._directory / "processes",
+            environment={"HELD": str(self._held)},
+            grace=0.5,
+        )
+
+    async def at_work(self, number: int) -> int:
+        return self._count("began", number) - self._count("finished", number) - await self.ended(number)
+
+    async def ended(self, number: int) -> int:
+        unfinished = Counter(self._pids("began", number)) - Counter(self._pids("finished", number))
+        return sum(not psutil.pid_exists(int(pid)) for pid in unfinished)
+
+
+@pytest.mark.parametrize("check", orchestrator_checks(moment=0.3, patience=30.0), ids=str)
+def test_command(check: Check[Harness], tmp_path: Path) -> None:
+    try:
+        asyncio.run(check.run(lambda: CommandHarness(tmp_path)))
     except Undeclared as undeclared:
         pytest.skip(str(undeclared))

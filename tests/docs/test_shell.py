@@ -11,12 +11,13 @@ import pytest
 import typer.main
 
 from eventwagon.cli.app import app
+from eventwagon.orchestrators.command.words import ENVIRONMENT
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, having, name, prose
 
 COMMAND = typer.main.get_command(app)
 COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its type does not say
 OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
-VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar}
+VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 

@@ -17,23 +17,23 @@ import msgspec
 import psutil
 import pytest
 
-from eventwagon.brokers.sqlite import SQLiteBroker
-from eventwagon.errors import Unavailable, UsageError
-from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.orchestrators.subprocess import orchestrator as module
-from eventwagon.orchestrators.subprocess.probe import PROBE
-from eventwagon.orchestrators.subprocess.records import (
+from eventwagon._processes import orchestrator as module
+from eventwagon._processes.records import (
     State,
     Stillness,
-    WagonFiles,
+    UnitFiles,
     created,
     held,
     is_alive,
     kill,
     take,
 )
+from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.errors import Unavailable, UsageError
+from eventwagon.event import DEAD, Channel, Event, new_ids
+from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.subprocess.probe import PROBE
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "signups"
@@ -77,7 +77,7 @@ class Place:
         await self.broker.publish(spec.channels[0], [event])
 
     def state(self, number: int = 1) -> State:
-        found = WagonFiles(self.processes, TRAIN, number).state()
+        found = UnitFiles(self.processes, TRAIN, number).state()
         assert found is not None
         return found
 
@@ -240,7 +240,7 @@ def killed_parent(directory: Path, *, stop_child: bool = False) -> State:
         try:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"
-            state = WagonFiles(directory / "processes", TRAIN, 1).state()
+            state = UnitFiles(directory / "processes", TRAIN, 1).state()
             assert state is not None
             if stop_child:
                 os.kill(state.pid, signal.SIGSTOP)
@@ -290,7 +290,7 @@ def test_a_pid_given_again_is_never_signalled(tmp_path: Path, monkeypatch: pytes
 
     async def scenario(record: State) -> None:
         async with place(tmp_path) as at, at.orchestrator() as orchestrator:
-            files = WagonFiles(at.processes, TRAIN, 1)
+            files = UnitFiles(at.processes, TRAIN, 1)
             files.write(record)
             lock = take(files.lock_path)
             assert lock is not None

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
+from eventwagon._processes.records import UnitFiles
 from eventwagon.facts import FellAsleep, Switched, SwitchGivenUp, WagonOpened, WentBack, WokenUp, sentence
 from eventwagon.lifecycle import State
 from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.orchestrators.subprocess.records import WagonFiles
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, signups, until
 
@@ -268,7 +268,7 @@ def test_an_idle_train_sleeps_and_the_first_event_wakes_it(place: Place) -> None
                 await settled(lambda: c.manifest.wagons[0].asleep_at is not None)
                 while any(d.workers or d.ready for d in (await orchestrator.deployments("orders")).values()):
                     await asyncio.sleep(0.02)
-                assert WagonFiles(place.processes, "orders", 1).state() is None
+                assert UnitFiles(place.processes, "orders", 1).state() is None
             facts = [type(e.fact) for e in await journal(c)]
             assert facts.count(FellAsleep) == 2
             assert facts.count(WokenUp) == 1

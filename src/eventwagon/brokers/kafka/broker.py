@@ -91,6 +91,10 @@ class KafkaBroker:
 
     # --- channels ---------------------------------------------------------------------------
 
+    def name_of(self, channel: Channel) -> str:
+        """See Named. Its topic."""
+        return str(channel)
+
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         async with self._have.few:
             await self._create(channel)

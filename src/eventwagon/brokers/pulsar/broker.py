@@ -86,6 +86,10 @@ class PulsarBroker:
         self._attachments.clear()
         await asyncio.gather(*(attachment.close() for attachment in attachments))
 
+    def name_of(self, channel: Channel) -> str:
+        """See Named. The whole name of its topic."""
+        return self._address.topic(channel)
+
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         if not self._fit:
             await self._admin.prove_fit_to_create()

@@ -57,9 +57,13 @@ class RedisBroker:
         await self._client.__aexit__()
         await self._bell.close()
 
-    def _keys(self, channel: Channel) -> list[str]:
+    def name_of(self, channel: Channel) -> str:
+        """See Named. The key of its stream."""
         base = f"{channel.train}_v{channel.wagon}" if channel.wagon else channel.train
-        stream = f"{self.server.prefix}:{{{base}}}" + (f".{channel.name}" if channel.name else "")
+        return f"{self.server.prefix}:{{{base}}}" + (f".{channel.name}" if channel.name else "")
+
+    def _keys(self, channel: Channel) -> list[str]:
+        stream = self.name_of(channel)
         return [stream, f"{stream}:meta", f"{stream}:back", f"{stream}:taken"]
 
     def _listing(self, train: str) -> str:

@@ -104,11 +104,11 @@ class Cast:
 
     def _wagons(self) -> list[Actor]:
         """The wagons' own processes: children of ours, or of one of ours that was killed."""
-        from ...orchestrators.subprocess.records import WagonFiles, is_alive, wagons_on_disk
+        from ..._processes.records import UnitFiles, is_alive, units_on_disk
 
         found = []
-        for train, number in wagons_on_disk(Path(self._processes), self._train):
-            state = WagonFiles(Path(self._processes), train, number).state()
+        for train, number in units_on_disk(Path(self._processes), self._train):
+            state = UnitFiles(Path(self._processes), train, number).state()
             if state is not None and is_alive(state):
                 with contextlib.suppress(psutil.Error):
                     found.append(Actor("worker", f"wagon_{number}", state.pid, begun=state.begun))

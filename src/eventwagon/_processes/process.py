@@ -1,4 +1,4 @@
-"""One wagon's process, seen by the orchestrator that started it."""
+"""One unit's process, seen by the orchestrator that started it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,40 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ...orchestrator import PLACE
-from .child import LOGS, OWNER, REVISION, URL
+from ..orchestrator import PLACE
+from .child import LOGS, OWNER, REVISION
 from .logs import Tail
-from .records import WagonFiles, kill_group
+from .records import UnitFiles, kill_all
 
 
 class Launch(NamedTuple):
     """How an orchestrator starts processes."""
 
-    target: str
-    url: str
+    command: tuple[str, ...]
+    """What is started, with the revision in the place of `{revision}`; the train, the unit and the directory follow."""
+    environment: dict[str, str]
+    """Added to this process's own."""
     directory: Path
     logs: Path | None
-    environment: dict[str, str]
-    python: str
 
 
 class Process:
     """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
 
-    def __init__(self, launch: Launch, files: WagonFiles, owner: str, revision: str) -> None:
-        environment = {**os.environ, **launch.environment, URL: launch.url, OWNER: owner}
+    def __init__(self, launch: Launch, files: UnitFiles, owner: str, revision: str) -> None:
+        environment = {**os.environ, **launch.environment, OWNER: owner}
         if revision:
             environment[REVISION] = revision
         if launch.logs is not None:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.number}") if launch.logs is None else None
+            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.unit}") if launch.logs is None else None
             self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
                 [
-                    launch.python,
-                    "-m",
-                    __package__ or "eventwagon.orchestrators.subprocess",
-                    launch.target.replace(PLACE, revision),
+                    *(word.replace(PLACE, revision) for word in launch.command),
                     files.train,
-                    str(files.number),
+                    str(files.unit),
                     str(launch.directory),
                 ],
                 stdin=subprocess.PIPE,
@@ -87,7 +84,7 @@ class Process:
     def kill(self) -> None:
         """End it and what it started, at once. Its pid is still its own: it has not been waited for."""
         if self._popen.returncode is None:
-            kill_group(self._popen.pid)
+            kill_all(self._popen.pid)
 
     def wait(self) -> None:
         """Return when it has ended. After `kill`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from .records import older, stands
@@ -60,8 +61,12 @@ def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    last = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
-    joined = " / ".join(last)
+    return in_one([line.strip() for line in text.splitlines() if line.strip()][-lines:], most=most)
+
+
+def in_one(lines: Iterable[str], *, most: int = 1000) -> str:
+    """These lines as one."""
+    joined = " / ".join(lines)
     return joined if len(joined) <= most else "… " + joined[-most:]
 
 

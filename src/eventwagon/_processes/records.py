@@ -1,8 +1,9 @@
 """What is written down about a unit's process, so that any orchestrator on the machine finds it, and who lives.
 
 Per unit there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state` (what
-it does; written by the process), `log` (what it says) and `lock`, held by the process for as long as it lives. The lock is
-the truth: the kernel releases it however the process ends, and no second process works without it.
+it does; written by the process), `run` (how to find what it started; written by those that start others), `log` (what it
+says) and `lock`, held by the process for as long as it lives. The lock is the truth: the kernel releases it however the
+process ends, and no second process works without it.
 """
 
 from __future__ import annotations
@@ -11,29 +12,32 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import psutil
 
-from ...orchestrator import WagonSpec
+from ..orchestrator import WagonSpec
 
 _SAME = 2.0
 """Seconds by which two readings of one process's creation time may differ: it is reckoned from the wall clock."""
-_FILE = re.compile(r"(.+)_v(\d+)\.(?:want|state|lock)")
-_HALF = re.compile(r".+_v\d+\.(?:want|state)-(\d+)")
+_FILE = re.compile(r"(.+)_v(\d+)\.(?:want|state|run|lock)")
+_HALF = re.compile(r".+_v\d+\.(?:want|state|run)-(\d+)")
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wagon's process should do."""
+    """What a unit's process should do."""
 
     owner: str
     """The orchestrator in charge."""
     spec: WagonSpec
+    names: Mapping[str, str] = {}
+    """What the broker calls the channels, where that is of use."""
     leave: float | None = None
     """Leave the wagon: the grace in seconds."""
     trouble: str = ""
@@ -41,7 +45,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wagon's process does. `pid` and `created` (seconds since the epoch) together name it for ever."""
+    """What a unit's process does. `pid` and `created` (seconds since the epoch) together name it for ever."""
 
     pid: int
     created: float
@@ -49,23 +53,40 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestrator that started it."""
     begun: bool = False
     """Its program is loaded; from then on it gives a sign of life twice a second."""
-    number: int = 0
-    """The wagon that it serves."""
     ready: bool = False
     workers: int = 0
+    number: int = 0
+    """The wagon that it serves; 0: the one that it should."""
+    revision: str = ""
+    """The code that runs."""
     trouble: str = ""
     handled: int = 0
     failed: int = 0
 
 
-class WagonFiles:
-    """The files of one unit's process. `number` is the unit's: that of the first wagon that it served."""
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """How to find and end what a unit's process has started, when it can't say so any more."""
 
-    def __init__(self, directory: Path, train: str, number: int, logs: Path | None = None) -> None:
-        self.train, self.number = train, number
-        stem = f"{train}_v{number}"
+    token: str
+    """Stands in the environment of all of it under RUN: no other process has it, whatever its pid."""
+    stops: tuple[tuple[str, ...], ...] = ()
+    """Commands that end what is no process here (a container)."""
+    stop_in: str = ""
+    """The directory that they run in."""
+
+
+RUN = "EVENTWAGON_RUN"
+
+
+class UnitFiles:
+    """The files of one unit's process."""
+
+    def __init__(self, directory: Path, train: str, unit: int, logs: Path | None = None) -> None:
+        self.train, self.unit = train, unit
+        stem = f"{train}_v{unit}"
         self.want_path = directory / f"{stem}.want"
         self.state_path = directory / f"{stem}.state"
+        self.run_path = directory / f"{stem}.run"
         self.lock_path = directory / f"{stem}.lock"
         self.log_path = (logs or directory) / f"{stem}.log"
         self._keeps_log = logs is not None
@@ -78,9 +99,14 @@ class WagonFiles:
         """What it said last; None where it said nothing yet."""
         return _read(self.state_path, State)
 
-    def write(self, record: Want | State) -> None:
+    def run(self) -> Run | None:
+        """How to find what it started; None where it started nothing, or all of that has ended."""
+        return _read(self.run_path, Run)
+
+    def write(self, record: Want | State | Run) -> None:
         """Replace what stands there, as a whole."""
-        path = self.want_path if isinstance(record, Want) else self.state_path
+        paths: dict[type, Path] = {Want: self.want_path, State: self.state_path, Run: self.run_path}
+        path = paths[type(record)]
         new = path.with_name(f"{path.name}-{os.getpid()}")
         new.write_bytes(msgspec.json.encode(record))
         new.replace(path)
@@ -90,7 +116,7 @@ class WagonFiles:
         return mark(self.state_path)
 
     def running(self) -> bool:
-        """Whether a process is at the wagon."""
+        """Whether a process is at the unit."""
         return held(self.lock_path)
 
     def forget_state(self) -> bool:
@@ -105,12 +131,12 @@ class WagonFiles:
         return True
 
     def clear(self) -> bool:
-        """Remove all of them, unless a process is (again) at the wagon. Repeatable."""
+        """Remove all of them, unless a process is (again) at the unit. Repeatable."""
         lock = take(self.lock_path)
         if lock is None:
             return False
         try:
-            paths = [self.want_path, self.state_path]
+            paths = [self.want_path, self.state_path, self.run_path]
             if not self._keeps_log:
                 paths += [self.log_path, older(self.log_path)]
             for path in (*paths, self.lock_path):
@@ -120,8 +146,8 @@ class WagonFiles:
         return True
 
 
-def wagons_on_disk(directory: Path, train: str | None) -> Iterator[tuple[str, int]]:
-    """The wagons (train and number) that have files there; of all trains with None."""
+def units_on_disk(directory: Path, train: str | None) -> Iterator[tuple[str, int]]:
+    """The units (train and unit) that have files there; of all trains with None."""
     try:
         names = sorted(entry.name for entry in os.scandir(directory))
     except FileNotFoundError:
@@ -225,17 +251,45 @@ def kill(state: State) -> bool:
     """End the process that wrote this, and what it started, at once. False, and no signal, where it is gone."""
     if not is_alive(state):
         return False
-    kill_group(state.pid)
+    kill_all(state.pid)
     return True
 
 
-def kill_group(pid: int) -> None:
-    """SIGKILL to the process and, if it leads a group, to that. Gone is success."""
+def kill_all(pid: int) -> None:
+    """SIGKILL to the process and to its whole session, if it leads one. Gone is success. The pid must be known to be its."""
+    leads = _session(pid) == pid
+    send(pid, signal.SIGKILL)  # first: it starts nothing more
+    while leads and (others := [other for other in psutil.pids() if other != pid and _runs_in(other, pid)]):
+        for other in others:
+            send(other, signal.SIGKILL)
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal. Gone is success."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, 9)
-        else:
-            os.kill(pid, 9)
+        os.kill(pid, number)
+
+
+def started_by(run: Run) -> list[int]:
+    """The processes of this user that were started in that run and live. It reads the environment of them all."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            ours = process.uids().effective == os.geteuid() and process.status() != psutil.STATUS_ZOMBIE
+            if ours and process.environ().get(RUN) == run.token:
+                found.append(process.pid)
+    return found
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _runs_in(pid: int, session: int) -> bool:
+    return _session(pid) == session and created(pid) is not None
 
 
 class Stillness:

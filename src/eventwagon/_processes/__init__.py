@@ -1,0 +1,25 @@
+"""What orchestrators share that run a unit's workers in processes of this machine: records, locks, logs, ends. Private."""
+
+from __future__ import annotations
+
+from .child import MARGIN, Follower, follow
+from .logs import in_one
+from .orchestrator import Processes, default_directory
+from .process import Launch
+from .records import RUN, Run, UnitFiles, Want, send, started_by
+
+__all__ = [
+    "MARGIN",
+    "RUN",
+    "Follower",
+    "Launch",
+    "Processes",
+    "Run",
+    "UnitFiles",
+    "Want",
+    "default_directory",
+    "follow",
+    "in_one",
+    "send",
+    "started_by",
+]

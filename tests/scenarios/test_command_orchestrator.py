@@ -1,0 +1,602 @@
+"""Commands as wagons' workers: what they are told, how they show that they serve, and when something goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from eventwagon import Train
+from eventwagon._processes.records import RUN, Run, UnitFiles, created, is_alive, started_by
+from eventwagon.broker import Named
+from eventwagon.drivers import open_drivers
+from eventwagon.errors import UsageError
+from eventwagon.event import DEAD, Channel
+from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.orchestrators.command import CheckIn, Command, Http, Line, Tcp
+from eventwagon.orchestrators.command.words import ENVIRONMENT
+from tests.programs.signups import signups
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "signups"
+PATIENCE = 30.0
+
+SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"]
+GRACEFUL = """
+exec 2> /dev/null  # the shell's own word on its children: nobody reads it where the keeper was killed
+echo $$ >> "$NOTES/began"
+trap 'sleep 0.3; echo $$ >> "$NOTES/ended"; exit 0' TERM
+echo attached
+while :; do sleep 0.05; done
+"""
+STUBBORN = """
+trap '' TERM
+sleep 600 & echo $! >> "$NOTES/began"
+echo $$ >> "$NOTES/began"
+echo attached
+while :; do sleep 0.05; done
+"""
+
+
+class Place:
+    """Commands that note in a directory what they do."""
+
+    def __init__(self, directory: Path) -> None:
+        self.processes = directory / "processes"
+        self.notes = directory / "notes"
+        self.notes.mkdir(exist_ok=True)
+
+    def command(self, argv: Sequence[str] | str, **options: Any) -> Command:
+        return Command(
+            ["sh", "-c", argv] if isinstance(argv, str) else argv,
+            **{
+                "url": "sqlite:////nowhere",
+                "ready": Line("attached"),
+                "directory": self.processes,
+                "environment": {"NOTES": str(self.notes), "PYTHONUNBUFFERED": "1"},
+                "grace": 0.5,
+                **options,
+            },
+        )
+
+    def noted(self, name: str) -> list[str]:
+        try:
+            return (self.notes / name).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    @property
+    def run(self) -> Run:
+        found = UnitFiles(self.processes, TRAIN, 1).run()
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def spec(number: int = 1, *, workers: int = 1, **fields: Any) -> WagonSpec:
+    ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
+    fields = {"unit": number, "channels": (ingress, Channel(TRAIN, number, "welcome")), **fields}
+    return WagonSpec(train=TRAIN, number=number, dead_letters=dead, workers=workers, **fields)
+
+
+async def until(what: str, true: Callable[[], object]) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not true():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"{what}: not within {PATIENCE:g} s")
+
+
+async def until_deployed(
+    orchestrator: Command, wanted: WagonSpec, true: Callable[[Deployment], object], *, ensure: bool = True
+) -> Deployment:
+    """Ensure and look, as an observer does, until the unit's deployment is so."""
+    found: Deployment | None = None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while found is None or not true(found):
+                if ensure:
+                    await orchestrator.ensure(wanted)
+                found = (await orchestrator.deployments(TRAIN)).get(wanted.unit)
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"not within {PATIENCE:g} s; it is {found}")
+    return found
+
+
+def is_ready(deployment: Deployment) -> bool:
+    return deployment.ready
+
+
+# --- what it is told ----------------------------------------------------------------------
+
+
+def test_a_command_is_told_its_wagon(at: Place) -> None:
+    tell = f"""{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))' > "$NOTES/env-$EVENTWAGON_COPY"
+        echo "$1 $2" > "$NOTES/words"; echo attached; exec sleep 600"""
+    argv = ["sh", "-c", tell, "sh", "{train}/{wagon}/{unit}/{revision}/{ingress}/{dead_letters}", "{other} ${HOME} {}"]
+
+    async def scenario() -> None:
+        async with at.command(argv, url="redis://host/0", names=lambda c: f"key:{c}") as orchestrator:
+            wanted = spec(7, workers=2, unit=5, revision="v2")
+            await until_deployed(orchestrator, wanted, is_ready)
+
+    asyncio.run(scenario())
+    assert at.noted("words") == ["signups/7/5/v2/key:signups_v7/key:signups_v7.dead {other} ${HOME} {}"]
+    for copy in ("1", "2"):
+        told = msgspec.json.decode((at.notes / f"env-{copy}").read_bytes(), type=dict[str, str])
+        mine = {name: value for name, value in told.items() if name.startswith("EVENTWAGON_")}
+        assert set(mine) == set(ENVIRONMENT)  # and nothing that is between us and our keeper
+        assert int(mine.pop("EVENTWAGON_PORT")) > 0
+        assert len(mine.pop("EVENTWAGON_RUN")) == 32
+        assert mine == {
+            "EVENTWAGON_URL": "redis://host/0",
+            "EVENTWAGON_TRAIN": TRAIN,
+            "EVENTWAGON_WAGON": "7",
+            "EVENTWAGON_UNIT": "5",
+            "EVENTWAGON_REVISION": "v2",
+            "EVENTWAGON_WORKERS": "2",
+            "EVENTWAGON_COPY": copy,
+            "EVENTWAGON_INGRESS": "key:signups_v7",
+            "EVENTWAGON_DEAD_LETTERS": "key:signups_v7.dead",
+            "EVENTWAGON_CHANNELS": '{"":"key:signups_v7","welcome":"key:signups_v7.welcome"}',
+            "EVENTWAGON_GRACE": "0",
+        }
+
+
+def test_brokers_tell_what_they_call_a_channel() -> None:
+    channel = Channel("signups", 7, "welcome")
+    urls = {
+        "redis://h/0?prefix=shop": "shop:{signups_v7}.welcome",
+        "kafka://h:9092": "signups_v7.welcome",
+        "pulsar://h:6650/tenant/space?registry=memory://": "persistent://tenant/space/signups_v7.welcome",
+    }
+    for url, name in urls.items():
+        broker = open_drivers(url).broker
+        assert isinstance(broker, Named)
+        assert broker.name_of(channel) == name
+
+
+def test_what_it_prints_reaches_stderr_with_the_wagons_name(at: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        async with at.command("echo out; echo err >&2; echo attached; exec sleep 600") as orchestrator:
+            await until_deployed(orchestrator, spec(3, workers=2), is_ready)
+            await orchestrator.remove(TRAIN, 3, grace=5.0)
+
+    asyncio.run(scenario())
+    said = capfd.readouterr().err.splitlines()
+    assert {f"signups wagon_3 | [{copy}] {text}" for copy in (1, 2) for text in ("out", "err")} <= set(said)
+
+
+def test_one_that_never_stops_talking_holds_up_nobody(at: Place, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with at.command("yes attached & exec yes attached", logs=tmp_path / "logs") as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            await asyncio.sleep(2.0)
+            assert (await until_deployed(orchestrator, spec(), is_ready)).trouble == ""
+            await until_deployed(orchestrator, spec(workers=2), is_ready)
+            began = time.monotonic()
+            await orchestrator.remove(TRAIN, 1, grace=10.0)
+            assert time.monotonic() - began < 5.0
+
+    asyncio.run(scenario())
+    assert (tmp_path / "logs" / "signups_v1.log").stat().st_size < 50_000_000
+
+
+# --- readiness ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ready", [Http("http://127.0.0.1:{port}/"), Tcp(), Line("Serving HTTP")], ids=repr)
+def test_ready_when_it_answers(at: Place, ready: Http | Tcp | Line) -> None:
+    async def scenario() -> None:
+        async with at.command(SERVER, ready=ready) as orchestrator:
+            found = await until_deployed(orchestrator, spec(workers=2), is_ready)
+            assert (found.number, found.workers, found.trouble) == (1, 2, "")
+
+    asyncio.run(scenario())
+    assert list(at.processes.iterdir()) == []
+
+
+def test_not_ready_says_what_was_asked(at: Place) -> None:
+    async def scenario() -> None:
+        for ready, why in (
+            (Http("http://127.0.0.1:{port}/missing"), "/missing: HTTP 404"),
+            (Tcp("1"), "127.0.0.1:1: "),
+            (Line("never said"), "no line with 'never said' yet"),
+        ):
+            async with at.command(SERVER, ready=ready) as orchestrator:
+                await until_deployed(orchestrator, spec(), lambda d: not d.ready and why in d.trouble)  # noqa: B023
+
+    asyncio.run(scenario())
+
+
+def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's own worker as a command: it is ready when the registry says so, and its crash is told."""
+    monkeypatch.setenv("HANDLED", str(tmp_path / "handled"))
+    url = f"sqlite:///{tmp_path}/trains"
+    argv = [sys.executable, "-m", "eventwagon", "work", "tests.programs.signups:signups", "--wagon", "{wagon}"]
+
+    async def scenario() -> None:
+        train: Train = signups
+        async with train.connect(url, listeners=()) as c:
+            await c.found()
+            options = {"url": url, "ready": CheckIn(), "members": c.registry.members, "grace": 5.0}
+            async with at.command([*argv, "--workers", "2"], **options) as orchestrator:
+                wanted = spec(workers=1, channels=(Channel(train.name, 1),))
+                wanted = msgspec.structs.replace(wanted, train=train.name)
+                told = set()
+                async with asyncio.timeout(PATIENCE):
+                    while not (found := (await _ensured(orchestrator, wanted))) or not found.ready:
+                        told.add(found.trouble if found else "")
+                        await asyncio.sleep(0.02)
+                assert "0 of 1 copies of the command have checked in as ready" in told
+                assert [(a.number, a.workers) for m in await c.members() for a in m.attachments] == [(1, 2)]
+                await orchestrator.remove(train.name, 1, grace=5.0)
+                assert [m for m in await c.members() if m.attachments] == []
+
+    asyncio.run(scenario())
+
+
+async def _ensured(orchestrator: Command, wanted: WagonSpec) -> Deployment | None:
+    await orchestrator.ensure(wanted)
+    return (await orchestrator.deployments(wanted.train)).get(wanted.unit)
+
+
+# --- when it goes wrong -------------------------------------------------------------------
+
+
+def test_a_crashed_copy_is_told_with_its_last_words_and_started_again_after_a_doubling_pause(at: Place) -> None:
+    crash = """date +%s.%N >> "$NOTES/began"; echo the last words; exit 3"""
+
+    async def scenario() -> None:
+        async with at.command(crash) as orchestrator:
+            told = await until_deployed(orchestrator, spec(), lambda d: "exit code 3" in d.trouble)
+            assert told.trouble == "copy 1 of the command ended with exit code 3: the last words"
+            await until("five starts", lambda: len(at.noted("began")) >= 5)
+
+    asyncio.run(scenario())
+    times = [float(line) for line in at.noted("began")]
+    pauses = [later - earlier for earlier, later in pairwise(times)][:4]
+    for pause, least in zip(pauses, (0.2, 0.4, 0.8, 1.6), strict=True):
+        assert pause > least * 0.95, pauses
+
+
+def test_a_command_that_is_not_there_is_told(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(["/no/such/program"]) as orchestrator:
+            told = await until_deployed(orchestrator, spec(), lambda d: "can't be started" in d.trouble)
+            assert "/no/such/program" in told.trouble
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_never_ready_is_ended_and_started_again(at: Place) -> None:
+    silent = """echo $$ >> "$NOTES/began"; echo waiting for the moon; exec sleep 600"""
+
+    async def scenario() -> None:
+        async with at.command(silent, start_timeout=0.5) as orchestrator:
+            told = await until_deployed(orchestrator, spec(), lambda d: "was not ready within" in d.trouble)
+            assert "within 0.5 s (no line with 'attached' yet)" in told.trouble
+            assert "waiting for the moon" in told.trouble
+            await until("another start", lambda: len(at.noted("began")) >= 2)
+            assert created(int(at.noted("began")[0])) is None
+
+    asyncio.run(scenario())
+
+
+def test_one_that_hangs_is_ended_and_started_again_and_its_neighbour_goes_on(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(SERVER, ready=Http("http://127.0.0.1:{port}/"), hung_after=1.0) as orchestrator:
+            await until_deployed(orchestrator, spec(2), is_ready)
+            (neighbour,) = started_by(_run(at, 2))
+            await until_deployed(orchestrator, spec(), is_ready)
+            (hung,) = started_by(at.run)
+            os.kill(hung, signal.SIGSTOP)
+            told = await until_deployed(orchestrator, spec(), lambda d: "gave no answer for 1 s" in d.trouble)
+            assert not told.ready
+            await until_deployed(orchestrator, spec(), is_ready)
+            assert created(hung) is None
+            assert started_by(_run(at, 2)) == [neighbour]
+
+    asyncio.run(scenario())
+
+
+def _run(at: Place, unit: int) -> Run:
+    found = UnitFiles(at.processes, TRAIN, unit).run()
+    assert found is not None
+    return found
+
+
+# --- another wagon, another revision, none ------------------------------------------------
+
+
+def test_for_another_wagon_or_revision_it_is_ended_gracefully_and_started_anew(at: Place) -> None:
+    """A unit takes over wagon 4 from wagon 1, then gets new code: each time the old copy ends before the new begins."""
+    tells = """echo "began $EVENTWAGON_WAGON $EVENTWAGON_REVISION" >> "$NOTES/told"
+        trap 'sleep 0.3; echo ended $EVENTWAGON_WAGON >> "$NOTES/told"; exit 0' TERM
+        echo attached; while :; do sleep 0.05; done"""
+
+    async def scenario() -> None:
+        async with at.command(tells) as orchestrator:
+            first, reused = spec(1, revision="v1"), spec(4, unit=1, revision="v1")
+            await until_deployed(orchestrator, first, is_ready)
+            found = await until_deployed(orchestrator, reused, is_ready)
+            assert (found.number, found.revision) == (4, "v1")
+            assert list(await orchestrator.deployments(TRAIN)) == [1]
+            newer = msgspec.structs.replace(reused, revision="v2")
+            found = await until_deployed(orchestrator, newer, is_ready)
+            assert (found.number, found.revision) == (4, "v2")
+            cut_off = msgspec.structs.replace(newer, cut_off_at=1.75e9)  # is no reason to end it
+            await orchestrator.ensure(cut_off)
+            await asyncio.sleep(0.3)
+
+            assert at.noted("told") == ["began 1 v1", "ended 1", "began 4 v1", "ended 4", "began 4 v2"]
+
+    asyncio.run(scenario())
+
+
+def test_ensure_never_kills(at: Place) -> None:
+    """A copy that does not end when it is asked to stays, whatever the grace, until its unit is removed."""
+
+    async def scenario() -> None:
+        async with at.command(STUBBORN) as orchestrator:
+            await until_deployed(orchestrator, spec(1), is_ready)
+            told = await until_deployed(orchestrator, spec(4, unit=1), lambda d: "are ending first" in d.trouble)
+            assert (told.ready, told.number) == (False, 1)
+            await asyncio.sleep(1.0)
+            assert all(created(int(pid)) for pid in at.noted("began"))
+            await orchestrator.remove(TRAIN, 1, grace=0.1)
+            assert not any(created(int(pid)) for pid in at.noted("began"))
+
+    asyncio.run(scenario())
+
+
+def test_scaled_to_zero_nothing_runs_until_it_is_wanted_again(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(GRACEFUL) as orchestrator:
+            await until_deployed(orchestrator, spec(workers=2), is_ready)
+            files = UnitFiles(at.processes, TRAIN, 1)
+            await until_deployed(orchestrator, spec(workers=0), lambda d: not files.running() and d.workers == 0)
+            assert sorted(at.noted("ended")) == sorted(at.noted("began"))
+            told = await until_deployed(orchestrator, spec(workers=0), lambda d: not d.ready)
+            assert told.trouble == ""
+            await asyncio.sleep(0.5)
+            assert (files.running(), len(at.noted("began"))) == (False, 2)
+            await until_deployed(orchestrator, spec(workers=1), is_ready)
+            assert len(at.noted("began")) == 3
+
+    asyncio.run(scenario())
+
+
+# --- ending -------------------------------------------------------------------------------
+
+
+def test_removing_asks_waits_and_only_then_kills_and_takes_all_along(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(GRACEFUL) as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            await orchestrator.remove(TRAIN, 1, grace=20.0)
+            assert at.noted("ended") == at.noted("began")
+            assert await orchestrator.deployments(TRAIN) == {}
+        (at.notes / "began").unlink()
+        async with at.command(STUBBORN) as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            began = time.monotonic()
+            await orchestrator.remove(TRAIN, 1, grace=0.5)
+            assert time.monotonic() - began >= 0.5
+            assert not any(created(int(pid)) for pid in at.noted("began"))
+
+    asyncio.run(scenario())
+
+
+def test_what_has_left_its_process_group_is_ended_too(at: Place) -> None:
+    daemon = "import os, time; os.fork() and os._exit(0); os.setsid(); print('attached', os.getpid()); time.sleep(600)"
+    argv = [
+        sys.executable,
+        "-uc",
+        f"import subprocess, sys, time; subprocess.run([sys.executable, '-uc', {daemon!r}]);",
+    ]
+    argv[-1] += " time.sleep(600)"
+
+    async def scenario() -> None:
+        async with at.command(argv) as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            pids = started_by(at.run)
+            assert len(pids) == 2
+            await orchestrator.remove(TRAIN, 1, grace=0.5)
+            assert not any(created(pid) for pid in pids)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_command_takes_the_place_of_sigterm(at: Place) -> None:
+    """As with containers: the signal does not reach what is to end."""
+    runs = """trap '' TERM; echo attached; while [ ! -e "$NOTES/stop-$EVENTWAGON_COPY" ]; do sleep 0.05; done; exit 0"""
+    stop = ["touch", f"{at.notes}/stop-{{copy}}", f"{at.notes}/within-{{grace}}"]
+
+    async def scenario() -> None:
+        async with at.command(runs, stop=stop) as orchestrator:
+            await until_deployed(orchestrator, spec(workers=2), is_ready)
+            await orchestrator.remove(TRAIN, 1, grace=25.0)
+        assert {"stop-1", "stop-2", "within-25"} == {path.name for path in at.notes.iterdir()}
+        async with at.command(GRACEFUL, stop=["/no/such/program"]) as orchestrator:  # then a signal has to do
+            await until_deployed(orchestrator, spec(), is_ready)
+            await orchestrator.remove(TRAIN, 1, grace=25.0)
+            assert at.noted("ended") == at.noted("began")
+
+    asyncio.run(scenario())
+
+
+# --- killed parents -----------------------------------------------------------------------
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from tests.scenarios.test_command_orchestrator import *
+
+async def main():
+    async with Place(Path(sys.argv[1])).command(GRACEFUL, stop=sys.argv[2:]) as orchestrator:
+        await until_deployed(orchestrator, spec(workers=2), is_ready)
+        print("ready", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def killed(at: Place, *, keeper: signal.Signals | None = None, stop: Sequence[str] = ()) -> AsyncIterator[Run]:
+    """An orchestrator in a process of its own was killed, and its keeper stopped or killed; what that had started."""
+    argv = [sys.executable, "-c", PARENT, str(at.processes.parent), *stop]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:  # noqa: ASYNC220 - we wait for its word
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "ready\n"
+            state = UnitFiles(at.processes, TRAIN, 1).state()
+            assert state is not None
+            if keeper is not None:
+                os.kill(state.pid, keeper)
+            run = at.run
+        finally:
+            parent.kill()
+    try:
+        yield run
+        assert not is_alive(state)
+        assert started_by(run) == []
+        assert list(at.processes.iterdir()) == []
+    finally:
+        for pid in started_by(run):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_copies_end_gracefully_with_a_killed_parent(at: Place) -> None:
+    async def scenario() -> None:
+        async with killed(at) as run:
+            await until("the copies have ended", lambda: not started_by(run))
+            assert sorted(at.noted("ended")) == sorted(at.noted("began"))
+            async with at.command(GRACEFUL) as next_one:
+                await next_one.remove(TRAIN, 1, grace=0.0)  # what is left are records
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("keeper", [signal.SIGKILL, signal.SIGSTOP], ids=["keeper killed", "keeper stopped"])
+@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
+def test_orphans_are_found_and_ended_by_the_next_orchestrator(at: Place, keeper: signal.Signals, wanted: bool) -> None:
+    async def scenario() -> None:
+        async with killed(at, keeper=keeper) as run:
+            orphans = started_by(run)
+            assert len(orphans) >= 2  # the shells, and what they run just now
+            async with at.command(GRACEFUL) as next_one:
+                assert list(await next_one.deployments(TRAIN)) == [1]
+                if wanted:
+                    await until_deployed(next_one, spec(workers=2), lambda d: d.ready and at.run != run)
+                    assert not any(created(pid) for pid in orphans)
+                else:
+                    await next_one.remove(TRAIN, 1, grace=10.0)
+            if keeper == signal.SIGKILL:  # asked first, they ended by themselves
+                assert len({str(pid) for pid in orphans} & set(at.noted("ended"))) == 2
+
+    asyncio.run(scenario())
+
+
+def test_containers_of_a_killed_keeper_are_stopped(at: Place) -> None:
+    stop = ["touch", f"{at.notes}/stop-{{copy}}"]
+
+    async def scenario() -> None:
+        async with killed(at, keeper=signal.SIGKILL, stop=stop), at.command("exit 1") as next_one:
+            await next_one.remove(TRAIN, 1, grace=10.0)
+            assert {"stop-1", "stop-2"} <= {path.name for path in at.notes.iterdir()}
+
+    asyncio.run(scenario())
+
+
+def test_who_is_not_of_that_run_is_never_signalled(at: Place) -> None:
+    """The record of a keeper long gone: its token stands in nobody's environment, whatever pids were given again."""
+
+    async def scenario() -> None:
+        async with at.command(GRACEFUL) as orchestrator:
+            UnitFiles(at.processes, TRAIN, 1).write(Run(token="of a run long gone"))  # noqa: S106
+            assert list(await orchestrator.deployments(TRAIN)) == [1]
+            await orchestrator.remove(TRAIN, 1, grace=0.0)
+            assert await orchestrator.deployments(TRAIN) == {}
+
+    environment = {**os.environ, RUN: "of another run"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as stranger:
+        asyncio.run(scenario())
+        assert stranger.poll() is None
+        stranger.communicate(b"\n", timeout=PATIENCE)
+
+
+def test_two_orchestrators_start_a_unit_once(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(GRACEFUL) as first, at.command(GRACEFUL) as second:
+            for _ in range(20):
+                await asyncio.gather(first.ensure(spec()), second.ensure(spec()))
+            await until_deployed(first, spec(), is_ready)
+            await until_deployed(second, spec(), is_ready)
+            assert len(at.noted("began")) == 1
+            keepers = [p for p in psutil.Process().children() if "orchestrators.command" in " ".join(p.cmdline())]
+            assert len(keepers) == 1
+
+    asyncio.run(scenario())
+
+
+# --- as a URL -----------------------------------------------------------------------------
+
+
+def test_a_url_names_a_command(at: Place) -> None:
+    url = f"command:sh -c 'echo attached {{wagon}}; exec sleep 600'?ready=line:attached 1$&grace=0.5&directory={at.processes}"
+
+    async def scenario() -> None:
+        async with Command.from_url(url, broker_url="sqlite:////nowhere") as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+
+    asyncio.run(scenario())
+    Command.from_url("command:a?ready=http://127.0.0.1:{port}/health", broker_url="redis://h/0")
+    Command.from_url("command:a?ready=tcp:127.0.0.1:{port}", broker_url="redis://h/0")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("command:?ready=tcp:h:1", "give a list, the program first"),
+        ("command:node x.js", "say how it shows that it serves"),
+        ("command:node x.js?ready=soon", "ready='soon': give http://"),
+        ("command:node x.js?ready=line:(", "is no regular expression"),
+        ("command:node x.js?ready=tcp:h:1&gracious=1", "options are ready, stop"),
+        ("command:node x.js?ready=tcp:h:1&grace=long", "could not convert"),
+        ("command:node 'x.js?ready=tcp:h:1", "No closing quotation"),
+        ("command:node x.js?ready=check-in", "give members=registry.members"),
+    ],
+)
+def test_what_a_url_may_not_say(url: str, why: str) -> None:
+    with pytest.raises(UsageError) as e:
+        Command.from_url(url, broker_url="redis://h/0")
+    assert why in str(e.value)
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(UsageError, match="memory"):
+        Command(["a"], url="memory://", ready=Tcp())
+    with pytest.raises(UsageError, match="give a list"):
+        Command("a b", url="redis://h/0", ready=Tcp())
+    with pytest.raises(UsageError, match="http: or https:"):
+        Command(["a"], url="redis://h/0", ready=Http("127.0.0.1:80"))

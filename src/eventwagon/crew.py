@@ -133,14 +133,15 @@ class Lanes:
             serving.rescaled()
 
     def rescale(self, workers: int | None) -> None:
-        """A wagon's own workers; a shared crew is sized by its owner."""
+        """A spec has changed: who is oldest may have, and a wagon's own workers; a shared crew is sized by its owner."""
+        self._servings.sort(key=_age)
         if not self._shared and workers is not None and workers != self.target:
             self.resize(workers)
 
     def join(self, serving: Serving) -> None:
         """Work for this wagon too."""
         self._servings.append(serving)
-        self._servings.sort(key=lambda s: s.spec.number)
+        self._servings.sort(key=_age)
 
     def part(self, serving: Serving) -> None:
         """Work for it no longer; whoever is still at it is cut short."""
@@ -294,3 +295,9 @@ class Lanes:
         if task not in self._cut:
             self._cut[task] = because
             task.cancel()
+
+
+def _age(serving: Serving) -> tuple[bool, float, int]:
+    """The oldest first. Wagons are not always cut off in the order of their numbers."""
+    cut_off_at = serving.spec.cut_off_at
+    return cut_off_at is None, cut_off_at or 0.0, serving.spec.number

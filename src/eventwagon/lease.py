@@ -1,8 +1,8 @@
 """The lease fence: what stands in for a broker that can't refuse writes to a sealed channel.
 
 A process publishes only while it holds a lease, taken on a manifest that it read after checking in. Its check-in says the
-lowest wagon that it may publish to, and outlives the lease and any send begun under it. So when no check-in names a wagon
-or an earlier one, nobody that keeps time can publish there any more. A process that is paused between looking at its lease
+first wagon that it may publish to, by the turn in which wagons became active, and outlives the lease and any send begun under
+it. So when no check-in names a wagon or an earlier one, nobody that keeps time can publish there any more. A process that is paused between looking at its lease
 and sending can: what it leaves is found before the channel is deleted (`keep_drained`). A probability, not a proof.
 """
 
@@ -55,7 +55,7 @@ class Lease:
 
     async def _say(self, snapshot: Snapshot) -> None:
         active = snapshot.manifest.active
-        to = min(self._sending, default=active.number if active else 0)
+        to = min(self._sending, default=active.turn if active else 0)
         if to > self._said:
             await self._check_in(to)
             self._said = to
@@ -65,19 +65,19 @@ class Lease:
         await self._registry.check_in(self._train, member, ttl=2 * self._seconds)
 
     @asynccontextmanager
-    async def sending(self, number: int) -> AsyncIterator[None]:
-        """Around a send to wagon `number`: it is cut off when it takes too long. Raises PublishUncertain then, and
+    async def sending(self, turn: int) -> AsyncIterator[None]:
+        """Around a send to the wagon of that turn: it is cut off when it takes too long. Raises PublishUncertain then, and
         Unavailable when the lease has run out."""
         if asyncio.get_running_loop().time() >= self._until:
             raise Unavailable("the lease on publishing has run out")
-        self._sending.append(number)
+        self._sending.append(turn)
         try:
             async with asyncio.timeout(self._seconds):
                 yield
         except TimeoutError:
             raise PublishUncertain(f"no answer within the lease of {self._seconds:g} s") from None
         finally:
-            self._sending.remove(number)
+            self._sending.remove(turn)
 
     async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
         """While the lease is held, say at once when the train has switched, so that the seal need not wait for it."""

@@ -41,6 +41,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last attempt failed."""
     ready_at: float | None = None
     active_at: float | None = None
+    turn: int = 0
+    """Which of the train's wagons it was, in the order in which they became active; 0: it never was. That order is not
+    always the order of the numbers."""
     closed_because: str = ""
     closed_at: float | None = None
     """Cut off from ingestion: the switch."""
@@ -91,6 +94,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     wagons: tuple[Wagon, ...] = ()
     next_number: int = 1
     """The number of the next wagon: numbers are never used twice."""
+    turns: int = 0
+    """How many wagons have become active."""
     declared: Mapping[str, str] = {}
     """The settings that the train was declared with, in words."""
     channels: tuple[str, ...] = ()
@@ -182,8 +187,9 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
         manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because, asleep_at=None)
         if asked is not None and asked.revision is not None:
             watch = Watch(to, active.revision, asked.watch) if asked.watch is not None else None
-    manifest = moved(manifest, to, Move.ACTIVATED, active_at=now)
-    return msgspec.structs.replace(manifest, request=None, watch=watch, refusing="", failed_opens=0)
+    turn = manifest.turns + 1
+    manifest = moved(manifest, to, Move.ACTIVATED, active_at=now, turn=turn)
+    return msgspec.structs.replace(manifest, turns=turn, request=None, watch=watch, refusing="", failed_opens=0)
 
 
 def check(manifest: Manifest) -> None:
@@ -232,9 +238,18 @@ def decode(data: bytes) -> Manifest:
     try:
         form = _format_decoder.decode(data).format
         if form <= FORMAT:
-            return msgspec.structs.replace(_decoder.decode(data), format=FORMAT)
+            return _lifted(_decoder.decode(data), form)
     except msgspec.DecodeError as e:
         raise BrokenManifest(f"the manifest can't be read: {e}") from e
     raise BrokenManifest(
         f"the manifest was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too"
     )
+
+
+def _lifted(manifest: Manifest, form: int) -> Manifest:
+    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers."""
+    if form < 2:
+        turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
+        wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
+        manifest = msgspec.structs.replace(manifest, wagons=wagons, turns=manifest.next_number - 1)
+    return manifest if form == FORMAT else msgspec.structs.replace(manifest, format=FORMAT)

@@ -309,7 +309,7 @@ class Observer:
         now = self._clock()
         loads = [
             load_of(wagon, readings.get(wagon.number), deployments.get(wagon.unit), now)
-            for wagon in manifest.in_state(*LIVE)
+            for wagon in sorted(manifest.in_state(*LIVE), key=lambda w: (w.closed_at is None, w.closed_at or 0.0))
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
 

@@ -356,9 +356,12 @@ class _Draft:
         """Where the broker does not refuse them: may some process still publish to this wagon?
 
         Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a later
-        one, or its check-in, which outlives the lease and any send under it, has run out.
+        one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never was active
+        nobody can have published.
         """
-        waiting = [m.name for m in self.members if "publish" in m.roles and m.publishing_to <= wagon.number]
+        if not wagon.turn:
+            return False
+        waiting = [m.name for m in self.members if "publish" in m.roles and m.publishing_to <= wagon.turn]
         if waiting:
             why = "a process that publishes has not seen the switch, and its lease has not run out"
             self.refusals.append(SealWaits(train=self.manifest.train, number=wagon.number, because=why))

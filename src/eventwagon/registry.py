@@ -49,7 +49,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     deployed: tuple[Attachment, ...] = ()
     """What the orchestrator of an observing process says of the wagons' workers."""
     publishing_to: int = 0
-    """Where the broker can't refuse writes: the wagon that it may publish to; none before that one. 0: not known yet."""
+    """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known yet."""
     attachments: tuple[Attachment, ...] = ()
 
 

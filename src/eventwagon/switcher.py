@@ -204,7 +204,7 @@ class Switcher:
                 return
             events = batch.events
             try:
-                await self._publish(Channel(self._train, wagon.number), events, batch.patience)
+                await self._publish(wagon, events, batch.patience)
             except ChannelFull as e:
                 batch.accept(e.accepted)
                 self._trouble = f"{wagon.name} is full and the next wagon is not ready"
@@ -240,7 +240,7 @@ class Switcher:
                 raise Unavailable(f"train {self._train} has no active wagon yet")
             until = asyncio.get_running_loop().time() + self._settings.publish_timeout
             try:
-                await self._publish(Channel(self._train, wagon.number), left, until)
+                await self._publish(wagon, left, until)
                 return
             except ChannelFull as e:
                 left = left[e.accepted :]
@@ -251,14 +251,15 @@ class Switcher:
                 if left and await self._refreshed(wagon) == wagon.number:
                     raise
 
-    async def _publish(self, channel: Channel, events: Sequence[Event], until: float) -> None:
+    async def _publish(self, wagon: Wagon, events: Sequence[Event], until: float) -> None:
         """One call to the broker, for no longer than anybody waits for its answer."""
+        channel = Channel(self._train, wagon.number)
         try:
             async with asyncio.timeout_at(until):
                 if self._lease is None:
                     await self._broker.publish(channel, events)
                 else:
-                    async with self._lease.sending(channel.wagon):
+                    async with self._lease.sending(wagon.turn):
                         await self._broker.publish(channel, events)
         except TimeoutError:
             raise PublishUncertain("the broker has not answered in time") from None

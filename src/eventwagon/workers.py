@@ -135,7 +135,7 @@ def choose(
     if len(waiting) == 1:
         return waiting[0].number
     left = floors
-    for p in posts:  # in the order of their numbers: the oldest first
+    for p in posts:  # the oldest first
         if not p.draining or left <= 0:
             break
         kept = min(floor, left)
@@ -170,7 +170,7 @@ class Load(NamedTuple):
 
 
 def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = None, now: float = 0.0) -> dict[int, int]:
-    """How many workers each wagon's own process should have, by number. `loads` in the order of their numbers.
+    """How many workers each wagon's own process should have, by number. `loads`: the oldest first, as they were cut off.
 
     `Workers(each=…)`: each wagon its own. A shared crew is divided as its workers would divide themselves (`choose`):
     the floors of the draining wagons, then newcomers, who keep a quarter of the crew more than they need now, then the

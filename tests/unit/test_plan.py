@@ -55,7 +55,7 @@ def wagon(number: int, state: State, **fields: Any) -> Wagon:
     if state is not State.PROVISIONING:
         times["created_at"] = 900.0
     if state in (State.ACTIVE, State.DRAINING, State.DRAINED):
-        times["active_at"] = 900.0
+        times.update(active_at=900.0, turn=number)
     if state in (State.DRAINING, State.DRAINED):
         times["closed_at"] = 990.0
     if state is State.DRAINED:
@@ -332,6 +332,25 @@ def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_f
     drained = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
     assert Remove(1) not in decide(drained, fences=False, ages={1: SETTINGS.keep_drained - 1}).tasks
     assert Remove(1) in decide(drained, fences=False, ages={1: SETTINGS.keep_drained}).tasks
+
+
+def test_without_a_fence_the_turn_counts_and_not_the_number() -> None:
+    """Wagon 4 was ready before wagon 3, so it was active before: who may publish to 3 may not publish to 4 any more."""
+    m = manifest(wagon(3, State.ACTIVE, turn=2), wagon(4, State.DRAINING, turn=1))
+    at_the_active = [Member(name="p", roles=("publish",), publishing_to=2)]
+    assert Seal(4) in decide(m, [reading(4, 5, 5)], fences=False, members=at_the_active).tasks
+    m = manifest(wagon(3, State.DRAINING, turn=2), wagon(4, State.DRAINING, turn=1), wagon(5, State.ACTIVE, turn=3))
+    at_four = [Member(name="p", roles=("publish",), publishing_to=1)]
+    tasks = decide(m, [reading(3, 5, 5), reading(4, 5, 5)], fences=False, members=at_four).tasks
+    assert Seal(3) not in tasks
+    assert Seal(4) not in tasks
+
+
+def test_without_a_fence_a_spare_that_never_was_active_is_sealed_at_once() -> None:
+    """Nobody can have published to it, though those who publish say an earlier wagon."""
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.DRAINING, active_at=None, turn=0))
+    publisher = [Member(name="p", roles=("publish",), publishing_to=1)]
+    assert Seal(2) in decide(m, [reading(1, 5)], fences=False, members=publisher).tasks
 
 
 def test_without_a_fence_a_wagon_is_not_sealed_by_members_that_were_read_before_its_switch() -> None:

@@ -34,6 +34,9 @@ def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:
     old = b'{"train":"t","format":1,"wagons":[{"number":1,"state":"active","opened_at":1.0,"created_at":1.0}],"next_number":2}'
     manifest = decode(old)
     assert (manifest.format, manifest.revision, manifest.wagons[0].unit) == (FORMAT, "", 1)
+    active = b'{"number":3,"state":"active","opened_at":1.0,"created_at":1.0,"active_at":1.0}'
+    manifest = decode(b'{"train":"t","format":1,"wagons":[' + active + b'],"next_number":5}')
+    assert (manifest.wagons[0].turn, manifest.turns) == (3, 4)  # they had been active in the order of their numbers
     assert b'"format":2' in encode(manifest)
 
 

@@ -17,9 +17,10 @@ from ...facts import (
     WagonSealed,
     WorkersLost,
 )
-from ...lifecycle import TRANSITIONS, State
+from ...lifecycle import LIVE, TRANSITIONS, State
 from ...manifest import Manifest, Wagon
-from .history import Attached, Crashed, Detached, Noted, Record, Revised
+from ...workers import may_serve
+from .history import Attached, Crashed, Detached, Noted, Record, Revised, Started
 from .violation import Violation
 
 _STEPS = {(state, to) for (state, _), to in TRANSITIONS.items()}
@@ -62,6 +63,9 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
                 invariant="I2", says=f"revision {record.revision} after revision {revision}", moments=moments
             )
         revision = record.revision
+        units = [w.unit for w in manifest.in_state(*LIVE)]
+        if len(units) != len(set(units)):
+            yield Violation(invariant="I8", says=f"live wagons share workers: units {units}", moments=moments)
         standing = {w.number for w in before.wagons}
         for wagon in manifest.wagons:
             old = before.wagon(wagon.number)
@@ -133,6 +137,28 @@ def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], f
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
+
+
+def right_code(history: Iterable[Record]) -> Iterator[Violation]:
+    """I3 for code: ingestion is redirected to the code that is wanted, and a process of other code serves no wagon."""
+    runs: dict[str, str] = {}
+    before = Manifest(train="")
+    for record in history:
+        match record:
+            case Started():
+                runs[record.by] = record.revision
+            case Attached():
+                wagon = before.wagon(record.channel.wagon)
+                if wagon is not None and not may_serve(runs[record.by], wagon.revision):
+                    says = f"{record.by} has revision {runs[record.by]} and serves {wagon.name} of {wagon.revision}"
+                    yield Violation(invariant="I3", says=says, wagon=wagon.number, moments=(record.seq,))
+            case Revised():
+                active = record.manifest.active
+                is_new = active is not None and (before.active is None or before.active.number != active.number)
+                if is_new and active is not None and active.revision != record.manifest.revision:
+                    says = f"{active.name} of {active.revision} became active, {record.manifest.revision} was wanted"
+                    yield Violation(invariant="I3", says=says, wagon=active.number, moments=(record.seq,))
+                before = record.manifest
 
 
 def explained(history: Iterable[Record]) -> Iterator[Violation]:

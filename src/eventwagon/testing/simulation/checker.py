@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
-from .check_manifest import explained, one_active, ready_before_active
+from .check_manifest import explained, one_active, ready_before_active, right_code
 from .history import Ended
 from .run import Run
 from .violation import Evidence, Violation
@@ -48,6 +48,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from events_kept(books, case.dead)
     yield from one_active(case.history)
     yield from ready_before_active(case.history)
+    yield from right_code(case.history)
     yield from seals_hold(books, fences=case.fences)
     yield from taken_away(books)
     yield from order_of_emits(books)
@@ -80,6 +81,8 @@ def _most_calls(run: Run) -> int:
     scenario, wagons = run.scenario, len(run.rest.manifest.wagons)
     looks = run.rest.quiet / float(scenario.settings["observe_every"]) + 2
     checks = 3 * run.rest.quiet / float(scenario.settings["member_ttl"]) + 2
+    if run.rest.manifest.watch is not None:
+        checks = max(checks, 2 * run.rest.quiet + 2)  # fresh counts
     channels = wagons * scenario.depth
     observers = sum("observe" in p.roles for p in scenario.programs)
     workers = sum("work" in p.roles for p in scenario.programs)

@@ -122,6 +122,7 @@ class Tried(Record, frozen=True):
 
 class Started(Record, frozen=True):
     roles: tuple[str, ...]
+    revision: str = ""
 
 
 class Running(Record, frozen=True):

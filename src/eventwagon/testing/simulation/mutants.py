@@ -17,12 +17,13 @@ from ... import manifest as manifest_module
 from ... import observer as observer_module
 from ... import plan as plan_module
 from ... import removal as removal_module
+from ... import serving as serving_module
 from ... import steps as steps_module
 from ...broker import Depth
 from ...errors import EventwagonError, PublishUncertain
 from ...event import Channel, Event, new_ids
 from ...lease import Lease
-from ...lifecycle import Move, State
+from ...lifecycle import LIVE, Move, State
 from ...manifest import Manifest, Wagon, moved
 from ...observer import Observer
 from ...orchestrator import Deployment
@@ -68,7 +69,7 @@ def _redirect_before_ready() -> Iterator[None]:
     """A wagon counts as ready when its channels stand, whether or not workers are attached."""
 
     def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
-        served = {w.number: Deployment(number=w.number, ready=True) for w in manifest.wagons}
+        served = {w.unit: Deployment(number=w.number, ready=True) for w in manifest.in_state(*LIVE)}
         return plan(settings, manifest, readings, served, *rest, **more)
 
     with mock.patch.object(observer_module, "plan", mutant):
@@ -194,10 +195,10 @@ def _new_id() -> Iterator[None]:
         count += 1
         return count.to_bytes(number, "big")
 
-    async def mutant(self: Switcher, channel: Channel, events: Sequence[Event], *rest: Any) -> None:
+    async def mutant(self: Switcher, wagon: Wagon, events: Sequence[Event], *rest: Any) -> None:
         again = [msgspec.structs.replace(e, id=new_ids(1, e.time, ids)[0]) if e.id in uncertain else e for e in events]
         try:
-            await publish(self, channel, again, *rest)
+            await publish(self, wagon, again, *rest)
         except PublishUncertain:
             uncertain.update(e.id for e in events)
             raise
@@ -237,6 +238,20 @@ def _two_active() -> Iterator[None]:
         return moved(manifest, to, Move.ACTIVATED, active_at=now)
 
     with mock.patch.object(steps_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+        yield
+
+
+@_mutant("any program serves any wagon")
+def _any_code() -> Iterator[None]:
+    with mock.patch.object(serving_module, "why_not_served", return_value=""):
+        yield
+
+
+@_mutant("switched to a spare with other code")
+def _any_spare() -> Iterator[None]:
+    """Spares of other code are neither put away nor passed over."""
+    ready = property(lambda self: self.in_state(State.READY))
+    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(_Draft, "put_away"):
         yield
 
 

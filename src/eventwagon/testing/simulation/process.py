@@ -89,7 +89,7 @@ class Process(Actor):
     def start(self) -> None:
         context = copy_context()
         context.run(PROCESS.set, self)
-        self.world.record(Started, by=self.name, roles=self.slot.program.roles)
+        self.world.record(Started, by=self.name, roles=self.slot.program.roles, revision=self.slot.program.revision)
         main = asyncio.get_running_loop().create_task(self._main(), context=context)
         main.add_done_callback(self._on_end)
 
@@ -187,14 +187,23 @@ class Process(Actor):
         self.slot.by_hand.remove(hand)
         self.world.record(Asked, what=hand.what)
         with suppress(EventwagonError):  # whoever asked would ask again
-            await (connection.request_switch("by hand") if hand.what == "switch" else connection.request_stop())
+            if hand.what == "stop":
+                await connection.request_stop()
+            else:
+                await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 
     # --- handling -------------------------------------------------------------------------
 
     def _train(self) -> Train:
         scenario = self.slot.scenario
         settings: dict[str, Any] = dict(scenario.settings)
-        train = Train(TRAIN, limit=parse_limit(scenario.limit), workers=parse_workers(scenario.workers), **settings)
+        train = Train(
+            TRAIN,
+            limit=parse_limit(scenario.limit),
+            workers=parse_workers(scenario.workers),
+            revision=self.slot.program.revision,
+            **settings,
+        )
         if self.slot.program.roles == ("publish",):
             return train
         names = ("", *INNER[: scenario.depth - 1 + self.version])

@@ -77,14 +77,18 @@ class ByHand(msgspec.Struct, frozen=True):
     at: float
     process: str
     what: Literal["switch", "stop"]
+    revision: str | None = None
+    """The switch is to this code."""
+    watch: float | None = None
 
 
 class Program(msgspec.Struct, frozen=True):
-    """One simulated process: its roles, and how far its wall clock is off at the start."""
+    """One simulated process: its roles, how far its wall clock is off at the start, and which code it is."""
 
     name: str
     roles: tuple[Role, ...]
     clock: float = 0.0
+    revision: str = ""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +190,41 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         fences=fences,
         grows_at=round(rng.uniform(2.0, span), 3) if rng.random() < 0.1 else None,
     )
+    units = random.Random(f"{seed} units")
+    if units.random() < 0.35:
+        scenario = _with_reuse(scenario, units)
+    if units.random() < 0.3:
+        scenario = _with_revisions(scenario, units, span)
     return _bearable(scenario)
+
+
+def _with_reuse(scenario: Scenario, rng: random.Random) -> Scenario:
+    settings = {**scenario.settings, "reuse": True, "keep_warm": rng.choice([0.5, 3.0, 10.0])}
+    return msgspec.structs.replace(scenario, settings=settings)
+
+
+def _with_revisions(scenario: Scenario, rng: random.Random, span: float) -> Scenario:
+    """Workers of two versions beside each other, and somebody who switches between them, back by itself at times."""
+    programs = list(scenario.programs)
+    if sum("work" in p.roles for p in programs) < 2:
+        programs.append(Program(f"p{len(programs)}", ("work",)))
+    codes = iter(["v1", "v2"] * len(programs))
+    programs = [
+        msgspec.structs.replace(p, revision=next(codes) if "work" in p.roles else rng.choice(["v1", "v2"]))
+        for p in programs
+    ]
+    asked = [
+        ByHand(
+            round(rng.uniform(1.0, span + 6.0), 3),
+            rng.choice(programs).name,
+            "switch",
+            rng.choice(["v1", "v2", "v2"]),
+            rng.choice([None, 0.02, 0.3]),
+        )
+        for _ in range(rng.randint(1, 4))
+    ]
+    by_hand = tuple(sorted([*scenario.by_hand, *asked], key=lambda h: h.at))
+    return msgspec.structs.replace(scenario, programs=tuple(programs), by_hand=by_hand)
 
 
 def _bearable(scenario: Scenario) -> Scenario:

@@ -73,7 +73,7 @@ def _steps(scenario: Scenario) -> Iterator[Callable[[Scenario], Scenario]]:
 def _without(scenario: Scenario, name: str) -> Scenario:
     """Without one process, where every role is still held by another."""
     rest = tuple(p for p in scenario.programs if p.name != name)
-    if {r for p in scenario.programs for r in p.roles} != {r for p in rest for r in p.roles}:
+    if _held(scenario.programs) != _held(rest):
         return scenario
     return msgspec.structs.replace(
         scenario,
@@ -82,6 +82,11 @@ def _without(scenario: Scenario, name: str) -> Scenario:
         by_hand=tuple(h for h in scenario.by_hand if h.process != name),
         faults=tuple(f for f in scenario.faults if f.process != name),
     )
+
+
+def _held(programs: Sequence[Program]) -> set[tuple[str, str]]:
+    """The roles, those that work with each version of the code apart."""
+    return {(role, p.revision if role == "work" else "") for p in programs for role in p.roles}
 
 
 def _told(scenario: Scenario, name: str) -> Scenario:

@@ -235,7 +235,7 @@ class _Draft:
             self.facts.append(Discarded(train=self.manifest.train, number=wagon.number, because=why))
         if len(standing) >= wanted or self.manifest.active is None:
             return
-        if at_cap(self.settings, self.manifest):
+        if len(self.manifest.wagons) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):

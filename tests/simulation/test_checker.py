@@ -17,6 +17,7 @@ from eventwagon.facts import (
     WagonReady,
     WagonRemoved,
     WagonSealed,
+    WorkersLost,
 )
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest, Wagon
@@ -26,6 +27,7 @@ from eventwagon.testing.simulation.history import (
     Attached,
     Created,
     Deleted,
+    Detached,
     Ended,
     Faulted,
     Handled,
@@ -186,6 +188,17 @@ def redirected_before_ready() -> Tale:
     )
 
 
+def ready_again_without_workers() -> Tale:
+    """Its workers were there once, and are lost; nobody came back."""
+    tale = Tale().founded()
+    second = Wagon(number=2, opened_at=0.0)
+    tale.revise(WagonOpened(train="t", number=2, because="spare"), w2=second).add(Attached, channel=TWO)
+    ready = replace(second, state=State.READY, created_at=0.0)
+    tale.revise(WagonReady(train="t", number=2, seconds=0.0), w2=ready).add(Detached, channel=TWO)
+    tale.revise(WorkersLost(train="t", number=2, because="killed"), w2=replace(ready, state=State.PROVISIONING))
+    return tale.revise(WagonReady(train="t", number=2, seconds=0.0), w2=ready)
+
+
 def stored_after_the_seal() -> Tale:
     return Tale().founded().switched().sealed().event()
 
@@ -251,6 +264,7 @@ def removed_without_a_record() -> Tale:
         ("I2", number_twice),
         ("I3", ready_without_workers),
         ("I3", redirected_before_ready),
+        ("I3", ready_again_without_workers),
         ("I4", stored_after_the_seal),
         ("I4", never_sealed),
         ("I5", drained_before_sealed),
@@ -276,6 +290,7 @@ def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) 
         ("I7", {"reached": False, "lacking": ("wagon_2 is draining",)}),
         ("I7", {"left_behind": ("a consumer of p1.1",)}),
         ("I10", {"longest_journal": 21, "keep": 20}),
+        ("I10", {"wagons": 1}),
         ("I10", {"calls": {"depth": 100}, "most_calls": 99}),
         ("alive", {"unexpected": ("KeyError(1)",)}),
     ],

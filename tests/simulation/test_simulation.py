@@ -11,9 +11,10 @@ import pytest
 
 from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
 from eventwagon.testing.simulation.checker import check
+from eventwagon.testing.simulation.history import Faulted
 from eventwagon.testing.simulation.mutants import FENCED, UNFENCED, Mutant
 from eventwagon.testing.simulation.run import simulate
-from eventwagon.testing.simulation.scenario import draw
+from eventwagon.testing.simulation.scenario import KINDS, OPS, draw
 from eventwagon.testing.simulation.shrink import shrink
 
 MOST = 400
@@ -24,6 +25,18 @@ MOST = 400
 def test_no_invariant_is_violated(start: int) -> None:
     for seed in range(start, start + 20):
         assert try_seed(seed).violations == [], f"see: python -m eventwagon.testing.simulation --seed {seed}"
+
+
+def test_every_kind_of_fault_strikes_and_every_call_is_struck() -> None:
+    """What is listed and never happens proves nothing."""
+    kinds, ops = set(KINDS), set(OPS) - {"*"}
+    for seed in range(MOST):
+        for fault in simulate(draw(seed, fences=fences(seed))).history.of(Faulted):
+            kinds.discard(fault.kind)
+            ops.discard(fault.op)
+        if not kinds and not ops:
+            return
+    pytest.fail(f"in {MOST} seeds never: {sorted(kinds)}; never struck: {sorted(ops)}")
 
 
 def test_one_seed_is_one_run() -> None:

@@ -229,6 +229,14 @@ def test_at_the_cap_fill_goes_on_and_says_so() -> None:
     assert "cap of 2" in one(decided.refusals, OpenRefused).because
 
 
+def test_at_the_cap_no_further_spare_is_opened_beside_one_that_is_ready() -> None:
+    settings = msgspec.structs.replace(SETTINGS, wagons=3, spares=2)
+    m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE), wagon(3, State.READY))
+    decided = decide(m, [reading(1, 100, 10), reading(2, 20)], {3: Deployment(number=3, ready=True)}, settings=settings)
+    assert decided.manifest is m
+    assert "cap of 3" in one(decided.refusals, OpenRefused).because
+
+
 def test_at_the_cap_refuse_tells_publishers_and_takes_it_back() -> None:
     settings = msgspec.structs.replace(SETTINGS, wagons=2, at_cap="refuse")
     m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))

@@ -83,6 +83,15 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
         known |= {w.number for w in manifest.wagons}
 
 
+def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
+    """I10: no more wagons live than the cap allows."""
+    for _, record in _revisions(history):
+        if len(record.manifest.wagons) > most:
+            live = ", ".join(f"{w.name} {w.state}" for w in record.manifest.wagons)
+            says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
+            yield Violation(invariant="I10", says=says, moments=(record.seq,))
+
+
 def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
     """I3: ACTIVE only from READY; READY only when one process had consumers at all its channels, at some moment since the
     wagon was made or its workers were lost. The first wagon is the exception: it takes events before workers come.
@@ -92,13 +101,17 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
     served: set[int] = set()
     """Wagons at whose channels one process stood at one moment."""
     first = True
+
+    def stands(wagon: Wagon) -> bool:
+        return any(all(c in at for c in before.working_channels(wagon)) for at in attached.values())
+
     for record in history:
         match record:
             case Attached():
                 at = attached.setdefault(record.by, {})
                 at[record.channel] = at.get(record.channel, 0) + 1
                 wagon = before.wagon(record.channel.wagon)
-                if wagon is not None and all(c in at for c in before.working_channels(wagon)):
+                if wagon is not None and stands(wagon):
                     served.add(wagon.number)
             case Detached():
                 at = attached.get(record.by, {})
@@ -111,6 +124,8 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
             case Revised():
                 for wagon in record.manifest.wagons:
                     yield from _became(before, wagon, record, served, first)
+                lost = {f.number for f in record.facts if isinstance(f, WorkersLost)}
+                served -= {n for n in lost if (w := before.wagon(n)) is not None and not stands(w)}
                 if record.manifest.active is not None:
                     first = False
                 before = record.manifest
@@ -125,7 +140,7 @@ def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], f
         if wagon.number not in served:
             yield Violation(
                 invariant="I3",
-                says=f"{wagon.name} became {wagon.state}, and no process ever had consumers at all its channels",
+                says=f"{wagon.name} became {wagon.state}, and no process had had consumers at all its channels",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
@@ -149,8 +164,8 @@ def right_code(history: Iterable[Record]) -> Iterator[Violation]:
                 runs[record.by] = record.revision
             case Attached():
                 wagon = before.wagon(record.channel.wagon)
-                if wagon is not None and not may_serve(runs[record.by], wagon.revision):
-                    says = f"{record.by} has revision {runs[record.by]} and serves {wagon.name} of {wagon.revision}"
+                if wagon is not None and not may_serve(runs.get(record.by, ""), wagon.revision):
+                    says = f"{record.by} has revision {runs.get(record.by)} and serves {wagon.name} of {wagon.revision}"
                     yield Violation(invariant="I3", says=says, wagon=wagon.number, moments=(record.seq,))
             case Revised():
                 active = record.manifest.active

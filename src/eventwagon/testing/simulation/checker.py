@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
-from .check_manifest import explained, one_active, ready_before_active, right_code
+from .check_manifest import capped, explained, one_active, ready_before_active, right_code
 from .history import Ended
 from .run import Run
 from .violation import Evidence, Violation
@@ -23,6 +23,7 @@ def evidence(run: Run) -> Evidence:
         history=list(run.history),
         spares=int(settings["spares"]),
         keep=int(settings["keep"]),
+        wagons=int(settings["wagons"]),
         fences=run.scenario.fences,
         reached=rest.reached,
         lacking=rest.lacking,
@@ -55,6 +56,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _at_rest(case)
     yield from explained(case.history)
     yield from _bounded(case)
+    yield from capped(case.history, case.wagons)
     yield from _alive(case)
 
 

@@ -5,11 +5,11 @@ The table in the docs is written from this list, and a test kills at each of its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ...event import Channel
-from ...lifecycle import State
+from ...lifecycle import LIVE, State
 from ...manifest import Manifest, Wagon
 from .scenario import Arrival, Fault, Program, Role, Scenario
 
@@ -35,10 +35,18 @@ class CrashPoint(NamedTuple):
     """Killed when the call has taken effect, before the process knows."""
     left_over: tuple[Channel, ...] = ()
     """What stands from the start."""
+    settings: Mapping[str, float] = {}
+    """Those that bring a train to that point, where the usual ones don't."""
+    grows: bool = False
+    """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
 
 def _in(state: State) -> Callable[[Manifest], list[Wagon]]:
     return lambda manifest: manifest.in_state(state)
+
+
+def _lacks_channels(manifest: Manifest) -> bool:
+    return any(w.created_at and set(manifest.channels) - set(w.channels) for w in manifest.in_state(*LIVE))
 
 
 def _later(manifest: Manifest) -> bool:
@@ -84,6 +92,28 @@ POINTS = (
         _later,
         nth=4,
         answered=True,
+    ),
+    CrashPoint(
+        "lifted",
+        "a publisher that was held too long took the bound off the full wagon, before that was noted",
+        "the channel takes more than the manifest says",
+        "the next publisher; until then the observers' figures count",
+        "publish",
+        "create",
+        lambda m: m.active is not None and m.active.capacity is not None and m.active.number > 1,
+        answered=True,
+        settings={"hold": 0.0, "spares": 0, "prepare": 1.0},
+    ),
+    CrashPoint(
+        "added",
+        "a new inner channel was made in a live wagon, before that was noted",
+        "a channel that the wagon is not known to have: nothing is emitted to it yet",
+        "an observer makes it again and notes it, or it is swept and made anew",
+        "observe",
+        "create",
+        _lacks_channels,
+        answered=True,
+        grows=True,
     ),
     CrashPoint(
         "switched",
@@ -209,11 +239,12 @@ POINTS = (
 )
 
 
-def scenario(*, dead_for: float) -> Scenario:
+def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
     """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit."""
     settings: dict[str, float | int | str] = {
         "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
         "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
+        **point.settings,
     }  # fmt: skip
     programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
     arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
@@ -228,6 +259,7 @@ def scenario(*, dead_for: float) -> Scenario:
         poison=0.2,
         work=0.05,
         calm_after=max(8.0, dead_for),
+        grows_at=1.0 if point.grows else None,
     )
 
 

@@ -21,7 +21,7 @@ from ... import serving as serving_module
 from ... import steps as steps_module
 from ...broker import Depth
 from ...errors import EventwagonError, PublishUncertain
-from ...event import Channel, Event, new_ids
+from ...event import DEAD, Channel, Event, new_ids
 from ...lease import Lease
 from ...lifecycle import LIVE, Move, State
 from ...manifest import Manifest, Wagon, moved
@@ -119,6 +119,56 @@ def _settle_before_emit() -> Iterator[None]:
                     await self.kit.broker.publish(Channel(self.kit.train, self.spec.number, name), [event])
 
     with mock.patch.object(Serving, "_settle", mutant):
+        yield
+
+
+@_mutant("settle before the dead letter")
+def _settle_before_burial() -> Iterator[None]:
+    """What can't be handled is settled first, and put among the dead letters after that."""
+    settle = Serving._settle
+
+    async def mutant(self: Serving, finished: list[Any]) -> None:
+        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for _, delivery, emitted in finished}
+        await settle(self, [(feed, d, [] if is_dead[id(d)] else emitted) for feed, d, emitted in finished])
+        for _, delivery, emitted in finished:
+            if is_dead[id(delivery)]:
+                with suppress(EventwagonError):
+                    channel = Channel(self.kit.train, self.spec.number, DEAD)
+                    await self.kit.broker.publish(channel, [event for _, event in emitted])
+
+    with mock.patch.object(Serving, "_settle", mutant):
+        yield
+
+
+@_mutant("the cap counts for nothing")
+def _uncapped() -> Iterator[None]:
+    def mutant(settings: Any, *rest: Any, **more: Any) -> Plan:
+        return plan(msgspec.structs.replace(settings, wagons=1000), *rest, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("ready again without workers")
+def _ready_again() -> Iterator[None]:
+    """A wagon that lost its workers counts as ready all the same, since it once was."""
+    known: set[int] = set()
+
+    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
+        if manifest.next_number == 2:
+            known.clear()
+        known.update(n for n, d in deployments.items() if d.ready)
+        again = {w.number: Deployment(number=w.number, ready=True) for w in manifest.in_state(State.PROVISIONING)}
+        return plan(
+            settings,
+            manifest,
+            readings,
+            {**deployments, **{n: d for n, d in again.items() if n in known}},
+            *rest,
+            **more,
+        )
+
+    with mock.patch.object(observer_module, "plan", mutant):
         yield
 
 

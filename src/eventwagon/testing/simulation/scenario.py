@@ -33,7 +33,7 @@ KINDS = (
 )
 
 OPS = {
-    "publish": 8.0, "replace": 5.0, "seal": 2.0, "delete": 4.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
+    "publish": 8.0, "replace": 5.0, "seal": 1.5, "delete": 2.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
     "receive": 8.0, "release": 2.0, "extend": 2.0, "depth": 15.0, "members": 15.0, "read": 15.0, "check_in": 8.0,
     "append": 4.0, "browse": 2.0, "channels": 2.0, "watch": 8.0, "handle": 10.0, "step": 400.0, "*": 120.0,
 }  # fmt: skip
@@ -41,7 +41,7 @@ OPS = {
 
 _OF_ROLE: dict[Role, tuple[str, ...]] = {
     "publish": ("publish", "publish", "publish", "read", "replace", "watch", "*", "step"),
-    "observe": ("replace", "replace", "replace", "seal", "delete", "create", "depth", "depth", "members", "read", "append", "browse", "channels", "publish", "watch", "*", "step"),
+    "observe": ("replace", "replace", "replace", "seal", "seal", "delete", "delete", "delete", "create", "depth", "depth", "members", "read", "append", "browse", "channels", "publish", "watch", "*", "step"),
     "work": ("settle", "settle", "publish", "publish", "receive", "release", "extend", "attach", "check_in", "handle", "handle", "watch", "members", "*", "step"),
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The records, in order (see `history.py`)."""
     spares: int = 0
     keep: int = 10_000
+    wagons: int = 32
     fences: bool = True
     reached: bool = True
     """The train came to rest in time."""

@@ -94,6 +94,8 @@ class Membership:
         self._due = 0.0
         self._crew_size = 0
         self._leaving: set[int] = set()
+        self.attachments: tuple[Attachment, ...] = ()
+        """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
@@ -181,6 +183,7 @@ class Membership:
         """Say what this process does, when that has changed and well before it would run out."""
         deployments = await local.deployments(self._train) if local is not None else {}
         attachments = tuple(Attachment(d.number, d.ready, d.workers, d.trouble) for _, d in sorted(deployments.items()))
+        self.attachments = attachments
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
             found = await self._orchestrator.deployments(self._train)

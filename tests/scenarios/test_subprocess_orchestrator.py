@@ -23,7 +23,6 @@ from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.orchestrators.subprocess import orchestrator as module
-from eventwagon.orchestrators.subprocess.probe import PROBE
 from eventwagon.orchestrators.subprocess.records import (
     State,
     Stillness,
@@ -34,6 +33,7 @@ from eventwagon.orchestrators.subprocess.records import (
     kill,
     take,
 )
+from eventwagon.probe import PROBE
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "signups"

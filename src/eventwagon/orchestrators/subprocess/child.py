@@ -23,8 +23,8 @@ import msgspec
 from ...broker import Broker
 from ...errors import EventwagonError, UsageError
 from ...orchestrator import Deployment, Orchestrator
+from ...probe import probe
 from ...settings import Settings
-from .probe import probe
 from .records import State, WagonFiles, Want, created, mark, older, stands, take
 
 URL = "EVENTWAGON_URL"

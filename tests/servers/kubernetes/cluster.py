@@ -21,6 +21,9 @@ from . import files
 from .image import pause_image
 
 _PREFIX = "eventwagon-k8s-"
+_SHM = Path("/dev/shm")
+_FOLDER = _SHM if _SHM.is_dir() and shutil.disk_usage(_SHM).free > 4e9 else Path(tempfile.gettempdir())
+"""In memory where there is room: unpacking images is most of a start."""
 _STARTERS = ThreadPoolExecutor(1, "starts-kubernetes")
 """A child's death signal comes when the *thread* that started it ends: see `tests.servers.server`."""
 _GUARDED = """\
@@ -45,7 +48,7 @@ class Cluster:
         _sweep()
         self._bin = programs
         self._id = f"{os.getpid()}"
-        self.directory = Path(tempfile.gettempdir()) / f"{_PREFIX}{self._id}"
+        self.directory = _FOLDER / f"{_PREFIX}{self._id}"
         self.directory.mkdir(mode=0o711)
         self._logs = self.directory / "log"
         self._logs.mkdir()
@@ -296,7 +299,7 @@ def _free_net() -> str:
 
 
 def _sweep() -> None:
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for left in _FOLDER.glob(f"{_PREFIX}*"):
         number = left.name.removeprefix(_PREFIX)
         if number.isdigit() and not Path(f"/proc/{number}").exists():
             _end(number)
@@ -304,7 +307,7 @@ def _sweep() -> None:
 
 def _end(number: str) -> None:
     """Kill the cluster of that process: containers, containerd, mounts, networks, cgroups, folder."""
-    directory = Path(tempfile.gettempdir()) / f"{_PREFIX}{number}"
+    directory = _FOLDER / f"{_PREFIX}{number}"
     for pid in {*_speaking_of(directory), *_in_cgroups(number)}:
         _kill(pid)
     for _ in range(50):

@@ -71,6 +71,9 @@ class Cluster:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        connector = self._client.rest_client.pool_manager.connector
+        if isinstance(connector, aiohttp.TCPConnector):  # else a watch's connection outlives the event loop
+            await connector.close(abort_ssl=True)
         await self._stack.aclose()
 
     def _namespace_of_context(self, file: str | None) -> str:

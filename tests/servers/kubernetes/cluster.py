@@ -21,7 +21,7 @@ from . import files
 from .image import pause_image
 
 _PREFIX = "eventwagon-k8s-"
-_SHM = Path("/dev/shm")
+_SHM = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 _FOLDER = _SHM if _SHM.is_dir() and shutil.disk_usage(_SHM).free > 4e9 else Path(tempfile.gettempdir())
 """In memory where there is room: unpacking images is most of a start."""
 _STARTERS = ThreadPoolExecutor(1, "starts-kubernetes")

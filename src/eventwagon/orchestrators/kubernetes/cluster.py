@@ -7,7 +7,7 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,23 +98,26 @@ class Cluster:
             raise self._away(e) from e
         return self._read(method, path, response.status, data)
 
-    async def stream(self, path: str, **query: str) -> AsyncIterator[Object]:
-        """The events of a watch until it ends. Raises Refused, Unavailable."""
+    @asynccontextmanager
+    async def watch(self, path: str, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
+        """The events of a watch, until it ends. Raises Refused, Unavailable."""
         try:
             async with asyncio.timeout(_ANSWER):
                 response = await self._send("GET", path, None, "application/json", {**query, "watch": "true"})
             async with response:
                 if response.status != 200:
                     self._read("GET", path, response.status, await response.read())
-                rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield json.loads(line)
-        except TimeoutError:
-            return  # nothing was said: to be begun anew
-        except (OSError, aiohttp.ClientError, ssl.SSLError) as e:
+                yield self._events(response)
+        except (TimeoutError, OSError, aiohttp.ClientError, ssl.SSLError) as e:
             raise self._away(e) from e
+
+    @staticmethod
+    async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[Object]:
+        rest = b""
+        async for chunk in response.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
 
     async def _send(
         self, method: str, path: str, body: object, form: str, query: Mapping[str, str]
@@ -193,28 +196,25 @@ class Watched:
     async def _list(self) -> None:
         found = await self._cluster.request("GET", self._cluster.path(self._kind), labelSelector=self._selector)
         self.objects = {item["metadata"]["name"]: item for item in found["items"]}
-        self._seen(found)
+        self._revision = int(found["metadata"]["resourceVersion"])
+        self.known.set()
 
     async def _follow(self) -> None:
-        events = self._cluster.stream(
-            self._cluster.path(self._kind),
-            labelSelector=self._selector,
-            resourceVersion=str(self._revision),
-            allowWatchBookmarks="true",
-        )
-        async for event in events:
-            item = event["object"]
-            match event["type"]:
-                case "ADDED" | "MODIFIED":
-                    self.objects[item["metadata"]["name"]] = item
-                case "DELETED":
-                    self.objects.pop(item["metadata"]["name"], None)
-                case "ERROR":
-                    raise Refused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
-            self._seen(item)
+        path, revision = self._cluster.path(self._kind), str(self._revision)
+        async with self._cluster.watch(
+            path, labelSelector=self._selector, resourceVersion=revision, allowWatchBookmarks="true"
+        ) as events:
+            self.trouble = ""
+            self.tried.set()
+            async for event in events:
+                self._take(event["type"], event["object"])
 
-    def _seen(self, found: Object) -> None:
-        self._revision = int(found["metadata"]["resourceVersion"])
-        self.trouble = ""
-        self.known.set()
-        self.tried.set()
+    def _take(self, kind: str, item: Object) -> None:
+        match kind:
+            case "ADDED" | "MODIFIED":
+                self.objects[item["metadata"]["name"]] = item
+            case "DELETED":
+                self.objects.pop(item["metadata"]["name"], None)
+            case "ERROR":
+                raise Refused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
+        self._revision = int(item["metadata"]["resourceVersion"])

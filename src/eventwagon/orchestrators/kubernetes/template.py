@@ -100,7 +100,9 @@ class Template:
             )
         if spec.revision:
             labels[REVISION] = spec.revision
-        pod = merged(self._ours(spec, labels), self._given)
+        pod: Any = merged(self._ours(spec, labels), self._given)
+        worker = pod["spec"]["containers"][0]
+        pod["spec"]["containers"][0] = {**worker, "image": with_tag(self.image, spec.revision)}
         made_from = blake2b(json.dumps(pod, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {
             "apiVersion": "apps/v1",
@@ -129,7 +131,6 @@ class Template:
         arguments += ["--grace", str(self._leave), "--health-port", str(HEALTH_PORT)]
         worker: dict[str, Any] = {
             "name": WORKER,
-            "image": with_tag(self.image, spec.revision),
             "command": ["eventwagon"],
             "args": arguments,
             "readinessProbe": {"httpGet": {"path": "/ready", "port": HEALTH_PORT}, "periodSeconds": 1},
@@ -188,7 +189,9 @@ class Template:
 
     @staticmethod
     def _mapping(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-        found = given.get(name) or {}
+        found = given.get(name)
+        if found is None:
+            return {}
         if not isinstance(found, Mapping):
             raise UsageError(f"Pod template: {name} has to be a mapping, not {found!r}")
         return found

@@ -23,24 +23,24 @@ class Health:
 
     def __init__(self, connection: Connection, port: int | None) -> None:
         self._connection = connection
-        self._asked_port = port
+        self._port = port
         self._proven: set[int] = set()
         self._trouble = "it is starting"
         self._left = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if self._asked_port is None:
+        if self._port is None:
             return self
         async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             try:
-                server = await asyncio.start_server(self._answer, None, self._asked_port)
+                server = await asyncio.start_server(self._answer, None, self._port)
             except OSError as e:
-                raise UsageError(f"--health-port {self._asked_port}: {e.strerror or e}") from e
+                raise UsageError(f"--health-port {self._port}: {e.strerror or e}") from e
             await stack.enter_async_context(server)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stack.callback(tasks.create_task(self._look()).cancel)
-            _logger.info("answers GET /ready at port %d", server.sockets[0].getsockname()[1])
+            _logger.info("answers GET /ready at port %d", self._port)
             self._stack = stack.pop_all()
         return self
 

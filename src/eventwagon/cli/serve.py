@@ -105,7 +105,7 @@ async def work(
         typer.Option(
             "--health-port",
             envvar="EVENTWAGON_HEALTH_PORT",
-            min=0,
+            min=1,
             max=65535,
             help="Answer GET /ready there: 200 while attached, events coming through.",
         ),

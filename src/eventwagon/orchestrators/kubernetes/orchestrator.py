@@ -221,26 +221,27 @@ class Kubernetes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, train: str, unit: int, grace: float) -> None:
-        """In the foreground: the Deployment stands until its Pods have ended."""
+        """In the foreground: the Deployment stands until its Pods have ended. Each Pod is then deleted by its name, with the
+        grace: before the cluster does so, which would grant the longest that a handler may take. A kubelet that has begun to
+        end a Pod doesn't hear of a shorter time any more."""
         await self._known()
         name, seconds = name_of(train, unit), math.ceil(grace) + MARGIN
-        until, shortened = _now() + seconds + _STUCK, set[str]()
+        until, asked = _now() + seconds + _STUCK, set[str]()
         gone = await self._delete("deployments", name, propagationPolicy="Foreground")
         if gone is not None and gone.get("kind") == "Deployment":
             self._deployments.put(gone)
         while True:
-            live = self._deployments.objects.get(name)
             pods = [pod for pod in _of(train, self._pods) if _unit(pod) == unit]
-            if live is None and not pods:
+            if name not in self._deployments.objects and not pods:
                 return
             for pod in pods:
-                uid, granted = pod["metadata"]["uid"], pod["metadata"].get("deletionGracePeriodSeconds", math.inf)
-                orphaned = live is None and not is_ending(pod)
-                if uid not in shortened and granted > seconds and (orphaned or is_ending(pod)):
-                    shortened.add(uid)
+                granted = pod["metadata"].get("deletionGracePeriodSeconds", math.inf)
+                if pod["metadata"]["uid"] not in asked and granted > seconds:
+                    asked.add(pod["metadata"]["uid"])
+                    until = max(until, _now() + min(granted, self._template.longest) + _STUCK)
                     await self._delete("pods", pod["metadata"]["name"], gracePeriodSeconds=seconds)
             if _now() > until:
-                raise Unavailable(self._stuck(pods, name, seconds))
+                raise Unavailable(self._stuck(pods, name))
             await asyncio.sleep(_POLL)
 
     async def _delete(self, kind: str, name: str, **options: object) -> Object | None:
@@ -251,7 +252,7 @@ class Kubernetes:
                 raise
             return None
 
-    def _stuck(self, pods: Sequence[Object], name: str, seconds: int) -> str:
+    def _stuck(self, pods: Sequence[Object], name: str) -> str:
         away = self._deployments.trouble or self._pods.trouble
         if away:
             return f"whether Deployment {name} has ended is not known: {away}"
@@ -260,8 +261,8 @@ class Kubernetes:
         pod = pods[0]["metadata"]["name"]
         node = pods[0]["spec"].get("nodeName", "none")
         return (
-            f"kubernetes: Pod {pod} on node {node} has not ended {_STUCK:g} s after its {seconds} s; if the node is lost for "
-            f"good: kubectl delete pod {pod} --force, or delete the node"
+            f"kubernetes: Pod {pod} on node {node} has not ended {_STUCK:g} s after its time; if the node is lost for good: "
+            f"kubectl delete pod {pod} --force, or delete the node"
         )
 
 

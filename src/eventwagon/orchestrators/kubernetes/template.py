@@ -89,6 +89,8 @@ class Template:
         self._secret = secret
         self._leave = math.ceil(handler_timeout)
         self._check(given)
+        self.longest: int = self._mapping(given, "spec").get("terminationGracePeriodSeconds", self._leave + MARGIN)
+        """Seconds that a Pod may take to end."""
         self.image: str = self._worker(given).get("image") or image
 
     def deployment(self, spec: WagonSpec) -> dict[str, Any]:
@@ -145,6 +147,7 @@ class Template:
                 "containers": [worker],
                 "terminationGracePeriodSeconds": self._leave + MARGIN,
                 "automountServiceAccountToken": False,
+                "shareProcessNamespace": True,  # the first process of one would be deaf to SIGTERM while it loads
                 "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             },
         }

@@ -124,7 +124,7 @@ async def _wagons(url: str, count: int) -> AsyncIterator[tuple[Kubernetes, list[
         orchestrator = Kubernetes(
             "pods:held",
             registry=open_drivers(url).registry,
-            secret="train",
+            secret="train",  # noqa: S106 - its name
             image=f"{WORKER}:v1",
             namespace="default",
         )

@@ -72,8 +72,8 @@ class Cluster:
 
     async def __aexit__(self, *exc: object) -> None:
         connector = self._client.rest_client.pool_manager.connector
-        if isinstance(connector, aiohttp.TCPConnector):  # else a watch's connection outlives the event loop
-            await connector.close(abort_ssl=True)
+        if isinstance(connector, aiohttp.TCPConnector):
+            await connector.close(abort_ssl=True)  # a farewell in TLS would outlive the event loop
         await self._stack.aclose()
 
     def _namespace_of_context(self, file: str | None) -> str:
@@ -107,7 +107,11 @@ class Cluster:
             async with response:
                 if response.status != 200:
                     self._read("GET", path, response.status, await response.read())
-                yield self._events(response)
+                try:
+                    yield self._events(response)
+                finally:
+                    if response.connection is not None and response.connection.transport is not None:
+                        response.connection.transport.abort()  # as on leaving
         except (TimeoutError, OSError, aiohttp.ClientError, ssl.SSLError) as e:
             raise self._away(e) from e
 

@@ -13,6 +13,7 @@ from . import (
     handlers,
     isolation,
     kafka,
+    kubernetes,
     memory_flat,
     next_wagon,
     observer,
@@ -43,6 +44,7 @@ BENCHMARKS = {
         redis_publish,
         redis_consume,
         kafka,
+        kubernetes,
         pulsar,
     )
 }

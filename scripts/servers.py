@@ -2,6 +2,7 @@
 
 python scripts/servers.py install                 # all: redis valkey kafka pulsar
 python scripts/servers.py install kafka pulsar
+python scripts/servers.py install kubernetes      # built from source: only when it is named
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.servers.install import NAMES, Missing, install
+from tests.servers.install import NAMES, WHEN_NAMED, Missing, install
 
 
 def main() -> int:
@@ -22,10 +23,12 @@ def main() -> int:
         prog="scripts/servers.py", description=__doc__.splitlines()[0] if __doc__ else None
     )
     parser.add_argument("action", choices=["install"])
-    parser.add_argument("names", nargs="*", metavar="SERVER", help=f"of {' '.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="SERVER", help=f"of {' '.join(NAMES)} (default: all), {' '.join(WHEN_NAMED)}"
+    )
     given = parser.parse_args()
-    if unknown := set(given.names) - set(NAMES):
-        parser.error(f"no server {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    if unknown := set(given.names) - {*NAMES, *WHEN_NAMED}:
+        parser.error(f"no server {', '.join(sorted(unknown))}: there are {', '.join((*NAMES, *WHEN_NAMED))}")
 
     def attempt(name: str) -> bool:
         try:

@@ -24,7 +24,7 @@ from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
 from .payload import encode, type_name
-from .registry import Member, Registry, Snapshot
+from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
 from .steps import Plan, differing, said, switch_asked
 from .switcher import Switcher
@@ -85,6 +85,7 @@ class Connection:
         )
         self._founded = False
         self._is_running = False
+        self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -220,6 +221,7 @@ class Connection:
             revision=self.train.revision,
             orchestrator=self._orchestrator if observe else None,
         )
+        self._membership = membership
         failure: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
             owned = [tasks.create_task(membership.run())]
@@ -345,6 +347,11 @@ class Connection:
     def manifest(self) -> Manifest:
         """The newest manifest that this process has seen."""
         return self._switcher.snapshot.manifest
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """What this process's own workers do, wagon by wagon; none where it does not work."""
+        return self._membership.attachments if self._membership is not None and self._is_running else ()
 
     async def refresh(self) -> Snapshot:
         """Read the manifest from the registry."""

@@ -10,10 +10,14 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from .broker import Broker
 from .errors import UsageError
+from .orchestrator import Orchestrator
 from .registry import Registry
+from .settings import Settings
 
 ENTRY_POINTS = "eventwagon.drivers"
 """The entry point group in which a package names its drivers: scheme = function(Address) -> Drivers."""
+ORCHESTRATORS = "eventwagon.orchestrators"
+"""That for orchestrators: scheme = function(Address, Program) -> Orchestrator."""
 
 
 class Address(NamedTuple):
@@ -137,15 +141,85 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     try:
         drivers = _maker(url, parts.scheme)(address)
     except ModuleNotFoundError as e:
-        extra = _EXTRAS.get(parts.scheme)
-        if extra is None or (e.name or "").startswith("eventwagon"):
-            raise
-        raise UsageError(
-            f"{parts.scheme}: needs a package that is not installed ({e.name}): pip install 'eventwagon[{extra}]'"
-        ) from None
+        raise _not_installed(parts.scheme, _EXTRAS.get(parts.scheme), e) from None
     if not isinstance(drivers, Drivers):
         raise UsageError(f"{url}: the driver of {parts.scheme}: did not return Drivers")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
+
+
+class Program(NamedTuple):
+    """What an orchestrator's workers run."""
+
+    target: str
+    """Its train: `module:attribute`, or `path/to/file.py:attribute`."""
+    url: str
+    """Where the train runs: its broker and registry."""
+    settings: Settings
+
+
+def _subprocess(address: Address, program: Program) -> Orchestrator:
+    from .orchestrators.subprocess import Subprocess
+
+    options = address.only("logs")
+    return Subprocess(program.target, url=program.url, grace=program.settings.grace, logs=options.get("logs"))
+
+
+def _kubernetes(address: Address, program: Program) -> Orchestrator:
+    from .orchestrators.kubernetes import Kubernetes
+
+    options = address.only("secret", "template", "image", "per_pod", "context")
+    per_pod = options.get("per_pod", "1")
+    if not per_pod.isdigit():
+        raise UsageError(f"{address.url}: per_pod={per_pod!r}; give a whole number of workers")
+    return Kubernetes(
+        program.target,
+        registry=open_drivers(program.url, clock=address.clock).registry,
+        secret=options.get("secret", ""),
+        template=options.get("template"),
+        image=options.get("image", ""),
+        per_pod=int(per_pod),
+        handler_timeout=program.settings.handler_timeout,
+        namespace=address.host,
+        context=options.get("context", ""),
+    )
+
+
+_ORCHESTRATORS: dict[str, Callable[[Address, Program], Orchestrator]] = {
+    "subprocess": _subprocess,
+    "kubernetes": _kubernetes,
+}
+_ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes"}
+
+
+def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] = time.time) -> Orchestrator:
+    """The orchestrator that `url` names, for the workers of `program`; not entered yet: `subprocess:`,
+    `kubernetes://namespace?secret=NAME&template=FILE`.
+
+    Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
+    """
+    parts = urlsplit(url if ":" in url else f"{url}:")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    address = Address(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock)
+    others = {e.name: e for e in entry_points(group=ORCHESTRATORS)}
+    make = _ORCHESTRATORS.get(parts.scheme)
+    if make is None and (entry := others.get(parts.scheme)):
+        make = cast("Callable[[Address, Program], Orchestrator]", entry.load())
+    if make is None:
+        known = ", ".join(f"{one}:" for one in sorted({*_ORCHESTRATORS, *others}))
+        raise UsageError(f"{url!r} names no known orchestrator; there are {known}")
+    try:
+        return make(address, program)
+    except ModuleNotFoundError as e:
+        raise _not_installed(parts.scheme, _ORCHESTRATORS_EXTRAS.get(parts.scheme), e) from None
+
+
+def _not_installed(scheme: str, extra: str | None, error: ModuleNotFoundError) -> Exception:
+    """What is to be raised: a driver's own package is missing, or something that is no matter of ours."""
+    if extra is None or (error.name or "").startswith("eventwagon"):
+        return error
+    return UsageError(
+        f"{scheme}: needs a package that is not installed ({error.name}): pip install 'eventwagon[{extra}]'"
+    )
 
 
 def _maker(url: str, scheme: str) -> Callable[[Address], Drivers]:

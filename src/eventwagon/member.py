@@ -100,6 +100,8 @@ class Membership:
         self._due = 0.0
         self._crew_size = 0
         self._leaving: set[int] = set()
+        self.attachments: tuple[Attachment, ...] = ()
+        """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
@@ -189,6 +191,7 @@ class Membership:
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""
         attachments = _attached(await local.deployments(self._train)) if local is not None else ()
+        self.attachments = attachments
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
             deployed = _attached(await self._orchestrator.deployments(self._train))

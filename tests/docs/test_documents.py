@@ -103,6 +103,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             "synchronous",
             "total",
             "floor",
+            "per_pod",
             "seconds",
             "low",
             "cut",

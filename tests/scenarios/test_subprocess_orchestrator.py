@@ -33,7 +33,7 @@ from eventwagon.errors import Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.orchestrators.subprocess.probe import PROBE
+from eventwagon.probe import PROBE
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "signups"

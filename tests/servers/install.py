@@ -19,12 +19,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .kubernetes import install as kubernetes_module
+
 KAFKA, PULSAR = "4.4.0", "4.2.4"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 """Of every Kafka cluster here: 16 bytes, base64."""
 _LOG4J = "2.25.5"
 _JAVA = 17
 NAMES = ("redis", "valkey", "kafka", "pulsar")
+WHEN_NAMED = ("kubernetes",)
+"""Not among what is got when nothing is named: it is built, which takes long."""
 HELP = "make servers"
 
 
@@ -280,6 +284,16 @@ def _make_archive(installed: Installed) -> None:
         part.unlink(missing_ok=True)
 
 
+# --- Kubernetes: see there ------------------------------------------------------------------------
+
+
+def kubernetes() -> Path:
+    """The folder of its programs. Raises Missing."""
+    if lacking := kubernetes_module.lacking(cache()):
+        raise Missing(f"kubernetes: {lacking} (make test-kubernetes gets it)")
+    return kubernetes_module.programs(cache())
+
+
 # --- all ------------------------------------------------------------------------------------------
 
 
@@ -294,6 +308,9 @@ def install(name: str) -> str:
             return f"redis: {redis_server()}"
         if name == "valkey":
             return f"valkey: {valkey_server()}"
+        if name == "kubernetes":
+            kubernetes_module.install(cache(), _run)
+            return f"kubernetes: {kubernetes_module.VERSION} in {kubernetes()}"
         version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
         _install_java(name, version)
         found = _found(name, version)

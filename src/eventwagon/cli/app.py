@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import Annotated
@@ -79,4 +81,6 @@ for _job, _panel, _example in _JOBS:
 
 def main() -> None:
     """The entry point of the command."""
+    if os.getpid() == 1:  # in a container: the kernel drops a signal to the first process that has no handler for it
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app(prog_name="eventwagon")

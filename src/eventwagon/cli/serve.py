@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.logging import RichHandler
 
+from ..drivers import Program, open_orchestrator
 from ..errors import UsageError
-from ..orchestrator import Orchestrator
-from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
+from .health import Health
 from .target import load_train
 
-Program = Annotated[str, typer.Argument(help="The program's train: module:attribute or path/to/file.py:attribute.")]
+Target = Annotated[str, typer.Argument(help="The program's train: module:attribute or path/to/file.py:attribute.")]
 Redeclare = Annotated[
     bool,
     typer.Option(
@@ -40,17 +41,26 @@ Revision = Annotated[
         help="Which code this is: it serves no wagon that was opened for other code.",
     ),
 ]
+Infrastructure = Annotated[
+    str | None,
+    typer.Option(
+        "--orchestrator",
+        envvar="EVENTWAGON_ORCHESTRATOR",
+        help="What gives each wagon its workers: subprocess: or kubernetes://NAMESPACE?secret=NAME&template=FILE.",
+    ),
+]
 _logger = logging.getLogger("eventwagon.cli")
 
 
 @job
 async def run(
-    target: Program,
+    target: Target,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     isolate: Annotated[
         bool, typer.Option("--isolate", help="Give each wagon a process of its own: what one does touches no other.")
     ] = False,
+    orchestrator: Infrastructure = None,
     revision: Revision = "",
     log_level: LogLevel = "info",
 ) -> None:
@@ -58,30 +68,36 @@ async def run(
 
     Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
     """
-    train = load_train(target, revision)
-    orchestrator = None
-    if isolate:
-        from ..orchestrators.subprocess import Subprocess
-
-        orchestrator = Subprocess(target, url=url, grace=train.settings.grace)
-    await _serve(train, url, redeclare, log_level, observe=True, work=not isolate, orchestrator=orchestrator)
+    if isolate and orchestrator is not None:
+        raise UsageError(f"--isolate is --orchestrator subprocess:, which {orchestrator} contradicts")
+    await _serve(
+        target,
+        url,
+        redeclare,
+        log_level,
+        revision,
+        observe=True,
+        work=True,
+        orchestrator="subprocess:" if isolate else orchestrator,
+    )
 
 
 @job
 async def observe(
-    target: Program,
+    target: Target,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
+    orchestrator: Infrastructure = None,
     revision: Revision = "",
     log_level: LogLevel = "info",
 ) -> None:
     """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
-    await _serve(load_train(target, revision), url, redeclare, log_level, observe=True, work=False)
+    await _serve(target, url, redeclare, log_level, revision, observe=True, work=False, orchestrator=orchestrator)
 
 
 @job
 async def work(
-    target: Program,
+    target: Target,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     wagon: Annotated[
@@ -89,32 +105,70 @@ async def work(
         typer.Option("--wagon", min=1, help="Work for this wagon, and those that take over its workers; then end."),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --wagon: how many.")] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            "--grace", min=0, help="How long handlers in flight have when it is to end, instead of the train's."
+        ),
+    ] = None,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            "--health-port",
+            envvar="EVENTWAGON_HEALTH_PORT",
+            min=1,
+            max=65535,
+            help="Answer GET /ready there: 200 while attached, events coming through.",
+        ),
+    ] = None,
     revision: Revision = "",
     log_level: LogLevel = "info",
 ) -> None:
     """Work for a train, without observing it: its handlers run here. Processes that work share its workers."""
-    train = load_train(target, revision)
-    await _serve(train, url, redeclare, log_level, observe=False, work=True, wagon=wagon, workers=workers)
+    await _serve(
+        target,
+        url,
+        redeclare,
+        log_level,
+        revision,
+        observe=False,
+        work=True,
+        wagon=wagon,
+        workers=workers,
+        grace=grace,
+        health_port=health_port,
+    )
 
 
 async def _serve(
-    train: Train,
+    target: str,
     url: str,
     redeclare: bool,
     log_level: str,
+    revision: str,
     *,
     observe: bool,
     work: bool,
-    orchestrator: Orchestrator | None = None,
+    orchestrator: str | None = None,
     wagon: int | None = None,
     workers: int | None = None,
+    grace: float | None = None,
+    health_port: int | None = None,
 ) -> None:
     set_up_logging(log_level)
+    train = load_train(target, revision)
+    if grace is not None:
+        train.settings = msgspec.structs.replace(train.settings, grace=grace)
+    infrastructure = None
+    if orchestrator is not None:
+        infrastructure = open_orchestrator(orchestrator, Program(target, url, train.settings))
+        work = False
     does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
     with asked_to_end() as asked:
         async with (
-            train.connect(url, redeclare=redeclare, orchestrator=orchestrator) as c,
+            train.connect(url, redeclare=redeclare, orchestrator=infrastructure) as c,
             c.running(observe=observe, work=work, wagon=wagon, workers=workers),
+            Health(c, health_port) as health,
             asyncio.TaskGroup() as tasks,
         ):
             _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, url)
@@ -126,6 +180,7 @@ async def _serve(
             if not waits[0].done() and not waits[1].done():
                 why = f"wagon_{wagon} needs no workers any more"
             _logger.info("ending: %s; handlers in flight have %g s", why, train.settings.grace)
+            health.leave()
             for task in waits:
                 task.cancel()
     _logger.info("ended")

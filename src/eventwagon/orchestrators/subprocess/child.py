@@ -17,8 +17,8 @@ from ..._processes import MARGIN, Follower, follow
 from ...broker import Broker
 from ...errors import EventwagonError, UsageError
 from ...orchestrator import Deployment, Orchestrator
+from ...probe import probe
 from ...settings import Settings
-from .probe import probe
 
 URL = "EVENTWAGON_URL"
 

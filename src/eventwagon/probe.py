@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ...broker import Broker
-from ...errors import Unavailable
-from ...event import Channel, Event, new_ids
+from .broker import Broker
+from .errors import Unavailable
+from .event import Channel, Event, new_ids
 
 PROBE = "0probe"
 """No user's channel can have this name."""

@@ -1,0 +1,190 @@
+"""The whole of it, installed as a user would: observers in Pods, wagons that come as Pods, drain and go, and what may befall
+them meanwhile. What was accepted was handled or stands in the dead letters, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from eventwagon import Connection
+from eventwagon.lifecycle import State
+from eventwagon.orchestrators.kubernetes.cluster import Object
+from eventwagon.orchestrators.kubernetes.template import UNIT
+from tests.programs.pods import burst
+
+from .world import SECRET, Looking, World, until
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
+KUSTOMIZATION = """\
+namespace: {namespace}
+resources: [base]
+images:
+  - {{name: app, newName: {name}, newTag: {tag}}}
+patches:
+  - target: {{kind: Deployment, name: eventwagon-observer}}
+    patch: '[{{op: replace, path: /spec/template/spec/containers/0/env/0/value, value: "pods:burst"}},
+      {{op: replace, path: /spec/template/spec/containers/0/env/1/value,
+        value: "kubernetes:?secret={secret}&template=/etc/eventwagon/pod.yaml&per_pod=2"}},
+      {{op: replace, path: /spec/template/spec/containers/0/envFrom/0/secretRef/name, value: {secret}}}]'
+"""
+
+
+def install(world: World, directory: Path) -> None:
+    """The base that is shipped, with an overlay as the docs tell to write it."""
+    shutil.copytree(DEPLOY, directory / "base")
+    name, _, tag = world.image.rpartition(":")
+    text = KUSTOMIZATION.format(namespace=world.namespace, name=name, tag=tag, secret=SECRET)
+    (directory / "kustomization.yaml").write_text(text)
+    world.kubectl("apply", "-k", str(directory))
+
+
+class Story:
+    """A train whose observers run in the cluster, and a publisher outside."""
+
+    def __init__(self, world: World, train: Connection, looking: Looking) -> None:
+        self.world = world
+        self.train = train
+        self.looking = looking
+        self.accepted: set[int] = set()
+
+    async def publish(self, count: int) -> None:
+        """So many more, in batches of ten; each was accepted when this returns."""
+        for _ in range(count // 10):
+            numbers = range(len(self.accepted) + 1, len(self.accepted) + 11)
+            await self.train.publish_many(numbers, timeout=120)
+            self.accepted |= set(numbers)
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await asyncio.to_thread(self.world.kubectl, *arguments)
+
+    async def pods_of(self, unit: int) -> dict[str, Object]:
+        """The living ones."""
+        pods = await self.looking.all("pods")
+        return {
+            n: p
+            for n, p in pods.items()
+            if p["metadata"]["labels"].get(UNIT) == str(unit) and "deletionTimestamp" not in p["metadata"]
+        }
+
+    async def wagons(self, *states: State) -> Sequence[int]:
+        """The numbers of those in these states."""
+        await self.train.refresh()
+        return [w.number for w in self.train.manifest.in_state(*states)]
+
+    async def at_rest(self) -> None:
+        """Until the active wagon and its spare are all that is left; then all that was accepted is accounted for."""
+
+        async def rests() -> bool:
+            wagons = await self.wagons(*State)
+            deployments = await self.looking.all("deployments")
+            units = {d["metadata"]["labels"][UNIT] for d in deployments.values() if UNIT in d["metadata"]["labels"]}
+            pods = await self.looking.all("pods")
+            of_pods = {p["metadata"]["labels"][UNIT] for p in pods.values() if UNIT in p["metadata"]["labels"]}
+            return len(wagons) == 2 and {str(n) for n in wagons} == units == of_pods and await self.all_done()
+
+        try:
+            await until("only the active wagon and its spare are left", rests, 150, every=0.5)
+        except AssertionError as e:
+            handled = {int(words[2]) for words in await self.looking.notes("handled")}
+            missing = sorted(self.accepted - handled)[:20]
+            raise AssertionError(
+                f"{e}\n{self.train.manifest.wagons}\nmissing {missing}\n{await self.kubectl('get', 'pods')}"
+            ) from None
+
+    async def all_done(self) -> bool:
+        handled = {int(words[2]) for words in await self.looking.notes("handled")}
+        dead = {int(event.data) async for event in self.train.dead_letters()}
+        assert handled | dead <= self.accepted
+        assert dead <= {n for n in self.accepted if n % 97 == 0}
+        return handled | dead == self.accepted
+
+
+def play(world: World, directory: Path, scene: Callable[[Story], Awaitable[None]]) -> None:
+    """Install, wait for a spare, play the scene, and wait until all is at rest."""
+    install(world, directory)
+
+    async def main() -> None:
+        async with burst.connect(world.url, listeners=()) as train, world.looking() as looking:
+            story = Story(world, train, looking)
+            await train.found()
+            await until("a spare", lambda: story.wagons(State.READY), 90)
+            await scene(story)
+            await story.at_rest()
+
+    try:
+        asyncio.run(main())
+    except BaseException:
+        print(world.kubectl("logs", "-l", "app.kubernetes.io/name=eventwagon-observer", "--tail=40", check=False))
+        raise
+
+
+def test_a_burst(world: World, tmp_path: Path) -> None:
+    """Wagons come as Pods, drain, and go; an observer's Pod is killed meanwhile."""
+
+    async def scene(story: Story) -> None:
+        await story.publish(400)
+        observers = [n for n in await story.looking.all("pods") if n.startswith("eventwagon-observer")]
+        await story.kubectl("delete", "pod", observers[0], "--force", "--grace-period=0")
+        await story.publish(300)
+        assert len({words[0] for words in await story.looking.notes("handled")}) > 1, "one Pod handled all"
+
+    play(world, tmp_path, scene)
+
+
+def test_workers_are_killed_and_deleted(world: World, tmp_path: Path) -> None:
+    """A worker's container by SIGKILL, a Pod, and the whole Deployment of a wagon that drains."""
+    own = world.own
+
+    async def scene(story: Story) -> None:
+        await story.publish(200)
+        (active,) = await story.wagons(State.ACTIVE)
+        killed = kill(f"pods:burst\0--wagon\0{active}\0", own.directory.name)
+        assert killed, "no worker of the active wagon was found"
+        await story.publish(150)
+        (active,) = await story.wagons(State.ACTIVE)
+        for pod in await story.pods_of(active):
+            await story.kubectl("delete", "pod", pod, "--wait=false")
+        await story.publish(150)
+        draining = await until("a wagon that drains", lambda: story.wagons(State.DRAINING))
+        await story.kubectl("delete", "deployment", f"burst-{draining[-1]}", "--wait=false")
+
+    play(world, tmp_path, scene)
+
+
+def test_the_api_server_restarts_mid_switch(world: World, tmp_path: Path) -> None:
+    """Ingestion goes on without it: the spare is ready, and stays so."""
+    own = world.own
+
+    async def scene(story: Story) -> None:
+        await story.publish(140)
+        (before,) = await story.wagons(State.ACTIVE)
+        await asyncio.to_thread(own.stop, "kube-apiserver")
+        try:
+            await story.publish(20)
+            assert await story.wagons(State.ACTIVE) != [before], "no switch without the API server"
+            await story.publish(60)
+        finally:
+            await asyncio.to_thread(own.resume, "kube-apiserver")
+        await story.publish(100)
+
+    play(world, tmp_path, scene)
+
+
+def kill(words: str, directory: str) -> list[int]:
+    """SIGKILL to the processes in containers of this cluster whose command lines have these words."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                if (
+                    words.encode() in (process / "cmdline").read_bytes()
+                    and directory in (process / "cgroup").read_text()
+                ):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    found.append(int(process.name))
+    return found

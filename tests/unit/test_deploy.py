@@ -1,0 +1,28 @@
+"""What `deploy/` ships agrees with the code, as far as that can be seen without a cluster or a builder of images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from eventwagon.orchestrators.kubernetes.template import Template
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_template_is_taken() -> None:
+    given = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text())
+    Template("app:orders", given, secret="eventwagon", image="app", per_pod=1, handler_timeout=60.0)  # noqa: S106
+
+
+def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    program = re.findall(r"^ARG PROGRAM=(\S+)$", text, re.MULTILINE)
+    sources = [word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for word in line.split()]
+    for source in (*program, *(s for s in sources if "$" not in s)):
+        assert (ROOT / source).exists(), source
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE), "Kubernetes trusts numbers alone"
+    extras = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)[0].split(",")
+    assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)

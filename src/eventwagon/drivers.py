@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import NamedTuple, cast, get_args
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from .broker import Broker
+from .broker import Broker, Named
 from .errors import UsageError
 from .orchestrator import Orchestrator
 from .registry import Registry
@@ -164,6 +164,19 @@ def _subprocess(address: Address, program: Program) -> Orchestrator:
     return Subprocess(program.target, url=program.url, grace=program.settings.grace, logs=options.get("logs"))
 
 
+def _command(address: Address, program: Program) -> Orchestrator:
+    from .orchestrators.command import Command
+
+    stores = open_drivers(program.url, clock=address.clock)
+    return Command.from_url(
+        address.url,
+        broker_url=program.url,
+        names=stores.broker.name_of if isinstance(stores.broker, Named) else None,
+        registry=stores.registry,
+        grace=program.settings.grace,
+    )
+
+
 def _kubernetes(address: Address, program: Program) -> Orchestrator:
     from .orchestrators.kubernetes import Kubernetes
 
@@ -186,6 +199,7 @@ def _kubernetes(address: Address, program: Program) -> Orchestrator:
 
 _ORCHESTRATORS: dict[str, Callable[[Address, Program], Orchestrator]] = {
     "subprocess": _subprocess,
+    "command": _command,
     "kubernetes": _kubernetes,
 }
 _ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes"}
@@ -193,7 +207,7 @@ _ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes"}
 
 def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] = time.time) -> Orchestrator:
     """The orchestrator that `url` names, for the workers of `program`; not entered yet: `subprocess:`,
-    `kubernetes://namespace?secret=NAME&template=FILE`.
+    `command:node consumer.js?ready=line:attached`, `kubernetes://namespace?secret=NAME&template=FILE`.
 
     Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """

@@ -237,7 +237,7 @@ def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: py
         train: Train = signups
         async with train.connect(url, listeners=()) as c:
             await c.found()
-            options = {"url": url, "ready": CheckIn(), "members": c.registry.members, "grace": 5.0}
+            options = {"url": url, "ready": CheckIn(), "registry": open_drivers(url).registry, "grace": 5.0}
             async with at.command([*argv, "--workers", "2"], **options) as orchestrator:
                 wanted = spec(workers=1, channels=(Channel(train.name, 1),))
                 wanted = msgspec.structs.replace(wanted, train=train.name)
@@ -584,7 +584,7 @@ def test_a_url_names_a_command(at: Place) -> None:
         ("command:node x.js?ready=tcp:h:1&gracious=1", "options are ready, stop"),
         ("command:node x.js?ready=tcp:h:1&grace=long", "could not convert"),
         ("command:node 'x.js?ready=tcp:h:1", "No closing quotation"),
-        ("command:node x.js?ready=check-in", "give members=registry.members"),
+        ("command:node x.js?ready=check-in", "ready by check-in: give registry="),
     ],
 )
 def test_what_a_url_may_not_say(url: str, why: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.drivers import open_drivers
+from eventwagon.drivers import Program, open_drivers, open_orchestrator
 from eventwagon.errors import UsageError
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registries.sqlite import SQLiteRegistry
+from eventwagon.settings import Settings
 
 
 def test_an_unknown_scheme_is_told_which_there_are() -> None:
@@ -57,3 +59,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, url: str, mod
 def test_pulsar_asks_for_a_registry() -> None:
     with pytest.raises(UsageError, match="keeps no manifests; name a registry"):
         open_drivers("pulsar://localhost:6650/public/default?admin=http://localhost:8080")
+
+
+def test_orchestrators_by_url(tmp_path: Path) -> None:
+    program = Program("app:signups", f"sqlite:///{tmp_path}/trains", Settings())
+    assert type(open_orchestrator("subprocess:", program)).__name__ == "Subprocess"
+    assert type(open_orchestrator("command:node x.js {ingress}?ready=check-in", program)).__name__ == "Command"
+    for url, why in (
+        ("nomad:", "names no known orchestrator; there are command:, kubernetes:, subprocess:"),
+        ("command:node x.js", "say how it shows that it serves"),
+        ("subprocess:?color=red", "unknown option color"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            open_orchestrator(url, program)

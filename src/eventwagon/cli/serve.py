@@ -46,7 +46,7 @@ Infrastructure = Annotated[
     typer.Option(
         "--orchestrator",
         envvar="EVENTWAGON_ORCHESTRATOR",
-        help="What gives each wagon its workers: subprocess: or kubernetes://NAMESPACE?secret=NAME&template=FILE.",
+        help="What gives each wagon its workers: subprocess:, command:PROGRAM?ready=…, kubernetes://NAMESPACE?secret=NAME.",
     ),
 ]
 _logger = logging.getLogger("eventwagon.cli")

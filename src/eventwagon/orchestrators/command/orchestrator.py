@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -15,7 +17,7 @@ from ..._processes import Launch, Processes, UnitFiles, default_directory
 from ...errors import UsageError
 from ...event import Channel
 from ...orchestrator import Deployment, WagonSpec
-from ...registry import Member
+from ...registry import Registry
 from .copies import Plan, end_left_over
 from .keeper import PLAN
 from .ready import CheckIn, Ready, checked, parse
@@ -35,8 +37,8 @@ class Command(Processes):
     for another wagon, revision or channel its copies are asked to end and started anew. So a unit that takes over another
     wagon is not warm.
 
-    `names` says what the broker calls a channel (a broker's `name_of`); `members` lists who has checked in (a registry's
-    `members`; for CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
+    `names` says what the broker calls a channel (a broker's `name_of`); `registry` is where commands check in (for
+    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
     Subprocess: a small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the
     wagon's name and the copy's number before each line. Raises UsageError.
     """
@@ -49,7 +51,7 @@ class Command(Processes):
         ready: Ready,
         stop: Sequence[str] = (),
         names: Callable[[Channel], str] | None = None,
-        members: Callable[[str], Awaitable[Sequence[Member]]] | None = None,
+        registry: Registry | None = None,
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
         logs: str | os.PathLike[str] | None = None,
@@ -59,10 +61,8 @@ class Command(Processes):
     ) -> None:
         if url.startswith("memory:"):
             raise UsageError(f"{url}: other processes don't reach what is kept in this one's memory")
-        if isinstance(ready, CheckIn) and members is None:
-            raise UsageError(
-                "ready by check-in: give members=registry.members, the registry that the command checks in to"
-            )
+        if isinstance(ready, CheckIn) and registry is None:
+            raise UsageError("ready by check-in: give registry=, the one that the command checks in to")
         plan = Plan(
             argv=checked_command(argv, "argv"),
             ready=checked(ready),
@@ -81,7 +81,21 @@ class Command(Processes):
         )
         super().__init__(launch, (*argv, *stop), grace=grace, start_timeout=60.0, hung_after=60.0)
         self._name_of = names
-        self._members = members if isinstance(ready, CheckIn) else None
+        self._registry = registry if isinstance(ready, CheckIn) else None
+        self._entered = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Make the directory where it is missing. Raises StorageBroken, Unavailable."""
+        async with AsyncExitStack() as stack:
+            if self._registry is not None:
+                await stack.enter_async_context(self._registry)
+            await super().__aenter__()
+            self._entered = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        async with self._entered:
+            await super().__aexit__(*exc)
 
     @classmethod
     def from_url(
@@ -90,7 +104,8 @@ class Command(Processes):
         *,
         broker_url: str,
         names: Callable[[Channel], str] | None = None,
-        members: Callable[[str], Awaitable[Sequence[Member]]] | None = None,
+        registry: Registry | None = None,
+        grace: float = 30.0,
     ) -> Command:
         """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
         them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises UsageError.
@@ -108,7 +123,7 @@ class Command(Processes):
             )
         try:
             argv, stop = shlex.split(unquote(parts.path)), shlex.split(given.get("stop", ""))
-            times = [float(given.get(name, default)) for name, default in _TIMES.items()]
+            times = [float(given.get(name, default)) for name, default in {**_TIMES, "grace": grace}.items()]
         except ValueError as e:
             raise UsageError(f"{url}: {e}") from None
         return cls(
@@ -117,7 +132,7 @@ class Command(Processes):
             ready=parse(given["ready"]),
             stop=stop,
             names=names,
-            members=members,
+            registry=registry,
             directory=given.get("directory"),
             logs=given.get("logs"),
             grace=times[0],
@@ -128,9 +143,9 @@ class Command(Processes):
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
         found = await super().deployments(train)
-        if self._members is None or not any(d.ready for d in found.values()):
+        if self._registry is None or not any(d.ready for d in found.values()):
             return found
-        attachments = [a for member in await self._members(train) for a in member.attachments]
+        attachments = [a for member in await self._registry.members(train) for a in member.attachments]
         checked_in: dict[int, Deployment] = {}
         for unit, deployment in found.items():
             own = [a for a in attachments if a.number == deployment.number]

@@ -80,6 +80,7 @@ class Command(Processes):
             Path(logs).absolute() if logs is not None else None,
         )
         super().__init__(launch, grace=grace, start_timeout=60.0, hung_after=60.0)
+        self._needs_revision = any("{revision}" in word for word in (*plan.argv, *plan.stop))
         self._name_of = names
         self._members = members if isinstance(ready, CheckIn) else None
 
@@ -124,6 +125,15 @@ class Command(Processes):
             start_timeout=times[1],
             hung_after=times[2],
         )
+
+    async def ensure(self, spec: WagonSpec) -> None:
+        """See Orchestrator.ensure. Never ends a copy by force."""
+        if self._needs_revision and not spec.revision:
+            raise UsageError(
+                f"{spec.train} wagon {spec.number} has no revision to fill in for {{revision}} in the command: "
+                "say which new wagons have when you switch"
+            )
+        await super().ensure(spec)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""

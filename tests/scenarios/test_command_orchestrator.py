@@ -352,6 +352,20 @@ def test_for_another_wagon_or_revision_it_is_ended_gracefully_and_started_anew(a
     asyncio.run(scenario())
 
 
+def test_a_unit_only_moves_on_and_a_revision_must_be_named(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(["sh", "-c", GRACEFUL, "{revision}"]) as orchestrator:
+            with pytest.raises(UsageError, match="has no revision to fill in"):
+                await orchestrator.ensure(spec(1))
+            await until_deployed(orchestrator, spec(4, unit=1, revision="v1"), is_ready)
+            await orchestrator.ensure(spec(1, revision="v1"))  # of an observer that was stopped meanwhile
+            await asyncio.sleep(0.5)
+            assert (await orchestrator.deployments(TRAIN))[1].number == 4
+            assert at.noted("ended") == []
+
+    asyncio.run(scenario())
+
+
 def test_ensure_never_kills(at: Place) -> None:
     """A copy that does not end when it is asked to stays, whatever the grace, until its unit is removed."""
 

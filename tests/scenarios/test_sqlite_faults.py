@@ -20,6 +20,7 @@ from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unav
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.manifest import Manifest
 from eventwagon.registries.sqlite import SQLiteRegistry
+from tests.support import signups, until
 
 INGRESS = Channel("signups", 1)
 
@@ -182,6 +183,32 @@ def test_a_damaged_file_is_named_and_harms_no_other(tmp_path: Path, damage: Call
             assert await broker.channels("signups") == [other]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("damage", [noise, cut_in_half])
+def test_a_damaged_manifest_is_named_and_once_mended_nothing_is_lost(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """The train's one document: programs are told where and what; with the file put back all goes on."""
+    path = tmp_path / "signups" / "train.db"
+    url = f"sqlite:///{tmp_path}"
+    handled: list[str] = []
+
+    async def main() -> None:
+        async with signups(handled).connect(url, listeners=()) as train:
+            assert await train.publish_many({"email": f"{n}@x"} for n in range(20)) == 20
+        whole = path.read_bytes()
+        damage(path)
+        with pytest.raises(StorageBroken, match=r"train\.db is damaged .* move it"):
+            async with signups(handled).connect(url, listeners=()) as train:
+                await train.publish({"email": "told@x"}, timeout=1.0)
+        path.write_bytes(whole)
+        async with signups(handled).connect(url, listeners=()) as train, train.running():
+            await train.publish({"email": "again@x"})
+            await until(lambda: len(handled) == 21)
+
+    asyncio.run(main())
+    assert set(handled) == {*(f"{n}@x" for n in range(20)), "again@x"}
 
 
 def make_foreign(path: Path) -> None:

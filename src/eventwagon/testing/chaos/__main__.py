@@ -23,6 +23,12 @@ def main() -> int:
         "--workers", choices=("subprocess", "work"), default="subprocess", help="a process per wagon, or shared ones"
     )
     parser.add_argument("--url", default=None, help="broker and registry (default: SQLite in the directory)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="seconds without a switch that count as a hang: more on a busy machine",
+    )
     parser.add_argument("--directory", default=None, help="where (default: a temporary directory; kept on failure)")
     given = parser.parse_args()
     plan = given.plan if given.plan is not None else random.randrange(1_000_000)
@@ -35,6 +41,7 @@ def main() -> int:
         plan=plan,
         isolated=given.workers == "subprocess",
         volume=given.volume,
+        patience=given.patience,
     )
     try:
         verdict = asyncio.run(chaos.run(say=lambda line: print(line, flush=True)))

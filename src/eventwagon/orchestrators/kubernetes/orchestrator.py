@@ -101,15 +101,21 @@ class Kubernetes:
             return
         wanted = self._template.deployment(spec)
         await self._known()
+        change = self._change(spec, wanted)
+        if change is None:
+            return
         since, refusal = self._refused.get(key, (-math.inf, None))
         if refusal is not None and _now() < since + _AGAIN:
             raise refusal
+        body, form, options = change
+        path = self._cluster.path("deployments", wanted["metadata"]["name"])
         try:
-            await self._bring(spec, wanted)
+            made = await self._cluster.request("PATCH", path, body=body, form=form, fieldManager=MANAGER, **options)
         except Unavailable as e:
             self._refused[key] = _now(), e
             raise
         self._refused.pop(key, None)
+        self._deployments.put(made)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the workers
@@ -187,19 +193,17 @@ class Kubernetes:
 
     # --- making ---------------------------------------------------------------------------
 
-    async def _bring(self, spec: WagonSpec, wanted: dict[str, Any]) -> None:
-        name = wanted["metadata"]["name"]
-        live = self._deployments.objects.get(name)
-        if live is not None:
-            if is_ending(live) or _number(live) > spec.number:
-                return  # made again when it is gone; what moved on is not brought back
-            if not self._made_anew(spec, live, wanted):
-                await self._adjust(name, live, wanted)
-                return
-        path = self._cluster.path("deployments", name)
-        self._deployments.put(
-            await self._cluster.request("PATCH", path, body=wanted, form=APPLY, fieldManager=MANAGER, force="true")
-        )
+    def _change(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> tuple[object, str, dict[str, str]] | None:
+        """What is to be written, how, and with which options; None where all is as it should be."""
+        live = self._deployments.objects.get(wanted["metadata"]["name"])
+        if live is not None and (is_ending(live) or _number(live) > spec.number):
+            return None  # it is made again when it is gone; what has moved on is not brought back
+        if live is None or self._made_anew(spec, live, wanted):
+            return wanted, APPLY, {"force": "true"}
+        number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
+        if live["metadata"]["labels"].get(WAGON) == number and live["spec"].get("replicas") == replicas:
+            return None
+        return {"metadata": {"labels": {WAGON: number}}, "spec": {"replicas": replicas}}, MERGE, {}
 
     def _made_anew(self, spec: WagonSpec, live: Object, wanted: Object) -> bool:
         """Another revision is asked for, or another template, and no Pod stands that serves."""
@@ -209,14 +213,6 @@ class Kubernetes:
         if made_from == wanted["metadata"]["annotations"][MADE_FROM]:
             return False
         return not any(is_ready(pod) for pod in _of(spec.train, self._pods) if _unit(pod) == spec.unit)
-
-    async def _adjust(self, name: str, live: Object, wanted: Object) -> None:
-        number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
-        if live["metadata"]["labels"].get(WAGON) == number and live["spec"].get("replicas") == replicas:
-            return
-        change = {"metadata": {"labels": {WAGON: number}}, "spec": {"replicas": replicas}}
-        path = self._cluster.path("deployments", name)
-        self._deployments.put(await self._cluster.request("PATCH", path, body=change, form=MERGE, fieldManager=MANAGER))
 
     # --- ending ---------------------------------------------------------------------------
 

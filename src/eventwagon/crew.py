@@ -13,14 +13,17 @@ from typing import Self
 from .broker import Broker, Delivery
 from .event import born
 from .facts import Listener
+from .feed import Feed, Kit, Served
 from .orchestrator import WagonSpec
-from .serving import Feed, Kit, Serving
+from .serving import Serving
 from .settings import Settings
 from .worker import Context, Dead, Failed, Handled, Handler, Threads, handle
 from .workers import Journey, Post, choose
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds: what choosing costs is spread over fast events."""
+_ASIDE_MOST = 1000
+"""Late events that are passed over and kept in hand."""
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
 
@@ -112,13 +115,15 @@ class Lanes:
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._at: dict[asyncio.Task[None], tuple[Serving, float]] = {}
+        self._at: dict[asyncio.Task[None], tuple[Served, float]] = {}
         """Who is at an event: of which wagon, and until when it may take."""
         self._cut: dict[asyncio.Task[None], str] = {}
         """Who was cut short, and why."""
         self._timer: asyncio.TimerHandle | None = None
         self._choice: Feed | None = None
         self._choice_until = -math.inf
+        self._late = False
+        """The choice is of what is late, or goes to the floors: what was passed over comes first."""
         self._credit = 1.0
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
         handlers that never wait none is at work when the next is chosen."""
@@ -181,7 +186,7 @@ class Lanes:
                     await waiter
                     yielded = loop.time()
                     continue
-                await self._handle(me, feed, feed.take(), now)
+                await self._handle(me, feed, feed.take(late=self._late), now)
         finally:
             self._workers.discard(me)
 
@@ -190,39 +195,82 @@ class Lanes:
         if self.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
-        if choice is not None and now < self._choice_until and choice.buffer:
+        if choice is not None and now < self._choice_until and (choice.buffer or (self._late and choice.aside)):
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
         return choice
 
     def _choose(self) -> Feed | None:
-        if len(self._servings) == 1:
+        """Where a free worker works next; None when nothing waits, or while a look past late events is under way."""
+        self._late = False
+        if len(self._servings) == 1 and self._slo is None:
             head = self._servings[0].oldest()
             return head and head[0]
-        wall = self._kit.clock()
-        rests = self._journey.rests()
-        posts: list[Post] = []
+        wall, slo, rests = self._kit.clock(), self._slo, self._journey.rests()
+        posts, feeds = self._posts(wall, rests)
+        if slo is not None:
+            if self._pass_over(posts, feeds, slo, wall, rests[""]):
+                posts, feeds = self._posts(wall, rests)
+            # what is still behind late events is out of reach
+            posts = {n: p._replace(last_at=p.next_at or 0.0) if _late(p, wall - slo) else p for n, p in posts.items()}
+        number = choose(list(posts.values()), floors=0, floor=0, slo=slo, service=rests[""], now=wall)
+        if number is None:
+            return None
+        kept = self._kept(posts, wall, rests[""])
+        if kept is not None and kept != number:
+            self._credit -= 1.0
+            self._choice_until = -math.inf  # for one event, not for all workers that are free in this moment
+            self._late = True
+            return feeds[kept]
+        if slo is not None and _late(posts[number], wall - slo):
+            if any(feed.looking for feed in feeds.values()):
+                return None
+            self._late = True
+        return feeds[number]
+
+    def _pass_over(
+        self, posts: Mapping[int, Post], feeds: Mapping[int, Feed], slo: float, wall: float, service: float
+    ) -> bool:
+        """Older wagons whose next event is late may hold some that are not: they come before those of newer wagons. Whether
+        anything was put aside for that."""
+        passed = False
+        for number, feed in feeds.items():
+            post = posts[number]
+            if not _late(post, wall - slo):
+                break
+            if feed.buffer and post.last_at >= wall - slo + service:
+                aside = sum(len(f.aside) for s in self._servings for f in s.feeds)
+                feed.pass_over(slo - post.rest, self._aside_most() - aside)
+                passed = True
+        return passed
+
+    def _aside_most(self) -> int:
+        """How many late events to have in hand: others may be free to work on them before these workers are."""
+        return int(min(_ASIDE_MOST, self._kit.settings.visibility * self.target / max(self.service, 1e-6)))
+
+    def _posts(self, wall: float, rests: Mapping[str, float]) -> tuple[dict[int, Post], dict[int, Feed]]:
+        """The wagons that are at work or have some, as `choose` sees them, and the channel of each one's next event."""
+        posts: dict[int, Post] = {}
         feeds: dict[int, Feed] = {}
         for s in self._servings:
             head = s.oldest()
             if head is not None or s.busy:
                 number, cut, began, rest = s.spec.number, s.spec.cut_off_at, None, 0.0
+                last = wall if cut is None else cut
                 if head is not None:
                     feeds[number], began = head
                     rest = rests[head[0].channel.name]
-                posts.append(Post(number, cut is not None, began, wall if cut is None else cut, s.busy, rest))
-        if len(feeds) <= 1:
-            return next(iter(feeds.values()), None)
-        chosen = choose(posts, floors=0, floor=0, slo=self._slo, service=rests[""], now=wall)
-        if self.floors and self._credit >= 1.0:
-            floor = self._kit.settings.workers.floor
-            kept = choose(posts, floors=self.floors, floor=floor, slo=self._slo, service=rests[""], now=wall)
-            if kept != chosen:
-                self._credit -= 1.0
-                self._choice_until = -math.inf  # for one event, not for all workers that are free in this moment
-                chosen = kept
-        return None if chosen is None else feeds[chosen]
+                    last = began if head[0].spent else last
+                posts[number] = Post(number, cut is not None, began, last, s.busy, rest)
+        return posts, feeds
+
+    def _kept(self, posts: Mapping[int, Post], wall: float, service: float) -> int | None:
+        """Where the floors of draining wagons would have a worker now; None when they have had their share of the events."""
+        if not self.floors or self._credit < 1.0:
+            return None
+        floor = self._kit.settings.workers.floor
+        return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
         serving, settings = feed.serving, self._kit.settings
@@ -301,3 +349,8 @@ def _age(serving: Serving) -> tuple[bool, float, int]:
     """The oldest first. Wagons are not always cut off in the order of their numbers."""
     cut_off_at = serving.spec.cut_off_at
     return cut_off_at is None, cut_off_at or 0.0, serving.spec.number
+
+
+def _late(post: Post, before: float) -> bool:
+    """The wagon's next event can't be on time any more; `before`: the promise ago."""
+    return post.next_at is not None and post.next_at < before + post.rest

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from .broker import Broker, Delivery, Subscription
+from .broker import Delivery
 from .errors import ChannelGone, EventwagonError, Unavailable, UsageError
 from .event import DEAD, Channel, Event, born
-from .facts import EventDied, EventRetried, Listener, StepFailed
+from .facts import StepFailed
+from .feed import PAUSES, Feed, Hands, Kit
 from .orchestrator import WagonSpec
-from .settings import Settings
-from .worker import Handler, Threads, died
 from .workers import why_not_served
 
-_AHEAD = 0.05
-"""Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
-_FETCH_MOST = 1000
-_RECEIVE = 0.5
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
-_PAUSES = (0.05, 2.0)
 
 
-class Kit(NamedTuple):
-    """What every part of a crew works with."""
-
-    train: str
-    handlers: Mapping[str, Handler]
-    settings: Settings
-    broker: Broker
-    clock: Callable[[], float]
-    tell: Listener
-    rng: random.Random
-    threads: Threads
-    tasks: asyncio.TaskGroup
-    revision: str = ""
-    """Which code this process is, where it says so."""
-
-
-class Lanes(Protocol):
+class Lanes(Hands, Protocol):
     """The workers that serve a wagon: its own, or the shared crew."""
-
-    target: int
-    """How many there should be."""
-    service: float
-    """Seconds that a handler takes, averaged over the recent ones; 0 before the first."""
-
-    def wake(self, count: int) -> None:
-        """`count` events came in."""
-        ...
 
     def join(self, serving: Serving) -> None:
         """Work for this wagon too."""
@@ -67,112 +34,6 @@ class Lanes(Protocol):
     def rescale(self, workers: int | None) -> None:
         """Its spec asks for this many workers of its own."""
         ...
-
-
-class Feed:
-    """One channel of one served wagon: what was fetched from it, and what came of that."""
-
-    def __init__(self, serving: Serving, channel: Channel, handler: Handler, subscription: Subscription) -> None:
-        self.serving = serving
-        self.channel = channel
-        self.handler = handler
-        self.subscription = subscription
-        self.buffer: deque[Delivery] = deque()
-        self.unsettled: dict[int, Delivery] = {}
-        """By identity: everything claimed that is not settled or given back."""
-        self._room = asyncio.Event()
-        self._low = 0
-
-    def take(self) -> Delivery:
-        """The next event, in the order in which the broker gave them."""
-        delivery = self.buffer.popleft()
-        if len(self.buffer) <= self._low:
-            self._room.set()
-        return delivery
-
-    def ahead(self) -> int:
-        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
-        this process has no worker for them."""
-        workers, service = self.serving.lanes.target, self.serving.lanes.service
-        if not service or not workers:
-            return workers
-        return max(workers, min(_FETCH_MOST, int(_AHEAD * workers / service)))
-
-    async def fetch(self) -> None:
-        """Keep the buffer filled until the wagon is left or gone."""
-        serving = self.serving
-        pause = _PAUSES[0]
-        while not serving.leaving:
-            ahead = self.ahead()
-            self._low = ahead // 2
-            room = ahead - len(self.buffer)
-            if room <= 0 or len(self.unsettled) > 4 * _FETCH_MOST:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            try:
-                deliveries = await self.subscription.receive(room, _RECEIVE)
-            except ChannelGone:
-                serving.lose(f"channel {self.channel} is gone")
-                return
-            except EventwagonError as e:
-                if pause == _PAUSES[0]:
-                    serving.stumble(f"receiving from {self.channel}", str(e))
-                await asyncio.sleep(pause)
-                pause = min(_PAUSES[1], pause * 2)
-                continue
-            pause = _PAUSES[0]
-            if deliveries:
-                for delivery in deliveries:
-                    self.unsettled[id(delivery)] = delivery
-                self.buffer.extend(deliveries)
-                if not serving.lanes.target:
-                    serving.give_back()
-                serving.lanes.wake(len(deliveries))
-                await asyncio.sleep(0)
-
-    def nudge(self) -> None:
-        """There may be room again, or it is time to leave."""
-        self._room.set()
-
-    def done(self, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
-        """Handled: to be settled once what it emitted is stored (I6)."""
-        self.serving.finished.append((self, delivery, emitted))
-        self.serving.wanted.set()
-
-    def die(self, delivery: Delivery, because: str) -> None:
-        """To the dead letters of the wagon, then settled."""
-        kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery, self.handler.channel, number, because, kit.clock())])
-        kit.tell(
-            EventDied(
-                train=kit.train,
-                number=number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                attempts=delivery.attempt,
-                because=because,
-            )
-        )
-
-    def retry(self, delivery: Delivery, because: str) -> None:
-        """Again, after a pause that doubles with each attempt, with full jitter."""
-        kit, settings = self.serving.kit, self.serving.kit.settings
-        most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
-        pause = kit.rng.uniform(0.0, most)
-        self.serving.released.append((self, delivery, pause, True))
-        self.serving.wanted.set()
-        kit.tell(
-            EventRetried(
-                train=kit.train,
-                number=self.serving.spec.number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                attempt=delivery.attempt,
-                pause=pause,
-                because=because,
-            )
-        )
 
 
 class Serving:
@@ -249,20 +110,21 @@ class Serving:
     def give_back(self) -> None:
         """Nobody here works on what was fetched: others may have it."""
         for feed in self.feeds:
-            while feed.buffer:
-                self.released.append((feed, feed.buffer.popleft(), 0.0, False))
+            while feed.next is not None:
+                self.released.append((feed, feed.take(), 0.0, False))
         self.wanted.set()
 
     def oldest(self) -> tuple[Feed, float] | None:
         """Its channel whose next event belongs to the chain that began first, and when that was; None when nothing waits
-        here. A chain that has begun goes before a new one of the same moment."""
+        here. A chain that has begun goes before a new one of the same moment, and what was passed over comes last."""
         best: Feed | None = None
         began = 0.0
         for feed in self.feeds:
-            if feed.buffer:
-                at = born(feed.buffer[0].event)
-                if best is None or at <= began:
-                    best, began = feed, at
+            if (head := feed.next) is None or (best is not None and best.buffer and not feed.buffer):
+                continue
+            at = born(head.event)
+            if best is None or at <= began or (feed.buffer and not best.buffer):
+                best, began = feed, at
         return None if best is None else (best, began)
 
     def lose(self, why: str) -> None:
@@ -270,6 +132,8 @@ class Serving:
         self.trouble = why
         for feed in self.feeds:
             feed.buffer.clear()
+            feed.aside.clear()
+            feed.looking = False
         self.check_quiet()
 
     def stumble(self, step: str, because: str) -> None:
@@ -341,7 +205,7 @@ class Serving:
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
         """Until it works, or the wagon is gone: then its events were handled by others, under the same ids."""
-        pause = _PAUSES[0]
+        pause = PAUSES[0]
         while not self.trouble:
             try:
                 async with asyncio.timeout(self.kit.settings.publish_timeout):
@@ -350,10 +214,10 @@ class Serving:
             except ChannelGone:
                 self.lose(f"{step}: the channel is gone")
             except (EventwagonError, TimeoutError) as e:
-                if pause == _PAUSES[0]:
+                if pause == PAUSES[0]:
                     self.stumble(step, str(e) or "the broker has not answered in time")
                 await asyncio.sleep(pause)
-                pause = min(_PAUSES[1], pause * 2)
+                pause = min(PAUSES[1], pause * 2)
 
     async def _keep_claims(self) -> None:
         """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker that

@@ -24,6 +24,7 @@ from . import (
     sqlite_files,
     sqlite_publish,
     switch,
+    units,
 )
 from .kit import Benchmark, Line, Run
 
@@ -40,6 +41,7 @@ BENCHMARKS = {
         memory_flat,
         handlers,
         isolation,
+        units,
         redis_publish,
         redis_consume,
         kafka,

@@ -14,7 +14,7 @@ from eventwagon.testing.simulation.run import simulate
 @pytest.mark.parametrize("point", POINTS, ids=[point.name for point in POINTS])
 def test_killed(point: CrashPoint, dead_for: float) -> None:
     ambush = Ambush(point, dead_for=dead_for)
-    run = simulate(scenario(dead_for=dead_for), ambush=ambush, left_over=point.left_over)
+    run = simulate(scenario(dead_for=dead_for, reuse=point.reuse), ambush=ambush, left_over=point.left_over)
     assert [crash.by for crash in run.history.of(Crashed)] == [ambush.struck], "the point was never reached"
     assert check(run) == []
     assert run.rest.reached, run.rest.lacking

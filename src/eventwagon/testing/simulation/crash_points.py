@@ -35,10 +35,16 @@ class CrashPoint(NamedTuple):
     """Killed when the call has taken effect, before the process knows."""
     left_over: tuple[Channel, ...] = ()
     """What stands from the start."""
+    reuse: bool = False
+    """In a train whose drained wagons' workers go on."""
 
 
 def _in(state: State) -> Callable[[Manifest], list[Wagon]]:
     return lambda manifest: manifest.in_state(state)
+
+
+def _passed_on(manifest: Manifest) -> bool:
+    return any(w.reuses is not None for w in manifest.in_state(State.PROVISIONING))
 
 
 def _later(manifest: Manifest) -> bool:
@@ -110,6 +116,26 @@ POINTS = (
         "observe",
         "channels",
         _in(State.DRAINED),
+    ),
+    CrashPoint(
+        "passed_on",
+        "DRAINED was stored, and with it whose the workers are next (`reuse`)",
+        "a new wagon without channels; the workers are at the drained one, and nobody ends them",
+        "an observer makes the channels, the workers go on to them",
+        "observe",
+        "create",
+        _passed_on,
+        reuse=True,
+    ),
+    CrashPoint(
+        "going_on",
+        "the workers were about to go on to the new wagon (`reuse`)",
+        "the new wagon is not ready; its unit is asked for again",
+        "other workers, or started anew",
+        "work",
+        "attach",
+        _passed_on,
+        reuse=True,
     ),
     CrashPoint(
         "half_moved",
@@ -209,12 +235,14 @@ POINTS = (
 )
 
 
-def scenario(*, dead_for: float) -> Scenario:
+def scenario(*, dead_for: float, reuse: bool = False) -> Scenario:
     """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit."""
     settings: dict[str, float | int | str] = {
         "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
         "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
     }  # fmt: skip
+    if reuse:
+        settings |= {"reuse": True, "keep_warm": 1.0}
     programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
     arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
     return Scenario(

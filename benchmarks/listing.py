@@ -25,6 +25,7 @@ from . import (
     sqlite_files,
     sqlite_publish,
     switch,
+    units,
 )
 from .kit import Benchmark, Line, Run
 
@@ -41,6 +42,7 @@ BENCHMARKS = {
         memory_flat,
         handlers,
         isolation,
+        units,
         redis_publish,
         redis_consume,
         kafka,

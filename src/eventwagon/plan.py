@@ -294,7 +294,7 @@ class _Draft:
             if place >= most:
                 why = f"{len(ready)} wagons are ready, {most} at most are wanted"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
-            elif place >= wanted and calm and self.age(wagon) >= keep:
+            elif place >= (wanted if calm else max(wanted, 1)) and self.age(wagon) >= keep:
                 why = f"it was ready for {keep:g} s and not needed"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
 

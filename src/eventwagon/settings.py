@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A drained wagon's warm workers become the next wagon's, so that a switch in a long burst starts nothing cold; they
     are kept as one spare more. Worth it where wagons have processes of their own; a shared crew is never cold."""
     keep_warm: float = 60.0
-    """How long a READY wagon beyond `spares` is kept while the next isn't wanted: bursts come in waves."""
+    """How long a READY wagon beyond `spares` is kept that no switch needs: bursts come in waves."""
     idle_after: float = 300.0
     """With an orchestrator and `spares=0`: the active wagon's workers end after so long with nothing to do; the next event
     wakes them. As long as autoscalers wait by default. 0: never."""

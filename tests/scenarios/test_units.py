@@ -12,8 +12,20 @@ import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
 from eventwagon._processes.records import UnitFiles
-from eventwagon.facts import FellAsleep, Switched, SwitchGivenUp, WagonOpened, WentBack, WokenUp, sentence
+from eventwagon.crew import Crew
+from eventwagon.event import Channel
+from eventwagon.facts import (
+    FellAsleep,
+    OrphanRemoved,
+    Switched,
+    SwitchGivenUp,
+    WagonOpened,
+    WentBack,
+    WokenUp,
+    sentence,
+)
 from eventwagon.lifecycle import State
+from eventwagon.orchestrators.in_process import InProcess, Start
 from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, signups, until
@@ -302,5 +314,61 @@ def test_processes_of_two_versions_beside_each_other() -> None:
             await c.publish_many({"email": f"{n}@y"} for n in range(20))
             await until(lambda: len(by_green) == 20)
             assert len(by_blue) == 20
+
+    run(scenario())
+
+
+class Ended(InProcess):
+    """The in-process orchestrator, and which units it was told to end."""
+
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.told: list[int] = []
+
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        self.told.append(unit)
+        await super().remove(train, unit, grace=grace)
+
+
+def test_nobody_ends_the_workers_of_a_live_wagon_whatever_is_removed() -> None:
+    """With an orchestrator: neither the removal of the wagon that they served first, nor the sweep of a channel of that
+    number that rose again; and in the end, when nothing is to be done, all go but the active wagon's."""
+
+    async def scenario() -> None:
+        world, handled = World(), list[str]()
+        train = signups(handled, limit=Volume(50), workers=Workers(each=2), spares=0, reuse=True, idle_after=60.0)
+        async with Crew(
+            "signups",
+            train.handlers,
+            train.settings,
+            world.broker,
+            slo=None,
+            shared=None,
+            clock=world.clock,
+            tell=print,
+        ) as crew:
+            orchestrator = Ended(crew.serve)
+            async with world.connect(train, orchestrator=orchestrator) as c, c.running():
+                for number in range(3):
+                    await c.publish_many({"email": f"{number}-{n}@x"} for n in range(50))
+                    await c.wait_switched(number + 1)
+                    await asyncio.sleep(2)
+                last = c.manifest.active
+                assert last is not None
+                assert (last.number, last.unit) == (4, 2)
+                assert orchestrator.told == []  # two units have done it all
+                await world.broker.create(Channel("signups", 2, "risen"))
+                await until(lambda: world.of(OrphanRemoved))
+                assert orchestrator.told == []
+                assert Channel("signups", 2, "risen") not in await world.broker.channels("signups")
+                await c.publish({"email": "late@x"})
+                await until(lambda: len(handled) == 151)
+                await until(lambda: [w.number for w in c.manifest.wagons] == [4], seconds=120)  # the spare was put away
+                assert orchestrator.told == [1]
+                await until(lambda: c.manifest.wagons[0].asleep_at is not None, seconds=120)
+                await asyncio.sleep(1)
+                assert not any(d.ready for d in (await orchestrator.deployments("signups")).values())
+                await c.publish({"email": "wake@x"})
+                await until(lambda: len(handled) == 152)
 
     run(scenario())

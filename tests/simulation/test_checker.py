@@ -37,6 +37,7 @@ from eventwagon.testing.simulation.history import (
     Revised,
     SealedChannel,
     Settled,
+    Started,
     Stored,
 )
 
@@ -172,6 +173,23 @@ def number_twice() -> Tale:
     return tale.revise(WagonOpened(train="t", number=1, because="again"), w1=Wagon(number=1, opened_at=0.0))
 
 
+def served_by_other_code() -> Tale:
+    tale = Tale().add(Started, roles=("work",), revision="v1").founded()
+    tale.revise(w1=replace(tale.wagon(1), revision="v2"))
+    return tale.add(Attached, channel=ONE)
+
+
+def switched_to_other_code() -> Tale:
+    tale = Tale().founded()
+    tale.manifest = replace(tale.manifest, revision="v2")
+    return tale.switched()
+
+
+def two_with_the_same_workers() -> Tale:
+    tale = Tale().founded().switched()
+    return tale.revise(w2=replace(tale.wagon(2), reuses=1))
+
+
 def ready_without_workers() -> Tale:
     return Tale().founded().switched(attached=False)
 
@@ -263,6 +281,9 @@ def removed_without_a_record() -> Tale:
         ("I2", illegal_move),
         ("I2", number_twice),
         ("I3", ready_without_workers),
+        ("I3", served_by_other_code),
+        ("I3", switched_to_other_code),
+        ("I8", two_with_the_same_workers),
         ("I3", redirected_before_ready),
         ("I3", ready_again_without_workers),
         ("I4", stored_after_the_seal),

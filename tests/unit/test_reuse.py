@@ -114,6 +114,9 @@ def test_a_spare_that_nobody_needs_is_put_away_after_a_while() -> None:
         assert states(decided)[3] is (State.READY if kept else State.DRAINING)
         assert decided.tasks.count(Remove(3)) == 0
     assert "60 s and not needed" in one(decided.facts, Discarded).because
+    more = manifest(wagon(2, State.ACTIVE), wagon(3, State.READY, reuses=1), wagon(4, State.READY))
+    full = decide(more, [reading(2, 60)], {**deployments, **ready(4)}, settings=REUSE, ages={3: 61.0, 4: 61.0})
+    assert states(full) == {2: State.ACTIVE, 3: State.READY, 4: State.DRAINING}  # one is enough for the next switch
     wanted = decide(m, [reading(2, 60)], deployments, settings=REUSE, ages={3: 61.0, UNWANTED: 61.0})
     assert states(wanted)[3] is State.READY
 

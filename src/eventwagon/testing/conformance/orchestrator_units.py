@@ -105,3 +105,16 @@ async def revision_is_told(t: OrchestratorTrial) -> None:
     await t.until_ready(spec)
     found = await t.deployment(spec)
     same(found and found.revision, t.harness.revision, "the revision")
+
+
+@suite.check("warm")
+async def a_unit_moves_only_on(t: OrchestratorTrial) -> None:
+    """An out-of-date spec, of an observer that has not seen that the unit serves another wagon, changes nothing."""
+    spec = await t.ready(1, workers=2)
+    after = await t.moved(spec, 2)
+    await t.until_ready(after)
+    await t.orchestrator.ensure(spec)
+    await asyncio.sleep(t.moment)
+    await t.until_ready(after)
+    await t.harness.give(after, 2)
+    await t.until_at_work(2, 2)

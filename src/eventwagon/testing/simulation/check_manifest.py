@@ -164,8 +164,9 @@ def right_code(history: Iterable[Record]) -> Iterator[Violation]:
                 runs[record.by] = record.revision
             case Attached():
                 wagon = before.wagon(record.channel.wagon)
-                if wagon is not None and not may_serve(runs.get(record.by, ""), wagon.revision):
-                    says = f"{record.by} has revision {runs.get(record.by)} and serves {wagon.name} of {wagon.revision}"
+                code = runs.get(record.by, "")
+                if wagon is not None and not may_serve(code, wagon.revision):
+                    says = f"{record.by} has revision {code or 'none'} and serves {wagon.name} of {wagon.revision}"
                     yield Violation(invariant="I3", says=says, wagon=wagon.number, moments=(record.seq,))
             case Revised():
                 active = record.manifest.active

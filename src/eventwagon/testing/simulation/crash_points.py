@@ -49,6 +49,10 @@ def _lacks_channels(manifest: Manifest) -> bool:
     return any(w.created_at and set(manifest.channels) - set(w.channels) for w in manifest.in_state(*LIVE))
 
 
+def _passed_on(manifest: Manifest) -> bool:
+    return any(w.reuses is not None for w in manifest.in_state(State.PROVISIONING))
+
+
 def _later(manifest: Manifest) -> bool:
     return manifest.active is not None and bool(manifest.in_state(State.PROVISIONING))
 
@@ -140,6 +144,26 @@ POINTS = (
         "observe",
         "channels",
         _in(State.DRAINED),
+    ),
+    CrashPoint(
+        "passed_on",
+        "DRAINED was stored, and with it whose the workers are next (`reuse`)",
+        "a new wagon without channels; the workers are at the drained one, and nobody ends them",
+        "an observer makes the channels, the workers go on to them",
+        "observe",
+        "create",
+        _passed_on,
+        settings={"reuse": True, "keep_warm": 1.0},
+    ),
+    CrashPoint(
+        "going_on",
+        "the workers were about to go on to the new wagon (`reuse`)",
+        "the new wagon is not ready; its unit is asked for again",
+        "other workers, or started anew",
+        "work",
+        "attach",
+        _passed_on,
+        settings={"reuse": True, "keep_warm": 1.0},
     ),
     CrashPoint(
         "half_moved",

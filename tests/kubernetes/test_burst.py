@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,31 +15,31 @@ from eventwagon import Connection
 from eventwagon.lifecycle import State
 from eventwagon.orchestrators.kubernetes.cluster import Object
 from eventwagon.orchestrators.kubernetes.template import UNIT
+from tests.docs.documents import blocks
 from tests.programs.pods import burst
 
-from .world import SECRET, Looking, World, until
+from .world import Looking, World, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
-KUSTOMIZATION = """\
-namespace: {namespace}
-resources: [base]
-images:
-  - {{name: app, newName: {name}, newTag: {tag}}}
-patches:
-  - target: {{kind: Deployment, name: eventwagon-observer}}
-    patch: '[{{op: replace, path: /spec/template/spec/containers/0/env/0/value, value: "pods:burst"}},
-      {{op: replace, path: /spec/template/spec/containers/0/env/1/value,
-        value: "kubernetes:?secret={secret}&template=/etc/eventwagon/pod.yaml&per_pod=2"}},
-      {{op: replace, path: /spec/template/spec/containers/0/envFrom/0/secretRef/name, value: {secret}}}]'
-"""
+DOCUMENT = Path(__file__).parents[2] / "docs" / "orchestrators" / "kubernetes.md"
 
 
 def install(world: World, directory: Path) -> None:
-    """The base that is shipped, with an overlay as the docs tell to write it."""
+    """The base that is shipped, with the overlay that the docs show."""
     shutil.copytree(DEPLOY, directory / "base")
+    (directory / "train.env").write_text(f"EVENTWAGON_URL={world.url}\n")
+    (overlay,) = (block.text for block in blocks(DOCUMENT, "yaml"))
     name, _, tag = world.image.rpartition(":")
-    text = KUSTOMIZATION.format(namespace=world.namespace, name=name, tag=tag, secret=SECRET)
-    (directory / "kustomization.yaml").write_text(text)
+    for theirs, ours in {
+        "namespace: shop": f"namespace: {world.namespace}",
+        "github.com/your/fork//deploy/kubernetes": "base",
+        "registry.example.com/shop": name,
+        "newTag: v1": f"newTag: {tag}",
+        "app:signups": "pods:burst",
+    }.items():
+        assert theirs in overlay
+        overlay = overlay.replace(theirs, ours)
+    (directory / "kustomization.yaml").write_text(overlay)
     world.kubectl("apply", "-k", str(directory))
 
 
@@ -68,7 +68,7 @@ class Story:
         return {
             n: p
             for n, p in pods.items()
-            if p["metadata"]["labels"].get(UNIT) == str(unit) and "deletionTimestamp" not in p["metadata"]
+            if units_of({n: p}) == {str(unit)} and "deletionTimestamp" not in p["metadata"]
         }
 
     async def wagons(self, *states: State) -> Sequence[int]:
@@ -81,10 +81,8 @@ class Story:
 
         async def rests() -> bool:
             wagons = await self.wagons(*State)
-            deployments = await self.looking.all("deployments")
-            units = {d["metadata"]["labels"][UNIT] for d in deployments.values() if UNIT in d["metadata"]["labels"]}
-            pods = await self.looking.all("pods")
-            of_pods = {p["metadata"]["labels"][UNIT] for p in pods.values() if UNIT in p["metadata"]["labels"]}
+            units = units_of(await self.looking.all("deployments"))
+            of_pods = units_of(await self.looking.all("pods"))
             return len(wagons) == 2 and {str(n) for n in wagons} == units == of_pods and await self.all_done()
 
         try:
@@ -102,6 +100,12 @@ class Story:
         assert handled | dead <= self.accepted
         assert dead <= {n for n in self.accepted if n % 97 == 0}
         return handled | dead == self.accepted
+
+
+def units_of(found: Mapping[str, Object]) -> set[str]:
+    """The units that these are labelled with."""
+    labels = (item["metadata"].get("labels", {}) for item in found.values())
+    return {has[UNIT] for has in labels if UNIT in has}
 
 
 def play(world: World, directory: Path, scene: Callable[[Story], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ held = Train("held", workers=Workers(each=1), handler_timeout=60.0, visibility=5
 burst = Train(
     "burst",
     limit=Volume(150),
-    workers=Workers(each=2),
+    workers=Workers(each=1),
     spares=1,
     handler_timeout=20.0,
     visibility=5.0,

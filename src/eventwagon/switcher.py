@@ -1,4 +1,4 @@
-"""The switcher. Its routing half sends each event straight to the active wagon; its switching half moves the manifest.
+"""The switcher. Its routing half, here, sends each event straight to the active wagon; its switching half moves the manifest.
 
 Both live in every process that publishes: there is no central router and no extra hop.
 """
@@ -23,26 +23,22 @@ from .errors import (
     Unavailable,
 )
 from .event import Channel, Event
-from .facts import BoundLifted, Decision, Entry, Listener
+from .facts import Listener
 from .gathering import Batch, Gathering, Parcel
 from .lease import Lease
 from .lifecycle import State
-from .manifest import Manifest, Wagon, changed
-from .registry import Registry, Snapshot
+from .manifest import Wagon
+from .registry import Registry
 from .settings import Settings
-from .steps import Full, Lift, Plan, Provision, created, found, when_full
+from .steps import Full, Lift, Plan, when_full
+from .switching import Switching
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
 
 
-class Switcher:
-    """One train's switcher in one process. Enter it before use; it ends its own task on leaving.
-
-    `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
-    this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
-    that does. `revision`: which code this program is, where it says so.
-    """
+class Switcher(Switching):
+    """One train's switcher in one process. Enter it before use; it ends its own tasks on leaving. Made like `Switching`."""
 
     def __init__(
         self,
@@ -58,26 +54,16 @@ class Switcher:
         declares: bool = True,
         revision: str = "",
     ) -> None:
-        self._train = train
-        self._settings = settings
-        self._channels = channels
-        self._broker = broker
-        self._registry = registry
-        self._clock = clock
-        self._by = by
-        self._declares = declares
-        self._revision = revision
-        self._tell = tell
-        self._snapshot = Snapshot(Manifest(train=train), 0)
-        self._changed = asyncio.Event()
+        super().__init__(
+            train, settings, channels, broker, registry,
+            clock=clock, by=by, tell=tell, declares=declares, revision=revision,
+        )  # fmt: skip
         self._publishes = asyncio.Event()
         self._gathering = Gathering(self._late)
         self._held_since: tuple[int, float] | None = None
         self._trouble = ""
         self._lease: Lease | None = None
         self._stack = AsyncExitStack()
-        self.on_change: list[Callable[[Snapshot], None]] = []
-        """Called with each newer snapshot, on the event loop."""
         self.on_full: list[Callable[[], None]] = []
         """Called when publishers are held at a full wagon: an observer in this process looks at once."""
 
@@ -99,43 +85,6 @@ class Switcher:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The newest manifest that this process has seen."""
-        return self._snapshot
-
-    def see(self, snapshot: Snapshot) -> None:
-        """Take notice of a manifest; an older one than known is ignored."""
-        if snapshot.revision > self._snapshot.revision:
-            self._snapshot = snapshot
-            self._changed.set()
-            self._changed = asyncio.Event()
-            for listener in self.on_change:
-                listener(snapshot)
-
-    async def refresh(self) -> Snapshot:
-        """Read the newest manifest from the registry."""
-        self.see(await self._registry.read(self._train))
-        return self._snapshot
-
-    async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
-        """The first manifest seen, from now on, of which it is true."""
-        changed = asyncio.Event()
-
-        def look(_: Snapshot) -> None:
-            changed.set()
-
-        self.on_change.append(look)
-        try:
-            while not true(self._snapshot.manifest):
-                changed.clear()
-                await changed.wait()
-            return self._snapshot.manifest
-        finally:
-            self.on_change.remove(look)
-
-    # --- routing --------------------------------------------------------------------------
 
     async def publish(self, events: Sequence[Event], *, timeout: float) -> None:
         """Send the events to the active wagon; stored when it returns.
@@ -308,95 +257,3 @@ class Switcher:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._changed.wait()
-
-    # --- switching ------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async with self._registry.watch(self._train) as snapshots:
-                    async for snapshot in snapshots:
-                        self.see(snapshot)
-            except EventwagonError:
-                await asyncio.sleep(_PAUSE_MOST)  # away for now; what is known stays good until the broker refuses
-
-    async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
-        """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
-
-        `base` is what the plan was made on. Raises Conflict when the train has moved on since; then nothing has changed.
-        """
-        if plan.manifest is base.manifest:
-            return base
-        now = self._clock()
-        entries = [Entry(now, self._by, fact) for fact in plan.facts]
-        self.see(
-            await self._registry.replace(
-                self._train, plan.manifest, expect=base.revision, entries=entries, keep=self._settings.keep
-            )
-        )
-        for fact in plan.facts:
-            self._tell(fact)
-        return self._snapshot
-
-    async def settle(self, edit: Callable[[Manifest], Plan]) -> Snapshot:
-        """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
-        while True:
-            try:
-                return await self.store(edit(self._snapshot.manifest), base=self._snapshot)
-            except Conflict:
-                await self.refresh()
-
-    async def note(self, *facts: Decision) -> None:
-        """Write facts to the journal that change nothing in the manifest."""
-        now = self._clock()
-        await self._registry.append(
-            self._train, [Entry(now, self._by, fact) for fact in facts], keep=self._settings.keep
-        )
-        for fact in facts:
-            self._tell(fact)
-
-    async def found(self) -> None:
-        """See to it that the train has an active wagon: make the first, or finish what a dead founder began.
-
-        Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError.
-        """
-        while self._snapshot.manifest.active is None:
-            base = self._snapshot
-            bounds = self._broker.capabilities.bounds
-            channels = self._channels if self._declares else None
-            step = found(self._settings, base.manifest, channels, self._clock(), bounds=bounds, revision=self._revision)
-            try:
-                await self.store(step, base=base)
-                for task in step.tasks:
-                    if isinstance(task, Provision):
-                        await self.create(task.number)
-            except Conflict:
-                await self.refresh()
-
-    async def create(self, number: int) -> None:
-        """Make the wagon's channels and write down that they take writes. Idempotent. Raises BrokerError."""
-        manifest = self._snapshot.manifest
-        wagon = manifest.wagon(number)
-        if wagon is None or wagon.created_at is not None:
-            return
-        for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
-            await self._broker.create(channel)
-        await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
-        await self.settle(lambda m: Plan(created(m, number, self._clock())))
-
-    async def lift(self, task: Lift) -> None:
-        """Take the bound off the wagon's ingress. Idempotent. Raises BrokerError."""
-        manifest = self._snapshot.manifest
-        wagon = manifest.wagon(task.number)
-        if wagon is None or wagon.state is not State.ACTIVE:
-            return
-        await self._broker.create(manifest.ingress(wagon), capacity=None)
-
-        def edit(m: Manifest) -> Plan:
-            w = m.wagon(task.number)
-            if w is None or w.capacity is None:
-                return Plan(m)
-            fact = BoundLifted(train=self._train, number=task.number, because=task.because)
-            return Plan(changed(m, task.number, capacity=None), (fact,))
-
-        await self.settle(edit)

@@ -131,7 +131,7 @@ class Subprocess:
             want = files.want()
             if want is not None and want.owner != self._name and self._in_charge(want.owner):
                 return
-            if want is not None and want.spec.number > spec.number:
+            if want is not None and want.owner == self._name and want.spec.number > spec.number:
                 return  # out of date: it serves a later wagon by now
             new = Want(owner=self._name, spec=spec, trouble=want.trouble if want else "")
             if new != want:

@@ -30,7 +30,7 @@ from eventwagon.orchestrators.subprocess.records import WagonFiles, kill
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, signups, until
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 
 
 class Line(NamedTuple):

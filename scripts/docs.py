@@ -102,7 +102,8 @@ def registry_checks() -> str:
 
 def orchestrator_checks() -> str:
     """What the suite holds an orchestrator to."""
-    return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.orchestrator_checks()])
+    rows = [(f"`{c}`", ", ".join(c.requires), c.name) for c in conformance.orchestrator_checks()]
+    return table(("check", "needs", "what must hold"), rows)
 
 
 def crash_points() -> str:

@@ -33,12 +33,13 @@ async def wagon_workers(
     broker: Broker,
     *,
     shared: bool,
-    revision: str,
+    revision: str = "",
     clock: Callable[[], float],
     tell: Listener,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
-    without, each wagon has as many of its own as its spec says. Leaving ends all, within `grace`."""
+    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so.
+    Leaving ends all, within `grace`."""
     async with (
         Crew(
             train,

@@ -19,6 +19,7 @@ orders = Train(
     backoff=0.01,
     grace=5.0,
     member_ttl=2.0,
+    visibility=2.0,
 )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eventwagon.event import DEAD, Channel
+from eventwagon.event import DEAD, Channel, Event
 from eventwagon.registry import Member
-from eventwagon.testing.chaos.judge import Books, channels_left, files_left, lost, processes_left, read_books
+from eventwagon.testing.chaos.judge import Books, channels_left, files_left, lost, processes_left, read_books, roots
 from eventwagon.testing.chaos.plan import ROLES, outages, strikes
 from eventwagon.testing.chaos.run import Chaos
 from tests.support import World
@@ -55,6 +55,13 @@ def test_the_judge_finds_what_is_lost() -> None:
         confirmed=Counter({"a": 1}),
     )
     assert lost(books, dead={"c"}) == ("b", "d")
+
+
+def test_a_chain_whose_second_link_died_is_not_lost() -> None:
+    """A killed worker's event is tried again, but not for ever: then it is a dead letter, of whichever link."""
+    first = Event("a", "t", "s", 0.0, b'{"poison": true}')
+    second = Event("b/confirm/0", "t", "s", 0.0, b'{"of": "b"}')
+    assert roots([first, second, Event("c", "t", "s", 0.0, b"\xff")]) == {"a", "b", "b/confirm/0", "c"}
 
 
 def test_notes_are_read_as_whole_lines(tmp_path: Path) -> None:

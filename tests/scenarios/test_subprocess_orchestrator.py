@@ -22,6 +22,7 @@ from eventwagon._processes.records import (
     State,
     Stillness,
     UnitFiles,
+    Want,
     created,
     held,
     is_alive,
@@ -381,3 +382,19 @@ def test_stillness_does_not_count_the_watchers_own_pause() -> None:
     assert still.seconds("a", 1, 100.5) == 0.5
     assert still.seconds("a", 1, 500.0) == 1.5
     assert still.seconds("a", 2, 500.5) == 0.0
+
+
+def test_what_a_dead_orchestrator_wanted_of_a_unit_does_not_keep_a_new_train_from_it(tmp_path: Path) -> None:
+    """A unit moves only on, but for records of a train that was there before: wagon 1 of the new one gets its process."""
+
+    async def main() -> None:
+        async with place(tmp_path) as there:
+            spec = await there.spec(1)
+            there.processes.mkdir()
+            later = msgspec.structs.replace(spec, number=5, channels=(Channel(TRAIN, 5),))
+            UnitFiles(there.processes, TRAIN, 1).write(Want(owner="orchestrator-gone", spec=later))
+            async with there.orchestrator() as orchestrator:
+                found = await until_deployed(orchestrator, spec, lambda d: d.ready)
+                assert found.number == 1
+
+    asyncio.run(main())

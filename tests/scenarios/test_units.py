@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
-from eventwagon._processes.records import UnitFiles
+from eventwagon._processes.records import UnitFiles, kill
 from eventwagon.crew import Crew
 from eventwagon.event import Channel
 from eventwagon.facts import (
@@ -30,7 +30,7 @@ from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, signups, until
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 
 
 class Line(NamedTuple):
@@ -117,6 +117,40 @@ def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> No
     assert sorted(line.number for line in lines) == sorted(f"{k}-{n}" for k in range(6) for n in range(20))
     assert len({line.wagon for line in lines}) == 6
     assert len({line.pid for line in lines}) <= 3
+    assert list(place.processes.iterdir()) == []
+
+
+def test_killed_units_and_a_leaving_observer_lose_nothing(place: Place) -> None:
+    """A burst with reuse, two observers with orchestrators of their own, one of which leaves half-way; after each wagon's
+    worth of events one of the processes is killed. All is handled, and no workers are left over."""
+
+    async def scenario() -> None:
+        settings = {"spares": 1, "reuse": True, "keep_warm": 3.0, "visibility": 2.0}
+        first = place.running("tests.programs.versions:orders", orders(**settings))
+        second = place.running("tests.programs.versions:orders", orders(**settings))
+        async with first as (c, orchestrator):
+            async with second:
+                for number in range(3):
+                    await publish_and_kill(c, number)
+            for number in range(3, 6):
+                await publish_and_kill(c, number)
+            while {line.number for line in place.lines()} != {f"{k}-{n}" for k in range(6) for n in range(20)}:
+                await asyncio.sleep(0.05)
+            while [w.state for w in c.manifest.wagons] != [State.ACTIVE, State.READY]:
+                await asyncio.sleep(0.05)
+            while sorted(await orchestrator.deployments("orders")) != sorted(w.unit for w in c.manifest.wagons):
+                await asyncio.sleep(0.05)
+
+    async def publish_and_kill(c: Connection, number: int) -> None:
+        await c.publish_many(f"{number}-{n}" for n in range(20))
+        await asyncio.sleep(0.3)
+        states = [UnitFiles(place.processes, "orders", w.unit).state() for w in c.manifest.wagons]
+        alive = [state for state in states if state is not None and state.begun]
+        if alive:
+            kill(alive[number % len(alive)])
+        await asyncio.sleep(0.3)
+
+    asyncio.run(scenario())
     assert list(place.processes.iterdir()) == []
 
 

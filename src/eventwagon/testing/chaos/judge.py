@@ -7,13 +7,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import psutil
 
 from ...broker import Broker
-from ...event import DEAD, Channel
+from ...event import DEAD, Channel, Event
 from ...registry import Registry
 
 _WAGON_FILE = re.compile(r"v(\d+)\.db.*")
@@ -79,8 +81,21 @@ def read_books(notes: Path) -> Books:
     return Books(set(lines("tried")), set(lines("accepted")), Counter(lines("taken")), Counter(lines("confirmed")))
 
 
+def roots(letters: Iterable[Event]) -> set[str]:
+    """The published events whose chains ended in these dead letters: their own, or that of the link after them. A link whose
+    workers were killed or stopped once too often is dead, not lost."""
+    found = set()
+    for letter in letters:
+        found.add(letter.id)
+        with suppress(msgspec.DecodeError):
+            data = msgspec.json.decode(letter.data)
+            if isinstance(data, dict) and isinstance(data.get("of"), str):
+                found.add(data["of"])
+    return found
+
+
 def lost(books: Books, dead: set[str]) -> tuple[str, ...]:
-    """Accepted events that were neither handled, both links of the chain, nor are dead letters (I1, I6)."""
+    """Accepted events that were neither handled, both links of the chain, nor ended in a dead letter (I1, I6)."""
     handled = books.taken.keys() & books.confirmed.keys()
     return tuple(sorted(books.accepted - handled - dead))
 

@@ -17,7 +17,7 @@ from ...lifecycle import State
 from ...manifest import Manifest
 from ...train import Train
 from .cast import Cast
-from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books
+from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books, roots
 from .plan import ROLES, outages, strikes
 from .program import NAME, NOTES, VOLUME
 
@@ -97,7 +97,7 @@ class Chaos:
                 await train.request_stop("the end of the chaos")
                 for role in ("worker", "observer"):
                     await asyncio.to_thread(self._cast.end, role)  # type: ignore[arg-type]
-                dead = {event.id async for event in train.dead_letters()}
+                letters = [event async for event in train.dead_letters()]
                 switches = await self._count(train)
                 remaining = await channels_left(self._name, train.broker, train.registry, patience=10.0)
                 numbers = {w.number for w in (await train.refresh()).manifest.wagons}
@@ -106,7 +106,7 @@ class Chaos:
             raise
         if self._cast.unexpected():
             raise ChaosFailed("\n".join([f"plan {self._plan}:", *self._cast.unexpected(), await self._outputs()]))
-        books = read_books(self._notes)
+        books, dead = read_books(self._notes), roots(letters)
         handled = books.taken.keys() & books.confirmed.keys()
         if self._trains.is_dir():
             remaining += files_left(self._trains / self._name, numbers)
@@ -120,7 +120,7 @@ class Chaos:
             accepted=len(books.accepted),
             handled=len(handled),
             twice=sum(1 for count in books.taken.values() if count > 1),
-            dead=len(dead),
+            dead=len({letter.id for letter in letters}),
             lost=lost(books, dead),
             left_over=remaining + processes_left(self._directory / "processes", self._cast.known),
         )

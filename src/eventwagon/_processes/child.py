@@ -23,6 +23,8 @@ OWNER = "EVENTWAGON_OWNER"
 LOGS = "EVENTWAGON_LOGS"
 TAKEN = 75
 """The exit code of a process that found another at its unit."""
+SENT_HOME = 76
+"""The exit code of a process that ended since no workers are wanted for now."""
 MARGIN = 2.0
 """Seconds beyond the grace for giving back what is in hand, and for the interpreter's own end."""
 LOG_BYTES = 512 * 1024
@@ -136,8 +138,8 @@ class Follower:
         os.close(new)
 
 
-def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, None]]) -> int:
-    """Hold the unit, call `begin`, outside of any loop, and run what it returns. Returns the exit code."""
+def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, int]]) -> int:
+    """Hold the unit, call `begin`, outside of any loop, and run what it returns, to its exit code. Returns that."""
     logs = os.environ.pop(LOGS, "")
     files = UnitFiles(Path(directory), train, int(unit), Path(logs) if logs else None)
     lock = _take_patiently(files.lock_path)
@@ -151,7 +153,7 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
     try:
-        asyncio.run(begin(Follower(files, lock, state)))
+        return asyncio.run(begin(Follower(files, lock, state)))
     except EventwagonError as e:
         sys.stderr.write(f"{type(e).__name__}: {e}\n")
         return 1
@@ -160,7 +162,6 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
             files.state_path.unlink(missing_ok=True)
             if files.want() is None:  # nobody will look here again
                 files.lock_path.unlink(missing_ok=True)
-    return 0
 
 
 def _take_patiently(path: Path) -> int | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import StorageBroken, Unavailable, UsageError
 from ..orchestrator import Deployment, WagonSpec
-from .child import MARGIN, TAKEN
+from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, Process
 from .records import Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
@@ -58,6 +58,7 @@ class Processes:
         self._again: dict[_Key, WagonSpec] = {}
         self._still = Stillness()
         self._seen: set[_Key] = set()
+        self._closing = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -137,7 +138,7 @@ class Processes:
         return {}
 
     def _idle(self, want: Want | None) -> bool:
-        """Whether nothing should run: then no process is started, and one that ends has not failed."""
+        """Whether nothing should run: then no process is started."""
         return False
 
     async def _end_left_over(self, files: UnitFiles, grace: float) -> None:
@@ -229,13 +230,23 @@ class Processes:
 
     def _ended(self, key: _Key, own: Process, code: int) -> None:
         self._still.forget(("beat", key), ("orphan", key))
-        if code == TAKEN or self._removing[key] or (code == 0 and self._idle(self._files(key).want())):
+        if code == SENT_HOME:
+            self._called_back(key)
+        if code in (TAKEN, SENT_HOME) or self._removing[key]:
             return
         if own.seconds > _STEADY:
             self._failures[key] = 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         said = last_lines(self._files(key).log_path)
         self._failed(key, own.hung or (f"its process {how}: {said}" if said else f"its process {how}"))
+
+    def _called_back(self, key: _Key) -> None:
+        """It ended since no workers were wanted. They may be wanted again by now, and were asked for while it was ending."""
+        files = self._files(key)
+        want = files.want()
+        is_wanted = want is not None and bool(want.spec.workers) and want.leave is None and want.owner == self._name
+        if want is not None and is_wanted and not (self._closing or self._removing[key]):
+            self._look_after(key, files, want)
 
     def _failed(self, key: _Key, trouble: str) -> None:
         self._failures[key] += 1
@@ -309,6 +320,7 @@ class Processes:
 
     async def _end_all(self) -> None:
         """End the own processes, all at once, and remove the files of the wagons that this orchestrator is in charge of."""
+        self._closing = True
         until = _now() + self._grace + MARGIN
         for own in self._own.values():
             own.release()

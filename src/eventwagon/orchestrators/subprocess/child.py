@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve one wagon until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
     target, name, number, directory = arguments
 
-    def begin(follower: Follower) -> Coroutine[object, object, None]:
+    def begin(follower: Follower) -> Coroutine[object, object, int]:
         train = load(target)
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
@@ -83,8 +83,8 @@ class _Child:
         self._trouble = ""
         self._probe_at = 0.0
 
-    async def run(self) -> None:
-        """Bring the workers to what is wanted, and say how things stand."""
+    async def run(self) -> int:
+        """Bring the workers to what is wanted, and say how things stand. Returns the exit code."""
         follower = self._follower
         async with (
             follower.attending(self._train.settings.grace),
@@ -102,6 +102,7 @@ class _Child:
                     )
             follower.end_within(follower.grace + MARGIN)
             await local.remove(self._train.name, self._unit, grace=follower.grace)
+        return 0
 
     async def _prove(self, broker: Broker, found: Deployment) -> None:
         """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""

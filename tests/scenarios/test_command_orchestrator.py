@@ -227,7 +227,8 @@ def test_not_ready_says_what_was_asked(at: Place) -> None:
     asyncio.run(scenario())
 
 
-def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [True, False], ids=["a registry of its own", "another's"])
+def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     """The project's own worker as a command: it is ready when the registry says so, and its crash is told."""
     monkeypatch.setenv("HANDLED", str(tmp_path / "handled"))
     url = f"sqlite:///{tmp_path}/trains"
@@ -237,7 +238,8 @@ def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: py
         train: Train = signups
         async with train.connect(url, listeners=()) as c:
             await c.found()
-            options = {"url": url, "ready": CheckIn(), "members": c.registry.members, "grace": 5.0}
+            options: dict[str, Any] = {"url": url, "ready": CheckIn(), "grace": 5.0}
+            options |= {"registry": open_drivers(url).registry} if own else {"members": c.registry.members}
             async with at.command([*argv, "--workers", "2"], **options) as orchestrator:
                 wanted = spec(workers=1, channels=(Channel(train.name, 1),))
                 wanted = msgspec.structs.replace(wanted, train=train.name)
@@ -609,7 +611,7 @@ def test_a_url_names_a_command(at: Place) -> None:
         ("command:node x.js?ready=tcp:h:1&gracious=1", "options are ready, stop"),
         ("command:node x.js?ready=tcp:h:1&grace=long", "could not convert"),
         ("command:node 'x.js?ready=tcp:h:1", "No closing quotation"),
-        ("command:node x.js?ready=check-in", "give members=registry.members"),
+        ("command:node x.js?ready=check-in", "give the registry that the command checks in to"),
     ],
 )
 def test_what_a_url_may_not_say(url: str, why: str) -> None:

@@ -6,7 +6,9 @@ import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -15,7 +17,7 @@ from ..._processes import Launch, Processes, UnitFiles, Want, default_directory
 from ...errors import UsageError
 from ...event import Channel
 from ...orchestrator import Deployment, WagonSpec
-from ...registry import Member
+from ...registry import Member, Registry
 from .copies import Plan, end_left_over
 from .keeper import PLAN
 from .ready import CheckIn, Ready, checked, parse
@@ -35,8 +37,8 @@ class Command(Processes):
     for another wagon, revision or channel its copies are asked to end and started anew. So a unit that takes over another
     wagon is not warm.
 
-    `names` says what the broker calls a channel (a broker's `name_of`); `members` lists who has checked in (a registry's
-    `members`; for CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
+    `names` says what the broker calls a channel (a broker's `name_of`). CheckIn looks into a registry: `members` is that of
+    one that was entered elsewhere, `registry` one that is entered with this object. `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
     Subprocess: a small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the
     wagon's name and the copy's number before each line. Raises UsageError.
     """
@@ -50,6 +52,7 @@ class Command(Processes):
         stop: Sequence[str] = (),
         names: Callable[[Channel], str] | None = None,
         members: Callable[[str], Awaitable[Sequence[Member]]] | None = None,
+        registry: Registry | None = None,
         environment: Mapping[str, str] | None = None,
         directory: str | os.PathLike[str] | None = None,
         logs: str | os.PathLike[str] | None = None,
@@ -59,9 +62,11 @@ class Command(Processes):
     ) -> None:
         if url.startswith("memory:"):
             raise UsageError(f"{url}: other processes don't reach what is kept in this one's memory")
+        if registry is not None:
+            members = registry.members
         if isinstance(ready, CheckIn) and members is None:
             raise UsageError(
-                "ready by check-in: give members=registry.members, the registry that the command checks in to"
+                "ready by check-in: give the registry that the command checks in to, as registry or members=registry.members"
             )
         plan = Plan(
             argv=checked_command(argv, "argv"),
@@ -83,6 +88,7 @@ class Command(Processes):
         self._needs_revision = any("{revision}" in word for word in (*plan.argv, *plan.stop))
         self._name_of = names
         self._members = members if isinstance(ready, CheckIn) else None
+        self._registry = registry if isinstance(ready, CheckIn) else None
 
     @classmethod
     def from_url(
@@ -91,7 +97,7 @@ class Command(Processes):
         *,
         broker_url: str,
         names: Callable[[Channel], str] | None = None,
-        members: Callable[[str], Awaitable[Sequence[Member]]] | None = None,
+        registry: Registry | None = None,
     ) -> Command:
         """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
         them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises UsageError.
@@ -118,13 +124,26 @@ class Command(Processes):
             ready=parse(given["ready"]),
             stop=stop,
             names=names,
-            members=members,
+            registry=registry,
             directory=given.get("directory"),
             logs=given.get("logs"),
             grace=times[0],
             start_timeout=times[1],
             hung_after=times[2],
         )
+
+    async def __aenter__(self) -> Self:
+        """See Processes. Raises what entering the registry raises too."""
+        async with AsyncExitStack() as stack:
+            if self._registry is not None:
+                await stack.enter_async_context(self._registry)
+            await super().__aenter__()
+            self._entered = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        async with self._entered:
+            await super().__aexit__(*exc)
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure. Never ends a copy by force."""

@@ -399,6 +399,17 @@ def test_scaled_to_zero_nothing_runs_until_it_is_wanted_again(at: Place) -> None
     asyncio.run(scenario())
 
 
+def test_what_is_wanted_again_while_it_ends_is_started_though_nobody_asks_twice(at: Place) -> None:
+    async def scenario() -> None:
+        async with at.command(GRACEFUL) as orchestrator:
+            await until_deployed(orchestrator, spec(), is_ready)
+            await until_deployed(orchestrator, spec(workers=0), lambda d: not d.ready and d.workers == 0)
+            await orchestrator.ensure(spec())
+            await until_deployed(orchestrator, spec(), is_ready, ensure=False)
+
+    asyncio.run(scenario())
+
+
 # --- ending -------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .child import MARGIN, Follower, follow
+from .child import MARGIN, SENT_HOME, Follower, follow
 from .logs import in_one
 from .orchestrator import Processes, default_directory
 from .process import Launch
@@ -11,6 +11,7 @@ from .records import RUN, Run, UnitFiles, Want, send, started_by
 __all__ = [
     "MARGIN",
     "RUN",
+    "SENT_HOME",
     "Follower",
     "Launch",
     "Processes",

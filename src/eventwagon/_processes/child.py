@@ -26,7 +26,7 @@ REVISION = "EVENTWAGON_REVISION"
 TAKEN = 75
 """The exit code of a process that found another at its unit."""
 SENT_HOME = 76
-"""The exit code of a process that was told that no workers are wanted for now."""
+"""The exit code of a process that ended since no workers are wanted for now."""
 MARGIN = 2.0
 """Seconds beyond the grace for giving back what is in hand, and for the interpreter's own end."""
 LOG_BYTES = 512 * 1024
@@ -45,7 +45,6 @@ class Follower:
         self.grace = 30.0
         self.want: Want | None = None
         self.leaving = asyncio.Event()
-        self.sent_home = False
         self._lock = lock
         self._state = state
         self._want_mark: tuple[int, ...] | None = None
@@ -71,12 +70,6 @@ class Follower:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
                     await self.leaving.wait()
-        self.say(ready=False, trouble="it is leaving")
-
-    def leave(self) -> None:
-        """No workers are wanted for now: end, and say so with the exit code."""
-        self.sent_home = True
-        self.leaving.set()
 
     def say(self, *, ready: bool, trouble: str, found: Deployment | None = None) -> None:
         """Write down how things stand, where that is news; `found`: what runs."""
@@ -91,7 +84,8 @@ class Follower:
                 self._state = new
 
     def end_within(self, seconds: float) -> None:
-        """End this process then, whatever it does."""
+        """It leaves: not ready from now on, and at an end then, whatever it does."""
+        self.say(ready=False, trouble="it is leaving")
         timer = threading.Timer(seconds, os._exit, args=(1,))
         timer.daemon = True
         timer.start()
@@ -142,8 +136,8 @@ class Follower:
         os.close(new)
 
 
-def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, None]]) -> int:
-    """Hold the unit, call `begin`, outside of any loop, and run what it returns. Returns the exit code."""
+def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, int]]) -> int:
+    """Hold the unit, call `begin`, outside of any loop, and run what it returns, to its exit code. Returns that."""
     logs = os.environ.pop(LOGS, "")
     files = UnitFiles(Path(directory), train, int(unit), Path(logs) if logs else None)
     lock = _take_patiently(files.lock_path)
@@ -157,9 +151,7 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
     try:
-        follower = Follower(files, lock, state)
-        asyncio.run(begin(follower))
-        return SENT_HOME if follower.sent_home else 0
+        return asyncio.run(begin(Follower(files, lock, state)))
     except EventwagonError as e:
         sys.stderr.write(f"{type(e).__name__}: {e}\n")
         return 1

@@ -62,6 +62,7 @@ class Processes:
         self._again: dict[_Key, WagonSpec] = {}
         self._still = Stillness()
         self._seen: set[_Key] = set()
+        self._closing = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -238,6 +239,8 @@ class Processes:
 
     def _ended(self, key: _Key, own: Process, code: int) -> None:
         self._still.forget(("beat", key), ("orphan", key))
+        if code == SENT_HOME:
+            self._called_back(key)
         if code in (TAKEN, SENT_HOME) or self._removing[key]:
             return
         if own.seconds > _STEADY:
@@ -245,6 +248,14 @@ class Processes:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         said = last_lines(self._files(key).log_path)
         self._failed(key, own.hung or (f"its process {how}: {said}" if said else f"its process {how}"))
+
+    def _called_back(self, key: _Key) -> None:
+        """It ended since no workers were wanted. They may be wanted again by now, and were asked for while it was ending."""
+        files = self._files(key)
+        want = files.want()
+        is_wanted = want is not None and bool(want.spec.workers) and want.leave is None and want.owner == self._name
+        if want is not None and is_wanted and not (self._closing or self._removing[key]):
+            self._look_after(key, files, want)
 
     def _failed(self, key: _Key, trouble: str) -> None:
         self._failures[key] += 1
@@ -318,6 +329,7 @@ class Processes:
 
     async def _end_all(self) -> None:
         """End the own processes, all at once, and remove the files of the wagons that this orchestrator is in charge of."""
+        self._closing = True
         until = _now() + self._grace + MARGIN
         for own in self._own.values():
             own.release()

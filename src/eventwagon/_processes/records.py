@@ -71,8 +71,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Stands in the environment of all of it under RUN: no other process has it, whatever its pid."""
     stops: tuple[tuple[str, ...], ...] = ()
     """Commands that end what is no process here (a container)."""
-    stop_in: str = ""
-    """The directory that they run in."""
 
 
 RUN = "EVENTWAGON_RUN"

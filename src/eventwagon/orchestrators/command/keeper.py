@@ -11,7 +11,7 @@ from itertools import count, islice
 
 import msgspec
 
-from ..._processes import MARGIN, Follower, Run, Want, follow
+from ..._processes import MARGIN, SENT_HOME, Follower, Run, Want, follow
 from ...errors import Unavailable
 from ...orchestrator import Deployment
 from .copies import Copy, Plan, end_left_over, told
@@ -44,9 +44,9 @@ class Keeper:
         self._watches: dict[Copy, asyncio.Task[None]] = {}
         self._run = Run(token=os.urandom(16).hex())
 
-    async def run(self) -> None:
-        """Until it must leave, or is scaled to zero."""
-        follower = self._follower
+    async def run(self) -> int:
+        """Until it must leave, or is scaled to zero. Returns the exit code."""
+        follower, code = self._follower, 0
         async with follower.attending(self._plan.grace), asyncio.TaskGroup() as tasks:
             cleaning = tasks.create_task(self._end_left_over(self._plan.grace))
             async for want in follower.looks():
@@ -55,12 +55,14 @@ class Keeper:
                     continue
                 self._look(want, tasks)
                 if not self._copies and not want.spec.workers:
-                    follower.leave()
+                    code = SENT_HOME
+                    break
             follower.end_within(follower.grace + MARGIN)
             if not cleaning.done():
                 cleaning.cancel()
                 await self._end_left_over(follower.grace)
             await self._end_all()
+        return code
 
     async def _end_left_over(self, grace: float) -> None:
         """End what an earlier keeper left that was killed. From then on what is started here is on record before it is."""

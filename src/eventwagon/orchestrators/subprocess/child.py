@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from ..._processes import MARGIN, Follower, follow
+from ..._processes import MARGIN, SENT_HOME, Follower, follow
 from ...broker import Broker
 from ...errors import EventwagonError, UsageError
 from ...orchestrator import Deployment, Orchestrator
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve one wagon until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
     target, name, number, directory = arguments
 
-    def begin(follower: Follower) -> Coroutine[object, object, None]:
+    def begin(follower: Follower) -> Coroutine[object, object, int]:
         train = load(target)
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
@@ -84,17 +84,17 @@ class _Child:
         self._trouble = ""
         self._probe_at = 0.0
 
-    async def run(self) -> None:
-        """Bring the workers to what is wanted, and say how things stand."""
-        follower = self._follower
+    async def run(self) -> int:
+        """Bring the workers to what is wanted, and say how things stand. Returns the exit code."""
+        follower, code = self._follower, 0
         async with (
             follower.attending(self._train.settings.grace),
             self._train.working(self._url) as (broker, local),
         ):
             async for want in follower.looks():
                 if want.spec.workers == 0:
-                    follower.leave()
-                    continue
+                    code = SENT_HOME
+                    break
                 await local.ensure(want.spec)
                 found = (await local.deployments(self._train.name)).get(self._unit)
                 if found is not None:
@@ -103,6 +103,7 @@ class _Child:
                     follower.say(ready=ready, trouble=found.trouble or self._trouble, found=found)
             follower.end_within(follower.grace + MARGIN)
             await local.remove(self._train.name, self._unit, grace=follower.grace)
+        return code
 
     async def _prove(self, broker: Broker, found: Deployment) -> None:
         """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""

@@ -236,11 +236,11 @@ class GatedBroker:
         return [Depth() if i == hidden or pick(3) == 0 else d for i, d in enumerate(depths)]
 
     async def _torn(self, channels: Sequence[Channel], apart: float) -> Sequence[Depth]:
-        """One after another, in any order: as a broker does that can't read them in one go."""
+        """One after another, as a broker that can't do it in one go: inner ones first (emits are missed), or in any order."""
         found: dict[int, Depth] = {}
-        left = list(range(len(channels)))
+        left, backwards = list(range(len(channels))), self._gate.process.pick(2)
         while left:
-            i = left.pop(self._gate.process.pick(len(left)))
+            i = left.pop(-1 if backwards else self._gate.process.pick(len(left)))
             (found[i],) = await self._truth.depth([channels[i]])
             await asyncio.sleep(apart)
         return [found[i] for i in range(len(channels))]

@@ -14,10 +14,10 @@ from eventwagon.drivers import open_drivers
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.manifest import Manifest, changed, opened
 from eventwagon.orchestrator import Orchestrator, WagonSpec
-from eventwagon.testing.conformance import Check, Harness, orchestrator_checks
+from eventwagon.testing.conformance import Check, Failed, Harness, orchestrator_checks
 from tests.programs.pods import held
 
-from .world import Looking, World
+from .world import Looking, Reached, World
 
 
 class PodsHarness:
@@ -122,9 +122,19 @@ class Observed:
         await self._real.ensure(spec)
 
 
-@pytest.mark.parametrize("check", orchestrator_checks(moment=1.0, patience=60.0), ids=str)
-def test_kubernetes(check: Check[Harness], world: World) -> None:
-    asyncio.run(check.run(lambda: PodsHarness(world)))
+@pytest.mark.parametrize("check", orchestrator_checks(moment=1.0, patience=45.0), ids=str)
+def test_kubernetes(check: Check[Harness], cluster: Reached, broker_url: str) -> None:
+    for attempt in range(3):
+        with World(cluster, broker_url) as world:
+            try:
+                asyncio.run(check.run(lambda world=world: PodsHarness(world)))  # type: ignore[misc]
+            except Failed as failed:
+                # A worker fetches one event ahead. With a Pod for each worker it may be the one that the other Pod's idle
+                # worker was to take: then the scene was not set, and nothing was checked.
+                if attempt == 2 or "in flight: not within" not in str(failed):
+                    raise
+            else:
+                return
 
 
 def test_a_unit_goes_to_its_next_wagon_without_a_new_pod(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers.install import Missing, kubernetes
 from tests.servers.kubernetes.cluster import Cluster
-from tests.servers.kubernetes.image import WORKER, worker_image
+from tests.servers.kubernetes.image import worker_image
 from tests.servers.redis import RedisServer
 
 from .world import GivenCluster, Reached, World
@@ -46,7 +46,5 @@ def broker_url(cluster: Reached, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def world(cluster: Reached, broker_url: str) -> Iterator[World]:
     """A namespace and a database of the test's own."""
-    image = os.environ.get("EVENTWAGON_TEST_KUBERNETES_IMAGE", f"{WORKER}:v1")
-    world = World(cluster, broker_url, image)
-    yield world
-    world.close()
+    with World(cluster, broker_url) as world:
+        yield world

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pytest
 from redis.asyncio import Redis
@@ -21,6 +21,7 @@ from eventwagon.orchestrators.kubernetes.cluster import Cluster as Api
 from eventwagon.orchestrators.kubernetes.cluster import Object
 from tests.servers.install import Missing
 from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.kubernetes.image import WORKER
 
 SECRET = "train"  # noqa: S105 - its name
 _numbers = itertools.count(1)
@@ -53,15 +54,22 @@ class GivenCluster:
 class World:
     """A namespace with the Secret that holds the URL of a Redis database, empty at first."""
 
-    def __init__(self, cluster: Reached, redis_url: str, image: str) -> None:
+    def __init__(self, cluster: Reached, redis_url: str) -> None:
         self.cluster = cluster
-        self.image = image
+        self.image = os.environ.get("EVENTWAGON_TEST_KUBERNETES_IMAGE", f"{WORKER}:v1")
         number = next(_numbers)
         self.namespace = f"t{os.getpid()}-{number}"
         self.url = redis_url.rstrip("0123456789") + str(number)
         self.kubectl("create", "namespace", self.namespace)
         self.kubectl("create", "secret", "generic", SECRET, f"--from-literal=EVENTWAGON_URL={self.url}")
         self.until(lambda: "default" in self.kubectl("get", "serviceaccount", "-o", "name"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """The namespace goes by and by."""
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
 
     @property
     def own(self) -> Cluster:
@@ -73,10 +81,6 @@ class World:
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """In the test's namespace."""
         return self.cluster.kubectl("-n", self.namespace, *arguments, stdin=stdin, check=check)
-
-    def close(self) -> None:
-        """Remove the namespace; it goes by and by."""
-        self.kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
 
     def until(self, true: Callable[[], object], seconds: float = 30.0) -> None:
         """Wait until it is so; for what blocks."""

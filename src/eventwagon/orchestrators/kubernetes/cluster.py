@@ -82,8 +82,8 @@ class Cluster:
         return str(chosen["context"].get("namespace") or "default")
 
     def path(self, kind: str, name: str = "") -> str:
-        """Of all `deployments` or `pods` in the namespace, or of one."""
-        group = "/apis/apps/v1" if kind == "deployments" else "/api/v1"
+        """Of all `deployments`, `replicasets` or `pods` in the namespace, or of one."""
+        group = "/api/v1" if kind == "pods" else "/apis/apps/v1"
         return f"{group}/namespaces/{self.namespace}/{kind}" + (f"/{name}" if name else "")
 
     async def request(

@@ -41,10 +41,12 @@ def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments
             return _short(attachment.trouble)
     if not living:
         return "its Pods are being made"
-    waiting = living[-1]
-    if not is_ready(waiting):
-        return f"Pod {waiting['metadata']['name']} is starting"
-    return "its workers have not checked in"
+    newest = living[-1]
+    name, node = newest["metadata"]["name"], newest["spec"].get("nodeName", "")
+    if is_ready(newest):
+        return f"Pod {name} is ready, and its worker has not checked in: can node {node} reach the registry?"
+    running = any("running" in c.get("state", {}) for c in newest.get("status", {}).get("containerStatuses", ()))
+    return f"Pod {name} runs on node {node} and is not ready" if running else f"Pod {name} is starting"
 
 
 def _troubles(pod: Object) -> Iterator[str]:
@@ -64,8 +66,6 @@ def _troubles(pod: Object) -> Iterator[str]:
             yield f"container {container['name']} {how}{restarts}" + (f": … {message[-600:]}" if message else "")
         elif waiting.get("reason", "") not in _STARTING and waiting.get("reason") != "CrashLoopBackOff":
             yield f"container {container['name']}: {waiting['reason']}: {waiting.get('message', '')}"
-    if _condition(pod, "Ready").get("reason") == "NodeLost" or status.get("reason") == "NodeLost":
-        yield f"its node {pod['spec'].get('nodeName')} is lost"
 
 
 def _condition(found: Object, name: str) -> Object:

@@ -16,6 +16,7 @@ from ..lab.arrivals import load_sizes, load_trace
 from ..lab.experiment import STRATEGIES, chosen, run
 from ..lab.job import Figures, Job, Outcome, figures
 from ..lab.pictures import check, sequence, write
+from ..lab.planning import fewest
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..limits import parse_limit
 from .console import AsJson, ending, err, line, listing, out
@@ -51,7 +52,8 @@ def lab(
         int | None, typer.Option(min=1, help="The fixed crew; what an autoscaled queue begins with.")
     ] = None,
     each: Annotated[
-        int | None, typer.Option(min=1, help="Workers of each elastic wagon [as many as the crew].")
+        int | None,
+        typer.Option(min=1, help="Workers of each elastic wagon [what a clairvoyant needs for 99 % on time]."),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons that stand ready.")] = 1,
     slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
@@ -122,7 +124,7 @@ def make_job(
     promise = slo or usual.slo
     crew = workers or usual.workers
     _within_reason(arrivals, work, crew, each or crew)
-    return Job(
+    job = Job(
         title=trace.stem if trace else scenario,
         arrivals=arrivals,
         services=work,
@@ -136,6 +138,7 @@ def make_job(
         start=start,
         partitions=partitions,
     )
+    return job if each else msgspec.structs.replace(job, each=fewest(job, 0.99))
 
 
 def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: int, each: int) -> None:

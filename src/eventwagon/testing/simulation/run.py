@@ -18,7 +18,7 @@ import msgspec
 
 from ... import connection as connection_module
 from ... import crew as crew_module
-from ... import serving as serving_module
+from ... import feed as feed_module
 from ...event import DEAD, Channel, new_ids
 from ...facts import Fact
 from ...lifecycle import State
@@ -318,7 +318,7 @@ def _seeded(seed: int) -> Iterator[None]:
         mock.patch.object(connection_module, "socket", _Socket()),
         mock.patch.object(connection_module, "new_ids", ids),
         mock.patch.object(crew_module, "random", _Random(seed)),
-        mock.patch.object(serving_module, "_RECEIVE", 5.0),
+        mock.patch.object(feed_module, "_RECEIVE", 5.0),
     ):
         yield
 

@@ -20,7 +20,7 @@ _HEAD = """# Wagons, and what you might pick instead
 
 Written by `scripts/comparison.py` from runs of [the lab](lab.md), seed 1. The wagons are the real code in virtual time, the others
 are simulated event by event. Times are in seconds; newcomers are the arrivals that one FIFO queue with the fixed crew would serve late.
-The elastic wagons' crews are three quarters of what a clairvoyant would need for 99 % on time; a further crew, and a further consumer of
+The elastic wagons' crews are what a clairvoyant would need for 99 % on time, the default of the lab; a further crew, and a further consumer of
 the autoscaled queues, works 10 s after it was asked for.
 
 """
@@ -50,9 +50,7 @@ def job_of(name: str) -> Job:
         title=name, arrivals=arrivals, services=services(usual.service, len(arrivals), seed=1), workers=usual.workers,
         each=usual.workers, slo=usual.slo, limit=f"Wait({usual.slo!r})", wagons=500,
     )  # fmt: skip
-    return Job(
-        **{**{f: getattr(job, f) for f in Job.__struct_fields__}, "each": max(1, round(0.75 * fewest(job, 0.99)))}
-    )
+    return Job(**{**{f: getattr(job, f) for f in Job.__struct_fields__}, "each": fewest(job, 0.99)})
 
 
 def section(job: Job, rows: dict[str, Figures]) -> str:

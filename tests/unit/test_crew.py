@@ -24,6 +24,13 @@ def spec(*channels: Channel) -> WagonSpec:
     return WagonSpec(train="t", number=1, unit=1, channels=channels, dead_letters=DEAD_LETTERS, workers=None)
 
 
+def served(number: int, cut_off_at: float | None) -> WagonSpec:
+    channels, dead = (Channel("t", number),), Channel("t", number, DEAD)
+    return WagonSpec(
+        train="t", number=number, unit=number, channels=channels, dead_letters=dead, workers=None, cut_off_at=cut_off_at
+    )
+
+
 async def holding(*channels: Channel) -> MemoryBroker:
     """A broker with these channels, and an event in the ingress."""
     broker = MemoryBroker()
@@ -102,6 +109,70 @@ def test_a_floor_gets_its_share_when_many_workers_are_free_in_the_same_moment() 
     asyncio.run(main())
     share = taken[100:900].count(1) / 800
     assert 0.08 < share < 0.25, f"the floor of one in eight got {share:.0%}"
+
+
+def test_late_events_are_passed_over_for_those_behind_them_that_can_be_on_time() -> None:
+    """A draining wagon with 30 late events, 5 that are not, and a newer wagon whose events can wait."""
+    taken = list[int]()
+    train = Train("t")
+
+    @train.on("t")
+    async def work(number: int) -> None:
+        taken.append(number)
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        broker, now = MemoryBroker(), CLOCK()
+        old, new = Channel("t", 1), Channel("t", 2)
+        ages = [*([9.0] * 30), *([1.2] * 5)]
+        for channel, waited, first in ((old, ages, 0), (new, [0.1] * 3, 100)):
+            await broker.create(channel)
+            await broker.create(Channel("t", channel.wagon, DEAD))
+            for number, age in enumerate(waited, first):
+                await broker.publish(channel, [Event(new_ids(1, now - age)[0], "t", "s", now - age, b"%d" % number)])
+        working = Crew("t", train.handlers, Settings(), broker, slo=2.0, shared=1, clock=CLOCK, tell=lambda _: None)
+        async with asyncio.timeout(60), working:
+            await working.serve(served(1, now - 1.0))
+            await working.serve(served(2, None))
+            while len(taken) < 38:
+                await asyncio.sleep(0.1)
+
+    run(main())
+    # While the late ones are passed over the worker is not idle: it takes one of the newer wagon's.
+    late = [number for number in taken if number < 30]
+    assert late == sorted(late)
+    in_time = [number for number in taken if number >= 30]
+    assert [number for number in in_time if number < 100] == [30, 31, 32, 33, 34]
+    assert in_time.index(34) < in_time.index(102)
+    assert taken.index(34) <= 7
+    assert len(set(taken)) == 38
+
+
+@pytest.mark.parametrize("leave_after", [0.0, 0.05, 0.35, 1.0])
+def test_what_was_passed_over_is_given_back_when_the_wagon_is_left(leave_after: float) -> None:
+    train = Train("t")
+
+    @train.on("t")
+    async def work(number: int) -> None:
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        broker, now = MemoryBroker(), CLOCK()
+        for channel in (Channel("t", 1), Channel("t", 1, DEAD)):
+            await broker.create(channel)
+        for number, age in enumerate([*([9.0] * 40), *([0.5] * 9)]):
+            event = Event(new_ids(1, now - age)[0], "t", "s", now - age, b"%d" % number)
+            await broker.publish(Channel("t", 1), [event])
+        working = Crew("t", train.handlers, Settings(), broker, slo=2.0, shared=2, clock=CLOCK, tell=lambda _: None)
+        async with asyncio.timeout(60), working:
+            serving = await working.serve(served(1, now))
+            await asyncio.sleep(leave_after)
+            await serving.end(5.0)
+        (depth,) = await broker.depth([Channel("t", 1)])
+        assert depth.in_flight == 0
+        assert depth.waiting == 49 - (depth.settled or 0)
+
+    run(main())
 
 
 def test_what_is_emitted_to_a_channel_that_the_wagon_has_not_got_yet_waits_for_it() -> None:

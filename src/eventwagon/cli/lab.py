@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from ..errors import UsageError
 from ..lab.arrivals import load_sizes, load_trace
 from ..lab.experiment import STRATEGIES, chosen, run
 from ..lab.job import Figures, Job, Outcome, figures
-from ..lab.pictures import sequence, write
+from ..lab.pictures import check, sequence, write
+from ..lab.planning import fewest
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..limits import parse_limit
 from .console import AsJson, ending, err, line, listing, out
@@ -25,6 +27,10 @@ _COLUMNS = (
     ("worst_s", ">worst"), ("drain_s", ">drain"), ("duplicates", ">twice"),
 )  # fmt: skip
 """The most telling first: a narrow terminal has the first ones only."""
+
+_CREW_MOST = 10_000
+_SECONDS_MOST = 500_000
+"""Virtual ones: an observer looks ten times in each."""
 
 
 def lab(
@@ -46,7 +52,8 @@ def lab(
         int | None, typer.Option(min=1, help="The fixed crew; what an autoscaled queue begins with.")
     ] = None,
     each: Annotated[
-        int | None, typer.Option(min=1, help="Workers of each elastic wagon [as many as the crew].")
+        int | None,
+        typer.Option(min=1, help="Workers of each elastic wagon [what a clairvoyant needs for 99 % on time]."),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons that stand ready.")] = 1,
     slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
@@ -77,6 +84,8 @@ def lab(
     with ending():
         job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed)  # fmt: skip
         names = chosen(strategy or [])
+        for path in picture or []:
+            check(path)
         outcomes: list[Outcome] = []
         with err().status("…") as progress:
             for outcome in run(job, names, processes=processes, url=broker):
@@ -113,12 +122,14 @@ def make_job(
     else:
         work = services(service or usual.service, len(arrivals), seed=seed)
     promise = slo or usual.slo
-    return Job(
+    crew = workers or usual.workers
+    _within_reason(arrivals, work, crew, each or crew)
+    job = Job(
         title=trace.stem if trace else scenario,
         arrivals=arrivals,
         services=work,
-        workers=workers or usual.workers,
-        each=each or workers or usual.workers,
+        workers=crew,
+        each=each or crew,
         spares=spares,
         slo=promise,
         limit=repr(parse_limit(limit)) if limit else f"Wait({promise!r})",
@@ -127,6 +138,19 @@ def make_job(
         start=start,
         partitions=partitions,
     )
+    return job if each else msgspec.structs.replace(job, each=fewest(job, 0.99))
+
+
+def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: int, each: int) -> None:
+    """Raise UsageError for what would never end."""
+    if max(workers, each) > _CREW_MOST:
+        raise UsageError(f"{max(workers, each):,} workers; the lab takes up to {_CREW_MOST:,}")
+    seconds = arrivals[-1] + sum(work) / workers + max(work)
+    if not seconds <= _SECONDS_MOST:
+        raise UsageError(
+            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the work; "
+            f"the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
+        )
 
 
 def _said(job: Job) -> dict[str, object]:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from ..lab.experiment import one
 from ..lab.job import figures
-from ..lab.planning import Candidate, best, search
+from ..lab.planning import Candidate, best, search, with_crew
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, line, listing, out
 from .lab import cell, make_job
@@ -44,7 +45,7 @@ def plan(
     """Search the cheapest settings that keep the promise for your traffic, and print them as code.
 
     Each candidate (a fixed crew for all wagons, or a crew for each; where to cut; spares; the cap) runs through the real switcher,
-    observer and workers in virtual time. What they win is told against today's: one queue with --workers.
+    observer and workers in virtual time. What they win is told against today's: one queue with --workers. The best settings for that crew, as it is, are told too.
     """
     with ending():
         job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, None, 1, slo, "", wagons, 0, start, 32, seed)  # fmt: skip
@@ -55,16 +56,18 @@ def plan(
             for candidate in search(job, on_time, price, processes=processes):
                 tried.append(candidate)
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
-        found = best(tried, on_time)
+        found, same = best(tried, on_time), with_crew(tried, job.workers)
+        most = figures(job, one(job, "optimum")).on_time
         if as_json:
             told = {
                 "recommended": _said(found),
+                "same_crew": {**_said(same), "optimum": most},
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
             }
             line(msgspec.json.encode(told).decode())
         else:
-            _show(now, found, tried, on_time)
+            _show(now, found, same, most, tried, on_time)
 
 
 def _said(candidate: Candidate) -> dict[str, object]:
@@ -76,7 +79,9 @@ def _said(candidate: Candidate) -> dict[str, object]:
     }
 
 
-def _show(now: Candidate, found: Candidate, tried: list[Candidate], on_time: float) -> None:
+def _show(
+    now: Candidate, found: Candidate, same: Candidate, most: float, tried: list[Candidate], on_time: float
+) -> None:
     console = out()
     columns = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("switches", ">switches"))
     rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:12]
@@ -85,16 +90,25 @@ def _show(now: Candidate, found: Candidate, tried: list[Candidate], on_time: flo
         what = "one queue, as today" if candidate is now else candidate.short
         style = "bold green" if candidate is found else ""
         figures_of = [cell(field, getattr(candidate.figures, field)) for field, _ in columns]
-        cells.append([f"{candidate.cost:,.0f}", *figures_of, Text(what, style=style)])
+        cells.append([f"{candidate.cost:,.6g}", *figures_of, Text(what, style=style)])
     console.print(listing((">cost", *(title for _, title in columns), "settings"), cells, console.width))
     if found.figures.on_time < on_time:
         console.print(f"\nNone of these has {on_time:.1%} on time; most has:")
     else:
         console.print(f"\nThe cheapest with {on_time:.1%} on time:")
+    _recommend(console, now, found)
+    if same is not found:
+        console.print(
+            f"With today's crew of {same.job.workers} (no order of work could have more than {most:.1%} on time):"
+        )
+        _recommend(console, now, same)
+
+
+def _recommend(console: Console, now: Candidate, found: Candidate) -> None:
     line()
     line(f"    Train({found.job.title!r}, {found.code})")
     line()
     console.print(
         f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 {now.figures.newcomers_p99_s:,.1f} s → "
-        f"[bold]{found.figures.newcomers_p99_s:,.1f} s[/], for {found.cost:,.0f} instead of {now.cost:,.0f}."
+        f"[bold]{found.figures.newcomers_p99_s:,.1f} s[/], for {found.cost:,.6g} instead of {now.cost:,.6g}; {found.figures.switches} switches.\n"
     )

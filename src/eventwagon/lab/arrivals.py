@@ -25,6 +25,10 @@ _BLACK_FRIDAY = (
 """The rate over the burst, both in parts of the whole: quiet, the doors open, the rush, a second wave, the rest."""  # fmt: skip
 
 
+MOST = 2_000_000
+"""Events in a burst or a trace: what fits into memory several times."""
+
+
 def uniform(events: int, seconds: float, *, seed: int = 0) -> list[float]:
     """`events` arrivals at a steady rate (exponential gaps, as independent people make) over `seconds`."""
     return shaped(((0.0, 1.0), (1.0, 1.0)), events, seconds, seed=seed)
@@ -39,6 +43,7 @@ def shaped(shape: Sequence[tuple[float, float]], events: int, seconds: float, *,
     """Independent arrivals whose density is the piecewise linear `shape`."""
     if events < 1:
         raise UsageError(f"a burst needs at least one event, not {events}")
+    _few_enough("the burst", events)
     if not seconds > 0 or not math.isfinite(seconds):
         raise UsageError(f"a burst lasts more than 0 seconds, not {seconds:g}")
     rng = random.Random(seed)
@@ -111,12 +116,14 @@ def _events(path: Path, rows: Iterator[list[str]], column: int) -> list[float]:
         if arrivals and at < arrivals[-1]:
             raise UsageError(f"{path}:{line}: arrival_s goes back from {arrivals[-1]:g} to {at:g}; sort the rows")
         arrivals.append(at)
+    _few_enough(f"trace {path}", len(arrivals))
     return arrivals
 
 
 def _counts(path: Path, rows: Iterator[list[str]], start: int, count: int, rng: random.Random) -> list[float]:
     starts: list[float] = []
     counts: list[int] = []
+    total = 0
     for line, row in _filled(rows):
         at = _number(path, line, row, start, "interval_start_s")
         if starts and at <= starts[-1]:
@@ -126,6 +133,8 @@ def _counts(path: Path, rows: Iterator[list[str]], start: int, count: int, rng: 
             raise UsageError(f"{path}:{line}: count must be a whole number, 0 or more, not {row[count]!r}")
         starts.append(at)
         counts.append(int(n))
+        _few_enough(f"trace {path}", total + int(n))
+        total += int(n)
     if len(starts) == 1:
         raise UsageError(f"trace {path} has one interval only: how long it is can't be known")
     ends = [*starts[1:], *(2 * b - a for a, b in [starts[-2:]] if starts)] if starts else []
@@ -134,6 +143,11 @@ def _counts(path: Path, rows: Iterator[list[str]], start: int, count: int, rng: 
         for begin, end, n in zip(starts, ends, counts, strict=True)
         for at in sorted(rng.uniform(begin, end) for _ in range(n))
     ]
+
+
+def _few_enough(what: str, events: int) -> None:
+    if events > MOST:
+        raise UsageError(f"{what} has {events:,} events; the lab takes up to {MOST:,}")
 
 
 def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:

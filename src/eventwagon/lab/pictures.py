@@ -75,15 +75,23 @@ on time within {job.slo:g} s. Times in seconds. Newcomers: the arrivals that one
 """
 
 
+def check(to: Path) -> None:
+    """Whether a picture can be written there, before the work is done. Raises UsageError."""
+    if to.suffix not in (".png", ".html", ".htm"):
+        raise UsageError(f"{to}: a picture is .png or .html")
+    if not to.parent.is_dir():
+        raise UsageError(f"{to} can't be written: there is no directory {to.parent}")
+    _pyplot()
+
+
 def write(job: Job, outcomes: Mapping[str, Outcome], rows: Mapping[str, Figures], to: Path) -> None:
     """Write the page or the picture, as the file's ending says. Raises UsageError."""
+    check(to)
     try:
         if to.suffix == ".png":
             to.write_bytes(draw(job, outcomes))
-        elif to.suffix in (".html", ".htm"):
-            to.write_text(page(job, outcomes, rows), encoding="utf-8")
         else:
-            raise UsageError(f"{to}: a picture is .png or .html")
+            to.write_text(page(job, outcomes, rows), encoding="utf-8")
     except OSError as e:
         raise UsageError(f"{to} can't be written: {e.strerror or e}") from None
 

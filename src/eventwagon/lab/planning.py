@@ -12,7 +12,10 @@ from .experiment import one
 from .job import Figures, Job, figures
 
 _MOST = 4096
-_CAPS = (16, 32, 64, 128, 256)
+_CAPS = (32, 128)
+_CUTS = (0.25, 0.5, 1.0)
+_NEAR = 0.004
+"""So much less on time is as good, where it takes fewer switches."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,17 +60,15 @@ def fewest(job: Job, on_time: float) -> int:
 
 
 def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
-    """What is worth trying: fixed crews from the fewest up, and wagons with a crew each."""
+    """What is worth trying: today's crew, fixed crews from the fewest up, and wagons with a crew each."""
     least = fewest(job, on_time)
-    for cut in (0.3, 0.5):
-        for more in (1.0, 1.05, 1.15, 1.3):
-            workers = max(least, round(least * more))
-            yield "wagons", _with(job, cut, workers=workers, each=workers, spares=1)
-    peak = max(least, 1)
+    for cut in _CUTS:
+        yield "wagons", _with(job, cut, workers=job.workers, each=job.each, spares=1)
+    for more in (1.0, 1.1, 1.3):
+        workers = max(least, round(least * more))
+        yield "wagons", _with(job, 0.5, workers=workers, each=workers, spares=1)
     for share in (0.25, 0.5, 0.75, 1.0):
-        each = max(1, round(peak * share))
-        for spares in (1, 2):
-            yield "wagons_elastic", _with(job, 0.5, workers=job.workers, each=each, spares=spares)
+        yield "wagons_elastic", _with(job, 0.5, workers=job.workers, each=max(1, round(least * share)), spares=1)
 
 
 def _with(job: Job, cut: float, *, workers: int, each: int, spares: int) -> Job:
@@ -76,7 +77,7 @@ def _with(job: Job, cut: float, *, workers: int, each: int, spares: int) -> Job:
 
 
 def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Candidate]:
-    """Try them, several at a time, each as it comes; then the best of them with fewer live wagons."""
+    """Try them, several at a time, each as it comes; then the best of them with fewer live wagons, or a spare more."""
     tried: list[Candidate] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
 
@@ -87,9 +88,15 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
 
         different = {(name, repr(each)): (name, each) for name, each in candidates(job, on_time)}
         yield from all_of(list(different.values()))
-        found = best(tried, on_time)
-        caps = [cap for cap in _CAPS if cap < found.job.wagons]
-        yield from all_of([(found.strategy, msgspec.structs.replace(found.job, wagons=cap)) for cap in caps])
+        orders = {}
+        for found in (best(tried, on_time), with_crew(tried, job.workers)):
+            if found.strategy == "wagons_elastic":
+                more = msgspec.structs.replace(found.job, spares=2)
+                orders[found.strategy, repr(more)] = (found.strategy, more)
+            for cap in (cap for cap in _CAPS if cap < found.job.wagons):
+                capped = msgspec.structs.replace(found.job, wagons=cap)
+                orders[found.strategy, repr(capped)] = (found.strategy, capped)
+        yield from all_of(list(orders.values()))
 
 
 def _try(of: tuple[str, Job], price: float) -> Candidate:
@@ -109,3 +116,12 @@ def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
     return max(
         tried, key=lambda candidate: (round(candidate.figures.on_time, 3), -candidate.cost, -candidate.job.wagons)
     )
+
+
+def with_crew(tried: Sequence[Candidate], workers: int) -> Candidate:
+    """The best for a fixed crew of so many: as many on time as can be had, or nearly; of those the fewest switches, the
+    fewest live wagons."""
+    same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]
+    most = max(candidate.figures.on_time for candidate in same)
+    near = [candidate for candidate in same if candidate.figures.on_time >= most - _NEAR]
+    return min(near, key=lambda candidate: (candidate.figures.switches, candidate.job.wagons))

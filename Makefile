@@ -9,7 +9,7 @@ SWITCHES ?= 200
 JOBS   ?= 2
 WORKERS ?= --numprocesses=2 --dist=worksteal
 # the folders of tests that need servers: each has a target of its own
-ON_SERVERS := redis kafka pulsar servers
+ON_SERVERS := redis kafka pulsar aws servers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
@@ -38,7 +38,7 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-servers test-redis test-kafka test-pulsar simulate ## Everything that must pass
+test: check unit test-servers test-redis test-kafka test-pulsar test-aws simulate ## Everything that must pass
 
 check: lint types layers ## Format, lint, types, layers
 
@@ -72,6 +72,9 @@ test-kafka: $(STAMP) ## The tests on Kafka
 test-pulsar: $(STAMP) ## The tests on Pulsar
 	$(call get,pulsar redis)
 	$(call run,pulsar)
+
+test-aws: $(STAMP) ## The tests on moto, which emulates AWS
+	$(call run,aws)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, ARGS="--seed 7" for one)
 	@$(BIN)/python -m eventwagon.testing.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)

@@ -154,6 +154,10 @@ class SQSBroker:
             raise explain(e, f"consuming from {channel}", self.place) from e
         yield Subscription(channel, self._queues, self._rows, self.place, visibility)
 
+    def given(self, channel: Channel, *, visibility: float) -> Subscription:
+        """A consumer of messages that something else has received (an event-source mapping): for `Subscription.taken`."""
+        return Subscription(channel, self._queues, self._rows, self.place, visibility)
+
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         """One read of all counters; the rows decide where these say that little or nothing is left. `settled` equals
         `published` only where no row was found."""

@@ -74,11 +74,12 @@ class Subscription:
             calls = (self._queues.receive(self._channel, size, 0, self._visibility) for size in sizes)
             found = await asyncio.gather(*calls, return_exceptions=True)
             rest = [message for some in found if isinstance(some, list) for message in some]
-            return await self._deliveries(messages, began) + await self._deliveries(rest, began_more)
-        return await self._deliveries(messages, began)
+            return await self.taken(messages, began) + await self.taken(rest, began_more)
+        return await self.taken(messages, began)
 
-    async def _deliveries(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
-        """What to hand on. A message whose row is gone was settled before: SQS has kept a copy, or its deletion failed."""
+    async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
+        """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled before: SQS
+        has kept a copy, or its deletion failed."""
         until = began + self._visibility
         seen = [_Seen(message) for message in messages]
         asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.body is None)}

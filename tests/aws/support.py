@@ -38,6 +38,6 @@ class Between:
         self._meddle = meddle
         clients.call = self._call  # type: ignore[method-assign]
 
-    async def _call(self, service: str, operation: str, **given: Any) -> dict[str, Any]:
+    async def _call(self, service: str, operation: str, /, **given: Any) -> dict[str, Any]:
         answer: dict[str, Any] = await self._meddle(operation, given, lambda: self._real(service, operation, **given))
         return answer

@@ -14,7 +14,7 @@ from aiobotocore.session import get_session  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # type: ignore[import-untyped]
 
 from .place import Place
-from .trouble import Refused, explain
+from .trouble import Refused
 
 _CONNECTIONS = 200  # at once, to each service: a waiting receive holds one
 _SKEW = 2.0  # seconds: the server's Date has whole seconds, and comes late
@@ -49,7 +49,7 @@ class Clients:
         """Seconds since the epoch by the server's clock."""
         return self._clock() - self._ahead
 
-    async def call(self, service: str, operation: str, **given: Any) -> dict[str, Any]:
+    async def call(self, service: str, operation: str, /, **given: Any) -> dict[str, Any]:
         """One request, tried up to three times by the client. Raises one of TROUBLE."""
         client = self._open.get(service) or await self._connect(service)
         try:
@@ -60,13 +60,6 @@ class Clients:
             raise HTTPClientError(error=e) from e
         self._compare(answer)
         return answer
-
-    async def ask(self, what: str, service: str, operation: str, **given: Any) -> dict[str, Any]:
-        """The same, with every error told in our words. Raises Unavailable, StorageBroken."""
-        try:
-            return await self.call(service, operation, **given)
-        except TROUBLE as e:
-            raise explain(e, what, self.place) from e
 
     async def _connect(self, service: str) -> Any:
         async with self._lock:

@@ -70,6 +70,10 @@ class SQSBroker:
         """`sqs://eu-west-1/prefix?table=eventwagon&endpoint=http://127.0.0.1:5000`. Raises UsageError."""
         return cls(parse(url), clock=clock)
 
+    def name_of(self, channel: Channel) -> str:
+        """The name of the channel's queue."""
+        return self.place.queue(channel)
+
     async def __aenter__(self) -> SQSBroker:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
         await self._clients.__aenter__()
@@ -100,6 +104,7 @@ class SQSBroker:
         the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same event: it is
         handled here too, under the same id."""
         if not events:
+            await self._warm(channel)
             return
         if channel in self._sealed:
             raise Sealed(f"channel {channel} is sealed")
@@ -121,6 +126,16 @@ class SQSBroker:
             _trim(self._sealed)
             raise Sealed(f"channel {channel} is sealed")
         await self._send(channel, letters)
+
+    async def _warm(self, channel: Channel) -> None:
+        """What the first publish to the channel would wait for: connections, and where its queue is."""
+        try:
+            await self._rows.counted([channel])
+            await self._queues.url(channel)
+        except TROUBLE as e:
+            if isinstance(e, Refused) and e.gone:
+                raise ChannelGone(f"channel {channel} does not exist") from e
+            raise explain(e, f"publishing to {channel}", self.place) from e
 
     async def _send(self, channel: Channel, letters: Sequence[Letter]) -> None:
         """Their rows stand: whatever happens here, they are handled, at the latest when they are sent again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..._aws.place import Place
 from .handler import handler
 from .mappings import LambdaMappings
+from .services import ECSServices
 
-__all__ = ["LambdaMappings", "handler"]
+__all__ = ["ECSServices", "LambdaMappings", "Place", "handler"]

@@ -31,7 +31,7 @@ class LambdaMappings:
     `eventwagon.orchestrators.aws.handler` makes. `place` must be the one of the train's `sqs://` URL.
 
     A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to `batch`
-    events at a time; with 0 the mapping is disabled. A spec's `revision` is a version or alias of the function. Ready: all mappings are
+    events at a time; with 0 the mapping is disabled, and the wagon not ready. A spec's `revision` is a version or alias of the function. Ready: all mappings are
     enabled and the function, called with a probe, said that it can serve these channels.
     """
 
@@ -45,6 +45,7 @@ class LambdaMappings:
         self._table = Table(self._clients)
         self._units = Units(self._table, self.place.prefix, "lambda")
         self._seen: dict[tuple[str, int], tuple[Unit, float, Deployment]] = {}
+        self._ensured: dict[tuple[str, int], tuple[WagonSpec, float]] = {}
         self._probed: set[tuple[str, frozenset[str]]] = set()
         self._turns: dict[tuple[str, int], asyncio.Lock] = {}
 
@@ -81,14 +82,21 @@ class LambdaMappings:
         seen = self._seen.get(key)
         if seen is not None and seen[0].spec == spec and seen[2].ready:
             return
+        now = asyncio.get_running_loop().time()
+        last = self._ensured.get(key)
+        if last is not None and last[0] == spec and now - last[1] < _LOOK:
+            return
         try:
             async with self._turn(key):
                 await self._ensure(spec)
+            self._ensured[key] = (spec, now)
         except TROUBLE as e:
             raise explain(e, f"mapping wagon_{spec.number} of {spec.train} to {self.function}", self.place) from e
 
     async def _ensure(self, spec: WagonSpec) -> None:
         before = await self._units.get(spec.train, spec.unit)
+        if before is not None and before.spec.number > spec.number:
+            return  # out of date: a unit only moves on
         if before is None or before.spec != spec:
             self._seen.pop((spec.train, spec.unit), None)
             await self._units.put(Unit(spec, before.resources if before else ()))
@@ -177,7 +185,7 @@ class LambdaMappings:
         trouble = await self._trouble(unit)
         found = Deployment(
             number=spec.number,
-            ready=not trouble,
+            ready=not trouble and spec.workers != 0,
             workers=spec.workers or 0,
             revision=spec.revision,
             trouble=trouble,
@@ -233,6 +241,7 @@ class LambdaMappings:
         except TROUBLE as e:
             raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
         self._seen.pop(key, None)
+        self._ensured.pop(key, None)
         self._turns.pop(key, None)
 
     async def _remove(self, unit: Unit, grace: float) -> None:

@@ -53,7 +53,7 @@ def test_hundreds_in_one_call_come_once_each(moto_server: MotoServer) -> None:
                     got = await consumer.receive(100, 1.0)  # several calls at once
                     handled.update(delivery.event.id for delivery in got)
                     await consumer.settle(got)
-                    await broker.depth([channel])  # sends again what moto, which is not safe for threads, has lost
+                    await broker.depth([channel])  # sends again what moto may have lost
             assert set(handled) == {event.id for event in some}
             assert await broker.depth([channel]) == [Depth(published=120, settled=120, waiting=0, in_flight=0)]
             await broker.delete(channel)
@@ -332,5 +332,50 @@ def test_nobody_there_is_unavailable() -> None:
         with pytest.raises(Unavailable, match="looking for table eventwagon"):
             async with SQSBroker.from_url("sqs://eu-west-1/ew?endpoint=http://127.0.0.1:9"):
                 pass
+
+    asyncio.run(run())
+
+
+def test_sealed_amid_publishers_it_is_called_empty_only_when_all_accepted_were_handled(moto_server: MotoServer) -> None:
+    async def run() -> None:
+        channel = a_channel()
+        accepted: set[str] = set()
+        handled: set[str] = set()
+        amid = asyncio.Event()
+
+        async def publish(broker: SQSBroker) -> None:
+            while True:
+                some = events(3)
+                try:
+                    await broker.publish(channel, some)
+                except Sealed:
+                    return
+                accepted.update(event.id for event in some)
+                if len(accepted) > 30:
+                    amid.set()
+
+        async def work(broker: SQSBroker) -> None:
+            async with broker.consume(channel, visibility=30) as consumer:
+                while True:
+                    got = await consumer.receive(10, 1.0)
+                    handled.update(delivery.event.id for delivery in got)
+                    await consumer.settle(got)
+
+        url = f"{moto_server.url}&resend=2"
+        async with SQSBroker.from_url(url) as one, SQSBroker.from_url(url) as two:
+            await one.create(channel)
+            async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+                publishers = [group.create_task(publish(broker)) for broker in (one, one, two, two)]
+                worker = group.create_task(work(two))
+                await amid.wait()
+                await one.seal(channel)
+                while unequal((await one.depth([channel]))[0]):
+                    await asyncio.sleep(0.1)
+                missing = accepted - handled
+                await asyncio.wait(publishers)
+                worker.cancel()
+            assert not missing
+            assert accepted <= handled
+            await one.delete(channel)
 
     asyncio.run(run())

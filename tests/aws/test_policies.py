@@ -14,7 +14,6 @@ CODE = ROOT / "src" / "eventwagon"
 _NAMED = re.compile(r'"(sqs|dynamodb|lambda|ecs)",\s*"([a-z_]+)"')
 _OWN = re.compile(r'_(?:call|batch)\(\s*"([a-z_]+)"')
 _OTHERWISE = {  # AWS checks other rights for these
-    "dynamodb:TransactWriteItems": {"dynamodb:PutItem"},
     "sqs:SendMessageBatch": {"sqs:SendMessage"},
     "sqs:DeleteMessageBatch": {"sqs:DeleteMessage"},
     "sqs:ChangeMessageVisibilityBatch": {"sqs:ChangeMessageVisibility"},

@@ -30,7 +30,7 @@ def test_a_write_whose_answer_says_conflict_with_itself_has_succeeded(moto_serve
         train = f"test_{token_hex(5)}"
 
         async def twice(operation: str, request: dict[str, Any], ask: Ask) -> Any:
-            if operation == "transact_write_items":
+            if operation == "put_item" and "ConditionExpression" in request:
                 await ask()
             return await ask()
 
@@ -46,28 +46,51 @@ def test_a_write_whose_answer_says_conflict_with_itself_has_succeeded(moto_serve
     asyncio.run(run())
 
 
-def test_busy_transactions_are_tried_again_and_trouble_is_told(moto_server: MotoServer) -> None:
+def test_entries_whose_writer_died_after_the_swap_are_read_and_kept(moto_server: MotoServer) -> None:
+    """They stand with the manifest, and the next writer takes them into the journal."""
+
     async def run() -> None:
         train = f"test_{token_hex(5)}"
-        left, error = 2, refused("TransactionInProgressException")
 
-        async def busy(operation: str, request: dict[str, Any], ask: Ask) -> Any:
-            nonlocal left
-            if operation == "transact_write_items" and left:
-                left -= 1
-                raise error
+        async def die(operation: str, request: dict[str, Any], ask: Ask) -> Any:
+            if operation == "batch_write_item":
+                raise refused("AccessDeniedException")
             return await ask()
 
+        def entry(what: str) -> Entry:
+            return Entry(1.0, "test", facts.OrphanRemoved(train=train, what=what))
+
+        one, two, three = map(entry, "123")
+        url = moto_server.url
+        async with DynamoDBRegistry.from_url(url) as dying, DynamoDBRegistry.from_url(url) as registry:
+            Between(dying._clients, die)
+            stored = await dying.replace(train, Manifest(train=train), expect=0, entries=[one])
+            await registry.append(train, [two])
+            assert [e async for e in registry.entries(train)] == [one, two]
+            await registry.replace(train, Manifest(train=train), expect=stored.revision, entries=[three])
+            assert [e async for e in registry.entries(train)] == [one, two, three]
+
+    asyncio.run(run())
+
+
+def test_trouble_is_told(moto_server: MotoServer) -> None:
+    async def run() -> None:
+        train = f"test_{token_hex(5)}"
+        error: Exception = refused("ThrottlingException")
+
+        async def fail(operation: str, request: dict[str, Any], ask: Ask) -> Any:
+            raise error
+
         async with DynamoDBRegistry.from_url(moto_server.url) as registry:
-            Between(registry._clients, busy)
-            error = refused("ThrottlingException")
-            await registry.replace(train, Manifest(train=train), expect=0)
-            left, error = 1, refused("AccessDeniedException")
+            Between(registry._clients, fail)
+            with pytest.raises(Unavailable, match="ThrottlingException"):
+                await registry.replace(train, Manifest(train=train), expect=0)
+            error = refused("AccessDeniedException")
             with pytest.raises(StorageBroken, match="AWS does not allow it"):
-                await registry.replace(train, Manifest(train=train), expect=1)
-            left, error = 1, ReadTimeoutError(endpoint_url="http://x")
+                await registry.read(train)
+            error = ReadTimeoutError(endpoint_url="http://x")
             with pytest.raises(Unavailable):
-                await registry.replace(train, Manifest(train=train), expect=1)
+                await registry.members(train)
 
     asyncio.run(run())
 

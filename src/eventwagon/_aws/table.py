@@ -69,8 +69,12 @@ class Table:
         answer = await self._call("get_item", Key=_key(key), ConsistentRead=True)
         return answer.get("Item")
 
-    async def put(self, item: Item) -> None:
-        await self._call("put_item", Item=item)
+    async def put(self, item: Item, *, only_if: str = "", expect: int = 0) -> None:
+        """PutItem. A condition that fails is Refused; `:expect` in it is that number."""
+        given: dict[str, Any] = {"ConditionExpression": only_if} if only_if else {}
+        if ":expect" in only_if:
+            given["ExpressionAttributeValues"] = {":expect": {"N": str(expect)}}
+        await self._call("put_item", Item=item, **given)
 
     async def update(self, key: Key, **given: Any) -> Item:
         """UpdateItem, with its own arguments; what ReturnValues asks for. A condition that fails is Refused."""
@@ -87,11 +91,6 @@ class Table:
                 return False
             raise
         return True
-
-    async def transact(self, *writes: Mapping[str, Any]) -> None:
-        """All of these writes or none. TableName is filled in."""
-        items = [{kind: {**each, "TableName": self._name} for kind, each in write.items()} for write in writes]
-        await self._clients.call("dynamodb", "transact_write_items", TransactItems=items)
 
     async def put_all(self, items: Iterable[Item]) -> None:
         """In any order; one that fails leaves some written."""

@@ -24,7 +24,7 @@ _FORBIDDEN: tuple[str, ...] = (
 )  # fmt: skip
 _BUSY: tuple[str, ...] = (
     "Throttl", "RequestThrottled", "ProvisionedThroughputExceeded", "OverLimit", "TooManyRequests", "SlowDown",
-    "RequestLimitExceeded", "ServiceUnavailable", "Internal", "TransactionConflict", "LimitExceeded",
+    "RequestLimitExceeded", "ServiceUnavailable", "Internal", "LimitExceeded",
     "QueueDeletedRecently", "AWS.SimpleQueueService.QueueDeletedRecently", "ResourceInUse",
 )  # fmt: skip
 
@@ -37,7 +37,6 @@ class Refused(Exception):
         self.code = str(said.get("Code", ""))
         self.text = str(said.get("Message") or said.get("message") or "")
         self.status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        self.reasons = [str(r.get("Code", "")) for r in error.response.get("CancellationReasons", [])]
         super().__init__(f"{self.code}: {self.text}")
 
     @property
@@ -48,12 +47,12 @@ class Refused(Exception):
     @property
     def condition(self) -> bool:
         """A condition that was asked for does not hold: nothing was written."""
-        return self.code == "ConditionalCheckFailedException" or "ConditionalCheckFailed" in self.reasons
+        return self.code == "ConditionalCheckFailedException"
 
     @property
     def busy(self) -> bool:
         """It may work later."""
-        return self.code.startswith(_BUSY) or self.status >= 500 or "TransactionConflict" in self.reasons
+        return self.code.startswith(_BUSY) or self.status >= 500
 
 
 def never_sent(error: BaseException) -> bool:

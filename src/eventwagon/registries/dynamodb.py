@@ -1,7 +1,7 @@
 """The train's document, members and journal in a DynamoDB table, the same that the SQS broker keeps its account in.
 
-Items: a train's manifest with its revision (replaced by a conditional write), its members (each with the time at which it
-runs out), its journal (pages of entries by a number that only grows). Changes are found by polling: DynamoDB tells nobody.
+Items: a train's manifest with its revision and the entries that explain it (replaced by one conditional write), its members (each
+with the time at which it runs out), its journal (pages of entries by a number that only grows). Changes are found by polling: DynamoDB tells nobody.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
-from typing import Any
 
 import msgspec
 
@@ -27,7 +26,7 @@ from ..registry import Member, Snapshot
 
 _PAGE, _PAGE_BYTES = 200, 200_000  # entries in an item
 _PRUNE_EVERY = 16  # pages
-_TRIES = 5
+_DIGITS = 15  # of a page's number
 _LONG_GONE = 3600.0  # seconds: members that ran out so long ago are removed by whoever lists them
 
 _encode_member = msgspec.json.Encoder().encode
@@ -83,47 +82,44 @@ class DynamoDBRegistry:
     async def replace(
         self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
     ) -> Snapshot:
-        mark = token_hex(8)
         try:
+            standing = await self._table.get(self._manifest(train))
+            at = int(standing["revision"]["N"]) if standing is not None else 0
+            if at != expect:
+                raise _conflict(train, at, expect)
+            await self._table.put_all(_noted(standing))  # should who wrote them have died before doing so
             pages = await self._pages(train, entries, keep)
-            await self._swap(train, manifest, expect, mark, pages)
+            await self._swap(train, manifest, expect, pages)
+            with suppress(*TROUBLE):  # they stand with the manifest: the next writer does it
+                await self._table.put_all(pages)
         except TROUBLE as e:
             raise explain(e, f"replacing the manifest of {train}", self.place) from e
         self._ring(train)
         await self._prune(train, pages, keep)
         return Snapshot(manifest, expect + 1)
 
-    async def _swap(self, train: str, manifest: Manifest, expect: int, mark: str, pages: Sequence[Item]) -> None:
-        """Manifest and entries in one transaction. The mark tells a try whose answer was lost that it had succeeded."""
+    async def _swap(self, train: str, manifest: Manifest, expect: int, pages: Sequence[Item]) -> None:
+        """Manifest and entries in one conditional write. The mark tells a try whose answer was lost that it had succeeded."""
         pk, sk = self._manifest(train)
-        put: dict[str, Any] = {
-            "Item": {
-                "pk": {"S": pk},
-                "sk": {"S": sk},
-                "revision": {"N": str(expect + 1)},
-                "mark": {"S": mark},
-                "document": {"B": _encode(manifest)},
-            },
-            "ConditionExpression": "attribute_not_exists(pk)" if expect == 0 else "revision = :expect",
+        mark = token_hex(8)
+        item = {
+            "pk": {"S": pk},
+            "sk": {"S": sk},
+            "revision": {"N": str(expect + 1)},
+            "mark": {"S": mark},
+            "document": {"B": _encode(manifest)},
+            "noted": {"L": [{"M": page} for page in pages]},
         }
-        if expect:
-            put["ExpressionAttributeValues"] = {":expect": {"N": str(expect)}}
-        for attempt in range(_TRIES):
-            try:
-                await self._table.transact({"Put": put}, *({"Put": {"Item": page}} for page in pages))
-                return
-            except Refused as e:
-                if e.condition:
-                    found = await self._table.get((pk, sk))
-                    if found is not None and found["mark"]["S"] == mark:
-                        return
-                    at = found["revision"]["N"] if found is not None else 0
-                    raise Conflict(
-                        f"train {train} is at revision {at}, not {expect}: read it again and decide again"
-                    ) from None
-                if not e.busy or attempt == _TRIES - 1:
-                    raise
-            await asyncio.sleep(0.02 * 2**attempt)
+        try:
+            await self._table.put(
+                item, only_if="revision = :expect" if expect else "attribute_not_exists(pk)", expect=expect
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+            found = await self._table.get((pk, sk))
+            if found is None or found["mark"]["S"] != mark:
+                raise _conflict(train, int(found["revision"]["N"]) if found else 0, expect) from None
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
@@ -199,11 +195,11 @@ class DynamoDBRegistry:
             ReturnValues="UPDATED_NEW",
         )
         first = int(head["pages"]["N"]) - len(pages)
-        pk = self._pk("journal", train)
+        pk, mark = self._pk("journal", train), token_hex(4)
         return [
             {
                 "pk": {"S": pk},
-                "sk": {"S": f"{first + at:015d}"},
+                "sk": {"S": f"{first + at:0{_DIGITS}d}.{mark}"},
                 "count": {"N": str(len(page))},
                 "lines": {"L": [{"B": line} for line in page]},
             }
@@ -216,24 +212,26 @@ class DynamoDBRegistry:
             most = int(head["keep"]["N"]) if head is not None else 0
             if last is not None:
                 most = min(most, last)
-            pages: list[list[bytes]] = []
-            found = 0
+            pages: dict[str, list[bytes]] = {}
             if most > 0:
+                for item in _noted(await self._table.get(self._manifest(train))):
+                    pages[item["sk"]["S"]] = _lines(item)
+                found = 0
                 async for items in self._table.pages(self._pk("journal", train), backward=True, size=50):
                     for item in items:
-                        pages.append([line["B"] for line in item["lines"]["L"]])
-                        found += len(pages[-1])
+                        pages[item["sk"]["S"]] = _lines(item)
+                        found += len(pages[item["sk"]["S"]])
                     if found >= most:
                         break
         except TROUBLE as e:
             raise explain(e, f"reading the journal of {train}", self.place) from e
-        lines = [line for page in reversed(pages) for line in page]
+        lines = [line for _, page in sorted(pages.items()) for line in page]
         for line in lines[-most:] if most > 0 else ():
             yield facts.decode_entry(line)
 
     async def _prune(self, train: str, pages: Sequence[Item], keep: int) -> None:
         """Now and then, remove the pages that hold nothing of the newest `keep`. What fails is done the next time."""
-        if not any(int(page["sk"]["S"]) % _PRUNE_EVERY == 0 for page in pages):
+        if not any(int(page["sk"]["S"][:_DIGITS]) % _PRUNE_EVERY == 0 for page in pages):
             return
         pk = self._pk("journal", train)
         newer = 0
@@ -275,6 +273,19 @@ def _snapshot(train: str, item: Item | None) -> Snapshot:
     if item is None:
         return Snapshot(Manifest(train=train), 0)
     return Snapshot(manifest.decode(item["document"]["B"]), int(item["revision"]["N"]))
+
+
+def _noted(item: Item | None) -> list[Item]:
+    """The pages of the journal that were stored with a manifest."""
+    return [] if item is None else [page["M"] for page in item["noted"]["L"]]
+
+
+def _lines(page: Item) -> list[bytes]:
+    return [line["B"] for line in page["lines"]["L"]]
+
+
+def _conflict(train: str, at: int, expect: int) -> Conflict:
+    return Conflict(f"train {train} is at revision {at}, not {expect}: read it again and decide again")
 
 
 def _encode(document: Manifest) -> bytes:

@@ -61,6 +61,11 @@ class Clients:
         self._compare(answer)
         return answer
 
+    async def open(self, *services: str) -> None:
+        """Make these clients now: it takes a good while, and no first call should wait for it. Raises one of TROUBLE."""
+        for service in services:
+            await self._connect(service)
+
     async def _connect(self, service: str) -> Any:
         async with self._lock:
             if service not in self._open:

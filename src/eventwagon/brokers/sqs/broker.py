@@ -79,6 +79,7 @@ class SQSBroker:
         await self._clients.__aenter__()
         try:
             await self._table.prepare()
+            await self._clients.open("sqs")
         except BaseException:
             await self._clients.__aexit__()
             raise
@@ -160,9 +161,9 @@ class SQSBroker:
     @asynccontextmanager
     async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
         try:
-            if not await self._rows.counted([channel]):
+            counted, _ = await asyncio.gather(self._rows.counted([channel]), self._queues.url(channel))
+            if not counted:
                 raise ChannelGone(f"channel {channel} does not exist")
-            await self._queues.url(channel)
         except TROUBLE as e:
             if isinstance(e, Refused) and e.gone:
                 raise ChannelGone(f"channel {channel} does not exist") from e

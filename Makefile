@@ -9,7 +9,7 @@ SWITCHES ?= 200
 JOBS   ?= 2
 WORKERS ?= --numprocesses=2 --dist=worksteal
 # the folders of tests that need servers: each has a target of its own
-ON_SERVERS := redis kafka pulsar kubernetes servers
+ON_SERVERS := redis kafka pulsar aws kubernetes servers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
@@ -38,7 +38,7 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-servers test-redis test-kafka test-pulsar test-kubernetes simulate ## Everything that must pass
+test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
 check: lint types layers ## Format, lint, types, layers
 
@@ -72,6 +72,9 @@ test-kafka: $(STAMP) ## The tests on Kafka
 test-pulsar: $(STAMP) ## The tests on Pulsar
 	$(call get,pulsar redis)
 	$(call run,pulsar)
+
+test-aws: $(STAMP) ## The tests on moto, which emulates AWS
+	$(call run,aws)
 
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
 	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true

@@ -81,6 +81,7 @@ _URLS = (
         "pulsar://host:6650/tenant/namespace?admin=http://host:8080&registry=URL",
         "pulsar://localhost:6650/public/default?admin=http://localhost:8080&registry=memory://",
     ),
+    ("SQS with DynamoDB", "sqs://eu-west-1/prefix", "sqs://eu-west-1/prefix"),
 )
 
 

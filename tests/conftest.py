@@ -10,6 +10,7 @@ from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     kafka_cluster,
     kafka_server,
     missing,
+    moto_server,
     own_kafka,
     own_pulsar,
     own_redis,

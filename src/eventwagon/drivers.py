@@ -106,6 +106,16 @@ def _pulsar(address: Address) -> Drivers:
     return Drivers(broker, address.registry)
 
 
+def _sqs(address: Address) -> Drivers:
+    from .brokers.sqs import SQSBroker
+    from .registries.dynamodb import DynamoDBRegistry
+
+    return Drivers(
+        SQSBroker.from_url(address.url, clock=address.clock),
+        DynamoDBRegistry.from_url(address.url, clock=address.clock),
+    )
+
+
 _BUILT_IN: dict[str, Callable[[Address], Drivers]] = {
     "memory": _memory,
     "sqlite": _sqlite,
@@ -114,13 +124,22 @@ _BUILT_IN: dict[str, Callable[[Address], Drivers]] = {
     "kafka": _kafka,
     "pulsar": _pulsar,
     "pulsar+ssl": _pulsar,
+    "sqs": _sqs,
 }
-_EXTRAS = {"redis": "redis", "rediss": "redis", "kafka": "kafka", "pulsar": "pulsar", "pulsar+ssl": "pulsar"}
+_EXTRAS = {
+    "redis": "redis",
+    "rediss": "redis",
+    "kafka": "kafka",
+    "pulsar": "pulsar",
+    "pulsar+ssl": "pulsar",
+    "sqs": "aws",
+}
 
 
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
     """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://`,
-    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`.
+    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
+    `sqs://region/prefix`.
 
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
     schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
@@ -197,12 +216,27 @@ def _kubernetes(address: Address, program: Program) -> Orchestrator:
     )
 
 
+def _lambda(address: Address, program: Program) -> Orchestrator:
+    from .orchestrators.aws import LambdaMappings
+
+    return LambdaMappings.from_url(address.url)
+
+
+def _ecs(address: Address, program: Program) -> Orchestrator:
+    from .orchestrators.aws import ECSServices
+
+    registry = open_drivers(program.url, clock=address.clock).registry
+    return ECSServices.from_url(address.url, program.target, registry=registry)
+
+
 _ORCHESTRATORS: dict[str, Callable[[Address, Program], Orchestrator]] = {
     "subprocess": _subprocess,
     "command": _command,
     "kubernetes": _kubernetes,
+    "lambda": _lambda,
+    "ecs": _ecs,
 }
-_ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes"}
+_ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes", "lambda": "aws", "ecs": "aws"}
 
 
 def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] = time.time) -> Orchestrator:

@@ -13,6 +13,7 @@ import pytest
 
 from .install import HELP, Missing
 from .kafka import KafkaCluster, KafkaServer
+from .moto import MotoServer
 from .pulsar import PulsarServer
 from .redis import RedisCluster, RedisServer
 from .server import GivenServer, Server
@@ -80,6 +81,12 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def pulsar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Pulsar that all tests share."""
     yield from _shared("pulsar", lambda: PulsarServer(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    """An emulated AWS that all tests share."""
+    yield from _running(lambda: MotoServer(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from eventwagon.settings import Settings
 
 def test_an_unknown_scheme_is_told_which_there_are() -> None:
     with pytest.raises(
-        UsageError, match=r"names no known broker; there are kafka:, memory:, pulsar:, .*redis:.*sqlite:"
+        UsageError, match=r"names no known broker; there are kafka:, memory:, pulsar:, .*redis:.*sqlite:, sqs:"
     ):
         open_drivers("rabbit://host")
 
@@ -42,13 +42,17 @@ def test_a_registry_that_is_none_is_refused() -> None:
         ("rediss://localhost", "redis", "redis"),
         ("kafka://localhost:9092", "confluent_kafka", "kafka"),
         ("pulsar://localhost:6650/public/default?registry=memory://", "pulsar", "pulsar"),
+        ("sqs://eu-west-1/acme", "aiobotocore", "aws"),
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, url: str, module: str, extra: str) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
+    ours = (f".{extra}", ".sqs", ".dynamodb") if extra == "aws" else (f".{extra}",)
     for name in [
-        name for name in sys.modules if name.startswith("eventwagon.") and f".{extra}" in name.replace("_", ".")
+        name
+        for name in sys.modules
+        if name.startswith("eventwagon.") and any(each in name.replace("_", ".") for each in ours)
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
@@ -66,7 +70,7 @@ def test_orchestrators_by_url(tmp_path: Path) -> None:
     assert type(open_orchestrator("subprocess:", program)).__name__ == "Subprocess"
     assert type(open_orchestrator("command:node x.js {ingress}?ready=check-in", program)).__name__ == "Command"
     for url, why in (
-        ("nomad:", "names no known orchestrator; there are command:, kubernetes:, subprocess:"),
+        ("nomad:", "names no known orchestrator; there are command:, ecs:, kubernetes:, lambda:, subprocess:"),
         ("command:node x.js", "say how it shows that it serves"),
         ("subprocess:?color=red", "unknown option color"),
     ):

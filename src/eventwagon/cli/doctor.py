@@ -30,7 +30,10 @@ _EVENTS = 3
 _MEANS = {
     "fences": ("the broker itself refuses writes after the seal", "leases stand in; removal waits for keep_drained"),
     "bounds": ("Volume(n) is exact", "a wagon may take a little more than Volume(n)"),
-    "totals": ("emptiness is proven by totals", "wagons are never proven empty"),
+    "totals": (
+        "emptiness is proven by totals",
+        "totals are estimates; where they are unknown, no wagon is proven empty",
+    ),
     "durable": ("what was accepted survives this process", "nothing survives this process"),
     "shared": ("other processes reach the same channels", "for one process only"),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),

@@ -1,0 +1,225 @@
+"""The account that a table keeps of what queues hold: the truth about what was accepted and is not settled.
+
+An event has a row from before it is sent until it is settled, by its key, in one of a few partitions of its channel. So
+"no row" is "nothing outstanding", whatever the queue says; and an event whose message got lost can be sent again.
+Two counters beside them say about how much was published and settled; docs/decisions has the reasoning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from ..._aws.place import Place
+from ..._aws.table import Item, Key, Table
+from ..._aws.trouble import Refused
+from ...event import Channel
+from .wire import Letter
+
+PARTS = 4
+"""Partitions of a channel's rows: DynamoDB writes about a thousand items a second in each. Fixed: all that read and write
+a channel must agree on it."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """A channel's counters. `settled` may be a little off either way, `published` a little high: requests are repeated."""
+
+    published: int
+    settled: int
+    sealed: bool = False
+
+
+class Rows:
+    """The rows and counters of all channels at one place."""
+
+    def __init__(self, table: Table, place: Place) -> None:
+        self._table = table
+        self._prefix = place.prefix
+
+    def _totals(self, channel: Channel) -> Key:
+        return f"{self._prefix}:channel:{channel}", "totals"
+
+    def _listed(self, channel: Channel) -> Key:
+        return f"{self._prefix}:channels:{channel.train}", str(channel)
+
+    def _row(self, channel: Channel, key: str) -> Key:
+        part = blake2b(key.encode(), digest_size=1).digest()[0] % PARTS
+        return self._part(channel, part), key
+
+    def _part(self, channel: Channel, part: int) -> str:
+        return f"{self._prefix}:events:{channel}:{part}"
+
+    # --- channels -----------------------------------------------------------------------------
+
+    async def list(self, channel: Channel) -> None:
+        """Known to exist from now on, so that it is found whatever happens to its maker."""
+        pk, sk = self._listed(channel)
+        wagon = {"N": str(channel.wagon)}
+        await self._table.put({"pk": {"S": pk}, "sk": {"S": sk}, "wagon": wagon, "channel": {"S": channel.name}})
+
+    async def open(self, channel: Channel) -> None:
+        """It takes events from now on; one that is open keeps its counters and seal."""
+        await self._table.update(
+            self._totals(channel),
+            UpdateExpression="SET published = if_not_exists(published, :none), settled = if_not_exists(settled, :none)",
+            ExpressionAttributeValues={":none": {"N": "0"}},
+        )
+
+    async def close(self, channel: Channel) -> None:
+        """It takes no events any more."""
+        await self._table.remove(self._totals(channel))
+
+    async def forget(self, channel: Channel) -> None:
+        """Nothing of it is left."""
+        for part in range(PARTS):
+            async for page in self._table.pages(self._part(channel, part), only="pk, sk"):
+                await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
+        await self._table.remove(self._listed(channel))
+
+    async def seal(self, channel: Channel) -> None:
+        """From now on `admit` refuses. Absent is success."""
+        try:
+            await self._table.update(
+                self._totals(channel),
+                UpdateExpression="SET sealed = :yes",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":yes": {"BOOL": True}},
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        """Those listed, half deleted ones included."""
+        found: list[Channel] = []
+        async for page in self._table.pages(f"{self._prefix}:channels:{train}"):
+            found += [Channel(train, int(item["wagon"]["N"]), item["channel"]["S"]) for item in page]
+        return found
+
+    async def counted(self, channels: Sequence[Channel]) -> dict[Channel, Counted]:
+        """The counters of those that exist."""
+        keys = {self._totals(channel): channel for channel in channels}
+        items = await self._table.get_all(list(keys))
+        return {
+            keys[key]: Counted(int(item["published"]["N"]), int(item["settled"]["N"]), "sealed" in item)
+            for key, item in items.items()
+        }
+
+    # --- events -------------------------------------------------------------------------------
+
+    async def put(self, channel: Channel, letters: Iterable[Letter]) -> None:
+        """Rows for them; one that an event has already is written anew."""
+        rows: dict[Key, Item] = {}
+        for one in letters:
+            pk, sk = self._row(channel, one.key)
+            rows[pk, sk] = {"pk": {"S": pk}, "sk": {"S": sk}, "body": {"B": one.body.encode()}}
+        await self._table.put_all(rows.values())
+
+    async def admit(self, channel: Channel, count: int) -> Literal["admitted", "sealed", "gone"]:
+        """Count so many as published, unless the channel is sealed or gone: in one step."""
+        try:
+            await self._table.update(
+                self._totals(channel),
+                UpdateExpression="ADD published :count",
+                ConditionExpression="attribute_exists(pk) AND attribute_not_exists(sealed)",
+                ExpressionAttributeValues={":count": {"N": str(count)}},
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+            return "sealed" if await self._table.get(self._totals(channel)) else "gone"
+        return "admitted"
+
+    async def remove(self, channel: Channel, keys: Iterable[str]) -> None:
+        """They are settled. Absent is success."""
+        await self._table.remove_all(dict.fromkeys(self._row(channel, key) for key in keys))
+
+    async def take(self, channel: Channel, keys: Sequence[str]) -> int:
+        """They are settled; how many of them had not been: each counts once, whoever does it."""
+        gone = await asyncio.gather(*(self._table.remove(self._row(channel, key)) for key in dict.fromkeys(keys)))
+        return sum(gone)
+
+    async def settled(self, channel: Channel, count: int) -> bool:
+        """Count so many as settled; False where the channel is gone."""
+        try:
+            await self._table.update(
+                self._totals(channel),
+                UpdateExpression="ADD settled :count",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":count": {"N": str(count)}},
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+            return False
+        return True
+
+    async def untried(self, channel: Channel, key: str) -> None:
+        """Its last delivery does not count as an attempt. One that is settled meanwhile is left alone."""
+        try:
+            await self._table.update(
+                self._row(channel, key),
+                UpdateExpression="ADD untried :one",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":one": {"N": "1"}},
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+
+    async def find(self, channel: Channel, keys: Sequence[str]) -> Mapping[str, tuple[bytes, int]]:
+        """The body and the deliveries that do not count, of those not settled."""
+        items = await self._table.get_all([self._row(channel, key) for key in keys])
+        return {
+            sk: (item["body"]["B"], int(item["untried"]["N"]) if "untried" in item else 0)
+            for (_, sk), item in items.items()
+        }
+
+    async def count(self, channel: Channel, *, most: int) -> tuple[int, bool]:
+        """How many have rows, up to `most` in each part, and whether these are all: 0 only where none has."""
+        parts = (self._table.count(self._part(channel, part), most=most) for part in range(PARTS))
+        counts = await asyncio.gather(*parts)
+        return sum(count for count, _ in counts), all(whole for _, whole in counts)
+
+    async def browse(self, channel: Channel) -> AsyncIterator[tuple[str, bytes]]:
+        """Keys and bodies, ordered by key."""
+        streams = [self._stream(channel, part) for part in range(PARTS)]
+        try:
+            heads = list(await asyncio.gather(*(_next(stream) for stream in streams)))
+            while any(heads):
+                _, at = min((head[0], at) for at, head in enumerate(heads) if head)
+                first = heads[at]
+                assert first is not None  # noqa: S101 - for the type checker
+                yield first
+                heads[at] = await _next(streams[at])
+        finally:
+            for stream in streams:
+                await stream.aclose()
+
+    async def _stream(self, channel: Channel, part: int) -> AsyncGenerator[tuple[str, bytes], None]:
+        async for page in self._table.pages(self._part(channel, part)):
+            for item in page:
+                yield item["sk"]["S"], item["body"]["B"]
+
+    async def may_resend(self, channel: Channel, now: float, pause: float) -> bool:
+        """Whether it is this process's turn to send again what the queue has lost: one does, every `pause` seconds."""
+        try:
+            await self._table.update(
+                self._totals(channel),
+                UpdateExpression="SET resent = :now",
+                ConditionExpression="attribute_exists(pk) AND (attribute_not_exists(resent) OR resent < :before)",
+                ExpressionAttributeValues={":now": {"N": f"{now:.3f}"}, ":before": {"N": f"{now - pause:.3f}"}},
+            )
+        except Refused as e:
+            if not e.condition:
+                raise
+            return False
+        return True
+
+
+async def _next(stream: AsyncGenerator[tuple[str, bytes], None]) -> tuple[str, bytes] | None:
+    return await anext(stream, None)

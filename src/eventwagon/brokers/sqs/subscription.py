@@ -1,0 +1,198 @@
+"""A consumer of one channel: claims by SQS's visibility timeout, settled in the table first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..._aws.clients import TROUBLE, Trouble
+from ..._aws.place import Place
+from ..._aws.trouble import Refused, explain
+from ...broker import Delivery
+from ...errors import BrokerError, ChannelGone, Unavailable
+from ...event import Channel
+from .queues import LONGEST, NotTaken, Queues
+from .rows import Rows
+from .wire import CONTENT_TYPE, REFERENCE, event_from, key_of, reference_from
+
+log = logging.getLogger("eventwagon.brokers.sqs")
+
+_WAIT = 10  # seconds: the longest single wait, so that a deleted queue is noticed
+_CALLS = 10  # receives at once
+
+
+class Claim:
+    """A message in hand. `key`: its row's; None for one that was not sent by us."""
+
+    __slots__ = ("done", "key", "receipt", "received", "until")
+
+    def __init__(self, receipt: str, key: str | None, received: int, until: float) -> None:
+        self.receipt = receipt
+        self.key = key
+        self.received = received
+        """How often SQS has given it out."""
+        self.until = until
+        """When it may be given to another, on the event loop's clock: taken before it was asked for."""
+        self.done = False
+        """Settled or given back."""
+
+
+class Subscription:
+    """Receives from one channel. See the seam for the contract."""
+
+    def __init__(self, channel: Channel, queues: Queues, rows: Rows, place: Place, visibility: float) -> None:
+        self._channel = channel
+        self._queues = queues
+        self._rows = rows
+        self._place = place
+        self._visibility = max(1, min(LONGEST, math.ceil(visibility)))
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            left = deadline - loop.time()
+            # whole seconds, at least one: a receive without waiting asks only some of SQS's servers
+            wait = 0 if timeout <= 0 else max(1, min(_WAIT, math.ceil(left)))
+            try:
+                got = await self._receive(limit, wait)
+            except TROUBLE as e:
+                raise self._explain(e, "receiving from") from e
+            if got or loop.time() >= deadline:
+                return got
+
+    async def _receive(self, limit: int, wait: int) -> list[Delivery]:
+        began = asyncio.get_running_loop().time()
+        messages = await self._queues.receive(self._channel, limit, wait, self._visibility)
+        if len(messages) == 10 and limit > 10:
+            began_more = asyncio.get_running_loop().time()
+            more = min(_CALLS, math.ceil((limit - 10) / 10))
+            sizes = [min(10, limit - 10 * (at + 1)) for at in range(more)]
+            calls = (self._queues.receive(self._channel, size, 0, self._visibility) for size in sizes)
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            rest = [message for some in found if isinstance(some, list) for message in some]
+            return await self.taken(messages, began) + await self.taken(rest, began_more)
+        return await self.taken(messages, began)
+
+    async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
+        """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled before: SQS
+        has kept a copy, or its deletion failed."""
+        until = began + self._visibility
+        seen = [_Seen(message) for message in messages]
+        asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.body is None)}
+        rows = await self._rows.find(self._channel, list(asked)) if asked else {}
+        deliveries: list[Delivery] = []
+        settled: list[str] = []
+        for one in seen:
+            attempt = one.received
+            body = one.body
+            if one.key is not None and one.key in asked:
+                if one.key not in rows:
+                    settled.append(one.receipt)
+                    continue
+                raw, untried = rows[one.key]
+                attempt = max(1, attempt - untried)
+                body = raw.decode()
+            event = event_from(body or "", message=one.id, sent=one.sent)
+            deliveries.append(Delivery(event, attempt, Claim(one.receipt, one.key, one.received, until)))
+        await self._tidy(settled)
+        return deliveries
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        claims = [claim for claim in _claims(deliveries) if not claim.done]
+        if not claims:
+            return
+        now = asyncio.get_running_loop().time()
+        mine = [c.key for c in claims if c.key is not None and c.received == 1 and now < c.until]
+        shared = [c.key for c in claims if c.key is not None and not (c.received == 1 and now < c.until)]
+        try:
+            await self._rows.remove(self._channel, mine)
+            count = len(set(mine)) + await self._rows.take(self._channel, shared)
+            for claim in claims:
+                claim.done = True
+            there = await self._rows.settled(self._channel, count)
+        except TROUBLE as e:
+            raise self._explain(e, "settling in") from e
+        if not there:
+            raise ChannelGone(f"channel {self._channel} does not exist")
+        await self._tidy(claim.receipt for claim in claims)
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        claims = self._held(deliveries)
+        if not claims:
+            return
+        try:
+            if not tried:
+                keys = [claim.key for claim in claims if claim.key is not None]
+                await asyncio.gather(*(self._rows.untried(self._channel, key) for key in keys))
+            for claim in claims:
+                claim.done = True
+            seconds = min(LONGEST, math.ceil(delay))
+            await self._queues.show(self._channel, (claim.receipt for claim in claims), seconds)
+        except (*TROUBLE, NotTaken) as e:
+            for claim in claims:
+                claim.done = False
+            raise self._explain(e, "giving back to") from e
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        claims = self._held(deliveries)
+        if not claims:
+            return
+        began = asyncio.get_running_loop().time()
+        try:
+            await self._queues.show(self._channel, (claim.receipt for claim in claims), self._visibility)
+        except (*TROUBLE, NotTaken) as e:
+            raise self._explain(e, "extending claims in") from e
+        for claim in claims:
+            claim.until = began + self._visibility
+
+    def _held(self, deliveries: Sequence[Delivery]) -> list[Claim]:
+        """Those whose claim lasts: what ran out may be another's by now."""
+        now = asyncio.get_running_loop().time()
+        return [claim for claim in _claims(deliveries) if not claim.done and now < claim.until]
+
+    async def _tidy(self, receipts: Iterable[str]) -> None:
+        """Delete messages of settled events. One that stays comes again, and is recognised by its missing row."""
+        receipts = list(receipts)
+        if receipts:
+            try:
+                await self._queues.remove(self._channel, receipts)
+            except (*TROUBLE, NotTaken) as e:
+                log.debug("%s: messages of settled events stay for now: %s", self._channel, e)
+
+    def _explain(self, error: Trouble | NotTaken, doing: str) -> BrokerError:
+        what = f"{doing} {self._channel}"
+        if isinstance(error, NotTaken):
+            return Unavailable(f"{what}: {error}")
+        if isinstance(error, Refused) and error.gone:
+            self._queues.forget(self._channel)
+            return ChannelGone(f"channel {self._channel} does not exist")
+        return explain(error, what, self._place)
+
+
+class _Seen:
+    """A message as SQS gave it."""
+
+    __slots__ = ("body", "id", "key", "receipt", "received", "sent")
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        attributes = message.get("Attributes", {})
+        self.id = str(message["MessageId"])
+        self.receipt = str(message["ReceiptHandle"])
+        self.received = int(attributes.get("ApproximateReceiveCount", 1))
+        self.sent = int(attributes.get("SentTimestamp", 0)) / 1000
+        self.body: str | None = str(message["Body"])
+        kind = message.get("MessageAttributes", {}).get("contentType", {}).get("StringValue")
+        self.key: str | None = None
+        if kind == CONTENT_TYPE:
+            self.key = key_of(event_from(self.body, message=self.id, sent=self.sent))
+        elif kind == REFERENCE:
+            self.key = reference_from(self.body)
+            self.body = None
+
+
+def _claims(deliveries: Sequence[Delivery]) -> list[Claim]:
+    return list(dict.fromkeys(delivery.token for delivery in deliveries))

@@ -1,0 +1,10 @@
+"""AWS gives wagons their workers: a Lambda function called by an event-source mapping for each channel, or ECS services."""
+
+from __future__ import annotations
+
+from ..._aws.place import Place
+from .handler import handler
+from .mappings import LambdaMappings
+from .services import ECSServices
+
+__all__ = ["ECSServices", "LambdaMappings", "Place", "handler"]

@@ -1,0 +1,316 @@
+"""The entry point of a Lambda function that works for a train: what an SQS event-source mapping calls.
+
+    from eventwagon.orchestrators import aws
+
+    handler = aws.handler("app:signups")      # the train, or where it is; EVENTWAGON_URL says where its events are
+
+An edge, not a driver: each batch is worked off by the same crew as in any worker process, with the same retries, dead letters
+and totals; only the receiving is Lambda's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from ..._aws.place import Place
+from ...broker import Broker, Capabilities, Delivery, Subscription
+from ...crew import Crew
+from ...errors import EventwagonError, UsageError
+from ...event import DEAD, Channel, Event
+from ...facts import log
+from ...orchestrator import WagonSpec
+from ...settings import Settings
+from ...worker import Handler
+
+URL = "EVENTWAGON_URL"
+PROBE = "eventwagon-probe"
+_MARGIN = 2.0  # seconds before the function's end: to give back what is left
+_MOST = 43_200.0
+
+
+class Served(Protocol):
+    """What is needed of a train."""
+
+    name: str
+    settings: Settings
+    handlers: dict[str, Handler]
+
+    def working(self, url: str) -> AbstractAsyncContextManager[tuple[Broker, object]]: ...
+
+
+class Taken(Subscription, Protocol):
+    """A consumer of messages that were received elsewhere."""
+
+    async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> Sequence[Delivery]: ...
+
+
+class QueueBroker(Broker, Protocol):
+    """What the SQS broker can do besides."""
+
+    place: Place
+
+    def given(self, channel: Channel, *, visibility: float) -> Taken: ...
+
+
+def handler(train: str | Served, *, url: str | None = None) -> Function:
+    """The function that Lambda is to call: `(event, context) -> {"batchItemFailures": […]}`.
+
+    `train` is the train or where it is (`module:attribute`), `url` where its events are (`sqs://…`; else EVENTWAGON_URL).
+    Nothing is loaded or opened before the first call. The mapping must report batch item failures (ReportBatchItemFailures):
+    what is to be tried again is reported there, with its pause set as the message's visibility.
+    """
+    return Function(train, url)
+
+
+class Function:
+    """One instance of a Lambda function: its event loop and connections stay from call to call."""
+
+    def __init__(self, train: str | Served, url: str | None) -> None:
+        self._where = train
+        self._url = url
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._train: Served | None = None
+        self._broker: QueueBroker | None = None
+        self._channels: dict[str, Channel] = {}
+        self._stack = AsyncExitStack()
+
+    def close(self) -> None:
+        """Close its connections and loop. Lambda tells nobody when an instance ends: for all who call it elsewhere."""
+        if self._loop is not None:
+            self._loop.run_until_complete(self._stack.aclose())
+            self._loop.close()
+            self._loop, self._broker = None, None
+
+    def __call__(self, event: Mapping[str, Any], context: object) -> dict[str, Any]:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        left = getattr(context, "get_remaining_time_in_millis", None)
+        seconds = left() / 1000 if left is not None else 60.0
+        return self._loop.run_until_complete(self._answer(event, max(1.0, seconds - _MARGIN)))
+
+    async def _answer(self, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        if self._train is None:
+            self._train = _load(self._where) if isinstance(self._where, str) else self._where
+        if PROBE in event:
+            return await self._probed(event[PROBE], seconds)
+        records = event.get("Records")
+        if not isinstance(records, list):
+            raise UsageError("this function takes batches of an SQS event-source mapping, and eventwagon's probe")
+        until = asyncio.get_running_loop().time() + seconds
+        by_queue: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            by_queue.setdefault(str(record["eventSourceARN"]).rpartition(":")[2], []).append(record)
+        failed: list[str] = []
+        for queue, some in by_queue.items():
+            failed += await self._work(queue, some, until)
+        return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
+
+    async def _probed(self, wanted: Sequence[str], seconds: float) -> dict[str, Any]:
+        """Whether this code can serve these channels of a wagon: it loads, has handlers, reaches its table."""
+        assert self._train is not None  # noqa: S101 - for the type checker
+        missing = [name for name in wanted if name not in self._train.handlers]
+        if missing:
+            return {"ready": False, "trouble": f"this program has no handler for {', '.join(missing) or 'the ingress'}"}
+        try:
+            async with asyncio.timeout(seconds):
+                await (await self._entered()).channels(self._train.name)
+        except (EventwagonError, TimeoutError) as e:
+            return {"ready": False, "trouble": str(e) or "no answer in time"}
+        return {"ready": True, "trouble": ""}
+
+    async def _entered(self) -> QueueBroker:
+        if self._broker is None:
+            assert self._train is not None  # noqa: S101 - for the type checker
+            url = self._url or os.environ.get(URL)
+            if not url or not url.startswith("sqs:"):
+                raise UsageError(
+                    f"say where the train's queues are: handler(…, url='sqs://…') or the environment's {URL}"
+                )
+            broker, _ = await self._stack.enter_async_context(self._train.working(url))
+            self._broker = cast(QueueBroker, broker)
+        return self._broker
+
+    async def _work(self, queue: str, records: Sequence[Mapping[str, Any]], until: float) -> list[str]:
+        """Work off one queue's records until all are settled or given back, or time is up: the ids of those not settled."""
+        assert self._train is not None  # noqa: S101 - for the type checker
+        train, loop = self._train, asyncio.get_running_loop()
+        left = {str(record["messageId"]) for record in records}
+        try:
+            broker = await self._entered()
+            channel = await self._channel(broker, queue)
+            given = broker.given(channel, visibility=min(_MOST, train.settings.visibility))
+            receipts = {str(record["receiptHandle"]): str(record["messageId"]) for record in records}
+            deliveries = await given.taken([_message(record) for record in records], loop.time())
+            standing = {receipts[delivery.token.receipt] for delivery in deliveries}
+            left &= standing  # the others were settled before
+            if not deliveries:
+                return []
+            batch = _Batch(given, deliveries)
+            spec = await self._spec(broker, channel, len(deliveries))
+            crew = Crew(
+                train.name,
+                train.handlers,
+                train.settings,
+                cast(Broker, _Given(broker, channel, batch)),
+                slo=None,
+                shared=None,
+                clock=time.time,
+                tell=log,
+            )
+            async with crew:
+                serving = await crew.serve(spec)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await batch.finished.wait()
+                batch.finished.set()
+                await serving.end(0.0)
+            return sorted(left - {receipts[each] for each in batch.settled})
+        except EventwagonError as e:
+            _complain(queue, e)
+            return sorted(left)
+
+    async def _channel(self, broker: QueueBroker, queue: str) -> Channel:
+        assert self._train is not None  # noqa: S101 - for the type checker
+        if queue not in self._channels:
+            found = await broker.channels(self._train.name)
+            self._channels = {broker.place.queue(channel): channel for channel in found}
+        if queue not in self._channels:
+            raise UsageError(f"queue {queue} is none of train {self._train.name}'s at {broker.place}")
+        return self._channels[queue]
+
+    async def _spec(self, broker: QueueBroker, channel: Channel, workers: int) -> WagonSpec:
+        """The wagon as this program serves it: it may emit to the channels that exist and that it has handlers for."""
+        assert self._train is not None  # noqa: S101 - for the type checker
+        train, wagon = self._train, channel.wagon
+        there = {c for c in self._channels.values() if c.wagon == wagon and c.name in train.handlers}
+        if len(there) < len(train.handlers):  # one may have been added since
+            found = await broker.channels(train.name)
+            self._channels = {broker.place.queue(each): each for each in found}
+            there = {c for c in found if c.wagon == wagon and c.name in train.handlers}
+        if channel not in there:
+            raise UsageError(f"this program has no handler for {channel}")
+        return WagonSpec(
+            train=train.name,
+            number=wagon,
+            unit=wagon,
+            channels=tuple(sorted(there, key=str)),
+            dead_letters=Channel(train.name, wagon, DEAD),
+            workers=workers,
+        )
+
+
+class _Batch:
+    """The one batch, as a consumer that gives it once and notes what became of it."""
+
+    def __init__(self, given: Taken, deliveries: Sequence[Delivery]) -> None:
+        self._given = given
+        self._left = list(deliveries)
+        self._open = {id(delivery.token) for delivery in deliveries}
+        self.settled: set[str] = set()
+        self.finished = asyncio.Event()
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        some, self._left = self._left[:limit], self._left[limit:]
+        if not some:
+            await _pause(self.finished, timeout)
+        return some
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        await self._given.settle(deliveries)
+        self.settled.update(delivery.token.receipt for delivery in deliveries)
+        self._done(deliveries)
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        await self._given.release(deliveries, delay=delay, tried=tried)
+        self._done(deliveries)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        await self._given.extend(deliveries)
+
+    def _done(self, deliveries: Sequence[Delivery]) -> None:
+        self._open -= {id(delivery.token) for delivery in deliveries}
+        if not self._open:
+            self.finished.set()
+
+
+class _Nothing:
+    """A channel of the wagon that this batch is not of: other calls of the function have its events."""
+
+    def __init__(self, finished: asyncio.Event) -> None:
+        self._finished = finished
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        await _pause(self._finished, timeout)
+        return []
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None: ...
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None: ...
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None: ...
+
+
+class _Given:
+    """The part of a broker that a crew uses, with the batch in the place of what it would receive."""
+
+    def __init__(self, broker: QueueBroker, channel: Channel, batch: _Batch) -> None:
+        self._broker = broker
+        self._channel = channel
+        self._batch = batch
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._broker.capabilities
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        await self._broker.publish(channel, events)
+
+    @asynccontextmanager
+    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+        yield self._batch if channel == self._channel else _Nothing(self._batch.finished)
+
+
+async def _pause(finished: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await finished.wait()
+
+
+def _message(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as ReceiveMessage would have given it."""
+    attributes = record.get("messageAttributes") or {}
+    return {
+        "MessageId": record["messageId"],
+        "ReceiptHandle": record["receiptHandle"],
+        "Body": record["body"],
+        "Attributes": record.get("attributes") or {},
+        "MessageAttributes": {name: {"StringValue": value.get("stringValue")} for name, value in attributes.items()},
+    }
+
+
+def _complain(queue: str, error: EventwagonError) -> None:
+    print(f"eventwagon: {queue}: the whole batch is given back: {error}", file=sys.stderr)
+
+
+def _load(target: str) -> Served:
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where:
+        raise UsageError(f"train {target!r}: write module:attribute, say app:signups")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    found: object = importlib.import_module(where)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"train {target!r}: {where} has no {attribute!r}")
+        found = getattr(found, part)
+    if not hasattr(found, "handlers"):
+        raise UsageError(f"train {target!r} is a {type(found).__name__}, not a Train")
+    return cast(Served, found)

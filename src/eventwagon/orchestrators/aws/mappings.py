@@ -1,0 +1,305 @@
+"""The Lambda orchestrator: a wagon's workers are calls of one function, made by an event-source mapping for each of its channels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..._aws.clients import TROUBLE, Clients
+from ..._aws.place import Place, parse
+from ..._aws.table import Table
+from ..._aws.trouble import Refused, explain
+from ...errors import Unavailable, UsageError
+from ...event import Channel
+from ...orchestrator import Deployment, WagonSpec
+from .handler import PROBE
+from .units import Unit, Units
+
+_LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which what was seen holds: AWS allows few such questions a second
+_PAUSE = 0.5
+_LEAST, _MOST = 2, 1000  # MaximumConcurrency of a mapping
+_VISIBILITY = 6  # times the function's timeout: what AWS recommends for the queue
+_FUNCTION = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class LambdaMappings:
+    """Gives a wagon its workers: on each of its channels an event-source mapping to `function`, which
+    `eventwagon.orchestrators.aws.handler` makes. `place` must be the one of the train's `sqs://` URL.
+
+    A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to `batch`
+    events at a time; with 0 the mapping is disabled, and the wagon not ready. A spec's `revision` is a version or alias of the function. Ready: all mappings are
+    enabled and the function, called with a probe, said that it can serve these channels.
+    """
+
+    def __init__(self, function: str, place: Place | None = None, *, batch: int = 10) -> None:
+        if not _FUNCTION.fullmatch(function):
+            raise UsageError(f"function {function!r}: give the name of a Lambda function, without version or ARN")
+        self.function = function
+        self.place = place or Place()
+        self._batch = batch
+        self._clients = Clients(self.place)
+        self._table = Table(self._clients)
+        self._units = Units(self._table, self.place.prefix, "lambda")
+        self._seen: dict[tuple[str, int], tuple[Unit, float, Deployment]] = {}
+        self._ensured: dict[tuple[str, int], tuple[WagonSpec, float]] = {}
+        self._probed: set[tuple[str, frozenset[str]]] = set()
+        self._turns: dict[tuple[str, int], asyncio.Lock] = {}
+
+    @classmethod
+    def from_url(cls, url: str) -> LambdaMappings:
+        """`lambda://eu-west-1/prefix/function?table=…&batch=10`: place as in `sqs://`, then the function. Raises UsageError."""
+        parts = urlsplit(url)
+        prefix, _, function = unquote(parts.path).strip("/").rpartition("/")
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        batch = given.pop("batch", "10")
+        if not batch.isdigit() or not 1 <= int(batch) <= 10:
+            raise UsageError(f"{url}: batch={batch!r}: give a number from 1 to 10")
+        query = "&".join(part for part in parts.query.split("&") if not part.startswith("batch="))
+        if not function:
+            raise UsageError(f"{url}: write lambda://eu-west-1/prefix/function")
+        return cls(function, parse(parts._replace(path=f"/{prefix}", query=query).geturl()), batch=int(batch))
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises Unavailable, StorageBroken."""
+        await self._clients.__aenter__()
+        try:
+            await self._table.prepare()
+        except BaseException:
+            await self._clients.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._clients.__aexit__()
+
+    async def ensure(self, spec: WagonSpec) -> None:
+        """See Orchestrator.ensure."""
+        key = spec.train, spec.unit
+        seen = self._seen.get(key)
+        if seen is not None and seen[0].spec == spec and seen[2].ready:
+            return
+        now = asyncio.get_running_loop().time()
+        last = self._ensured.get(key)
+        if last is not None and last[0] == spec and now - last[1] < _LOOK:
+            return
+        try:
+            async with self._turn(key):
+                await self._ensure(spec)
+            self._ensured[key] = (spec, now)
+        except TROUBLE as e:
+            raise explain(e, f"mapping wagon_{spec.number} of {spec.train} to {self.function}", self.place) from e
+
+    async def _ensure(self, spec: WagonSpec) -> None:
+        before = await self._units.get(spec.train, spec.unit)
+        if before is not None and before.spec.number > spec.number:
+            return  # out of date: a unit only moves on
+        if before is None or before.spec != spec:
+            self._seen.pop((spec.train, spec.unit), None)
+            await self._units.put(Unit(spec, before.resources if before else ()))
+        made: list[str] = []
+        for channel in spec.channels:
+            made += await self._map(channel, spec)
+        stale = [each for each in (before.resources if before else ()) if each not in made]
+        for each in stale:  # of the wagon that it served before, or of another revision
+            await self._unmap(each)
+        if before is None or before.spec != spec or set(before.resources) != set(made):
+            await self._units.put(Unit(spec, tuple(made)))
+
+    async def _map(self, channel: Channel, spec: WagonSpec) -> list[str]:
+        """One channel's mapping as the spec wants it; [] while there is no queue."""
+        workers = _LEAST if spec.workers is None else spec.workers
+        name = f"{self.function}:{spec.revision}" if spec.revision else self.function
+        source = await self._queue(channel, name)
+        if source is None:
+            return []
+        wanted: dict[str, Any] = {
+            "FunctionName": name,
+            "BatchSize": self._batch,
+            "Enabled": workers > 0,
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "ScalingConfig": {"MaximumConcurrency": max(_LEAST, min(_MOST, workers))},
+        }
+        found = await self._mappings(source)
+        if not found:
+            made = await self._clients.call("lambda", "create_event_source_mapping", EventSourceArn=source, **wanted)
+            return [str(made["UUID"])]
+        standing = found[0]
+        if not _is(standing, wanted):
+            await self._clients.call("lambda", "update_event_source_mapping", UUID=standing["UUID"], **wanted)
+        for more in found[1:]:  # two observers were at it at the same time
+            await self._unmap(str(more["UUID"]))
+        return [str(standing["UUID"])]
+
+    async def _queue(self, channel: Channel, function: str) -> str | None:
+        """The ARN of the channel's queue, its messages out of sight for long enough for the function; None without a queue."""
+        found = await self._attributes(channel, "QueueArn", "VisibilityTimeout")
+        if found is None:
+            return None
+        url, attributes = found
+        configured = await self._clients.call("lambda", "get_function_configuration", FunctionName=function)
+        seconds = _VISIBILITY * int(configured.get("Timeout", 3))
+        if int(attributes["VisibilityTimeout"]) < seconds:
+            wanted = {"VisibilityTimeout": str(seconds)}
+            await self._clients.call("sqs", "set_queue_attributes", QueueUrl=url, Attributes=wanted)
+        return attributes["QueueArn"]
+
+    async def _attributes(self, channel: Channel, *names: str) -> tuple[str, dict[str, str]] | None:
+        """The URL and these attributes of the channel's queue; None where there is no queue."""
+        try:
+            answer = await self._clients.call("sqs", "get_queue_url", QueueName=self.place.queue(channel))
+            url = str(answer["QueueUrl"])
+            found = await self._clients.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=list(names))
+        except Refused as e:
+            if e.gone:
+                return None
+            raise
+        return url, found.get("Attributes", {})
+
+    async def _mappings(self, source: str) -> Sequence[Mapping[str, Any]]:
+        answer = await self._clients.call("lambda", "list_event_source_mappings", EventSourceArn=source)
+        marked = f":function:{self.function}"
+        found = [each for each in answer["EventSourceMappings"] if f"{each['FunctionArn']}:".find(f"{marked}:") > 0]
+        return sorted((each for each in found if each.get("State") != "Deleting"), key=lambda each: str(each["UUID"]))
+
+    async def deployments(self, train: str) -> Mapping[int, Deployment]:
+        """See Orchestrator.deployments."""
+        try:
+            units = await self._units.of(train)
+            found = await asyncio.gather(*(self._deployment(unit) for unit in units))
+        except TROUBLE as e:
+            raise explain(e, f"looking at the workers of {train}", self.place) from e
+        for key in [key for key in self._seen if key[0] == train and key[1] not in {u.spec.unit for u in units}]:
+            del self._seen[key]
+        return {unit.spec.unit: deployment for unit, deployment in zip(units, found, strict=True)}
+
+    async def _deployment(self, unit: Unit) -> Deployment:
+        spec, now = unit.spec, asyncio.get_running_loop().time()
+        key = spec.train, spec.unit
+        seen = self._seen.get(key)
+        if seen is not None and seen[0] == unit and now - seen[1] < (_LOOK_READY if seen[2].ready else _LOOK):
+            return seen[2]
+        trouble = await self._trouble(unit)
+        found = Deployment(
+            number=spec.number,
+            ready=not trouble and spec.workers != 0,
+            workers=spec.workers or 0,
+            revision=spec.revision,
+            trouble=trouble,
+        )
+        self._seen[key] = (unit, now, found)
+        return found
+
+    async def _trouble(self, unit: Unit) -> str:
+        """Why it is not ready; empty when it is."""
+        spec = unit.spec
+        wanted = "Enabled" if spec.workers != 0 else "Disabled"
+        for channel in spec.channels:
+            queue = await self._attributes(channel, "QueueArn")
+            if queue is None:
+                return f"channel {channel} has no queue"
+            found = await self._mappings(queue[1]["QueueArn"])
+            state = str(found[0].get("State")) if found else "none"
+            if state != wanted:
+                return f"the mapping of {channel} to {self.function} is {state.lower()}, not {wanted.lower()}"
+        return await self._probe(spec)
+
+    async def _probe(self, spec: WagonSpec) -> str:
+        """Call the function and ask whether it can serve these channels. Once for each code and set of channels."""
+        name = f"{self.function}:{spec.revision}" if spec.revision else self.function
+        channels = [channel.name for channel in spec.channels]
+        asked = (name, frozenset([spec.train, *channels]))
+        if asked in self._probed:
+            return ""
+        payload = json.dumps({PROBE: channels}).encode()
+        try:
+            answer = await self._clients.call("lambda", "invoke", FunctionName=name, Payload=payload)
+        except Refused as e:
+            return f"calling {name} failed: {e}"
+        body = (await answer["Payload"].read()).decode(errors="replace")
+        try:
+            said = json.loads(body)
+            if said["ready"] is True:
+                self._probed.add(asked)
+                return ""
+            return str(said["trouble"])
+        except (ValueError, KeyError, TypeError):
+            return f"{name} does not answer a probe, but: {body[:300]}"
+
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        """See Orchestrator.remove. Calls under way can't be seen: it waits until the queues have nothing in flight."""
+        key = train, unit
+        try:
+            async with self._turn(key):
+                standing = await self._units.get(train, unit)
+                if standing is not None:
+                    await self._remove(standing, grace)
+                    await self._units.remove(train, unit)
+        except TROUBLE as e:
+            raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
+        self._seen.pop(key, None)
+        self._ensured.pop(key, None)
+        self._turns.pop(key, None)
+
+    async def _remove(self, unit: Unit, grace: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        mappings = set(unit.resources)
+        for channel in unit.spec.channels:  # one may have been made and not yet written down
+            if queue := await self._attributes(channel, "QueueArn"):
+                mappings |= {str(each["UUID"]) for each in await self._mappings(queue[1]["QueueArn"])}
+        for each in mappings:
+            await self._disable(each)
+        while await self._in_flight(unit.spec.channels) and loop.time() < until:  # noqa: ASYNC110 - AWS tells nobody
+            await asyncio.sleep(_PAUSE)
+        for each in mappings:
+            await self._unmap(each)
+
+    async def _in_flight(self, channels: Sequence[Channel]) -> int:
+        """About how many messages a call has in hand, or are given back and pause."""
+        count = 0
+        for channel in channels:
+            if queue := await self._attributes(channel, "ApproximateNumberOfMessagesNotVisible"):
+                count += int(queue[1].get("ApproximateNumberOfMessagesNotVisible", 0))
+        return count
+
+    async def _disable(self, uuid: str) -> None:
+        try:
+            await self._clients.call("lambda", "update_event_source_mapping", UUID=uuid, Enabled=False)
+        except Refused as e:
+            if e.code not in ("ResourceNotFoundException", "ResourceInUseException"):
+                raise
+
+    async def _unmap(self, uuid: str) -> None:
+        """Delete a mapping; one that is being made or changed is tried again. Absent is success."""
+        for _ in range(60):
+            try:
+                await self._clients.call("lambda", "delete_event_source_mapping", UUID=uuid)
+                return
+            except Refused as e:
+                if e.code == "ResourceNotFoundException":
+                    return
+                if e.code != "ResourceInUseException":
+                    raise
+            await asyncio.sleep(_PAUSE)
+        raise Unavailable(f"mapping {uuid} is in use and can't be deleted yet")
+
+    def _turn(self, key: tuple[str, int]) -> asyncio.Lock:
+        return self._turns.setdefault(key, asyncio.Lock())
+
+
+def _is(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a mapping is as wanted. An update that is under way counts as what it leads to."""
+    function = str(wanted["FunctionName"])
+    arn = str(standing["FunctionArn"]).partition(":function:")[2]
+    enabled = standing.get("State") in ("Enabled", "Enabling", "Creating", "Updating")
+    scaling = (standing.get("ScalingConfig") or {}).get("MaximumConcurrency")
+    return (
+        arn == function
+        and enabled == wanted["Enabled"]
+        and scaling == wanted["ScalingConfig"]["MaximumConcurrency"]
+        and standing.get("BatchSize") == wanted["BatchSize"]
+    )

@@ -1,0 +1,307 @@
+"""The ECS orchestrator: a wagon's workers are the tasks of a service of its own, on Fargate or EC2."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from ..._aws.clients import TROUBLE, Clients
+from ..._aws.place import Place, parse
+from ..._aws.table import Table
+from ..._aws.trouble import Refused, explain
+from ...errors import Unavailable, UsageError
+from ...orchestrator import Deployment, WagonSpec
+from ...registry import Attachment, Registry
+from .units import Unit, Units
+
+_LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves say is asked each time
+_PAUSE = 0.5
+_MARGIN = 30.0  # seconds that tasks may take to be gone, beyond the grace
+COMMAND = ("eventwagon", "work", "{target}", "--wagon", "{unit}", "--workers", "{each}")
+_COPIED = (
+    "taskRoleArn", "executionRoleArn", "networkMode", "volumes", "placementConstraints", "requiresCompatibilities", "cpu",
+    "memory", "pidMode", "ipcMode", "proxyConfiguration", "inferenceAccelerators", "ephemeralStorage", "runtimePlatform",
+)  # fmt: skip
+
+
+class ECSServices:
+    """Gives a wagon its workers: a service of its own in `cluster`, whose tasks run `command` for `target`
+    (`app:signups`) in the container named `container` of your task definition `task` (a family).
+
+    The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is registered for
+    each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. A task has `each` workers; as many tasks run as a
+    spec's `workers` need. `options` go to CreateService as they are: launchType, networkConfiguration, capacityProviderStrategy …
+
+    Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered and left with
+    this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's `grace`, or ECS ends handlers
+    in flight; it allows 120 s.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        cluster: str,
+        task: str,
+        container: str,
+        registry: Registry,
+        place: Place | None = None,
+        each: int = 1,
+        command: Sequence[str] = COMMAND,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if each < 1:
+            raise UsageError(f"each={each}: a task has at least one worker")
+        self.place = place or Place()
+        self._target = target
+        self._cluster = cluster
+        self._task = task
+        self._container = container
+        self._registry = registry
+        self._each = each
+        self._command = tuple(command)
+        self._options = dict(options or {})
+        self._clients = Clients(self.place)
+        self._table = Table(self._clients)
+        self._units = Units(self._table, self.place.prefix, "ecs")
+        self._said: dict[str, tuple[float, str]] = {}
+        self._missing: set[str] = set()
+        """Services that should be there and were found gone."""
+        self._turns: dict[tuple[str, int], asyncio.Lock] = {}
+
+    @classmethod
+    def from_url(cls, url: str, target: str, *, registry: Registry) -> ECSServices:
+        """`ecs://eu-west-1/prefix/cluster?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c`: place as
+        in `sqs://` (with its options), then the cluster. Raises UsageError."""
+        parts = urlsplit(url)
+        prefix, _, cluster = unquote(parts.path).strip("/").rpartition("/")
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        own = {name: given.pop(name, "") for name in ("task", "container", "each", "launch", "subnets", "groups")}
+        place = parse(urlunsplit(parts._replace(path=f"/{prefix}", query=urlencode(given))))
+        if not (cluster and own["task"] and own["container"]):
+            raise UsageError(f"{url}: write ecs://eu-west-1/prefix/cluster?task=FAMILY&container=NAME")
+        if own["each"] and not own["each"].isdigit():
+            raise UsageError(f"{url}: each={own['each']!r}: give a number of workers")
+        options: dict[str, Any] = {"launchType": own["launch"]} if own["launch"] else {}
+        if own["subnets"]:
+            network = {"subnets": own["subnets"].split(",")}
+            if own["groups"]:
+                network["securityGroups"] = own["groups"].split(",")
+            options["networkConfiguration"] = {"awsvpcConfiguration": network}
+        return cls(
+            target,
+            cluster=cluster,
+            task=own["task"],
+            container=own["container"],
+            registry=registry,
+            place=place,
+            each=int(own["each"] or 1),
+            options=options,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises Unavailable, StorageBroken."""
+        await self._registry.__aenter__()
+        try:
+            await self._clients.__aenter__()
+            await self._table.prepare()
+        except BaseException:
+            await self._clients.__aexit__()
+            await self._registry.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._clients.__aexit__()
+        await self._registry.__aexit__(*exc)
+
+    def name(self, train: str, unit: int) -> str:
+        """What a unit's service and task definitions are called."""
+        return f"{self.place.prefix}-{train}-{unit}"
+
+    async def ensure(self, spec: WagonSpec) -> None:
+        """See Orchestrator.ensure."""
+        try:
+            async with self._turn(spec.train, spec.unit):
+                before = await self._units.get(spec.train, spec.unit)
+                if before is not None and before.spec.number > spec.number:
+                    return  # out of date: a unit only moves on
+                missing = self.name(spec.train, spec.unit) in self._missing
+                if before is None or before.spec != spec or not before.resources or missing:
+                    await self._units.put(Unit(spec, before.resources if before else ()))
+                    await self._bring(spec, before)
+        except TROUBLE as e:
+            raise explain(e, f"starting the workers of wagon_{spec.number} of {spec.train}", self.place) from e
+
+    async def _bring(self, spec: WagonSpec, before: Unit | None) -> None:
+        """`resources` of a unit are the digest of its task's content and the task definition."""
+        name = self.name(spec.train, spec.unit)
+        definition = await self._definition(spec, before)
+        tasks = self._tasks(spec)
+        service = await self._service(name)
+        if service is None:
+            await self._clients.call(
+                "ecs",
+                "create_service",
+                cluster=self._cluster,
+                serviceName=name,
+                taskDefinition=definition[1],
+                desiredCount=tasks,
+                tags=_tags(spec),
+                **self._options,
+            )
+        elif service["desiredCount"] != tasks or service["taskDefinition"] != definition[1]:
+            await self._clients.call(
+                "ecs",
+                "update_service",
+                cluster=self._cluster,
+                service=name,
+                taskDefinition=definition[1],
+                desiredCount=tasks,
+            )
+        self._said.pop(name, None)
+        self._missing.discard(name)
+        await self._units.put(Unit(spec, definition))
+        if before is not None and before.resources and before.resources != definition:
+            await self._forget(before.resources[1])
+
+    async def _definition(self, spec: WagonSpec, before: Unit | None) -> tuple[str, str]:
+        """A task definition of the unit's own: the user's, with the command. The same one as long as nothing changes."""
+        theirs = f"{self._task}:{spec.revision}" if spec.revision else self._task
+        answer = await self._clients.call("ecs", "describe_task_definition", taskDefinition=theirs)
+        found = answer["taskDefinition"]
+        words = {"target": self._target, "unit": spec.unit, "each": self._each}
+        containers = [dict(each) for each in found["containerDefinitions"]]
+        mine = [each for each in containers if each["name"] == self._container]
+        if not mine:
+            there = ", ".join(str(each["name"]) for each in containers)
+            raise UsageError(f"task definition {theirs} has no container {self._container!r}; there are: {there}")
+        mine[0]["command"] = [word.format(**words) for word in self._command]
+        content = {name: found[name] for name in _COPIED if found.get(name)}
+        content["containerDefinitions"] = containers
+        digest = blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
+        if before is not None and before.resources and before.resources[0] == digest:
+            return digest, before.resources[1]
+        made = await self._clients.call(
+            "ecs",
+            "register_task_definition",
+            family=self.name(spec.train, spec.unit),
+            tags=_tags(spec),
+            **content,
+        )
+        return digest, str(made["taskDefinition"]["taskDefinitionArn"])
+
+    def _tasks(self, spec: WagonSpec) -> int:
+        return math.ceil((self._each if spec.workers is None else spec.workers) / self._each)
+
+    async def _service(self, name: str) -> dict[str, Any] | None:
+        answer = await self._clients.call("ecs", "describe_services", cluster=self._cluster, services=[name])
+        standing = [each for each in answer["services"] if each["status"] != "INACTIVE"]
+        return dict(standing[0]) if standing else None
+
+    async def deployments(self, train: str) -> Mapping[int, Deployment]:
+        """See Orchestrator.deployments."""
+        try:
+            units = await self._units.of(train)
+            if not units:
+                return {}
+            members = await self._registry.members(train)
+            attached = [each for member in members if "serve" in member.roles for each in member.attachments]
+            return {unit.spec.unit: await self._deployment(unit.spec, attached) for unit in units}
+        except TROUBLE as e:
+            raise explain(e, f"looking at the workers of {train}", self.place) from e
+
+    async def _deployment(self, spec: WagonSpec, attached: Sequence[Attachment]) -> Deployment:
+        mine = [each for each in attached if each.number == spec.number]
+        ready = [each for each in mine if each.ready]
+        workers = sum(each.workers for each in ready)
+        wanted = self._tasks(spec) * self._each
+        trouble = next((each.trouble for each in mine if each.trouble), "")
+        if not trouble and workers != wanted:
+            told = await self._tells(self.name(spec.train, spec.unit))
+            trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
+        return Deployment(
+            number=spec.number,
+            ready=not trouble and wanted > 0,
+            workers=workers,
+            revision=spec.revision,
+            trouble=trouble,
+        )
+
+    async def _tells(self, name: str) -> str:
+        """What ECS has to say of a service: how many tasks run, and its last event."""
+        now = asyncio.get_running_loop().time()
+        if name in self._said and now - self._said[name][0] < _LOOK:
+            return self._said[name][1]
+        service = await self._service(name)
+        if service is None:
+            told = f"there is no service {name}"
+            self._missing.add(name)
+        else:
+            told = f"ECS runs {service.get('runningCount', 0)} of {service['desiredCount']} tasks"
+            if events := service.get("events"):
+                told += f" ({events[0]['message']})"
+        self._said[name] = (now, told)
+        return told
+
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        """See Orchestrator.remove. ECS asks the tasks to end at once; they finish what they have in hand within the train's own
+        `grace` and the container's `stopTimeout`, whatever `grace` says here."""
+        try:
+            async with self._turn(train, unit):
+                standing = await self._units.get(train, unit)
+                if standing is not None:
+                    await self._remove(standing, grace)
+                    await self._units.remove(train, unit)
+        except TROUBLE as e:
+            raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
+        self._turns.pop((train, unit), None)
+
+    async def _remove(self, unit: Unit, grace: float) -> None:
+        spec, name = unit.spec, self.name(unit.spec.train, unit.spec.unit)
+        if await self._service(name) is not None:
+            given = {"cluster": self._cluster, "service": name}
+            await self._clients.call("ecs", "update_service", desiredCount=0, **given)
+            until = asyncio.get_running_loop().time() + grace + _MARGIN
+            while await self._running(spec, name):
+                if asyncio.get_running_loop().time() > until:
+                    raise Unavailable(
+                        f"tasks of service {name} still run {grace + _MARGIN:g} s after they were asked to end"
+                    )
+                await asyncio.sleep(_PAUSE)
+            await self._clients.call("ecs", "delete_service", force=True, **given)
+        self._said.pop(name, None)
+        self._missing.discard(name)
+        answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
+        for arn in answer.get("taskDefinitionArns", []):
+            if arn.rpartition("/")[2].rpartition(":")[0] == name:
+                await self._forget(arn)
+
+    async def _running(self, spec: WagonSpec, name: str) -> bool:
+        """Whether ECS runs a task of it, or a worker of it is checked in."""
+        service = await self._service(name)
+        if service is not None and (service.get("runningCount", 0) or service.get("pendingCount", 0)):
+            return True
+        members = await self._registry.members(spec.train)
+        return any(each.number == spec.number for m in members if "serve" in m.roles for each in m.attachments)
+
+    async def _forget(self, definition: str) -> None:
+        try:
+            await self._clients.call("ecs", "deregister_task_definition", taskDefinition=definition)
+        except Refused as e:
+            if e.code not in ("ClientException", "InvalidParameterException"):  # it is gone
+                raise
+
+    def _turn(self, train: str, unit: int) -> asyncio.Lock:
+        return self._turns.setdefault((train, unit), asyncio.Lock())
+
+
+def _tags(spec: WagonSpec) -> list[dict[str, str]]:
+    said = {"eventwagon-train": spec.train, "eventwagon-unit": str(spec.unit), "eventwagon-wagon": str(spec.number)}
+    return [{"key": key, "value": value} for key, value in said.items()]

@@ -1,0 +1,115 @@
+"""In the place of an ECS agent: moto runs no tasks, so this runs what services ask for as local processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, Self
+
+from eventwagon._aws.clients import Clients
+
+
+class Agent:
+    """Looks at the services of a cluster and brings local processes to them: starts, and asks to end with SIGTERM, as ECS does;
+    what has not ended after `stop_timeout` s is killed."""
+
+    def __init__(self, clients: Clients, cluster: str, *, stop_timeout: float) -> None:
+        self._clients = clients
+        self._cluster = cluster
+        self._stop_timeout = stop_timeout
+        self._tasks: dict[tuple[str, str], list[asyncio.subprocess.Process]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self.paused = False
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._loop.cancel()
+        await asyncio.wait([self._loop])
+        for processes in self._tasks.values():
+            for process in processes:
+                self._stop(process)
+        while self._stopping:
+            await asyncio.wait(self._stopping)
+        if not self._loop.cancelled() and self._loop.exception():
+            self._loop.result()
+
+    async def _run(self) -> None:
+        while True:
+            listed = await self._clients.call("ecs", "list_services", cluster=self._cluster)
+            wanted: dict[tuple[str, str], int] = {}
+            if listed["serviceArns"]:
+                found = await self._clients.call(
+                    "ecs", "describe_services", cluster=self._cluster, services=listed["serviceArns"]
+                )
+                for service in found["services"]:
+                    if service["status"] == "ACTIVE":
+                        wanted[service["serviceName"], service["taskDefinition"]] = service["desiredCount"]
+            for key in wanted.keys() | self._tasks.keys():
+                await self._bring(key, wanted.get(key, 0))
+            await asyncio.sleep(0.2)
+
+    async def _bring(self, key: tuple[str, str], count: int) -> None:
+        processes = [each for each in self._tasks.get(key, []) if each.returncode is None]
+        while len(processes) > count:
+            self._stop(processes.pop())
+        while len(processes) < count:
+            processes.append(await self._start(key[1]))
+        self._tasks[key] = processes
+
+    async def _start(self, definition: str) -> asyncio.subprocess.Process:
+        found = await self._clients.call("ecs", "describe_task_definition", taskDefinition=definition)
+        (container,) = found["taskDefinition"]["containerDefinitions"]
+        environment = {each["name"]: each["value"] for each in container.get("environment", [])}
+        program, *words = container["command"]
+        assert program == "eventwagon"
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "eventwagon",
+            *words,
+            env={**os.environ, **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+
+    def _stop(self, process: asyncio.subprocess.Process) -> None:
+        async def stop() -> None:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    async with asyncio.timeout(self._stop_timeout):
+                        await process.wait()
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+
+        task = asyncio.create_task(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+
+async def a_cluster(clients: Clients, name: str, environment: dict[str, str]) -> Any:
+    """A cluster, and a user's task definition with a sidecar's settings left out."""
+    await clients.call("ecs", "create_cluster", clusterName=name)
+    return await clients.call(
+        "ecs",
+        "register_task_definition",
+        family=f"{name}-task",
+        cpu="256",
+        memory="512",
+        networkMode="awsvpc",
+        requiresCompatibilities=["FARGATE"],
+        containerDefinitions=[
+            {
+                "name": "worker",
+                "image": "acme/signups:1",
+                "essential": True,
+                "stopTimeout": 60,
+                "environment": [{"name": name, "value": value} for name, value in environment.items()],
+            }
+        ],
+    )

@@ -1,0 +1,121 @@
+"""A whole train on SQS and DynamoDB: wagons filled, changed, emptied, removed; publishers that are stopped in between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from secrets import token_hex
+from typing import Any
+
+from eventwagon import Connection, Context, Train, Volume, Workers
+from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.facts import SealWaits, WagonRemoved, WagonSealed
+from tests.servers.moto import MotoServer
+from tests.support import Email, SignUp, journal, until
+
+QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}
+
+
+async def removed(connection: Connection, count: int) -> None:
+    """Until so many wagons are gone."""
+    try:
+        async with asyncio.timeout(60):
+            while sum(isinstance(entry.fact, WagonRemoved) for entry in await journal(connection)) < count:
+                await asyncio.sleep(0.5)
+    except TimeoutError:
+        told = "\n".join(str(entry) for entry in await journal(connection))
+        raise AssertionError(f"{await connection.depths()}\n{told}") from None
+
+
+async def clear(url: str, train: str) -> None:
+    async with SQSBroker.from_url(url) as broker:
+        for channel in await broker.channels(train):
+            await broker.delete(channel)
+
+
+def test_wagons_come_and_go(moto_server: MotoServer) -> None:
+    name = f"train_{token_hex(4)}"
+    url = f"{moto_server.url}&resend=3&poll=0.3"
+    handled: list[str] = []
+    train = Train(name, limit=Volume(15), workers=Workers(total=4), spares=1, backoff=0.1, **QUICK)
+    failed: set[str] = set()
+
+    @train.on(name)
+    async def register(signup: SignUp, ctx: Context) -> None:
+        if signup.email == "7" and "7" not in failed:
+            failed.add("7")
+            raise RuntimeError("once")
+        await ctx.emit("welcome", Email(signup.email))
+
+    @train.on("welcome")
+    async def welcome(email: Email) -> None:
+        handled.append(email.to)
+
+    async def run() -> int:
+        async with train.connect(url) as connection, connection.running(), train.connect(url) as second:
+            count = 0
+            while count < 30 or (active := connection.manifest.active) is None or active.number < 3:
+                halves = [[SignUp(str(n)) for n in range(first, first + 5)] for first in (count, count + 5)]
+                await asyncio.gather(connection.publish_many(halves[0]), second.publish_many(halves[1]))
+                count += 10
+                await asyncio.sleep(0.5)
+            await until(lambda: len(set(handled)) == count, seconds=90, step=0.1)
+            await removed(connection, 2)
+        await clear(url, name)
+
+        return count
+
+    count = asyncio.run(run())
+    assert set(handled) == {str(n) for n in range(count)}
+
+
+def test_a_publisher_that_is_stopped_through_a_switch(moto_server: MotoServer) -> None:
+    """Its lease holds the seal back while it may publish, and no longer; what it was told is accepted is handled."""
+    name = f"train_{token_hex(4)}"
+    url = f"{moto_server.url}&resend=3&poll=0.3"
+    handled: Counter[int] = Counter()
+    train = Train(name, limit=Volume(10_000), workers=Workers(total=4), spares=1, **QUICK)
+
+    @train.on(name)
+    async def handle(payload: dict[str, int]) -> None:
+        handled[payload["n"]] += 1
+
+    async def run() -> list[int]:
+        async with train.connect(url) as connection, connection.running():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "tests.aws.publisher", url, name, "1000"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            try:
+                await until(lambda: len(handled) >= 3, seconds=60, step=0.1)
+                os.kill(process.pid, signal.SIGSTOP)
+                await connection.wait_switched(await connection.request_switch("by the test"))
+                await until_fact(connection, SealWaits, WagonSealed)
+                await removed(connection, 1)
+                os.kill(process.pid, signal.SIGCONT)
+                count = len(handled)
+                await until(lambda: len(handled) > count + 2, seconds=60, step=0.1)
+                out, _ = await process.communicate(b"\n")
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            accepted = [int(line) for line in out.split()]
+            await until(lambda: set(accepted) <= set(handled), seconds=60, step=0.1)
+        await clear(url, name)
+        return accepted
+
+    async def until_fact(connection: Connection, *kinds: type) -> None:
+        async with asyncio.timeout(60):
+            while not any(isinstance(entry.fact, kinds) for entry in await journal(connection)):
+                await asyncio.sleep(0.3)
+
+    accepted = asyncio.run(run())
+    assert len(accepted) > 5
+    assert set(accepted) <= set(handled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from eventwagon.lab.queueing import most_on_time, one_queue
 from eventwagon.lab.strategies.rivals import RIVALS
 from eventwagon.lab.strategies.station import Fifo, Lifo, Scaling, Sideline, Station
 from eventwagon.lab.strategies.wagons import WAGONS
+
+from .shapes import SHAPES
 
 
 def job(arrivals: list[float], service: float = 1.0, **given: object) -> Job:
@@ -90,6 +93,18 @@ def test_a_fixed_crew_with_wagons_is_near_the_optimum() -> None:
     burst = job(uniform(3000, 24.0, seed=1), 0.1, workers=8, each=8, slo=2.0, limit="Wait(2.0)", wagons=500)
     best = figures(burst, one(burst, "optimum")).on_time
     assert figures(burst, one(burst, "wagons")).on_time >= 0.98 * best
+
+
+@pytest.mark.parametrize(
+    "shape", ["beats, 10", "sawtooth, 8", "few large bursts", "heavy-tailed gaps", "wandering wildly", "wall"]
+)
+def test_arrivals_that_nobody_tuned_on(shape: str) -> None:
+    """A sample of what `python -m tests.lab.shapes` measures, with events that are short against the promise."""
+    events, service, workers = 1500, 0.05, 8
+    arrivals = SHAPES[shape](events, events * service / workers / 2.0, random.Random(shape))
+    burst = job(arrivals, service, workers=workers, each=workers, slo=2.0, limit="Wait(2.0)", wagons=500)
+    best = figures(burst, one(burst, "optimum")).on_time
+    assert figures(burst, one(burst, "wagons")).on_time >= 0.97 * best
 
 
 def test_newcomers_are_the_same_for_all() -> None:

@@ -113,9 +113,11 @@ def _arrivals(axis: Any, job: Job) -> None:
     )
     capacity = job.workers / (sum(job.services) / len(job.services)) if sum(job.services) else math.inf
     if math.isfinite(capacity):
-        axis.axhline(capacity, color="#c8553d", linewidth=1, label=f"what the crew can do: {capacity:,.0f}/s")
-        axis.legend(loc="upper right", frameon=False)
-    axis.set(title=f"{job.title}: arrivals per second", xlim=(0, job.arrivals[-1]))
+        axis.axhline(capacity, color="#c8553d", linewidth=1)
+    axis.set(
+        title=f"{job.title}: arrivals per second; the line is what the crew can do, {capacity:,.0f}/s",
+        xlim=(0, job.arrivals[-1]),
+    )
     _plain(axis)
 
 
@@ -134,6 +136,7 @@ def _waits(axis: Any, job: Job, outcomes: Mapping[str, Outcome]) -> None:
         title="Wait by time of arrival (median of those that arrived together), seconds", xlim=(0, job.arrivals[-1])
     )
     axis.set_yscale("symlog", linthresh=max(0.1, job.slo))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.set_ylim(bottom=0)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=6, frameon=False, fontsize=8)
     _plain(axis)
@@ -163,6 +166,7 @@ def _percentiles(axis: Any, job: Job, outcomes: Mapping[str, Outcome]) -> None:
     axis.axhline(job.slo, color="#22303c", linewidth=1, linestyle=":")
     axis.set(title="So many percent of the events waited no longer than … seconds", xlim=(0, 100))
     axis.set_yscale("symlog", linthresh=max(0.1, job.slo))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.set_ylim(bottom=0)
     _plain(axis)
 

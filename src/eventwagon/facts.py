@@ -317,9 +317,13 @@ def sentence(fact: Fact) -> str:
         case WagonSealed(number=n, seconds=s):
             return f"{_name(n)} sealed, {s:.2f} s after it was cut off"
         case WagonDrained(number=n, published=published, settled=settled, seconds=s):
-            return f"{_name(n)} drained, {s:.2f} s after it was cut off: published {published}, settled {settled}"
+            totals = "totals unknown" if None in (published, settled) else f"published {published}, settled {settled}"
+            return f"{_name(n)} drained, {s:.2f} s after it was cut off: {totals}"
         case WagonRemoved(wagon=w, dead=dead):
-            return f"{w.name}{_code(w.revision)} removed: took {w.published} events, {dead} dead letters kept"
+            took = (
+                "it was never in use" if w.published is None else f"took {w.published} events, {dead} dead letters kept"
+            )
+            return f"{w.name}{_code(w.revision)} removed: {took}"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):

@@ -225,6 +225,7 @@ def test_every_fact_has_a_sentence(kind: type) -> None:
     def has_one(fact: Any) -> None:
         said = sentence(fact)
         assert said
+        assert "None" not in said
         for figure in ("number", "because", "what"):
             if hasattr(fact, figure):
                 assert str(getattr(fact, figure)) in said

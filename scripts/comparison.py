@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from eventwagon.lab.experiment import STRATEGIES, run
-from eventwagon.lab.job import Figures, Job, figures
+from eventwagon.lab.job import Figures, Job, Outcome, figures
 from eventwagon.lab.planning import fewest
+from eventwagon.lab.queueing import percentile
 from eventwagon.lab.scenarios import SCENARIOS, services
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "comparison.md"
@@ -23,6 +24,12 @@ are simulated event by event. Times are in seconds; newcomers are the arrivals t
 The elastic wagons' crews are what a clairvoyant would need for 99 % on time, the default of the lab; a further crew, and a further consumer of
 the autoscaled queues, works 10 s after it was asked for.
 
+"""
+_ISOLATION = """## Isolation
+
+{count:,} events at 50 a second, 0.1 s of work each, a crew of 8, in a calm run and in one in which the first {slow} take ten times as long:
+a slow dependency, or poison that is tried again. How long do those wait that come after, p99 in seconds? A wagon takes {slow} events, so
+the first holds just the slow ones.
 """
 _FOOT = """## What can be learned from it
 
@@ -37,6 +44,8 @@ _FOOT = """## What can be learned from it
   burst grows: prefer them where their price, cold starts and the database behind them allow it.
 - **Autoscaling a queue comes late**: it looks every half minute, and what it adds first works off what is old. It is paid for long after
   the burst.
+- **Trouble stays behind in its wagon**: who comes later notices little of it, where one queue holds everybody up. Without a spare a wagon
+  with a crew of its own is filled on past its limit while the next one starts, and then the trouble is everybody's.
 - **Elastic wagons, sized for the traffic and with a spare**, keep newcomers' p99 at or below a tenth of the autoscaled queue's (a fifth in
   `iot`) for fewer worker-seconds, as that pays for its consumers long after. The spare is what it costs: a crew that idles all the time. With crews that
   are too small they queue like anything else.
@@ -75,15 +84,52 @@ def section(job: Job, rows: dict[str, Figures]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
+def isolation(processes: int) -> str:
+    """What the first wagon's worth of events, ten times as slow, does to those that come after."""
+    count, slow = 12_000, 600
+    arrivals = [i / 50 for i in range(count)]
+    calm = Job(
+        title="isolation", arrivals=arrivals, services=[0.1] * count, workers=8, each=8, slo=2.0,
+        limit=f"Volume({slow})", wagons=500,
+    )  # fmt: skip
+    troubled = Job(
+        **{**{f: getattr(calm, f) for f in Job.__struct_fields__}, "services": [1.0] * slow + [0.1] * (count - slow)}
+    )
+    lines = [
+        _ISOLATION.format(count=count, slow=slow),
+        "| strategy | p99 of the later, calm | with slow ones before | ratio |",
+        "| --- | --- | --- | --- |",
+    ]
+    names = [name for name in STRATEGIES if name != "optimum"]
+    found = [
+        {o.strategy: _later(job, o, slow) for o in run(job, names, processes=processes)} for job in (calm, troubled)
+    ]
+    for name in names:
+        before, after = found[0][name], found[1][name]
+        lines.append(f"| `{name}` | {before:.2f} | {after:.2f} | {after / before:.1f} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _later(job: Job, outcome: Outcome, first: int) -> float:
+    """The p99 of the waits of all that arrive after the first ones."""
+    waits = [done - at for at, done in zip(job.arrivals, outcome.finished, strict=True)]
+    return percentile(waits[first:], 0.99)
+
+
 def main() -> int:
     """Run them, and write."""
     parser = argparse.ArgumentParser(prog="scripts/comparison.py", description="Write docs/comparison.md from the lab.")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="only this one, to stdout")
+    parser.add_argument(
+        "--scenario", action="append", choices=[*SCENARIOS, "isolation"], help="only this one, to stdout"
+    )
     given = parser.parse_args()
     parts = []
-    for name in given.scenario or SCENARIOS:
+    for name in given.scenario or [*SCENARIOS, "isolation"]:
         print(f"{name} …", file=sys.stderr, flush=True)
+        if name == "isolation":
+            parts.append(isolation(given.processes))
+            continue
         job = job_of(name)
         outcomes = {outcome.strategy: outcome for outcome in run(job, STRATEGIES, processes=given.processes)}
         parts.append(section(job, {name: figures(job, outcome) for name, outcome in outcomes.items()}))

@@ -21,21 +21,33 @@ ENVIRONMENT = {
 }
 """What clients of it need: keys that open nothing."""
 _SERVE = """\
-import logging, sys, threading
+import logging, sys, threading, time
 import moto.server
+from moto.sqs.models import SQSBackend
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 run, alone = moto.server.run_simple, threading.Lock()
 def serve(host, port, app, **given):
     def one_at_a_time(environ, start_response):
-        if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage":  # it may wait
+        if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage":  # it may wait: see receive
             return app(environ, start_response)
         with alone:
             return app(environ, start_response)
     run(host, port, one_at_a_time, **given)
+look = SQSBackend.receive_message
+def receive(self, queue, count, wait, *rest):
+    until = time.monotonic() + (wait or 0)
+    while True:
+        with alone:
+            found = look(self, queue, count, 0, *rest)
+        if found or time.monotonic() >= until:
+            return found
+        time.sleep(0.02)
+SQSBackend.receive_message = receive
 moto.server.run_simple = serve
 moto.server.main(sys.argv[1:])
 """
-"""moto is not safe for threads (it loses messages, counts and whole writes): what may wait aside, it answers one at a time."""
+"""moto is not safe for threads (it loses messages, counts and whole writes, and gives one message to two who wait): it does
+one thing at a time, and who waits for a message looks again and again."""
 
 
 class MotoServer(Server):

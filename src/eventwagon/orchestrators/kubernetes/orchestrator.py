@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import yaml
 
 from ...errors import EventwagonError, Unavailable, UsageError
@@ -39,7 +40,8 @@ class Kubernetes:
     either it is the image of the Pod that this runs in. A wagon's `revision` takes the place of the image's tag. `per_pod`
     workers run in each Pod, and Pods come and go as a wagon's number of workers changes.
 
-    `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so itself.
+    `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so itself, and no
+    Pod of a unit that has moved on is at the wagon before.
     `handler_timeout` is the train's: a Pod that is to go has as long. `namespace` and `context` default to those of the Pod
     that this runs in, or of the kubeconfig file. One namespace is for one deployment of a train: what is labelled with its
     name there belongs to it. Raises UsageError.
@@ -122,9 +124,11 @@ class Kubernetes:
         themselves say now. Raises Unavailable where nothing was seen yet."""
         await self._known()
         attached: dict[int, list[Attachment]] = {}
+        places: dict[str, set[int]] = {}
         for member in await self._registry.members(train):
             for a in member.attachments if "serve" in member.roles else ():
                 attached.setdefault(a.number, []).append(a)
+                places.setdefault(member.name.rsplit("-", 2)[0], set()).add(a.number)
         pods: dict[int, list[Object]] = {}
         for pod in _of(train, self._pods):
             pods.setdefault(_unit(pod), []).append(pod)
@@ -133,7 +137,11 @@ class Kubernetes:
         for unit in sorted({*deployments, *pods}):
             live = deployments.get(unit)
             number = _number(live) if live is not None else unit
-            found[unit] = self._deployment(number, live, pods.get(unit, []), attached.get(number, []))
+            own = pods.get(unit, [])
+            found[unit] = self._deployment(number, live, own, attached.get(number, []))
+            if left := {n for pod in own for n in places.get(_host(pod), ()) if n != number}:
+                because = f"a worker has not left wagon_{min(left)} yet"
+                found[unit] = msgspec.structs.replace(found[unit], ready=False, trouble=because)
         return found
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
@@ -284,6 +292,11 @@ def _of(train: str, watched: Watched) -> list[Object]:
 
 def _unit(found: Object) -> int:
     return int(found["metadata"]["labels"].get(UNIT, 0))
+
+
+def _host(pod: Object) -> str:
+    """What its workers' names in the registry begin with: its host name, which is cut to 63 characters."""
+    return str(pod["metadata"]["name"])[:63]
 
 
 def _number(live: Object) -> int:

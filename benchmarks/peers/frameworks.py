@@ -26,6 +26,8 @@ class Framework(msgspec.Struct, frozen=True):
     """How it was set up, beyond eight at a time."""
     environment: dict[str, str] = {}
     """For its worker and publisher."""
+    server: str = "Redis"
+    """What it runs on, and is compared on."""
 
 
 OURS = Framework(
@@ -63,6 +65,12 @@ PEERS = {
             "faststream", "faststream_app", ("faststream", "run", f"{_HERE}.faststream_app:app", "--log-level", "warning"),
             "a stream with a consumer group, max_workers 8; tuned: a second subscriber that claims after 20 s",
         ),
+        Framework(
+            "faststream-kafka", "faststream_kafka_app",
+            ("faststream", "run", f"{_HERE}.faststream_kafka_app:app", "--log-level", "warning"),
+            "a topic of one partition with a consumer group, max_workers 8, which commits before it handles (its default)",
+            server="Kafka",
+        ),
     )
 }  # fmt: skip
 
@@ -97,10 +105,11 @@ def ours(framework: Framework = OURS) -> Installed:
 def installed(framework: Framework) -> Installed:
     """The framework in its virtualenv, made on first use. Raises NotInstalled. Idempotent."""
     pins = _pins()[framework.name]
-    package = "taskiq-redis" if framework.name == "taskiq" else framework.name
     versions = dict(pin.split("==") for pin in pins)
-    label = versions[framework.name] + (f" ({package} {versions[package]})" if package != framework.name else "")
-    folder = _cache() / f"{framework.name}-{versions[framework.name]}"
+    version = versions[framework.name.removesuffix("-kafka")]
+    client = {"taskiq": "taskiq-redis", "faststream-kafka": "aiokafka"}.get(framework.name)
+    label = version + (f" ({client} {versions[client]})" if client else "")
+    folder = _cache() / f"{framework.name}-{version}"
     done = folder / ".installed"
     if not done.exists() or done.read_text().split() != pins:
         if folder.exists():

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from eventwagon import facts
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel, Event, born, check_channel_name, check_train_name, child_id, new_ids
-from eventwagon.facts import DECISIONS, Entry, Fact, decode_entry, encode_entry, sentence
+from eventwagon.facts import (
+    DECISIONS,
+    Entry,
+    Fact,
+    WagonDrained,
+    WagonRemoved,
+    decode_entry,
+    encode_entry,
+    sentence,
+)
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State, after, diagram
 from eventwagon.limits import Volume
 from eventwagon.manifest import Wagon
@@ -225,12 +234,19 @@ def test_every_fact_has_a_sentence(kind: type) -> None:
     def has_one(fact: Any) -> None:
         said = sentence(fact)
         assert said
-        assert "None" not in said
         for figure in ("number", "because", "what"):
             if hasattr(fact, figure):
                 assert str(getattr(fact, figure)) in said
 
     has_one()
+
+
+def test_a_figure_that_is_not_known_is_no_none_in_a_sentence() -> None:
+    assert sentence(WagonDrained(train="t", number=1, published=None, settled=None, seconds=2.0)).endswith(
+        "totals unknown"
+    )
+    never = Wagon(number=1, opened_at=0.0)
+    assert sentence(WagonRemoved(train="t", wagon=never, dead=0)) == "wagon_1 removed: it was never in use"
 
 
 def test_the_list_of_facts_is_closed() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, Self
 
 from .clients import TROUBLE, Clients
 from .trouble import Refused, explain
@@ -19,15 +20,27 @@ _TRIES = 8
 
 
 class Table:
-    """Reads and writes of one driver. Every method raises one of TROUBLE unless it says otherwise."""
+    """Reads and writes of one driver, whose clients it opens and closes. Every method raises one of TROUBLE unless it says
+    otherwise."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._name = clients.place.table
         self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._stack = AsyncExitStack()
 
-    async def prepare(self) -> None:
-        """Make the table where there is none. Idempotent. Raises Unavailable, StorageBroken."""
+    async def __aenter__(self) -> Self:
+        """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._clients)
+            await self._prepare()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def _prepare(self) -> None:
         place, what = self._clients.place, f"looking for table {self._name}"
         try:
             while True:

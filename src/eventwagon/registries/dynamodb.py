@@ -53,16 +53,11 @@ class DynamoDBRegistry:
 
     async def __aenter__(self) -> DynamoDBRegistry:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
-        await self._clients.__aenter__()
-        try:
-            await self._table.prepare()
-        except BaseException:
-            await self._clients.__aexit__()
-            raise
+        await self._table.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._clients.__aexit__()
+        await self._table.__aexit__(*exc)
 
     def _manifest(self, train: str) -> Key:
         return f"{self.place.prefix}:trains", train

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..._aws.clients import TROUBLE, Clients
 from ..._aws.place import Place, parse
@@ -60,6 +60,7 @@ class SQSBroker:
         self.place = place or Place()
         self._clients = Clients(self.place, clock=clock)
         self._table = Table(self._clients)
+        self._stack = AsyncExitStack()
         self._rows = Rows(self._table, self.place)
         self._queues = Queues(self._clients)
         self._looks: dict[Channel, _Look] = {}
@@ -76,17 +77,14 @@ class SQSBroker:
 
     async def __aenter__(self) -> SQSBroker:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
-        await self._clients.__aenter__()
-        try:
-            await self._table.prepare()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._table)
             await self._clients.open("sqs")
-        except BaseException:
-            await self._clients.__aexit__()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._clients.__aexit__()
+        await self._stack.aclose()
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         try:

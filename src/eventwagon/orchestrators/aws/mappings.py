@@ -65,16 +65,11 @@ class LambdaMappings:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises Unavailable, StorageBroken."""
-        await self._clients.__aenter__()
-        try:
-            await self._table.prepare()
-        except BaseException:
-            await self._clients.__aexit__()
-            raise
+        await self._table.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._clients.__aexit__()
+        await self._table.__aexit__(*exc)
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""

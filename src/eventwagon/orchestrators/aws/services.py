@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from hashlib import blake2b
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -69,6 +70,7 @@ class ECSServices:
         self._options = dict(options or {})
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
+        self._stack = AsyncExitStack()
         self._units = Units(self._table, self.place.prefix, "ecs")
         self._said: dict[str, tuple[float, str]] = {}
         self._missing: set[str] = set()
@@ -107,19 +109,14 @@ class ECSServices:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises Unavailable, StorageBroken."""
-        await self._registry.__aenter__()
-        try:
-            await self._clients.__aenter__()
-            await self._table.prepare()
-        except BaseException:
-            await self._clients.__aexit__()
-            await self._registry.__aexit__(None, None, None)
-            raise
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._registry)
+            await stack.enter_async_context(self._table)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._clients.__aexit__()
-        await self._registry.__aexit__(*exc)
+        await self._stack.aclose()
 
     def name(self, train: str, unit: int) -> str:
         """What a unit's service and task definitions are called."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ...event import JSON, Event
+from ...event import JSON, Event, seconds_of
 
 _PREFIXES = ("ce-", "ce_")
 _OWN = frozenset(("specversion", "id", "type", "source", "time", "subject", "datacontenttype"))
@@ -46,7 +46,7 @@ def event_from(found: Mapping[str, str], data: bytes, *, position: str, publishe
             found["ce-id"] or position,
             found["ce-type"] or "unknown",
             found["ce-source"] or "unknown",
-            _seconds(found["ce-time"], published),
+            seconds_of(found["ce-time"], published),
             data,
             subject,
             found["content-type"],
@@ -59,7 +59,7 @@ def event_from(found: Mapping[str, str], data: bytes, *, position: str, publishe
         ce.get("id") or position,
         ce.get("type") or "unknown",
         ce.get("source") or "unknown",
-        _seconds(ce.get("time"), published),
+        seconds_of(ce.get("time"), published),
         data,
         ce.get("subject"),
         content_type,
@@ -69,13 +69,3 @@ def event_from(found: Mapping[str, str], data: bytes, *, position: str, publishe
 
 def _rfc3339(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-def _seconds(text: str | None, otherwise: float) -> float:
-    if not text:
-        return otherwise
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return otherwise
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ...errors import EventTooLarge
-from ...event import JSON, Event
+from ...event import JSON, Event, seconds_of
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 REFERENCE = "application/vnd.eventwagon.reference+json"
@@ -128,7 +128,7 @@ def event_from(body: str, *, message: str, sent: float) -> Event:
         given.get("id") or message,
         given.get("type") or "unknown",
         given.get("source") or "unknown",
-        _seconds(given.get("time"), sent),
+        seconds_of(given.get("time"), sent),
         data,
         given.get("subject"),
         given.get("datacontenttype", JSON),
@@ -149,13 +149,3 @@ def _word(value: msgspec.Raw) -> str:
     if isinstance(found, str):
         return found
     return bytes(value).decode()
-
-
-def _seconds(text: str | None, otherwise: float) -> float:
-    if not text:
-        return otherwise
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return otherwise
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -1,95 +1,25 @@
-"""Units of workers in real processes: warm ones go on to the next wagon, idle ones sleep, new code is switched to."""
+"""Units of workers in real processes: warm ones go on to the next wagon, idle ones sleep."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from contextlib import AsyncExitStack
 
-import pytest
-
-from eventwagon import Connection, Train, Volume, Workers
+from eventwagon import Connection, Volume, Workers
 from eventwagon._processes.records import UnitFiles, kill
 from eventwagon.crew import Crew
 from eventwagon.event import Channel
 from eventwagon.facts import (
     FellAsleep,
     OrphanRemoved,
-    Switched,
-    SwitchGivenUp,
     WagonOpened,
-    WentBack,
     WokenUp,
-    sentence,
 )
 from eventwagon.lifecycle import State
 from eventwagon.orchestrators.in_process import InProcess, Start
-from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
+from tests.orders import Place, orders, settled
 from tests.support import World, journal, signups, until
-
-PATIENCE = 150.0
-
-
-class Line(NamedTuple):
-    """One event handled: by which process, in which wagon, by which revision of the code."""
-
-    pid: str
-    wagon: str
-    revision: str
-    number: str
-
-
-class Place:
-    """Where a train of real processes runs."""
-
-    def __init__(self, directory: Path) -> None:
-        self.url = f"sqlite:///{directory}/trains"
-        self.processes = directory / "processes"
-        self.handled = directory / "handled"
-        self.handled.mkdir()
-
-    def lines(self) -> list[Line]:
-        found = sorted(self.handled.iterdir())
-        return [Line(*line.split()) for file in found for line in file.read_text().splitlines()]
-
-    @asynccontextmanager
-    async def running(self, target: str, train: Train) -> AsyncIterator[tuple[Connection, Subprocess]]:
-        orchestrator = Subprocess(target, url=self.url, directory=self.processes, grace=5.0)
-        connection = train.connect(self.url, orchestrator=orchestrator, listeners=())
-        async with asyncio.timeout(PATIENCE), connection as c, c.running():
-            yield c, orchestrator
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    there = Place(tmp_path)
-    monkeypatch.setenv("HANDLED", str(there.handled))
-    return there
-
-
-def orders(**settings: Any) -> Train:
-    """The train of `tests.programs.versions` as its own processes declare it, with other settings of the observer's."""
-    defaults: dict[str, Any] = {
-        "limit": Volume(20),
-        "workers": Workers(each=2),
-        "observe_every": 0.05,
-        "member_ttl": 2.0,
-    }
-    train = Train("orders", **{**defaults, "keep_warm": 1.0, "idle_after": 0.0, "grace": 5.0, **settings})
-
-    @train.on("orders")
-    async def handle(number: str) -> None:
-        raise AssertionError("handled in the observer's process")
-
-    return train
-
-
-async def settled(true: Callable[[], object]) -> None:
-    while not true():
-        await asyncio.sleep(0.02)
 
 
 def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> None:
@@ -193,116 +123,6 @@ def test_a_process_posted_at_a_unit_follows_it_to_the_next_wagon() -> None:
     run(scenario())
 
 
-def versions(directory: Path) -> str:
-    """Two versions of a program, and one that fails, each in a folder of its own; the target that names all of them."""
-    for version, fails in (("v1", ""), ("v2", ""), ("v3", "raise ValueError('v3 fails')"), ("v4", "import nowhere")):
-        folder = directory / f"app-{version}"
-        folder.mkdir()
-        at_import, in_handler = (fails, "pass") if fails.startswith("import") else ("pass", fails or "pass")
-        (folder / "app.py").write_text(
-            f"""
-import os
-from pathlib import Path
-from eventwagon import Train, Volume, Workers
-{at_import}
-
-VERSION = "{version}"
-orders = Train(
-    "orders", limit=Volume(1000), workers=Workers(each=2), grace=5.0, attempts=3, backoff=0.01, member_ttl=2.0
-)
-
-@orders.on("orders")
-async def handle(number, ctx):
-    {in_handler}
-    with (Path(os.environ["HANDLED"]) / str(os.getpid())).open("a") as file:
-        file.write(f"{{os.getpid()}} {{ctx.wagon}} {{VERSION}}/{{orders.revision}} {{number}}\\n")
-"""
-        )
-    return f"{directory}/app-{{revision}}/app.py:orders"
-
-
-def test_the_next_wagon_runs_the_new_code_and_the_old_one_drains_with_the_old(place: Place, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        train = orders(limit=Volume(1000), revision="v1", spares=1)
-        async with place.running(versions(tmp_path), train) as (c, orchestrator):
-            await settled(lambda: c.manifest.ready)
-            await c.publish_many(f"old-{n}" for n in range(30))
-            old = await c.request_switch("the new release", revision="v2")
-            new = await c.wait_answered()
-            assert new != old
-            await c.publish_many(f"new-{n}" for n in range(30))
-            await c.wait_drained(old)
-            await settled(lambda: len(place.lines()) == 60)
-            active = c.manifest.active
-            assert active is not None
-            assert active.revision == c.manifest.revision == "v2"
-            await settled(lambda: [w.revision for w in c.manifest.wagons] == ["v2", "v2"])
-            running = await orchestrator.deployments("orders")
-            assert {d.revision for d in running.values()} == {"v2"}
-            told = [sentence(e.fact) for e in await journal(c)]
-            assert any("to wagon_3 (revision v2)" in line and "the new release" in line for line in told)
-            assert any(line.startswith("wagon_2 discarded: it has revision v1, v2 is wanted now") for line in told)
-
-            back = await c.request_switch("it was not that good", revision="v1")
-            assert await c.wait_answered() != back
-            await c.publish("again")
-            await settled(lambda: len(place.lines()) == 61)
-
-    asyncio.run(scenario())
-    lines = place.lines()
-    assert {line.revision for line in lines if line.number.startswith("old")} == {"v1/v1"}
-    assert {line.revision for line in lines if line.number.startswith("new")} == {"v2/v2"}
-    assert [line.revision for line in lines if line.number == "again"] == ["v1/v1"]
-
-
-def test_a_failing_version_goes_back_by_itself(place: Place, tmp_path: Path) -> None:
-    """Under watch: v3 fails on every event, so the train goes back to v1; what v3 could not handle is in the dead letters."""
-
-    async def scenario() -> None:
-        train = orders(limit=Volume(1000), revision="v1", attempts=3, backoff=0.01)
-        async with place.running(versions(tmp_path), train) as (c, _):
-            await c.publish_many(f"old-{n}" for n in range(30))
-            await c.request_switch("a bad release", revision="v3", watch_errors=0.02)
-            bad = await c.wait_answered()
-            assert c.manifest.watch is not None
-            await c.publish_many(f"lost-{n}" for n in range(15))
-            after = await c.wait_switched(bad)
-            wagon = c.manifest.wagon(after)
-            assert wagon is not None
-            assert wagon.revision == c.manifest.revision == "v1"
-            await c.publish_many(f"new-{n}" for n in range(30))
-            await c.wait_drained(bad)
-            await settled(lambda: len(place.lines()) == 60)
-            (fact,) = [e.fact for e in await journal(c) if isinstance(e.fact, WentBack)]
-            assert (fact.number, fact.revision, fact.back, fact.handled) == (bad, "v3", "v1", 0)
-            assert fact.failed >= 20
-            assert "more than the 0.02 allowed" in sentence(fact)
-            assert len({letter.id async for letter in c.dead_letters()}) == 15
-            assert c.manifest.watch is None
-
-    asyncio.run(scenario())
-    assert {line.revision for line in place.lines()} == {"v1/v1"}
-
-
-def test_a_version_that_does_not_start_is_never_switched_to(place: Place, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        train = orders(limit=Volume(1000), revision="v1", provision_timeout=3.0, provision_attempts=2)
-        async with place.running(versions(tmp_path), train) as (c, _):
-            await c.publish_many(f"{n}" for n in range(30))
-            old = await c.request_switch("a broken release", revision="v4", watch_errors=0.5)
-            assert await c.wait_answered() == old
-            assert (c.manifest.revision, c.manifest.watch) == ("v1", None)
-            (fact,) = [e.fact for e in await journal(c) if isinstance(e.fact, SwitchGivenUp)]
-            assert (fact.revision, fact.back) == ("v4", "v1")
-            assert "No module named 'nowhere'" in fact.because
-            assert not any(isinstance(e.fact, Switched) and e.fact.revision == "v4" for e in await journal(c))
-            await c.request_switch("as ever")
-            assert await c.wait_answered() != old
-
-    asyncio.run(scenario())
-    assert {line.revision for line in place.lines()} == {"v1/v1"}
-
-
 def test_an_idle_train_sleeps_and_the_first_event_wakes_it(place: Place) -> None:
     """No process runs, publishing goes on at once, and what is published is handled."""
 
@@ -324,33 +144,6 @@ def test_an_idle_train_sleeps_and_the_first_event_wakes_it(place: Place) -> None
     asyncio.run(scenario())
     assert len({line.pid for line in place.lines()}) == 2
     assert {line.wagon for line in place.lines()} == {"1"}
-
-
-def test_processes_of_two_versions_beside_each_other() -> None:
-    """Without an orchestrator: a process serves only wagons of its own revision. Blue and green, then the switch."""
-
-    async def scenario() -> None:
-        world, by_blue, by_green = World(), list[str](), list[str]()
-        settings: dict[str, Any] = {"limit": Volume(1000), "workers": Workers(each=4), "spares": 0}
-        blue, green = signups(by_blue, **settings), signups(by_green, **settings)
-        blue.revision, green.revision = "blue", "green"
-        async with world.running(blue) as c, world.running(green, observe=False) as other:
-            await c.publish_many({"email": f"{n}@x"} for n in range(20))
-            await until(lambda: len(by_blue) == 20)
-            assert by_green == []
-            (member,) = [m for m in await c.members() if m.name == other.name]
-            assert (
-                "this program has revision green, and the wagon is for revision blue" in member.attachments[0].trouble
-            )
-            (member,) = [m for m in await c.members() if m.name == c.name]
-            assert member.attachments[0].workers == 4  # those who can't serve it have no share of it
-            await c.request_switch("the release", revision="green")
-            await c.wait_answered()
-            await c.publish_many({"email": f"{n}@y"} for n in range(20))
-            await until(lambda: len(by_green) == 20)
-            assert len(by_blue) == 20
-
-    run(scenario())
 
 
 class Ended(InProcess):

@@ -145,7 +145,8 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
         return TAKEN
     os.register_at_fork(after_in_child=lambda: os.close(lock))  # a handler's own children must not hold the unit
     pid = os.getpid()
-    state = State(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""))
+    revision = os.environ.get(REVISION, "")
+    state = State(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
     files.write(state)
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")

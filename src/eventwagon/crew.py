@@ -128,6 +128,12 @@ class Lanes:
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
         handlers that never wait none is at work when the next is chosen."""
 
+    @property
+    def in_need(self) -> int:
+        """A wagon's own workers fetch when one is free: another process may have a free one sooner. A shared crew chooses
+        between wagons by what is at hand of each."""
+        return self.target if self._shared else len(self._idle)
+
     def resize(self, target: int) -> None:
         """Bring the number of workers to `target`: up at once, down after the events in hand."""
         self.target = target
@@ -167,6 +173,10 @@ class Lanes:
                 waiter.set_result(None)
                 count -= 1
 
+    def _nudge(self) -> None:
+        for serving in self._servings:
+            serving.nudge()
+
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         me = asyncio.current_task()
@@ -183,6 +193,8 @@ class Lanes:
                 if feed is None:
                     waiter = loop.create_future()
                     self._idle.append(waiter)
+                    if not self._shared:
+                        self._nudge()
                     await waiter
                     yielded = loop.time()
                     continue

@@ -50,6 +50,11 @@ class Hands(Protocol):
     service: float
     """Seconds that a handler takes, averaged over the recent ones; 0 before the first."""
 
+    @property
+    def in_need(self) -> int:
+        """How many events should be at hand in each channel, however slow the handlers are."""
+        ...
+
     def wake(self, count: int) -> None:
         """`count` events came in."""
         ...
@@ -146,10 +151,11 @@ class Feed:
     def ahead(self) -> int:
         """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
         this process has no worker for them."""
-        workers, service = self.serving.lanes.target, self.serving.lanes.service
-        if not service or not workers:
-            return workers
-        return max(workers, min(_FETCH_MOST, int(_AHEAD * workers / service)))
+        lanes = self.serving.lanes
+        if not lanes.target:
+            return 0
+        soon = int(_AHEAD * lanes.target / lanes.service) if lanes.service else 0
+        return max(lanes.in_need, min(_FETCH_MOST, soon))
 
     async def fetch(self) -> None:
         """Keep the buffer filled until the wagon is left or gone."""

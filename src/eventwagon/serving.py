@@ -104,6 +104,10 @@ class Serving:
         """The number of its workers has changed: fetch accordingly."""
         if not self.lanes.target:
             self.give_back()
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Its feeds should look whether they are to fetch more."""
         for feed in self.feeds:
             feed.nudge()
 
@@ -244,8 +248,7 @@ class Serving:
 
     async def _leave(self, grace: float) -> None:
         flush, keeper, *fetches = self._tasks
-        for feed in self.feeds:
-            feed.nudge()
+        self.nudge()
         await asyncio.gather(*fetches, return_exceptions=True)
         self.give_back()
         self.check_quiet()

@@ -67,7 +67,7 @@ def test_killed_units_and_a_leaving_observer_lose_nothing(place: Place) -> None:
                 await publish_and_kill(c, number)
             while {line.number for line in place.lines()} != {f"{k}-{n}" for k in range(6) for n in range(20)}:
                 await asyncio.sleep(0.05)
-            while [w.state for w in c.manifest.wagons] != [State.ACTIVE, State.READY]:
+            while sorted(w.state for w in c.manifest.wagons) != sorted([State.ACTIVE, State.READY]):
                 await asyncio.sleep(0.05)
             while sorted(await orchestrator.deployments("orders")) != sorted(w.unit for w in c.manifest.wagons):
                 await asyncio.sleep(0.05)

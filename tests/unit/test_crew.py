@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Train, Workers
@@ -201,5 +202,43 @@ def test_what_is_emitted_to_a_channel_that_the_wagon_has_not_got_yet_waits_for_i
             await asyncio.sleep(5)
             assert [d.published for d in await broker.depth([INGRESS, INNER])] == [1, 1]
             assert [d.settled for d in await broker.depth([INGRESS])] == [1]
+
+    run(main())
+
+
+def test_no_event_waits_at_a_busy_worker_while_that_of_another_process_is_free() -> None:
+    """Two processes with a worker each at one wagon; the worker of one is at a long event. The other does all the rest."""
+    done = list[str]()
+    train = Train("t", workers=Workers(each=1))
+
+    @train.on("t")
+    async def work(kind: str) -> None:
+        await asyncio.sleep(50.0 if kind == "long" else 0.2)
+        done.append(kind)
+
+    async def main() -> None:
+        broker, own = MemoryBroker(), msgspec.structs.replace(spec(INGRESS), workers=1)
+        for channel in (INGRESS, DEAD_LETTERS):
+            await broker.create(channel)
+
+        async def publish(kind: str) -> None:
+            await broker.publish(INGRESS, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"%s"' % kind.encode())])
+
+        def working() -> Crew:
+            return Crew(
+                "t", train.handlers, Settings(), broker, slo=None, shared=None, clock=CLOCK, tell=lambda _: None
+            )
+
+        async with asyncio.timeout(5000), working() as one, working() as other:
+            for crew in (one, other):
+                await crew.serve(own)
+            await publish("long")
+            for number in range(1, 21):
+                await publish("short")
+                if number % 4 == 0:  # between, nothing waits
+                    await asyncio.sleep(2.0)
+            assert done == ["short"] * 20
+            while len(done) < 21:
+                await asyncio.sleep(10.0)
 
     run(main())

@@ -35,7 +35,8 @@ def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> No
                 full = c.manifest.active
                 assert full is not None
                 await c.publish_many(f"{number}-{n}" for n in range(20))
-                await c.wait_drained(await c.wait_switched(full.number) - 1)
+                await c.wait_switched(full.number)  # not always to the next number
+                await c.wait_drained(full.number)
             opened = [e.fact for e in await journal(c) if isinstance(e.fact, WagonOpened)]
             taken_over = [f.unit for f in opened if f.unit is not None]
             assert len(taken_over) >= 3

@@ -59,9 +59,9 @@ class SQSBroker:
     def __init__(self, place: Place | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.place = place or Place()
         self._clients = Clients(self.place, clock=clock)
-        self._table = Table(self._clients)
+        self.table = Table(self._clients)
         self._stack = AsyncExitStack()
-        self._rows = Rows(self._table, self.place)
+        self._rows = Rows(self.table, self.place)
         self._queues = Queues(self._clients)
         self._looks: dict[Channel, _Look] = {}
         self._sealed: dict[Channel, None] = {}
@@ -78,7 +78,7 @@ class SQSBroker:
     async def __aenter__(self) -> SQSBroker:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._table)
+            await stack.enter_async_context(self.table)
             await self._clients.open("sqs")
             self._stack = stack.pop_all()
         return self

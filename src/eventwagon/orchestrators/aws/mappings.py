@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
+
 from ..._aws.clients import TROUBLE, Clients
 from ..._aws.place import Place, parse
 from ..._aws.table import Table
@@ -17,6 +19,7 @@ from ...errors import Unavailable, UsageError
 from ...event import Channel
 from ...orchestrator import Deployment, WagonSpec
 from .handler import PROBE
+from .tallies import Tallies
 from .units import Unit, Units
 
 _LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which what was seen holds: AWS allows few such questions a second
@@ -44,6 +47,7 @@ class LambdaMappings:
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
         self._units = Units(self._table, self.place.prefix, "lambda")
+        self._tallies = Tallies(self._table, self.place.prefix)
         self._seen: dict[tuple[str, int], tuple[Unit, float, Deployment]] = {}
         self._ensured: dict[tuple[str, int], tuple[WagonSpec, float]] = {}
         self._probed: set[tuple[str, frozenset[str]]] = set()
@@ -95,6 +99,9 @@ class LambdaMappings:
         if before is None or before.spec != spec:
             self._seen.pop((spec.train, spec.unit), None)
             await self._units.put(Unit(spec, before.resources if before else ()))
+            await self._tallies.open(spec.train, spec.number)
+            if before is not None and before.spec.number != spec.number:
+                await self._tallies.remove(spec.train, before.spec.number)
         made: list[str] = []
         for channel in spec.channels:
             made += await self._map(channel, spec)
@@ -107,7 +114,7 @@ class LambdaMappings:
     async def _map(self, channel: Channel, spec: WagonSpec) -> list[str]:
         """One channel's mapping as the spec wants it; [] while there is no queue."""
         workers = _LEAST if spec.workers is None else spec.workers
-        name = f"{self.function}:{spec.revision}" if spec.revision else self.function
+        name = self._named(spec)
         source = await self._queue(channel, name)
         if source is None:
             return []
@@ -136,7 +143,7 @@ class LambdaMappings:
             return None
         url, attributes = found
         configured = await self._clients.call("lambda", "get_function_configuration", FunctionName=function)
-        seconds = _VISIBILITY * int(configured.get("Timeout", 3))
+        seconds = _VISIBILITY * _timeout(configured)
         if int(attributes["VisibilityTimeout"]) < seconds:
             wanted = {"VisibilityTimeout": str(seconds)}
             await self._clients.call("sqs", "set_queue_attributes", QueueUrl=url, Attributes=wanted)
@@ -163,13 +170,16 @@ class LambdaMappings:
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
         try:
-            units = await self._units.of(train)
+            units, tallies = await asyncio.gather(self._units.of(train), self._tallies.of(train))
             found = await asyncio.gather(*(self._deployment(unit) for unit in units))
         except TROUBLE as e:
             raise explain(e, f"looking at the workers of {train}", self.place) from e
         for key in [key for key in self._seen if key[0] == train and key[1] not in {u.spec.unit for u in units}]:
             del self._seen[key]
-        return {unit.spec.unit: deployment for unit, deployment in zip(units, found, strict=True)}
+        return {
+            unit.spec.unit: _counted(deployment, *tallies.get(deployment.number, (0, 0)))
+            for unit, deployment in zip(units, found, strict=True)
+        }
 
     async def _deployment(self, unit: Unit) -> Deployment:
         spec, now = unit.spec, asyncio.get_running_loop().time()
@@ -204,7 +214,7 @@ class LambdaMappings:
 
     async def _probe(self, spec: WagonSpec) -> str:
         """Call the function and ask whether it can serve these channels. Once for each code and set of channels."""
-        name = f"{self.function}:{spec.revision}" if spec.revision else self.function
+        name = self._named(spec)
         channels = [channel.name for channel in spec.channels]
         asked = (name, frozenset([spec.train, *channels]))
         if asked in self._probed:
@@ -225,13 +235,14 @@ class LambdaMappings:
             return f"{name} does not answer a probe, but: {body[:300]}"
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. Calls under way can't be seen: it waits until the queues have nothing in flight."""
+        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, what is in hand has until the function's own
+        timeout."""
         key = train, unit
         try:
             async with self._turn(key):
                 standing = await self._units.get(train, unit)
                 if standing is not None:
-                    await self._remove(standing, grace)
+                    await self._remove(standing)
                     await self._units.remove(train, unit)
         except TROUBLE as e:
             raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
@@ -239,19 +250,41 @@ class LambdaMappings:
         self._ensured.pop(key, None)
         self._turns.pop(key, None)
 
-    async def _remove(self, unit: Unit, grace: float) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + grace
+    async def _remove(self, unit: Unit) -> None:
         mappings = set(unit.resources)
         for channel in unit.spec.channels:  # one may have been made and not yet written down
             if queue := await self._attributes(channel, "QueueArn"):
                 mappings |= {str(each["UUID"]) for each in await self._mappings(queue[1]["QueueArn"])}
         for each in mappings:
             await self._disable(each)
-        while await self._in_flight(unit.spec.channels) and loop.time() < until:  # noqa: ASYNC110 - AWS tells nobody
-            await asyncio.sleep(_PAUSE)
+        if mappings:
+            await self._calls_end(unit.spec)
         for each in mappings:
             await self._unmap(each)
+        await self._tallies.remove(unit.spec.train, unit.spec.number)
+
+    async def _calls_end(self, spec: WagonSpec) -> None:
+        """Calls under way can't be seen, but what they have in hand: until two looks show none, or all calls are over. What is given
+        back and pauses looks the same."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + await self._seconds(spec)
+        quiet = 0
+        while quiet < 2 and loop.time() < until:
+            quiet = 0 if await self._in_flight(spec.channels) else quiet + 1
+            await asyncio.sleep(_PAUSE)
+
+    async def _seconds(self, spec: WagonSpec) -> int:
+        """How long a call may take; 0 where the function is gone."""
+        try:
+            name = self._named(spec)
+            return _timeout(await self._clients.call("lambda", "get_function_configuration", FunctionName=name))
+        except Refused as e:
+            if e.code == "ResourceNotFoundException":
+                return 0
+            raise
+
+    def _named(self, spec: WagonSpec) -> str:
+        return f"{self.function}:{spec.revision}" if spec.revision else self.function
 
     async def _in_flight(self, channels: Sequence[Channel]) -> int:
         """About how many messages a call has in hand, or are given back and pause."""
@@ -284,6 +317,14 @@ class LambdaMappings:
 
     def _turn(self, key: tuple[str, int]) -> asyncio.Lock:
         return self._turns.setdefault(key, asyncio.Lock())
+
+
+def _timeout(function: Mapping[str, Any]) -> int:
+    return int(function.get("Timeout", 3))
+
+
+def _counted(deployment: Deployment, handled: int, failed: int) -> Deployment:
+    return msgspec.structs.replace(deployment, handled=handled, failed=failed)
 
 
 def _is(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -276,7 +276,7 @@ async def ensure_after_remove(t: OrchestratorTrial) -> None:
 @suite.check()
 async def wagons_apart(t: OrchestratorTrial) -> None:
     """Each wagon has its own workers; removing one leaves the others and what they have in hand (I8)."""
-    first, second = await t.ready(1, workers=1, held=1), await t.ready(2, workers=2, held=2)
+    first, second = await t.ready(1, workers=1), await t.ready(2, workers=2, held=2)
     same(sorted(await t.orchestrator.deployments(first.train)), [1, 2], "wagons")
     same(dict(await t.orchestrator.deployments("no_such_train")), {}, "wagons of another train")
     await t.orchestrator.remove(first.train, 1, grace=0.0)

@@ -1,0 +1,56 @@
+"""How the handlings of each wagon went that a Lambda function serves. Its calls see no more than their own batch, so they add up
+what they saw in the table, where observers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._aws.table import Key, Table
+from ..._aws.trouble import Refused
+
+
+class Tallies:
+    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no tally none is kept: what a
+    late call would write is never left behind."""
+
+    def __init__(self, table: Table, prefix: str) -> None:
+        self._table = table
+        self._prefix = prefix
+
+    async def open(self, train: str, wagon: int) -> None:
+        """From now on. A tally that stands stays as it is."""
+        pk, sk = self._key(train, wagon)
+        item = {"pk": {"S": pk}, "sk": {"S": sk}, "handled": {"N": "0"}, "failed": {"N": "0"}}
+        try:
+            await self._table.put(item, only_if="attribute_not_exists(pk)")
+        except Refused as e:
+            if not e.condition:
+                raise
+
+    async def add(self, train: str, wagon: int, handled: int, failed: int) -> None:
+        """Once more so many. Not idempotent."""
+        given: dict[str, Any] = {
+            "UpdateExpression": "ADD handled :handled, failed :failed",
+            "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeValues": {":handled": {"N": str(handled)}, ":failed": {"N": str(failed)}},
+        }
+        try:
+            await self._table.update(self._key(train, wagon), **given)
+        except Refused as e:
+            if not e.condition:
+                raise
+
+    async def of(self, train: str) -> Mapping[int, tuple[int, int]]:
+        """By wagon: how many ended well, how many failed."""
+        found: dict[int, tuple[int, int]] = {}
+        async for page in self._table.pages(f"{self._prefix}:tallies:{train}"):
+            found |= {int(item["sk"]["S"]): (int(item["handled"]["N"]), int(item["failed"]["N"])) for item in page}
+        return found
+
+    async def remove(self, train: str, wagon: int) -> None:
+        """Absent is success."""
+        await self._table.remove(self._key(train, wagon))
+
+    def _key(self, train: str, wagon: int) -> Key:
+        return f"{self._prefix}:tallies:{train}", f"{wagon:015d}"

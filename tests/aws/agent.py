@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from eventwagon._aws.clients import Clients
+from tests.aws.support import Between
 
 
 class Agent:
@@ -20,8 +23,11 @@ class Agent:
         self._cluster = cluster
         self._stop_timeout = stop_timeout
         self._tasks: dict[tuple[str, str], list[asyncio.subprocess.Process]] = {}
+        self._leaving: Counter[str] = Counter()
+        """By service: tasks that were asked to end and run."""
         self._stopping: set[asyncio.Task[None]] = set()
-        self.paused = False
+        self.died = 0
+        """Tasks that ended unasked."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.create_task(self._run())
@@ -30,13 +36,29 @@ class Agent:
     async def __aexit__(self, *exc: object) -> None:
         self._loop.cancel()
         await asyncio.wait([self._loop])
-        for processes in self._tasks.values():
+        for (service, _), processes in self._tasks.items():
             for process in processes:
-                self._stop(process)
+                self._stop(service, process)
         while self._stopping:
             await asyncio.wait(self._stopping)
         if not self._loop.cancelled() and self._loop.exception():
             self._loop.result()
+
+    def answering(self, clients: Clients) -> None:
+        """This client's owner is told how many tasks run: moto does not know."""
+
+        async def meddle(operation: str, given: dict[str, Any], ask: Callable[[], Awaitable[Any]]) -> Any:
+            answer = await ask()
+            if operation == "describe_services" and given["cluster"] == self._cluster:
+                for service in answer["services"]:
+                    service["runningCount"] = self._running(service["serviceName"])
+            return answer
+
+        Between(clients, meddle)
+
+    def _running(self, service: str) -> int:
+        alive = [p for (name, _), some in self._tasks.items() if name == service for p in some if p.returncode is None]
+        return len(alive) + self._leaving[service]
 
     async def _run(self) -> None:
         while True:
@@ -54,9 +76,11 @@ class Agent:
             await asyncio.sleep(0.2)
 
     async def _bring(self, key: tuple[str, str], count: int) -> None:
-        processes = [each for each in self._tasks.get(key, []) if each.returncode is None]
+        had = self._tasks.get(key, [])
+        processes = [each for each in had if each.returncode is None]
+        self.died += len(had) - len(processes)
         while len(processes) > count:
-            self._stop(processes.pop())
+            self._stop(key[0], processes.pop())
         while len(processes) < count:
             processes.append(await self._start(key[1]))
         self._tasks[key] = processes
@@ -76,7 +100,9 @@ class Agent:
             stdin=asyncio.subprocess.DEVNULL,
         )
 
-    def _stop(self, process: asyncio.subprocess.Process) -> None:
+    def _stop(self, service: str, process: asyncio.subprocess.Process) -> None:
+        self._leaving[service] += 1
+
         async def stop() -> None:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
@@ -86,6 +112,7 @@ class Agent:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+            self._leaving[service] -= 1
 
         task = asyncio.create_task(stop())
         self._stopping.add(task)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from random import Random
 from secrets import token_hex
 from typing import Any
 
+from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from eventwagon._aws.clients import Clients
 from eventwagon._aws.trouble import Refused
 from eventwagon.event import Channel, Event, new_ids
+
+QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}
+"""Settings of a train whose tests should not take long."""
 
 
 def a_channel(name: str = "") -> Channel:
@@ -41,3 +47,38 @@ class Between:
     async def _call(self, service: str, operation: str, /, **given: Any) -> dict[str, Any]:
         answer: dict[str, Any] = await self._meddle(operation, given, lambda: self._real(service, operation, **given))
         return answer
+
+
+def throttle(clients: Clients, share: float, rng: Random) -> Counter[str]:
+    """That share of the requests of this driver's clients, each try counted, gets AWS's word for: not so fast. Counts them by
+    operation."""
+    told: Counter[str] = Counter()
+    real = clients._connect
+
+    def refuse(request: Any, event_name: str, **_: Any) -> AioAWSResponse | None:
+        if rng.random() >= share:
+            return None
+        told[event_name.rpartition(".")[2]] += 1
+        body = b'{"__type": "ThrottlingException", "message": "made up by the test"}'
+        headers = {"x-amzn-errortype": "ThrottlingException", "content-type": "application/json"}
+        return AioAWSResponse(request.url, 400, headers, _Raw(body))
+
+    async def connect(service: str) -> Any:
+        fresh = service not in clients._open
+        client = await real(service)
+        if fresh:
+            client.meta.events.register("before-send", refuse)
+        return client
+
+    clients._connect = connect  # type: ignore[method-assign]
+    return told
+
+
+class _Raw:
+    """A body as the client's library reads it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def read(self) -> bytes:
+        return self._body

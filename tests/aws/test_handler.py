@@ -19,18 +19,10 @@ from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
+from tests.aws.instance import Clock
+from tests.aws.poller import record_of
 from tests.aws.support import events
 from tests.servers.moto import MotoServer
-
-
-class Clock:
-    """What Lambda hands to a function besides the batch."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(self._seconds * 1000)
 
 
 class Mapping:
@@ -65,21 +57,8 @@ class Mapping:
             MessageAttributeNames=["All"],
             AttributeNames=["All"],
         )
-        return [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "attributes": message["Attributes"],
-                "messageAttributes": {
-                    name: {"stringValue": value.get("StringValue"), "dataType": "String"}
-                    for name, value in message.get("MessageAttributes", {}).items()
-                },
-                "eventSource": "aws:sqs",
-                "eventSourceARN": f"arn:aws:sqs:eu-west-1:123456789012:{queue}",
-            }
-            for message in answer.get("Messages", [])
-        ]
+        arn = f"arn:aws:sqs:eu-west-1:123456789012:{queue}"
+        return [record_of(message, arn) for message in answer.get("Messages", [])]
 
     async def turn(self, channel: Channel, *, seconds: float = 30.0) -> tuple[int, list[str]]:
         """One batch worked off: how many it had, and the ids of the messages reported as failed."""

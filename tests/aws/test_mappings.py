@@ -1,13 +1,11 @@
 """The Lambda orchestrator against moto's control plane. moto enables a mapping at once and runs no function: what it answers to the
-probe is put there by the test. Functions are called in test_handler.py."""
+probe is put there by the test. Functions are called in test_handler.py, and by a poller in test_lambda.py."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
-import io
 import json
-import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from secrets import token_hex
@@ -22,6 +20,7 @@ from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.orchestrators.aws.units import Unit
+from tests.aws.poller import a_function
 from tests.servers.moto import MotoServer
 
 READY = '{"ready": true, "trouble": ""}'
@@ -45,24 +44,9 @@ async def function(server: MotoServer) -> AsyncIterator[tuple[str, LambdaMapping
     """A function, the orchestrator that maps to it, and the broker."""
     tell(server, "config", {"lambda": {"use_docker": False}})
     name = f"f_{token_hex(4)}"
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("app.py", "def handler(event, context): ...")
     url = f"{server.url}".replace("sqs://eu-west-1/ew", f"lambda://eu-west-1/ew/{name}")
     async with SQSBroker.from_url(server.url) as broker, LambdaMappings.from_url(url) as mappings:
-        call = mappings._clients.call
-        policy = {"AssumeRolePolicyDocument": "{}", "Path": "/"}
-        role = await call("iam", "create_role", RoleName=name, **policy)
-        await call(
-            "lambda",
-            "create_function",
-            FunctionName=name,
-            Runtime="python3.13",
-            Role=role["Role"]["Arn"],
-            Handler="app.handler",
-            Timeout=20,
-            Code={"ZipFile": archive.getvalue()},
-        )
+        await a_function(mappings._clients, name, timeout=20)
         yield name, mappings, broker
 
 

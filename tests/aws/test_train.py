@@ -9,15 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from secrets import token_hex
-from typing import Any
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.brokers.sqs import SQSBroker
 from eventwagon.facts import SealWaits, WagonRemoved, WagonSealed
+from tests.aws.support import QUICK
 from tests.servers.moto import MotoServer
 from tests.support import Email, SignUp, journal, until
-
-QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}
 
 
 async def removed(connection: Connection, count: int) -> None:

@@ -1,0 +1,109 @@
+"""The Lambda orchestrator with a function that is called: moto keeps the mappings, a poller of the tests' own works for them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from secrets import token_hex
+from typing import Self
+
+import pytest
+
+from eventwagon import Train, Volume, Workers
+from eventwagon._aws.place import parse
+from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.facts import WentBack
+from eventwagon.orchestrator import Orchestrator
+from eventwagon.orchestrators.aws import LambdaMappings
+from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
+from tests.aws.held import PROGRAM, Held
+from tests.aws.poller import Poller, a_function, a_version
+from tests.aws.support import QUICK
+from tests.servers.moto import MotoServer
+from tests.support import journal
+
+TIMEOUT = 20
+"""Seconds that a call may take."""
+
+
+class LambdaHarness(Held):
+    """Lambda as far as moto goes, calls by the tests' poller: one event at a time, so that calls are workers."""
+
+    revision = "1"
+
+    def __init__(self, server: MotoServer, directory: Path) -> None:
+        super().__init__(server, directory)
+        self.function = f"f_{token_hex(4)}"
+
+    def another(self) -> AbstractAsyncContextManager[Orchestrator]:
+        mappings = LambdaMappings(self.function, parse(self.url), batch=1)
+        self.poller.answering(mappings._clients)
+        return mappings
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        clients = self.broker._clients
+        await a_function(clients, self.function, timeout=TIMEOUT)
+        assert await a_version(clients, self.function) == self.revision
+        self.poller = await self._stack.enter_async_context(
+            Poller(clients, self.function, PROGRAM, lambda _: self.environment, timeout=TIMEOUT)
+        )
+        self.orchestrator: Orchestrator = await self._stack.enter_async_context(self.another())
+        return self
+
+
+@pytest.mark.parametrize("check", orchestrator_checks(moment=1.0, patience=60.0), ids=str)
+def test_lambda(check: Check[Harness], moto_server: MotoServer, tmp_path: Path) -> None:
+    try:
+        asyncio.run(check.run(lambda: LambdaHarness(moto_server, tmp_path)))
+    except Undeclared as undeclared:
+        pytest.skip(str(undeclared))
+
+
+def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path: Path) -> None:
+    """Version 2 of the function fails on every event: seen by its calls only, told in the table, judged by the observer."""
+    url, name = moto_server.url.replace("/ew?", f"/w{token_hex(4)}?") + "&poll=0.2", f"f_{token_hex(4)}"
+    revisions = {"1": "good", "2": "bad"}
+
+    def environment(version: str) -> dict[str, str]:
+        return {"EVENTWAGON_URL": url, "HANDLED": str(tmp_path), "EVENTWAGON_REVISION": revisions[version]}
+
+    train = Train("orders", limit=Volume(1000), workers=Workers(each=2), revision="1", attempts=2, **QUICK)
+
+    @train.on("orders")
+    async def handle(number: str) -> None:
+        raise AssertionError("handled in the observer's process")
+
+    async def scenario() -> WentBack:
+        async with SQSBroker.from_url(url) as broker:
+            await a_function(broker._clients, name, timeout=20)
+            for version in revisions:
+                assert await a_version(broker._clients, name) == version
+            poller = Poller(broker._clients, name, "tests.programs.versions:orders", environment, timeout=20)
+            mappings = LambdaMappings(name, parse(url))
+            poller.answering(mappings._clients)
+            connection = train.connect(url, orchestrator=mappings, listeners=())
+            async with asyncio.timeout(120), poller, connection as c, c.running():
+                await c.publish_many(f"old-{n}" for n in range(5))
+                await c.request_switch("a bad release", revision="2", watch_errors=0.02)
+                bad = await c.wait_answered()
+                await c.publish_many(f"lost-{n}" for n in range(15))
+                number = await c.wait_switched(bad)
+                after = c.manifest.wagon(number)
+                assert after is not None
+                assert after.revision == "1"
+                await c.publish_many(f"new-{n}" for n in range(5))
+                await c.wait_drained(bad)
+                assert {letter.data async for letter in c.dead_letters()} == {b'"lost-%d"' % n for n in range(15)}
+                (fact,) = [e.fact for e in await journal(c) if isinstance(e.fact, WentBack)]
+                while (await mappings.deployments("orders"))[after.unit].handled < 5:
+                    await asyncio.sleep(0.1)
+                for unit in await mappings.deployments("orders"):
+                    await mappings.remove("orders", unit, grace=0.0)
+                assert await mappings._tallies.of("orders") == {}
+        return fact
+
+    fact = asyncio.run(scenario())
+    assert (fact.revision, fact.back, fact.handled) == ("2", "1", 0)
+    assert fact.failed >= 20

@@ -109,7 +109,14 @@ def test_plan_finds_the_cheapest_settings_that_keep_the_promise() -> None:
     good = [each for each in said["tried"] if each["figures"]["on_time"] >= 0.99]
     assert found["cost"] == pytest.approx(min(each["cost"] for each in good), rel=0.001)
     made = eval(f"Train('t', {found['settings']})", {"Train": Train, "Wait": Wait, "Workers": Workers})  # noqa: S307
-    assert made.settings.wagons <= 500
+    # The same traffic with just these settings, by the lab: what was promised.
+    settings = made.settings
+    again = lab(
+        "steady", "--events", "600", "--seconds", "5", "--workers", str(settings.workers.total), "--floor",
+        str(settings.workers.floor), "--limit", str(settings.limit), "--spares", str(settings.spares), "--wagons",
+        str(settings.wagons), "--json",
+    )  # fmt: skip
+    assert json.loads(again.stdout)["strategies"]["wagons"] == found["figures"]
 
 
 def test_plan_says_so_where_the_promise_can_not_be_kept() -> None:

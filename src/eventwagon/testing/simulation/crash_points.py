@@ -37,6 +37,8 @@ class CrashPoint(NamedTuple):
     """What stands from the start."""
     settings: Mapping[str, float] = {}
     """Those that bring a train to that point, where the usual ones don't."""
+    faults: tuple[Fault, ...] = ()
+    """What else goes wrong, or a train never comes to that point."""
     grows: bool = False
     """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
@@ -56,6 +58,10 @@ def _passed_on(manifest: Manifest) -> bool:
 def _later(manifest: Manifest) -> bool:
     return manifest.active is not None and bool(manifest.in_state(State.PROVISIONING))
 
+
+_NEVER_READY = {"provision_timeout": 0.5, "provision_attempts": 1}
+_SLOW = tuple(Fault(f"work{i}", "attach", 3, "delay", 3.0) for i in (1, 2))
+"""Workers that take too long to attach to wagon 2."""
 
 POINTS = (
     CrashPoint(
@@ -206,6 +212,29 @@ POINTS = (
         answered=True,
     ),
     CrashPoint(
+        "failed",
+        "FAILED was stored: its workers never got ready",
+        "a wagon that took no events, with channels, and workers perhaps",
+        "an observer removes it",
+        "observe",
+        "channels",
+        _in(State.FAILED),
+        settings=_NEVER_READY,
+        faults=_SLOW,
+    ),
+    CrashPoint(
+        "half_failed",
+        "some channels of a FAILED wagon were deleted",
+        "deleting again changes nothing",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.FAILED),
+        nth=2,
+        settings=_NEVER_READY,
+        faults=_SLOW,
+    ),
+    CrashPoint(
         "left_over",
         "channels of a wagon that the manifest does not name were left or rose again",
         "leftovers",
@@ -264,7 +293,8 @@ POINTS = (
 
 
 def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
-    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit."""
+    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit, and what
+    the point needs."""
     settings: dict[str, float | int | str] = {
         "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
         "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
@@ -279,6 +309,7 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         settings=settings,
         programs=programs,
         arrivals=arrivals,
+        faults=point.faults,
         depth=2,
         poison=0.2,
         work=0.05,

@@ -54,6 +54,18 @@ def outstanding(depths: Sequence[Depth]) -> int | None:
     return total
 
 
+def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
+    """Were all channels of a sealed wagon empty at one instant? `first` was read before `later`.
+
+    If the settled totals of the first look meet the published totals of the later one, nothing was outstanding at any
+    instant between (totals only grow, and no channel settles more than was published to it), and since what a handler
+    emits is stored before its event is settled (I6), nothing can come. An unknown figure proves nothing.
+    """
+    settled = [d.settled for d in first if d.settled is not None]
+    published = [d.published for d in later if d.published is not None]
+    return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)
+
+
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own."""
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import msgspec
 
-from .broker import Broker, Depth, outstanding
+from .broker import Broker, Depth, outstanding, proven_empty
 from .errors import Conflict, EventwagonError
 from .event import Channel
 from .facts import Listener, StepFailed
@@ -40,6 +40,9 @@ from .steps import (
 )
 from .switcher import Switcher
 from .workers import allocate
+
+_Key = tuple[type[Task], int]
+"""A task and its wagon."""
 
 
 class Observer:
@@ -75,9 +78,11 @@ class Observer:
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
         self._seen: dict[int, tuple[object, float]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
-        self._ending: set[int] = set()
-        self._told_of_ending: dict[int, str] = {}
+        self._tasks: asyncio.TaskGroup
+        self._under_way: set[_Key] = set()
+        """What is done aside now."""
+        self._failing: dict[_Key, StepFailed] = {}
+        """What was done aside, failed, and has not succeeded since."""
         self._poked = asyncio.Event()
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
@@ -109,7 +114,7 @@ class Observer:
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
-        deployments = await self._deployments(members, base.manifest)
+        deployments, unasked = await self._deployments(members, base.manifest)
         readings, troubles = await self._read(base.manifest)
         decided = plan(
             self._settings,
@@ -127,30 +132,40 @@ class Observer:
         await self._switcher.store(decided, base=base)
         self._wanted = decided.next_wanted
         self._counts = self._allocated(decided.manifest, readings, deployments)
-        refusals = [*troubles, *decided.refusals]
+        refusals = [*unasked, *troubles, *decided.refusals]
         for task in decided.tasks:
             try:
                 await self._carry_out(task)
             except Conflict:
                 raise
             except EventwagonError as e:  # one bad wagon must not keep the others from being looked after
-                refusals.append(await self._failed(task, e))
+                refusals.append(self._failed(task, e))
+        self._forget_failing(decided.tasks)
+        refusals += self._failing.values()
         if new := self._new(refusals):
             await self._switcher.note(*new)
 
     # --- seeing ---------------------------------------------------------------------------
 
-    async def _deployments(self, members: Sequence[Member], manifest: Manifest) -> Mapping[int, Deployment]:
-        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves."""
+    async def _deployments(
+        self, members: Sequence[Member], manifest: Manifest
+    ) -> tuple[Mapping[int, Deployment], list[Refusal]]:
+        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves. While an orchestrator can't
+        be asked what the manifest says stands: nobody is kept from sealing, draining and switching to a spare."""
         said = _said_of_themselves(members, manifest)
         if self._orchestrator is None:
-            return said
-        found = dict(await self._orchestrator.deployments(self._train))
+            return said, []
+        try:
+            found = dict(await self._orchestrator.deployments(self._train))
+        except EventwagonError as e:
+            spares = manifest.in_state(State.READY)
+            standing = {w.unit: Deployment(number=w.number, ready=True, revision=w.revision) for w in spares}
+            return standing, [StepFailed(train=self._train, step="asking the orchestrator", because=str(e))]
         for unit, own in said.items():  # processes that an orchestrator started may check in too, with their counts
             d = found.get(unit)
             if d is not None and d.number == own.number and not (d.handled or d.failed):
                 found[unit] = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
-        return found
+        return found, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
         """A reading of each wagon that has taken events, and what could not be read. The manifest was read before: see
@@ -261,10 +276,7 @@ class Observer:
         self._refused = set(told)
         return new
 
-    async def _failed(self, task: Task, error: EventwagonError) -> StepFailed:
-        if isinstance(task, Provision):
-            now = self._clock()
-            await self._switcher.settle(lambda m: attempt_failed(self._settings, m, task.number, now, str(error)))
+    def _failed(self, task: Task, error: EventwagonError) -> StepFailed:
         step = f"{type(task).__name__.lower()} of wagon_{task.number}"
         return StepFailed(train=self._train, step=step, because=str(error))
 
@@ -272,9 +284,6 @@ class Observer:
 
     async def _carry_out(self, task: Task) -> None:
         match task:
-            case Provision(number=number):
-                await self._switcher.create(number)
-                await self._ensure(number)
             case AddChannels(number=number, channels=names):
                 for name in names:
                     await self._broker.create(Channel(self._train, number, name))
@@ -284,12 +293,47 @@ class Observer:
                 await self._switcher.settle(lambda m: sealed(m, number, self._clock()))
             case Lift():
                 await self._switcher.lift(task)
-            case Remove(number=number) | RemoveLeftover(number=number):
-                if self._tasks is None:
-                    await self._end(task)
-                elif number not in self._ending:
-                    self._ending.add(number)
-                    self._tasks.create_task(self._end_aside(task))
+            case Provision() | Remove() | RemoveLeftover():
+                key = _key(task)
+                if key not in self._under_way:
+                    self._under_way.add(key)
+                    self._tasks.create_task(self._aside(key, task))
+
+    async def _aside(self, key: _Key, task: Provision | Remove | RemoveLeftover) -> None:
+        """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next look asks again
+        for what is not done."""
+        try:
+            if isinstance(task, Provision):
+                await self._provision(task.number)
+            else:
+                await self._end(task)
+        except Conflict:
+            self.poke()
+        except EventwagonError as e:
+            self._failing[key] = self._failed(task, e)
+        else:
+            self._failing.pop(key, None)
+            if not isinstance(task, Provision):  # which each look does again
+                self.poke()
+        finally:
+            self._under_way.discard(key)
+
+    def _forget_failing(self, tasks: Sequence[Task]) -> None:
+        """What another has done meanwhile is not asked for any more. Leftovers are asked for at some looks only."""
+        wanted = {_key(task) for task in tasks}
+        for key in [key for key in self._failing if key not in wanted and key[0] is not RemoveLeftover]:
+            del self._failing[key]
+
+    async def _provision(self, number: int) -> None:
+        try:
+            await self._switcher.create(number)
+            await self._ensure(number)
+        except Conflict:
+            raise
+        except EventwagonError as e:
+            now, why = self._clock(), str(e)
+            await self._switcher.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
+            raise
 
     async def _ensure(self, number: int) -> None:
         manifest = self._switcher.snapshot.manifest
@@ -313,23 +357,6 @@ class Observer:
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
 
-    async def _end_aside(self, task: Remove | RemoveLeftover) -> None:
-        """Ending a wagon's workers may take its whole grace: nothing else waits for it."""
-        try:
-            await self._end(task)
-        except Conflict:
-            pass  # the next look does it again: each part may be repeated
-        except EventwagonError as e:
-            fact = await self._failed(task, e)
-            if self._told_of_ending.get(task.number) != str(e):
-                self._told_of_ending[task.number] = str(e)
-                self._tell(fact)
-        else:
-            self._told_of_ending.pop(task.number, None)
-        finally:
-            self._ending.discard(task.number)
-            self.poke()
-
     async def _end(self, task: Remove | RemoveLeftover) -> None:
         if isinstance(task, RemoveLeftover):
             await self._remover.leftover(task)
@@ -337,6 +364,10 @@ class Observer:
         wagon = self._switcher.snapshot.manifest.wagon(task.number)
         if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
             await self._remover.remove(wagon)
+
+
+def _key(task: Task) -> _Key:
+    return type(task), task.number
 
 
 def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
@@ -357,15 +388,3 @@ def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[i
                 failed=d.failed + a.failed,
             )
     return found
-
-
-def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
-    """Were all channels of a sealed wagon empty at one instant? `first` was read before `later`.
-
-    If the settled totals of the first look meet the published totals of the later one, nothing was outstanding at any
-    instant between (totals only grow, and no channel settles more than was published to it), and since what a handler
-    emits is stored before its event is settled (I6), nothing can come. An unknown figure proves nothing.
-    """
-    settled = [d.settled for d in first if d.settled is not None]
-    published = [d.published for d in later if d.published is not None]
-    return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)

@@ -19,7 +19,7 @@ from ... import plan as plan_module
 from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
-from ...broker import Depth
+from ...broker import Depth, proven_empty
 from ...errors import EventwagonError, PublishUncertain
 from ...event import DEAD, Channel, Event, new_ids
 from ...lease import Lease
@@ -79,10 +79,9 @@ def _redirect_before_ready() -> Iterator[None]:
 @_mutant("emptiness read published before settled")
 def _published_first() -> Iterator[None]:
     """The order that proves nothing: published totals first, settled ones after."""
-    proven = observer_module.proven_empty
 
     def mutant(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
-        return proven(later, first)
+        return proven_empty(later, first)
 
     with mock.patch.object(observer_module, "proven_empty", mutant):
         yield
@@ -90,7 +89,7 @@ def _published_first() -> Iterator[None]:
 
 @_mutant("unknown depth read as zero")
 def _unknown_is_zero() -> Iterator[None]:
-    proven, outstanding = observer_module.proven_empty, broker_module.outstanding
+    outstanding = broker_module.outstanding
 
     def known(depths: Sequence[Depth]) -> list[Depth]:
         return [
@@ -99,7 +98,9 @@ def _unknown_is_zero() -> Iterator[None]:
         ]
 
     with (
-        mock.patch.object(observer_module, "proven_empty", lambda first, later: proven(known(first), known(later))),
+        mock.patch.object(
+            observer_module, "proven_empty", lambda first, later: proven_empty(known(first), known(later))
+        ),
         mock.patch.object(observer_module, "outstanding", lambda depths: outstanding(known(depths))),
         mock.patch.object(removal_module, "outstanding", lambda depths: outstanding(known(depths))),
     ):

@@ -12,11 +12,12 @@ import pytest
 
 from eventwagon.drivers import open_drivers
 from eventwagon.errors import Unavailable
-from eventwagon.event import DEAD, Channel
+from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.facts import ProvisioningFailed
 from eventwagon.manifest import Manifest, changed, opened
 from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.kubernetes import Kubernetes
+from eventwagon.orchestrators.kubernetes.cluster import Object
 from eventwagon.orchestrators.kubernetes.template import labels_of
 from tests.programs.pods import burst, held
 
@@ -151,6 +152,34 @@ def test_a_pod_without_its_deployment_is_found_and_removed(world: World) -> None
             assert (list(found), found[7].ready) == ([7], False)
             await orchestrator.remove(held.name, 7, grace=0.0)
             assert await looking.all("pods") == {}
+
+    asyncio.run(main())
+
+
+def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its requests the cluster's own controllers have all the time that they need to end Pods in their way, which
+    grants as long as a handler may ever take: a minute here."""
+
+    async def main() -> None:
+        await found(world)
+        async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
+            await orchestrator.ensure(spec())
+            async with open_drivers(world.url).broker as broker:
+                now = time.time()
+                await broker.publish(Channel(held.name, 1), [Event(new_ids(1, now)[0], "t", "s", now, b"{}")])
+            await until("a handler in flight", lambda: looking.notes("began-1"))
+            request = orchestrator._cluster.request
+
+            async def slowly(method: str, path: str, **given: Any) -> Object:
+                answer = await request(method, path, **given)
+                await asyncio.sleep(3.0)
+                return answer
+
+            monkeypatch.setattr(orchestrator._cluster, "request", slowly)
+            async with asyncio.timeout(30):
+                await orchestrator.remove(held.name, 1, grace=0.0)
+            assert await looking.all("pods") == {}
+            assert await orchestrator.deployments(held.name) == {}
 
     asyncio.run(main())
 

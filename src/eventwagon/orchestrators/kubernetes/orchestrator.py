@@ -225,19 +225,19 @@ class Kubernetes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, train: str, unit: int, grace: float) -> None:
-        """In the foreground: the Deployment stands until its Pods have ended. Its ReplicaSet, which would replace them, is
-        deleted with it, and each Pod by its name, with the grace: before the cluster does so, which would grant the longest
-        that a handler may take. A kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
+        """The Deployment and its ReplicaSet, which would replace the Pods, are deleted without them, then each Pod by its
+        name, with the grace. Deleted along with their owners they would have the longest that a handler may take, and a
+        kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
         await self._known()
         name, seconds = name_of(train, unit), math.ceil(grace) + MARGIN
         until, asked = _now() + seconds + _STUCK, set[str]()
-        gone = await self._delete("deployments", name, propagationPolicy="Foreground")
+        gone = await self._delete("deployments", name, propagationPolicy="Orphan")
         if gone is not None and gone.get("kind") == "Deployment":
             self._deployments.put(gone)
         await self._cluster.request(
             "DELETE",
             self._cluster.path("replicasets"),
-            body={"propagationPolicy": "Foreground"},
+            body={"propagationPolicy": "Orphan"},
             labelSelector=f"{TRAIN}={train},{UNIT}={unit}",
         )
         while True:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from eventwagon.broker import Broker
 from eventwagon.drivers import open_drivers
@@ -22,15 +21,14 @@ from eventwagon.manifest import Manifest, changed, opened
 from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.registry import Registry
-from tests.programs.pods import burst, held
+from tests.programs.pods import Notes, burst, held
 from tests.servers.install import Missing, kubernetes
 from tests.servers.kubernetes.cluster import Cluster
-from tests.servers.kubernetes.image import WORKER, worker_image
+from tests.servers.kubernetes.image import PODS, WORKER, worker_image
 from tests.servers.redis import RedisServer
 
 from .kit import Aim, Benchmark, Line, Run
 
-_PROGRAM = Path(__file__).parents[1] / "tests" / "programs" / "pods.py"
 _POLL = 0.02
 _LOOK = 0.5
 """Seconds for which a worker that has nothing to do looks for events before it sees that it should leave: it is told so at
@@ -44,7 +42,7 @@ async def run(how: Run) -> list[Line]:
         return []
     rounds = how.pick(8, 3)
     with Cluster(programs) as cluster:
-        cluster.load(worker_image([_PROGRAM], "v1"))
+        cluster.load(worker_image([PODS], "v1"))
         config = [f"bind 127.0.0.1 {cluster.host}", "protected-mode no"]
         with RedisServer(Path(how.directory), config=config) as redis:
             url = f"redis://{cluster.host}:{redis.port}/0"
@@ -109,8 +107,9 @@ class _Place:
 
     async def open(self, count: int) -> None:
         """So many wagons."""
-        async with Redis.from_url(self._url) as redis:
-            await redis.set("free", "yes")  # handlers end at once
+        notes = Notes(self._url)
+        async with notes.redis:
+            await notes.let_go()
         manifest = Manifest(train=held.name, declared=held.settings.declared(), channels=held.channels)
         for number in range(1, count + 1):
             ingress, dead = Channel(held.name, number), Channel(held.name, number, DEAD)

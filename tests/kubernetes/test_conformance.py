@@ -119,7 +119,7 @@ class PodsHarness:
         return {p["metadata"]["uid"] for p in pods if p["metadata"]["labels"].get(UNIT) == str(unit)}
 
     async def let_go(self) -> None:
-        await self._looking.redis.set("free", "yes")
+        await self._looking.let_go()
 
 
 class Observed:

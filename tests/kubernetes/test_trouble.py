@@ -254,7 +254,7 @@ def _as_observer(world: World) -> str:
     """A kubeconfig file of the shipped ServiceAccount, with the shipped Role."""
     world.kubectl("apply", "-f", ROLE)
     token = world.kubectl("create", "token", "eventwagon-observer").strip()
-    raw = json.loads(world.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+    raw = json.loads(world.kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json"))
     raw["users"] = [{"name": "observer", "user": {"token": token}}]
     raw["contexts"] = [{"name": "observer", "context": {"cluster": raw["clusters"][0]["name"], "user": "observer"}}]
     raw["current-context"] = "observer"

@@ -5,14 +5,42 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from typing import Any
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 
 from eventwagon import Context, Reject, Train, Volume, Workers
 
-notes: Redis = Redis.from_url(os.environ.get("EVENTWAGON_URL", "redis://127.0.0.1:6379/0"), decode_responses=True)
+
+class Notes:
+    """What handlers note in the Redis of a train's URL, apart for each of its prefixes."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        (self._prefix,) = parse_qs(parts.query).get("prefix", ["eventwagon"])
+        self.redis: Any = Redis.from_url(urlunsplit(parts._replace(query="")), decode_responses=True)
+
+    async def write(self, name: str, text: str) -> None:
+        """One line to those of that name; the Pod's name comes first."""
+        await self.redis.rpush(f"{self._prefix}:notes:{name}", f"{socket.gethostname()} {text}")
+
+    async def read(self, name: str) -> list[list[str]]:
+        """The lines in their order: each the Pod's name and its words."""
+        return [line.split() for line in await self.redis.lrange(f"{self._prefix}:notes:{name}", 0, -1)]
+
+    async def let_go(self) -> None:
+        """The handlers of `held` are held no longer."""
+        await self.redis.set(f"{self._prefix}:notes:free", "yes")
+
+    async def free(self) -> bool:
+        """Whether they were let go."""
+        return bool(await self.redis.exists(f"{self._prefix}:notes:free"))
+
+
+notes = Notes(os.environ.get("EVENTWAGON_URL", "redis://127.0.0.1:6379/0"))
 held = Train("held", workers=Workers(each=1), handler_timeout=60.0, visibility=5.0, member_ttl=3.0)
-"""Its handlers are held until `free` stands there."""
+"""Its handlers are held until they are let go."""
 burst = Train(
     "burst",
     limit=Volume(150),
@@ -27,21 +55,16 @@ burst = Train(
 """Each sign-up takes a moment; multiples of 97 are rejected for good."""
 
 
-async def note(name: str, text: str) -> None:
-    """One line to the notes of that name; the Pod's name comes first."""
-    await notes.rpush(f"notes:{name}", f"{socket.gethostname()} {text}")
-
-
 @held.on("held")
 async def hold(payload: dict[str, str], ctx: Context) -> None:
-    await note(f"began-{ctx.wagon}", ctx.event.id)
+    await notes.write(f"began-{ctx.wagon}", ctx.event.id)
     try:
-        while not await notes.exists("free"):
+        while not await notes.free():
             await asyncio.sleep(0.02)
     except asyncio.CancelledError:
-        await note(f"ended-{ctx.wagon}", ctx.event.id)
+        await notes.write(f"ended-{ctx.wagon}", ctx.event.id)
         raise
-    await note(f"finished-{ctx.wagon}", ctx.event.id)
+    await notes.write(f"finished-{ctx.wagon}", ctx.event.id)
 
 
 @burst.on("burst")
@@ -49,4 +72,4 @@ async def sign_up(number: int, ctx: Context) -> None:
     if number % 97 == 0:
         raise Reject(f"{number} is a bad number")
     await asyncio.sleep(0.01)
-    await note("handled", f"{ctx.wagon} {number}")
+    await notes.write("handled", f"{ctx.wagon} {number}")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from .install import HELP, Missing
+from .install import Missing
 from .kafka import KafkaCluster, KafkaServer
 from .moto import MotoServer
 from .pulsar import PulsarServer
@@ -24,8 +24,8 @@ _T = TypeVar("_T")
 def missing(why: Missing) -> BaseException:
     """What pytest is to be told: a failure in CI, elsewhere a skip that says what helps."""
     if os.environ.get("CI") == "true":
-        return pytest.fail.Exception(f"{why} (in CI every server must be there; try: {HELP})", pytrace=False)
-    return pytest.skip.Exception(f"SERVER MISSING: {why} (try: {HELP})", _use_item_location=True)
+        return pytest.fail.Exception(f"{why} (in CI every server must be there; try: {why.help})", pytrace=False)
+    return pytest.skip.Exception(f"SERVER MISSING: {why} (try: {why.help})", _use_item_location=True)
 
 
 def given(name: str) -> GivenServer | None:

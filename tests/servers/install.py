@@ -33,7 +33,9 @@ HELP = "make servers"
 
 
 class Missing(Exception):
-    """A server is not installed. The text says what to do."""
+    """A server is not installed. The text says what to do, `help` what else may help."""
+
+    help = HELP
 
 
 def cache() -> Path:

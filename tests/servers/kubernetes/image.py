@@ -1,6 +1,7 @@
 """Container images without pulling any: of this machine's Python, the project and what it needs. Kept in the cache.
 
-They are archives that `docker load` and `ctr images import` read.
+They are archives that `docker load` and `ctr images import` read. Run as a program it prints where that of the tests in Pods
+is, for a cluster of one's own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PAUSE = "localhost/pause:eventwagon"
 WORKER = "localhost/eventwagon-tests"
 USER = 65532
 _ROOT = Path(__file__).resolve().parents[3]
+PODS = _ROOT / "tests" / "programs" / "pods.py"
+"""The trains that tests run in Pods."""
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _SITE = f"/usr/lib/{_PYTHON}/site-packages"
 _PAUSE = """\
@@ -264,3 +267,7 @@ def _archive(name: str, configuration: Mapping[str, Any], layers: Iterable[Path]
             tar.add(layer, entry)
     part.rename(final)
     return final
+
+
+if __name__ == "__main__":
+    print(worker_image([PODS], "v1", "v2"))

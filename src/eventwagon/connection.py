@@ -19,7 +19,7 @@ from .event import DEAD, Channel, Event, new_ids
 from .facts import Declared, Entry, Fact, Listener, StopRequested
 from .gathering import chunks
 from .lifecycle import LIVE
-from .manifest import Manifest, Request
+from .manifest import Manifest, Request, gone_by
 from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
@@ -336,10 +336,9 @@ class Connection:
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
-        """Return when every wagon up to `number` is drained and removed. Spares that took no event yet don't count, though
-        some may have lower numbers than a wagon whose workers were warm."""
-        spares = {w.number for w in self.manifest.wagons if w.active_at is None}
-        await self._switcher.until(lambda m: all(w.number > number or w.number in spares for w in m.wagons))
+        """Return when wagon `number` is drained and removed, and all that took events before it; numbers are not always the order. Spares
+        don't count."""
+        await self._switcher.until(gone_by(self.manifest, number))
 
     # --- seeing ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -253,3 +253,22 @@ def _lifted(manifest: Manifest, form: int) -> Manifest:
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
         manifest = msgspec.structs.replace(manifest, wagons=wagons, turns=manifest.next_number - 1)
     return manifest if form == FORMAT else msgspec.structs.replace(manifest, format=FORMAT)
+
+
+def gone_by(manifest: Manifest, number: int) -> Callable[[Manifest], bool]:
+    """Says of a later manifest whether wagon `number` is gone, and all that took events before it. Numbers are not always the order
+    in which wagons took events, and which one it was is no longer known of a wagon that is gone already."""
+    spares = {w.number for w in manifest.wagons if not w.turn}
+    turn = 0
+
+    def is_gone(later: Manifest) -> bool:
+        nonlocal turn
+        wagon = later.wagon(number)
+        turn = wagon.turn if wagon is not None and wagon.turn else turn
+        if turn:
+            return all(not 0 < w.turn <= turn for w in later.wagons)
+        if wagon is None and number < later.next_number:
+            return all(w.number > number or not w.turn or w.state is State.ACTIVE for w in later.wagons)
+        return all(w.number > number or w.number in spares for w in later.wagons)
+
+    return is_gone

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Lag, Settings, Workers
 from eventwagon.event import Channel
 from eventwagon.facts import Discarded, WagonDrained, WagonOpened
 from eventwagon.lifecycle import State
-from eventwagon.manifest import BrokenManifest, Wagon, check
+from eventwagon.manifest import BrokenManifest, Manifest, Wagon, check, gone_by
 from eventwagon.orchestrator import Deployment
 from eventwagon.steps import UNWANTED, Provision, Remove, RemoveLeftover, found_late
 
@@ -125,3 +126,32 @@ def test_never_more_wagons_than_the_cap_spares_included() -> None:
     settings = Settings(limit=Lag(100), workers=Workers(each=2), spares=2, wagons=3)
     m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE), wagon(3, State.READY))
     assert len(decide(m, [reading(1, 9), reading(2, 5)], settings=settings).manifest.wagons) == 3
+
+
+def test_a_wagon_is_waited_for_with_those_before_it_whatever_their_numbers() -> None:
+    """Wagon 3 was a spare while 4, of warm workers, took events; now 3 does."""
+    four, three = (Wagon(number=n, opened_at=0.0, opened_because="") for n in (4, 3))
+    before = Manifest(
+        train="t",
+        wagons=(
+            msgspec.structs.replace(three, state=State.READY),
+            msgspec.structs.replace(four, state=State.ACTIVE, turn=3, active_at=1.0),
+        ),
+        next_number=5,
+    )
+    is_gone = gone_by(before, 4)
+    switched = msgspec.structs.replace(
+        before,
+        wagons=(
+            msgspec.structs.replace(three, state=State.ACTIVE, turn=4, active_at=2.0),
+            msgspec.structs.replace(four, state=State.DRAINING, turn=3, active_at=1.0),
+        ),
+    )
+    after = msgspec.structs.replace(switched, wagons=switched.wagons[:1])
+    assert [is_gone(m) for m in (before, switched, after)] == [False, False, True]
+    assert gone_by(switched, 4)(after)
+    assert not gone_by(switched, 3)(switched)
+    assert gone_by(after, 4)(after)  # it was gone when it was asked about
+    assert not gone_by(after, 5)(after)  # it is not there yet
+    older = msgspec.structs.replace(three, number=2, state=State.DRAINING, turn=2)
+    assert not gone_by(after, 4)(msgspec.structs.replace(after, wagons=(older, *after.wagons)))

@@ -35,7 +35,7 @@ from tests.servers.moto import MotoServer
 from tests.support import journal
 
 PROGRAM = "tests.programs.sign_ups:train"
-PATIENCE = 140.0
+PATIENCE = 240.0
 
 
 class Workers:
@@ -121,11 +121,11 @@ class Story:
             await self.train.publish_many([{"n": n} for n in numbers], timeout=PATIENCE)
             self.accepted |= set(numbers)
 
-    async def until_switched(self, beyond: int) -> None:
-        """Publish until a wagon of a higher number is active."""
-        while self.active <= beyond:
-            await self.publish(20)
-            await asyncio.sleep(0.2)
+    async def fill(self) -> None:
+        """More than the active wagon is to take: until there is another."""
+        full = self.active
+        await self.publish(80)
+        await self.train.wait_switched(full)
 
     @property
     def active(self) -> int:
@@ -170,6 +170,7 @@ async def removed(orchestrator: Orchestrator, unit: int) -> None:
         return
 
 
+@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("kind", [ByLambda, ByECS])
 def test_a_burst(kind: type[ByLambda] | type[ByECS], moto_server: MotoServer, tmp_path: Path) -> None:
     url = moto_server.url.replace("/ew?", f"/b{token_hex(4)}?") + "&resend=3&poll=0.3"
@@ -177,7 +178,7 @@ def test_a_burst(kind: type[ByLambda] | type[ByECS], moto_server: MotoServer, tm
     directory.mkdir()
 
     async def play(story: Story) -> None:
-        await story.until_switched(story.active)
+        await story.fill()
         while not story.train.manifest.in_state(State.READY):
             await asyncio.sleep(0.1)
         publisher = await asyncio.create_subprocess_exec(
@@ -197,7 +198,7 @@ def test_a_burst(kind: type[ByLambda] | type[ByECS], moto_server: MotoServer, tm
             ):
                 await asyncio.sleep(0.3)
             os.kill(publisher.pid, signal.SIGCONT)
-            await story.until_switched(story.active)
+            await story.fill()
             out, _ = await publisher.communicate(b"\n")
         finally:
             if publisher.returncode is None:

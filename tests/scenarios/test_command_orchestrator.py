@@ -1,128 +1,32 @@
-"""Commands as wagons' workers: what they are told, how they show that they serve, and when something goes wrong."""
+"""Commands as wagons' workers: what they are told, and when something goes wrong."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
-from eventwagon import Train
-from eventwagon._processes.records import RUN, Run, UnitFiles, created, is_alive, started_by
+from eventwagon._processes.records import Run, UnitFiles, created, started_by
 from eventwagon.broker import Named
 from eventwagon.drivers import open_drivers
 from eventwagon.errors import UsageError
-from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.orchestrators.command import CheckIn, Command, Http, Line, Tcp
+from eventwagon.event import Channel
+from eventwagon.orchestrators.command import Command, Http, Tcp
 from eventwagon.orchestrators.command.words import ENVIRONMENT
-from tests.programs.signups import signups
-
-ROOT = Path(__file__).parents[2]
-TRAIN = "signups"
-PATIENCE = 30.0
-
-SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"]
-GRACEFUL = """
-exec 2> /dev/null  # the shell's own word on its children: nobody reads it where the keeper was killed
-echo $$ >> "$NOTES/began"
-trap 'sleep 0.3; echo $$ >> "$NOTES/ended"; exit 0' TERM
-echo attached
-while :; do sleep 0.05; done
-"""
-STUBBORN = """
-trap '' TERM
-sleep 600 & echo $! >> "$NOTES/began"
-echo $$ >> "$NOTES/began"
-echo attached
-while :; do sleep 0.05; done
-"""
-
-
-class Place:
-    """Commands that note in a directory what they do."""
-
-    def __init__(self, directory: Path) -> None:
-        self.processes = directory / "processes"
-        self.notes = directory / "notes"
-        self.notes.mkdir(exist_ok=True)
-
-    def command(self, argv: Sequence[str] | str, **options: Any) -> Command:
-        return Command(
-            ["sh", "-c", argv] if isinstance(argv, str) else argv,
-            **{
-                "url": "sqlite:////nowhere",
-                "ready": Line("attached"),
-                "directory": self.processes,
-                "environment": {"NOTES": str(self.notes), "PYTHONUNBUFFERED": "1"},
-                "grace": 0.5,
-                **options,
-            },
-        )
-
-    def noted(self, name: str) -> list[str]:
-        try:
-            return (self.notes / name).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    @property
-    def run(self) -> Run:
-        found = UnitFiles(self.processes, TRAIN, 1).run()
-        assert found is not None
-        return found
+from tests.commands import GRACEFUL, SERVER, STUBBORN, TRAIN, Place, spec
+from tests.deployed import is_ready, until, until_deployed
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def spec(number: int = 1, *, workers: int = 1, **fields: Any) -> WagonSpec:
-    ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
-    fields = {"unit": number, "channels": (ingress, Channel(TRAIN, number, "welcome")), **fields}
-    return WagonSpec(train=TRAIN, number=number, dead_letters=dead, workers=workers, **fields)
-
-
-async def until(what: str, true: Callable[[], object]) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not true():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"{what}: not within {PATIENCE:g} s")
-
-
-async def until_deployed(
-    orchestrator: Command, wanted: WagonSpec, true: Callable[[Deployment], object], *, ensure: bool = True
-) -> Deployment:
-    """Ensure and look, as an observer does, until the unit's deployment is so."""
-    found: Deployment | None = None
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while found is None or not true(found):
-                if ensure:
-                    await orchestrator.ensure(wanted)
-                found = (await orchestrator.deployments(TRAIN)).get(wanted.unit)
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"not within {PATIENCE:g} s; it is {found}")
-    return found
-
-
-def is_ready(deployment: Deployment) -> bool:
-    return deployment.ready
 
 
 # --- what it is told ----------------------------------------------------------------------
@@ -198,65 +102,6 @@ def test_one_that_never_stops_talking_holds_up_nobody(at: Place, tmp_path: Path)
 
     asyncio.run(scenario())
     assert (tmp_path / "logs" / "signups_v1.log").stat().st_size < 50_000_000
-
-
-# --- readiness ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ready", [Http("http://127.0.0.1:{port}/"), Tcp(), Line("Serving HTTP")], ids=repr)
-def test_ready_when_it_answers(at: Place, ready: Http | Tcp | Line) -> None:
-    async def scenario() -> None:
-        async with at.command(SERVER, ready=ready) as orchestrator:
-            found = await until_deployed(orchestrator, spec(workers=2), is_ready)
-            assert (found.number, found.workers, found.trouble) == (1, 2, "")
-
-    asyncio.run(scenario())
-    assert list(at.processes.iterdir()) == []
-
-
-def test_not_ready_says_what_was_asked(at: Place) -> None:
-    async def scenario() -> None:
-        for ready, why in (
-            (Http("http://127.0.0.1:{port}/missing"), "/missing: HTTP 404"),
-            (Tcp("1"), "127.0.0.1:1: "),
-            (Line("never said"), "no line with 'never said' yet"),
-        ):
-            async with at.command(SERVER, ready=ready) as orchestrator:
-                await until_deployed(orchestrator, spec(), lambda d: not d.ready and why in d.trouble)  # noqa: B023
-
-    asyncio.run(scenario())
-
-
-def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's own worker as a command: it is ready when the registry says so, and its crash is told."""
-    monkeypatch.setenv("HANDLED", str(tmp_path / "handled"))
-    url = f"sqlite:///{tmp_path}/trains"
-    argv = [sys.executable, "-m", "eventwagon", "work", "tests.programs.signups:signups", "--wagon", "{wagon}"]
-
-    async def scenario() -> None:
-        train: Train = signups
-        async with train.connect(url, listeners=()) as c:
-            await c.found()
-            options = {"url": url, "ready": CheckIn(), "registry": open_drivers(url).registry, "grace": 5.0}
-            async with at.command([*argv, "--workers", "2"], **options) as orchestrator:
-                wanted = spec(workers=1, channels=(Channel(train.name, 1),))
-                wanted = msgspec.structs.replace(wanted, train=train.name)
-                told = set()
-                async with asyncio.timeout(PATIENCE):
-                    while not (found := (await _ensured(orchestrator, wanted))) or not found.ready:
-                        told.add(found.trouble if found else "")
-                        await asyncio.sleep(0.02)
-                assert "0 of 1 copies of the command have checked in as ready" in told
-                assert [(a.number, a.workers) for m in await c.members() for a in m.attachments] == [(1, 2)]
-                await orchestrator.remove(train.name, 1, grace=5.0)
-                assert [m for m in await c.members() if m.attachments] == []
-
-    asyncio.run(scenario())
-
-
-async def _ensured(orchestrator: Command, wanted: WagonSpec) -> Deployment | None:
-    await orchestrator.ensure(wanted)
-    return (await orchestrator.deployments(wanted.train)).get(wanted.unit)
 
 
 # --- when it goes wrong -------------------------------------------------------------------
@@ -465,121 +310,6 @@ def test_a_stop_command_takes_the_place_of_sigterm(at: Place) -> None:
             await until_deployed(orchestrator, spec(), is_ready)
             await orchestrator.remove(TRAIN, 1, grace=25.0)
             assert at.noted("ended") == at.noted("began")
-
-    asyncio.run(scenario())
-
-
-# --- killed parents -----------------------------------------------------------------------
-
-PARENT = """
-import asyncio, sys
-from pathlib import Path
-from tests.scenarios.test_command_orchestrator import *
-
-async def main():
-    async with Place(Path(sys.argv[1])).command(GRACEFUL, stop=sys.argv[2:]) as orchestrator:
-        await until_deployed(orchestrator, spec(workers=2), is_ready)
-        print("ready", flush=True)
-        await asyncio.sleep(600)
-
-asyncio.run(main())
-"""
-
-
-@contextlib.asynccontextmanager
-async def killed(at: Place, *, keeper: signal.Signals | None = None, stop: Sequence[str] = ()) -> AsyncIterator[Run]:
-    """An orchestrator in a process of its own was killed, and its keeper stopped or killed; what that had started."""
-    argv = [sys.executable, "-c", PARENT, str(at.processes.parent), *stop]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:  # noqa: ASYNC220 - we wait for its word
-        try:
-            assert parent.stdout is not None
-            assert parent.stdout.readline() == "ready\n"
-            state = UnitFiles(at.processes, TRAIN, 1).state()
-            assert state is not None
-            if keeper is not None:
-                os.kill(state.pid, keeper)
-            run = at.run
-        finally:
-            parent.kill()
-    try:
-        yield run
-        assert not is_alive(state)
-        assert started_by(run) == []
-        assert list(at.processes.iterdir()) == []
-    finally:
-        for pid in started_by(run):
-            os.kill(pid, signal.SIGKILL)
-
-
-def test_copies_end_gracefully_with_a_killed_parent(at: Place) -> None:
-    async def scenario() -> None:
-        async with killed(at) as run:
-            await until("the copies have ended", lambda: not started_by(run))
-            assert sorted(at.noted("ended")) == sorted(at.noted("began"))
-            async with at.command(GRACEFUL) as next_one:
-                await next_one.remove(TRAIN, 1, grace=0.0)  # what is left are records
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("keeper", [signal.SIGKILL, signal.SIGSTOP], ids=["keeper killed", "keeper stopped"])
-@pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
-def test_orphans_are_found_and_ended_by_the_next_orchestrator(at: Place, keeper: signal.Signals, wanted: bool) -> None:
-    async def scenario() -> None:
-        async with killed(at, keeper=keeper) as run:
-            orphans = started_by(run)
-            assert len(orphans) >= 2  # the shells, and what they run just now
-            async with at.command(GRACEFUL) as next_one:
-                assert list(await next_one.deployments(TRAIN)) == [1]
-                if wanted:
-                    await until_deployed(next_one, spec(workers=2), lambda d: d.ready and at.run != run)
-                    assert not any(created(pid) for pid in orphans)
-                else:
-                    await next_one.remove(TRAIN, 1, grace=10.0)
-            if keeper == signal.SIGKILL:  # asked first, they ended by themselves
-                assert len({str(pid) for pid in orphans} & set(at.noted("ended"))) == 2
-
-    asyncio.run(scenario())
-
-
-def test_containers_of_a_killed_keeper_are_stopped(at: Place) -> None:
-    stop = ["touch", f"{at.notes}/stop-{{copy}}"]
-
-    async def scenario() -> None:
-        async with killed(at, keeper=signal.SIGKILL, stop=stop), at.command("exit 1") as next_one:
-            await next_one.remove(TRAIN, 1, grace=10.0)
-            assert {"stop-1", "stop-2"} <= {path.name for path in at.notes.iterdir()}
-
-    asyncio.run(scenario())
-
-
-def test_who_is_not_of_that_run_is_never_signalled(at: Place) -> None:
-    """The record of a keeper long gone: its token stands in nobody's environment, whatever pids were given again."""
-
-    async def scenario() -> None:
-        async with at.command(GRACEFUL) as orchestrator:
-            UnitFiles(at.processes, TRAIN, 1).write(Run(token="of a run long gone"))  # noqa: S106
-            assert list(await orchestrator.deployments(TRAIN)) == [1]
-            await orchestrator.remove(TRAIN, 1, grace=0.0)
-            assert await orchestrator.deployments(TRAIN) == {}
-
-    environment = {**os.environ, RUN: "of another run"}
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as stranger:
-        asyncio.run(scenario())
-        assert stranger.poll() is None
-        stranger.communicate(b"\n", timeout=PATIENCE)
-
-
-def test_two_orchestrators_start_a_unit_once(at: Place) -> None:
-    async def scenario() -> None:
-        async with at.command(GRACEFUL) as first, at.command(GRACEFUL) as second:
-            for _ in range(20):
-                await asyncio.gather(first.ensure(spec()), second.ensure(spec()))
-            await until_deployed(first, spec(), is_ready)
-            await until_deployed(second, spec(), is_ready)
-            assert len(at.noted("began")) == 1
-            keepers = [p for p in psutil.Process().children() if "orchestrators.command" in " ".join(p.cmdline())]
-            assert len(keepers) == 1
 
     asyncio.run(scenario())
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from eventwagon._processes.records import (
 from eventwagon.brokers.sqlite import SQLiteBroker
 from eventwagon.errors import Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.probe import PROBE
+from tests.deployed import is_ready, until, until_deployed
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "signups"
@@ -94,36 +95,6 @@ async def place(directory: Path) -> AsyncIterator[Place]:
     there = Place(directory)
     async with there.broker:
         yield there
-
-
-async def until(what: str, true: Callable[[], object], *, seconds: float = PATIENCE) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while not true():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"{what}: not within {seconds:g} s")
-
-
-async def until_deployed(
-    orchestrator: Subprocess, spec: WagonSpec, true: Callable[[Deployment], object], *, ensure: bool = True
-) -> Deployment:
-    """Ensure and look, as an observer does, until the wagon's deployment is so."""
-    found: Deployment | None = None
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while found is None or not true(found):
-                if ensure:
-                    await orchestrator.ensure(spec)
-                found = (await orchestrator.deployments(TRAIN)).get(spec.number)
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"not within {PATIENCE:g} s; it is {found}")
-    return found
-
-
-def is_ready(deployment: Deployment) -> bool:
-    return deployment.ready
 
 
 def test_a_crashed_process_is_told_with_its_exit_code_and_last_words_and_started_again(tmp_path: Path) -> None:

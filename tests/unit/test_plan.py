@@ -1,4 +1,4 @@
-"""The policy, situation by situation: what is known goes in, the next manifest, its reasons and the tasks come out."""
+"""Plan, step by step: opening, switching, the cap, founding."""
 
 from __future__ import annotations
 
@@ -7,27 +7,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventwagon import Age, Lag, Pressure, Reading, Settings, Volume, Workers
-from eventwagon.event import Channel
+from eventwagon import Age, Lag, Pressure, Reading, Settings, Workers
 from eventwagon.facts import (
-    Discarded,
-    DrainUnproven,
     OpenRefused,
     ProvisioningFailed,
-    SealWaits,
     StepFailed,
     Switched,
     SwitchRefused,
-    WagonDrained,
     WagonOpened,
     WagonReady,
     WorkersLost,
 )
 from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Request, Wagon, check
+from eventwagon.manifest import Manifest, Request, check
 from eventwagon.orchestrator import Deployment
-from eventwagon.plan import plan
-from eventwagon.registry import Attachment, Member
 from eventwagon.steps import (
     AddChannels,
     Full,
@@ -35,8 +28,6 @@ from eventwagon.steps import (
     Plan,
     Provision,
     Remove,
-    RemoveLeftover,
-    Seal,
     attempt_failed,
     channels_added,
     created,
@@ -46,86 +37,7 @@ from eventwagon.steps import (
     when_full,
 )
 
-NOW = 1000.0
-SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))
-
-
-def wagon(number: int, state: State, **fields: Any) -> Wagon:
-    times: dict[str, Any] = {"opened_at": 900.0}
-    if state is not State.PROVISIONING:
-        times["created_at"] = 900.0
-    if state in (State.ACTIVE, State.DRAINING, State.DRAINED):
-        times.update(active_at=900.0, turn=number)
-    if state in (State.DRAINING, State.DRAINED):
-        times["closed_at"] = 990.0
-    if state is State.DRAINED:
-        times.update(sealed_at=991.0, drained_at=992.0)
-    return Wagon(**{"number": number, "state": state, **times, **fields})
-
-
-def manifest(*wagons: Wagon, **fields: Any) -> Manifest:
-    next_number = max((w.number for w in wagons), default=0) + 1
-    return Manifest(**{"train": "t", "wagons": wagons, "next_number": next_number, "declared": {"x": "y"}, **fields})
-
-
-def reading(number: int, published: int, settled: int = 0, **fields: Any) -> Reading:
-    outstanding = published - settled
-    return Reading(
-        **{
-            "number": number,
-            "at": NOW,
-            "age": 100.0,
-            "published": published,
-            "settled": settled,
-            "waiting": outstanding,
-            "outstanding_in_all": outstanding,
-            **fields,
-        }
-    )
-
-
-def ready(*numbers: int) -> dict[int, Deployment]:
-    return {n: Deployment(number=n, ready=True, workers=2) for n in numbers}
-
-
-def decide(
-    m: Manifest,
-    readings: list[Reading] | None = None,
-    deployments: dict[int, Deployment] | None = None,
-    *,
-    settings: Settings = SETTINGS,
-    members: list[Member] | None = None,
-    now: float = NOW,
-    bounds: bool = True,
-    fences: bool = True,
-    ages: dict[int, float] | None = None,
-    leftovers: tuple[Channel, ...] = (),
-) -> Plan:
-    found_deployments = ready(*(w.number for w in m.wagons)) if deployments is None else deployments
-    by_number = {r.number: r for r in readings or []}
-    decided = plan(
-        settings,
-        m,
-        by_number,
-        found_deployments,
-        members or [],
-        now,
-        bounds=bounds,
-        fences=fences,
-        ages=ages,
-        leftovers=leftovers,
-    )
-    check(decided.manifest)
-    return decided
-
-
-def states(decided: Plan) -> dict[int, State]:
-    return {w.number: w.state for w in decided.manifest.wagons}
-
-
-def one(facts: tuple[Any, ...], kind: type) -> Any:
-    (fact,) = [f for f in facts if isinstance(f, kind)]
-    return fact
+from .plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
 
 
 def test_nothing_happens_to_a_wagon_with_room() -> None:
@@ -290,95 +202,6 @@ def test_no_new_attempt_before_the_pause_is_over() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=2))
     assert Provision(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
     assert Provision(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
-
-
-def test_surplus_spares_are_put_away_by_the_safe_way() -> None:
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), wagon(3, State.READY), wagon(4, State.READY))
-    decided = decide(m, [reading(1, 0)], settings=msgspec.structs.replace(SETTINGS, spares=1))
-    assert states(decided) == {1: State.ACTIVE, 2: State.READY, 3: State.DRAINING, 4: State.DRAINING}
-    assert {f.number for f in decided.facts if isinstance(f, Discarded)} == {3, 4}
-
-
-def test_draining_seal_then_proof_then_removal() -> None:
-    draining = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
-    unsealed = decide(draining, [reading(1, 5, 5, empty=True)])
-    assert Seal(1) in unsealed.tasks
-    assert states(unsealed)[1] is State.DRAINING  # empty before the seal proves nothing (I5)
-    m = sealed(draining, 1, NOW).manifest
-    assert states(decide(m, [reading(1, 5, 4)]))[1] is State.DRAINING
-    drained = decide(m, [reading(1, 5, 5, empty=True)])
-    assert states(drained)[1] is State.DRAINED
-    fact = one(drained.facts, WagonDrained)
-    assert (fact.published, fact.settled, fact.seconds) == (5, 5, 10.0)
-
-
-def test_i5_unknown_is_never_empty() -> None:
-    m = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))
-    unknown = Reading(number=1, at=NOW, age=1.0)
-    decided = decide(m, [unknown])
-    assert states(decided)[1] is State.DRAINING
-    assert one(decided.refusals, DrainUnproven).number == 1
-    assert states(decide(m, []))[1] is State.DRAINING
-
-
-def test_removed_only_after_its_workers_left_or_grace() -> None:
-    m = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
-    at_it = [Member(name="a", roles=("work",), attachments=(Attachment(1, True, 1),))]
-    assert Remove(1) not in decide(m, members=at_it).tasks
-    assert Remove(1) in decide(m, members=[]).tasks
-    assert Remove(1) in decide(m, members=at_it, ages={1: SETTINGS.grace + 1}).tasks
-
-
-def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_for_a_while() -> None:
-    m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
-    stale = [Member(name="p", roles=("publish",), publishing_to=1)]
-    waits = decide(m, [reading(1, 5, 5)], fences=False, members=stale)
-    assert Seal(1) not in waits.tasks
-    assert one(waits.refusals, SealWaits).number == 1
-    fresh = [Member(name="p", roles=("publish",), publishing_to=2)]
-    assert Seal(1) in decide(m, [reading(1, 5, 5)], fences=False, members=fresh).tasks
-    drained = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
-    assert Remove(1) not in decide(drained, fences=False, ages={1: SETTINGS.keep_drained - 1}).tasks
-    assert Remove(1) in decide(drained, fences=False, ages={1: SETTINGS.keep_drained}).tasks
-
-
-def test_without_a_fence_the_turn_counts_and_not_the_number() -> None:
-    """Wagon 4 was ready before wagon 3, so it was active before: who may publish to 3 may not publish to 4 any more."""
-    m = manifest(wagon(3, State.ACTIVE, turn=2), wagon(4, State.DRAINING, turn=1))
-    at_the_active = [Member(name="p", roles=("publish",), publishing_to=2)]
-    assert Seal(4) in decide(m, [reading(4, 5, 5)], fences=False, members=at_the_active).tasks
-    m = manifest(wagon(3, State.DRAINING, turn=2), wagon(4, State.DRAINING, turn=1), wagon(5, State.ACTIVE, turn=3))
-    at_four = [Member(name="p", roles=("publish",), publishing_to=1)]
-    tasks = decide(m, [reading(3, 5, 5), reading(4, 5, 5)], fences=False, members=at_four).tasks
-    assert Seal(3) not in tasks
-    assert Seal(4) not in tasks
-
-
-def test_without_a_fence_a_spare_that_never_was_active_is_sealed_at_once() -> None:
-    """Nobody can have published to it, though those who publish say an earlier wagon."""
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.DRAINING, active_at=None, turn=0))
-    publisher = [Member(name="p", roles=("publish",), publishing_to=1)]
-    assert Seal(2) in decide(m, [reading(1, 5)], fences=False, members=publisher).tasks
-
-
-def test_without_a_fence_a_wagon_is_not_sealed_by_members_that_were_read_before_its_switch() -> None:
-    """Who came back from being cut off in between is not among them, and may have read the manifest as it was."""
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
-    full = decide(m, [reading(1, 100)], ready(2), fences=False, members=[])
-    assert states(full)[1] is State.DRAINING
-    assert Seal(1) not in full.tasks
-    assert Seal(1) in decide(full.manifest, [reading(1, 100)], ready(2), fences=False, members=[]).tasks
-    assert Seal(1) in decide(m, [reading(1, 100)], ready(2), fences=True, members=[]).tasks
-
-
-def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:
-    m = manifest(wagon(3, State.ACTIVE))
-    channels = tuple(Channel("t", n) for n in (0, 2, 3, 4, 9))
-    decided = decide(m, [reading(3, 0)], {**ready(3), 1: Deployment(number=1, ready=True)}, leftovers=channels)
-    assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [
-        RemoveLeftover(1),
-        RemoveLeftover(2, (Channel("t", 2),)),
-    ]
 
 
 def test_channels_declared_later_are_added_to_live_wagons() -> None:

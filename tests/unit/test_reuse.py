@@ -15,7 +15,7 @@ from eventwagon.manifest import BrokenManifest, Manifest, Wagon, check, gone_by
 from eventwagon.orchestrator import Deployment
 from eventwagon.steps import UNWANTED, Provision, Remove, RemoveLeftover, found_late
 
-from .test_plan import decide, manifest, one, reading, ready, states, wagon
+from .plans import decide, manifest, one, reading, ready, states, wagon
 
 REUSE = Settings(limit=Lag(100), workers=Workers(each=2), reuse=True)
 EMPTY = reading(1, 100, 100, empty=True)

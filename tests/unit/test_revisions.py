@@ -28,7 +28,7 @@ from eventwagon.plan import plan
 from eventwagon.steps import IDLE, Plan, attempt_failed, found, spec_of, switch_asked, when_full
 from eventwagon.workers import may_serve
 
-from .test_plan import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from .plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 TO_V2 = Request("new release", 990.0, "v2", 0.02)
 

@@ -1,0 +1,80 @@
+"""Commands as wagons' workers: how they show that they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from eventwagon import Train
+from eventwagon.drivers import open_drivers
+from eventwagon.event import Channel
+from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.orchestrators.command import CheckIn, Command, Http, Line, Tcp
+from tests.commands import PATIENCE, SERVER, Place, spec
+from tests.deployed import is_ready, until_deployed
+from tests.programs.signups import signups
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("ready", [Http("http://127.0.0.1:{port}/"), Tcp(), Line("Serving HTTP")], ids=repr)
+def test_ready_when_it_answers(at: Place, ready: Http | Tcp | Line) -> None:
+    async def scenario() -> None:
+        async with at.command(SERVER, ready=ready) as orchestrator:
+            found = await until_deployed(orchestrator, spec(workers=2), is_ready)
+            assert (found.number, found.workers, found.trouble) == (1, 2, "")
+
+    asyncio.run(scenario())
+    assert list(at.processes.iterdir()) == []
+
+
+def test_not_ready_says_what_was_asked(at: Place) -> None:
+    async def scenario() -> None:
+        for ready, why in (
+            (Http("http://127.0.0.1:{port}/missing"), "/missing: HTTP 404"),
+            (Tcp("1"), "127.0.0.1:1: "),
+            (Line("never said"), "no line with 'never said' yet"),
+        ):
+            async with at.command(SERVER, ready=ready) as orchestrator:
+                await until_deployed(orchestrator, spec(), lambda d: not d.ready and why in d.trouble)  # noqa: B023
+
+    asyncio.run(scenario())
+
+
+def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's own worker as a command: it is ready when the registry says so, and its crash is told."""
+    monkeypatch.setenv("HANDLED", str(tmp_path / "handled"))
+    url = f"sqlite:///{tmp_path}/trains"
+    argv = [sys.executable, "-m", "eventwagon", "work", "tests.programs.signups:signups", "--wagon", "{wagon}"]
+
+    async def scenario() -> None:
+        train: Train = signups
+        async with train.connect(url, listeners=()) as c:
+            await c.found()
+            options = {"url": url, "ready": CheckIn(), "registry": open_drivers(url).registry, "grace": 5.0}
+            async with at.command([*argv, "--workers", "2"], **options) as orchestrator:
+                wanted = spec(workers=1, channels=(Channel(train.name, 1),))
+                wanted = msgspec.structs.replace(wanted, train=train.name)
+                told = set()
+                async with asyncio.timeout(PATIENCE):
+                    while not (found := (await _ensured(orchestrator, wanted))) or not found.ready:
+                        told.add(found.trouble if found else "")
+                        await asyncio.sleep(0.02)
+                assert "0 of 1 copies of the command have checked in as ready" in told
+                assert [(a.number, a.workers) for m in await c.members() for a in m.attachments] == [(1, 2)]
+                await orchestrator.remove(train.name, 1, grace=5.0)
+                assert [m for m in await c.members() if m.attachments] == []
+
+    asyncio.run(scenario())
+
+
+async def _ensured(orchestrator: Command, wanted: WagonSpec) -> Deployment | None:
+    await orchestrator.ensure(wanted)
+    return (await orchestrator.deployments(wanted.train)).get(wanted.unit)

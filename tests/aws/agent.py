@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from eventwagon._aws.clients import Clients
+from eventwagon._aws.place import parse
+from eventwagon.orchestrators.aws import ECSServices
+from eventwagon.registries.dynamodb import DynamoDBRegistry
 from tests.aws.support import Between
 
 
@@ -117,6 +120,20 @@ class Agent:
         task = asyncio.create_task(stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
+
+
+def services_of(cluster: str, url: str, target: str, *, each: int) -> ECSServices:
+    """The orchestrator over that cluster, with its user's task definition."""
+    registry, place = DynamoDBRegistry.from_url(url), parse(url)
+    return ECSServices(
+        target,
+        cluster=cluster,
+        task=f"{cluster}-task",
+        container="worker",
+        registry=registry,
+        place=place,
+        each=each,
+    )
 
 
 async def a_cluster(clients: Clients, name: str, environment: dict[str, str]) -> Any:

@@ -26,8 +26,7 @@ from eventwagon.facts import WagonSealed
 from eventwagon.lifecycle import State
 from eventwagon.orchestrator import Orchestrator
 from eventwagon.orchestrators.aws import ECSServices, LambdaMappings
-from eventwagon.registries.dynamodb import DynamoDBRegistry
-from tests.aws.agent import Agent, a_cluster
+from tests.aws.agent import Agent, a_cluster, services_of
 from tests.aws.poller import Poller, a_function
 from tests.aws.support import throttle
 from tests.programs.sign_ups import train
@@ -80,15 +79,7 @@ class ByECS(Workers):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ECSServices]:
         await a_cluster(self.clients, self.name, self.environment)
-        services = ECSServices(
-            PROGRAM,
-            cluster=self.name,
-            task=f"{self.name}-task",
-            container="worker",
-            registry=DynamoDBRegistry.from_url(self.url),
-            place=parse(self.url),
-            each=2,
-        )
+        services = services_of(self.name, self.url, PROGRAM, each=2)
         agent = Agent(self.clients, self.name, stop_timeout=15)
         agent.answering(services._clients)
         throttled = throttle(services._clients, 0.2, Random(1))

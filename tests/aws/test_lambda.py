@@ -17,9 +17,10 @@ from eventwagon.facts import WentBack
 from eventwagon.orchestrator import Orchestrator
 from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
-from tests.aws.held import PROGRAM, Held
+from tests.aws.held import Held
 from tests.aws.poller import Poller, a_function, a_version
 from tests.aws.support import QUICK
+from tests.held import PROGRAM
 from tests.servers.moto import MotoServer
 from tests.support import journal
 
@@ -30,6 +31,7 @@ TIMEOUT = 20
 class LambdaHarness(Held):
     """Lambda as far as moto goes, calls by the tests' poller: one event at a time, so that calls are workers."""
 
+    ends = False
     revision = "1"
 
     def __init__(self, server: MotoServer, directory: Path) -> None:

@@ -11,15 +11,15 @@ from typing import Self
 import msgspec
 import pytest
 
-from eventwagon._aws.place import parse
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrator import Deployment, Orchestrator, WagonSpec
 from eventwagon.orchestrators.aws import ECSServices
 from eventwagon.registries.dynamodb import DynamoDBRegistry
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
-from tests.aws.agent import Agent, a_cluster
-from tests.aws.held import PROGRAM, TRAIN, Held
+from tests.aws.agent import Agent, a_cluster, services_of
+from tests.aws.held import Held
+from tests.held import PROGRAM, TRAIN
 from tests.observed import Declared, Observed
 from tests.programs.held import signups
 from tests.servers.moto import MotoServer
@@ -28,22 +28,13 @@ from tests.servers.moto import MotoServer
 class ECSHarness(Held):
     """ECS as far as moto goes, tasks by the test's agent."""
 
-    def __init__(self, server: MotoServer, directory: Path, *, each: int = 1) -> None:
+    def __init__(self, server: MotoServer, directory: Path) -> None:
         super().__init__(server, directory)
-        self._each = each
         self.cluster = f"c{token_hex(4)}"
 
     def services(self) -> ECSServices:
         """The orchestrator itself."""
-        return ECSServices(
-            PROGRAM,
-            cluster=self.cluster,
-            task=f"{self.cluster}-task",
-            container="worker",
-            registry=DynamoDBRegistry.from_url(self.url),
-            place=parse(self.url),
-            each=self._each,
-        )
+        return services_of(self.cluster, self.url, PROGRAM, each=1)
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
         services = self.services()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections import Counter
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
@@ -17,7 +16,6 @@ from eventwagon._processes.records import UnitFiles
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.brokers.sqlite import SQLiteBroker
 from eventwagon.crew import Crew
-from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrator import Orchestrator, WagonSpec
 from eventwagon.orchestrators.command import Command, Line
 from eventwagon.orchestrators.in_process import InProcess
@@ -28,8 +26,7 @@ from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestra
 from eventwagon.testing.virtual_time import VirtualClock, run
 from eventwagon.worker import Context, Handler
 from eventwagon.workers import Workers
-
-TRAIN = "signups"
+from tests.held import PROGRAM, TRAIN, Held, a_wagon, given
 
 
 class InProcessHarness:
@@ -38,6 +35,7 @@ class InProcessHarness:
     outlives = False
     warm = True
     idles = True
+    ends = True
     revision = "v2"
 
     def __init__(self) -> None:
@@ -85,17 +83,10 @@ class InProcessHarness:
         raise NotImplementedError
 
     async def spec(self, number: int, *, workers: int) -> WagonSpec:
-        ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
-        for channel in (ingress, dead):
-            await self._broker.create(channel)
-        return WagonSpec(
-            train=TRAIN, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
-        )
+        return await a_wagon(self._broker, TRAIN, number, workers=workers)
 
     async def give(self, spec: WagonSpec, count: int) -> None:
-        now = self._clock()
-        events = [Event(new, "t", "s", now, b"{}") for new in new_ids(count, now)]
-        await self._broker.publish(spec.channels[0], events)
+        await given(self._broker, spec, count, self._clock())
 
     async def at_work(self, number: int) -> int:
         return self._at_work[number]
@@ -121,30 +112,28 @@ def test_in_process(check: Check[Harness]) -> None:
         pytest.skip(str(undeclared))
 
 
-class SubprocessHarness:
+class SubprocessHarness(Held[SQLiteBroker]):
     """A process per wagon, on SQLite; the handlers of `tests.programs.held` are held and watched through files."""
 
     outlives = False
     warm = True
     idles = True
+    ends = True
     revision = "v2"
 
     def __init__(self, directory: Path) -> None:
+        super().__init__(SQLiteBroker(directory / "trains"), directory)
         self._directory = directory
-        self._held = directory / "held"
         self._url = f"sqlite:///{directory}/trains"
-        self._broker = SQLiteBroker(directory / "trains")
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._held.mkdir()
-        await self._stack.enter_async_context(self._broker)
+        await super().__aenter__()
         self.orchestrator: Orchestrator = await self._stack.enter_async_context(self._driver())
         return self
 
     def _driver(self) -> AbstractAsyncContextManager[Orchestrator]:
         return Subprocess(
-            "tests.programs.held:signups",
+            PROGRAM,
             url=self._url,
             directory=self._directory / "processes",
             environment={"HELD": str(self._held)},
@@ -152,50 +141,15 @@ class SubprocessHarness:
         )
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.let_go()
-        await self._stack.aclose()
+        await super().__aexit__(*exc)
         assert list((self._directory / "processes").iterdir()) == []
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
         raise NotImplementedError
 
-    async def spec(self, number: int, *, workers: int) -> WagonSpec:
-        ingress, dead = Channel(TRAIN, number), Channel(TRAIN, number, DEAD)
-        for channel in (ingress, dead):
-            await self._broker.create(channel)
-        return WagonSpec(
-            train=TRAIN, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
-        )
-
-    async def give(self, spec: WagonSpec, count: int) -> None:
-        now = time.time()
-        events = [Event(new, "t", "s", now, b"{}") for new in new_ids(count, now)]
-        await self._broker.publish(spec.channels[0], events)
-
-    def _pids(self, name: str, number: int) -> list[str]:
-        try:
-            return (self._held / f"{name}-{number}").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def _count(self, name: str, number: int) -> int:
-        return len(self._pids(name, number))
-
-    async def at_work(self, number: int) -> int:
-        return self._count("began", number) - self._count("finished", number) - self._count("ended", number)
-
-    async def finished(self, number: int) -> int:
-        return self._count("finished", number)
-
-    async def ended(self, number: int) -> int:
-        return self._count("ended", number)
-
     async def incarnation(self, unit: int) -> object:
         state = UnitFiles(self._directory / "processes", TRAIN, unit).state()
         return state and state.pid
-
-    async def let_go(self) -> None:
-        (self._held / "free").touch()
 
 
 @pytest.mark.parametrize("check", orchestrator_checks(moment=0.3, patience=30.0), ids=str)
@@ -221,9 +175,6 @@ class CommandHarness(SubprocessHarness):
             environment={"HELD": str(self._held)},
             grace=0.5,
         )
-
-    async def at_work(self, number: int) -> int:
-        return self._count("began", number) - self._count("finished", number) - await self.ended(number)
 
     async def ended(self, number: int) -> int:
         unfinished = Counter(self._pids("began", number)) - Counter(self._pids("finished", number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Self
 
@@ -11,12 +10,11 @@ import msgspec
 import pytest
 
 from eventwagon.drivers import open_drivers
-from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, changed, opened
 from eventwagon.orchestrator import Orchestrator, WagonSpec
 from eventwagon.orchestrators.kubernetes.template import UNIT
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
+from tests.held import a_wagon, given
+from tests.observed import Declared, Observed
 from tests.programs.pods import held
 
 from .world import Looking, World
@@ -28,6 +26,7 @@ class PodsHarness:
     outlives = True
     warm = True
     idles = False
+    ends = True
     revision = ""
 
     def __init__(self, world: World) -> None:
@@ -35,7 +34,7 @@ class PodsHarness:
         drivers = open_drivers(world.url)
         self._broker, self._registry = drivers.broker, drivers.registry
         self._stack = AsyncExitStack()
-        self._turn = asyncio.Lock()
+        self._declared = Declared(held, self._broker, self._registry)
         self._looking: Looking
 
     async def __aenter__(self) -> Self:
@@ -44,8 +43,7 @@ class PodsHarness:
         self._looking = await self._stack.enter_async_context(self._world.looking())
         own = await self._stack.enter_async_context(self._make())
         self.orchestrator: Orchestrator = own
-        empty = Manifest(train=held.name, declared=held.settings.declared(), channels=held.channels)
-        await self._registry.replace(held.name, empty, expect=0)
+        await self._declared.begin()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -56,44 +54,18 @@ class PodsHarness:
         await self._stack.aclose()
 
     def _make(self) -> Observed:
-        return Observed(self, self._world.orchestrator("pods:held", handler_timeout=held.settings.handler_timeout))
+        real = self._world.orchestrator("pods:held", handler_timeout=held.settings.handler_timeout)
+        return Observed(self._declared, real)
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
         return self._make()
 
     async def spec(self, number: int, *, workers: int) -> WagonSpec:
-        ingress, dead = Channel(held.name, number), Channel(held.name, number, DEAD)
-        for channel in (ingress, dead):
-            await self._broker.create(channel)
-        snapshot = await self._registry.read(held.name)
-        manifest = snapshot.manifest
-        while manifest.next_number <= number:
-            manifest = opened(manifest, now=time.time(), because="the suite", capacity=None)
-            manifest = changed(manifest, manifest.next_number - 1, created_at=time.time())
-        await self._registry.replace(held.name, manifest, expect=snapshot.revision)
-        return WagonSpec(
-            train=held.name, number=number, unit=number, channels=(ingress,), dead_letters=dead, workers=workers
-        )
-
-    async def declared(self, spec: WagonSpec) -> None:
-        """The workers take a wagon's channels from the manifest: one that has none of them is one whose channels are gone."""
-        if any(c.wagon != spec.number for c in spec.channels):
-            await self._broker.delete(Channel(held.name, spec.number))
-        async with self._turn:
-            snapshot = await self._registry.read(held.name)
-            manifest = snapshot.manifest
-            for wagon in manifest.wagons:
-                if wagon.number == spec.number and wagon.unit != spec.unit:
-                    manifest = changed(manifest, wagon.number, reuses=spec.unit)
-                elif wagon.number < spec.number and wagon.unit == spec.unit and wagon.state is not State.DRAINED:
-                    manifest = changed(manifest, wagon.number, state=State.DRAINED, sealed_at=time.time())
-            if manifest is not snapshot.manifest:
-                await self._registry.replace(held.name, manifest, expect=snapshot.revision)
+        await self._declared.wagons(number)
+        return await a_wagon(self._broker, held.name, number, workers=workers)
 
     async def give(self, spec: WagonSpec, count: int) -> None:
-        now = time.time()
-        events = [Event(new, "t", "s", now, b"{}") for new in new_ids(count, now)]
-        await self._broker.publish(spec.channels[0], events)
+        await given(self._broker, spec, count)
 
     async def _noted(self, name: str, number: int) -> set[tuple[str, ...]]:
         return {tuple(words) for words in await self._looking.notes(f"{name}-{number}")}
@@ -120,26 +92,6 @@ class PodsHarness:
 
     async def let_go(self) -> None:
         await self._looking.let_go()
-
-
-class Observed:
-    """The orchestrator, told of a wagon after the manifest was."""
-
-    def __init__(self, harness: PodsHarness, real: Orchestrator) -> None:
-        self._harness = harness
-        self._real = real
-        self.deployments, self.remove = real.deployments, real.remove
-
-    async def __aenter__(self) -> Self:
-        await self._real.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._real.__aexit__(*exc)
-
-    async def ensure(self, spec: WagonSpec) -> None:
-        await self._harness.declared(spec)
-        await self._real.ensure(spec)
 
 
 @pytest.mark.parametrize("check", orchestrator_checks(moment=1.0, patience=45.0), ids=str)

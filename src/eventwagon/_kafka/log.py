@@ -167,14 +167,11 @@ class Log:
         key = _RECORD + self._client.me + self._count.to_bytes(8, "big")
         self._mine[key] = done
         sent = time.monotonic()
-        sender = self._client.sender
 
-        def report(error: KafkaError | None, message: Message) -> None:
-            sender.end()
-            if error is not None:
+        def report(error: KafkaError | None, message: Message | None) -> None:
+            if error is not None or message is None:
                 self._mine.pop(key, None)
-                _fail(done, self._trouble(error))
-                sender.mind(error)
+                _fail(done, self._trouble(error or KafkaError(KafkaError._FAIL)))
                 return
             offset, at = _offset(message), message.timestamp()[1]
             self._set_clock(at, time.monotonic(), sent)
@@ -183,15 +180,7 @@ class Log:
             if offset % self._every == self._every - 1:
                 self._start(self._snapshot())
 
-        sender.begin()
-        try:
-            sender.producer.produce(self.topic, record, key, 0, report)
-        except Exception as e:  # noqa: BLE001 - whatever it is, the caller gets it
-            sender.end()
-            self._mine.pop(key, None)
-            error = e.args[0] if e.args and isinstance(e.args[0], KafkaError) else KafkaError(KafkaError._FAIL, str(e))
-            sender.mind(error)
-            _fail(done, self._trouble(error))
+        self._client.sender.send(self.topic, 0, record, report, key=key)
         return done
 
     # --- reading ----------------------------------------------------------------------------

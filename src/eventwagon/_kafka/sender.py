@@ -1,4 +1,10 @@
-"""A producer whose reports are served by the event loop."""
+"""A producer whose reports are served by the event loop.
+
+Where two first messages of a producer are on their way to a partition that just got its leader, the leader may refuse the
+first and take the second. The first, sent again, then has a number that was passed: the leader takes it for a repetition
+of something stored, and the client reports success, without an offset. It is nowhere. So a success without an offset is
+none.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,8 @@ from .options import LOGGER
 Report = Callable[[KafkaError | None, Message], None]
 Headers = Sequence[tuple[str, str | bytes]]
 
+REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
+"""What a report says that has neither an error nor an offset."""
 _SHORT, _LONG = 0.001, 0.02  # s between two looks for reports
 
 
@@ -86,28 +94,56 @@ class Sender:
             old.purge()
         self._old.append(old)
 
-    async def one(
-        self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
-    ) -> tuple[KafkaError | None, Message | None]:
-        """Send one message: its error if any, else the report that says where and when it was stored. Cancelling
-        takes nothing back."""
-        done: asyncio.Future[tuple[KafkaError | None, Message | None]] = self._loop.create_future()
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        report: Callable[[KafkaError | None, Message | None], None],
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+    ) -> None:
+        """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the message
+        that says where and when it was stored."""
+        tries = 0
 
-        def report(error: KafkaError | None, message: Message) -> None:
+        def ended(error: KafkaError | None, message: Message | None) -> None:
             self.end()
             if error is not None:
                 self.mind(error)
+            report(error, message)
+
+        def reported(error: KafkaError | None, message: Message) -> None:
+            if error is not None or message.offset() is not None:
+                ended(error, message)
+            elif tries < 2 and not self._closed:
+                begin()
+            else:
+                ended(REPEATED, message)
+
+        def begin() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                self.producer.produce(topic, value, key, partition, reported, headers=list(headers))
+            except (KafkaException, BufferError) as e:
+                ended(_cause(e), None)
+
+        self.begin()
+        begin()
+
+    async def one(
+        self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
+    ) -> tuple[KafkaError | None, Message | None]:
+        """Send one message, as `send`, and wait for its report. Cancelling takes nothing back."""
+        done: asyncio.Future[tuple[KafkaError | None, Message | None]] = self._loop.create_future()
+
+        def report(error: KafkaError | None, message: Message | None) -> None:
             if not done.done():
                 done.set_result((error, message))
 
-        self.begin()
-        try:
-            self.producer.produce(topic, value, key, partition, report, headers=list(headers))
-        except (KafkaException, BufferError) as e:
-            self.end()
-            error = _cause(e)
-            self.mind(error)
-            return error, None
+        self.send(topic, partition, value, report, key=key, headers=headers)
         return await done
 
     async def close(self) -> None:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 import msgspec
-from confluent_kafka import KafkaError, Message, Producer
 
 from .. import facts
 from .. import manifest as manifests
@@ -52,9 +51,6 @@ class KafkaRegistry:
         self._options = Options(servers, 1, replication, timeout=timeout, config=config or {}).checked()
         self._client: Client | None = None
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
-        self._begun: dict[str, Producer] = {}
-        """By topic of a journal: the producer that has stored something there."""
-        self._beginning: dict[str, asyncio.Lock] = {}
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
@@ -158,29 +154,12 @@ class KafkaRegistry:
             if time.monotonic() > deadline:
                 raise Unavailable(f"Kafka at {self._options.servers}: topic {topic} was made and is not there yet")
             await asyncio.sleep(0.02)
-        found, lines = await self._first(topic, lines)
-        found += await asyncio.gather(*(client.sender.one(topic, 0, line) for line in lines))
+        found = await asyncio.gather(*(client.sender.one(topic, 0, line) for line in lines))
         for error, _ in found:
             if error is not None:
                 raise client.admin.trouble(error, "WRITE", f"topic {topic}")
         message = found[-1][1]
         return None if message is None else (message.offset() or 0) + 1
-
-    async def _first(
-        self, topic: str, lines: Sequence[bytes]
-    ) -> tuple[list[tuple[KafkaError | None, Message | None]], Sequence[bytes]]:
-        """The first message of a producer to a topic goes alone: its report, and the lines that are left. A partition that just got its
-        leader may refuse the first of two and take the second, and then takes the first, sent again, for a repetition: it would be
-        reported as stored and not be there."""
-        sender = self._have.sender
-        async with self._beginning.setdefault(topic, asyncio.Lock()):
-            if self._begun.get(topic) is sender.producer:
-                return [], lines
-            producer = sender.producer
-            report = await sender.one(topic, 0, lines[0])
-            if report[0] is None:
-                self._begun[topic] = producer
-            return [report], lines[1:]
 
     async def _train(self, train: str, *, make: bool = False) -> _Train | None:
         """The train's log, followed; None where there is none and none was to be made."""

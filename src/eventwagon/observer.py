@@ -73,7 +73,7 @@ class Observer:
         self._clock = clock
         self._tell = tell
         self._sweep_every = sweep_every
-        self._swept = -sweep_every
+        self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator)
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
@@ -288,11 +288,13 @@ class Observer:
                 for name in names:
                     await self._broker.create(Channel(self._train, number, name))
                 await self._switcher.settle(lambda m: channels_added(m, number, names))
+                self._made(number)
             case Seal(number=number):
                 await self._broker.seal(Channel(self._train, number))
                 await self._switcher.settle(lambda m: sealed(m, number, self._clock()))
-            case Lift():
+            case Lift(number=number):
                 await self._switcher.lift(task)
+                self._made(number)
             case Provision() | Remove() | RemoveLeftover():
                 key = _key(task)
                 if key not in self._under_way:
@@ -327,6 +329,7 @@ class Observer:
     async def _provision(self, number: int) -> None:
         try:
             await self._switcher.create(number)
+            self._made(number)
             await self._ensure(number)
         except Conflict:
             raise
@@ -334,6 +337,13 @@ class Observer:
             now, why = self._clock(), str(e)
             await self._switcher.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
             raise
+
+    def _made(self, number: int) -> None:
+        """Its channels were made, or made anew: in a process that stood still, maybe of a wagon that was removed meanwhile. Then they
+        are swept at once."""
+        if self._switcher.snapshot.manifest.wagon(number) is None:
+            self._swept = float("-inf")
+            self.poke()
 
     async def _ensure(self, number: int) -> None:
         manifest = self._switcher.snapshot.manifest

@@ -16,6 +16,7 @@ import psutil
 
 from ...broker import Broker
 from ...event import DEAD, Channel, Event
+from ...manifest import Manifest
 from ...registry import Registry
 
 _WAGON_FILE = re.compile(r"v(\d+)\.db.*")
@@ -111,14 +112,18 @@ def files_left(train: Path, numbers: set[int]) -> tuple[str, ...]:
     return tuple(found)
 
 
+async def unnamed_channels(broker: Broker, manifest: Manifest) -> list[Channel]:
+    """Channels that belong to no wagon of the manifest."""
+    allowed = {c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))}
+    return sorted(set(await broker.channels(manifest.train)) - allowed - {Channel(manifest.train, 0, DEAD)}, key=str)
+
+
 async def channels_left(train: str, broker: Broker, registry: Registry, *, patience: float) -> tuple[str, ...]:
     """Channels that belong to no wagon of the manifest, and members, when every process has been asked to end. What is
     there for less than `patience` seconds is not left over: a member that was killed, a broker's late listing."""
     until = time.monotonic() + patience
     while True:
-        manifest = (await registry.read(train)).manifest
-        allowed = {c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))}
-        channels = sorted(set(await broker.channels(train)) - allowed - {Channel(train, 0, DEAD)}, key=str)
+        channels = await unnamed_channels(broker, (await registry.read(train)).manifest)
         found = [f"channel {channel}" for channel in channels]
         found += [f"member {member.name}" for member in await registry.members(train)]
         if not found or time.monotonic() > until:

@@ -16,7 +16,7 @@ from ...lifecycle import State
 from ...manifest import Manifest
 from ...train import Train
 from .cast import Cast
-from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books, roots
+from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books, roots, unnamed_channels
 from .plan import ROLES, outages, strikes
 from .program import NAME, NOTES, VOLUME
 
@@ -173,11 +173,14 @@ class Chaos:
             await asyncio.sleep(_LOOK)
 
     async def _quiet(self, train: Connection) -> bool:
-        """Only the active wagon and its spares are left, and nothing waits anywhere."""
+        """Only the active wagon and its spares are left, nothing waits anywhere, and what an observer that was stopped has made
+        anew is swept."""
         manifest = (await train.refresh()).manifest
         if len(manifest.in_state(State.ACTIVE, State.READY)) != len(manifest.wagons) or manifest.active is None:
             return False
         depths = [d for of in (await train.depths()).values() for name, d in of.items() if name != "dead"]
+        if await unnamed_channels(train.broker, manifest):
+            return False
         return all(d.published is not None and d.published == d.settled for d in depths)
 
     async def _until(self, train: Connection, what: str, true: Callable[[], Awaitable[bool]]) -> None:

@@ -61,12 +61,12 @@ def decode(message: Message) -> Event | None:
         return _plain(message, data)
     if headers[0][0] == PROBE:
         return None
-    names, values = zip(*headers, strict=True)
-    if names == _OURS:
-        _, name, source, kind, at, content = values
-        return Event(
-            name.decode(), _word(kind), _word(source), _seconds(_word(at), message), data, None, _word(content)
-        )  # fmt: skip
+    if len(headers) == len(_OURS):
+        (first, _), (second, name), (third, source), (fourth, kind), (fifth, at), (sixth, content) = headers
+        if (first, second, third, fourth, fifth, sixth) == _OURS:
+            return Event(
+                name.decode(), _word(kind), _word(source), _seconds(_word(at), message), data, None, _word(content)
+            )  # fmt: skip
     found: dict[str, str] = {}
     content_type = JSON
     for key, value in headers:
@@ -138,6 +138,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
+@lru_cache(64)  # what is published together has one time
 def _rfc3339(seconds: float) -> str:
     whole = floor(seconds)
     fraction = round((seconds - whole) * 1e6)

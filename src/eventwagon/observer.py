@@ -315,7 +315,7 @@ class Observer:
             self._failing[key] = self._failed(task, e)
         else:
             self._failing.pop(key, None)
-            if not isinstance(task, Provision):  # which each look does again
+            if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
                 self.poke()
         finally:
             self._under_way.discard(key)

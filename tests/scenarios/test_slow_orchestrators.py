@@ -25,6 +25,9 @@ class Troubled(InProcess):
         self.hangs: set[int] = set()
         """Wagons for which `ensure` does not return."""
         self.away = False
+        self.keeps: set[int] = set()
+        """Units that are still listed when they are removed."""
+        self.removals = 0
 
     async def ensure(self, spec: WagonSpec) -> None:
         while spec.number in self.hangs:
@@ -34,7 +37,12 @@ class Troubled(InProcess):
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         if self.away:
             raise Unavailable("the control plane is away")
-        return await super().deployments(train)
+        listed = {unit: Deployment(number=unit, ready=False) for unit in self.keeps}
+        return {**listed, **await super().deployments(train)}
+
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        self.removals += 1
+        await super().remove(train, unit, grace=grace)
 
 
 @asynccontextmanager
@@ -88,5 +96,17 @@ def test_an_orchestrator_that_cant_be_asked_keeps_nobody_from_switching_to_a_spa
         assert told == ["the control plane is away"]
         orchestrator.away = False
         await until(lambda: c.manifest.ready, seconds=10)
+
+    played(scene)
+
+
+def test_a_unit_that_is_listed_after_it_was_removed_is_removed_at_each_look_and_no_oftener() -> None:
+    async def scene(c: Connection, orchestrator: Troubled, world: World, handled: list[str]) -> None:
+        orchestrator.keeps = {1}
+        await c.publish_many({"email": f"{n}@x"} for n in range(50))
+        await until(lambda: c.manifest.wagon(1) is None, seconds=10)
+        before = orchestrator.removals
+        await asyncio.sleep(10)
+        assert 50 < orchestrator.removals - before <= 10 / c.train.settings.observe_every + 2
 
     played(scene)

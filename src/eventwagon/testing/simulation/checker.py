@@ -10,6 +10,9 @@ from .history import Ended
 from .run import Run
 from .violation import Evidence, Violation
 
+_MOST_WORKERS = 4
+"""Of a wagon, in any scenario."""
+
 
 def check(run: Run) -> list[Violation]:
     """Every violation in a run, at most a few of each kind."""
@@ -88,10 +91,16 @@ def _most_calls(run: Run) -> int:
     channels = wagons * scenario.depth
     observers = sum("observe" in p.roles for p in scenario.programs)
     workers = sum("work" in p.roles for p in scenario.programs)
+    members = len(scenario.programs)
+    each_look = 8
+    if scenario.orchestrated:
+        each_look += 1 + wagons
+        started = wagons * -(-_MOST_WORKERS // scenario.per_process)
+        workers += started
+        members += started
     polls = run.rest.quiet / 5.0 + 2
     extends = 3 * run.rest.quiet / float(scenario.settings["visibility"]) + 2
-    members = len(scenario.programs)
-    return int(observers * looks * 8 + members * checks * 3 + workers * channels * (polls + extends))
+    return int(observers * looks * each_look + members * checks * 3 + workers * channels * (polls + extends))
 
 
 def _alive(case: Evidence) -> Iterator[Violation]:

@@ -30,6 +30,7 @@ from ...orchestrator import Deployment
 from ...plan import _Draft, plan
 from ...removal import Remover
 from ...serving import Serving
+from ...sleeping import rested
 from ...steps import Plan, Provision, Seal, Task, sealed
 from ...switcher import Switcher
 
@@ -231,6 +232,24 @@ def _spare_leaked() -> Iterator[None]:
 @_mutant("leftovers never swept")
 def _no_sweep() -> Iterator[None]:
     with mock.patch.object(_Draft, "sweep", return_value=None):
+        yield
+
+
+@_mutant("workers of a removed wagon kept")
+def _workers_kept() -> Iterator[None]:
+    with mock.patch.object(Remover, "_end_workers"):
+        yield
+
+
+@_mutant("sent home for ever")
+def _never_woken() -> Iterator[None]:
+    """An idle train's workers are sent home, and nobody calls them back."""
+
+    def mutant(settings: Any, manifest: Manifest, *rest: Any) -> Plan:
+        asleep = manifest.active is not None and manifest.active.asleep_at is not None
+        return Plan(manifest) if asleep else rested(settings, manifest, *rest)
+
+    with mock.patch.object(plan_module, "rested", mutant):
         yield
 
 

@@ -64,6 +64,15 @@ class Slot:
         self.rng = random.Random(f"{scenario.seed} {program.name}")
         self.now: Process | None = None
         self.version = 0
+        self.unit = 0
+        """Its processes serve this unit alone, and were started by the control plane."""
+        self.closed = False
+
+    def close(self) -> None:
+        """No process is wanted in it any more."""
+        self.closed = True
+        if self.now is not None:
+            self.now.asked_to_end.set()
 
 
 class Process(Actor):
@@ -108,16 +117,22 @@ class Process(Actor):
         self.finished.set()
 
     async def _main(self) -> None:
+        roles = self.slot.program.roles
         connection = self._train().connect(
             broker=GatedBroker(Gate(self)),
             registry=GatedRegistry(Gate(self)),
+            orchestrator=self.world.orchestrator(Gate(self)) if "observe" in roles else None,
             clock=self.clock,
             listeners=[self._hear],
             redeclare=self.version > 0,
         )
-        roles = self.slot.program.roles
         async with connection:
-            if "observe" in roles or "work" in roles:
+            if "serve" in roles:
+                async with connection.running(
+                    observe=False, wagon=self.slot.unit, workers=self.slot.scenario.per_process
+                ):
+                    await self._live(connection)
+            elif "observe" in roles or "work" in roles:
                 async with connection.running(observe="observe" in roles, work="work" in roles):
                     await self._live(connection)
             else:

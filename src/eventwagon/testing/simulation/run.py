@@ -23,7 +23,10 @@ from ...event import DEAD, Channel, new_ids
 from ...facts import Fact
 from ...lifecycle import State
 from ...manifest import Manifest
+from ...orchestrator import Orchestrator
 from ..virtual_time import Deadlock
+from .cluster import Cluster, GatedOrchestrator
+from .gate import Gate
 from .history import Faulted, Healed, History, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
@@ -88,12 +91,17 @@ class World:
         self.broker = TruthBroker(self.record, fences=scenario.fences)
         self.registry = TruthRegistry(self.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
+        self.cluster = Cluster(self)
         self.ambush = ambush
         self.healed = False
         self.ending = False
         self._left_over = left_over
         self._lived: list[Process] = []
         self._arriving: dict[asyncio.Task[Any], None] = {}
+
+    def orchestrator(self, gate: Gate) -> Orchestrator | None:
+        """How a process reaches the control plane, where there is one."""
+        return GatedOrchestrator(gate) if self.scenario.orchestrated else None
 
     def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
         """A call that takes effect later, without its process."""
@@ -134,7 +142,7 @@ class World:
             await self.broker.create(channel)
         async with asyncio.TaskGroup() as tasks:
             for slot in self.slots:
-                tasks.create_task(self._supervise(slot))
+                tasks.create_task(self.supervise(slot))
             tasks.create_task(self._roll_out())
             last = max((a.at for a in self.scenario.arrivals), default=0.0)
             await asyncio.sleep(last + self.scenario.calm_after)
@@ -149,6 +157,7 @@ class World:
             left = await self._leave()
             for process in self._living():  # those that would not
                 process.crash(0.0)
+            await self.cluster.finished()
         return msgspec.structs.replace(rest, left_behind=tuple(left))
 
     async def _roll_out(self) -> None:
@@ -156,23 +165,21 @@ class World:
         if self.scenario.grows_at is None:
             return
         await asyncio.sleep(self.scenario.grows_at)
-        for slot in self.slots:
+        for slot in self._slots():
             slot.version = 1
             if slot.now is not None:
                 slot.now.asked_to_end.set()
             await asyncio.sleep(0.5)
 
-    async def _supervise(self, slot: Slot) -> None:
-        """Keep a process in the slot: whatever ends is started again."""
-        while not self.is_ending():
+    async def supervise(self, slot: Slot) -> None:
+        """Keep a process in the slot until it is closed or the run ends: whatever ends is started again."""
+        while not (self.is_ending() or slot.closed):
             slot.now = process = Process(self, slot)
             self._lived.append(process)
             process.start()
-            if self.is_ending():
-                process.asked_to_end.set()
             await process.finished.wait()
             slot.now = None
-            if not self.is_ending():
+            if not (self.is_ending() or slot.closed):
                 await asyncio.sleep(min(0.5, process.back_after) if self.healed else process.back_after)
 
     def is_ending(self) -> bool:
@@ -180,7 +187,10 @@ class World:
         return self.ending
 
     def _living(self) -> list[Process]:
-        return [slot.now for slot in self.slots if slot.now is not None]
+        return [slot.now for slot in self._slots() if slot.now is not None]
+
+    def _slots(self) -> list[Slot]:
+        return [*self.slots, *self.cluster.slots()]
 
     async def _rest(self) -> Rest:
         """Wait for rest, then listen for some quiet seconds."""
@@ -246,6 +256,7 @@ class World:
                 depth = self.broker.depth_now(channel)
                 if depth.published != depth.settled or depth.published is None:
                     said.append(f"{channel}: {depth.waiting} events wait, {depth.in_flight} are in hand")
+        said += self.cluster.left_over()
         said += [f"channel {c} is left over" for c in self.broker.all_channels() if c not in channels]
         said += [
             f"{process} is still attached to {channel}"

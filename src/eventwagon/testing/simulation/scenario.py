@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Role = Literal["publish", "observe", "work"]
+Role = Literal["publish", "observe", "work", "serve"]
 
 BEFORE, AFTER = "before", "after"
 
@@ -35,7 +35,8 @@ KINDS = (
 OPS = {
     "publish": 8.0, "replace": 5.0, "seal": 1.5, "delete": 2.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
     "receive": 8.0, "release": 2.0, "extend": 2.0, "depth": 15.0, "members": 15.0, "read": 15.0, "check_in": 8.0,
-    "append": 4.0, "browse": 2.0, "channels": 2.0, "watch": 8.0, "handle": 10.0, "step": 400.0, "*": 120.0,
+    "append": 4.0, "browse": 2.0, "channels": 2.0, "watch": 8.0, "handle": 10.0,
+    "ensure": 8.0, "deployments": 20.0, "remove": 1.5, "step": 400.0, "*": 120.0,
 }  # fmt: skip
 """What a fault can hit, and about how often it comes before one strikes. `step`: any await; `*`: any call."""
 
@@ -127,6 +128,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after the last arrival at which the trouble ends."""
     fences: bool = True
     """The broker refuses writes to a sealed channel."""
+    orchestrated: bool = False
+    """An orchestrator gives each wagon its workers; else processes that work attach by themselves."""
+    per_process: int = 1
+    """Workers in each process that the orchestrator starts."""
     grows_at: float | None = None
     """When a new version of the programs is rolled out, with one handler more at the end of the choreography."""
 
@@ -195,7 +200,58 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         scenario = _with_reuse(scenario, units)
     if units.random() < 0.3:
         scenario = _with_revisions(scenario, units, span)
+    cluster = random.Random(f"{seed} orchestrated")
+    if cluster.random() < 0.25:
+        scenario = _orchestrated(scenario, cluster)
     return _bearable(scenario)
+
+
+def unit_process(unit: int, index: int) -> str:
+    """The name of a process that the orchestrator starts: the `index`-th of a unit's."""
+    return f"u{unit}.{index}"
+
+
+def _orchestrated(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Those that worked are gone, and what was to strike them strikes those that the orchestrator starts; observers have trouble
+    with the orchestrator, too."""
+    programs = [
+        msgspec.structs.replace(p, roles=roles)
+        for p in scenario.programs
+        if (roles := tuple(r for r in p.roles if r != "work"))
+    ]
+    names = {p.name for p in programs}
+    observers = [p.name for p in programs if "observe" in p.roles]
+    faults = [
+        f
+        if f.process in names
+        else msgspec.structs.replace(f, process=unit_process(rng.randint(1, 4), rng.choice([0, 0, 1])))
+        for f in scenario.faults
+    ]
+    if faults:
+        for _ in range(rng.randint(0, 6)):
+            op = rng.choice(["ensure", "ensure", "deployments", "remove", "remove"])
+            kind = rng.choice((*_ANY, "in-flight"))
+            call = 1 + int(rng.expovariate(1 / OPS[op]))
+            faults.append(Fault(rng.choice(observers), op, call, kind, _amount(rng, kind)))
+    by_hand = [
+        h if h.process in names else msgspec.structs.replace(h, process=rng.choice(observers)) for h in scenario.by_hand
+    ]
+    scenario = msgspec.structs.replace(
+        scenario,
+        programs=tuple(programs),
+        faults=tuple(faults),
+        by_hand=tuple(by_hand),
+        orchestrated=True,
+        per_process=rng.choice([1, 2, 4]),
+    )
+    return _sleepy(scenario, rng) if rng.random() < 0.4 else scenario
+
+
+def _sleepy(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Workers are sent home soon, and there is time for it between the arrivals."""
+    arrivals = tuple(msgspec.structs.replace(a, at=round(a.at * 4.0, 3)) for a in scenario.arrivals)
+    settings = {**scenario.settings, "spares": 0, "idle_after": rng.choice([0.5, 2.0, 4.0])}
+    return msgspec.structs.replace(scenario, arrivals=arrivals, settings=settings)
 
 
 def _with_reuse(scenario: Scenario, rng: random.Random) -> Scenario:

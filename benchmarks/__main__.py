@@ -25,6 +25,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     how = Run(arguments.quick, arguments.dir)
     console, progress = Console(), Console(stderr=True)
+    if not console.is_terminal:  # into a file or a pipe: as wide as the tables want to be
+        console = Console(width=180)
     results = []
     for name in arguments.only or BENCHMARKS:
         with progress.status(f"{name}: {BENCHMARKS[name].question} …"):

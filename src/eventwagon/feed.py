@@ -113,7 +113,8 @@ class Feed:
         """By identity: everything claimed that is not settled or given back."""
         self._room = asyncio.Event()
         self._low = 0
-        self._receiving = False
+        self.receiving = False
+        """It waits for the broker to give it more."""
         self._allowance = 0.0
         self._most = 0
 
@@ -125,7 +126,7 @@ class Feed:
     @property
     def spent(self) -> bool:
         """The channel had nothing more to give, and all that it gave was taken or passed over."""
-        return not self.buffer and self._receiving and not self.looking
+        return not self.buffer and self.receiving and not self.looking
 
     def take(self, *, late: bool = False) -> Delivery:
         """The next event, in the order in which the broker gave them; with `late` what was passed over comes first."""
@@ -144,7 +145,7 @@ class Feed:
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
             self.aside.append(self.buffer.popleft())
             self._most -= 1
-        self.looking = not self.buffer and not self._receiving and self._most > 0
+        self.looking = not self.buffer and not self.receiving and self._most > 0
         if len(self.buffer) <= self._low:
             self._room.set()
 
@@ -171,7 +172,7 @@ class Feed:
                 await self._room.wait()
                 continue
             try:
-                self._receiving = True
+                self.receiving = True
                 deliveries = await self.subscription.receive(room, _LOOK if self.looking else _RECEIVE)
             except ChannelGone:
                 serving.lose(f"channel {self.channel} is gone")
@@ -184,7 +185,7 @@ class Feed:
                 pause = min(PAUSES[1], pause * 2)
                 continue
             finally:
-                self._receiving = False
+                self.receiving = False
             pause = PAUSES[0]
             for delivery in deliveries:
                 self.unsettled[id(delivery)] = delivery

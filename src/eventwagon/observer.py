@@ -46,7 +46,7 @@ _Key = tuple[type[Task], int]
 
 
 class Observer:
-    """Watches one train. `run` looks again and again; `look` once.
+    """Watches one train. `run` looks again and again.
 
     Without an `orchestrator`, workers are processes that attach by themselves and say so in their check-ins.
     """
@@ -78,7 +78,6 @@ class Observer:
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
         self._seen: dict[int, tuple[object, float]] = {}
-        self._tasks: asyncio.TaskGroup
         self._under_way: set[_Key] = set()
         """What is done aside now."""
         self._failing: dict[_Key, StepFailed] = {}
@@ -95,11 +94,11 @@ class Observer:
 
     async def run(self) -> None:
         """Look until cancelled. What fails is told, and tried again at the next look."""
-        async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as tasks:
             while True:
                 self._poked.clear()
                 try:
-                    await self.look()
+                    await self.look(tasks)
                 except Conflict:
                     continue  # another moved the manifest meanwhile: look again at once
                 except EventwagonError as e:
@@ -109,8 +108,9 @@ class Observer:
                     async with asyncio.timeout(self._settings.observe_every):
                         await self._poked.wait()
 
-    async def look(self) -> None:
-        """Read what is, decide, store the decision, carry it out. Raises Conflict when another was faster."""
+    async def look(self, tasks: asyncio.TaskGroup) -> None:
+        """Read what is, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises Conflict when another
+        was faster."""
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
@@ -135,7 +135,7 @@ class Observer:
         refusals = [*unasked, *troubles, *decided.refusals]
         for task in decided.tasks:
             try:
-                await self._carry_out(task)
+                await self._carry_out(task, tasks)
             except Conflict:
                 raise
             except EventwagonError as e:  # one bad wagon must not keep the others from being looked after
@@ -282,7 +282,7 @@ class Observer:
 
     # --- doing ----------------------------------------------------------------------------
 
-    async def _carry_out(self, task: Task) -> None:
+    async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         match task:
             case AddChannels(number=number, channels=names):
                 for name in names:
@@ -299,7 +299,7 @@ class Observer:
                 key = _key(task)
                 if key not in self._under_way:
                     self._under_way.add(key)
-                    self._tasks.create_task(self._aside(key, task))
+                    tasks.create_task(self._aside(key, task))
 
     async def _aside(self, key: _Key, task: Provision | Remove | RemoveLeftover) -> None:
         """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next look asks again

@@ -55,6 +55,8 @@ class Serving:
         self.wanted = asyncio.Event()
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
+        self._fetching: list[asyncio.Task[None]] = []
+        """One for each feed."""
         self.on_left: Callable[[], object] = lambda: None
         self.handled = 0
         self.failed = 0
@@ -79,8 +81,7 @@ class Serving:
             self._stack = stack.pop_all()
         self._tasks.append(self.kit.tasks.create_task(self._flush()))
         self._tasks.append(self.kit.tasks.create_task(self._keep_claims()))
-        for feed in self.feeds:
-            self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
+        self._fetching = [self.kit.tasks.create_task(feed.fetch()) for feed in self.feeds]
         self.lanes.join(self)
         self.lanes.rescale(self.spec.hands)
 
@@ -96,7 +97,7 @@ class Serving:
         for channel in spec.channels:
             if channel not in known and channel.name in self.kit.handlers:
                 feed = await self._add(channel, self._stack)
-                self._tasks.append(self.kit.tasks.create_task(feed.fetch()))
+                self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
         self.lanes.rescale(spec.hands)
 
@@ -238,18 +239,23 @@ class Serving:
         if self.leaving and not self.busy and (self.trouble or not any(f.unsettled for f in self.feeds)):
             self._quiet.set()
 
-    async def end(self, grace: float) -> None:
+    async def end(self, grace: float, *, drained: bool = False) -> None:
         """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent;
-        cancelling the caller does not cut the leaving short."""
+        cancelling the caller does not cut the leaving short. Where it is `drained` a receive under way can only be in vain, and is
+        not waited for."""
         if self._ending is None:
             self.leaving = True
             self._ending = self.kit.tasks.create_task(self._leave(grace))
+        if drained:
+            for feed, fetching in zip(self.feeds, self._fetching, strict=True):
+                if feed.receiving:
+                    fetching.cancel()
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        flush, keeper, *fetches = self._tasks
+        flush, keeper = self._tasks
         self.nudge()
-        await asyncio.gather(*fetches, return_exceptions=True)
+        await asyncio.gather(*self._fetching, return_exceptions=True)
         self.give_back()
         self.check_quiet()
         with suppress(TimeoutError):

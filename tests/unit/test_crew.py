@@ -14,8 +14,10 @@ from eventwagon.crew import Crew
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.facts import Fact, StepFailed
 from eventwagon.orchestrator import WagonSpec
+from eventwagon.orchestrators.in_process import InProcess
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock, run
+from tests.support import until
 
 CLOCK = VirtualClock()
 INGRESS, INNER, DEAD_LETTERS = Channel("t", 1), Channel("t", 1, "mail"), Channel("t", 1, DEAD)
@@ -240,5 +242,35 @@ def test_no_event_waits_at_a_busy_worker_while_that_of_another_process_is_free()
             assert done == ["short"] * 20
             while len(done) < 21:
                 await asyncio.sleep(10.0)
+
+    run(main())
+
+
+def test_warm_workers_wait_for_nothing_at_a_drained_wagon() -> None:
+    """A receive that was under way there, and could only be in vain, held them up for half a second."""
+    train = Train("t")
+
+    @train.on("t")
+    async def handle(name: str) -> None:
+        pass
+
+    async def main() -> None:
+        broker = await holding(INGRESS)
+        await broker.create(Channel("t", 2))
+        first = msgspec.structs.replace(spec(INGRESS), workers=1)
+        second = msgspec.structs.replace(served(2, None), unit=1, workers=1)
+        loop = asyncio.get_running_loop()
+        working = Crew("t", train.handlers, Settings(), broker, slo=None, shared=None, clock=CLOCK, tell=lambda _: None)
+        async with asyncio.timeout(60), working as crew, InProcess(crew.serve) as local:
+            for asked in (first, second):
+                began = loop.time()
+                await local.ensure(asked)
+                await until(lambda: ready(local) == asked.number, step=0.001)  # noqa: B023
+                assert loop.time() - began < 0.1
+                await asyncio.sleep(0.6)  # what waited is settled, and another receive is under way
+            assert (await broker.depth([INGRESS]))[0].settled == 1
+
+    def ready(local: InProcess) -> int | None:
+        return next((number for number, serving in local._servings.values() if not serving.trouble), None)
 
     run(main())

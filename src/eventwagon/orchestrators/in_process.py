@@ -43,8 +43,9 @@ class Serving(Protocol):
         """Bring it to a changed spec. Idempotent; a handler in flight is not ended."""
         ...
 
-    async def end(self, grace: float) -> None:
-        """Take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent."""
+    async def end(self, grace: float, *, drained: bool = False) -> None:
+        """Take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent. `drained`: nothing can come
+        there any more."""
         ...
 
 
@@ -126,11 +127,11 @@ class InProcess:
                 known.pop(key, None)
         self.on_change()
 
-    async def _leave(self, unit: _Unit, grace: float) -> None:
+    async def _leave(self, unit: _Unit, grace: float, *, drained: bool = False) -> None:
         """End what serves now, if it still is that in the end."""
         ending = self._servings[unit]
         self._ending.add(unit)
-        await ending[1].end(grace)
+        await ending[1].end(grace, drained=drained)
         if self._servings.get(unit) is ending:
             del self._servings[unit]
             self._ending.discard(unit)
@@ -161,7 +162,8 @@ class InProcess:
         if unit in self._servings:
             number, serving = self._servings[unit]
             if number != spec.number or spec.workers == 0 or serving.trouble or unit in self._ending:
-                await self._leave(unit, 0.0 if serving.trouble else self._grace)
+                moved_on = number != spec.number  # which a unit does when its wagon is drained
+                await self._leave(unit, 0.0 if serving.trouble else self._grace, drained=moved_on)
         if unit in self._servings:
             await self._servings[unit][1].update(spec)
         elif spec.workers != 0:

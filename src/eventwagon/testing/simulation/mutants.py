@@ -55,11 +55,11 @@ def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
     carry_out = Observer._carry_out
 
-    async def mutant(self: Observer, task: Task) -> None:
+    async def mutant(self: Observer, task: Task, *rest: Any) -> None:
         if isinstance(task, Seal):
             await self._switcher.settle(lambda m: sealed(m, task.number, self._clock()))
         else:
-            await carry_out(self, task)
+            await carry_out(self, task, *rest)
 
     with mock.patch.object(Observer, "_carry_out", mutant):
         yield

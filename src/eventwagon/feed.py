@@ -177,6 +177,9 @@ class Feed:
             except ChannelGone:
                 serving.lose(f"channel {self.channel} is gone")
                 return
+            except asyncio.CancelledError:  # the wagon is drained
+                self._found()
+                raise
             except EventwagonError as e:
                 self._found()
                 if pause == PAUSES[0]:

@@ -60,7 +60,6 @@ class Poller:
         self._environment = environment
         self._timeout = timeout
         self._free: defaultdict[str, list[Instance]] = defaultdict(list)
-        self._mapped: dict[str, dict[str, Any]] = {}
         self._calls: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
         self._polls: dict[str, asyncio.Task[None]] = {}
         self.instances: list[Instance] = []
@@ -134,8 +133,8 @@ class Poller:
         while True:
             found = await self._clients.call("lambda", "list_event_source_mappings")
             ours = [each for each in found["EventSourceMappings"] if _of(each, self._function) is not None]
-            self._mapped = {each["UUID"]: each for each in ours if each["State"] == "Enabled"}
-            for uuid in self._mapped.keys() - self._polls.keys():
+            mapped = {each["UUID"] for each in ours if each["State"] == "Enabled"}
+            for uuid in mapped - self._polls.keys():
                 self._polls[uuid] = asyncio.create_task(self._poll(uuid))
             for uuid, poll in list(self._polls.items()):
                 if poll.done():
@@ -145,7 +144,7 @@ class Poller:
 
     async def _poll(self, uuid: str) -> None:
         calls = self._calls[uuid]
-        while (mapping := self._mapped.get(uuid)) is not None:
+        while (mapping := await self._mapping(uuid)) is not None:
             if len(calls) >= mapping["ScalingConfig"]["MaximumConcurrency"]:
                 await asyncio.wait(calls, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -167,6 +166,16 @@ class Poller:
                 call.add_done_callback(calls.discard)
             else:
                 await asyncio.sleep(0.1)
+
+    async def _mapping(self, uuid: str) -> dict[str, Any] | None:
+        """As it is now: what comes into the queue of one that was deleted is not for it."""
+        try:
+            found: dict[str, Any] = await self._clients.call("lambda", "get_event_source_mapping", UUID=uuid)
+        except Refused as e:
+            if e.code != "ResourceNotFoundException":
+                raise
+            return None
+        return found if found["State"] == "Enabled" else None
 
     async def _url(self, mapping: dict[str, Any]) -> str:
         queue = mapping["EventSourceArn"].rpartition(":")[2]

@@ -169,10 +169,11 @@ class Log:
         sent = time.monotonic()
 
         def report(error: KafkaError | None, message: Message | None) -> None:
-            if error is not None or message is None:
+            if error is not None:
                 self._mine.pop(key, None)
-                _fail(done, self._trouble(error or KafkaError(KafkaError._FAIL)))
+                _fail(done, self._trouble(error))
                 return
+            assert message is not None  # noqa: S101
             offset, at = _offset(message), message.timestamp()[1]
             self._set_clock(at, time.monotonic(), sent)
             if offset == self.next and self._held_back is None and not self._left:

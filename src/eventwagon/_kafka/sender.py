@@ -16,8 +16,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from .options import LOGGER
+from .trouble import cause
 
-Report = Callable[[KafkaError | None, Message], None]
+Report = Callable[[KafkaError | None, Message | None], None]
 Headers = Sequence[tuple[str, str | bytes]]
 
 REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
@@ -67,7 +68,7 @@ class Sender:
             return producer.poll(0)
         except KafkaException as e:  # it says that it has failed for good; the next look serves the reports
             if producer is self.producer and not self._closed:
-                self.mind(_cause(e))
+                self.mind(cause(e))
             return 0
 
     def _look(self) -> None:
@@ -99,14 +100,13 @@ class Sender:
         topic: str,
         partition: int,
         value: bytes | None,
-        report: Callable[[KafkaError | None, Message | None], None],
+        report: Report,
         *,
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
         """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the message
         that says where and when it was stored."""
-        tries = 0
 
         def ended(error: KafkaError | None, message: Message | None) -> None:
             self.end()
@@ -114,24 +114,23 @@ class Sender:
                 self.mind(error)
             report(error, message)
 
-        def reported(error: KafkaError | None, message: Message) -> None:
-            if error is not None or message.offset() is not None:
-                ended(error, message)
-            elif tries < 2 and not self._closed:
-                begin()
-            else:
-                ended(REPEATED, message)
-
-        def begin() -> None:
-            nonlocal tries
-            tries += 1
+        def produce(reported: Callable[[KafkaError | None, Message], None]) -> None:
             try:
                 self.producer.produce(topic, value, key, partition, reported, headers=list(headers))
             except (KafkaException, BufferError) as e:
-                ended(_cause(e), None)
+                ended(cause(e), None)
+
+        def reported(error: KafkaError | None, message: Message) -> None:
+            ended(failure(error, message), message)
+
+        def first_reported(error: KafkaError | None, message: Message) -> None:
+            if failure(error, message) is REPEATED and not self._closed:
+                produce(reported)
+            else:
+                reported(error, message)
 
         self.begin()
-        begin()
+        produce(first_reported)
 
     async def one(
         self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
@@ -164,9 +163,6 @@ class Sender:
             await asyncio.to_thread(producer.flush, 0.0)
 
 
-def _cause(e: KafkaException | BufferError) -> KafkaError:
-    if isinstance(e, BufferError):
-        return KafkaError(KafkaError._QUEUE_FULL, str(e))
-    found = e.args[0]
-    assert isinstance(found, KafkaError)  # noqa: S101
-    return found
+def failure(error: KafkaError | None, message: Message) -> KafkaError | None:
+    """The error that a report means, if any."""
+    return REPEATED if error is None and message.offset() is None else error

@@ -53,7 +53,9 @@ def absent(error: KafkaError) -> bool:
 
 
 def cause(error: BaseException) -> KafkaError:
-    """The KafkaError in an exception of the client."""
+    """The KafkaError in an exception of the client; a BufferError says that its queue is full."""
+    if isinstance(error, BufferError):
+        return KafkaError(KafkaError._QUEUE_FULL, str(error))
     found = error.args[0] if isinstance(error, KafkaException) and error.args else None
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 

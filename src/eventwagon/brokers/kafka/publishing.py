@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from ..._kafka.admin import Admin
 from ..._kafka.options import BATCH
-from ..._kafka.sender import REPEATED, Sender
+from ..._kafka.sender import Sender, failure
 from ..._kafka.trouble import absent, cause
 from ...errors import BrokerError, ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
@@ -189,8 +189,7 @@ class _Sending:
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
         self._left -= 1
-        if error is None and message.offset() is None:
-            error = REPEATED
+        error = failure(error, message)
         if error is None:
             self.stored += 1
             if self.errors:

@@ -210,7 +210,9 @@ class KafkaBroker:
 
     # --- consumers --------------------------------------------------------------------------
 
-    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
         return self._consume(channel, visibility)
 
     @asynccontextmanager
@@ -226,6 +228,9 @@ class KafkaBroker:
                 feed.stop()
                 if wagon.feeds.get(channel.name) is feed:
                     del wagon.feeds[channel.name]
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
 
     # --- figures ----------------------------------------------------------------------------
 

@@ -63,6 +63,9 @@ class KafkaSubscription:
             Release(self._name, held_of(d.token for d in deliveries), max(0, round(delay * 1000)), tried)
         )
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return True
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
             return

@@ -161,13 +161,16 @@ class RedisBroker:
         await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         keys = self._keys(channel)
         largest = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
         if largest is None:
             raise gone(channel)
         with self._bell.listening(f"{keys[0]}:bell") as next_ring:
             yield RedisSubscription(self._client, self._bell, channel, keys, visibility, int(largest), next_ring)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         groups: dict[object, list[Channel]] = {}

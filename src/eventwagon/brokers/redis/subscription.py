@@ -141,6 +141,9 @@ class RedisSubscription:
             await self._change("giving back to", scripts.RELEASE, [*head, *_pairs(deliveries[start : start + _MOST])])
         self._more = self._more or not delay
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return True
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         for start in range(0, len(deliveries), _MOST):
             pairs = _pairs(deliveries[start : start + _MOST])

@@ -92,9 +92,12 @@ class SQLiteBroker:
         await self.call(channel, Op(lambda turn: turn.seal(channel), absent=lambda: None, writes=True))
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         await self.call(channel, Op(lambda turn: turn.standing(channel), absent=_absent(channel)))
         yield SQLiteSubscription(self, channel, visibility)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         by_file: dict[str, list[Channel]] = {}
@@ -196,6 +199,9 @@ class SQLiteSubscription:
 
     async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
         await self._broker.call(self._channel, self._release(deliveries, delay, tried=tried))
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return True
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         channel, tokens, visibility = self._channel, [d.token for d in deliveries], self._visibility

@@ -137,6 +137,9 @@ class Subscription:
                 claim.done = False
             raise self._explain(e, "giving back to") from e
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return True
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         claims = self._held(deliveries)
         if not claims:

@@ -251,6 +251,9 @@ class _Batch:
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._given.extend(deliveries)
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return await self._given.alone(delivery)
+
     def _done(self, deliveries: Sequence[Delivery]) -> None:
         self._open -= {id(delivery.token) for delivery in deliveries}
         if not self._open:
@@ -273,6 +276,9 @@ class _Nothing:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None: ...
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return False
+
 
 class _Given:
     """The part of a broker that a crew uses, with the batch in the place of what it would receive."""
@@ -290,7 +296,7 @@ class _Given:
         await self._broker.publish(channel, events)
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         yield self._batch if channel == self._channel else _Nothing(self._batch.finished)
 
 

@@ -257,7 +257,7 @@ POINTS = (
         "claimed",
         "a worker had claimed events",
         "claimed until `visibility` ends",
-        "another worker, as the next attempt",
+        "another worker, as suspects",
         "work",
         "receive",
         lambda m: m.next_number > 2,

@@ -212,8 +212,13 @@ class GatedBroker:
     async def seal(self, channel: Channel) -> None:
         await self._gate.call("seal", partial(self._truth.seal, channel))
 
-    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
-        return GatedSubscription(self._gate, channel, visibility)
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return GatedSubscription(self._gate, channel, visibility, owner)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        await self._gate.call("reclaim", partial(self._truth.reclaim, channel, owner))
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         process = self._gate.process
@@ -266,11 +271,11 @@ class GatedBroker:
 class GatedSubscription:
     """A consumer as one process has it."""
 
-    def __init__(self, gate: Gate, channel: Channel, visibility: float) -> None:
+    def __init__(self, gate: Gate, channel: Channel, visibility: float, owner: str) -> None:
         self._gate = gate
         self._channel = channel
         self._truth = gate.process.world.broker
-        self._inner = self._truth.consume(channel, visibility=visibility)
+        self._inner = self._truth.consume(channel, visibility=visibility, owner=owner)
         self._attached = False
 
     async def __aenter__(self) -> Subscription:
@@ -310,6 +315,9 @@ class GatedSubscription:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._gate.call("extend", partial(self._inner.extend, deliveries))
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return await self._gate.call("alone", partial(self._inner.alone, delivery))
 
 
 class GatedRegistry:

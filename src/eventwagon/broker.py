@@ -156,8 +156,9 @@ class Broker(Protocol):
         would have to wait for (connect, look it up).
 
         Raises ChannelFull and Sealed (their `accepted` first ones were stored), ChannelGone (nothing was stored),
-        PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventTooLarge (one of them is
-        more than the server takes; nothing was stored).
+        PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventRefused or its subclass
+        EventTooLarge (one of them can never be stored; nothing of this call was stored, so the caller can publish the
+        others without it).
         """
         ...
 

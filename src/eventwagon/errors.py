@@ -33,8 +33,12 @@ class PublishError(EventwagonError):
         self.accepted = accepted
 
 
-class EventTooLarge(PublishError):
-    """The event is larger than `max_event_bytes`. It was refused before anything was sent."""
+class EventRefused(PublishError):
+    """The broker will never store this event, however often it is published. Publishing it again is of no use."""
+
+
+class EventTooLarge(EventRefused):
+    """The event is larger than `max_event_bytes`, or than the broker takes."""
 
 
 class TrainFull(PublishError):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Self
 
 from .broker import Broker, Delivery
+from .bulkhead import Bulkhead, Seldom, kind_of
+from .errors import EventwagonError
 from .event import born
 from .facts import Listener
-from .feed import Feed, Kit, Served
+from .feed import PAUSES, Feed, Kit
+from .gate import Gate
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
-from .worker import Context, Dead, Failed, Handled, Handler, Threads, handle
+from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, handle, plain
 from .workers import Journey, Post, choose
+
+_logger = logging.getLogger("eventwagon.worker")
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds: what choosing costs is spread over fast events."""
@@ -26,6 +32,8 @@ _ASIDE_MOST = 1000
 """Late events that are passed over and kept in hand."""
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
+_BEFORE_ALONE = 1.0
+"""Seconds after which a suspect comes again whose claim could not be marked."""
 
 
 class Crew:
@@ -50,8 +58,21 @@ class Crew:
         rng: random.Random | None = None,
     ) -> None:
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
-            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision
+            train,
+            handlers,
+            settings,
+            broker,
+            clock,
+            tell,
+            rng or random.Random(),
+            Threads(),
+            tasks,
+            Gate(),
+            Bulkhead(_logger),
+            revision,
         )
+        self.others = True
+        """Other processes work for the train too: no event is kept waiting here that one of them could take."""
         self._slo = slo
         self._shared = shared
         self._lanes: Lanes | None = None
@@ -65,7 +86,7 @@ class Crew:
             if self._shared is not None:
                 self._lanes = Lanes(self._kit, self._slo, shared=True)
                 self._lanes.resize(self._shared)
-                stack.callback(self._lanes.resize, 0)
+                stack.callback(self._lanes.close)
             stack.push_async_callback(self._end_all)
             self._stack = stack.pop_all()
         return self
@@ -87,7 +108,7 @@ class Crew:
         Raises ChannelGone, Unavailable, and UsageError where a handler is missing for one of its channels.
         """
         lanes = self._lanes or Lanes(self._kit, None, shared=False)
-        serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None)
+        serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None, others=lambda: self.others)
         await serving.attach()
         self._serving[spec.number] = serving
         serving.on_left = lambda: self._serving.pop(spec.number, None)
@@ -97,6 +118,18 @@ class Crew:
         async with asyncio.TaskGroup() as tasks:
             for serving in list(self._serving.values()):
                 tasks.create_task(serving.end(self._kit.settings.grace))
+
+
+class _Hand:
+    """What one worker has in hand."""
+
+    __slots__ = ("feed", "run", "until")
+
+    def __init__(self, feed: Feed, run: Run, until: float) -> None:
+        self.feed = feed
+        self.run = run
+        self.until = until
+        """When it is cut short; once it was, when it is given up."""
 
 
 class Lanes:
@@ -115,10 +148,11 @@ class Lanes:
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._at: dict[asyncio.Task[None], tuple[Served, float]] = {}
-        """Who is at an event: of which wagon, and until when it may take."""
-        self._cut: dict[asyncio.Task[None], str] = {}
-        """Who was cut short, and why."""
+        self._at: dict[asyncio.Task[None], _Hand] = {}
+        """Who is at an event."""
+        self._held: set[asyncio.Task[None]] = set()
+        """Whose event is over, and whose handler still runs in its thread."""
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._choice: Feed | None = None
         self._choice_until = -math.inf
@@ -127,6 +161,7 @@ class Lanes:
         self._credit = 1.0
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
         handlers that never wait none is at work when the next is chosen."""
+        self._failures = Seldom()
 
     @property
     def in_need(self) -> int:
@@ -134,14 +169,34 @@ class Lanes:
         between wagons by what is at hand of each."""
         return self.target if self._shared else len(self._idle)
 
+    @property
+    def free(self) -> int:
+        """Workers that wait for an event."""
+        return len(self._idle)
+
+    @property
+    def size(self) -> int:
+        """Workers that there are: `target`, but for those that finish an event first."""
+        return len(self._workers)
+
     def resize(self, target: int) -> None:
         """Bring the number of workers to `target`: up at once, down after the events in hand."""
         self.target = target
-        while len(self._workers) < target:
-            self._workers.add(self._kit.tasks.create_task(self._work()))
+        self._fill()
         self.wake(len(self._idle))
         for serving in self._servings:
             serving.rescaled()
+
+    def _fill(self) -> None:
+        while len(self._workers) < self.target and not self._closed:
+            self._workers.add(self._kit.tasks.create_task(self._work()))
+
+    def close(self) -> None:
+        """Work no more. Handlers that still run in their threads are not waited for."""
+        self._closed = True
+        self.resize(0)
+        for task in self._held:
+            task.cancel()
 
     def rescale(self, workers: int | None) -> None:
         """A spec has changed: who is oldest may have, and a wagon's own workers; a shared crew is sized by its owner."""
@@ -155,15 +210,21 @@ class Lanes:
         self._servings.sort(key=_age)
 
     def part(self, serving: Serving) -> None:
-        """Work for it no longer; whoever is still at it is cut short."""
+        """Work for it no longer; what is still under way there is cut short."""
         self._servings = [s for s in self._servings if s is not serving]
         if self._choice is not None and self._choice.serving is serving:
             self._choice = None
-        for task, (at, _) in self._at.items():
-            if at is serving:
-                self._cut_short(task, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
+        for task, hand in self._at.items():
+            if hand.feed.serving is serving:
+                self._cut_short(task, hand, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
         if not self._shared:
-            self.resize(0)
+            self.close()
+
+    def give_up(self, serving: Serving) -> None:
+        """Handlers that were cut short there and go on all the same are run no further."""
+        for task, hand in list(self._at.items()):
+            if hand.feed.serving is serving and hand.run.because:
+                self._give_up(task, hand)
 
     def wake(self, count: int) -> None:
         """`count` events came in: as many idle workers look for one."""
@@ -174,40 +235,65 @@ class Lanes:
                 count -= 1
 
     def _nudge(self) -> None:
+        """A worker is free: feeds that have nothing at hand look whether they are to fetch."""
         for serving in self._servings:
-            serving.nudge()
+            serving.wake_up(own=not self._shared)
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         me = asyncio.current_task()
         assert me is not None  # noqa: S101 - for the type checker: this runs as a task
-        yielded = loop.time()
         try:
             while len(self._workers) <= self.target:
-                now = loop.time()
-                if now - yielded > _TURN:
-                    await asyncio.sleep(0)
-                    yielded = loop.time()
-                    continue  # meanwhile it may have been told to end
-                feed = self._next(now)
-                if feed is None:
-                    waiter = loop.create_future()
-                    self._idle.append(waiter)
-                    if not self._shared:
-                        self._nudge()
-                    await waiter
-                    yielded = loop.time()
-                    continue
-                await self._handle(me, feed, feed.take(late=self._late), now)
+                try:
+                    await self._turns(me)
+                except Exception as e:  # noqa: BLE001 - the bulkhead: the pool keeps its size
+                    self._kit.bulkhead.report("a worker", e)
+                    await asyncio.sleep(PAUSES[0])
         finally:
             self._workers.discard(me)
+            if not self._closed and len(self._workers) < self.target:
+                asyncio.get_running_loop().call_soon(self._fill)
+
+    async def _turns(self, me: asyncio.Task[None]) -> None:
+        """Take one event after the other, for as long as there are no more workers than there should be."""
+        loop, gate = asyncio.get_running_loop(), self._kit.gate
+        yielded = loop.time()
+        while len(self._workers) <= self.target:
+            now = loop.time()
+            if now - yielded > _TURN:
+                await asyncio.sleep(0)
+                yielded = loop.time()
+                continue  # meanwhile it may have been told to end
+            if gate.closed:
+                await gate.opened()
+                continue
+            feed = self._next(now)
+            if feed is None:
+                waiter = loop.create_future()
+                self._idle.append(waiter)
+                self._nudge()
+                await waiter
+                yielded = loop.time()
+                continue
+            delivery = feed.take(late=self._late)
+            if delivery is None:  # it was given back while all were busy
+                await feed.call_up()
+                continue
+            try:
+                if delivery.suspect:
+                    await self._handle_alone(me, feed, delivery)
+                else:
+                    await self._handle(me, feed, delivery, now)
+            except BaseException:
+                feed.forget(delivery)  # its claim runs out
+                raise
 
     def _next(self, now: float) -> Feed | None:
         """The channel to take the next event from."""
         if self.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
-        if choice is not None and now < self._choice_until and (choice.buffer or (self._late and choice.aside)):
+        if choice is not None and now < self._choice_until and (choice.fresh or (self._late and choice.aside)):
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
@@ -284,8 +370,39 @@ class Lanes:
         floor = self._kit.settings.workers.floor
         return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
 
-    async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
-        serving, settings = feed.serving, self._kit.settings
+    async def _handle_alone(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery) -> None:
+        """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
+        other along, and its next death is its own."""
+        self._at[me] = hand = _Hand(feed, Run(), math.inf)
+        try:
+            async with self._kit.gate.alone():
+                try:
+                    stands = not feed.serving.leaving and await feed.subscription.alone(delivery)
+                except EventwagonError as e:
+                    feed.give_back(delivery, _BEFORE_ALONE)
+                    feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
+                    return
+                if not stands:
+                    if feed.serving.leaving:
+                        feed.give_back(delivery)
+                    else:
+                        feed.forget(delivery)
+                    return
+                await self._handle(me, feed, delivery, asyncio.get_running_loop().time(), alone=True)
+                await feed.over(delivery)
+        except asyncio.CancelledError:
+            if not hand.run.because:
+                raise
+            await _absorb(me)
+            feed.give_back(delivery)
+        finally:
+            if self._at.get(me) is hand:
+                del self._at[me]
+
+    async def _handle(
+        self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float, *, alone: bool = False
+    ) -> None:
+        serving, settings, gate = feed.serving, self._kit.settings, self._kit.gate
         if delivery.attempt > settings.attempts:
             serving.failed += 1
             feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
@@ -302,26 +419,33 @@ class Lanes:
         )
         serving.busy += 1
         wall = 0.0 if self._slo is None else self._kit.clock()
+        run = Run()
         until = now + settings.handler_timeout
-        self._at[me] = serving, until
+        self._at[me] = _Hand(feed, run, until)
         if self._timer is None:
             self._arm(until)
+        if not alone:
+            gate.enter()
         try:
-            outcome = await handle(feed.handler, delivery, context, self._kit.threads)
-        except asyncio.CancelledError:
-            because = self._cut.get(me)
-            if because is None:
-                raise
-            me.uncancel()
-            outcome = Failed(because)
+            outcome = await handle(feed.handler, delivery, context, self._kit.threads, run)
         finally:
+            if not alone:
+                gate.leave()
             serving.busy -= 1
             del self._at[me]
-            self._cut.pop(me, None)
+        if me.cancelling():
+            await _absorb(me)
         took = asyncio.get_running_loop().time() - now
         self.service += (took - self.service) * 0.05 if self.service else took
         if self._slo is not None and wall - born(delivery.event) <= self._slo:
             self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+        self._conclude(feed, delivery, outcome)
+        if run.thread is not None and not run.thread.over:
+            await self._hold(me, feed.handler, run)
+
+    def _conclude(self, feed: Feed, delivery: Delivery, outcome: Outcome) -> None:
+        """What came of an attempt goes where it belongs."""
+        serving, attempts = feed.serving, self._kit.settings.attempts
         if isinstance(outcome, Handled):
             serving.handled += 1
         else:
@@ -331,10 +455,52 @@ class Lanes:
                 feed.done(delivery, emitted)
             case Dead(because=because):
                 feed.die(delivery, because)
-            case Failed(because=because) if delivery.attempt >= settings.attempts:
-                feed.die(delivery, because)
-            case Failed(because=because):
-                feed.retry(delivery, because)
+            case Failed(because=because, error=error):
+                dies = delivery.attempt >= attempts
+                self._log_failure(feed.handler, delivery, because, error, dies=dies)
+                if dies:
+                    feed.die(delivery, because)
+                else:
+                    feed.retry(delivery, because)
+
+    def _log_failure(
+        self, handler: Handler, delivery: Delivery, because: str, error: BaseException | None, *, dies: bool
+    ) -> None:
+        """With its traceback: at WARNING the first failure of a kind, at ERROR each death. Once a minute a kind."""
+        kind = (handler.name, dies, because if error is None else kind_of(error))
+        held_back = self._failures.due(kind)
+        if held_back is None and not dies:
+            return
+        more = f" ({held_back} more like it since the last was logged)" if held_back else ""
+        _logger.log(
+            logging.ERROR if dies else logging.WARNING,
+            "%s: handler %s failed on event %s at attempt %d%s: %s%s",
+            self._kit.train,
+            handler.name,
+            plain(delivery.event.id, 100),
+            delivery.attempt,
+            ", its last" if dies else "",
+            because,
+            more,
+            exc_info=error if held_back is not None else None,
+        )
+
+    async def _hold(self, me: asyncio.Task[None], handler: Handler, run: Run) -> None:
+        """The attempt is over and its thread is not: it keeps this worker's place, or there would be one worker more."""
+        assert run.thread is not None  # noqa: S101 - for the type checker
+        if self._closed:
+            return
+        _logger.warning(
+            "%s: handler %s still runs in its thread (%s): its worker takes nothing until it has ended",
+            self._kit.train,
+            handler.name,
+            run.because,
+        )
+        self._held.add(me)
+        try:
+            await run.thread.ended()
+        finally:
+            self._held.discard(me)
 
     def _arm(self, until: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
@@ -344,17 +510,41 @@ class Lanes:
         self._timer = None
         now = asyncio.get_running_loop().time()
         timeout = self._kit.settings.handler_timeout
-        for task, (_, until) in self._at.items():
-            if until <= now:
-                self._cut_short(task, f"not finished after handler_timeout={timeout:g} s")
-        later = [until for task, (_, until) in self._at.items() if task not in self._cut]
-        if later:
+        for task, hand in list(self._at.items()):
+            if hand.until <= now:
+                if hand.run.because:
+                    self._give_up(task, hand)
+                else:
+                    self._cut_short(task, hand, f"not finished after handler_timeout={timeout:g} s")
+        if later := [hand.until for hand in self._at.values() if hand.until < math.inf]:
             self._arm(min(later))
 
-    def _cut_short(self, task: asyncio.Task[None], because: str) -> None:
-        if task not in self._cut:
-            self._cut[task] = because
+    def _cut_short(self, task: asyncio.Task[None], hand: _Hand, because: str) -> None:
+        if not hand.run.because:
+            hand.run.because = because
+            hand.until = asyncio.get_running_loop().time() + self._kit.settings.grace
             task.cancel()
+
+    def _give_up(self, task: asyncio.Task[None], hand: _Hand) -> None:
+        """It was cancelled, and goes on: it is run no further, and its worker goes on without it."""
+        hand.until = math.inf
+        if not hand.run.given_up:
+            hand.run.given_up = True
+            _logger.warning(
+                "%s: handler %s swallowed its cancellation (%s): it is given up where it stands",
+                self._kit.train,
+                hand.feed.handler.name,
+                hand.run.because,
+            )
+            task.cancel()
+
+
+async def _absorb(me: asyncio.Task[None]) -> None:
+    """Cancellations that were meant for a handler end with it."""
+    while me.cancelling():
+        me.uncancel()
+    with suppress(asyncio.CancelledError):  # one may still be on its way
+        await asyncio.sleep(0)
 
 
 def _age(serving: Serving) -> tuple[bool, float, int]:

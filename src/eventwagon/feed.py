@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from .broker import Broker, Delivery, Subscription
+from .bulkhead import Bulkhead, cancelled
 from .errors import ChannelGone, EventwagonError
 from .event import Channel, Event, born
 from .facts import EventDied, EventRetried, Listener
+from .gate import Gate
 from .orchestrator import WagonSpec
 from .settings import Settings
 from .worker import Handler, Threads, died
@@ -22,6 +24,8 @@ _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers stand by for it."""
+_KEPT_WAITING = 0.25
+"""Seconds that an event waits at a process whose workers are all busy before others may have it."""
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
 
@@ -38,6 +42,8 @@ class Kit(NamedTuple):
     rng: random.Random
     threads: Threads
     tasks: asyncio.TaskGroup
+    gate: Gate
+    bulkhead: Bulkhead
     revision: str = ""
     """Which code this process is, where it says so."""
 
@@ -53,6 +59,11 @@ class Hands(Protocol):
     @property
     def in_need(self) -> int:
         """How many events should be at hand in each channel, however slow the handlers are."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """How many wait for an event."""
         ...
 
     def wake(self, count: int) -> None:
@@ -71,16 +82,23 @@ class Served(Protocol):
     handled: int
     """Handlings that ended well."""
     failed: int
-    finished: list[tuple[Feed, Delivery, list[tuple[str, Event]]]]
-    """What is to be settled once what it emitted is stored."""
-    released: list[tuple[Feed, Delivery, float, bool]]
-    """What is to be given back: after which pause, and whether that was an attempt."""
-    wanted: asyncio.Event
-    """Set when there is something to settle or to give back."""
 
     @property
     def lanes(self) -> Hands:
         """Who works on it."""
+        ...
+
+    @property
+    def others(self) -> bool:
+        """Other processes may have a free worker for its events."""
+        ...
+
+    def settle(self, feed: Feed, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
+        """Settle it once what it emitted is stored (I6)."""
+        ...
+
+    def release(self, feed: Feed, delivery: Delivery, delay: float, tried: bool) -> None:
+        """Give it back."""
         ...
 
     def give_back(self) -> None:
@@ -97,7 +115,12 @@ class Served(Protocol):
 
 
 class Feed:
-    """One channel of one served wagon: what was fetched from it, and what came of that."""
+    """One channel of one served wagon: what was fetched from it, and what came of that.
+
+    While all workers are busy an event that another process could take is not kept: it is given back after a moment,
+    and the feed rests. It remembers when that event's chain began, so that a worker that is free chooses between wagons
+    as if the event were here, and fetches what it has chosen.
+    """
 
     def __init__(self, serving: Served, channel: Channel, handler: Handler, subscription: Subscription) -> None:
         self.serving = serving
@@ -111,6 +134,19 @@ class Feed:
         """Nothing that was fetched can be on time: what comes after it is being fetched."""
         self.unsettled: dict[int, Delivery] = {}
         """By identity: everything claimed that is not settled or given back."""
+        self.resting = False
+        """Nothing is fetched but what a worker has chosen."""
+        self.remembered: float | None = None
+        """While it rests: when the chain began of what a worker would fetch."""
+        self._came: deque[float] = deque()
+        """When each event in the buffer came."""
+        self._came_aside: deque[float] = deque()
+        self._called: list[asyncio.Future[None]] = []
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+        """By identity: those whose end somebody waits for."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._dry = False
+        """The last receive brought less than was asked for."""
         self._room = asyncio.Event()
         self._low = 0
         self.receiving = False
@@ -119,23 +155,43 @@ class Feed:
         self._most = 0
 
     @property
-    def next(self) -> Delivery | None:
-        """The next event; None when nothing waits here."""
-        return self.buffer[0] if self.buffer else self.aside[0] if self.aside else None
+    def began(self) -> float | None:
+        """When the chain of its next event began; None when nothing waits here."""
+        if self.buffer:
+            return born(self.buffer[0].event)
+        return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    @property
+    def fresh(self) -> bool:
+        """It has, or would fetch, an event that was not passed over."""
+        return bool(self.buffer) or self.remembered is not None
 
     @property
     def spent(self) -> bool:
         """The channel had nothing more to give, and all that it gave was taken or passed over."""
         return not self.buffer and self.receiving and not self.looking
 
-    def take(self, *, late: bool = False) -> Delivery:
-        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first."""
-        if self.aside and (late or not self.buffer):
+    def take(self, *, late: bool = False) -> Delivery | None:
+        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first. None
+        where it must be fetched: see `call_up`."""
+        if self.aside and (late or not self.fresh):
+            self._came_aside.popleft()
             return self.aside.popleft()
+        if not self.buffer:
+            return None
+        self._came.popleft()
         delivery = self.buffer.popleft()
         if len(self.buffer) <= self._low:
             self._room.set()
         return delivery
+
+    async def call_up(self) -> None:
+        """Fetch one event for a worker that has chosen this channel. Returns when it was tried."""
+        self.remembered = None
+        waiter = asyncio.get_running_loop().create_future()
+        self._called.append(waiter)
+        self._room.set()
+        await waiter
 
     def pass_over(self, allowance: float, most: int) -> None:
         """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer ones
@@ -144,6 +200,7 @@ class Feed:
         before = self.serving.kit.clock() - allowance
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
             self.aside.append(self.buffer.popleft())
+            self._came_aside.append(self._came.popleft())
             self._most -= 1
         self.looking = not self.buffer and not self.receiving and self._most > 0
         if len(self.buffer) <= self._low:
@@ -162,46 +219,108 @@ class Feed:
         """Keep the buffer filled until the wagon is left or gone."""
         serving = self.serving
         pause = PAUSES[0]
-        while not serving.leaving:
-            ahead = self.ahead()
-            self._low = ahead // 2
-            room = ahead - len(self.buffer)
-            if room <= 0 or len(self.unsettled) > 4 * _FETCH_MOST:
+        try:
+            while not serving.leaving:
+                count = self._wanted()
+                if count <= 0:
+                    self._found()
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
+                called, self._called = self._called, []
+                timeout = _LOOK if self.looking or called else _RECEIVE
+                try:
+                    self.receiving = True
+                    deliveries = await self.subscription.receive(count, timeout)
+                except ChannelGone:
+                    serving.lose(f"channel {self.channel} is gone")
+                    return
+                except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel
+                    if isinstance(e, asyncio.CancelledError) and cancelled():
+                        raise  # the wagon is drained
+                    self._found()
+                    if not isinstance(e, EventwagonError):
+                        serving.kit.bulkhead.report(f"receiving from {self.channel}", e)
+                    elif pause == PAUSES[0]:
+                        serving.stumble(f"receiving from {self.channel}", str(e))
+                    await asyncio.sleep(pause)
+                    pause = min(PAUSES[1], pause * 2)
+                    continue
+                finally:
+                    self.receiving = False
+                    for waiter in called:
+                        if not waiter.done():
+                            waiter.set_result(None)
+                pause = PAUSES[0]
+                self._took(deliveries, count)
+                if self.looking and len(deliveries) == count and self._look_on():
+                    continue
                 self._found()
-                self._room.clear()
-                await self._room.wait()
-                continue
-            try:
-                self.receiving = True
-                deliveries = await self.subscription.receive(room, _LOOK if self.looking else _RECEIVE)
-            except ChannelGone:
-                serving.lose(f"channel {self.channel} is gone")
-                return
-            except asyncio.CancelledError:  # the wagon is drained
-                self._found()
-                raise
-            except EventwagonError as e:
-                self._found()
-                if pause == PAUSES[0]:
-                    serving.stumble(f"receiving from {self.channel}", str(e))
-                await asyncio.sleep(pause)
-                pause = min(PAUSES[1], pause * 2)
-                continue
-            finally:
-                self.receiving = False
-            pause = PAUSES[0]
-            for delivery in deliveries:
-                self.unsettled[id(delivery)] = delivery
-            self.buffer.extend(deliveries)
-            if deliveries and not serving.lanes.target:
-                serving.give_back()
-            if self.looking and len(deliveries) == room and self._look_on():
-                continue
+                if deliveries:
+                    serving.lanes.wake(len(deliveries))
+                    await asyncio.sleep(0)
+        finally:
             self._found()
+            self._forsake()
+
+    def _wanted(self) -> int:
+        """How many events to ask the broker for now."""
+        ahead = self.ahead()
+        self._low = ahead // 2
+        if len(self.unsettled) > 4 * _FETCH_MOST:
+            return 0
+        return len(self._called) if self.resting else ahead - len(self.buffer)
+
+    def _took(self, deliveries: Sequence[Delivery], asked: int) -> None:
+        """The broker has given these."""
+        now = asyncio.get_running_loop().time()
+        for delivery in deliveries:
+            self.unsettled[id(delivery)] = delivery
+        self.buffer.extend(deliveries)
+        self._came.extend([now] * len(deliveries))
+        self._dry = len(deliveries) < asked
+        if self.resting:
             if deliveries:
-                serving.lanes.wake(len(deliveries))
-                await asyncio.sleep(0)
-        self._found()
+                self.remembered = None if self._dry else born(deliveries[-1].event)
+            else:
+                self.resting = False
+        if deliveries and not self.serving.lanes.target:
+            self.serving.give_back()
+        elif self.buffer and self._timer is None and self.serving.others:
+            self._arm(now + _KEPT_WAITING)
+
+    def _arm(self, at: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(at, self._kept_waiting)
+
+    def _kept_waiting(self) -> None:
+        """Give back what has waited while every worker here is busy: one of another process may be free."""
+        loop = asyncio.get_running_loop()
+        self._timer, now = None, loop.time()
+        if not self.serving.leaving and not self.serving.lanes.free and self.serving.others:
+            before = now - _KEPT_WAITING + 0.001
+            if self._dry:
+                self._give_back_waiting(self.aside, self._came_aside, before)
+            if (began := self._give_back_waiting(self.buffer, self._came, before)) is not None:
+                self.resting, self.remembered = True, began
+        first = min([came[0] for came in (self._came, self._came_aside) if came], default=None)
+        if first is not None:
+            self._arm(max(first, now) + _KEPT_WAITING)
+
+    def _give_back_waiting(self, waiting: deque[Delivery], came: deque[float], before: float) -> float | None:
+        """Those that came before; when the chain of the first of them began."""
+        began: float | None = None
+        while came and came[0] <= before:
+            came.popleft()
+            delivery = waiting.popleft()
+            began = born(delivery.event) if began is None else began
+            self.give_back(delivery)
+        return began
+
+    def rouse(self) -> None:
+        """A worker is free and has nothing to do: fetch again as before."""
+        if self.resting:
+            self.resting, self.remembered = False, None
+            self._room.set()
 
     def _look_on(self) -> bool:
         """Whether what just came is late too, and more may come."""
@@ -210,19 +329,71 @@ class Feed:
         return more
 
     def _found(self) -> None:
-        """Nothing more is looked for: whoever stood by for it takes what there is."""
+        """Stop looking ahead; wake the workers that waited for it."""
         if self.looking:
             self.looking = False
             self.serving.lanes.wake(self.serving.lanes.target)
+
+    def _forsake(self) -> None:
+        """Nothing is fetched any more: nobody is to wait for it."""
+        self.remembered = None
+        for waiter in self._called:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._called.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def nudge(self) -> None:
         """There may be room again, or it is time to leave."""
         self._room.set()
 
+    def drop(self) -> None:
+        """The channel is gone: forget what was fetched."""
+        self.clear()
+        self.looking = False
+        self._forsake()
+
+    def clear(self) -> list[Delivery]:
+        """Everything that was fetched and not taken, which waits here no longer."""
+        waited = [*self.buffer, *self.aside]
+        for waiting in (self.buffer, self.aside, self._came, self._came_aside):
+            waiting.clear()
+        return waited
+
+    # --- what came of an event --------------------------------------------------------------
+
+    def forget(self, delivery: Delivery) -> None:
+        """It is in hand no longer: settled, given back, or left to run out."""
+        self.unsettled.pop(id(delivery), None)
+        waiter = self._awaited.pop(id(delivery), None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def over(self, delivery: Delivery) -> None:
+        """Return when it is in hand no longer, or its wagon is gone; a broker that does not answer is not waited for longer
+        than a publish would be."""
+        if id(delivery) not in self.unsettled or self.serving.leaving:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._awaited[id(delivery)] = waiter
+        await asyncio.wait([waiter], timeout=self.serving.kit.settings.publish_timeout)
+
     def done(self, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
         """Handled: to be settled once what it emitted is stored (I6)."""
-        self.serving.finished.append((self, delivery, emitted))
-        self.serving.wanted.set()
+        self.serving.settle(self, delivery, emitted)
+
+    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
+        """It was not handled: another may have it."""
+        self.serving.release(self, delivery, delay, False)
+
+    def fail(self, delivery: Delivery, because: str) -> None:
+        """An attempt failed: to be tried again, or dead after the last."""
+        if delivery.attempt >= self.serving.kit.settings.attempts:
+            self.die(delivery, because)
+        else:
+            self.retry(delivery, because)
 
     def die(self, delivery: Delivery, because: str) -> None:
         """To the dead letters of the wagon, then settled."""
@@ -244,8 +415,7 @@ class Feed:
         kit, settings = self.serving.kit, self.serving.kit.settings
         most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
         pause = kit.rng.uniform(0.0, most)
-        self.serving.released.append((self, delivery, pause, True))
-        self.serving.wanted.set()
+        self.serving.release(self, delivery, pause, True)
         kit.tell(
             EventRetried(
                 train=kit.train,

@@ -159,6 +159,7 @@ class Membership:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
         peers = await self._peers()
         names = sorted(peers)
+        crew.others = self._post is not None or len(names) > 1
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
             index, count = names.index(self._name), len(names)

@@ -29,7 +29,7 @@ from ...observer import Observer
 from ...orchestrator import Deployment
 from ...plan import _Draft, plan
 from ...removal import Remover
-from ...serving import Serving
+from ...settling import Done, Settling
 from ...sleeping import rested
 from ...steps import Plan, Provision, Seal, Task, sealed
 from ...switcher import Switcher
@@ -111,34 +111,34 @@ def _unknown_is_zero() -> Iterator[None]:
 @_mutant("settle before emit")
 def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
-    settle = Serving._settle
+    settle = Settling._settle
 
-    async def mutant(self: Serving, finished: list[Any]) -> None:
-        await settle(self, [(feed, delivery, []) for feed, delivery, _ in finished])
+    async def mutant(self: Settling, finished: list[Any]) -> None:
+        await settle(self, [Done(source, delivery, []) for source, delivery, _ in finished])
         for _, _, emitted in finished:
             for name, event in emitted:
                 with suppress(EventwagonError):
-                    await self.kit.broker.publish(Channel(self.kit.train, self.spec.number, name), [event])
+                    await self._kit.broker.publish(Channel(self._kit.train, self._number, name), [event])
 
-    with mock.patch.object(Serving, "_settle", mutant):
+    with mock.patch.object(Settling, "_settle", mutant):
         yield
 
 
 @_mutant("settle before the dead letter")
 def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
-    settle = Serving._settle
+    settle = Settling._settle
 
-    async def mutant(self: Serving, finished: list[Any]) -> None:
+    async def mutant(self: Settling, finished: list[Any]) -> None:
         is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for _, delivery, emitted in finished}
-        await settle(self, [(feed, d, [] if is_dead[id(d)] else emitted) for feed, d, emitted in finished])
+        await settle(self, [Done(s, d, [] if is_dead[id(d)] else e) for s, d, e in finished])
         for _, delivery, emitted in finished:
             if is_dead[id(delivery)]:
                 with suppress(EventwagonError):
-                    channel = Channel(self.kit.train, self.spec.number, DEAD)
-                    await self.kit.broker.publish(channel, [event for _, event in emitted])
+                    channel = Channel(self._kit.train, self._number, DEAD)
+                    await self._kit.broker.publish(channel, [event for _, event in emitted])
 
-    with mock.patch.object(Serving, "_settle", mutant):
+    with mock.patch.object(Settling, "_settle", mutant):
         yield
 
 

@@ -9,19 +9,21 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from typing import Self
+from contextvars import copy_context
+from typing import Literal, Self
 
 from .broker import Broker, Delivery
 from .bulkhead import Bulkhead, Seldom, kind_of
 from .errors import EventwagonError
 from .event import born
 from .facts import Listener
-from .feed import PAUSES, Feed, Kit
+from .feed import Feed
 from .gate import Gate
+from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
-from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, handle, plain
+from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, begin, handlers_own, plain
 from .workers import Journey, Post, choose
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -32,6 +34,7 @@ _ASIDE_MOST = 1000
 """Late events that are passed over and kept in hand."""
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
+_OUTCOMES = (Handled, Dead, Failed)
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again whose claim could not be marked."""
 
@@ -120,16 +123,31 @@ class Crew:
                 tasks.create_task(serving.end(self._kit.settings.grace))
 
 
-class _Hand:
-    """What one worker has in hand."""
+class _Hand(Run):
+    """One worker, and what it has in hand."""
 
-    __slots__ = ("feed", "run", "until")
+    __slots__ = ("delivery", "feed", "until", "waits")
 
-    def __init__(self, feed: Feed, run: Run, until: float) -> None:
-        self.feed = feed
-        self.run = run
-        self.until = until
-        """When it is cut short; once it was, when it is given up."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed: Feed | None = None
+        """The channel of the event in hand; None while there is none."""
+        self.delivery: Delivery | None = None
+        self.until = math.inf
+        """When its handler is cut short; once it was, when it is given up."""
+        self.waits = False
+        """It waits to be alone, and does not handle yet."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it handles an event."""
+        return self.feed is not None and not self.waits
+
+    def drop(self) -> None:
+        """Something failed that should not: what is in hand is left to run out."""
+        if self.feed is not None and self.delivery is not None:
+            self.feed.forget([self.delivery])
+        self.feed = self.delivery = None
 
 
 class Lanes:
@@ -148,8 +166,10 @@ class Lanes:
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._at: dict[asyncio.Task[None], _Hand] = {}
-        """Who is at an event."""
+        self._hands: dict[asyncio.Task[None], _Hand] = {}
+        """What each worker has in hand."""
+        self._context = copy_context()
+        """In which each event is handled anew."""
         self._held: set[asyncio.Task[None]] = set()
         """Whose event is over, and whose handler still runs in its thread."""
         self._closed = False
@@ -189,7 +209,7 @@ class Lanes:
 
     def _fill(self) -> None:
         while len(self._workers) < self.target and not self._closed:
-            self._workers.add(self._kit.tasks.create_task(self._work()))
+            self._workers.add(self._kit.tasks.create_task(self._work(), context=self._context.copy()))
 
     def close(self) -> None:
         """Work no more. Handlers that still run in their threads are not waited for."""
@@ -214,16 +234,16 @@ class Lanes:
         self._servings = [s for s in self._servings if s is not serving]
         if self._choice is not None and self._choice.serving is serving:
             self._choice = None
-        for task, hand in self._at.items():
-            if hand.feed.serving is serving:
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.feed.serving is serving:
                 self._cut_short(task, hand, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
         if not self._shared:
             self.close()
 
     def give_up(self, serving: Serving) -> None:
         """Handlers that were cut short there and go on all the same are run no further."""
-        for task, hand in list(self._at.items()):
-            if hand.feed.serving is serving and hand.run.because:
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.feed.serving is serving and hand.because:
                 self._give_up(task, hand)
 
     def wake(self, count: int) -> None:
@@ -242,21 +262,30 @@ class Lanes:
     async def _work(self) -> None:
         me = asyncio.current_task()
         assert me is not None  # noqa: S101 - for the type checker: this runs as a task
+        hand = self._hands[me] = _Hand()
+        self._kit.gate.hands.add(hand)
         try:
-            while len(self._workers) <= self.target:
+            stained = False
+            while not stained and len(self._workers) <= self.target:
                 try:
-                    await self._turns(me)
+                    stained = await self._turns(me, hand)
                 except Exception as e:  # noqa: BLE001 - the bulkhead: the pool keeps its size
                     self._kit.bulkhead.report("a worker", e)
+                    hand.drop()
                     await asyncio.sleep(PAUSES[0])
         finally:
+            hand.drop()
+            self._kit.gate.hands.discard(hand)
+            del self._hands[me]
             self._workers.discard(me)
             if not self._closed and len(self._workers) < self.target:
                 asyncio.get_running_loop().call_soon(self._fill)
 
-    async def _turns(self, me: asyncio.Task[None]) -> None:
-        """Take one event after the other, for as long as there are no more workers than there should be."""
-        loop, gate = asyncio.get_running_loop(), self._kit.gate
+    async def _turns(self, me: asyncio.Task[None], hand: _Hand) -> bool:
+        """Take one event after the other, for as long as there are no more workers than there should be. True when a
+        handler has changed context variables: another worker takes this one's place, so that no event sees another's."""
+        loop, gate, threads = asyncio.get_running_loop(), self._kit.gate, self._kit.threads
+        clean = self._context
         yielded = loop.time()
         while len(self._workers) <= self.target:
             now = loop.time()
@@ -279,14 +308,18 @@ class Lanes:
             if delivery is None:  # it was given back while all were busy
                 await feed.call_up()
                 continue
-            try:
-                if delivery.suspect:
-                    await self._handle_alone(me, feed, delivery)
-                else:
-                    await self._handle(me, feed, delivery, now)
-            except BaseException:
-                feed.forget(delivery)  # its claim runs out
-                raise
+            if delivery.suspect:
+                await self._handle_alone(me, hand, feed, delivery)
+            elif (context := self._begins(hand, feed, delivery, now)) is not False:
+                outcome = begin(feed.handler, delivery.event, context, hand, threads)
+                if not isinstance(outcome, _OUTCOMES):
+                    outcome = await outcome
+                self._ends(hand, feed, delivery, now, outcome)
+                if hand.because or me.cancelling():
+                    await self._after_cut(me, hand, feed.handler)
+            if copy_context() != clean:
+                return True
+        return False
 
     def _next(self, now: float) -> Feed | None:
         """The channel to take the next event from."""
@@ -370,44 +403,58 @@ class Lanes:
         floor = self._kit.settings.workers.floor
         return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
 
-    async def _handle_alone(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery) -> None:
+    async def _handle_alone(self, me: asyncio.Task[None], hand: _Hand, feed: Feed, delivery: Delivery) -> None:
         """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
         other along, and its next death is its own."""
-        self._at[me] = hand = _Hand(feed, Run(), math.inf)
+        hand.feed, hand.delivery, hand.until, hand.waits = feed, delivery, math.inf, True
         try:
             async with self._kit.gate.alone():
+                hand.waits = False
+                if feed.serving.leaving:
+                    feed.give_back(delivery)
+                    return
                 try:
-                    stands = not feed.serving.leaving and await feed.subscription.alone(delivery)
+                    stands = await feed.subscription.alone(delivery)
                 except EventwagonError as e:
                     feed.give_back(delivery, _BEFORE_ALONE)
                     feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
                     return
                 if not stands:
-                    if feed.serving.leaving:
-                        feed.give_back(delivery)
-                    else:
-                        feed.forget(delivery)
+                    feed.forget([delivery])
                     return
-                await self._handle(me, feed, delivery, asyncio.get_running_loop().time(), alone=True)
+                now = asyncio.get_running_loop().time()
+                if (context := self._begins(hand, feed, delivery, now)) is not False:
+                    outcome = begin(feed.handler, delivery.event, context, hand, self._kit.threads)
+                    if not isinstance(outcome, _OUTCOMES):
+                        outcome = await outcome
+                    self._ends(hand, feed, delivery, now, outcome)
+                    if hand.because or me.cancelling():
+                        await self._after_cut(me, hand, feed.handler)
                 await feed.over(delivery)
         except asyncio.CancelledError:
-            if not hand.run.because:
+            if not hand.because:
                 raise
             await _absorb(me)
+            hand.because = ""
             feed.give_back(delivery)
         finally:
-            if self._at.get(me) is hand:
-                del self._at[me]
+            hand.feed = hand.delivery = None
+            hand.waits = False
 
-    async def _handle(
-        self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float, *, alone: bool = False
-    ) -> None:
-        serving, settings, gate = feed.serving, self._kit.settings, self._kit.gate
+    def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
+        """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
+        serving, settings = feed.serving, self._kit.settings
         if delivery.attempt > settings.attempts:
             serving.failed += 1
             feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
-            return
-        context = Context(
+            return False
+        serving.busy += 1
+        hand.feed, hand.delivery, hand.until = feed, delivery, now + settings.handler_timeout
+        if self._timer is None:
+            self._arm(hand.until)
+        if not feed.handler.wants_context:
+            return None
+        return Context(
             delivery.event,
             delivery.attempt,
             self._kit.train,
@@ -417,51 +464,53 @@ class Lanes:
             settings.max_event_bytes,
             self._kit.clock,
         )
-        serving.busy += 1
-        wall = 0.0 if self._slo is None else self._kit.clock()
-        run = Run()
-        until = now + settings.handler_timeout
-        self._at[me] = _Hand(feed, run, until)
-        if self._timer is None:
-            self._arm(until)
-        if not alone:
-            gate.enter()
-        try:
-            outcome = await handle(feed.handler, delivery, context, self._kit.threads, run)
-        finally:
-            if not alone:
-                gate.leave()
-            serving.busy -= 1
-            del self._at[me]
-        if me.cancelling():
-            await _absorb(me)
+
+    def _ends(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome) -> None:
+        """The handling is over: what came of it goes where it belongs."""
+        serving = feed.serving
+        hand.feed = hand.delivery = None
+        serving.busy -= 1
+        if self._kit.gate.closed:
+            self._kit.gate.left()
         took = asyncio.get_running_loop().time() - now
         self.service += (took - self.service) * 0.05 if self.service else took
-        if self._slo is not None and wall - born(delivery.event) <= self._slo:
-            self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
-        self._conclude(feed, delivery, outcome)
-        if run.thread is not None and not run.thread.over:
-            await self._hold(me, feed.handler, run)
-
-    def _conclude(self, feed: Feed, delivery: Delivery, outcome: Outcome) -> None:
-        """What came of an attempt goes where it belongs."""
-        serving, attempts = feed.serving, self._kit.settings.attempts
+        if self._slo is not None:
+            wall = self._kit.clock() - took
+            if wall - born(delivery.event) <= self._slo:
+                self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+        if hand.because:
+            outcome = Failed(hand.because)
         if isinstance(outcome, Handled):
             serving.handled += 1
-        else:
-            serving.failed += 1
-        match outcome:
-            case Handled(emitted=emitted):
-                feed.done(delivery, emitted)
-            case Dead(because=because):
-                feed.die(delivery, because)
-            case Failed(because=because, error=error):
-                dies = delivery.attempt >= attempts
-                self._log_failure(feed.handler, delivery, because, error, dies=dies)
-                if dies:
-                    feed.die(delivery, because)
-                else:
-                    feed.retry(delivery, because)
+            feed.done(delivery, outcome.emitted)
+            return
+        serving.failed += 1
+        if isinstance(outcome, Dead):
+            feed.die(delivery, outcome.because)
+            return
+        dies = delivery.attempt >= self._kit.settings.attempts
+        self._log_failure(feed.handler, delivery, outcome.because, outcome.error, dies=dies)
+        feed.fail(delivery, outcome.because)
+
+    async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, handler: Handler) -> None:
+        """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
+        worker's place until it has ended, or there would be one worker more."""
+        await _absorb(me)
+        because, thread = hand.because, hand.thread
+        hand.because, hand.given_up, hand.thread = "", False, None
+        if thread is None or thread.over or self._closed:
+            return
+        _logger.warning(
+            "%s: handler %s still runs in its thread (%s): its worker takes nothing until it has ended",
+            self._kit.train,
+            handler.name,
+            because,
+        )
+        self._held.add(me)
+        try:
+            await thread.ended()
+        finally:
+            self._held.discard(me)
 
     def _log_failure(
         self, handler: Handler, delivery: Delivery, because: str, error: BaseException | None, *, dies: bool
@@ -482,25 +531,8 @@ class Lanes:
             ", its last" if dies else "",
             because,
             more,
-            exc_info=error if held_back is not None else None,
+            exc_info=(type(error), error, handlers_own(error)) if error is not None and held_back is not None else None,
         )
-
-    async def _hold(self, me: asyncio.Task[None], handler: Handler, run: Run) -> None:
-        """The attempt is over and its thread is not: it keeps this worker's place, or there would be one worker more."""
-        assert run.thread is not None  # noqa: S101 - for the type checker
-        if self._closed:
-            return
-        _logger.warning(
-            "%s: handler %s still runs in its thread (%s): its worker takes nothing until it has ended",
-            self._kit.train,
-            handler.name,
-            run.because,
-        )
-        self._held.add(me)
-        try:
-            await run.thread.ended()
-        finally:
-            self._held.discard(me)
 
     def _arm(self, until: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
@@ -510,31 +542,32 @@ class Lanes:
         self._timer = None
         now = asyncio.get_running_loop().time()
         timeout = self._kit.settings.handler_timeout
-        for task, hand in list(self._at.items()):
-            if hand.until <= now:
-                if hand.run.because:
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.until <= now:
+                if hand.because:
                     self._give_up(task, hand)
                 else:
                     self._cut_short(task, hand, f"not finished after handler_timeout={timeout:g} s")
-        if later := [hand.until for hand in self._at.values() if hand.until < math.inf]:
+        later = [hand.until for hand in self._hands.values() if hand.feed is not None and hand.until < math.inf]
+        if later:
             self._arm(min(later))
 
     def _cut_short(self, task: asyncio.Task[None], hand: _Hand, because: str) -> None:
-        if not hand.run.because:
-            hand.run.because = because
+        if not hand.because:
+            hand.because = because
             hand.until = asyncio.get_running_loop().time() + self._kit.settings.grace
             task.cancel()
 
     def _give_up(self, task: asyncio.Task[None], hand: _Hand) -> None:
         """It was cancelled, and goes on: it is run no further, and its worker goes on without it."""
         hand.until = math.inf
-        if not hand.run.given_up:
-            hand.run.given_up = True
+        if not hand.given_up and hand.feed is not None:
+            hand.given_up = True
             _logger.warning(
                 "%s: handler %s swallowed its cancellation (%s): it is given up where it stands",
                 self._kit.train,
                 hand.feed.handler.name,
-                hand.run.because,
+                hand.because,
             )
             task.cancel()
 

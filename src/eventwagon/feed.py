@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from .broker import Broker, Delivery, Subscription
-from .bulkhead import Bulkhead, cancelled
+from .broker import Delivery, Subscription
+from .bulkhead import cancelled
 from .errors import ChannelGone, EventwagonError
-from .event import Channel, Event, born
-from .facts import EventDied, EventRetried, Listener
-from .gate import Gate
+from .event import Channel, born
+from .facts import EventDied, EventRetried
+from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
-from .settings import Settings
-from .worker import Handler, Threads, died
+from .settling import Emitted, Line, Settling
+from .worker import Handler, died
 
 _AHEAD = 0.05
 """Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
@@ -24,28 +23,8 @@ _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers stand by for it."""
-_KEPT_WAITING = 0.25
+_KEPT_WAITING = 0.15
 """Seconds that an event waits at a process whose workers are all busy before others may have it."""
-PAUSES = (0.05, 2.0)
-"""The first pause after a failure and the longest, in seconds."""
-
-
-class Kit(NamedTuple):
-    """What every part of a crew works with."""
-
-    train: str
-    handlers: Mapping[str, Handler]
-    settings: Settings
-    broker: Broker
-    clock: Callable[[], float]
-    tell: Listener
-    rng: random.Random
-    threads: Threads
-    tasks: asyncio.TaskGroup
-    gate: Gate
-    bulkhead: Bulkhead
-    revision: str = ""
-    """Which code this process is, where it says so."""
 
 
 class Hands(Protocol):
@@ -93,14 +72,6 @@ class Served(Protocol):
         """Other processes may have a free worker for its events."""
         ...
 
-    def settle(self, feed: Feed, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
-        """Settle it once what it emitted is stored (I6)."""
-        ...
-
-    def release(self, feed: Feed, delivery: Delivery, delay: float, tried: bool) -> None:
-        """Give it back."""
-        ...
-
     def give_back(self) -> None:
         """Nobody here works on what was fetched: others may have it."""
         ...
@@ -122,8 +93,12 @@ class Feed:
     as if the event were here, and fetches what it has chosen.
     """
 
-    def __init__(self, serving: Served, channel: Channel, handler: Handler, subscription: Subscription) -> None:
+    def __init__(
+        self, serving: Served, channel: Channel, handler: Handler, subscription: Subscription, settling: Settling
+    ) -> None:
         self.serving = serving
+        self._settling = settling
+        self._settled, self._released = settling.line(self, None), settling.line(self, Line)
         self.channel = channel
         self.handler = handler
         self.subscription = subscription
@@ -138,9 +113,8 @@ class Feed:
         """Nothing is fetched but what a worker has chosen."""
         self.remembered: float | None = None
         """While it rests: when the chain began of what a worker would fetch."""
-        self._came: deque[float] = deque()
-        """When each event in the buffer came."""
-        self._came_aside: deque[float] = deque()
+        self._newest: list[Delivery] = []
+        """The last ones in the buffer and aside at the last look at what is kept waiting."""
         self._called: list[asyncio.Future[None]] = []
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: those whose end somebody waits for."""
@@ -175,11 +149,9 @@ class Feed:
         """The next event, in the order in which the broker gave them; with `late` what was passed over comes first. None
         where it must be fetched: see `call_up`."""
         if self.aside and (late or not self.fresh):
-            self._came_aside.popleft()
             return self.aside.popleft()
         if not self.buffer:
             return None
-        self._came.popleft()
         delivery = self.buffer.popleft()
         if len(self.buffer) <= self._low:
             self._room.set()
@@ -200,7 +172,6 @@ class Feed:
         before = self.serving.kit.clock() - allowance
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
             self.aside.append(self.buffer.popleft())
-            self._came_aside.append(self._came.popleft())
             self._most -= 1
         self.looking = not self.buffer and not self.receiving and self._most > 0
         if len(self.buffer) <= self._low:
@@ -273,11 +244,9 @@ class Feed:
 
     def _took(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """The broker has given these."""
-        now = asyncio.get_running_loop().time()
         for delivery in deliveries:
             self.unsettled[id(delivery)] = delivery
         self.buffer.extend(deliveries)
-        self._came.extend([now] * len(deliveries))
         self._dry = len(deliveries) < asked
         if self.resting:
             if deliveries:
@@ -287,34 +256,35 @@ class Feed:
         if deliveries and not self.serving.lanes.target:
             self.serving.give_back()
         elif self.buffer and self._timer is None and self.serving.others:
-            self._arm(now + _KEPT_WAITING)
+            self._look_soon()
 
-    def _arm(self, at: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(at, self._kept_waiting)
+    def _look_soon(self) -> None:
+        self._newest = [waiting[-1] for waiting in (self.buffer, self.aside) if waiting]
+        self._timer = asyncio.get_running_loop().call_later(_KEPT_WAITING, self._kept_waiting)
 
     def _kept_waiting(self) -> None:
-        """Give back what has waited while every worker here is busy: one of another process may be free."""
-        loop = asyncio.get_running_loop()
-        self._timer, now = None, loop.time()
+        """Give back what has waited here since the last look, while every worker is busy: one of another process may be
+        free."""
+        self._timer = None
         if not self.serving.leaving and not self.serving.lanes.free and self.serving.others:
-            before = now - _KEPT_WAITING + 0.001
             if self._dry:
-                self._give_back_waiting(self.aside, self._came_aside, before)
-            if (began := self._give_back_waiting(self.buffer, self._came, before)) is not None:
+                self._give_back_waiting(self.aside)
+            if (began := self._give_back_waiting(self.buffer)) is not None:
                 self.resting, self.remembered = True, began
-        first = min([came[0] for came in (self._came, self._came_aside) if came], default=None)
-        if first is not None:
-            self._arm(max(first, now) + _KEPT_WAITING)
+        if self.buffer or self.aside:
+            self._look_soon()
 
-    def _give_back_waiting(self, waiting: deque[Delivery], came: deque[float], before: float) -> float | None:
-        """Those that came before; when the chain of the first of them began."""
-        began: float | None = None
-        while came and came[0] <= before:
-            came.popleft()
+    def _give_back_waiting(self, waiting: deque[Delivery]) -> float | None:
+        """Those that were there at the last look; when the chain of the first of them began. They come in order: where the
+        newest of then is here no more, neither are those before it."""
+        if not any(delivery is newest for delivery in waiting for newest in self._newest):
+            return None
+        began = born(waiting[0].event)
+        while True:
             delivery = waiting.popleft()
-            began = born(delivery.event) if began is None else began
             self.give_back(delivery)
-        return began
+            if any(delivery is newest for newest in self._newest):
+                return began
 
     def rouse(self) -> None:
         """A worker is free and has nothing to do: fetch again as before."""
@@ -358,18 +328,18 @@ class Feed:
     def clear(self) -> list[Delivery]:
         """Everything that was fetched and not taken, which waits here no longer."""
         waited = [*self.buffer, *self.aside]
-        for waiting in (self.buffer, self.aside, self._came, self._came_aside):
-            waiting.clear()
+        self.buffer.clear()
+        self.aside.clear()
         return waited
 
     # --- what came of an event --------------------------------------------------------------
 
-    def forget(self, delivery: Delivery) -> None:
-        """It is in hand no longer: settled, given back, or left to run out."""
-        self.unsettled.pop(id(delivery), None)
-        waiter = self._awaited.pop(id(delivery), None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """They are in hand no longer: settled, given back, or left to run out."""
+        for delivery in deliveries:
+            self.unsettled.pop(id(delivery), None)
+            if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
+                waiter.set_result(None)
 
     async def over(self, delivery: Delivery) -> None:
         """Return when it is in hand no longer, or its wagon is gone; a broker that does not answer is not waited for longer
@@ -380,13 +350,22 @@ class Feed:
         self._awaited[id(delivery)] = waiter
         await asyncio.wait([waiter], timeout=self.serving.kit.settings.publish_timeout)
 
-    def done(self, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
+    def done(self, delivery: Delivery, emitted: Emitted) -> None:
         """Handled: to be settled once what it emitted is stored (I6)."""
-        self.serving.settle(self, delivery, emitted)
+        line = self._settled
+        if emitted:
+            line = self._settling.line(self, emitted[0][0] if len(emitted) == 1 else frozenset(n for n, _ in emitted))
+        line.done.append((delivery, emitted))
+        if line.task is None:
+            self._settling.go(line)
 
     def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """It was not handled: another may have it."""
-        self.serving.release(self, delivery, delay, False)
+        """It was not handled: another may have it, after `delay` s."""
+        self._release(delivery, delay, tried=False)
+
+    def _release(self, delivery: Delivery, delay: float, *, tried: bool) -> None:
+        self._released.back.append((delivery, delay, tried))
+        self._settling.go(self._released)
 
     def fail(self, delivery: Delivery, because: str) -> None:
         """An attempt failed: to be tried again, or dead after the last."""
@@ -415,7 +394,7 @@ class Feed:
         kit, settings = self.serving.kit, self.serving.kit.settings
         most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
         pause = kit.rng.uniform(0.0, most)
-        self.serving.release(self, delivery, pause, True)
+        self._release(delivery, pause, tried=True)
         kit.tell(
             EventRetried(
                 train=kit.train,

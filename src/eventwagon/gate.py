@@ -6,27 +6,37 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Protocol
+
+
+class Hand(Protocol):
+    """A worker, as the gate sees it."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it handles an event."""
+        ...
 
 
 class Gate:
-    """Open to all, or closed for the one that is alone. `enter` and `leave` cost nothing while nobody wants to be alone."""
+    """Open to all, or closed for the one that is alone. Who works asks `closed` before, and calls `left` after if it is
+    closed then: nothing more, as long as nobody wants to be alone."""
 
     def __init__(self) -> None:
         self.closed = False
-        """One is alone, or waits for the others to leave: nobody may enter."""
-        self._inside = 0
+        """One is alone, or waits until no other is at work: nobody may begin."""
+        self.hands: set[Hand] = set()
+        """All workers of the process."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def enter(self) -> None:
-        """One handling begins. Only while it is not closed."""
-        self._inside += 1
-
-    def leave(self) -> None:
-        """It is over."""
-        self._inside -= 1
-        if not self._inside and self._quiet is not None and not self._quiet.done():
+    def left(self) -> None:
+        """A handling is over."""
+        if self._quiet is not None and not self._quiet.done() and not self._busy():
             self._quiet.set_result(None)
+
+    def _busy(self) -> bool:
+        return any(hand.at_work for hand in self.hands)
 
     async def opened(self) -> None:
         """Return when it has been opened. It may be closed again by then."""
@@ -36,13 +46,13 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Entered when nobody is inside. Those that wait at the gate enter between two that want to be alone."""
+        """Entered when nobody is at work. Those that wait at the gate begin between two that want to be alone."""
         while self.closed:
             await self.opened()
             await asyncio.sleep(0)  # the others first
         self.closed = True
         try:
-            while self._inside:
+            while self._busy():
                 self._quiet = asyncio.get_running_loop().create_future()
                 await self._quiet
             yield

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
-from .broker import Delivery
 from .errors import EventwagonError, UsageError
-from .event import Channel, Event
+from .event import Channel
 from .facts import StepFailed
-from .feed import Feed, Hands, Kit
+from .feed import Feed, Hands
+from .kit import Kit
 from .orchestrator import WagonSpec
-from .settling import Back, Done, Settling
+from .settling import Settling
 from .workers import why_not_served
 
 _TO_GIVE_BACK = (1.0, 5.0)
@@ -97,7 +97,8 @@ class Serving:
 
     async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
         consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
-        feed = Feed(self, channel, self.kit.handlers[channel.name], await stack.enter_async_context(consumer))
+        handler = self.kit.handlers[channel.name]
+        feed = Feed(self, channel, handler, await stack.enter_async_context(consumer), self._settling)
         self.feeds.append(feed)
         return feed
 
@@ -147,14 +148,6 @@ class Serving:
         self.kit.tell(StepFailed(train=self.kit.train, step=step, because=because))
 
     # --- what came of its events --------------------------------------------------------------
-
-    def settle(self, feed: Feed, delivery: Delivery, emitted: list[tuple[str, Event]]) -> None:
-        """Settle it once what it emitted is stored (I6)."""
-        self._settling.done(Done(feed, delivery, emitted))
-
-    def release(self, feed: Feed, delivery: Delivery, delay: float, tried: bool) -> None:
-        """Give it back, to be had again after `delay` s; `tried`: that was an attempt."""
-        self._settling.back(Back(feed, delivery, delay, tried))
 
     def give_back(self) -> None:
         """Nobody here works on what was fetched: others may have it."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from .broker import Delivery, Subscription
 from .bulkhead import cancelled
 from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
-from .feed import PAUSES, Kit
+from .kit import PAUSES, Kit
 from .worker import said, smaller
 
 _AT_ONCE = 16
@@ -25,8 +25,12 @@ class Source(Protocol):
     channel: Channel
     subscription: Subscription
 
-    def forget(self, delivery: Delivery) -> None:
-        """It is in hand no longer: settled, given back, or left to run out."""
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """They are in hand no longer: settled, given back, or left to run out."""
+        ...
+
+    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
+        """It was not handled: another may have it, after `delay` s."""
         ...
 
     def nudge(self) -> None:
@@ -42,30 +46,20 @@ class Source(Protocol):
         ...
 
 
-class Done(NamedTuple):
-    """An event that was handled, or died, and what is to be stored before it is settled."""
-
-    source: Source
-    delivery: Delivery
-    emitted: list[tuple[str, Event]]
+Emitted = Sequence[tuple[str, Event]]
 
 
-class Back(NamedTuple):
-    """An event to be given back: after which pause, and whether that was an attempt."""
+class Line:
+    """Events of one channel that wait for the same answers of the broker: while one batch is under way the next gathers."""
 
-    source: Source
-    delivery: Delivery
-    delay: float
-    tried: bool
+    __slots__ = ("back", "done", "source", "task")
 
-
-class _Line:
-    """What waits for the same answers of the broker: while one batch is under way the next gathers."""
-
-    __slots__ = ("task", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: list[Done | Back] = []
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.done: list[tuple[Delivery, Emitted]] = []
+        """What was handled, or died, and what is to be stored before it is settled."""
+        self.back: list[tuple[Delivery, float, bool]] = []
+        """What is to be given back: after which pause, and whether that was an attempt."""
         self.task: asyncio.Task[None] | None = None
 
 
@@ -90,16 +84,20 @@ class Settling:
         self._channels = channels
         self._gone = gone
         self._changed = changed
-        self._lines: dict[Hashable, _Line] = {}
+        self._lines: dict[Hashable, Line] = {}
         self._ended = False
 
-    def done(self, item: Done) -> None:
-        """To be settled once what it emitted is stored (I6)."""
-        self._add((item.source, frozenset([name for name, _ in item.emitted]) if item.emitted else None), item)
+    def line(self, source: Source, key: Hashable) -> Line:
+        """The line of those from `source` that have `key` in common: where they emit to, or that they are given back."""
+        line = self._lines.get((source, key))
+        if line is None:
+            line = self._lines[source, key] = Line(source)
+        return line
 
-    def back(self, item: Back) -> None:
-        """To be given back."""
-        self._add((item.source, Back), item)
+    def go(self, line: Line) -> None:
+        """Something waits in the line."""
+        if line.task is None and not self._ended:
+            line.task = self._kit.tasks.create_task(self._work_off(line))
 
     def end(self, why: str) -> None:
         """Nothing more can be done, or is to be: what has no answer yet is left to run out."""
@@ -108,61 +106,49 @@ class Settling:
             if line.task is not None:
                 line.task.cancel(why)
 
-    def _add(self, key: Hashable, item: Done | Back) -> None:
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Line()
-        line.waiting.append(item)
-        if line.task is None and not self._ended:
-            line.task = self._kit.tasks.create_task(self._work_off(line))
-
-    async def _work_off(self, line: _Line) -> None:
+    async def _work_off(self, line: Line) -> None:
         try:
-            while line.waiting:
-                some, line.waiting = line.waiting, []
+            while line.done or line.back:
+                done, line.done = line.done, []
+                back, line.back = line.back, []
                 try:
-                    if isinstance(some[0], Done):
-                        await self._settle([item for item in some if isinstance(item, Done)])
-                    else:
-                        await self._release([item for item in some if isinstance(item, Back)])
+                    if back:
+                        await self._release(line.source, back)
+                    if done:
+                        await self._settle(line.source, done)
                 except Exception as e:  # noqa: BLE001 - the bulkhead: these events' claims run out, the others go on
                     self._kit.bulkhead.report(f"settling in wagon_{self._number}", e)
-                    for item in some:
-                        item.source.forget(item.delivery)
+                    line.source.forget([*(item[0] for item in done), *(item[0] for item in back)])
                 self._changed()
         finally:
             line.task = None
 
     # --- handled, or dead ---------------------------------------------------------------------
 
-    async def _settle(self, finished: list[Done]) -> None:
+    async def _settle(self, source: Source, finished: Sequence[tuple[Delivery, Emitted]]) -> None:
         emitted: dict[str, list[tuple[int, Event]]] = {}
-        for place, done in enumerate(finished):
-            for name, event in done.emitted:
+        for place, (_, events) in enumerate(finished):
+            for name, event in events:
                 emitted.setdefault(name, []).append((place, event))
         refused: dict[int, tuple[str, Exception]] = {}
-        most = self._kit.settings.publish_batch
-        await _all(
-            [
-                self._store_all(name, [some[i : i + most] for i in range(0, len(some), most)], refused)
-                for name, some in emitted.items()
-            ]
-        )
-        by_source: dict[Source, list[Delivery]] = {}
-        for place, done in enumerate(finished):
-            if place not in refused:
-                by_source.setdefault(done.source, []).append(done.delivery)
-        await _all([self._settle_all(source, some) for source, some in by_source.items()])
+        if emitted:
+            await _all([self._store_all(name, some, refused) for name, some in emitted.items()])
+        kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
+        if kept:
+            await self._settle_all(source, kept)
         for place, (name, error) in refused.items():
-            self._refuse(finished[place], name, error)
+            self._refuse(source, finished[place][0], name, error)
 
     async def _store_all(
-        self, name: str, parts: Sequence[list[tuple[int, Event]]], refused: dict[int, tuple[str, Exception]]
+        self, name: str, some: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, Exception]]
     ) -> None:
-        for part in parts:
-            await self._store(name, part, refused)
+        most = self._kit.settings.publish_batch
+        for start in range(0, len(some), most):
+            await self._store(name, some[start : start + most], refused)
 
-    async def _store(self, name: str, part: list[tuple[int, Event]], refused: dict[int, tuple[str, Exception]]) -> None:
+    async def _store(
+        self, name: str, part: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, Exception]]
+    ) -> None:
         """Store these emits; those that the broker never takes are found by halves and noted in `refused`, by the place of
         the event that emitted them."""
         channel = Channel(self._kit.train, self._number, name)
@@ -183,20 +169,17 @@ class Settling:
                 self._kit.bulkhead.report(f"emitting to {channel}", e)
             refused[place] = (name, e)
 
-    def _refuse(self, done: Done, name: str, error: Exception) -> None:
+    def _refuse(self, source: Source, delivery: Delivery, name: str, error: Exception) -> None:
         """What it emitted can't be stored."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
-            self._kit.tell(
-                StepFailed(
-                    train=self._kit.train, step=f"keeping a dead letter of wagon_{self._number}", because=because
-                )
-            )
-            self.back(Back(done.source, done.delivery, PAUSES[1], False))
+            step = f"keeping a dead letter of wagon_{self._number}"
+            self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
+            source.give_back(delivery, PAUSES[1])
         elif isinstance(error, EventRefused):
-            done.source.die(done.delivery, because)
+            source.die(delivery, because)
         else:
-            done.source.fail(done.delivery, because)
+            source.fail(delivery, because)
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
         """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would be
@@ -215,20 +198,19 @@ class Settling:
                 await self._settle_all(source, deliveries[half:])
                 return
             self._kit.bulkhead.report(f"settling in {source.channel}", e)
-        for delivery in deliveries:
-            source.forget(delivery)
+        source.forget(deliveries)
         source.nudge()
 
     # --- given back ---------------------------------------------------------------------------
 
-    async def _release(self, released: list[Back]) -> None:
-        alike: dict[tuple[Source, float, bool], list[Delivery]] = {}
-        for source, delivery, delay, tried in released:
-            alike.setdefault((source, delay, tried), []).append(delivery)
+    async def _release(self, source: Source, released: Sequence[tuple[Delivery, float, bool]]) -> None:
+        alike: dict[tuple[float, bool], list[Delivery]] = {}
+        for delivery, delay, tried in released:
+            alike.setdefault((delay, tried), []).append(delivery)
         calls = list(alike.items())
         for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
             some = calls[start : start + _AT_ONCE]
-            await _all([self._release_all(*key, deliveries) for key, deliveries in some])
+            await _all([self._release_all(source, *key, deliveries) for key, deliveries in some])
 
     async def _release_all(self, source: Source, delay: float, tried: bool, deliveries: list[Delivery]) -> None:
         release = partial(source.subscription.release, deliveries, delay=delay, tried=tried)
@@ -236,8 +218,7 @@ class Settling:
             await self._insist("giving back", release)
         except Exception as e:  # noqa: BLE001 - a driver may fail in any way; then their claims run out
             self._kit.bulkhead.report(f"giving back to {source.channel}", e)
-        for delivery in deliveries:
-            source.forget(delivery)
+        source.forget(deliveries)
         source.nudge()
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:

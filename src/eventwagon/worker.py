@@ -8,8 +8,9 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -138,7 +139,7 @@ class Context:
 class Handled(NamedTuple):
     """The handler returned: settle, after storing what it emitted."""
 
-    emitted: list[tuple[str, Event]]
+    emitted: Sequence[tuple[str, Event]]
 
 
 class Dead(NamedTuple):
@@ -220,8 +221,16 @@ def said(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
+def handlers_own(error: BaseException) -> TracebackType | None:
+    """The error's traceback from the handler on: what lies before is ours and helps nobody."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+        place = place.tb_next
+    return place
+
+
 class Run:
-    """One call of a handler that is under way, and how it is cut short."""
+    """One call of a handler after the other, and how the one that is under way is cut short."""
 
     __slots__ = ("because", "given_up", "thread")
 
@@ -229,103 +238,114 @@ class Run:
         self.because = ""
         """Why it was cut short; empty while it was not."""
         self.given_up = False
-        """It was cut short, went on all the same, and is not run any further."""
+        """It was cut short, went on all the same, and is run no further."""
         self.thread: Call | None = None
         """What runs in a thread."""
 
 
-class _Driven:
-    """An async handler, run step by step in a context of its own, so that its context variables reach no other event.
+_HANDLED = Handled(())
 
-    Awaiting it gives what the handler returned and what it raised. The handler's exceptions are data here, so that they
-    can't be taken for what happens to the worker. Once `run.given_up`, the next exception that is thrown in ends the
-    awaiting, whatever the handler does.
+
+def begin(
+    handler: Handler, event: Event, context: Context | None, run: Run, threads: Threads
+) -> Outcome | Awaitable[Outcome]:
+    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is None
+    for a handler that wants none.
+
+    Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
+    `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended.
     """
+    try:
+        payload = handler.decode(event)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
+        return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
+    arguments = (payload,) if context is None else (payload, context)
+    if not handler.is_async:
+        return _in_thread(handler, context, run, threads, arguments)
+    try:
+        coroutine = handler.call(*arguments)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e)
+    return _driven(handler, context, run, coroutine)
 
-    __slots__ = ("_arguments", "_context", "_function", "_run")
 
-    def __init__(
-        self, context: contextvars.Context, run: Run, function: Callable[..., Any], arguments: tuple[object, ...]
-    ) -> None:
-        self._context = context
-        self._run = run
-        self._function = function
-        self._arguments = arguments
-
-    def __await__(self) -> Generator[Any, Any, tuple[Any, BaseException | None]]:
-        step = self._context.run
-        try:
-            coroutine = step(self._function, *self._arguments)
-        except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-            return None, e
-        if not inspect.iscoroutine(coroutine):
-            coroutine = _awaiting(coroutine)
-        try:
-            signal = step(coroutine.send, None)
-        except StopIteration as e:
-            return e.value, None
-        except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-            return None, e
-        while True:
-            value: Any = None
-            thrown: BaseException | None = None
-            try:
-                value = yield signal
-            except GeneratorExit:  # the worker itself is thrown away
-                step(coroutine.close)
-                raise
-            except BaseException as e:  # noqa: BLE001 - it is the handler's to answer
-                if self._run.given_up:
-                    self._leave(coroutine)
-                    return None, e
-                thrown = e
-            try:
-                signal = step(coroutine.send, value) if thrown is None else step(coroutine.throw, thrown)
-            except StopIteration as e:
-                return e.value, None
-            except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-                return None, e
-
-    def _leave(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """It swallowed its cancellation: end it where it stands, or at least run it no further."""
-        with suppress(BaseException):
-            self._context.run(coroutine.close)
+def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
+    """Run what a handler has returned to be awaited; what never waits is done at once."""
+    coroutine = work if inspect.iscoroutine(work) else _awaiting(work)
+    try:
+        signal = coroutine.send(None)
+    except StopIteration as e:
+        return _returned(handler, context, e.value)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e)
+    return _Rest(handler, context, run, coroutine, signal)
 
 
 async def _awaiting(awaitable: Any) -> Any:
     return await awaitable
 
 
-async def handle(handler: Handler, delivery: Delivery, context: Context, threads: Threads, run: Run) -> Outcome:
-    """Let the handler work on one event. Whatever it raises is an outcome, but for KeyboardInterrupt.
+class _Rest:
+    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens to
+    its worker."""
 
-    When the caller cancels (it has set `run.because`) the handler is cancelled, and the outcome is a failure for that
-    reason. A handler in a thread goes on; `run.thread` tells when it has ended.
-    """
-    scope = contextvars.copy_context()
+    __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
+
+    def __init__(
+        self, handler: Handler, context: Context | None, run: Run, coroutine: Coroutine[Any, Any, Any], signal: Any
+    ) -> None:
+        self._handler = handler
+        self._context = context
+        self._run = run
+        self._coroutine = coroutine
+        self._signal = signal
+
+    def __await__(self) -> Generator[Any, Any, Outcome]:
+        coroutine, signal = self._coroutine, self._signal
+        while True:
+            value: Any = None
+            thrown: BaseException | None = None
+            try:
+                value = yield signal
+            except GeneratorExit:  # the worker itself is thrown away
+                coroutine.close()
+                raise
+            except BaseException as e:  # noqa: BLE001 - it is the handler's to answer
+                if self._run.given_up:
+                    with suppress(BaseException):  # it ends where it stands, or at least is run no further
+                        coroutine.close()
+                    return _outcome(e)
+                thrown = e
+            try:
+                signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
+            except StopIteration as e:
+                return _returned(self._handler, self._context, e.value)
+            except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+                return _outcome(e)
+
+
+async def _in_thread(
+    handler: Handler, context: Context | None, run: Run, threads: Threads, arguments: tuple[object, ...]
+) -> Outcome:
     try:
-        payload = scope.run(handler.decode, delivery.event)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
-        return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
-    arguments = (payload, context) if handler.wants_context else (payload,)
-    if handler.is_async:
-        result, error = await _Driven(scope, run, handler.call, arguments)
-    else:
-        try:
-            result, error = await threads.run(scope, run, handler.call, *arguments)
-        except asyncio.CancelledError as e:
-            result, error = None, e
-        if error is None and inspect.isawaitable(result):
-            result, error = await _Driven(scope, run, _awaiting, (result,))
-    if run.because:
-        return Failed(run.because)
+        result, error = await threads.run(run, handler.call, *arguments)
+    except asyncio.CancelledError as e:
+        error = e
     if error is not None:
         return _outcome(error)
+    if not inspect.isawaitable(result):
+        return _returned(handler, context, result)
+    outcome = _driven(handler, context, run, result)
+    return outcome if isinstance(outcome, Handled | Dead | Failed) else await outcome
+
+
+def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
     if result is not None:
         handler.warn_of(result)
-    return Handled(context.emitted)
+    return Handled(context.emitted) if context is not None and context.emitted else _HANDLED
 
 
 def _outcome(error: BaseException) -> Outcome:
@@ -370,12 +390,11 @@ class Threads:
         self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self._ended = False
 
-    async def run(
-        self, context: contextvars.Context, run: Run, function: Callable[..., Any], *arguments: object
-    ) -> tuple[Any, BaseException | None]:
-        """Call the function in a thread: what it returned, and what it raised. Cancelling stops the waiting, not the
-        thread; `run.thread` tells of it."""
+    async def run(self, run: Run, function: Callable[..., Any], *arguments: object) -> tuple[Any, BaseException | None]:
+        """Call the function in a thread, in a copy of the caller's context: what it returned, and what it raised.
+        Cancelling stops the waiting, not the thread; `run.thread` tells of it."""
         loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
         try:
             mine = self._idle.pop() if self._idle else self._start()
         except RuntimeError as e:  # the system has no thread left

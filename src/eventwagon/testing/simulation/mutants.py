@@ -29,7 +29,7 @@ from ...observer import Observer
 from ...orchestrator import Deployment
 from ...plan import _Draft, plan
 from ...removal import Remover
-from ...settling import Done, Settling
+from ...settling import Settling
 from ...sleeping import rested
 from ...steps import Plan, Provision, Seal, Task, sealed
 from ...switcher import Switcher
@@ -113,9 +113,9 @@ def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
     settle = Settling._settle
 
-    async def mutant(self: Settling, finished: list[Any]) -> None:
-        await settle(self, [Done(source, delivery, []) for source, delivery, _ in finished])
-        for _, _, emitted in finished:
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        await settle(self, source, [(delivery, ()) for delivery, _ in finished])
+        for _, emitted in finished:
             for name, event in emitted:
                 with suppress(EventwagonError):
                     await self._kit.broker.publish(Channel(self._kit.train, self._number, name), [event])
@@ -129,10 +129,10 @@ def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
     settle = Settling._settle
 
-    async def mutant(self: Settling, finished: list[Any]) -> None:
-        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for _, delivery, emitted in finished}
-        await settle(self, [Done(s, d, [] if is_dead[id(d)] else e) for s, d, e in finished])
-        for _, delivery, emitted in finished:
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for delivery, emitted in finished}
+        await settle(self, source, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
+        for delivery, emitted in finished:
             if is_dead[id(delivery)]:
                 with suppress(EventwagonError):
                     channel = Channel(self._kit.train, self._number, DEAD)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
+import traceback
 from collections.abc import Callable, Hashable
+from types import TracebackType
+
+from .text import said
 
 _EVERY = 60.0
 """Seconds between two records of the same kind."""
 _KINDS_MOST = 1000
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Seldom:
@@ -55,7 +61,7 @@ class Bulkhead:
         held_back = self._seldom.due((step, kind_of(error)))
         if held_back is not None:
             more = f" ({held_back} more of this kind in the last minutes)" if held_back else ""
-            self._logger.error("%s failed in a way that should not happen%s", step, more, exc_info=error)
+            self._logger.error("%s failed in a way that should not happen%s", step, more, exc_info=shown(error))
 
 
 def kind_of(error: BaseException) -> Hashable:
@@ -64,6 +70,24 @@ def kind_of(error: BaseException) -> Hashable:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
+
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
+    """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed, or
+    holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
+    place = place or error.__traceback__
+    try:
+        text = "".join(traceback.format_exception(type(error), error, place))
+        text.encode()
+        is_plain = not _CONTROLS.search(text)
+    except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
+        is_plain = False
+    if is_plain:
+        return type(error), error, place
+    return RuntimeError, RuntimeError(f"{said(error)} (what can't be printed is left out)"), place
 
 
 def cancelled() -> bool:

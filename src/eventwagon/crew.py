@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import Literal, Self
 
 from .broker import Broker, Delivery
-from .bulkhead import Bulkhead, Seldom, kind_of
+from .bulkhead import Bulkhead, Seldom, kind_of, shown
 from .errors import EventwagonError
 from .event import born
 from .facts import Listener
@@ -23,7 +23,8 @@ from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
-from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, begin, handlers_own, plain
+from .text import plain
+from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, begin, handlers_own
 from .workers import Journey, Post, choose
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -531,7 +532,7 @@ class Lanes:
             ", its last" if dies else "",
             because,
             more,
-            exc_info=(type(error), error, handlers_own(error)) if error is not None and held_back is not None else None,
+            exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
         )
 
     def _arm(self, until: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
+from .bulkhead import cancelled
 from .errors import EventwagonError, UsageError
 from .event import Channel
 from .facts import StepFailed
@@ -178,7 +179,9 @@ class Serving:
                 await feed.subscription.extend(list(feed.unsettled.values()))
         except (EventwagonError, TimeoutError):
             pass  # then it may be delivered twice; the next round tries again
-        except Exception as e:  # noqa: BLE001 - the bulkhead of this channel's claims
+        except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel's claims
+            if isinstance(e, asyncio.CancelledError) and cancelled():
+                raise
             self.kit.bulkhead.report(f"keeping claims in {feed.channel}", e)
 
     # --- leaving ------------------------------------------------------------------------------

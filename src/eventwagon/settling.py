@@ -13,7 +13,8 @@ from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
 from .kit import PAUSES, Kit
-from .worker import said, smaller
+from .text import said
+from .worker import smaller
 
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""

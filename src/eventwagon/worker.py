@@ -19,6 +19,7 @@ from .broker import Delivery
 from .errors import EventTooLarge, Reject, UsageError
 from .event import DEAD, Event, child_id
 from .payload import Shape, decoder, encode, type_name
+from .text import MOST, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -157,14 +158,11 @@ class Failed(NamedTuple):
 
 Outcome = Handled | Dead | Failed
 
-_BECAUSE_MOST = 500
-"""Characters of a reason: it travels with the dead letter."""
-
 
 def died(delivery: Delivery, channel: str, wagon: int, because: str, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
-        "deadbecause": because[:_BECAUSE_MOST],
+        "deadbecause": because[:MOST],
         "deadchannel": channel,
         "deadwagon": str(wagon),
         "deadattempts": str(delivery.attempt),
@@ -198,27 +196,6 @@ def smaller(letter: Event) -> Event | None:
     cut = size // 2 if "deadsize" in ours else min(size, 1024)
     extensions = {"deadsize": str(size), **ours}
     return msgspec.structs.replace(letter, data=letter.data[: size - cut], extensions=extensions)
-
-
-def plain(text: str, most: int) -> str:
-    """The text as every broker and terminal takes it: one line, no control characters, at most `most` characters."""
-    if not (text.isascii() and text.isprintable()):
-        text = text.encode("utf-8", "backslashreplace").decode()
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text[:most]
-
-
-def said(error: BaseException) -> str:
-    """An error in one line. Never raises, whatever the error's own text does."""
-    name = type(error).__name__
-    try:
-        text = str(error).strip()
-    except BaseException as e:
-        if isinstance(e, KeyboardInterrupt):
-            raise
-        text = "its text can't be had"
-    text = plain(text[: 2 * _BECAUSE_MOST].replace("\r\n", "\n").replace("\n", "; "), _BECAUSE_MOST)
-    return f"{name}: {text}" if text else name
 
 
 def handlers_own(error: BaseException) -> TracebackType | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import pydantic
 import pytest
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
@@ -149,7 +150,9 @@ async def until_dead(connection: Connection, count: int) -> list[Event]:
     return letters
 
 
-@pytest.mark.parametrize("error", [e for e in ERRORS if not isinstance(e, StopAsyncIteration)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [e for e in ERRORS if not isinstance(e, StopAsyncIteration)], ids=lambda e: type(e).__name__
+)
 def test_whatever_a_handler_in_a_thread_raises_is_a_failed_attempt(error: BaseException) -> None:
     async def main() -> None:  # in real time: threads don't fit virtual time
         world, done = World(clock=time.time), list[int]()
@@ -170,17 +173,16 @@ def test_whatever_a_handler_in_a_thread_raises_is_a_failed_attempt(error: BaseEx
     asyncio.run(main())
 
 
+class Wicked(pydantic.BaseModel):
+    n: int
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def check(cls, value: int) -> int:
+        raise SystemExit(1)
+
+
 def test_what_does_not_decode_in_any_way_is_dead_at_once() -> None:
-    import pydantic
-
-    class Wicked(pydantic.BaseModel):
-        n: int
-
-        @pydantic.field_validator("n")
-        @classmethod
-        def check(cls, value: int) -> int:
-            raise SystemExit(1)
-
     async def main() -> None:
         world = World()
         train = Train("t", workers=Workers(total=1))
@@ -376,7 +378,12 @@ def test_a_driver_that_fails_in_an_unforeseen_way_hurts_nobody_for_good(
 
 async def until_settled(connection: Connection) -> None:
     async with asyncio.timeout(60):
-        while any(d.published != d.settled for of in (await connection.depths()).values() for d in of.values()):
+        while any(
+            depth.published != depth.settled
+            for of in (await connection.depths()).values()
+            for name, depth in of.items()
+            if name != DEAD
+        ):
             await asyncio.sleep(0.1)
 
 
@@ -582,7 +589,9 @@ def test_no_event_waits_at_a_busy_process_of_a_shared_crew_while_another_has_a_f
 # --- failing handlers are seen ----------------------------------------------------------------
 
 
-def test_failures_are_logged_with_their_traceback_once_a_minute_and_each_death(caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_logged_with_their_traceback_once_a_minute_and_each_death(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         world = World()
         train = Train("t", workers=Workers(total=1), attempts=3, backoff=0.0)

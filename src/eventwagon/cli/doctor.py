@@ -36,6 +36,10 @@ _MEANS = {
     ),
     "durable": ("what was accepted survives this process", "nothing survives this process"),
     "shared": ("other processes reach the same channels", "for one process only"),
+    "reclaims": (
+        "what a process that has surely ended had in hand comes back at once",
+        "what an ended process had in hand comes back after the visibility time, or when the server notices",
+    ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }
 

@@ -68,6 +68,11 @@ class Serving:
         """Its own workers, those included that only finish an event; those that are at it now where they are shared."""
         return self.busy if self.shared else max(self.lanes.target, self.busy)
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The inner channels at which it has consumers."""
+        return tuple(feed.channel.name for feed in self.feeds if feed.channel.name)
+
     async def attach(self) -> None:
         """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):

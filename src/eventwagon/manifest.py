@@ -11,7 +11,7 @@ from .errors import EventwagonError
 from .event import DEAD, Channel
 from .lifecycle import LIVE, Move, State, after
 
-FORMAT = 2
+FORMAT = 3
 """The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
 lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a new form."""
 
@@ -31,6 +31,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """Its channels take writes since."""
     attempts: int = 0
     """Failed attempts at getting it ready."""
+    losses: int = 0
+    """How many times it was READY and lost its workers: what was said of it before counts no more."""
     reuses: int | None = None
     """The unit of workers that serves it, where that is not its own: the warm workers of a drained wagon, as a rule."""
     revision: str = ""
@@ -204,8 +206,8 @@ def check(manifest: Manifest) -> None:
     if len(units) != len(set(units)):
         raise BrokenManifest(f"train {manifest.train}: wagons share workers: units {units}")
     for wagon in manifest.wagons:
-        if wagon.state is State.DRAINED and wagon.sealed_at is None:
-            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is drained but was never sealed")
+        if wagon.state in (State.DRAINED, State.REMOVING) and wagon.sealed_at is None:
+            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is {wagon.state} but was never sealed")
         if wagon.state in (State.READY, State.ACTIVE) and wagon.created_at is None:
             raise BrokenManifest(f"train {manifest.train}: {wagon.name} is {wagon.state} without channels")
 
@@ -247,11 +249,18 @@ def decode(data: bytes) -> Manifest:
 
 
 def _lifted(manifest: Manifest, form: int) -> Manifest:
-    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers."""
+    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers; before form 3 the
+    channels of a drained wagon might be going already."""
     if form < 2:
         turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
         manifest = msgspec.structs.replace(manifest, wagons=wagons, turns=manifest.next_number - 1)
+    if form < 3:
+        going = {w.number for w in manifest.in_state(State.DRAINED)}
+        wagons = tuple(
+            msgspec.structs.replace(w, state=State.REMOVING) if w.number in going else w for w in manifest.wagons
+        )
+        manifest = msgspec.structs.replace(manifest, wagons=wagons)
     return manifest if form == FORMAT else msgspec.structs.replace(manifest, format=FORMAT)
 
 

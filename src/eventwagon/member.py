@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+
 from .broker import Broker
 from .crew import Crew
 from .errors import EventwagonError
@@ -192,14 +194,25 @@ class Membership:
 
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""
-        attachments = _attached(await local.deployments(self._train)) if local is not None else ()
-        self.attachments = attachments
+        manifest = self._switcher.snapshot.manifest
+        found = await local.deployments(self._train) if local is not None else {}
+        self.attachments = attachments = tuple(
+            msgspec.structs.replace(a, losses=wagon.losses) if (wagon := manifest.wagon(a.number)) is not None else a
+            for a in _attached(found)
+        )
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
             deployed = _attached(await self._orchestrator.deployments(self._train))
-        watch = self._switcher.snapshot.manifest.watch
+        watch = manifest.watch
         saying = tuple(
-            (a.number, a.ready, a.trouble, (a.handled, a.failed) if watch and a.number == watch.number else None)
+            (
+                a.number,
+                a.ready,
+                a.trouble,
+                a.channels,
+                a.losses,
+                (a.handled, a.failed) if watch and a.number == watch.number else None,
+            )
             for a in (*attachments, *deployed)
         )
         now = asyncio.get_running_loop().time()
@@ -227,4 +240,4 @@ class Membership:
 def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
     """Deployments, by unit, as a check-in tells of them."""
     found = (d for _, d in sorted(deployments.items()))
-    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed) for d in found)
+    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed, d.channels) for d in found)

@@ -18,7 +18,7 @@ from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
 from .plan import plan
 from .reading import History, Reading, Sample, busy_rate
-from .registry import Member, Registry
+from .registry import Attachment, Member, Registry
 from .removal import Remover
 from .settings import Settings
 from .steps import (
@@ -161,10 +161,15 @@ class Observer:
             spares = manifest.in_state(State.READY)
             standing = {w.unit: Deployment(number=w.number, ready=True, revision=w.revision) for w in spares}
             return standing, [StepFailed(train=self._train, step="asking the orchestrator", because=str(e))]
-        for unit, own in said.items():  # processes that an orchestrator started may check in too, with their counts
+        for unit, own in said.items():  # processes that an orchestrator started may check in too: counts, and channels
             d = found.get(unit)
-            if d is not None and d.number == own.number and not (d.handled or d.failed):
-                found[unit] = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+            if d is None or d.number != own.number:
+                continue
+            if d.channels is None:
+                d = msgspec.structs.replace(d, channels=own.channels)
+            if not (d.handled or d.failed):
+                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+            found[unit] = d
         return found, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
@@ -250,7 +255,8 @@ class Observer:
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
-        being: dict[int, object] = {w.number: (w.state, w.attempts) for w in manifest.wagons}
+        same = {State.REMOVING: State.DRAINED}  # whoever goes on with a removal waits for nothing anew
+        being: dict[int, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
         being[0] = manifest.failed_opens
         being[UNWANTED] = self._wanted
         being[IDLE] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
@@ -372,7 +378,7 @@ class Observer:
             await self._remover.leftover(task)
             return
         wagon = self._switcher.snapshot.manifest.wagon(task.number)
-        if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
+        if wagon is not None and wagon.state in (State.DRAINED, State.REMOVING, State.FAILED):
             await self._remover.remove(wagon)
 
 
@@ -382,19 +388,28 @@ def _key(task: Task) -> _Key:
 
 def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
     """What processes say in their check-ins of the live wagons that they serve, by unit."""
-    found: dict[int, Deployment] = {}
+    found: dict[int, list[Attachment]] = {}
     for member in members:
         for a in member.attachments:
             wagon = manifest.wagon(a.number)
             if wagon is None or wagon.state not in LIVE:
                 continue  # it leaves by itself
-            d = found.get(wagon.unit) or Deployment(number=a.number, ready=False)
-            found[wagon.unit] = Deployment(
-                number=a.number,
-                ready=d.ready or a.ready,
-                workers=d.workers + a.workers,
-                trouble="" if d.ready or a.ready else a.trouble or d.trouble,
-                handled=d.handled + a.handled,
-                failed=d.failed + a.failed,
-            )
-    return found
+            if a.ready and a.losses is not None and a.losses < wagon.losses:
+                a = msgspec.structs.replace(a, ready=False, trouble="they were attached before it lost its workers")
+            found.setdefault(wagon.unit, []).append(a)
+    return {unit: _together(attachments) for unit, attachments in found.items()}
+
+
+def _together(attachments: Sequence[Attachment]) -> Deployment:
+    """One wagon's workers in several processes: ready where one process is, and attached to what that one is attached to."""
+    ready = [a for a in attachments if a.ready]
+    attached = [a.channels for a in ready if a.channels is not None]
+    return Deployment(
+        number=attachments[0].number,
+        ready=bool(ready),
+        workers=sum(a.workers for a in attachments),
+        trouble="" if ready else next((a.trouble for a in attachments if a.trouble), ""),
+        handled=sum(a.handled for a in attachments),
+        failed=sum(a.failed for a in attachments),
+        channels=max(attached, key=len) if attached and len(attached) == len(ready) else None,
+    )

@@ -41,7 +41,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its channels."""
+    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its channels that
+    they were told of; `channels` says which."""
 
     number: int
     ready: bool
@@ -54,6 +55,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at the wagon served now, as far as is known here."""
     failed: int = 0
     """Handlings there that failed."""
+    channels: tuple[str, ...] | None = None
+    """The inner channels that they are attached to; None: not known here."""
 
 
 class Orchestrator(Protocol):

@@ -124,7 +124,8 @@ class _Draft:
         return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks), self.next_wanted)
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon: not ready while its unit serves another, or other code than it should."""
+        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not attached to
+        all of the channels that the wagon has by now."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -133,6 +134,8 @@ class _Draft:
             why = f"its workers are still at wagon_{found.number}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
+        elif missing := [c for c in wagon.channels if found.channels is not None and c not in found.channels]:
+            why = f"its workers are not attached to {', '.join(missing)} yet"
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
     def follow(self, step: Plan) -> None:
@@ -149,7 +152,8 @@ class _Draft:
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
                 why = (deployment.trouble if deployment else "") or "no workers are attached to it any more"
-                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None)
+                losses = wagon.losses + 1
+                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None, losses=losses)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
         for wagon in self.manifest.in_state(State.PROVISIONING):
             deployment = self.deployment(wagon)
@@ -335,7 +339,7 @@ class _Draft:
                 why = "a figure of one of its channels is unknown"
                 self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
         attached = {a.number for m in self.members for a in m.attachments}
-        for wagon in self.manifest.in_state(State.DRAINED, State.FAILED):
+        for wagon in self.manifest.in_state(State.DRAINED, State.REMOVING, State.FAILED):
             found = self.deployments.get(wagon.unit)
             moving = found is not None and found.number == wagon.number and self.is_taken(wagon)
             left = not (moving or wagon.number in attached) or self.age(wagon) > self.settings.grace

@@ -24,7 +24,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
     number: int
     ready: bool
-    """Attached to all of its channels."""
+    """Attached to all of its channels that the process knows of; `channels` says which."""
     workers: int = 0
     """Its own workers, or those of the shared crew that are at it now."""
     trouble: str = ""
@@ -33,6 +33,10 @@ class Attachment(msgspec.Struct, frozen=True):
     """Handlings that ended well in this process."""
     failed: int = 0
     """Handlings that failed in this process."""
+    channels: tuple[str, ...] | None = None
+    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older code)."""
+    losses: int | None = None
+    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not told."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from .broker import Broker, Depth, outstanding
+from .broker import Broker, outstanding
 from .errors import ChannelGone, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
-from .lifecycle import LIVE
+from .lifecycle import LIVE, State
 from .manifest import Wagon
 from .orchestrator import Orchestrator
 from .settings import Settings
-from .steps import Plan, RemoveLeftover, found_late, removed
+from .steps import Plan, RemoveLeftover, found_late, removal_begun, removed
 from .switcher import Switcher
 
 _MOVE_BATCH = 500
@@ -32,18 +32,20 @@ class Remover:
         self._orchestrator = orchestrator
 
     async def remove(self, wagon: Wagon) -> None:
-        """Remove a drained or failed wagon, in this order, each part repeatable: a last look, its workers, its dead letters,
-        its record, late events, its channels, its place in the manifest."""
+        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look, from which on
+        there is no way back; its workers, its dead letters, its record, late events, its channels, its place in the manifest.
+
+        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon draining
+        again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is being removed."""
         manifest = self._switcher.snapshot.manifest
-        working = manifest.working_channels(wagon)
-        if late := await self._late(working):
-            for (
-                channel
-            ) in working:  # what an earlier try deleted already: without it nothing can be attached and proven
-                await self._broker.create(channel)
-            await self._broker.seal(manifest.ingress(wagon))
-            await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
-            return
+        if wagon.state is State.DRAINED:
+            if late := await self._late(manifest.working_channels(wagon)):
+                await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
+                return
+            manifest = (await self._switcher.settle(lambda m: removal_begun(m, wagon))).manifest
+            standing = manifest.wagon(wagon.number)
+            if standing is None or standing.state is not State.REMOVING:
+                return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         if (
@@ -66,21 +68,10 @@ class Remover:
         that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
         standing = set(await self._broker.channels(self._train))
         left = [c for c in channels if c in standing]
-        depths = dict(zip(left, await self._broker.depth(left), strict=True)) if left else {}
-        # A channel may still be listed that a crash has left half deleted: it is gone, which is no unknown figure.
-        known = [depth for c, depth in depths.items() if depth != Depth() or not await self._is_gone(c)]
-        count = outstanding(known)
+        count = outstanding(await self._broker.depth(left)) if left else 0
         if count is None:
             raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
         return count
-
-    async def _is_gone(self, channel: Channel) -> bool:
-        try:
-            async for _ in self._broker.read(channel):
-                break
-        except ChannelGone:
-            return True
-        return False
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
         """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash some may

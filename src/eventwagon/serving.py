@@ -80,6 +80,11 @@ class Serving:
         """Other processes may have a free worker for its events."""
         return self._others()
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The inner channels at which it has consumers."""
+        return tuple(feed.channel.name for feed in self.feeds if feed.channel.name)
+
     async def attach(self) -> None:
         """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):

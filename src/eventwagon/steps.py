@@ -357,9 +357,17 @@ def found_late(manifest: Manifest, number: int, count: int) -> Plan:
     return Plan(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
 
 
+def removal_begun(manifest: Manifest, wagon: Wagon) -> Plan:
+    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood still. Nothing
+    changes unless the wagon is as it was at the last look."""
+    if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
+        return Plan(manifest)
+    return Plan(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))
+
+
 def removed(manifest: Manifest, number: int) -> Manifest:
     """The wagon is gone. Idempotent."""
     wagon = manifest.wagon(number)
-    if wagon is None or wagon.state not in (State.DRAINED, State.FAILED):
+    if wagon is None or wagon.state not in (State.REMOVING, State.FAILED):
         return manifest
     return moved(manifest, number, Move.REMOVED)

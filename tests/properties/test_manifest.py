@@ -11,6 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
 from eventwagon.manifest import BrokenManifest, Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
 
+NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)
+
 
 class Steps(RuleBasedStateMachine):
     """The steps of an observer, and some that it must never make."""
@@ -74,10 +76,15 @@ class Steps(RuleBasedStateMachine):
         self.manifest = changed(self.manifest, number, sealed_at=self.now)
         self.manifest = moved(self.manifest, number, Move.PROVEN_EMPTY, drained_at=self.now, published=3, settled=3)
 
-    @precondition(lambda self: self.stands(State.DRAINED, State.FAILED))
+    @precondition(lambda self: self.stands(State.DRAINED))
+    @rule(data=st.data(), move=st.sampled_from([Move.REMOVAL_BEGUN, Move.FOUND_LATE]))
+    def look_once_more(self, data: st.DataObject, move: Move) -> None:
+        self.manifest = moved(self.manifest, self.pick(data, State.DRAINED), move)
+
+    @precondition(lambda self: self.stands(State.REMOVING, State.FAILED))
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        number = self.pick(data, State.DRAINED, State.FAILED)
+        number = self.pick(data, State.REMOVING, State.FAILED)
         self.manifest = moved(self.manifest, number, Move.REMOVED)
         assert self.manifest.wagon(number) is None
         with pytest.raises(BrokenManifest):
@@ -91,10 +98,10 @@ class Steps(RuleBasedStateMachine):
             with pytest.raises(IllegalMove):
                 moved(self.manifest, wagon.number, move)
 
-    @precondition(lambda self: self.stands(State.PROVISIONING, State.DRAINING, State.DRAINED, State.FAILED))
+    @precondition(lambda self: self.stands(*NOT_READY))
     @rule(data=st.data())
     def never_redirected_to_what_is_not_ready(self, data: st.DataObject) -> None:
-        number = self.pick(data, State.PROVISIONING, State.DRAINING, State.DRAINED, State.FAILED)
+        number = self.pick(data, *NOT_READY)
         with pytest.raises(IllegalMove):
             switched(self.manifest, to=number, now=self.now, because="full")
 
@@ -130,6 +137,7 @@ def _wagon(number: int, state: State, **fields: float) -> Wagon:
         (_wagon(1, State.PROVISIONING), _wagon(1, State.PROVISIONING)),
         (_wagon(9, State.PROVISIONING),),
         (_wagon(1, State.DRAINED),),
+        (_wagon(1, State.REMOVING),),
         (_wagon(1, State.READY),),
         (_wagon(1, State.ACTIVE),),
     ],

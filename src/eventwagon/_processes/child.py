@@ -75,7 +75,9 @@ class Follower:
         """Write down how things stand, where that is news; `found`: what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
-            new = msgspec.structs.replace(new, number=found.number, workers=found.workers, revision=found.revision)
+            new = msgspec.structs.replace(
+                new, number=found.number, workers=found.workers, revision=found.revision, channels=found.channels
+            )
             if self._beat_due() or found.number != self._state.number:  # counts change all the time
                 new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
         if new != self._state or not mark(self.files.state_path):

@@ -189,6 +189,7 @@ class Processes:
             trouble=trouble,
             handled=state.handled,
             failed=state.failed,
+            channels=state.channels,
         )
 
     # --- starting and looking after -------------------------------------------------------

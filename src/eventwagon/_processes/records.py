@@ -62,6 +62,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     handled: int = 0
     failed: int = 0
+    channels: tuple[str, ...] | None = None
+    """The inner channels that it is attached to; None: not known."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

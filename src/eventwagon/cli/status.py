@@ -32,6 +32,7 @@ COLOURS = {
     State.ACTIVE: "bold green",
     State.DRAINING: "yellow",
     State.DRAINED: "dim",
+    State.REMOVING: "dim",
     State.FAILED: "red",
 }
 

@@ -30,6 +30,11 @@ class Serving(Protocol):
         ...
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the inner channels that consumers are attached to."""
+        ...
+
+    @property
     def handled(self) -> int:
         """Handlings that ended well."""
         ...
@@ -111,6 +116,7 @@ class InProcess:
             trouble=trouble,
             handled=serving.handled,
             failed=serving.failed,
+            channels=serving.channels,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:

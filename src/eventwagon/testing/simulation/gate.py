@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from ...broker import Broker, Capabilities, Delivery, Depth, Subscription
+from ...broker import Capabilities, Delivery, Depth, Subscription
 from ...errors import BrokerError, EventwagonError, PublishUncertain, Unavailable
 from ...event import Channel, Event
 from ...facts import Entry
@@ -180,7 +180,17 @@ class Gate:
             await for_ever()
 
 
-class GatedBroker:
+class AlwaysOpen:
+    """Entering and leaving it is nothing: what it stands for goes on for all of a run."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
+class GatedBroker(AlwaysOpen):
     """The broker as one process has it."""
 
     def __init__(self, gate: Gate) -> None:
@@ -190,12 +200,6 @@ class GatedBroker:
     @property
     def capabilities(self) -> Capabilities:
         return self._truth.capabilities
-
-    async def __aenter__(self) -> Broker:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))
@@ -320,18 +324,12 @@ class GatedSubscription:
         return await self._gate.call("alone", partial(self._inner.alone, delivery))
 
 
-class GatedRegistry:
+class GatedRegistry(AlwaysOpen):
     """The registry as one process has it."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._truth = gate.process.world.registry
-
-    async def __aenter__(self) -> GatedRegistry:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
 
     async def read(self, train: str) -> Snapshot:
         return await self._gate.call("read", partial(self._truth.read, train))

@@ -1,0 +1,146 @@
+"""Long tasks: held open by a task of their own, kept up whatever they call, and the exceptions that nobody planned for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, TypeVar
+
+_logger = logging.getLogger("eventwagon")
+
+T = TypeVar("T")
+
+_PAUSE = 0.5
+"""Seconds before a long task that failed begins anew."""
+_QUIET = 60.0
+"""Seconds for which exceptions of one kind are only counted after one of them was logged."""
+
+
+class InOwnTask(Generic[T]):
+    """An asynchronous context manager that is entered and left in a task of its own. Enter it once.
+
+    Cancel scopes (`asyncio.TaskGroup`, `asyncio.timeout`, anyio's) belong to the task that enters them. Wrapped in this,
+    a manager that holds such scopes may be entered in one task and left in another: `async with InOwnTask(TaskGroup())`.
+
+    Entering and leaving raise what the manager raises there. Cancelling either of them cancels the manager where it
+    waits, and the cancellation is raised once the manager has ended. The manager is not told of an exception in the body.
+    When the manager fails before it is left (a task of its TaskGroup raised) that is logged at once and raised on leaving.
+    """
+
+    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+        self._manager = manager
+        self._leave = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> T:
+        loop = asyncio.get_running_loop()
+        entered: asyncio.Future[T] = loop.create_future()
+        self._task = loop.create_task(self._hold(entered))
+        try:
+            await asyncio.wait((self._task, entered), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await self._ended(self._task, cancelled=True)
+            raise
+        if not entered.done():
+            entered.cancel()
+            self._task.result()
+            raise RuntimeError(f"{self._manager!r} let go before it was entered")
+        self._task.add_done_callback(self._look)
+        return entered.result()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._leave.set()
+        if self._task is not None:
+            await self._ended(self._task)
+
+    async def _hold(self, entered: asyncio.Future[T]) -> None:
+        async with self._manager as value:
+            if not entered.done():
+                entered.set_result(value)
+            await self._leave.wait()
+
+    def _look(self, task: asyncio.Task[None]) -> None:
+        if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
+            _logger.error("%s ended early: %s", self._manager, said(error), exc_info=error)
+
+    async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
+        """Wait for its end; each cancellation meanwhile is handed on."""
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError:
+                cancelled = True
+                task.cancel()
+        if not task.cancelled():
+            task.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+
+class Unexpected:
+    """The exceptions that nobody planned for: counted by kind, and logged at ERROR with their traceback, each kind at most
+    once a minute. A kind is a place and a class of exception."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._quiet: dict[tuple[str, str], float] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+        """How many there were, by place and name of their class."""
+
+    def note(self, what: str, error: BaseException) -> None:
+        """`error` was raised while doing `what`. To be called on the event loop."""
+        kind = what, type(error).__name__
+        count = self.counts[kind] = self.counts.get(kind, 0) + 1
+        now = asyncio.get_running_loop().time()
+        if now < self._quiet.get(kind, now):
+            return
+        self._quiet[kind] = now + _QUIET
+        often = f" ({count} times by now)" if count > 1 else ""
+        _logger.error("%s: %s: %s%s", self._where, what, said(error), often, exc_info=error)
+
+    def call(self, what: str, function: Callable[[], object]) -> None:
+        """Call a listener, which can't hurt."""
+        try:
+            function()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # noqa: BLE001 - a bulkhead: whatever a listener raises stays with it
+            self.note(what, e)
+
+
+async def kept_up(work: Callable[[], Awaitable[object]], what: str, unexpected: Unexpected) -> None:
+    """Run `work`, and anew after each exception that it ends with, until it returns or this task is cancelled.
+
+    The outermost bulkhead of a long task. A CancelledError that nobody sent to this task counts as an exception.
+    """
+    while True:
+        try:
+            await work()
+            return
+        except asyncio.CancelledError as e:
+            if is_cancelled():
+                raise
+            unexpected.note(what, e)
+        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a bulkhead: the task goes on
+            unexpected.note(what, e)
+        await asyncio.sleep(_PAUSE)
+
+
+def is_cancelled() -> bool:
+    """Was the running task itself asked to end? A CancelledError is otherwise one of what it awaits, a failure as any."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def said(error: BaseException) -> str:
+    """The class and the text of an exception, for a message: printable and encodable, whatever the exception is."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - its own __str__ failed
+        text = "(its text can't be printed)"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return f"{name}: {text}" if text else name

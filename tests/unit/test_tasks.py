@@ -1,0 +1,189 @@
+"""Long tasks: whose they are, and that they go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from eventwagon.tasks import InOwnTask, Unexpected, is_cancelled, kept_up, said
+from eventwagon.testing.virtual_time import run
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_task_group_is_entered_in_one_task_and_left_in_another() -> None:
+    async def main() -> None:
+        done = list[int]()
+
+        async def work() -> None:
+            await asyncio.sleep(1)
+            done.append(1)
+
+        stack = AsyncExitStack()
+
+        async def enter() -> None:
+            tasks = await stack.enter_async_context(InOwnTask(asyncio.TaskGroup()))
+            tasks.create_task(work())
+
+        await asyncio.create_task(enter())
+        await asyncio.create_task(stack.aclose())
+        assert done == [1]
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("at", ["enter", "leave"])
+def test_what_the_manager_raises_is_raised(at: str) -> None:
+    @asynccontextmanager
+    async def manager() -> AsyncIterator[None]:
+        if at == "enter":
+            raise KeyError(at)
+        yield
+        raise KeyError(at)
+
+    async def main() -> None:
+        with pytest.raises(KeyError, match=at):
+            async with InOwnTask(manager()):
+                assert at == "leave"
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("at", ["enter", "leave"])
+def test_cancelled_while_entering_or_leaving_the_manager_ends_first(at: str) -> None:
+    async def main() -> None:
+        said = list[str]()
+
+        @asynccontextmanager
+        async def manager() -> AsyncIterator[None]:
+            try:
+                if at == "enter":
+                    await asyncio.sleep(100)
+                yield
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(1)
+                said.append("cleaned")
+
+        async def use() -> None:
+            async with InOwnTask(manager()):
+                pass
+
+        task = asyncio.create_task(use())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert said == ["cleaned"]
+        assert asyncio.get_running_loop().time() < 5
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_a_manager_that_was_ended_from_outside_is_left_without_a_cancellation_of_ours() -> None:
+    async def main() -> None:
+        async with InOwnTask(asyncio.TaskGroup()):
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.1)
+
+    run(main())
+
+
+def test_a_failed_child_is_told_at_once_and_raised_on_leaving(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async def fail() -> None:
+            raise KeyError("child")
+
+        with pytest.raises(ExceptionGroup):
+            async with InOwnTask(asyncio.TaskGroup()) as tasks:
+                tasks.create_task(fail())
+                await asyncio.sleep(0.1)
+                assert "ended early" in caplog.text
+                assert "KeyError" in caplog.text
+
+    with caplog.at_level(logging.ERROR):
+        run(main())
+
+
+def foreign() -> None:
+    raise asyncio.CancelledError("of somebody else")
+
+
+def group() -> None:
+    raise BaseExceptionGroup("several", [asyncio.CancelledError()])
+
+
+def unprintable() -> None:
+    raise Unprintable
+
+
+@pytest.mark.parametrize("fail", [foreign, group, unprintable])
+def test_a_long_task_goes_on_after_whatever_it_calls(
+    fail: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        unexpected, began = Unexpected("train t"), list[int]()
+
+        async def work() -> None:
+            began.append(1)
+            if len(began) < 4:
+                fail()
+            await asyncio.sleep(1000)
+
+        task = asyncio.create_task(kept_up(work, "doing this", unexpected))
+        await asyncio.sleep(30)
+        assert len(began) == 4
+        assert sum(unexpected.counts.values()) == 3
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with caplog.at_level(logging.ERROR):
+        run(main())
+    assert caplog.text.count("doing this") == 1
+    assert "Traceback" in caplog.text
+
+
+def test_each_kind_is_logged_once_a_minute_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        unexpected = Unexpected("train t")
+        for _ in range(130):
+            unexpected.note("this", KeyError(1))
+            await asyncio.sleep(1)
+        assert unexpected.counts == {("this", "KeyError"): 130}
+
+    with caplog.at_level(logging.ERROR):
+        run(main())
+    assert caplog.text.count("train t: this: KeyError: 1") == 3
+
+
+def test_a_listener_can_not_hurt() -> None:
+    async def main() -> None:
+        unexpected = Unexpected("train t")
+        for error in (SystemExit(3), GeneratorExit(), asyncio.CancelledError(), Unprintable()):
+
+            def listener(error: BaseException = error) -> None:
+                raise error
+
+            unexpected.call("a listener", listener)
+        assert sum(unexpected.counts.values()) == 4
+        assert not is_cancelled()
+
+    run(main())
+
+
+def test_any_exception_can_be_told() -> None:
+    assert said(Unprintable()) == "Unprintable: (its text can't be printed)"
+    assert said(ValueError("\ud800")) == "ValueError: \\ud800"
+    assert said(KeyError()) == "KeyError"

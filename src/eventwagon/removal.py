@@ -12,6 +12,7 @@ from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .lifecycle import LIVE
 from .manifest import Wagon
 from .orchestrator import Orchestrator
+from .probe import PROBE
 from .settings import Settings
 from .steps import Plan, RemoveLeftover, found_late, removed
 from .switcher import Switcher
@@ -35,14 +36,18 @@ class Remover:
         """Remove a drained or failed wagon, in this order, each part repeatable: a last look, its workers, its dead letters,
         its record, late events, its channels, its place in the manifest."""
         manifest = self._switcher.snapshot.manifest
-        working = manifest.working_channels(wagon)
-        if late := await self._late(working):
+        standing = [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
+        named = manifest.working_channels(wagon)
+        # channels that it lost, since nobody served them, still stand
+        lost = [c for c in standing if c not in named and c.name not in (DEAD, PROBE)]
+        working = [*named, *lost]
+        if late := await self._late(working, standing):
             for (
                 channel
             ) in working:  # what an earlier try deleted already: without it nothing can be attached and proven
                 await self._broker.create(channel)
             await self._broker.seal(manifest.ingress(wagon))
-            await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
+            await self._switcher.settle(lambda m: found_late(m, wagon.number, late, tuple(c.name for c in lost)))
             return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
@@ -51,7 +56,7 @@ class Remover:
         ):  # that channel goes last: once it is gone, the record was written
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         await self._rescue(manifest.ingress(wagon))
-        for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
+        for channel in (*working, manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
@@ -61,10 +66,9 @@ class Remover:
         if self._orchestrator is not None and all(w.unit != unit for w in live):
             await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
-    async def _late(self, channels: Sequence[Channel]) -> int:
+    async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
         """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
         that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
-        standing = set(await self._broker.channels(self._train))
         left = [c for c in channels if c in standing]
         depths = dict(zip(left, await self._broker.depth(left), strict=True)) if left else {}
         # A channel may still be listed that a crash has left half deleted: it is gone, which is no unknown figure.

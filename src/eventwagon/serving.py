@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from .feed import PAUSES, Feed, Hands, Kit
 from .orchestrator import WagonSpec
 from .workers import why_not_served
 
+_logger = logging.getLogger("eventwagon")
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
 
@@ -62,6 +64,7 @@ class Serving:
         self.failed = 0
         self._quiet = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        self._told_missing: tuple[str, ...] = ()
 
     @property
     def workers(self) -> int:
@@ -69,16 +72,18 @@ class Serving:
         return self.busy if self.shared else max(self.lanes.target, self.busy)
 
     async def attach(self) -> None:
-        """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
+        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Raises UsageError, ChannelGone,
+        Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):
             raise UsageError(why)
-        missing = [str(c) for c in self.spec.channels if c.name not in self.kit.handlers]
-        if missing:
-            raise UsageError(f"this program has no handler for {', '.join(missing)}")
+        if "" not in self.kit.handlers:
+            raise UsageError(f"this program has no handler for {self.spec.channels[0]}")
         async with AsyncExitStack() as stack:
             for channel in self.spec.channels:
-                await self._add(channel, stack)
+                if channel.name in self.kit.handlers:
+                    await self._add(channel, stack)
             self._stack = stack.pop_all()
+        self._tell_missing()
         self._tasks.append(self.kit.tasks.create_task(self._flush()))
         self._tasks.append(self.kit.tasks.create_task(self._keep_claims()))
         self._fetching = [self.kit.tasks.create_task(feed.fetch()) for feed in self.feeds]
@@ -91,6 +96,22 @@ class Serving:
         self.feeds.append(feed)
         return feed
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The inner channels of the wagon that this program has no handler for: the others are served."""
+        return tuple(c.name for c in self.spec.channels if c.name not in self.kit.handlers)
+
+    def _tell_missing(self) -> None:
+        missing = self.missing
+        if missing and missing != self._told_missing:
+            _logger.warning(
+                "%s: this program has no handler for channel %s of wagon_%d; it serves the others",
+                self.kit.train,
+                ", ".join(missing),
+                self.spec.number,
+            )
+        self._told_missing = missing
+
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
         known = {f.channel for f in self.feeds}
@@ -99,6 +120,7 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
+        self._tell_missing()
         self.lanes.rescale(spec.hands)
 
     def rescaled(self) -> None:

@@ -189,6 +189,7 @@ class Processes:
             trouble=trouble,
             handled=state.handled,
             failed=state.failed,
+            missing=state.missing,
         )
 
     # --- starting and looking after -------------------------------------------------------

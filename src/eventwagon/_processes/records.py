@@ -62,6 +62,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     handled: int = 0
     failed: int = 0
+    missing: tuple[str, ...] = ()
+    """Channels that its program has no handler for."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import msgspec
 from .broker import Broker, Depth
 from .errors import ChannelGone, DeclarationDiffers, EventTooLarge, PublishError, UsageError
 from .event import DEAD, Channel, Event, new_ids
-from .facts import Declared, Entry, Fact, Listener, StopRequested
+from .facts import Declared, Entry, Listener, StopRequested
 from .gathering import chunks
 from .lifecycle import LIVE
 from .manifest import Manifest, Request, gone_by
@@ -28,6 +28,8 @@ from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
 from .steps import Plan, differing, said, switch_asked
 from .switcher import Switcher
+from .telling import Bulkhead, Telling
+from .values import check_revision, real, text
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
@@ -67,8 +69,9 @@ class Connection:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         """This process's name among the members and in the journal."""
         self._orchestrator = orchestrator
-        self._listeners = list(listeners)
+        self._tell = Telling(train.name, listeners)
         self._clock = clock
+        self._bulkhead = Bulkhead(train.name)
         self._redeclare = redeclare
         self._stack = AsyncExitStack()
         self._switcher = Switcher(
@@ -220,6 +223,7 @@ class Connection:
             post=post,
             revision=self.train.revision,
             orchestrator=self._orchestrator if observe else None,
+            bulkhead=self._bulkhead,
         )
         self._membership = membership
         failure: Exception | None = None
@@ -235,6 +239,7 @@ class Connection:
                     orchestrator=self._orchestrator,
                     clock=self._clock,
                     tell=self._tell,
+                    bulkhead=self._bulkhead,
                 )
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
@@ -310,18 +315,23 @@ class Connection:
         If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes back by itself
         when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
         """
-        if watch_errors is not None and (revision is None or not 0 < watch_errors <= 1):
+        why = text("why", why)
+        if revision is not None:
+            check_revision(revision)
+        watch = None if watch_errors is None else real("watch_errors", watch_errors)
+        if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
         await self.found()
         before = (await self._switcher.refresh()).manifest.active
-        request = Request(why, self._clock(), revision, watch_errors)
+        request = Request(why, self._clock(), revision, watch)
         await self._switcher.settle(lambda m: switch_asked(m, request))
         assert before is not None  # noqa: S101 - `found` saw to it
         return before.number
 
     async def request_stop(self, why: str = "by hand") -> None:
-        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored."""
-        fact = StopRequested(train=self.train.name, because=why)
+        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored.
+        Raises UsageError."""
+        fact = StopRequested(train=self.train.name, because=text("why", why))
         await self._switcher.refresh()
         await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
 
@@ -351,6 +361,11 @@ class Connection:
     def attachments(self) -> tuple[Attachment, ...]:
         """What this process's own workers do, wagon by wagon; none where it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
+
+    @property
+    def trouble(self) -> str:
+        """Why this process is not well: a defect of eventwagon's that it found. Empty while it found none."""
+        return self._bulkhead.trouble
 
     async def refresh(self) -> Snapshot:
         """Read the manifest from the registry."""
@@ -387,7 +402,3 @@ class Connection:
                     yield event
             except ChannelGone:
                 continue
-
-    def _tell(self, fact: Fact) -> None:
-        for listener in self._listeners:
-            listener(fact)

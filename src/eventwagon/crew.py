@@ -107,9 +107,10 @@ class Crew:
                 self._lanes.resize(shared)
 
     async def serve(self, spec: WagonSpec) -> Serving:
-        """Attach to all channels of the wagon; its events are worked off from then on, until the Serving is ended.
+        """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on, until the
+        Serving is ended.
 
-        Raises ChannelGone, Unavailable, and UsageError where a handler is missing for one of its channels.
+        Raises ChannelGone, Unavailable, and UsageError where the wagon is for other code.
         """
         lanes = self._lanes or Lanes(self._kit, None, shared=False)
         serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None, others=lambda: self.others)

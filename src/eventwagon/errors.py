@@ -100,6 +100,30 @@ class Conflict(RegistryError):
     """The manifest has moved on since it was read: read again and decide again."""
 
 
+class BrokenManifest(RegistryError):
+    """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it is kept and
+    what to do. Processes that run go on with what they know, and take it up again once it can be read."""
+
+
+# --- what is no weather -------------------------------------------------------------------
+
+
+class Defect(Exception):
+    """A rule of eventwagon's own is broken: a bug, please report it. Nothing was stored. It stands outside the tree of
+    EventwagonError, so that nothing takes it for trouble that passes."""
+
+
+def explained(error: BaseException, *, most: int = 500) -> str:
+    """An error in one line of `most` characters at the most, whatever its own text is. Never raises."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an exception that can't be printed is still told
+        return f"{name} (it can't be printed)"
+    text = text.encode(errors="backslashreplace").decode()
+    return (f"{name}: {text}" if text else name)[:most]
+
+
 # --- what a handler may say ---------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from .errors import EventwagonError
+from .errors import Defect
 
 
 class State(StrEnum):
@@ -53,8 +53,8 @@ TRANSITIONS: dict[tuple[State, Move], State | None] = {
 }
 
 
-class IllegalMove(EventwagonError):
-    """A wagon was asked to make a move that its state does not know: a defect in the caller."""
+class IllegalMove(Defect):
+    """A wagon was asked to make a move that its state does not know."""
 
 
 def after(state: State, move: Move) -> State | None:

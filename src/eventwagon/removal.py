@@ -12,6 +12,7 @@ from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .lifecycle import LIVE, State
 from .manifest import Wagon
 from .orchestrator import Orchestrator
+from .probe import PROBE
 from .settings import Settings
 from .steps import Plan, RemoveLeftover, found_late, removal_begun, removed
 from .switcher import Switcher
@@ -39,12 +40,16 @@ class Remover:
         again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is being removed."""
         manifest = self._switcher.snapshot.manifest
         if wagon.state is State.DRAINED:
-            if late := await self._late(manifest.working_channels(wagon)):
-                await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
+            standing = await self._standing(wagon)
+            # channels that it lost, since nobody served them, still stand
+            lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
+            if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
+                names = tuple(c.name for c in lost)
+                await self._switcher.settle(lambda m: found_late(m, wagon.number, late, names))
                 return
             manifest = (await self._switcher.settle(lambda m: removal_begun(m, wagon))).manifest
-            standing = manifest.wagon(wagon.number)
-            if standing is None or standing.state is not State.REMOVING:
+            now = manifest.wagon(wagon.number)
+            if now is None or now.state is not State.REMOVING:
                 return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
@@ -53,7 +58,9 @@ class Remover:
         ):  # that channel goes last: once it is gone, the record was written
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         await self._rescue(manifest.ingress(wagon))
-        for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
+        named = manifest.working_channels(wagon)
+        lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        for channel in (*named, *lost, manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
@@ -63,10 +70,13 @@ class Remover:
         if self._orchestrator is not None and all(w.unit != unit for w in live):
             await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
-    async def _late(self, channels: Sequence[Channel]) -> int:
+    async def _standing(self, wagon: Wagon) -> list[Channel]:
+        """The wagon's channels that there are, whether or not the manifest names them."""
+        return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
+
+    async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
         """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
         that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
-        standing = set(await self._broker.channels(self._train))
         left = [c for c in channels if c in standing]
         count = outstanding(await self._broker.depth(left)) if left else 0
         if count is None:

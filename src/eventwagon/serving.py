@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol
@@ -17,6 +18,7 @@ from .orchestrator import WagonSpec
 from .settling import Settling
 from .workers import why_not_served
 
+_logger = logging.getLogger("eventwagon")
 _TO_GIVE_BACK = (1.0, 5.0)
 """Seconds, from least to most, for what was cut short to be given back on leaving."""
 
@@ -69,6 +71,7 @@ class Serving:
         self._quiet = asyncio.Event()
         """While leaving: nothing is in hand."""
         self._ending: asyncio.Task[None] | None = None
+        self._told_missing: tuple[str, ...] = ()
 
     @property
     def workers(self) -> int:
@@ -86,16 +89,18 @@ class Serving:
         return tuple(feed.channel.name for feed in self.feeds if feed.channel.name)
 
     async def attach(self) -> None:
-        """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
+        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Raises UsageError, ChannelGone,
+        Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):
             raise UsageError(why)
-        missing = [str(c) for c in self.spec.channels if c.name not in self.kit.handlers]
-        if missing:
-            raise UsageError(f"this program has no handler for {', '.join(missing)}")
+        if "" not in self.kit.handlers:
+            raise UsageError(f"this program has no handler for {self.spec.channels[0]}")
         async with AsyncExitStack() as stack:
             for channel in self.spec.channels:
-                await self._add(channel, stack)
+                if channel.name in self.kit.handlers:
+                    await self._add(channel, stack)
             self._stack = stack.pop_all()
+        self._tell_missing()
         self._keeper = self.kit.tasks.create_task(self._keep_claims())
         self._fetching = [self.kit.tasks.create_task(feed.fetch()) for feed in self.feeds]
         self.lanes.join(self)
@@ -108,6 +113,22 @@ class Serving:
         self.feeds.append(feed)
         return feed
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The inner channels of the wagon that this program has no handler for: the others are served."""
+        return tuple(c.name for c in self.spec.channels if c.name not in self.kit.handlers)
+
+    def _tell_missing(self) -> None:
+        missing = self.missing
+        if missing and missing != self._told_missing:
+            _logger.warning(
+                "%s: this program has no handler for channel %s of wagon_%d; it serves the others",
+                self.kit.train,
+                ", ".join(missing),
+                self.spec.number,
+            )
+        self._told_missing = missing
+
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
         known = {f.channel for f in self.feeds}
@@ -116,6 +137,7 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
+        self._tell_missing()
         self.lanes.rescale(spec.hands)
 
     def rescaled(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from .errors import UsageError
-from .limits import Limit, Volume
+from .limits import Limit, Volume, check_written, written
+from .values import real, shown, whole
 from .workers import Workers
 
 AtCap = Literal["fill", "refuse"]
@@ -80,23 +80,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit, Limit):
-            raise UsageError(f"limit={self.limit!r} is not a limit: it has no measure(reading)")
+            raise UsageError(f"limit={shown(self.limit)} is not a limit: it has no measure(reading)")
+        check_written(self.limit)
         if not isinstance(self.workers, Workers):
-            raise UsageError(f"workers={self.workers!r}: give Workers(each=…) or Workers(total=…, floor=…)")
-        if self.at_cap not in get_args(AtCap):
-            raise UsageError(f"at_cap={self.at_cap!r}: give 'fill' or 'refuse'")
+            raise UsageError(f"workers={shown(self.workers)}: give Workers(each=…) or Workers(total=…, floor=…)")
+        if not isinstance(self.at_cap, str) or self.at_cap not in get_args(AtCap):
+            raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
         for name, least in _WHOLE.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            msgspec.structs.force_setattr(self, name, whole(name, getattr(self, name), least=least))
         for name in _SECONDS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise UsageError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-        for name in _NEVER_ZERO:
-            if getattr(self, name) == 0:
-                raise UsageError(f"{name} must be more than 0")
-        if not isinstance(self.prepare, int | float) or not 0 < self.prepare <= 1:
+            seconds = real(f"{name} (seconds)", getattr(self, name), zero=name not in _NEVER_ZERO)
+            msgspec.structs.force_setattr(self, name, seconds)
+        msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
+        if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
         if not isinstance(self.reuse, bool):
             raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
@@ -105,7 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
-        return {name: repr(getattr(self, name)) for name in _SHARED}
+        words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        return {"limit": written(self.limit), **words}
 
 
 _WHOLE = {

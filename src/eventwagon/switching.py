@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .broker import Broker
-from .errors import Conflict, EventwagonError
-from .facts import BoundLifted, Decision, Entry, Listener
+from .errors import Conflict, Defect, EventwagonError
+from .facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
 from .lifecycle import State
-from .manifest import Manifest, changed
+from .manifest import Manifest, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
 from .steps import Lift, Plan, Provision, created, found
@@ -52,6 +52,10 @@ class Switching:
         self._tell = tell
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
+        self._told: Manifest | None = None
+        """The manifest of the last switch that this process has told; None before it has read any."""
+        self._switching = 0
+        """Switches that are being stored here: what comes of them is told with their facts."""
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
 
@@ -64,10 +68,33 @@ class Switching:
         """Take notice of a manifest; an older one than known is ignored."""
         if snapshot.revision > self._snapshot.revision:
             self._snapshot = snapshot
+            self._tell_switch()
             self._changed.set()
             self._changed = asyncio.Event()
             for listener in self.on_change:
                 listener(snapshot)
+
+    def _tell_switch(self) -> None:
+        """Tell a switch that another process has made, once."""
+        if self._switching:
+            return
+        before, now = self._told, self._snapshot.manifest
+        if before is not None and now.turns < before.turns:
+            return  # what has just been stored here is not seen yet
+        self._told = now
+        if before is None or before.active is None or now.active is None or now.turns <= before.turns:
+            return
+        closed = next((w for w in now.wagons if w.turn == now.active.turn - 1), None)
+        self._tell(
+            SwitchSeen(
+                train=self._train,
+                old=before.active.number,
+                new=now.active.number,
+                because=closed.closed_because if closed is not None else "",
+                revision=now.active.revision,
+                skipped=now.turns - before.turns - 1,
+            )
+        )
 
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry."""
@@ -102,20 +129,33 @@ class Switching:
     async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
         """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
 
-        `base` is what the plan was made on. Raises Conflict when the train has moved on since; then nothing has changed.
+        `base` is what the plan was made on. Raises Conflict when the train has moved on since, and Defect where what is to be
+        stored could not be read again, or makes no sense; then nothing has changed.
         """
         if plan.manifest is base.manifest:
             return base
-        now = self._clock()
-        entries = [Entry(now, self._by, fact) for fact in plan.facts]
-        self.see(
-            await self._registry.replace(
-                self._train, plan.manifest, expect=base.revision, entries=entries, keep=self._settings.keep
+        manifest, entries = sound(plan.manifest), self._entries(plan.facts)
+        if manifest.train != self._train:
+            raise Defect(f"the manifest of train {manifest.train} was to be stored for train {self._train}")
+        switches = any(isinstance(fact, Switched) for fact in plan.facts)
+        self._switching += switches
+        try:
+            stored = await self._registry.replace(
+                self._train, manifest, expect=base.revision, entries=entries, keep=self._settings.keep
             )
-        )
+            if switches:
+                self._told = manifest
+        finally:
+            self._switching -= switches
+            self._tell_switch()
+        self.see(stored)
         for fact in plan.facts:
             self._tell(fact)
         return self._snapshot
+
+    def _entries(self, facts: Sequence[Decision]) -> list[Entry]:
+        now = self._clock()
+        return [sound_entry(Entry(now, self._by, fact)) for fact in facts]
 
     async def settle(self, edit: Callable[[Manifest], Plan]) -> Snapshot:
         """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
@@ -127,10 +167,7 @@ class Switching:
 
     async def note(self, *facts: Decision) -> None:
         """Write facts to the journal that change nothing in the manifest."""
-        now = self._clock()
-        await self._registry.append(
-            self._train, [Entry(now, self._by, fact) for fact in facts], keep=self._settings.keep
-        )
+        await self._registry.append(self._train, self._entries(facts), keep=self._settings.keep)
         for fact in facts:
             self._tell(fact)
 

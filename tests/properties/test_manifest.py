@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from eventwagon.errors import BrokenManifest, Defect
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
-from eventwagon.manifest import BrokenManifest, Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
+from eventwagon.manifest import Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
 
 NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)
 
@@ -87,7 +88,7 @@ class Steps(RuleBasedStateMachine):
         number = self.pick(data, State.REMOVING, State.FAILED)
         self.manifest = moved(self.manifest, number, Move.REMOVED)
         assert self.manifest.wagon(number) is None
-        with pytest.raises(BrokenManifest):
+        with pytest.raises(Defect):
             changed(self.manifest, number, dead=1)
 
     @precondition(lambda self: self.manifest.wagons)
@@ -143,7 +144,7 @@ def _wagon(number: int, state: State, **fields: float) -> Wagon:
     ],
 )
 def test_what_makes_no_sense_is_found(wagons: tuple[Wagon, ...]) -> None:
-    with pytest.raises(BrokenManifest, match="train t"):
+    with pytest.raises(Defect, match="train t"):
         check(Manifest(train="t", wagons=wagons, next_number=9))
 
 

@@ -190,6 +190,7 @@ class Processes:
             handled=state.handled,
             failed=state.failed,
             channels=state.channels,
+            missing=state.missing,
         )
 
     # --- starting and looking after -------------------------------------------------------

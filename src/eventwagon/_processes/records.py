@@ -64,6 +64,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     channels: tuple[str, ...] | None = None
     """The inner channels that it is attached to; None: not known."""
+    missing: tuple[str, ...] = ()
+    """Channels that its program has no handler for."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

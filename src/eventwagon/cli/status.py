@@ -243,9 +243,25 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
     if view.watched:
         parts.append(Text(f"watched: {view.watched}", style="bold"))
+    parts += [Text(said, style="yellow") for said in _missing(view)]
+    parts += [Text(f"{m.name}: {m.trouble}", style="bold red") for m in view.members if m.trouble]
+    if caught := sum(m.caught for m in view.members):
+        parts.append(
+            Text(f"{caught} unexpected exceptions were caught; the logs have their tracebacks", style="yellow")
+        )
     if not any("observe" in m.roles for m in view.members):
         parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
     return Group(*parts)
+
+
+def _missing(view: View) -> list[str]:
+    """What processes have no handler for, each channel once a wagon."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for member in view.members:
+        for a in (*member.attachments, *member.deployed):
+            for channel in a.missing:
+                found.setdefault((a.number, channel), []).append(member.name)
+    return [f"wagon {n}: no handler for {channel} in {', '.join(who)}" for (n, channel), who in sorted(found.items())]
 
 
 def _head(view: View) -> Text:

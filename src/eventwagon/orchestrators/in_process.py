@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol, Self
 
-from ..errors import EventwagonError
+from ..errors import EventwagonError, explained
 from ..orchestrator import Deployment, WagonSpec
+from ..telling import Bulkhead, is_ours
 
 _PAUSES = (0.05, 5.0)
 
@@ -32,6 +33,11 @@ class Serving(Protocol):
     @property
     def channels(self) -> tuple[str, ...]:
         """The names of the inner channels that consumers are attached to."""
+        ...
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The inner channels of the wagon that there is no handler for."""
         ...
 
     @property
@@ -71,6 +77,7 @@ class InProcess:
         self._ending: set[_Unit] = set()
         self._trouble: dict[_Unit, str] = {}
         self._keepers: dict[_Unit, asyncio.Task[None]] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
         """Called when a unit's workers became ready, failed, moved or ended."""
@@ -112,6 +119,7 @@ class InProcess:
             number=number,
             ready=not trouble,
             workers=serving.workers,
+            missing=serving.missing,
             revision=spec.revision,
             trouble=trouble,
             handled=serving.handled,
@@ -150,8 +158,12 @@ class InProcess:
             wanted.clear()
             try:
                 await self._bring(unit)
-            except EventwagonError as e:
-                self._trouble[unit] = str(e)
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                if not isinstance(e, EventwagonError):
+                    self._bulkhead(unit[0]).caught_in(f"bringing unit {unit[1]} to its spec", e)
+                self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else explained(e)
                 self.on_change()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -176,6 +188,17 @@ class InProcess:
             self._servings[unit] = spec.number, await self._start(spec)
 
     async def _end_all(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for train, unit in list(self._specs):
-                tasks.create_task(self.remove(train, unit, grace=self._grace))
+        """Each ends for itself: what one raises keeps no other from ending gracefully."""
+        units = list(self._specs)
+        ending = [asyncio.ensure_future(self.remove(train, unit, grace=self._grace)) for train, unit in units]
+        try:
+            await asyncio.wait(ending) if ending else None
+        finally:
+            for task in ending:
+                task.cancel()
+        for (train, unit), task in zip(units, ending, strict=True):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._bulkhead(train).caught_in(f"ending unit {unit}", error)
+
+    def _bulkhead(self, train: str) -> Bulkhead:
+        return self._bulkheads.setdefault(train, Bulkhead(train))

@@ -329,7 +329,8 @@ def _removal_unfenced() -> Iterator[None]:
     async def mutant(self: Remover, wagon: Wagon) -> None:
         late = 0
         if wagon.state is State.DRAINED:
-            late = await self._late(self._switcher.snapshot.manifest.working_channels(wagon))
+            channels = self._switcher.snapshot.manifest.working_channels(wagon)
+            late = await self._late(channels, await self._standing(wagon))
         await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
 
     def gone(manifest: Manifest, number: int) -> Manifest:

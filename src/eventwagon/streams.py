@@ -42,76 +42,57 @@ def batches(
     return _of_iterable(payloads, make, most)
 
 
-class _Gathered:
-    """The events that were made and not yet given out."""
-
-    def __init__(self, make: Make, most: int) -> None:
-        self._make = make
-        self._most = most
-        self.events: list[Event] = []
-        self._room = MOST_BYTES
-
-    @property
-    def full(self) -> bool:
-        return self._room <= 0 or len(self.events) >= self._most
-
-    def take(self) -> list[Event]:
-        events, self.events, self._room = self.events, [], MOST_BYTES
-        return events
-
-    def add(self, event: Event) -> None:
-        self.events.append(event)
-        self._room -= len(event.data)
-
-
 async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
-    loop = asyncio.get_running_loop()
+    time = asyncio.get_running_loop().time
     iterator = iter(payloads)
-    gathered = _Gathered(make, most)
+    events: list[Event] = []
+    room = MOST_BYTES
     ended, failure = False, None
     while not ended:
         some: list[object] = []
-        until = loop.time() + _TURN
+        until = time() + _TURN
         try:
             for payload in iterator:
                 some.append(payload)
-                if len(some) >= _SLICE or loop.time() >= until:
+                if len(some) == _SLICE or time() >= until:
                     break
             else:
                 ended = True
         except Exception as e:  # noqa: BLE001 - the user's own, raised below
             ended, failure = True, e
-        made = make(some)
-        while True:
-            try:
-                event = next(made, None)
-            except Exception as e:  # noqa: BLE001 - of an earlier payload than the iterator's own failure
-                ended, failure = True, e
-                break
-            if event is None:
-                break
-            gathered.add(event)
-            if gathered.full:
-                yield gathered.take()
-        if gathered.events and (ended or len(some) < _SLICE):
-            yield gathered.take()
+        try:
+            for event in make(some):
+                events.append(event)
+                room -= len(event.data)
+                if len(events) == most or room <= 0:
+                    yield events
+                    events, room = [], MOST_BYTES
+        except Exception as e:  # noqa: BLE001 - of an earlier payload than the iterator's own failure
+            ended, failure = True, e
+        if events and (ended or len(some) < _SLICE):
+            yield events
+            events, room = [], MOST_BYTES
     if failure is not None:
         raise failure
 
 
 async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
     """Reads no further while a list is being sent. All of the iteration is one task's, for the sake of its cancel scopes."""
-    gathered = _Gathered(make, most)
+    events: list[Event] = []
+    room = MOST_BYTES
     going, came, complete = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
+        nonlocal room  # and `events`, which is another list for each that was given out
         iterator = aiter(payloads)
         try:
             await going.wait()
             async for payload in iterator:
-                gathered.add(next(make((payload,))))
+                event = next(make((payload,)))
+                events.append(event)
+                room -= len(event.data)
                 came.set()
-                if gathered.full:
+                if len(events) >= most or room <= 0:
                     going.clear()
                     complete.set()
                 await going.wait()
@@ -126,16 +107,17 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
     reader = asyncio.get_running_loop().create_task(read())
     reader.add_done_callback(ended)
     try:
-        while gathered.events or not reader.done():
+        while events or not reader.done():
             going.set()
             await came.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TURN):
                     await complete.wait()
-            for event in (going, came, complete):
-                event.clear()
-            if gathered.events:
-                yield gathered.take()
+            for each in (going, came, complete):
+                each.clear()
+            if events:
+                some, events, room = events, [], MOST_BYTES
+                yield some
         reader.result()
     finally:
         await _end(reader)

@@ -6,8 +6,8 @@ Both live in every process that publishes: there is no central router and no ext
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
@@ -36,7 +36,7 @@ from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, when_full
 from .switching import Switching
-from .tasks import InOwnTask, is_cancelled, kept_up, said
+from .tasks import is_cancelled, kept_up, said
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
@@ -55,7 +55,8 @@ class _Sender:
 
 
 class Switcher(Switching):
-    """One train's switcher in one process. Enter it before use; it ends its own tasks on leaving. Made like `Switching`."""
+    """One train's switcher in one process. Enter it before use, and leave it in the same task; it ends its own tasks on
+    leaving. Made like `Switching`."""
 
     def __init__(
         self,
@@ -86,22 +87,11 @@ class Switcher(Switching):
         """The one that takes what gathers. Others are still at a batch whose answer hangs."""
         self._short = False
         """No sender is free: the next that has delivered its batch goes on."""
-        self._entered: InOwnTask[None] | None = None
+        self._stack = AsyncExitStack()
         self.on_full: list[Callable[[], None]] = []
         """Called when publishers are held at a full wagon: an observer in this process looks at once."""
 
     async def __aenter__(self) -> Self:
-        entered = InOwnTask(self._open())
-        await entered.__aenter__()
-        self._entered = entered
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._entered is not None:
-            await self._entered.__aexit__()
-
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             self.see(await self._registry.read(self._train))
             tasks = self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -116,7 +106,11 @@ class Switcher(Switching):
             stack.callback(self._gathering.close, closed)
             self._start_sender(tasks)
             self._gathering.open()
-            yield
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
 
     async def _give_up(self, lease: Lease) -> None:
         """Nobody need wait for this process's lease; when the registry does not answer it runs out by itself."""
@@ -158,6 +152,7 @@ class Switcher(Switching):
 
     def _start_sender(self, tasks: asyncio.TaskGroup) -> None:
         self._sender = sender = _Sender()
+        self._short = False
         task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self.unexpected))
         self._senders[task] = None
         task.add_done_callback(self._senders.pop)

@@ -7,17 +7,25 @@ import logging
 import math
 import os
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Protocol, Self
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from typing import Literal, Protocol, Self
 
 import msgspec
 
 from .broker import Broker, Depth
-from .errors import ChannelGone, DeclarationDiffers, EventTooLarge, PublishError, UsageError
+from .errors import (
+    ChannelGone,
+    DeclarationDiffers,
+    EventTooLarge,
+    EventwagonError,
+    PublishTimeout,
+    PublishUncertain,
+    Unavailable,
+    UsageError,
+)
 from .event import DEAD, Channel, Event, new_ids
 from .facts import Declared, Entry, Listener, StopRequested
-from .gathering import chunks
 from .lifecycle import LIVE
 from .manifest import Manifest, Request, gone_by
 from .member import Membership
@@ -27,12 +35,21 @@ from .payload import encode, type_name
 from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
 from .steps import Plan, differing, said, switch_asked
+from .streams import batches, check_payloads
 from .switcher import Switcher
+from .tasks import InOwnTask, kept_up
 from .telling import Bulkhead, Telling
 from .values import check_revision, real, text
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
+
+_LONGEST = 1e9
+"""Seconds; a longer timeout is a mistake."""
+_FOUNDING = 1.0
+"""Seconds for which callers wait for another one of this process to found the train, before they do it too."""
+_PAUSE = 0.1
+"""Seconds before founding is tried again while the broker or registry is away."""
 
 
 class Declaration(Protocol):
@@ -51,7 +68,13 @@ class Declaration(Protocol):
 
 
 class Connection:
-    """A train where it runs. Made by `Train.connect`; enter it before use."""
+    """A train where it runs. Made by `Train.connect`; enter it before use, once.
+
+    It belongs to the event loop that enters it: any task of that loop may use and close it. All methods raise UsageError
+    when they are called from another loop or thread or in a forked process, and Unavailable while it is not open. A
+    method that takes no timeout and asks the broker or registry raises Unavailable when there is no answer within
+    `publish_timeout`; those that wait for something to happen (`wait_…`, `stopped`, `released`) wait for ever.
+    """
 
     def __init__(
         self,
@@ -73,7 +96,11 @@ class Connection:
         self._clock = clock
         self._bulkhead = Bulkhead(train.name)
         self._redeclare = redeclare
-        self._stack = AsyncExitStack()
+        self._life: Literal["new", "opening", "open", "closed"] = "new"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that it belongs to, while it is open."""
+        self._process = os.getpid()
+        self._opened: InOwnTask[None] | None = None
         self._switcher = Switcher(
             train.name,
             train.settings,
@@ -87,23 +114,83 @@ class Connection:
             revision=train.revision,
         )
         self._founded = False
+        self._runs = False
         self._is_running = False
         self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
+        if self._life != "new":
+            raise UsageError(
+                f"this connection to train {self.train.name!r} was entered before: make another with `connect`"
+            )
+        self._life = "opening"
+        try:
+            opened = InOwnTask(self._open())
+            await opened.__aenter__()
+        except BaseException:
+            self._life = "new"
+            raise
+        self._opened, self._loop, self._process = opened, asyncio.get_running_loop(), os.getpid()
+        self._life = "open"
+        self._stops = self._switcher.snapshot.manifest.stops
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._life == "open" and self._opened is not None:
+            self._here()
+            self._life, self._loop = "closed", None
+            await self._opened.__aexit__(*exc)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.broker)
             await stack.enter_async_context(self.registry)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
-            await stack.enter_async_context(self._switcher)
-            self._stack = stack.pop_all()
-        self._stops = self._switcher.snapshot.manifest.stops
-        return self
+            async with self._answering():
+                await stack.enter_async_context(self._switcher)
+            yield
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """The event loop, when it is the one that this connection belongs to. Raises UsageError, Unavailable."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or loop is not self._loop:
+            raise self._misused()
+        return loop
+
+    def _misused(self) -> EventwagonError:
+        this = f"this connection to train {self.train.name!r}"
+        if os.getpid() != self._process:
+            return UsageError(f"{this} belongs to process {self._process}: open another one after a fork")
+        match self._life:
+            case "new" | "opening":
+                return Unavailable(f"{this} is not open: enter it with `async with`")
+            case "closed":
+                return Unavailable(f"{this} is closed: make another one with `connect`")
+            case "open":
+                return UsageError(
+                    f"{this} belongs to another event loop: use it there (asyncio.run_coroutine_threadsafe), or open "
+                    "another one in this one"
+                )
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Around calls to the broker and registry that have no deadline of their own. Raises Unavailable."""
+        seconds = self.train.settings.publish_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Unavailable(
+                f"train {self.train.name}: no answer from the broker or the registry within {seconds:g} s"
+            ) from None
 
     # --- publishing -----------------------------------------------------------------------
 
@@ -132,20 +219,40 @@ class Connection:
     ) -> int:
         """Publish many, in order, a batch at a time; returns how many. Waits for each batch: that is the backpressure.
 
-        Payloads as for `publish`. On an error, its `accepted` says how many of the leading ones were stored.
+        Payloads as for `publish`; a batch has at most `publish_batch` events and about 1 MiB. An asynchronous iterable is
+        read in a task of its own, which reads no further while a batch is being sent; what a slow one gives is sent within
+        0.1 s, however little it is. It is closed in the end, also on errors. A plain iterable that blocks in `next` blocks
+        the event loop. `timeout`, in seconds, is for each batch, from the moment at which it is sent.
+
+        Every exception that comes out of it says by `accepted` how many of the leading payloads were stored: errors as of
+        `publish`, what the iterable itself raises (with a note), and CancelledError (what is under way may still be stored;
+        `asyncio.timeout` puts it in the `__cause__` of its TimeoutError). Before a payload that can't be published, or
+        where the iterable fails, all that came before is stored first. To be able to publish again what is uncertain, give
+        Events: ids stay the same.
         """
+        self._here()
+        check_payloads(payloads)
+        if timeout is not None:
+            check_timeout(timeout)
         accepted = 0
         try:
-            async for chunk in chunks(payloads):
-                now = self._clock()
-                ids = new_ids(len(chunk), now)
-                events = [self._event(p, i, now, None, None) for p, i in zip(chunk, ids, strict=True)]
-                await self._send(events, timeout)
-                accepted += len(chunk)
-        except PublishError as e:
-            e.accepted += accepted
+            async with aclosing(batches(payloads, self._events, self.train.settings.publish_batch)) as made:
+                async for events in made:
+                    try:
+                        await self._send(events, timeout)
+                    except (EventwagonError, asyncio.CancelledError) as e:
+                        accepted += getattr(e, "accepted", 0)
+                        raise
+                    accepted += len(events)
+        except BaseException as e:
+            _say_accepted(e, accepted)
             raise
         return accepted
+
+    def _events(self, payloads: Sequence[object]) -> Iterator[Event]:
+        now = self._clock()
+        for payload, event_id in zip(payloads, new_ids(len(payloads), now), strict=True):
+            yield self._event(payload, event_id, now, None, None)
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
         if isinstance(payload, Event):
@@ -165,15 +272,44 @@ class Connection:
         return event
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
+        loop = self._here()
+        seconds = self.train.settings.publish_timeout if timeout is None else check_timeout(timeout)
+        deadline = loop.time() + seconds
         if not self._founded:
-            await self.found()
-        await self._switcher.publish(
-            events, timeout=self.train.settings.publish_timeout if timeout is None else timeout
-        )
+            await self._found_by(deadline)
+        await self._switcher.publish(events, deadline=deadline)
+
+    async def _found_by(self, deadline: float) -> None:
+        """Found the train, again while the broker or registry is away. Raises PublishTimeout, and what founding does."""
+        why = "no answer"
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                while True:
+                    try:
+                        return await self._found()
+                    except (Unavailable, PublishUncertain) as e:
+                        why = str(e)
+                    await asyncio.sleep(_PAUSE)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise PublishTimeout(
+                f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
+            ) from None
 
     async def found(self) -> None:
         """See to it that the train exists and has its first wagon. Publishing does it by itself. Idempotent."""
-        async with self._founding:
+        self._here()
+        async with self._answering():
+            await self._found()
+
+    async def _found(self) -> None:
+        """One caller does it and the others wait for it; but not for long, since it may hang, and many can do it at once."""
+        locked = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FOUNDING):
+                locked = await self._founding.acquire()
+        try:
             if not self._founded:
                 await self._switcher.found()
                 self._founded = True
@@ -183,6 +319,9 @@ class Connection:
                         self.train.name,
                         said(differs),
                     )
+        finally:
+            if locked:
+                self._founding.release()
 
     # --- running --------------------------------------------------------------------------
 
@@ -196,17 +335,28 @@ class Connection:
         for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the work; and
         when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
         Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises DeclarationDiffers,
-        UsageError (a program without a handler for the ingress can't work).
+        UsageError (a program without a handler for the ingress can't work; entered twice).
         """
+        self._here()
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None
         if work and "" not in self.train.handlers:
             raise UsageError(
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
             )
-        if self._is_running:
+        if self._runs:
             raise UsageError(f"this connection runs train {self.train.name!r} already; open another for more")
-        await self._agree()
+        self._runs = True
+        try:
+            async with self._run(observe=observe, work=work, post=post):
+                yield
+        finally:
+            self._runs = False
+
+    @asynccontextmanager
+    async def _run(self, *, observe: bool, work: bool, post: tuple[int, int] | None) -> AsyncIterator[None]:
+        async with self._answering():
+            await self._agree()
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
         membership = Membership(
@@ -226,9 +376,9 @@ class Connection:
             bulkhead=self._bulkhead,
         )
         self._membership = membership
-        failure: Exception | None = None
-        async with asyncio.TaskGroup() as tasks:
-            owned = [tasks.create_task(membership.run())]
+        unexpected = self._switcher.unexpected
+        async with InOwnTask(asyncio.TaskGroup()) as tasks:
+            owned = [tasks.create_task(kept_up(membership.run, "working and checking in", unexpected))]
             if observe:
                 observer = Observer(
                     self.train.name,
@@ -243,20 +393,16 @@ class Connection:
                 )
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
-                owned.append(tasks.create_task(observer.run()))
+                owned.append(tasks.create_task(kept_up(observer.run, "observing", unexpected)))
             self._is_running = True
             try:
                 yield
-            except Exception as e:  # noqa: BLE001 - the caller's own: raised below as it is, not wrapped in a group
-                failure = e
             finally:
                 self._is_running = False
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
                     self._switcher.on_full.remove(observer.poke)
-        if failure is not None:
-            raise failure
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
         if wagon is None and workers is None:
@@ -271,6 +417,7 @@ class Connection:
     async def released(self, number: int) -> None:
         """Return when the workers of wagon `number` are not needed any more: it is drained, failed or removed, and no other
         has taken them over."""
+        self._here()
         await self._switcher.until(
             lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE))
         )
@@ -301,6 +448,7 @@ class Connection:
 
     async def stopped(self) -> None:
         """Return when the train's processes are asked to end (`request_stop`)."""
+        self._here()
         await self._switcher.until(lambda m: m.stops > self._stops)
 
     # --- by hand --------------------------------------------------------------------------
@@ -321,33 +469,40 @@ class Connection:
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
         if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
-        await self.found()
-        before = (await self._switcher.refresh()).manifest.active
+        self._here()
         request = Request(why, self._clock(), revision, watch)
-        await self._switcher.settle(lambda m: switch_asked(m, request))
+        async with self._answering():
+            await self._found()
+            before = (await self._switcher.refresh()).manifest.active
+            await self._switcher.settle(lambda m: switch_asked(m, request))
         assert before is not None  # noqa: S101 - `found` saw to it
         return before.number
 
     async def request_stop(self, why: str = "by hand") -> None:
         """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored.
         Raises UsageError."""
+        self._here()
         fact = StopRequested(train=self.train.name, because=text("why", why))
-        await self._switcher.refresh()
-        await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+        async with self._answering():
+            await self._switcher.refresh()
+            await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer the active one: the number of the one that is."""
+        self._here()
         manifest = await self._switcher.until(lambda m: m.active is not None and m.active.number != number)
         return manifest.active.number if manifest.active else 0
 
     async def wait_answered(self) -> int:
         """Return when no switch is asked for any more, done or given up: the number of the active wagon."""
+        self._here()
         manifest = await self._switcher.until(lambda m: m.request is None and m.active is not None)
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
         """Return when wagon `number` is drained and removed, and all that took events before it; numbers are not always the order. Spares
         don't count."""
+        self._here()
         await self._switcher.until(gone_by(self.manifest, number))
 
     # --- seeing ---------------------------------------------------------------------------
@@ -369,24 +524,32 @@ class Connection:
 
     async def refresh(self) -> Snapshot:
         """Read the manifest from the registry."""
-        return await self._switcher.refresh()
+        self._here()
+        async with self._answering():
+            return await self._switcher.refresh()
 
     async def members(self) -> Sequence[Member]:
         """The processes of the train that are alive."""
-        return await self.registry.members(self.train.name)
+        self._here()
+        async with self._answering():
+            return await self.registry.members(self.train.name)
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
         """What stands in each live wagon: by number, then by channel name (the ingress's is empty, `dead` its dead letters)."""
+        self._here()
         manifest = self.manifest
         channels = [c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))]
         found: dict[int, dict[str, Depth]] = {w.number: {} for w in manifest.wagons}
         if channels:
-            for channel, depth in zip(channels, await self.broker.depth(channels), strict=True):
+            async with self._answering():
+                depths = await self.broker.depth(channels)
+            for channel, depth in zip(channels, depths, strict=True):
                 found[channel.wagon][channel.name] = depth
         return found
 
     def journal(self, *, last: int | None = None) -> AsyncIterator[Entry]:
         """What was decided and what happened, oldest first, with the figures; with `last`, only the newest."""
+        self._here()
         return self.registry.entries(self.train.name, last=last)
 
     async def dead_letters(self) -> AsyncIterator[Event]:
@@ -395,6 +558,7 @@ class Connection:
         Why, where and when each died stand in its extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts`,
         `deadat`. The same id may come twice after a crash.
         """
+        self._here()
         live = [self.manifest.dead_letters(w) for w in self.manifest.wagons]
         for channel in (Channel(self.train.name, 0, DEAD), *live):
             try:
@@ -402,3 +566,18 @@ class Connection:
                     yield event
             except ChannelGone:
                 continue
+
+
+def check_timeout(timeout: float) -> float:
+    """Return `timeout`, or raise UsageError unless it is a number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
+        raise UsageError(f"timeout={timeout!r}: give a number of seconds above 0, at most {_LONGEST:g}")
+    return timeout
+
+
+def _say_accepted(error: BaseException, accepted: int) -> None:
+    """Have the error say how many events were stored, whosever class it is."""
+    with suppress(Exception):
+        error.accepted = accepted  # type: ignore[attr-defined]
+    if not isinstance(error, EventwagonError):
+        error.add_note(f"eventwagon: publish_many had stored {accepted} of the leading events")

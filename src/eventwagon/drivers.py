@@ -49,12 +49,19 @@ class Drivers(NamedTuple):
     registry: Registry
 
 
+_worlds: dict[str, Drivers] = {}
+"""What stands at `memory://name`, for as long as this process lives."""
+
+
 def _memory(address: Address) -> Drivers:
+    """`memory://` is a world of the caller's own; `memory://name` is one in this process, whoever names it."""
     from .brokers.memory import MemoryBroker
     from .registries.memory import MemoryRegistry
 
     address.only()
-    return Drivers(MemoryBroker(clock=address.clock), MemoryRegistry(clock=address.clock))
+    name = (unquote(address.host) + address.path).strip("/")
+    made = _worlds.get(name) or Drivers(MemoryBroker(clock=address.clock), MemoryRegistry(clock=address.clock))
+    return _worlds.setdefault(name, made) if name else made
 
 
 def _sqlite(address: Address) -> Drivers:
@@ -137,8 +144,8 @@ _EXTRAS = {
 
 
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
-    """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://`,
-    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
+    """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://` (the
+    caller's own), `memory://name` (the same for all in this process that name it, in one event loop at a time), `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
     `sqs://region/prefix`.
 
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further

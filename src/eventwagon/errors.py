@@ -9,6 +9,9 @@ from __future__ import annotations
 class EventwagonError(Exception):
     """The root: catch it to catch everything that eventwagon raises on purpose."""
 
+    accepted: int = 0
+    """How many of the leading events of a publishing call were stored."""
+
 
 class UsageError(EventwagonError, ValueError):
     """Something was asked for that can't be: a bad name, URL, setting or handler. Nothing was done."""

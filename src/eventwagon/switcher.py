@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Self
 
 from .broker import Broker
@@ -15,16 +16,19 @@ from .errors import (
     ChannelFull,
     ChannelGone,
     Conflict,
+    EventRefused,
     EventwagonError,
+    PublishError,
     PublishTimeout,
     PublishUncertain,
     Sealed,
+    StorageBroken,
     TrainFull,
     Unavailable,
 )
 from .event import Channel, Event
 from .facts import Listener
-from .gathering import Batch, Gathering, Parcel
+from .gathering import Batch, Gathering, Parcel, fitting
 from .lease import Lease
 from .lifecycle import State
 from .manifest import Wagon
@@ -32,13 +36,27 @@ from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, when_full
 from .switching import Switching
+from .tasks import is_cancelled, kept_up, said
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
+_SENDERS_MOST = 8
+"""How many calls to the broker may hang while a further one is tried."""
+
+
+class _Sender:
+    """One that delivers batches. `since`: when it began to depend on an answer to its own batch, on the event loop's clock;
+    None while it depends on none, or waits for what all wait for."""
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        self.since: float | None = None
 
 
 class Switcher(Switching):
-    """One train's switcher in one process. Enter it before use; it ends its own tasks on leaving. Made like `Switching`."""
+    """One train's switcher in one process. Enter it before use, and leave it in the same task; it ends its own tasks on
+    leaving. Made like `Switching`."""
 
     def __init__(
         self,
@@ -59,10 +77,16 @@ class Switcher(Switching):
             clock=clock, by=by, tell=tell, declares=declares, revision=revision,
         )  # fmt: skip
         self._publishes = asyncio.Event()
-        self._gathering = Gathering(self._late)
+        self._gathering = Gathering(self._late, self._held_up)
         self._held_since: tuple[int, float] | None = None
         self._trouble = ""
         self._lease: Lease | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._senders: dict[asyncio.Task[None], None] = {}
+        self._sender = _Sender()
+        """The one that takes what gathers. Others are still at a batch whose answer hangs."""
+        self._short = False
+        """No sender is free: the next that has delivered its batch goes on."""
         self._stack = AsyncExitStack()
         self.on_full: list[Callable[[], None]] = []
         """Called when publishers are held at a full wagon: an observer in this process looks at once."""
@@ -70,15 +94,17 @@ class Switcher(Switching):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             self.see(await self._registry.read(self._train))
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            owned = [tasks.create_task(work()) for work in (self._follow, self._send, self._get_ready)]
+            tasks = self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            long = {"following the manifest": self._follow, "getting ready for the next wagon": self._get_ready}
             if not self._broker.capabilities.fences:
                 self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
-                owned.append(tasks.create_task(self._lease.follow(lambda: self._changed.wait())))
-                stack.push_async_callback(self._lease.give_up)
-            stack.callback(lambda: [task.cancel() for task in owned])
+                long["following with the lease"] = partial(self._lease.follow, lambda: self._changed.wait())
+                stack.push_async_callback(self._give_up, self._lease)
+            owned = [tasks.create_task(kept_up(work, what, self.unexpected)) for what, work in long.items()]
+            stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
             closed = Unavailable(f"train {self._train}: the connection is closed")
             stack.callback(self._gathering.close, closed)
+            self._start_sender(tasks)
             self._gathering.open()
             self._stack = stack.pop_all()
         return self
@@ -86,18 +112,33 @@ class Switcher(Switching):
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def publish(self, events: Sequence[Event], *, timeout: float) -> None:
-        """Send the events to the active wagon; stored when it returns.
+    async def _give_up(self, lease: Lease) -> None:
+        """Nobody need wait for this process's lease; when the registry does not answer it runs out by itself."""
+        try:
+            async with asyncio.timeout(self._settings.lease):
+                await lease.give_up()
+        except TimeoutError:
+            pass
+        except Exception as e:  # noqa: BLE001 - a bulkhead: leaving goes on
+            self.unexpected.note("giving up the lease", e)
 
-        Calls made while one is under way travel together in the next. Raises TrainFull, PublishTimeout, StorageBroken.
-        Cancelling the caller does not call back what is already on its way.
+    async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
+        """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
+
+        Calls made while one is under way travel together in the next. Raises TrainFull, EventRefused, PublishTimeout,
+        StorageBroken, and PublishError when the broker's driver failed in a way that nobody planned for. What it raises,
+        CancelledError too, says by `accepted` how many of the leading events were stored. Cancelling the caller does not
+        call back what is already on its way.
         """
         if not events:
             return
-        parcel = self._gathering.add(events, asyncio.get_running_loop().time() + timeout)
+        parcel = self._gathering.add(events, deadline)
         self._publishes.set()
         try:
             await parcel.done
+        except asyncio.CancelledError as e:
+            e.accepted = parcel.accepted  # type: ignore[attr-defined]
+            raise
         finally:
             self._gathering.forget(parcel)
 
@@ -107,15 +148,47 @@ class Switcher(Switching):
         why = self._trouble or "the broker has not answered"
         return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
 
-    async def _send(self) -> None:
+    # --- senders --------------------------------------------------------------------------
+
+    def _start_sender(self, tasks: asyncio.TaskGroup) -> None:
+        self._sender = sender = _Sender()
+        self._short = False
+        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self.unexpected))
+        self._senders[task] = None
+        task.add_done_callback(self._senders.pop)
+
+    def _held_up(self, before: float) -> None:
+        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes its place, and that
+        one ends with its batch."""
+        since = self._sender.since
+        if since is None or since > before or self._tasks is None:
+            return
+        if len(self._senders) < _SENDERS_MOST:
+            self._start_sender(self._tasks)
+        else:
+            self._short = True
+
+    async def _send(self, me: _Sender) -> None:
+        """Deliver what gathers, batch by batch."""
+        gathering, most = self._gathering, self._settings.publish_batch
         while True:
-            await self._gathering.wanted.wait()
-            self._gathering.wanted.clear()
-            while batch := self._gathering.take(self._settings.publish_batch):
-                try:
-                    await self._deliver(batch)
-                finally:
-                    batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+            if self._sender is not me:
+                if not self._short:
+                    return
+                self._sender, self._short = me, False
+            batch = gathering.take(most)
+            if batch is None:
+                me.since = None
+                gathering.wanted.clear()
+                await gathering.wanted.wait()
+                continue
+            try:
+                await self._deliver(batch, me)
+            except Exception as e:
+                batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
+                raise
+            finally:
+                batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
     async def _get_ready(self) -> None:
         """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only where
@@ -126,30 +199,33 @@ class Switcher(Switching):
             changed = self._changed
             ready = {wagon.number for wagon in self._snapshot.manifest.in_state(State.READY)}
             for number in sorted(ready - known):
-                with suppress(EventwagonError, TimeoutError):  # the first publish says it, if it lasts
+                try:
                     async with asyncio.timeout(self._settings.publish_timeout):
                         await self._broker.publish(Channel(self._train, number), [])
+                except (EventwagonError, TimeoutError):
+                    pass  # the first publish says it, if it lasts
+                except Exception as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
+                    self.unexpected.note("getting ready for the next wagon", e)
             known = ready
             await changed.wait()
 
-    async def _deliver(self, batch: Batch) -> None:
+    async def _deliver(self, batch: Batch, me: _Sender) -> None:
         """Send until every parcel is accepted or refused, or its caller waits no more."""
         pause = _PAUSE_FIRST
+        me.since = asyncio.get_running_loop().time()
         while batch.waits():
-            try:
-                if self._lease is not None:
-                    await self._lease.hold()
-            except Unavailable as e:
-                self._trouble = str(e)
-                await self._pause(batch, pause)
+            if (trouble := await self._unready()) is not None:
+                self._trouble = trouble
+                await self._pause_for_all(batch, me, pause)
                 continue
-            wagon = self._snapshot.manifest.active
+            manifest = self._snapshot.manifest
+            wagon = manifest.active
             if wagon is None:
                 self._trouble = "the train has no active wagon yet"
-                await self._pause(batch, pause)
+                await self._pause_for_all(batch, me, pause)
                 continue
-            if self._snapshot.manifest.refusing:
-                batch.fail(TrainFull(f"train {self._train}: {self._snapshot.manifest.refusing}"))
+            if manifest.refusing:
+                batch.fail(TrainFull(f"train {self._train}: {manifest.refusing}"))
                 return
             events = batch.events
             try:
@@ -158,7 +234,7 @@ class Switcher(Switching):
                 batch.accept(e.accepted)
                 self._trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
-                    await self._pause(batch, pause)
+                    await self._pause_for_all(batch, me, pause)
                     pause = min(_PAUSE_MOST, pause * 2)
             except (Sealed, ChannelGone) as e:
                 if isinstance(e, Sealed):
@@ -170,17 +246,57 @@ class Switcher(Switching):
                 self._trouble = str(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
-            except EventwagonError as e:
+            except StorageBroken as e:
                 batch.fail(e)
                 return
+            except EventRefused as e:
+                batch.refuse(len(events), e)
+            except asyncio.CancelledError as e:
+                if is_cancelled():
+                    raise
+                self.unexpected.note("publishing", e)  # something that the driver waited for was cancelled: weather
+                self._trouble = said(e)
+                await self._pause(batch, pause)
+                pause = min(_PAUSE_MOST, pause * 2)
+            except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a bulkhead: it is one caller's, not everybody's
+                self._refuse_unexpected(batch, len(events), e)
             else:
                 batch.accept(len(events))
                 self._held_since, self._trouble = None, ""
 
+    async def _unready(self) -> str | None:
+        """What keeps this process from publishing at all; None when nothing does."""
+        if self._lease is None:
+            return None
+        try:
+            await self._lease.hold()
+        except Unavailable as e:
+            return str(e)
+        except asyncio.CancelledError as e:
+            if is_cancelled():
+                raise
+            return self._noted("holding the lease", e)
+        except Exception as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+            return self._noted("holding the lease", e)
+        return None
+
+    def _noted(self, what: str, error: BaseException) -> str:
+        self.unexpected.note(what, error)
+        return said(error)
+
+    def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
+        """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it had
+        stored some. They are told apart like those that are refused."""
+        if count == 1:
+            self.unexpected.note("publishing", error)
+        refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
+        refused.__cause__ = error
+        batch.refuse(count, refused)
+
     async def readmit(self, events: Sequence[Event]) -> None:
         """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap nor a
         bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
-        left = events
+        left = list(events)
         while left:
             if self._lease is not None:
                 await self._lease.hold()
@@ -188,9 +304,10 @@ class Switcher(Switching):
             if wagon is None:
                 raise Unavailable(f"train {self._train} has no active wagon yet")
             until = asyncio.get_running_loop().time() + self._settings.publish_timeout
+            some = fitting(left, self._settings.publish_batch)
             try:
-                await self._publish(wagon, left, until)
-                return
+                await self._publish(wagon, some, until)
+                left = left[len(some) :]
             except ChannelFull as e:
                 left = left[e.accepted :]
                 await self.lift(Lift(wagon.number, "events that were accepted before are published anew"))
@@ -219,6 +336,9 @@ class Switcher(Switching):
             active = (await self.refresh()).manifest.active
         except EventwagonError:
             return wagon.number
+        except Exception as e:  # noqa: BLE001 - a bulkhead: what is known stays good
+            self.unexpected.note("reading the manifest", e)
+            return wagon.number
         return active.number if active else None
 
     async def _next_after_full(self, batch: Batch, wagon: Wagon) -> bool:
@@ -241,14 +361,23 @@ class Switcher(Switching):
                     await self.store(what, base=self._snapshot)
                     return True
                 case None:
-                    for listener in self.on_full:
-                        listener()
+                    for listener in list(self.on_full):
+                        self.unexpected.call("a listener to full wagons", listener)
                     return False
         except Conflict:
             await self._refreshed(wagon)
             return True
         except EventwagonError:
             return False
+        except Exception as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
+            self.unexpected.note("going on after a full wagon", e)
+            return False
+
+    async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:
+        """Wait for what every batch would have to wait for: no other sender takes over meanwhile."""
+        me.since = None
+        await self._pause(batch, seconds)
+        me.since = asyncio.get_running_loop().time()
 
     async def _pause(self, batch: Batch, seconds: float) -> None:
         """Wait for a newer manifest, but not past the next deadline."""

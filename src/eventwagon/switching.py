@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .broker import Broker
 from .errors import Conflict, Defect, EventwagonError
@@ -13,6 +14,7 @@ from .manifest import Manifest, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
 from .steps import Lift, Plan, Provision, created, found
+from .tasks import Unexpected
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
@@ -50,6 +52,8 @@ class Switching:
         self._declares = declares
         self._revision = revision
         self._tell = tell
+        self.unexpected = Unexpected(f"train {train}")
+        """Exceptions that nobody planned for, in this process's long tasks."""
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
         self._told: Manifest | None = None
@@ -71,8 +75,8 @@ class Switching:
             self._tell_switch()
             self._changed.set()
             self._changed = asyncio.Event()
-            for listener in self.on_change:
-                listener(snapshot)
+            for listener in list(self.on_change):
+                self.unexpected.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
         """Tell a switch that another process has made, once."""
@@ -124,7 +128,8 @@ class Switching:
                     async for snapshot in snapshots:
                         self.see(snapshot)
             except EventwagonError:
-                await asyncio.sleep(_PAUSE)  # away for now; what is known stays good until the broker refuses
+                pass  # away for now; what is known stays good until the broker refuses
+            await asyncio.sleep(_PAUSE)
 
     async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
         """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.

@@ -124,8 +124,10 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, unexpected: 
             if is_cancelled():
                 raise
             unexpected.note(what, e)
-        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a bulkhead: the task goes on
+        except (Exception, BaseExceptionGroup) as e:  # a bulkhead: the task goes on
             unexpected.note(what, e)
+            if is_cancelled():  # it failed while it ended
+                raise asyncio.CancelledError from e
         await asyncio.sleep(_PAUSE)
 
 

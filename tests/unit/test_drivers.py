@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon import Train
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.drivers import Program, open_drivers, open_orchestrator
 from eventwagon.errors import UsageError
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registries.sqlite import SQLiteRegistry
 from eventwagon.settings import Settings
+from eventwagon.testing.virtual_time import run
+from tests.support import until
 
 
 def test_an_unknown_scheme_is_told_which_there_are() -> None:
@@ -28,6 +31,41 @@ def test_the_registry_may_be_elsewhere() -> None:
     assert isinstance(drivers.registry, SQLiteRegistry)
     assert str(drivers.registry.directory).endswith("some/directory")
     assert isinstance(open_drivers("memory://").registry, MemoryRegistry)
+
+
+def test_a_named_memory_is_one_world_in_a_process() -> None:
+    a, again, b = open_drivers("memory://a"), open_drivers("MEMORY:///a/"), open_drivers("memory://b")
+    assert again.broker is a.broker
+    assert again.registry is a.registry
+    assert b.broker is not a.broker
+    assert open_drivers("memory://A").broker is not a.broker
+    assert open_drivers("memory://a/b").broker is not a.broker
+    assert open_drivers("memory://").broker is not open_drivers("memory://").broker
+    elsewhere = open_drivers("memory://a?registry=memory://b")
+    assert elsewhere.broker is a.broker
+    assert elsewhere.registry is b.registry
+    with pytest.raises(UsageError, match="unknown option color"):
+        open_drivers("memory://a?color=red")
+
+
+def test_connections_to_a_named_memory_share_their_train() -> None:
+    async def main() -> None:
+        got = list[int]()
+        train = Train("t")
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            got.append(n)
+
+        async with Train("t").connect("memory://shared") as publisher:
+            await publisher.publish(1)
+        async with train.connect("memory://shared") as worker, worker.running():
+            await until(lambda: got == [1])
+            async with Train("t").connect("memory://shared") as publisher:
+                await publisher.publish(2)
+            await until(lambda: got == [1, 2])
+
+    run(main())
 
 
 def test_a_registry_that_is_none_is_refused() -> None:

@@ -155,6 +155,26 @@ def test_a_long_task_goes_on_after_whatever_it_calls(
     assert "Traceback" in caplog.text
 
 
+def test_a_long_task_that_fails_while_it_ends_has_ended() -> None:
+    async def main() -> None:
+        unexpected = Unexpected("train t")
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                raise KeyError
+
+        task = asyncio.create_task(kept_up(work, "this", unexpected))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert unexpected.counts == {("this", "KeyError"): 1}
+
+    run(main())
+
+
 def test_each_kind_is_logged_once_a_minute_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         unexpected = Unexpected("train t")

@@ -8,15 +8,15 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .broker import Delivery
-from .errors import EventTooLarge, Reject, UsageError
-from .event import DEAD, Event, child_id
-from .payload import Shape, decoder, encode, type_name
+from .errors import Reject, UsageError
+from .event import DEAD, Event, checked, child_id, heritage, legible
+from .payload import Shape, codec, type_name
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -24,13 +24,13 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "is_async", "name", "wants_context")
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
         self.channel = channel
         self.name = getattr(function, "__qualname__", repr(function))
         self.call = function
-        self.decode = decoder(shape.payload)
+        self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
         self.is_async = shape.is_async
         self._warned = False
@@ -64,9 +64,11 @@ class Context:
 
     __slots__ = (
         "_clock",
-        "_known",
+        "_closed",
+        "_counts",
+        "_handlers",
+        "_heritage",
         "_max_bytes",
-        "_source",
         "attempt",
         "channel",
         "emitted",
@@ -82,7 +84,7 @@ class Context:
         train: str,
         wagon: int,
         channel: str,
-        known: frozenset[str],
+        handlers: Mapping[str, Handler],
         max_bytes: int,
         clock: Callable[[], float],
     ) -> None:
@@ -96,42 +98,72 @@ class Context:
         self.channel = channel
         """The inner channel's name; empty for the ingress."""
         self.emitted: list[tuple[str, Event]] = []
-        self._known = known
+        self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._closed = False
+        self._heritage: tuple[str, str | None, dict[str, str]] | None = None
+        self._counts: dict[str, int] = {}
+        """How many were emitted, by channel."""
 
     def emit(
-        self, channel: str, payload: object, *, event_type: str | None = None, subject: str | None = None
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
     ) -> Awaitable[None]:
         """Send `payload` on, to an inner channel of this wagon.
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated attempt
-        sends the same ids. May be awaited or just called, from sync handlers too. Raises UsageError (unknown channel,
-        payload that can't be encoded) and EventTooLarge.
+        sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant) are those of
+        the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
+        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises UsageError
+        (an unknown channel, a payload that the channel's handler would not get back equal, attributes that no event may
+        have, a handler that has returned already) and EventTooLarge.
         """
-        if channel not in self._known:
+        if self._closed:
+            raise UsageError(
+                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
+            )
+        handler = self._handlers.get(channel) if isinstance(channel, str) and channel else None
+        if handler is None:
             raise UsageError(
                 f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
-                f"{', '.join(sorted(self._known)) or 'none'} (the ingress is published to, not emitted to)"
+                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
-        data, content_type = encode(payload)
-        index = sum(1 for c, _ in self.emitted if c == channel)
-        event = Event(
-            child_id(self.event, channel, index),
-            event_type or type_name(payload),
-            self.event.source,
-            self._clock(),
-            data,
-            self.event.subject if subject is None else subject,
-            content_type,
-        )
-        if event.size > self._max_bytes:
-            raise EventTooLarge(
-                f"emit to {channel!r}: {event.size} bytes are more than max_event_bytes={self._max_bytes}"
+        if isinstance(payload, Event):
+            if event_type is not None or subject is not None or extensions is not None:
+                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
+            event = payload
+        else:
+            data, content_type = handler.encode(payload)
+            if extensions is not None and not isinstance(extensions, Mapping):
+                raise UsageError(f"emit: extensions must be a mapping, not a {type(extensions).__name__}")
+            if self._heritage is None:
+                self._heritage = heritage(self.event)
+            source, inherited, handed_on = self._heritage
+            event = Event(
+                child_id(self.event, channel, self._counts.get(channel, 0)),
+                type_name(payload) if event_type is None else event_type,
+                source,
+                self._clock(),
+                data,
+                inherited if subject is None else subject,
+                content_type,
+                handed_on if extensions is None else {**handed_on, **extensions},
             )
+        event = checked(event, self._max_bytes)
+        self._counts[channel] = self._counts.get(channel, 0) + 1
         self.emitted.append((channel, event))
         return _STORED
+
+    def close(self) -> None:
+        """The handler has ended: nothing can be emitted any more."""
+        self._closed = True
 
 
 class Handled(NamedTuple):
@@ -158,7 +190,7 @@ Outcome = Handled | Dead | Failed
 def died(delivery: Delivery, channel: str, wagon: int, because: str, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
-        "deadbecause": because[:500],
+        "deadbecause": legible(because[:500]),
         "deadchannel": channel,
         "deadwagon": str(wagon),
         "deadattempts": str(delivery.attempt),
@@ -193,6 +225,8 @@ async def handle(handler: Handler, delivery: Delivery, context: Context, threads
     except Exception as e:  # whatever it raises is told in the fact, and the event tried again
         _logger.debug("handler %s failed on event %s", handler.name, delivery.event.id, exc_info=True)
         return Failed(said(e))
+    finally:
+        context.close()
     if result is not None:
         handler.warn_of(result)
     return Handled(context.emitted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,14 +16,13 @@ from .broker import Broker, Depth
 from .errors import (
     ChannelGone,
     DeclarationDiffers,
-    EventTooLarge,
     EventwagonError,
     PublishTimeout,
     PublishUncertain,
     Unavailable,
     UsageError,
 )
-from .event import DEAD, Channel, Event, new_ids
+from .event import DEAD, Channel, Event, checked, new_ids
 from .facts import Declared, Entry, Listener, StopRequested
 from .lifecycle import LIVE
 from .manifest import Manifest, Request, gone_by
@@ -206,11 +204,15 @@ class Connection:
         """Publish one event to the active wagon; stored when it returns. Returns its id.
 
         `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`, taken
-        as it is. `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate.
+        as it is. Where this program has the train's handler of the ingress, it must be of that handler's type. `subject` is
+        the key. Give `id` to publish again what was uncertain: the same id marks a duplicate.
         `timeout` in seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout,
         StorageBroken.
         """
-        event = self._event(payload, id or new_ids(1, self._clock())[0], self._clock(), subject, event_type)
+        if isinstance(payload, Event) and (id is not None or subject is not None or event_type is not None):
+            raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
+        now = self._clock()
+        event = self._event(payload, new_ids(1, now)[0] if id is None else id, now, subject, event_type)
         await self._send([event], timeout)
         return event.id
 
@@ -255,21 +257,15 @@ class Connection:
             yield self._event(payload, event_id, now, None, None)
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
+        """The event of a payload, through the door. Raises UsageError, EventTooLarge."""
         if isinstance(payload, Event):
             event = payload
-            if not math.isfinite(event.time):
-                raise UsageError(f"event {event.id}: its time is {event.time}")
         else:
-            data, content_type = encode(payload)
-            event = Event(
-                event_id, event_type or type_name(payload), self.train.source, now, data, subject, content_type
-            )
-        if event.size > self.train.settings.max_event_bytes:
-            raise EventTooLarge(
-                f"event {event.id} has {event.size:,} bytes, more than max_event_bytes="
-                f"{self.train.settings.max_event_bytes:,}: send a reference to the data, or raise the setting"
-            )
-        return event
+            ingress = self.train.handlers.get("")
+            data, content_type = (ingress.encode if ingress else encode)(payload)
+            kind = type_name(payload) if event_type is None else event_type
+            event = Event(event_id, kind, self.train.source, now, data, subject, content_type)
+        return checked(event, self.train.settings.max_event_bytes)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
         loop = self._here()

@@ -163,7 +163,6 @@ class Lanes:
         self._kit = kit
         self._slo = slo
         self._shared = shared
-        self._emittable = frozenset(name for name in kit.handlers if name)
         self._journey = Journey(["", *(name for name in kit.handlers if name)])
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -462,7 +461,7 @@ class Lanes:
             self._kit.train,
             serving.spec.number,
             feed.handler.channel,
-            self._emittable,
+            self._kit.handlers,
             settings.max_event_bytes,
             self._kit.clock,
         )

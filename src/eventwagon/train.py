@@ -12,7 +12,7 @@ from .broker import Broker
 from .connection import Connection
 from .drivers import open_drivers
 from .errors import UsageError
-from .event import check_channel_name, check_train_name
+from .event import check_channel_name, check_train_name, check_word
 from .facts import Listener, log
 from .limits import Limit
 from .member import wagon_workers
@@ -56,7 +56,7 @@ class Train:
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
         self.settings: Settings = make_settings(**{k: v for k, v in given.items() if v is not None}, **settings)
         self.revision: str = check_revision(os.environ.get(REVISION, "") if revision is None else revision)
-        self.source = source or f"/eventwagon/{name}"
+        self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress's under the empty name."""
 

@@ -8,7 +8,7 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .broker import Delivery
-from .errors import EventTooLarge, Reject, UsageError
-from .event import DEAD, Event, child_id
-from .payload import Shape, decoder, encode, type_name
+from .errors import Reject, UsageError
+from .event import DEAD, Event, checked, child_id, heritage
+from .payload import Shape, codec, type_name
 from .text import MOST, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -27,13 +27,13 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "is_async", "name", "wants_context")
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
         self.channel = channel
         self.name = getattr(function, "__qualname__", repr(function))
         self.call = function
-        self.decode = decoder(shape.payload)
+        self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
         self.is_async = shape.is_async
         self._warned = False
@@ -67,9 +67,11 @@ class Context:
 
     __slots__ = (
         "_clock",
-        "_known",
+        "_closed",
+        "_counts",
+        "_handlers",
+        "_heritage",
         "_max_bytes",
-        "_source",
         "attempt",
         "channel",
         "emitted",
@@ -85,7 +87,7 @@ class Context:
         train: str,
         wagon: int,
         channel: str,
-        known: frozenset[str],
+        handlers: Mapping[str, Handler],
         max_bytes: int,
         clock: Callable[[], float],
     ) -> None:
@@ -99,42 +101,72 @@ class Context:
         self.channel = channel
         """The inner channel's name; empty for the ingress."""
         self.emitted: list[tuple[str, Event]] = []
-        self._known = known
+        self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._closed = False
+        self._heritage: tuple[str, str | None, dict[str, str]] | None = None
+        self._counts: dict[str, int] = {}
+        """How many were emitted, by channel."""
 
     def emit(
-        self, channel: str, payload: object, *, event_type: str | None = None, subject: str | None = None
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
     ) -> Awaitable[None]:
         """Send `payload` on, to an inner channel of this wagon.
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated attempt
-        sends the same ids. May be awaited or just called, from sync handlers too. Raises UsageError (unknown channel,
-        payload that can't be encoded) and EventTooLarge.
+        sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant) are those of
+        the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
+        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises UsageError
+        (an unknown channel, a payload that the channel's handler would not get back equal, attributes that no event may
+        have, a handler that has returned already) and EventTooLarge.
         """
-        if channel not in self._known:
+        if self._closed:
+            raise UsageError(
+                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
+            )
+        handler = self._handlers.get(channel) if isinstance(channel, str) and channel else None
+        if handler is None:
             raise UsageError(
                 f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
-                f"{', '.join(sorted(self._known)) or 'none'} (the ingress is published to, not emitted to)"
+                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
-        data, content_type = encode(payload)
-        index = sum(1 for c, _ in self.emitted if c == channel)
-        event = Event(
-            child_id(self.event, channel, index),
-            event_type or type_name(payload),
-            self.event.source,
-            self._clock(),
-            data,
-            self.event.subject if subject is None else subject,
-            content_type,
-        )
-        if event.size > self._max_bytes:
-            raise EventTooLarge(
-                f"emit to {channel!r}: {event.size} bytes are more than max_event_bytes={self._max_bytes}"
+        if isinstance(payload, Event):
+            if event_type is not None or subject is not None or extensions is not None:
+                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
+            event = payload
+        else:
+            data, content_type = handler.encode(payload)
+            if extensions is not None and not isinstance(extensions, Mapping):
+                raise UsageError(f"emit: extensions must be a mapping, not a {type(extensions).__name__}")
+            if self._heritage is None:
+                self._heritage = heritage(self.event)
+            source, inherited, handed_on = self._heritage
+            event = Event(
+                child_id(self.event, channel, self._counts.get(channel, 0)),
+                type_name(payload) if event_type is None else event_type,
+                source,
+                self._clock(),
+                data,
+                inherited if subject is None else subject,
+                content_type,
+                handed_on if extensions is None else {**handed_on, **extensions},
             )
+        event = checked(event, self._max_bytes)
+        self._counts[channel] = self._counts.get(channel, 0) + 1
         self.emitted.append((channel, event))
         return _STORED
+
+    def close(self) -> None:
+        """The handler has ended: nothing can be emitted any more."""
+        self._closed = True
 
 
 class Handled(NamedTuple):
@@ -245,7 +277,7 @@ def begin(
     try:
         coroutine = handler.call(*arguments)
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-        return _outcome(e)
+        return _outcome(e, context)
     return _driven(handler, context, run, coroutine)
 
 
@@ -257,7 +289,7 @@ def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> O
     except StopIteration as e:
         return _returned(handler, context, e.value)
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-        return _outcome(e)
+        return _outcome(e, context)
     return _Rest(handler, context, run, coroutine, signal)
 
 
@@ -294,14 +326,14 @@ class _Rest:
                 if self._run.given_up:
                     with suppress(BaseException):  # it ends where it stands, or at least is run no further
                         coroutine.close()
-                    return _outcome(e)
+                    return _outcome(e, self._context)
                 thrown = e
             try:
                 signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
             except StopIteration as e:
                 return _returned(self._handler, self._context, e.value)
             except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-                return _outcome(e)
+                return _outcome(e, self._context)
 
 
 async def _in_thread(
@@ -312,7 +344,7 @@ async def _in_thread(
     except asyncio.CancelledError as e:
         error = e
     if error is not None:
-        return _outcome(error)
+        return _outcome(error, context)
     if not inspect.isawaitable(result):
         return _returned(handler, context, result)
     outcome = _driven(handler, context, run, result)
@@ -322,11 +354,15 @@ async def _in_thread(
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
     if result is not None:
         handler.warn_of(result)
+    if context is not None:
+        context.close()
     return Handled(context.emitted) if context is not None and context.emitted else _HANDLED
 
 
-def _outcome(error: BaseException) -> Outcome:
+def _outcome(error: BaseException, context: Context | None) -> Outcome:
     """What a handler says by raising this."""
+    if context is not None:
+        context.close()
     if isinstance(error, KeyboardInterrupt):
         raise error
     if isinstance(error, Reject):

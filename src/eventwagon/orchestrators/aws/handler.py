@@ -234,7 +234,10 @@ class _Batch:
         self.finished = asyncio.Event()
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        some, self._left = self._left[:limit], self._left[limit:]
+        """Suspects come last, and one by one: what they may do is done to no other."""
+        others = [d for d in self._left if not d.suspect]
+        some = others[:limit] or self._left[:1]
+        self._left = [d for d in self._left if d not in some]
         if not some:
             await _pause(self.finished, timeout)
         return some

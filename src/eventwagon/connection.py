@@ -14,7 +14,7 @@ import msgspec
 
 from .broker import Broker, Depth
 from .errors import ChannelGone, DeclarationDiffers, PublishError, UsageError
-from .event import DEAD, Channel, Event, checked, new_ids
+from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .facts import Declared, Entry, Fact, Listener, StopRequested
 from .gathering import chunks
 from .lifecycle import LIVE
@@ -123,7 +123,13 @@ class Connection:
         if isinstance(payload, Event) and (id is not None or subject is not None or event_type is not None):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
         now = self._clock()
-        event = self._event(payload, new_ids(1, now)[0] if id is None else id, now, subject, event_type)
+        event = self._event(
+            payload,
+            new_ids(1, now)[0] if id is None else check_word("id", id),
+            now,
+            None if subject is None else check_word("subject", subject),
+            None if event_type is None else check_word("type", event_type),
+        )
         await self._send([event], timeout)
         return event.id
 
@@ -148,15 +154,14 @@ class Connection:
         return accepted
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
-        """The event of a payload, through the door. Raises UsageError, EventTooLarge."""
+        """The event of a payload; the other attributes have been checked. Raises UsageError, EventTooLarge."""
+        most = self.train.settings.max_event_bytes
         if isinstance(payload, Event):
-            event = payload
-        else:
-            ingress = self.train.handlers.get("")
-            data, content_type = (ingress.encode if ingress else encode)(payload)
-            kind = type_name(payload) if event_type is None else event_type
-            event = Event(event_id, kind, self.train.source, now, data, subject, content_type)
-        return checked(event, self.train.settings.max_event_bytes)
+            return checked(payload, most)
+        ingress = self.train.handlers.get("")
+        data, content_type = ingress.encode(payload) if ingress else encode(payload)
+        kind = type_name(payload) if event_type is None else event_type
+        return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
         if not self._founded:

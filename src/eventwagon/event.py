@@ -52,7 +52,7 @@ LONGEST_VALUE = 8192
 _LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
-DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat"))
+DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
 """The extension attributes that a dead letter has beside those of the event."""
 
 _EXTENSION = re.compile("[a-z0-9]{1,64}")

@@ -22,7 +22,7 @@ from .errors import (
     Unavailable,
     UsageError,
 )
-from .event import DEAD, Channel, Event, checked, new_ids
+from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .facts import Declared, Entry, Listener, StopRequested
 from .lifecycle import LIVE
 from .manifest import Manifest, Request, gone_by
@@ -212,7 +212,13 @@ class Connection:
         if isinstance(payload, Event) and (id is not None or subject is not None or event_type is not None):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
         now = self._clock()
-        event = self._event(payload, new_ids(1, now)[0] if id is None else id, now, subject, event_type)
+        event = self._event(
+            payload,
+            new_ids(1, now)[0] if id is None else check_word("id", id),
+            now,
+            None if subject is None else check_word("subject", subject),
+            None if event_type is None else check_word("type", event_type),
+        )
         await self._send([event], timeout)
         return event.id
 
@@ -257,15 +263,14 @@ class Connection:
             yield self._event(payload, event_id, now, None, None)
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
-        """The event of a payload, through the door. Raises UsageError, EventTooLarge."""
+        """The event of a payload; the other attributes have been checked. Raises UsageError, EventTooLarge."""
+        most = self.train.settings.max_event_bytes
         if isinstance(payload, Event):
-            event = payload
-        else:
-            ingress = self.train.handlers.get("")
-            data, content_type = (ingress.encode if ingress else encode)(payload)
-            kind = type_name(payload) if event_type is None else event_type
-            event = Event(event_id, kind, self.train.source, now, data, subject, content_type)
-        return checked(event, self.train.settings.max_event_bytes)
+            return checked(payload, most)
+        ingress = self.train.handlers.get("")
+        data, content_type = ingress.encode(payload) if ingress else encode(payload)
+        kind = type_name(payload) if event_type is None else event_type
+        return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
         loop = self._here()

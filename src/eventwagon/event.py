@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -48,9 +49,10 @@ LONGEST_WORD = 2048
 """Bytes of UTF-8 in the longest id, type, source, subject or content type."""
 LONGEST_VALUE = 8192
 """Bytes of UTF-8 in the longest value of an extension attribute: a W3C baggage header, say."""
+_LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
-DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat"))
+DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
 """The extension attributes that a dead letter has beside those of the event."""
 
 _EXTENSION = re.compile("[a-z0-9]{1,64}")
@@ -103,9 +105,14 @@ def checked(event: Event, most: int) -> Event:
         _data(event.data),
         None if subject is None else check_word("subject", subject),
         check_word("content_type", content_type),
-        _extensions(event.extensions),
+        check_extensions(event.extensions),
     )
-    if event.size > most:
+    return fitting(event, most)
+
+
+def fitting(event: Event, most: int) -> Event:
+    """The event, all of whose attributes are known to be good. Raises EventTooLarge."""
+    if (event.extensions or len(event.data) + _LONGEST_WORDS > most) and event.size > most:
         raise _too_large(event, most)
     return event
 
@@ -119,6 +126,8 @@ def _too_large(event: Event, most: int) -> EventTooLarge:
 
 def check_word(attribute: str, text: object) -> str:
     """Return the value of an attribute `id`, `type`, `source`, `subject` or `content_type`, or raise UsageError."""
+    if type(text) is str and len(text) <= LONGEST_WORD and text.isascii() and text.isprintable() and text.strip():
+        return text
     text = _text(attribute, text, LONGEST_WORD)
     if not text or text.isspace():
         raise UsageError(
@@ -168,7 +177,8 @@ def _data(data: object) -> bytes:
     )
 
 
-def _extensions(extensions: object) -> dict[str, str]:
+def check_extensions(extensions: object) -> dict[str, str]:
+    """Return a copy of the extension attributes, or raise UsageError."""
     if not isinstance(extensions, Mapping):
         raise UsageError(f"an event's extensions must be a mapping, not a {type(extensions).__name__}")
     return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
@@ -188,6 +198,7 @@ def legible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _NO_TEXT.sub("\ufffd", text)
 
 
+@lru_cache(256)  # sources come again and again
 def _tidy(text: str) -> str:
     """The text in a form that `check_word` takes; empty where nothing is left of it."""
     text = legible(text)
@@ -202,6 +213,8 @@ def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
     source = _tidy(parent.source) or "unknown"
     subject = None if parent.subject is None else _tidy(parent.subject) or None
     extensions: dict[str, str] = {}
+    if not parent.extensions:
+        return source, subject, extensions
     for name, value in parent.extensions.items():
         if name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
             value = legible(value)

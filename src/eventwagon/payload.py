@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from .errors import UsageError
-from .event import BINARY, JSON, Event
+from .event import BINARY, JSON, Event, legible
 
 _RAW = (bytes, bytearray, memoryview)
 _UNTYPED = (Any, object, inspect.Parameter.empty)
@@ -147,7 +147,7 @@ def _by_member(forms: list[_Form]) -> _Form:
         for form in forms:
             try:
                 data = form.dumps(payload)
-                if _same(payload, form.loads(data)):
+                if payload == (got := form.loads(data)) or _alike(payload, got):
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
@@ -174,7 +174,7 @@ def _by_member(forms: list[_Form]) -> _Form:
 def _to_plain(value: Any) -> Any:
     """What msgspec does not know: Pydantic's, also inside other values."""
     if _is_pydantic(type(value)) and (own := _own(type(value))) is not None:
-        return msgspec.Raw(own.dumps(value))
+        return msgspec.Raw(own.encode(value)[0])
     raise TypeError(f"{type(value).__name__} is no type that JSON can hold")
 
 
@@ -230,16 +230,8 @@ def _fields(value: Any) -> dict[str, Any] | None:
 # --- what is lost ---------------------------------------------------------------------------------
 
 
-def _same(sent: Any, got: Any) -> bool:
-    """Whether it came back as it went."""
-    try:
-        return bool(sent == got) or _alike(sent, got)
-    except Exception:  # noqa: BLE001 - a comparison of the user's that fails has not shown that they are equal
-        return False
-
-
 def _alike(sent: Any, got: Any) -> bool:
-    """As `_same`, field by field: for classes that are equal only to themselves, and what holds such."""
+    """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds such."""
     if type(sent) is not type(got):
         return bool(sent == got)
     if isinstance(sent, list | tuple):
@@ -270,7 +262,7 @@ def _check_whole(value: Any) -> None:
             _check_whole(item)
     elif not _is_pydantic(cls):  # whose own codec `_to_plain` has used
         if (own := _own(cls)) is not None:
-            own.dumps(value)
+            own.encode(value)
         elif fields := _fields(value):
             for item in fields.values():
                 _check_whole(item)
@@ -305,8 +297,9 @@ def codec(annotation: Any) -> Codec:
     members = _members(annotation)
     raw = [member for member in map(_bare, members) if member in _RAW]
     if not raw:
-        dumps, loads = _verified(_form(annotation))
-        return Codec(lambda payload: (dumps(payload), JSON), lambda event: loads(event.data))
+        form = _form(annotation)
+        loads = form.loads
+        return Codec(_verified(form), lambda event: loads(event.data))
     as_they_are: Callable[[bytes], Any] = raw[0]
     rest = [member for member in members if _bare(member) not in _RAW]
     if not rest:
@@ -317,19 +310,18 @@ def codec(annotation: Any) -> Codec:
             return encode(payload)
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
-    dumps, loads = _verified(_form(typing.Union[tuple(rest)]))  # noqa: UP007 - made of what is known only now
+    form = _form(typing.Union[tuple(rest)])  # noqa: UP007 - made of what is known only now
+    encode_typed, loads_typed = _verified(form), form.loads
 
     def decode_either(event: Event) -> Any:
         if event.content_type != BINARY:
             try:
-                return loads(event.data)
+                return loads_typed(event.data)
             except Exception:  # noqa: BLE001, S110 - not of the other types, so it is bytes
                 pass
         return as_they_are(event.data)
 
-    return Codec(
-        lambda payload: encode(payload) if isinstance(payload, _RAW) else (dumps(payload), JSON), decode_either
-    )
+    return Codec(lambda payload: encode(payload) if isinstance(payload, _RAW) else encode_typed(payload), decode_either)
 
 
 def encode(payload: object) -> tuple[bytes, str]:
@@ -342,7 +334,7 @@ def encode(payload: object) -> tuple[bytes, str]:
         return data, BINARY
     try:
         if (own := _own(type(payload))) is not None:
-            return own.dumps(payload), JSON
+            return own.encode(payload)
         data = _json.encode(payload)
         _check_whole(payload)
     except UsageError:
@@ -352,42 +344,53 @@ def encode(payload: object) -> tuple[bytes, str]:
     return data, JSON
 
 
-def _verified(form: _Form) -> _Form:
-    """The form, with all that it writes read again."""
+def _verified(form: _Form) -> Callable[[Any], tuple[bytes, str]]:
+    """The encoder of a form, which reads again what it has written."""
     write, read = form
 
-    def dumps(payload: Any) -> bytes:
+    def encode(payload: Any) -> tuple[bytes, str]:
         try:
             data = write(payload)
             got = read(data)
-        except Exception as e:
+            if payload == got:
+                return data, JSON
+        except Exception as e:  # whatever a payload's own methods and checks raise
             raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from e
-        if not _same(payload, got):
+        if not _alike(payload, got):
             raise UsageError(
                 f"{type(payload).__name__} can't be published: it would come back as another {type(got).__name__}. Publish "
-                "what the handler takes, without NaN, hidden and left out fields, or fields of a class made from the declared one"
+                "what the handler takes, without NaN, hidden or left out fields, or objects of a class made from a declared one"
             )
-        return data
+        return data, JSON
 
-    return _Form(dumps, read)
+    return encode
 
 
-def _form_of(cls: type) -> _Form | None:
+class _Own(typing.NamedTuple):
+    encode: Callable[[Any], tuple[bytes, str]]
+    loads: Callable[[bytes], Any]
+
+
+def _form_of(cls: type) -> _Own | None:
     """How objects of a class are written by what the class itself says; None for classes that say too little."""
     if not _is_record(cls) or getattr(cls, "__parameters__", None):  # of a generic class, who knows the parameters
         return None
     try:
-        return _verified(_form(cls))
+        form = _form(cls)
     except UsageError:
         return None
+    return _Own(_verified(form), form.loads)
 
 
-_own: Callable[[Any], _Form | None] = functools.lru_cache(1024)(_form_of)
+_own: Callable[[Any], _Own | None] = functools.lru_cache(1024)(_form_of)
 
 
 def _line(error: BaseException) -> str:
-    """An error's text in one line."""
+    """An error's text in one line; of Pydantic's errors without the values."""
     try:
+        if hasattr(error, "errors"):
+            found = error.errors(include_input=False, include_url=False)
+            return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
         return "; ".join(str(error).split("\n"))
     except Exception:  # noqa: BLE001 - an error whose text can't be had
         return type(error).__name__
@@ -395,7 +398,8 @@ def _line(error: BaseException) -> str:
 
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
-    return type(payload).__name__
+    name = type(payload).__name__
+    return name if name.isidentifier() and len(name) <= 200 else legible(name)[:200].strip() or "payload"
 
 
 # --- signatures -----------------------------------------------------------------------------------

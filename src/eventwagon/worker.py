@@ -17,7 +17,7 @@ import msgspec
 
 from .broker import Delivery
 from .errors import Reject, UsageError
-from .event import DEAD, Event, checked, child_id, heritage
+from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
 from .payload import Shape, codec, type_name
 from .text import MOST, plain, said
 
@@ -141,25 +141,23 @@ class Context:
         if isinstance(payload, Event):
             if event_type is not None or subject is not None or extensions is not None:
                 raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
-            event = payload
+            event = checked(payload, self._max_bytes)
         else:
             data, content_type = handler.encode(payload)
-            if extensions is not None and not isinstance(extensions, Mapping):
-                raise UsageError(f"emit: extensions must be a mapping, not a {type(extensions).__name__}")
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
             event = Event(
                 child_id(self.event, channel, self._counts.get(channel, 0)),
-                type_name(payload) if event_type is None else event_type,
+                type_name(payload) if event_type is None else check_word("type", event_type),
                 source,
                 self._clock(),
                 data,
-                inherited if subject is None else subject,
+                inherited if subject is None else check_word("subject", subject),
                 content_type,
-                handed_on if extensions is None else {**handed_on, **extensions},
+                handed_on if extensions is None else handed_on | check_extensions(extensions),
             )
-        event = checked(event, self._max_bytes)
+            fitting(event, self._max_bytes)
         self._counts[channel] = self._counts.get(channel, 0) + 1
         self.emitted.append((channel, event))
         return _STORED

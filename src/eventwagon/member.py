@@ -39,6 +39,7 @@ async def wagon_workers(
     revision: str = "",
     clock: Callable[[], float],
     tell: Listener,
+    bulkhead: Bulkhead | None = None,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
     without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so.
@@ -55,7 +56,7 @@ async def wagon_workers(
             clock=clock,
             tell=tell,
         ) as crew,
-        InProcess(crew.serve, grace=settings.grace) as local,
+        InProcess(crew.serve, grace=settings.grace, bulkhead=bulkhead) as local,
     ):
         yield crew, local
 
@@ -162,6 +163,7 @@ class Membership:
             revision=self._revision,
             clock=self._clock,
             tell=self._tell,
+            bulkhead=self._bulkhead,
         ) as (crew, local):
             local.on_change = self.poke
             await self._watch(crew, local)

@@ -47,6 +47,8 @@ class Bulkhead:
 
 def is_ours(error: BaseException) -> bool:
     """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
+    if asyncio._get_running_loop() is None:
+        return True  # the loop is closed: what is left of the task is being collected
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0

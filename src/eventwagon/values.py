@@ -24,9 +24,9 @@ def whole(what: str, value: Any, *, least: int = 1) -> int:
         try:
             number = operator.index(value)
         except TypeError:
-            with suppress(OverflowError):
-                if isinstance(value, numbers.Real) and float(value).is_integer():
-                    number = int(float(value))
+            with suppress(OverflowError, ValueError):  # infinity, NaN
+                if isinstance(value, numbers.Real) and value == int(value):  # type: ignore[call-overload]
+                    number = int(value)  # type: ignore[call-overload]
     if number is None or not least <= number <= MOST:
         raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
     return number

@@ -31,6 +31,7 @@ from eventwagon.manifest import Manifest, Request, Wagon, decode, encode, sound
 from eventwagon.orchestrator import WagonSpec
 from eventwagon.reading import Reading
 from eventwagon.registry import Member, Snapshot, decode_members, encode_member
+from eventwagon.settings import make_settings
 from eventwagon.steps import Plan, differing
 from eventwagon.testing.virtual_time import run
 from eventwagon.values import MOST, check_revision, real, text, whole
@@ -89,10 +90,12 @@ def test_numbers_that_are_equal_declare_the_same(value: Any) -> None:
     assert type(capacity(Volume(value))) is int
     assert Workers(total=8.0) == Workers(total=8)  # type: ignore[arg-type]
     assert Settings(cooldown=1).declared() == Settings(cooldown=1.0).declared()
-    assert (
-        Settings(spares=2.0, workers=Workers(each=4.0)).declared()
-        == Settings(spares=2, workers=Workers(each=4)).declared()
-    )  # type: ignore[arg-type]
+    assert _declared(spares=2.0, attempts=3.0) == _declared(spares=2, attempts=3)
+    assert _declared(workers=Workers(each=4.0)) == _declared(workers=Workers(each=4))  # type: ignore[arg-type]
+
+
+def _declared(**given: Any) -> dict[str, str]:
+    return make_settings(**given).declared()
 
 
 def test_what_older_programs_declared_is_the_same() -> None:
@@ -219,7 +222,7 @@ def test_a_limit_whose_words_fail_or_change_is_refused() -> None:
             return Pressure(0.0, "")
 
     assert Settings(limit=Plain()).declared() == Settings(limit=Plain()).declared()
-    assert (Volume(3) | Plain()).__repr__() == (Volume(3) | Plain()).__repr__()  # type: ignore[operator]
+    assert (Volume(3) | Plain()).__repr__() == (Volume(3) | Plain()).__repr__()
 
 
 # --- texts and revisions -------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -25,23 +26,19 @@ def program(done: list[str], *names: str, fails: bool = False, ingress: bool = T
     if ingress:
         train.on("t")(first)
     for here, after in zip(names, (*names[1:], ""), strict=True):
-
-        async def hand_on(n: int, ctx: Context, here: str = here, after: str = after) -> None:
-            if fails:
-                raise RuntimeError("not now")
-            if after:
-                await ctx.emit(after, n)
-            done.append(f"{n} {here}")
-
-        train.on(here)(_two(hand_on))
+        train.on(here)(_handler(done, here, after, fails))
     return train
 
 
-def _two(function):  # type: ignore[no-untyped-def]
-    async def handle(n: int, ctx: Context) -> None:
-        await function(n, ctx)
+def _handler(done: list[str], here: str, after: str, fails: bool) -> Callable[[int, Context], Awaitable[None]]:
+    async def hand_on(n: int, ctx: Context) -> None:
+        if fails:
+            raise RuntimeError("not now")
+        if after:
+            await ctx.emit(after, n)
+        done.append(f"{n} {here}")
 
-    return handle
+    return hand_on
 
 
 def channels(connection: Connection) -> list[tuple[str, ...]]:
@@ -64,7 +61,7 @@ def test_a_renamed_channel_is_served_and_the_old_one_goes_when_it_is_empty(caplo
                 await until(lambda: channels(c) == [("email",)])
                 old = await c.request_switch()
                 await c.wait_drained(old)
-                assert [x async for x in _all(world)] == ["t_v2", "t_v2.dead", "t_v2.email"]
+                assert await standing(world) == ["t_v2", "t_v2.dead", "t_v2.email"]
         assert [f.channels for f in world.of(ChannelsDropped)] == [("mail",)]
         assert not world.of(ChannelUnserved)
         assert any("no handler for channel mail of wagon_1" in line for line in caplog.messages)
@@ -72,9 +69,8 @@ def test_a_renamed_channel_is_served_and_the_old_one_goes_when_it_is_empty(caplo
     run(main())
 
 
-async def _all(world: World):  # type: ignore[no-untyped-def]
-    for channel in sorted(map(str, await world.broker.channels("t"))):
-        yield channel
+async def standing(world: World) -> list[str]:
+    return sorted(map(str, await world.broker.channels("t")))
 
 
 def test_what_is_in_a_dropped_channel_stays_and_is_told_until_a_program_with_a_handler_comes() -> None:

@@ -67,7 +67,7 @@ Start = Callable[[WagonSpec], Awaitable[Serving]]
 class InProcess:
     """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds each."""
 
-    def __init__(self, start: Start, *, grace: float = 30.0) -> None:
+    def __init__(self, start: Start, *, grace: float = 30.0, bulkhead: Bulkhead | None = None) -> None:
         self._start = start
         self._grace = grace
         self._specs: dict[_Unit, WagonSpec] = {}
@@ -77,7 +77,7 @@ class InProcess:
         self._ending: set[_Unit] = set()
         self._trouble: dict[_Unit, str] = {}
         self._keepers: dict[_Unit, asyncio.Task[None]] = {}
-        self._bulkheads: dict[str, Bulkhead] = {}
+        self._bulkhead = bulkhead
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
         """Called when a unit's workers became ready, failed, moved or ended."""
@@ -162,7 +162,7 @@ class InProcess:
                 if is_ours(e):
                     raise
                 if not isinstance(e, EventwagonError):
-                    self._bulkhead(unit[0]).caught_in(f"bringing unit {unit[1]} to its spec", e)
+                    self._caught(unit, "starting or changing", e)
                 self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else explained(e)
                 self.on_change()
                 with suppress(TimeoutError):
@@ -188,17 +188,18 @@ class InProcess:
             self._servings[unit] = spec.number, await self._start(spec)
 
     async def _end_all(self) -> None:
-        """Each ends for itself: what one raises keeps no other from ending gracefully."""
-        units = list(self._specs)
-        ending = [asyncio.ensure_future(self.remove(train, unit, grace=self._grace)) for train, unit in units]
-        try:
-            await asyncio.wait(ending) if ending else None
-        finally:
-            for task in ending:
-                task.cancel()
-        for (train, unit), task in zip(units, ending, strict=True):
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._bulkhead(train).caught_in(f"ending unit {unit}", error)
+        async with asyncio.TaskGroup() as tasks:
+            for unit in list(self._specs):
+                tasks.create_task(self._end(unit))
 
-    def _bulkhead(self, train: str) -> Bulkhead:
-        return self._bulkheads.setdefault(train, Bulkhead(train))
+    async def _end(self, unit: _Unit) -> None:
+        """Each ends for itself: what one raises keeps no other from ending gracefully."""
+        try:
+            await self.remove(*unit, grace=self._grace)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._caught(unit, "ending", e)
+
+    def _caught(self, unit: _Unit, doing: str, error: BaseException) -> None:
+        (self._bulkhead or Bulkhead(unit[0])).caught_in(f"{doing} unit {unit[1]}", error)

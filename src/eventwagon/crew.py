@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Self
 
+from .breaker import USUAL, Circuit
 from .broker import Broker, Delivery
+from .circuits import Circuits
 from .event import born
 from .facts import Listener
 from .feed import Feed, Kit, Served
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
-from .worker import Context, Dead, Failed, Handled, Handler, Threads, handle
+from .worker import Context, Dead, Failed, Handled, Handler, Snoozed, Threads, handle
 from .workers import Journey, Post, choose
 
 _STEADY = 0.001
@@ -32,7 +34,8 @@ class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so. `circuits`:
+    what is known of the channels already, where several crews follow one another.
     """
 
     def __init__(
@@ -48,9 +51,13 @@ class Crew:
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
+        circuits: Circuits | None = None,
     ) -> None:
+        rng = rng or random.Random()
+        circuits = circuits or Circuits(train, settings, tell, rng)
+        circuits.on_change = self._circuit_changed
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
-            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision
+            train, handlers, settings, broker, clock, tell, rng, Threads(), tasks, circuits, revision
         )
         self._slo = slo
         self._shared = shared
@@ -62,6 +69,7 @@ class Crew:
         async with AsyncExitStack() as stack:
             self._kit = self._make_kit(await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(self._kit.threads.end)
+            stack.callback(self._kit.circuits.end)
             if self._shared is not None:
                 self._lanes = Lanes(self._kit, self._slo, shared=True)
                 self._lanes.resize(self._shared)
@@ -92,6 +100,10 @@ class Crew:
         self._serving[spec.number] = serving
         serving.on_left = lambda: self._serving.pop(spec.number, None)
         return serving
+
+    def _circuit_changed(self, circuit: Circuit) -> None:
+        for serving in self._serving.values():
+            serving.circuit_changed(circuit)
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -207,7 +219,12 @@ class Lanes:
         if self.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
-        if choice is not None and now < self._choice_until and (choice.buffer or (self._late and choice.aside)):
+        if (
+            choice is not None
+            and now < self._choice_until
+            and (choice.buffer or (self._late and choice.aside))
+            and not choice.circuit.held
+        ):
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
@@ -285,14 +302,18 @@ class Lanes:
         return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
 
     async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
-        serving, settings = feed.serving, self._kit.settings
-        if delivery.attempt > settings.attempts:
+        serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
+        attempt = delivery.attempt
+        if attempt > (settings.attempts or USUAL):
             serving.failed += 1
-            feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
+            self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
+            feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)
             return
+        if circuit.failing:
+            attempt += circuit.uncounted(delivery.event.id)
         context = Context(
             delivery.event,
-            delivery.attempt,
+            attempt,
             self._kit.train,
             serving.spec.number,
             feed.handler.channel,
@@ -318,23 +339,35 @@ class Lanes:
             serving.busy -= 1
             del self._at[me]
             self._cut.pop(me, None)
-        took = asyncio.get_running_loop().time() - now
+        ended = asyncio.get_running_loop().time()
+        took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
         if self._slo is not None and wall - born(delivery.event) <= self._slo:
             self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
-        if isinstance(outcome, Handled):
-            serving.handled += 1
-        else:
-            serving.failed += 1
         match outcome:
             case Handled(emitted=emitted):
+                serving.handled += 1
+                if circuit.opened_at is None:
+                    circuit.succeeded(delivery.event.id, now, ended)
+                else:
+                    self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
                 feed.done(delivery, emitted)
             case Dead(because=because):
-                feed.die(delivery, because)
-            case Failed(because=because) if delivery.attempt >= settings.attempts:
-                feed.die(delivery, because)
-            case Failed(because=because):
-                feed.retry(delivery, because)
+                serving.failed += 1
+                self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
+                feed.die(delivery, because, attempt)
+            case Snoozed(after=after, because=because):
+                self._kit.circuits.passed(circuit, delivery.event.id, gone=False)
+                feed.snooze(delivery, after, because)
+            case Failed(because=because, after=after):
+                serving.failed += 1
+                again = self._kit.circuits.failed(
+                    circuit, delivery.event.id, delivery.attempt, because=because, after=after
+                )
+                if again is None:
+                    feed.die(delivery, because, attempt)
+                else:
+                    feed.retry(delivery, because, attempt, again)
 
     def _arm(self, until: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)

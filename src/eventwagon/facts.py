@@ -183,6 +183,33 @@ class EventRetried(_Fact, frozen=True):
     because: str
 
 
+class EventSnoozed(_Fact, frozen=True):
+    """A handler wants an event later, `pause` seconds from now: no attempt."""
+
+    number: int
+    channel: str
+    id: str
+    pause: float
+    because: str
+
+
+class BreakerOpened(_Fact, frozen=True):
+    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a time."""
+
+    channel: str
+    because: str
+    """With figures, and the last failure."""
+
+
+class BreakerClosed(_Fact, frozen=True):
+    """A handling ended well: all of the channel is handed out again."""
+
+    channel: str
+    seconds: float
+    """How long it was open."""
+    failed_probes: int
+
+
 class SwitchRequested(_Fact, frozen=True):
     """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
 
@@ -237,10 +264,11 @@ Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
+    | BreakerOpened | BreakerClosed
 )  # fmt: skip
 """What the journal keeps."""
 
-Fact = Decision | EventDied | EventRetried
+Fact = Decision | EventDied | EventRetried | EventSnoozed
 """All there is to listen to."""
 
 Listener = Callable[[Fact], None]
@@ -343,6 +371,18 @@ def sentence(fact: Fact) -> str:
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
                 f"tried again in {pause:.1f} s"
             )
+        case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+        case BreakerOpened(channel=channel, because=why):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
+                "and none loses an attempt"
+            )
+        case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
+                "a handling succeeded"
+            )
         case SwitchRequested(because=why, revision=None):
             return f"a switch was asked for: {why}"
         case SwitchRequested(because=why, revision=revision, watch=None):
@@ -367,7 +407,7 @@ def sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, BreakerOpened)  # fmt: skip
 
 
 def log(fact: Fact) -> None:
@@ -376,7 +416,7 @@ def log(fact: Fact) -> None:
         logging.WARNING
         if isinstance(fact, _ALARMING)
         else logging.DEBUG
-        if isinstance(fact, EventRetried)
+        if isinstance(fact, EventRetried | EventSnoozed)
         else logging.INFO
     )
     _logger.log(level, "%s: %s", fact.train, sentence(fact))

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from .breaker import Again
 from .broker import Broker, Delivery, Subscription
+from .circuits import Circuits
 from .errors import ChannelGone, EventwagonError
 from .event import Channel, Event, born
-from .facts import EventDied, EventRetried, Listener
+from .facts import EventDied, EventRetried, EventSnoozed, Listener
 from .orchestrator import WagonSpec
 from .settings import Settings
 from .worker import Handler, Threads, died
@@ -38,6 +40,7 @@ class Kit(NamedTuple):
     rng: random.Random
     threads: Threads
     tasks: asyncio.TaskGroup
+    circuits: Circuits
     revision: str = ""
     """Which code this process is, where it says so."""
 
@@ -104,6 +107,7 @@ class Feed:
         self.channel = channel
         self.handler = handler
         self.subscription = subscription
+        self.circuit = serving.kit.circuits.of(channel.name, guarded=serving.spec.guarded)
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
         """What could not be on time any more and was passed over, older than what is in the buffer: worked on later."""
@@ -120,7 +124,9 @@ class Feed:
 
     @property
     def next(self) -> Delivery | None:
-        """The next event; None when nothing waits here."""
+        """The next event; None when nothing waits here, or nothing may be handed out."""
+        if self.circuit.held:
+            return None
         return self.buffer[0] if self.buffer else self.aside[0] if self.aside else None
 
     @property
@@ -130,12 +136,40 @@ class Feed:
 
     def take(self, *, late: bool = False) -> Delivery:
         """The next event, in the order in which the broker gave them; with `late` what was passed over comes first."""
+        if self.circuit.opened_at is not None:
+            return self._take_probe()
         if self.aside and (late or not self.buffer):
             return self.aside.popleft()
         delivery = self.buffer.popleft()
         if len(self.buffer) <= self._low:
             self._room.set()
         return delivery
+
+    def _take_probe(self) -> Delivery:
+        """The circuit is open: one of what is at hand is to show whether the channel works again."""
+        at_hand = self.buffer or self.aside
+        index = self.circuit.choose([delivery.event.id for delivery in at_hand])
+        delivery = at_hand[index]
+        del at_hand[index]
+        self.circuit.take(delivery.event.id)
+        return delivery
+
+    def give_back(self) -> None:
+        """What was fetched is for others, or for later."""
+        fetched = [*self.buffer, *self.aside]
+        self.buffer.clear()
+        self.aside.clear()
+        self.serving.released += [(self, delivery, 0.0, False) for delivery in fetched]
+        if fetched:
+            self.serving.wanted.set()
+
+    def circuit_changed(self) -> None:
+        """The channel's circuit opened or closed, a probe is due, or one failed."""
+        if self.circuit.held and self.circuit.probe is None:
+            self.give_back()
+        else:
+            self.nudge()
+            self.serving.lanes.wake(self.serving.lanes.target)
 
     def pass_over(self, allowance: float, most: int) -> None:
         """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer ones
@@ -155,6 +189,8 @@ class Feed:
         lanes = self.serving.lanes
         if not lanes.target:
             return 0
+        if self.circuit.opened_at is not None:
+            return self.circuit.room
         soon = int(_AHEAD * lanes.target / lanes.service) if lanes.service else 0
         return max(lanes.in_need, min(_FETCH_MOST, soon))
 
@@ -195,6 +231,8 @@ class Feed:
             self.buffer.extend(deliveries)
             if deliveries and not serving.lanes.target:
                 serving.give_back()
+            elif deliveries and self.circuit.held and self.circuit.probe is None:
+                self.give_back()  # the receive was under way when the circuit opened
             if self.looking and len(deliveries) == room and self._look_on():
                 continue
             self._found()
@@ -224,27 +262,41 @@ class Feed:
         self.serving.finished.append((self, delivery, emitted))
         self.serving.wanted.set()
 
-    def die(self, delivery: Delivery, because: str) -> None:
-        """To the dead letters of the wagon, then settled."""
+    def die(self, delivery: Delivery, because: str, attempt: int) -> None:
+        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known here."""
         kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery, self.handler.channel, number, because, kit.clock())])
+        self.done(delivery, [died(delivery, self.handler.channel, number, because, attempt, kit.clock())])
         kit.tell(
             EventDied(
                 train=kit.train,
                 number=number,
                 channel=self.handler.channel,
                 id=delivery.event.id,
-                attempts=delivery.attempt,
+                attempts=attempt,
                 because=because,
             )
         )
 
-    def retry(self, delivery: Delivery, because: str) -> None:
-        """Again, after a pause that doubles with each attempt, with full jitter."""
-        kit, settings = self.serving.kit, self.serving.kit.settings
-        most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
-        pause = kit.rng.uniform(0.0, most)
-        self.serving.released.append((self, delivery, pause, True))
+    def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
+        """Again after the pause that its handler asked for; that was no attempt."""
+        kit = self.serving.kit
+        self.serving.released.append((self, delivery, pause, False))
+        self.serving.wanted.set()
+        kit.tell(
+            EventSnoozed(
+                train=kit.train,
+                number=self.serving.spec.number,
+                channel=self.handler.channel,
+                id=delivery.event.id,
+                pause=pause,
+                because=because,
+            )
+        )
+
+    def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
+        """Again after a pause."""
+        kit, pause = self.serving.kit, again.pause
+        self.serving.released.append((self, delivery, pause, again.counts))
         self.serving.wanted.set()
         kit.tell(
             EventRetried(
@@ -252,7 +304,7 @@ class Feed:
                 number=self.serving.spec.number,
                 channel=self.handler.channel,
                 id=delivery.event.id,
-                attempt=delivery.attempt,
+                attempt=attempt,
                 pause=pause,
                 because=because,
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from .broker import Broker
 from .crew import Crew
 from .errors import EventwagonError
-from .facts import Listener, StepFailed
+from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
@@ -21,6 +22,8 @@ from .switcher import Switcher
 from .worker import Handler
 from .workers import may_serve, share
 
+_NEWS_MOST = 100
+"""Facts kept for the journal while the registry is away, the latest."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
@@ -101,6 +104,8 @@ class Membership:
         self._due = 0.0
         self._crew_size = 0
         self._leaving: set[int] = set()
+        self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
+        """Facts of the workers for the journal."""
         self.attachments: tuple[Attachment, ...] = ()
         """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
@@ -133,10 +138,24 @@ class Membership:
             shared=shared,
             revision=self._revision,
             clock=self._clock,
-            tell=self._tell,
+            tell=self._hear,
         ) as (crew, local):
             local.on_change = self.poke
             await self._watch(crew, local)
+
+    def _hear(self, fact: Fact) -> None:
+        """A fact of this process's workers: those on breakers are for the journal and the next check-in too."""
+        self._tell(fact)
+        if isinstance(fact, BreakerOpened | BreakerClosed):
+            self._news.append(Entry(self._clock(), self._name, fact))
+            self.poke()
+
+    async def _write_news(self) -> None:
+        if self._news:
+            entries = list(self._news)
+            await self._registry.append(self._train, entries, keep=self._settings.keep)
+            for _ in entries:
+                self._news.popleft()
 
     async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
@@ -146,6 +165,7 @@ class Membership:
                     if crew is not None and local is not None:
                         await self._attend(crew, local, leaving)
                     await self._check_in(local)
+                    await self._write_news()
                 except EventwagonError as e:
                     self._tell(StepFailed(train=self._train, step="a check-in", because=str(e)))
                 pause = self._settings.member_ttl / 3
@@ -198,7 +218,13 @@ class Membership:
             deployed = _attached(await self._orchestrator.deployments(self._train))
         watch = self._switcher.snapshot.manifest.watch
         saying = tuple(
-            (a.number, a.ready, a.trouble, (a.handled, a.failed) if watch and a.number == watch.number else None)
+            (
+                a.number,
+                a.ready,
+                a.trouble,
+                a.open,
+                (a.handled, a.failed) if watch and a.number == watch.number else None,
+            )
             for a in (*attachments, *deployed)
         )
         now = asyncio.get_running_loop().time()
@@ -226,4 +252,4 @@ class Membership:
 def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
     """Deployments, by unit, as a check-in tells of them."""
     found = (d for _, d in sorted(deployments.items()))
-    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed) for d in found)
+    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed, d.open) for d in found)

@@ -396,5 +396,6 @@ def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[i
                 trouble="" if d.ready or a.ready else a.trouble or d.trouble,
                 handled=d.handled + a.handled,
                 failed=d.failed + a.failed,
+                open={**d.open, **a.open},
             )
     return found

@@ -34,6 +34,10 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
 
+    guarded: bool = True
+    """Its channels have circuit breakers: no, while its code is watched and once the train has gone over to other code.
+    Failures there are taken for the code's, and events that only that code may handle must come to an end."""
+
     @property
     def hands(self) -> int | None:
         """How many of its own workers are to take events now."""
@@ -54,6 +58,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at the wagon served now, as far as is known here."""
     failed: int = 0
     """Handlings there that failed."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why, as far as is known here."""
 
 
 class Orchestrator(Protocol):

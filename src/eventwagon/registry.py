@@ -33,6 +33,8 @@ class Attachment(msgspec.Struct, frozen=True):
     """Handlings that ended well in this process."""
     failed: int = 0
     """Handlings that failed in this process."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open in this process, and why."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Protocol
 
+from .breaker import Circuit
 from .broker import Delivery
 from .errors import ChannelGone, EventwagonError, Unavailable, UsageError
 from .event import DEAD, Channel, Event, born
@@ -99,7 +100,21 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
+        for feed in self.feeds:
+            feed.circuit = self.kit.circuits.of(feed.channel.name, guarded=spec.guarded)
         self.lanes.rescale(spec.hands)
+        self.nudge()
+
+    def circuit_changed(self, circuit: Circuit) -> None:
+        """The circuit of some of its channels opened or closed, a probe is due, or one failed."""
+        for feed in self.feeds:
+            if feed.circuit is circuit:
+                feed.circuit_changed()
+
+    @property
+    def open(self) -> dict[str, str]:
+        """The channels whose circuit breaker is open, and why."""
+        return {feed.channel.name: feed.circuit.because for feed in self.feeds if feed.circuit.opened_at is not None}
 
     def rescaled(self) -> None:
         """The number of its workers has changed: fetch accordingly."""
@@ -115,8 +130,7 @@ class Serving:
     def give_back(self) -> None:
         """Nobody here works on what was fetched: others may have it."""
         for feed in self.feeds:
-            while feed.next is not None:
-                self.released.append((feed, feed.take(), 0.0, False))
+            feed.give_back()
         self.wanted.set()
 
     def oldest(self) -> tuple[Feed, float] | None:

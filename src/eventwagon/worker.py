@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .broker import Delivery
-from .errors import EventTooLarge, Reject, UsageError
+from .errors import EventTooLarge, Reject, Retry, Snooze, UsageError
 from .event import DEAD, Event, child_id
 from .payload import Shape, decoder, encode, type_name
 
@@ -150,18 +150,27 @@ class Failed(NamedTuple):
     """This attempt failed: another may succeed."""
 
     because: str
+    after: float | None = None
+    """The pause in seconds that the handler asked for."""
 
 
-Outcome = Handled | Dead | Failed
+class Snoozed(NamedTuple):
+    """The handler wants the event later; that was no attempt."""
+
+    after: float
+    because: str
 
 
-def died(delivery: Delivery, channel: str, wagon: int, because: str, now: float) -> tuple[str, Event]:
+Outcome = Handled | Dead | Failed | Snoozed
+
+
+def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
         "deadbecause": because[:500],
         "deadchannel": channel,
         "deadwagon": str(wagon),
-        "deadattempts": str(delivery.attempt),
+        "deadattempts": str(attempt),
         "deadat": f"{now:.3f}",
     }
     event = delivery.event
@@ -188,14 +197,26 @@ async def handle(handler: Handler, delivery: Delivery, context: Context, threads
             result = await threads.run(handler.call, *arguments)
             if inspect.isawaitable(result):
                 result = await result
-    except Reject as e:
-        return Dead(f"rejected: {e}" if str(e) else "rejected by its handler")
-    except Exception as e:  # whatever it raises is told in the fact, and the event tried again
+    except Exception as raised:  # whatever it raises is told in the fact, and the event tried again
+        match _meant(raised):
+            case Reject() as reject:
+                return Dead(f"rejected: {reject}" if str(reject) else "rejected by its handler")
+            case Snooze() as snooze:
+                return Snoozed(snooze.after, snooze.because or "snoozed by its handler")
+            case Retry() as retry:
+                return Failed(retry.because or "its handler asked for another attempt", retry.after)
         _logger.debug("handler %s failed on event %s", handler.name, delivery.event.id, exc_info=True)
-        return Failed(said(e))
+        return Failed(said(raised))
     if result is not None:
         handler.warn_of(result)
     return Handled(context.emitted)
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Threads:

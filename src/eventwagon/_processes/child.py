@@ -76,6 +76,7 @@ class Follower:
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
             new = msgspec.structs.replace(new, number=found.number, workers=found.workers, revision=found.revision)
+            new = msgspec.structs.replace(new, open=found.open)
             if self._beat_due() or found.number != self._state.number:  # counts change all the time
                 new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
         if new != self._state or not mark(self.files.state_path):

@@ -189,6 +189,7 @@ class Processes:
             trouble=trouble,
             handled=state.handled,
             failed=state.failed,
+            open=state.open,
         )
 
     # --- starting and looking after -------------------------------------------------------

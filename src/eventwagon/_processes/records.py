@@ -62,6 +62,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     handled: int = 0
     failed: int = 0
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,11 @@ class Serving(Protocol):
         """Handlings that failed."""
         ...
 
+    @property
+    def open(self) -> dict[str, str]:
+        """Channels whose circuit breaker is open, and why."""
+        ...
+
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec. Idempotent; a handler in flight is not ended."""
         ...
@@ -111,6 +116,7 @@ class InProcess:
             trouble=trouble,
             handled=serving.handled,
             failed=serving.failed,
+            open=serving.open,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:

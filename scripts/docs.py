@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import eventwagon
-from eventwagon import errors, lifecycle, settings
+from eventwagon import breaker, errors, lifecycle, settings
 from eventwagon.broker import Capabilities
 from eventwagon.drivers import open_drivers
 from eventwagon.testing import conformance
@@ -49,6 +49,16 @@ def all_settings() -> str:
     return table(("setting", "default", "unit", "declared", "what and why"), rows)
 
 
+def breaker_figures() -> str:
+    """The figures of a circuit breaker."""
+    said, kind = _attribute_docs(breaker.Breaker), breaker.Breaker
+    rows = [
+        (f"`{name}`", f"`{default!r}`", said[name])
+        for name, default in zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True)
+    ]
+    return table(("figure", "default", "what it says"), rows)
+
+
 def names() -> str:
     """The public names of the package."""
     rows = [(f"`{name}`", _first_sentence(getattr(eventwagon, name))) for name in eventwagon.__all__]
@@ -57,7 +67,7 @@ def names() -> str:
 
 def error_tree() -> str:
     """Every error, with what it means and what to do."""
-    ordered = [*_tree(errors.EventwagonError), errors.Defect, errors.Reject]
+    ordered = [*_tree(errors.EventwagonError), errors.Defect, errors.Reject, errors.Retry, errors.Snooze]
     return table(
         ("error", "is a", "when, and what to do"),
         [(f"`{kind.__name__}`", f"`{kind.__bases__[0].__name__}`", _whole(kind)) for kind in ordered],
@@ -148,6 +158,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "lifecycle-diagram": diagram,
     "lifecycle-table": transitions,
     "settings": all_settings,
+    "breaker": breaker_figures,
     "public-names": names,
     "errors": error_tree,
     "brokers": brokers,

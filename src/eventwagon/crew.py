@@ -12,8 +12,10 @@ from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
 from typing import Literal, Self
 
+from .breaker import USUAL, Circuit
 from .broker import Broker, Delivery
 from .bulkhead import Bulkhead, Seldom, kind_of, shown
+from .circuits import Circuits
 from .errors import EventwagonError
 from .event import born
 from .facts import Listener
@@ -24,7 +26,7 @@ from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
 from .text import plain
-from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Threads, begin, handlers_own
+from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Snoozed, Threads, begin, handlers_own
 from .workers import Journey, Post, choose
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -35,7 +37,7 @@ _ASIDE_MOST = 1000
 """Late events that are passed over and kept in hand."""
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
-_OUTCOMES = (Handled, Dead, Failed)
+_OUTCOMES = (Handled, Dead, Failed, Snoozed)
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again whose claim could not be marked."""
 
@@ -44,7 +46,8 @@ class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so. `circuits`:
+    what is known of the channels already, where several crews follow one another.
     """
 
     def __init__(
@@ -60,7 +63,11 @@ class Crew:
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
+        circuits: Circuits | None = None,
     ) -> None:
+        rng = rng or random.Random()
+        circuits = circuits or Circuits(train, settings, tell, rng)
+        circuits.on_change = self._circuit_changed
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
             train,
             handlers,
@@ -68,11 +75,12 @@ class Crew:
             broker,
             clock,
             tell,
-            rng or random.Random(),
+            rng,
             Threads(),
             tasks,
             Gate(),
             Bulkhead(_logger),
+            circuits,
             revision,
         )
         self.others = True
@@ -87,6 +95,7 @@ class Crew:
         async with AsyncExitStack() as stack:
             self._kit = self._make_kit(await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(self._kit.threads.end)
+            stack.callback(self._kit.circuits.end)
             if self._shared is not None:
                 self._lanes = Lanes(self._kit, self._slo, shared=True)
                 self._lanes.resize(self._shared)
@@ -119,6 +128,10 @@ class Crew:
         serving.on_left = lambda: self._serving.pop(spec.number, None)
         return serving
 
+    def _circuit_changed(self, circuit: Circuit) -> None:
+        for serving in self._serving.values():
+            serving.circuit_changed(circuit)
+
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for serving in list(self._serving.values()):
@@ -128,13 +141,15 @@ class Crew:
 class _Hand(Run):
     """One worker, and what it has in hand."""
 
-    __slots__ = ("delivery", "feed", "until", "waits")
+    __slots__ = ("attempt", "delivery", "feed", "until", "waits")
 
     def __init__(self) -> None:
         super().__init__()
         self.feed: Feed | None = None
         """The channel of the event in hand; None while there is none."""
         self.delivery: Delivery | None = None
+        self.attempt = 1
+        """How often it was tried with this, as far as is known here."""
         self.until = math.inf
         """When its handler is cut short; once it was, when it is given up."""
         self.waits = False
@@ -148,6 +163,7 @@ class _Hand(Run):
     def drop(self) -> None:
         """Something failed that should not: what is in hand is left to run out."""
         if self.feed is not None and self.delivery is not None:
+            self.feed.untried(self.delivery)
             self.feed.forget([self.delivery])
         self.feed = self.delivery = None
 
@@ -327,7 +343,12 @@ class Lanes:
         if self.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
-        if choice is not None and now < self._choice_until and (choice.fresh or (self._late and choice.aside)):
+        if (
+            choice is not None
+            and now < self._choice_until
+            and (choice.fresh or (self._late and choice.aside))
+            and not choice.circuit.held
+        ):
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
@@ -421,6 +442,7 @@ class Lanes:
                     feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
                     return
                 if not stands:
+                    feed.untried(delivery)
                     feed.forget([delivery])
                     return
                 now = asyncio.get_running_loop().time()
@@ -444,11 +466,16 @@ class Lanes:
 
     def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
         """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
-        serving, settings = feed.serving, self._kit.settings
-        if delivery.attempt > settings.attempts:
+        serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
+        attempt = delivery.attempt
+        if attempt > (settings.attempts or USUAL):
             serving.failed += 1
-            feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
+            self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
+            feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)
             return False
+        if circuit.failing:
+            attempt += circuit.uncounted(delivery.event.id)
+        hand.attempt = attempt
         serving.busy += 1
         hand.feed, hand.delivery, hand.until = feed, delivery, now + settings.handler_timeout
         if self._timer is None:
@@ -457,7 +484,7 @@ class Lanes:
             return None
         return Context(
             delivery.event,
-            delivery.attempt,
+            attempt,
             self._kit.train,
             serving.spec.number,
             feed.handler.channel,
@@ -473,7 +500,8 @@ class Lanes:
         serving.busy -= 1
         if self._kit.gate.closed:
             self._kit.gate.left()
-        took = asyncio.get_running_loop().time() - now
+        ended = asyncio.get_running_loop().time()
+        took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
         if self._slo is not None:
             wall = self._kit.clock() - took
@@ -481,17 +509,35 @@ class Lanes:
                 self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
         if hand.because:
             outcome = Failed(hand.because)
+        circuit = feed.circuit
         if isinstance(outcome, Handled):
             serving.handled += 1
+            if circuit.opened_at is None:
+                circuit.succeeded(delivery.event.id, now, ended)
+            else:
+                self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
             feed.done(delivery, outcome.emitted)
-            return
-        serving.failed += 1
-        if isinstance(outcome, Dead):
-            feed.die(delivery, outcome.because)
-            return
-        dies = delivery.attempt >= self._kit.settings.attempts
-        self._log_failure(feed.handler, delivery, outcome.because, outcome.error, dies=dies)
-        feed.fail(delivery, outcome.because)
+        else:
+            self._ends_badly(hand, feed, delivery, outcome)
+
+    def _ends_badly(self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed) -> None:
+        serving, circuits, circuit, event_id = feed.serving, self._kit.circuits, feed.circuit, delivery.event.id
+        match outcome:
+            case Snoozed(after=after, because=because):
+                circuits.passed(circuit, event_id, gone=False)
+                feed.snooze(delivery, after, because)
+            case Dead(because=because):
+                serving.failed += 1
+                circuits.passed(circuit, event_id, gone=True)
+                feed.die(delivery, because, hand.attempt)
+            case Failed(because=because, error=error, after=after):
+                serving.failed += 1
+                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after)
+                self._log_failure(feed.handler, event_id, hand.attempt, because, error, dies=again is None)
+                if again is None:
+                    feed.die(delivery, because, hand.attempt)
+                else:
+                    feed.retry(delivery, because, hand.attempt, again)
 
     async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, handler: Handler) -> None:
         """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
@@ -514,7 +560,7 @@ class Lanes:
             self._held.discard(me)
 
     def _log_failure(
-        self, handler: Handler, delivery: Delivery, because: str, error: BaseException | None, *, dies: bool
+        self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
     ) -> None:
         """With its traceback: at WARNING the first failure of a kind, at ERROR each death. Once a minute a kind."""
         kind = (handler.name, dies, because if error is None else kind_of(error))
@@ -527,8 +573,8 @@ class Lanes:
             "%s: handler %s failed on event %s at attempt %d%s: %s%s",
             self._kit.train,
             handler.name,
-            plain(delivery.event.id, 100),
-            delivery.attempt,
+            plain(event_id, 100),
+            attempt,
             ", its last" if dies else "",
             because,
             more,

@@ -130,5 +130,35 @@ def explained(error: BaseException, *, most: int = 500) -> str:
 # --- what a handler may say ---------------------------------------------------------------
 
 
+AFTER_MOST = 43_200.0
+"""The longest pause that a handler may ask for, in seconds: twelve hours, as long as every broker can keep an event back."""
+
+
 class Reject(Exception):
     """Raised by a handler: this event can never be handled. It goes to the dead letters at once."""
+
+
+class Retry(Exception):
+    """Raised by a handler: this attempt failed; try the event again `after` seconds from now (None: the usual backoff).
+    It counts as an attempt like any other failure. Raises UsageError for a pause that is no number from 0 to 43,200."""
+
+    def __init__(self, after: float | None = None, because: str = "") -> None:
+        super().__init__(*([because] if because else []))
+        self.after = None if after is None else _pause("Retry", after)
+        self.because = because
+
+
+class Snooze(Exception):
+    """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No attempt is
+    counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
+
+    def __init__(self, after: float, because: str = "") -> None:
+        super().__init__(*([because] if because else []))
+        self.after = _pause("Snooze", after)
+        self.because = because
+
+
+def _pause(name: str, after: float) -> float:
+    if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after <= AFTER_MOST:
+        raise UsageError(f"{name}: after must be a number of seconds from 0 to {AFTER_MOST:,.0f}, not {after!r:.100}")
+    return float(after)

@@ -188,6 +188,33 @@ class EventRetried(_Fact, frozen=True):
     because: str
 
 
+class EventSnoozed(_Fact, frozen=True):
+    """A handler wants an event later, `pause` seconds from now: no attempt."""
+
+    number: int
+    channel: str
+    id: str
+    pause: float
+    because: str
+
+
+class BreakerOpened(_Fact, frozen=True):
+    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a time."""
+
+    channel: str
+    because: str
+    """With figures, and the last failure."""
+
+
+class BreakerClosed(_Fact, frozen=True):
+    """A handling ended well: all of the channel is handed out again."""
+
+    channel: str
+    seconds: float
+    """How long it was open."""
+    failed_probes: int
+
+
 class SwitchRequested(_Fact, frozen=True):
     """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
 
@@ -274,7 +301,7 @@ Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
-    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact
+    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -289,7 +316,7 @@ class SwitchSeen(_Fact, frozen=True):
     skipped: int = 0
 
 
-Fact = Decision | EventDied | EventRetried | SwitchSeen
+Fact = Decision | EventDied | EventRetried | EventSnoozed | SwitchSeen
 """All there is to listen to."""
 
 Listener = Callable[[Fact], None]
@@ -420,6 +447,18 @@ def sentence(fact: Fact) -> str:
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
                 f"tried again in {pause:.1f} s"
             )
+        case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+        case BreakerOpened(channel=channel, because=why):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
+                "and none loses an attempt"
+            )
+        case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
+                "a handling succeeded"
+            )
         case SwitchRequested(because=why, revision=None):
             return f"a switch was asked for: {why}"
         case SwitchRequested(because=why, revision=revision, watch=None):
@@ -458,7 +497,7 @@ def sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened)  # fmt: skip
 
 
 def log(fact: Fact) -> None:
@@ -472,7 +511,7 @@ def _level(fact: Fact) -> int:
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch that is on its way, a spare that is not needed
-        case EventRetried():
+        case EventRetried() | EventSnoozed():
             return logging.DEBUG
     return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO
 

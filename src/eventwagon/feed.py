@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from .breaker import USUAL, Again
 from .broker import Delivery, Subscription
 from .bulkhead import cancelled
 from .errors import ChannelGone, EventwagonError
 from .event import Channel, born
-from .facts import EventDied, EventRetried
+from .facts import EventDied, EventRetried, EventSnoozed
 from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
 from .settling import Emitted, Line, Settling
@@ -102,6 +103,7 @@ class Feed:
         self.channel = channel
         self.handler = handler
         self.subscription = subscription
+        self.circuit = serving.kit.circuits.of(channel.name, guarded=serving.spec.guarded)
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
         """What could not be on time any more and was passed over, older than what is in the buffer: worked on later."""
@@ -130,7 +132,9 @@ class Feed:
 
     @property
     def began(self) -> float | None:
-        """When the chain of its next event began; None when nothing waits here."""
+        """When the chain of its next event began; None when nothing waits here, or nothing may be handed out."""
+        if self.circuit.held:
+            return None
         if self.buffer:
             return born(self.buffer[0].event)
         return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
@@ -148,6 +152,8 @@ class Feed:
     def take(self, *, late: bool = False) -> Delivery | None:
         """The next event, in the order in which the broker gave them; with `late` what was passed over comes first. None
         where it must be fetched: see `call_up`."""
+        if self.circuit.opened_at is not None:
+            return self._take_probe()
         if self.aside and (late or not self.fresh):
             return self.aside.popleft()
         if not self.buffer:
@@ -156,6 +162,25 @@ class Feed:
         if len(self.buffer) <= self._low:
             self._room.set()
         return delivery
+
+    def _take_probe(self) -> Delivery | None:
+        """The circuit is open: one of what is at hand is to show whether the channel works again."""
+        at_hand = self.buffer or self.aside
+        if not at_hand:
+            return None
+        index = self.circuit.choose([delivery.event.id for delivery in at_hand])
+        delivery = at_hand[index]
+        del at_hand[index]
+        self.circuit.take(delivery.event.id)
+        return delivery
+
+    def circuit_changed(self) -> None:
+        """The channel's circuit opened or closed, a probe is due, or one failed."""
+        if self.circuit.held and self.circuit.probe is None:
+            self.give_all_back()
+        else:
+            self.nudge()
+            self.serving.lanes.wake(self.serving.lanes.target)
 
     async def call_up(self) -> None:
         """Fetch one event for a worker that has chosen this channel. Returns when it was tried."""
@@ -183,6 +208,8 @@ class Feed:
         lanes = self.serving.lanes
         if not lanes.target:
             return 0
+        if self.circuit.opened_at is not None:
+            return self.circuit.room
         soon = int(_AHEAD * lanes.target / lanes.service) if lanes.service else 0
         return max(lanes.in_need, min(_FETCH_MOST, soon))
 
@@ -255,6 +282,8 @@ class Feed:
                 self.resting = False
         if deliveries and not self.serving.lanes.target:
             self.serving.give_back()
+        elif self.circuit.held and self.circuit.probe is None:
+            self.give_all_back()  # the receive was under way when the circuit opened
         elif self.buffer and self._timer is None and self.serving.others:
             self._look_soon()
 
@@ -332,6 +361,11 @@ class Feed:
         self.aside.clear()
         return waited
 
+    def give_all_back(self) -> None:
+        """What was fetched and not taken is for others, or for later."""
+        for delivery in self.clear():
+            self.give_back(delivery)
+
     # --- what came of an event --------------------------------------------------------------
 
     def forget(self, deliveries: Sequence[Delivery]) -> None:
@@ -361,48 +395,69 @@ class Feed:
 
     def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
         """It was not handled: another may have it, after `delay` s."""
+        self.untried(delivery)
         self._release(delivery, delay, tried=False)
+
+    def untried(self, delivery: Delivery) -> None:
+        """It was taken and not handled: as a probe it has shown nothing."""
+        if self.circuit.probe is not None:
+            self.serving.kit.circuits.passed(self.circuit, delivery.event.id, gone=False)
 
     def _release(self, delivery: Delivery, delay: float, *, tried: bool) -> None:
         self._released.back.append((delivery, delay, tried))
         self._settling.go(self._released)
 
     def fail(self, delivery: Delivery, because: str) -> None:
-        """An attempt failed: to be tried again, or dead after the last."""
-        if delivery.attempt >= self.serving.kit.settings.attempts:
-            self.die(delivery, because)
+        """What its handler emitted could not be stored: to be tried again, or dead after the last attempt."""
+        settings = self.serving.kit.settings
+        if delivery.attempt >= (settings.attempts or USUAL):
+            self.die(delivery, because, delivery.attempt)
         else:
-            self.retry(delivery, because)
+            pause = settings.retries.pause(delivery.attempt, self.serving.kit.rng.random())
+            self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
-    def die(self, delivery: Delivery, because: str) -> None:
-        """To the dead letters of the wagon, then settled."""
+    def die(self, delivery: Delivery, because: str, attempt: int) -> None:
+        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known here."""
         kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery, self.handler.channel, number, because, kit.clock())])
+        self.done(delivery, [died(delivery, self.handler.channel, number, because, attempt, kit.clock())])
         kit.tell(
             EventDied(
                 train=kit.train,
                 number=number,
                 channel=self.handler.channel,
                 id=delivery.event.id,
-                attempts=delivery.attempt,
+                attempts=attempt,
                 because=because,
             )
         )
 
-    def retry(self, delivery: Delivery, because: str) -> None:
-        """Again, after a pause that doubles with each attempt, with full jitter."""
-        kit, settings = self.serving.kit, self.serving.kit.settings
-        most = min(settings.backoff_most, settings.backoff * 2.0 ** (delivery.attempt - 1))
-        pause = kit.rng.uniform(0.0, most)
-        self._release(delivery, pause, tried=True)
+    def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
+        """Again after the pause that its handler asked for; that was no attempt."""
+        kit = self.serving.kit
+        self._release(delivery, pause, tried=False)
+        kit.tell(
+            EventSnoozed(
+                train=kit.train,
+                number=self.serving.spec.number,
+                channel=self.handler.channel,
+                id=delivery.event.id,
+                pause=pause,
+                because=because,
+            )
+        )
+
+    def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
+        """Again after a pause."""
+        kit = self.serving.kit
+        self._release(delivery, again.pause, tried=again.counts)
         kit.tell(
             EventRetried(
                 train=kit.train,
                 number=self.serving.spec.number,
                 channel=self.handler.channel,
                 id=delivery.event.id,
-                attempt=delivery.attempt,
-                pause=pause,
+                attempt=attempt,
+                pause=again.pause,
                 because=because,
             )
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .broker import Broker
 from .bulkhead import Bulkhead
+from .circuits import Circuits
 from .facts import Listener
 from .gate import Gate
 from .settings import Settings
@@ -32,5 +33,6 @@ class Kit(NamedTuple):
     tasks: asyncio.TaskGroup
     gate: Gate
     bulkhead: Bulkhead
+    circuits: Circuits
     revision: str = ""
     """Which code this process is, where it says so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -11,7 +12,7 @@ import msgspec
 from .broker import Broker
 from .crew import Crew
 from .errors import EventwagonError, explained
-from .facts import Listener, StepFailed
+from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
@@ -24,6 +25,8 @@ from .telling import Bulkhead, is_ours
 from .worker import Handler
 from .workers import may_serve, share
 
+_NEWS_MOST = 100
+"""Facts kept for the journal while the registry is away, the latest."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
@@ -109,6 +112,8 @@ class Membership:
         self._due = 0.0
         self._crew_size = 0
         self._leaving: set[int] = set()
+        self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
+        """Facts of the workers for the journal."""
         self.attachments: tuple[Attachment, ...] = ()
         """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
@@ -162,11 +167,25 @@ class Membership:
             shared=shared,
             revision=self._revision,
             clock=self._clock,
-            tell=self._tell,
+            tell=self._hear,
             bulkhead=self._bulkhead,
         ) as (crew, local):
             local.on_change = self.poke
             await self._watch(crew, local)
+
+    def _hear(self, fact: Fact) -> None:
+        """A fact of this process's workers: those on breakers are for the journal and the next check-in too."""
+        self._tell(fact)
+        if isinstance(fact, BreakerOpened | BreakerClosed):
+            self._news.append(Entry(self._clock(), self._name, fact))
+            self.poke()
+
+    async def _write_news(self) -> None:
+        if self._news:
+            entries = list(self._news)
+            await self._registry.append(self._train, entries, keep=self._settings.keep)
+            for _ in entries:
+                self._news.popleft()
 
     async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
@@ -177,6 +196,8 @@ class Membership:
                         await self._attend(crew, local, leaving)
                 with self._going_on("a check-in"):
                     await self._check_in(local)
+                with self._going_on("writing to the journal"):
+                    await self._write_news()
                 pause = self._settings.member_ttl / 3
                 if self._switcher.snapshot.manifest.watch is not None:
                     pause = min(pause, _LOOK_UNDER_WATCH)
@@ -245,6 +266,7 @@ class Membership:
                     a.channels,
                     a.losses,
                     a.missing,
+                    a.open,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
                 )
                 for a in (*attachments, *deployed)
@@ -280,6 +302,16 @@ def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
     """Deployments, by unit, as a check-in tells of them."""
     found = (d for _, d in sorted(deployments.items()))
     return tuple(
-        Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed, d.channels, missing=d.missing)
+        Attachment(
+            number=d.number,
+            ready=d.ready,
+            workers=d.workers,
+            trouble=d.trouble,
+            handled=d.handled,
+            failed=d.failed,
+            channels=d.channels,
+            missing=d.missing,
+            open=d.open,
+        )
         for d in found
     )

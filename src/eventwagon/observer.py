@@ -493,4 +493,5 @@ def _together(attachments: Sequence[Attachment]) -> Deployment:
         failed=sum(a.failed for a in attachments),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(ready) > 0 else None,
         missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
+        open={name: why for a in attachments for name, why in a.open.items()},
     )

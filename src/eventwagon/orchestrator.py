@@ -35,6 +35,10 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
 
+    guarded: bool = True
+    """Its channels have circuit breakers: no, while its code is watched and once the train has gone over to other code.
+    Failures there are taken for the code's, and events that only that code may handle must come to an end."""
+
     def __post_init__(self) -> None:
         check_revision(self.revision)  # it is filled into programs, paths and images
 
@@ -63,6 +67,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings there that failed."""
     channels: tuple[str, ...] | None = None
     """The inner channels that they are attached to; None: not known here."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why, as far as is known here."""
 
 
 class Orchestrator(Protocol):

@@ -44,6 +44,8 @@ class Attachment(msgspec.Struct, frozen=True):
     """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not told."""
     missing: tuple[str, ...] = ()
     """Its inner channels that this process has no handler for: it serves the others."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open in this process, and why."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

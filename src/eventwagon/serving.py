@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
+from .breaker import Circuit
 from .bulkhead import cancelled
 from .errors import EventwagonError, UsageError
 from .event import Channel
@@ -137,8 +138,22 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
+        for feed in self.feeds:
+            feed.circuit = self.kit.circuits.of(feed.channel.name, guarded=spec.guarded)
         self._tell_missing()
         self.lanes.rescale(spec.hands)
+        self.nudge()
+
+    def circuit_changed(self, circuit: Circuit) -> None:
+        """The circuit of some of its channels opened or closed, a probe is due, or one failed."""
+        for feed in self.feeds:
+            if feed.circuit is circuit:
+                feed.circuit_changed()
+
+    @property
+    def open(self) -> dict[str, str]:
+        """The channels whose circuit breaker is open, and why."""
+        return {feed.channel.name: feed.circuit.because for feed in self.feeds if feed.circuit.opened_at is not None}
 
     def rescaled(self) -> None:
         """The number of its workers has changed: fetch accordingly."""
@@ -180,8 +195,7 @@ class Serving:
     def give_back(self) -> None:
         """Nobody here works on what was fetched: others may have it."""
         for feed in self.feeds:
-            for delivery in feed.clear():
-                feed.give_back(delivery)
+            feed.give_all_back()
 
     def lose(self, why: str) -> None:
         """A channel is gone under it: nothing more can be done here."""

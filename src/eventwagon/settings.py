@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_written, written
 from .values import real, shown, whole
@@ -48,12 +49,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a wagon's workers may take to be ready before the attempt counts as failed."""
     provision_attempts: int = 4
     """Attempts at making a wagon before it is FAILED and removed; another is opened after a longer pause."""
-    attempts: int = 5
-    """How often an event is handled before it goes to the dead letters."""
+    attempts: int | None = None
+    """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and for ten
+    minutes at least while nothing else there succeeds, so that an outage kills nothing. 1: never again, whatever happens."""
     backoff: float = 0.5
-    """The first pause before an event is tried again; doubled each time, with full jitter."""
-    backoff_most: float = 60.0
-    """The longest such pause."""
+    """The first pause before an event is tried again; doubled each time. Each pause is between a half of that and the whole."""
+    backoff_most: float = 30.0
+    """The longest such pause: that much later than a service comes back, at the most, its events are tried again."""
+    breaker: Breaker | None = Breaker()
+    """When a channel counts as broken, so that nothing of it is handed out but one probe at a time. None: never."""
     handler_timeout: float = 60.0
     """How long a handler may take for one event before it is cancelled and the event tried again."""
     visibility: float = 30.0
@@ -87,10 +91,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.at_cap, str) or self.at_cap not in get_args(AtCap):
             raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
         for name, least in _WHOLE.items():
-            msgspec.structs.force_setattr(self, name, whole(name, getattr(self, name), least=least))
+            value = getattr(self, name)
+            if not (value is None and name == "attempts"):
+                msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
             seconds = real(f"{name} (seconds)", getattr(self, name), zero=name not in _NEVER_ZERO)
             msgspec.structs.force_setattr(self, name, seconds)
+        if self.breaker is not None and not isinstance(self.breaker, Breaker):
+            raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
@@ -98,6 +106,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
         if self.spares >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
+
+    @property
+    def retries(self) -> Retries:
+        """How a failed event is tried again."""
+        return Retries(self.attempts, self.backoff, self.backoff_most)
 
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""

@@ -38,8 +38,8 @@ class Source(Protocol):
         """There may be room again."""
         ...
 
-    def die(self, delivery: Delivery, because: str) -> None:
-        """To the dead letters."""
+    def die(self, delivery: Delivery, because: str, attempt: int) -> None:
+        """To the dead letters. `attempt`: how often it was tried."""
         ...
 
     def fail(self, delivery: Delivery, because: str) -> None:
@@ -178,7 +178,7 @@ class Settling:
             self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
             source.give_back(delivery, PAUSES[1])
         elif isinstance(error, EventRefused):
-            source.die(delivery, because)
+            source.die(delivery, because, delivery.attempt)
         else:
             source.fail(delivery, because)
 

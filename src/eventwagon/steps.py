@@ -139,6 +139,8 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
         workers=None if workers is None else max(1, workers),
         idle=workers == 0,
         cut_off_at=wagon.closed_at,
+        guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
+        and wagon.revision in ("", manifest.revision),
     )
 
 

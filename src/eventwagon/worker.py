@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .broker import Delivery
-from .errors import Reject, UsageError
+from .errors import Reject, Retry, Snooze, UsageError
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
 from .payload import Shape, codec, type_name
 from .text import MOST, plain, said
@@ -184,18 +184,27 @@ class Failed(NamedTuple):
 
     because: str
     error: BaseException | None = None
+    after: float | None = None
+    """The pause in seconds that the handler asked for."""
 
 
-Outcome = Handled | Dead | Failed
+class Snoozed(NamedTuple):
+    """The handler wants the event later; that was no attempt."""
+
+    after: float
+    because: str
 
 
-def died(delivery: Delivery, channel: str, wagon: int, because: str, now: float) -> tuple[str, Event]:
+Outcome = Handled | Dead | Failed | Snoozed
+
+
+def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
         "deadbecause": because[:MOST],
         "deadchannel": channel,
         "deadwagon": str(wagon),
-        "deadattempts": str(delivery.attempt),
+        "deadattempts": str(attempt),
         "deadat": f"{now:.3f}",
     }
     event = delivery.event
@@ -346,7 +355,7 @@ async def _in_thread(
     if not inspect.isawaitable(result):
         return _returned(handler, context, result)
     outcome = _driven(handler, context, run, result)
-    return outcome if isinstance(outcome, Handled | Dead | Failed) else await outcome
+    return outcome if isinstance(outcome, Handled | Dead | Failed | Snoozed) else await outcome
 
 
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
@@ -363,10 +372,22 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
         context.close()
     if isinstance(error, KeyboardInterrupt):
         raise error
-    if isinstance(error, Reject):
-        reason = said(error).partition(": ")[2]
-        return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+    match _meant(error):
+        case Reject() as reject:
+            reason = said(reject).partition(": ")[2]
+            return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+        case Snooze() as snooze:
+            return Snoozed(snooze.after, plain(snooze.because) or "snoozed by its handler")
+        case Retry() as retry:
+            return Failed(plain(retry.because) or "its handler asked for another attempt", after=retry.after)
     return Failed(said(error), error)
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Call:

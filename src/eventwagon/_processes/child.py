@@ -82,6 +82,7 @@ class Follower:
                 revision=found.revision,
                 channels=found.channels,
                 missing=found.missing,
+                open=found.open,
             )
             if self._beat_due() or found.number != self._state.number:  # counts change all the time
                 new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)

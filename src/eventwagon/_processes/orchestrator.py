@@ -191,6 +191,7 @@ class Processes:
             failed=state.failed,
             channels=state.channels,
             missing=state.missing,
+            open=state.open,
         )
 
     # --- starting and looking after -------------------------------------------------------

@@ -66,6 +66,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels that it is attached to; None: not known."""
     missing: tuple[str, ...] = ()
     """Channels that its program has no handler for."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

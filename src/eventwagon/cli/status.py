@@ -73,6 +73,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     asked: str
     watched: str
     refusing: str
+    open: dict[str, list[str]]
+    """Channels whose circuit breaker is open in some process, and why, once for each process."""
     dead: int | None
     members: list[Member]
     wagons: list[WagonView]
@@ -137,6 +139,12 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
             if isinstance(entry.fact, WagonRemoved):  # twice where a crash made an observer repeat the step
                 gone[entry.fact.wagon.number] = _removed(manifest.train, entry.fact)
     live = {w.number for w in manifest.wagons}
+    broken = {
+        (m.name, name): why for m in members for a in (*m.deployed, *m.attachments) for name, why in a.open.items()
+    }
+    opened: dict[str, list[str]] = {}
+    for (_, name), why in sorted(broken.items()):
+        opened.setdefault(name, []).append(why)
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     return View(
         train=manifest.train,
@@ -148,6 +156,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         asked=_asked(manifest),
         watched=_watched(manifest),
         refusing=manifest.refusing,
+        open=opened,
         dead=sum(dead),
         members=members,
         wagons=wagons,
@@ -239,6 +248,10 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     if view.refusing:
         parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+    for name, whys in view.open.items():
+        count = f" in {len(whys)} processes" if len(whys) > 1 else ""
+        text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"
+        parts.append(Text(text, style="bold red"))
     if view.asked:
         parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
     if view.watched:

@@ -50,6 +50,11 @@ class Serving(Protocol):
         """Handlings that failed."""
         ...
 
+    @property
+    def open(self) -> dict[str, str]:
+        """Channels whose circuit breaker is open, and why."""
+        ...
+
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec. Idempotent; a handler in flight is not ended."""
         ...
@@ -125,6 +130,7 @@ class InProcess:
             handled=serving.handled,
             failed=serving.failed,
             channels=serving.channels,
+            open=serving.open,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:

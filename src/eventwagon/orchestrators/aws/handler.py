@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,10 +21,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from ..._aws.clients import TROUBLE
 from ..._aws.place import Place
 from ..._aws.table import Table
 from ...broker import Broker, Capabilities, Delivery, Subscription
+from ...circuits import Circuits
 from ...crew import Crew
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
@@ -84,6 +88,8 @@ class Function:
         self._train: Served | None = None
         self._broker: QueueBroker | None = None
         self._channels: dict[str, Channel] = {}
+        self._circuits: Circuits | None = None
+        """What this instance knows of the channels: each batch has a crew of its own."""
         self._stack = AsyncExitStack()
 
     def close(self) -> None:
@@ -159,6 +165,9 @@ class Function:
                 return []
             batch = _Batch(given, deliveries)
             spec = await self._spec(broker, channel, len(deliveries))
+            if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
+                settings = msgspec.structs.replace(train.settings, breaker=None)
+                self._circuits = Circuits(train.name, settings, log, random.Random())
             crew = Crew(
                 train.name,
                 train.handlers,
@@ -168,6 +177,7 @@ class Function:
                 shared=None,
                 clock=time.time,
                 tell=log,
+                circuits=self._circuits,
             )
             async with crew:
                 serving = await crew.serve(spec)

@@ -10,7 +10,10 @@ import traceback
 from collections.abc import Callable, Hashable
 from types import TracebackType
 
+from .errors import Defect
 from .text import said
+
+_logger = logging.getLogger("eventwagon")
 
 _EVERY = 60.0
 """Seconds between two records of the same kind."""
@@ -44,24 +47,61 @@ class Seldom:
 
 
 class Bulkhead:
-    """Records failures that nobody foresaw, so that the task which met one can go on.
+    """Where the long tasks of one process leave the exceptions that they should not have met, and go on.
 
-    The traceback is logged at ERROR, for one kind (the step and the place where it was raised) at most once a minute.
+    Each is counted, and logged at ERROR with its traceback: one kind (a step, a class, and the place where it was raised)
+    once a minute. `where` stands before each line, say the train.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
-        self.failures = 0
+    def __init__(self, where: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._where = where
+        self._seldom = Seldom(clock=clock)
+        self.caught = 0
         """How many there were."""
-        self._logger = logger
-        self._seldom = Seldom()
+        self.trouble = ""
+        """The last defect of ours among them; empty while there was none."""
 
     def report(self, step: str, error: BaseException) -> None:
-        """`step` failed with `error`. Never raises."""
-        self.failures += 1
+        """`step` met this. Raises nothing."""
+        self.caught += 1
+        if isinstance(error, Defect):
+            self.trouble = f"a defect in eventwagon: {step}: {said(error)}"
         held_back = self._seldom.due((step, kind_of(error)))
         if held_back is not None:
-            more = f" ({held_back} more of this kind in the last minutes)" if held_back else ""
-            self._logger.error("%s failed in a way that should not happen%s", step, more, exc_info=shown(error))
+            more = f" ({held_back} more of this kind since the last line)" if held_back else ""
+            _logger.error("%s: %s raised %s%s", self._where, step, said(error), more, exc_info=shown(error))
+
+    def call(self, step: str, function: Callable[[], object]) -> None:
+        """Call somebody's function, which can't hurt: whatever it raises stays with it, but for KeyboardInterrupt."""
+        try:
+            function()
+        except BaseException as e:
+            if passes(e):
+                raise
+            self.report(step, e)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the current task. If not, a CancelledError that it meets is a stray one: something
+    that it waited for was cancelled, which is a failure like any other."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
+    if asyncio._get_running_loop() is None:
+        return True  # the loop is closed: what is left of the task is being collected
+    if isinstance(error, asyncio.CancelledError):
+        return is_cancelled()
+    return passes(error) or isinstance(error, GeneratorExit)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it must not be held up by any bulkhead: somebody interrupts the program."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(passes, error.exceptions))
+    return isinstance(error, KeyboardInterrupt)
 
 
 def kind_of(error: BaseException) -> Hashable:
@@ -88,10 +128,3 @@ def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     if is_plain:
         return type(error), error, place
     return RuntimeError, RuntimeError(f"{said(error)} (what can't be printed is left out)"), place
-
-
-def cancelled() -> bool:
-    """Whether somebody has cancelled the current task. If not, a CancelledError that it meets is a stray one: something
-    that it waited for was cancelled, which is a failure like any other."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

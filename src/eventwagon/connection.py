@@ -13,6 +13,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from .broker import Broker, Depth
+from .bulkhead import Bulkhead
 from .errors import (
     ChannelGone,
     DeclarationDiffers,
@@ -36,7 +37,7 @@ from .steps import Plan, differing, said, switch_asked
 from .streams import batches, check_payloads
 from .switcher import Switcher
 from .tasks import InOwnTask, kept_up
-from .telling import Bulkhead, Telling
+from .telling import Telling
 from .values import check_revision, real, text
 from .worker import Handler
 
@@ -110,6 +111,7 @@ class Connection:
             tell=self._tell,
             declares=bool(train.handlers),
             revision=train.revision,
+            bulkhead=self._bulkhead,
         )
         self._founded = False
         self._runs = False
@@ -377,9 +379,8 @@ class Connection:
             bulkhead=self._bulkhead,
         )
         self._membership = membership
-        unexpected = self._switcher.unexpected
         async with InOwnTask(asyncio.TaskGroup()) as tasks:
-            owned = [tasks.create_task(kept_up(membership.run, "working and checking in", unexpected))]
+            owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead))]
             if observe:
                 observer = Observer(
                     self.train.name,
@@ -394,7 +395,7 @@ class Connection:
                 )
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
-                owned.append(tasks.create_task(kept_up(observer.run, "observing", unexpected)))
+                owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
             self._is_running = True
             try:
                 yield

@@ -64,6 +64,7 @@ class Crew:
         tell: Listener,
         rng: random.Random | None = None,
         circuits: Circuits | None = None,
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         rng = rng or random.Random()
         circuits = circuits or Circuits(train, settings, tell, rng)
@@ -79,7 +80,7 @@ class Crew:
             Threads(),
             tasks,
             Gate(),
-            Bulkhead(_logger),
+            bulkhead or Bulkhead(train),
             circuits,
             revision,
         )

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import Defect, explained
+from .errors import Defect
+from .text import said
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -34,11 +35,11 @@ def as_read(document: T, decoder: msgspec.json.Decoder[T]) -> T:
         document = _tidied(document)
         data = _encode(document)
     except Exception as e:
-        raise Defect(f"a {type(document).__name__} can't be stored: {explained(e)}") from e
+        raise Defect(f"a {type(document).__name__} can't be stored: {said(e)}") from e
     try:
         read = decoder.decode(data)
     except Exception as e:
-        raise Defect(f"a {type(document).__name__} could not be read again: {explained(e)}") from e
+        raise Defect(f"a {type(document).__name__} could not be read again: {said(e)}") from e
     if read != document:
         raise Defect(f"a {type(document).__name__} would be read as another: {data[:500].decode(errors='replace')}")
     return read

@@ -116,17 +116,6 @@ class Defect(Exception):
     EventwagonError, so that nothing takes it for trouble that passes."""
 
 
-def explained(error: BaseException, *, most: int = 500) -> str:
-    """An error in one line of `most` characters at the most, whatever its own text is. Never raises."""
-    name = type(error).__name__
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - an exception that can't be printed is still told
-        return f"{name} (it can't be printed)"
-    text = text.encode(errors="backslashreplace").decode()
-    return (f"{name}: {text}" if text else name)[:most]
-
-
 # --- what a handler may say ---------------------------------------------------------------
 
 

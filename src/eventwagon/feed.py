@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .breaker import USUAL, Again
 from .broker import Delivery, Subscription
-from .bulkhead import cancelled
+from .bulkhead import is_cancelled
 from .errors import ChannelGone, EventwagonError
 from .event import Channel, born
 from .facts import EventDied, EventRetried, EventSnoozed
@@ -234,7 +234,7 @@ class Feed:
                     serving.lose(f"channel {self.channel} is gone")
                     return
                 except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel
-                    if isinstance(e, asyncio.CancelledError) and cancelled():
+                    if isinstance(e, asyncio.CancelledError) and is_cancelled():
                         raise  # the wagon is drained
                     self._found()
                     if not isinstance(e, EventwagonError):

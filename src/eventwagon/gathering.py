@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from .errors import EventwagonError, PublishError, Unavailable
 from .event import Event
-from .tasks import said
+from .text import said
 
 MOST_BYTES = 1 << 20
 """The most data in one call to the broker, in bytes, unless one event alone has more."""

@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from .errors import UsageError, explained
+from .errors import UsageError
 from .reading import Reading
+from .text import said
 from .values import real, shown, whole
 
 
@@ -256,7 +257,7 @@ def check_written(limit: Limit) -> None:
         first, again = written(limit), written(limit)
         first.encode()
     except Exception as e:
-        raise UsageError(f"limit of class {type(limit).__name__}: its repr fails: {explained(e)}") from e
+        raise UsageError(f"limit of class {type(limit).__name__}: its repr fails: {said(e)}") from e
     if first != again or len(first) > _WORDS_MOST:
         why = f"is longer than {_WORDS_MOST:,} characters" if first == again else "changes from one call to the next"
         raise UsageError(
@@ -272,7 +273,7 @@ def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # noqa: BLE001 - a user's own limit may fail in any way; the train must go on
-        return _FAILED, explained(e)
+        return _FAILED, said(e)
     if not isinstance(pressure, Pressure):
         return _FAILED, f"it measured {shown(pressure)}, which is no Pressure"
     value: Any = pressure.value

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from .documents import as_read
-from .errors import BrokenManifest, Defect, explained
+from .errors import BrokenManifest, Defect
 from .event import DEAD, Channel
 from .lifecycle import LIVE, Move, State, after
+from .text import said
 
 FORMAT = 3
 """The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
@@ -254,7 +255,7 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
             return manifest
     except (ValueError, RecursionError, Defect) as e:
         raise BrokenManifest(
-            f"{name} can't be read: {explained(e)}. It is kept in {kept}. Put a good copy back there, or mend it by hand; "
+            f"{name} can't be read: {said(e)}. It is kept in {kept}. Put a good copy back there, or mend it by hand; "
             "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote it, "
             "upgrade this program too (pip install --upgrade eventwagon)"
         ) from e

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import msgspec
 
 from .broker import Broker
+from .bulkhead import Bulkhead, is_ours
 from .crew import Crew
-from .errors import EventwagonError, explained
+from .errors import EventwagonError
 from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
@@ -21,7 +22,7 @@ from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
 from .switcher import Switcher
-from .telling import Bulkhead, is_ours
+from .text import said
 from .worker import Handler
 from .workers import may_serve, share
 
@@ -58,6 +59,7 @@ async def wagon_workers(
             revision=revision,
             clock=clock,
             tell=tell,
+            bulkhead=bulkhead,
         ) as crew,
         InProcess(crew.serve, grace=settings.grace, bulkhead=bulkhead) as local,
     ):
@@ -149,8 +151,8 @@ class Membership:
             if isinstance(e, EventwagonError):
                 why = str(e)
             else:
-                self._bulkhead.caught_in(step, e)
-                why = explained(e)
+                self._bulkhead.report(step, e)
+                why = said(e)
             if step not in self._failing:
                 self._tell(StepFailed(train=self._train, step=step, because=why))
             self._failing[step] = why

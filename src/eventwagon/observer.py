@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from .broker import Broker, Depth, outstanding, proven_empty
-from .errors import Conflict, Defect, EventwagonError, explained
+from .bulkhead import Bulkhead, is_ours
+from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
 from .facts import ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
@@ -40,7 +41,7 @@ from .steps import (
     spec_of,
 )
 from .switcher import Switcher
-from .telling import Bulkhead, is_ours
+from .text import said
 from .values import shown
 from .workers import allocate
 
@@ -346,10 +347,10 @@ class Observer:
         with its traceback, too."""
         if isinstance(error, EventwagonError):
             return StepFailed(train=self._train, step=step, because=str(error))
-        self._bulkhead.caught_in(step, error)
+        self._bulkhead.report(step, error)
         if isinstance(error, Defect):
-            return DefectFound(train=self._train, step=step, because=explained(error))
-        return StepFailed(train=self._train, step=step, because=explained(error))
+            return DefectFound(train=self._train, step=step, because=said(error))
+        return StepFailed(train=self._train, step=step, because=said(error))
 
     # --- doing ----------------------------------------------------------------------------
 
@@ -407,7 +408,7 @@ class Observer:
         except Conflict:
             raise
         except Exception as e:
-            now, why = self._clock(), str(e) if isinstance(e, EventwagonError) else explained(e)
+            now, why = self._clock(), str(e) if isinstance(e, EventwagonError) else said(e)
             await self._switcher.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
             raise
 

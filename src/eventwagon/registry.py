@@ -10,9 +10,9 @@ from typing import Protocol
 import msgspec
 
 from .documents import as_read
-from .errors import explained
 from .facts import Entry
 from .manifest import Manifest
+from .text import said
 
 _logger = logging.getLogger("eventwagon")
 
@@ -86,14 +86,14 @@ def sound_member(member: Member) -> Member:
     return as_read(member, _member_decoder)
 
 
-def decode_members(said: Iterable[bytes | str]) -> list[Member]:
+def decode_members(found: Iterable[bytes | str]) -> list[Member]:
     """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told once."""
     members = []
-    for each in said:
+    for each in found:
         try:
             members.append(_member_decoder.decode(each))
         except (ValueError, RecursionError) as e:
-            why = explained(e)
+            why = said(e)
             if why not in _unreadable and len(_unreadable) < 100:
                 _unreadable.add(why)
                 _logger.warning("a check-in can't be read, and is passed over: %s (%.200r)", why, each)

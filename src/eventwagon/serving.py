@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
 from .breaker import Circuit
-from .bulkhead import cancelled
+from .bulkhead import is_cancelled
 from .errors import EventwagonError, UsageError
 from .event import Channel
 from .facts import StepFailed
@@ -221,7 +221,7 @@ class Serving:
         except (EventwagonError, TimeoutError):
             pass  # then it may be delivered twice; the next round tries again
         except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel's claims
-            if isinstance(e, asyncio.CancelledError) and cancelled():
+            if isinstance(e, asyncio.CancelledError) and is_cancelled():
                 raise
             self.kit.bulkhead.report(f"keeping claims in {feed.channel}", e)
 

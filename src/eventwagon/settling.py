@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from .broker import Delivery, Subscription
-from .bulkhead import cancelled
+from .bulkhead import is_cancelled
 from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
@@ -236,7 +236,7 @@ class Settling:
             except EventRefused:
                 raise
             except asyncio.CancelledError:
-                if self._ended or cancelled():
+                if self._ended or is_cancelled():
                     raise
                 await asyncio.sleep(pause)  # nobody of ours sent it: something that the driver waited for was cancelled
             except (EventwagonError, TimeoutError) as e:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .broker import Broker
+from .bulkhead import Bulkhead
 from .errors import Conflict, Defect, EventwagonError
 from .facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
 from .lifecycle import State
@@ -14,7 +15,6 @@ from .manifest import Manifest, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
 from .steps import Lift, Plan, Provision, created, found
-from .tasks import Unexpected
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
@@ -41,6 +41,7 @@ class Switching:
         tell: Listener,
         declares: bool = True,
         revision: str = "",
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -52,8 +53,7 @@ class Switching:
         self._declares = declares
         self._revision = revision
         self._tell = tell
-        self.unexpected = Unexpected(f"train {train}")
-        """Exceptions that nobody planned for, in this process's long tasks."""
+        self.bulkhead = bulkhead or Bulkhead(train)
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
         self._told: Manifest | None = None
@@ -76,7 +76,7 @@ class Switching:
             self._changed.set()
             self._changed = asyncio.Event()
             for listener in list(self.on_change):
-                self.unexpected.call("a listener to the manifest", partial(listener, snapshot))
+                self.bulkhead.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
         """Tell a switch that another process has made, once."""

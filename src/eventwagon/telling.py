@@ -1,64 +1,12 @@
-"""Bulkheads: what a long task meets in what it calls, and what a listener raises, ends there."""
+"""The listeners of one process as one: what one of them raises ends there."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Sequence
 
-from .errors import Defect, explained
+from .bulkhead import Bulkhead, passes
 from .facts import Fact, Listener
-
-_EVERY = 60.0
-"""Seconds between two lines about the same."""
-_logger = logging.getLogger("eventwagon")
-
-
-class Bulkhead:
-    """Where one process's long tasks leave the exceptions that they should not have met: each is counted, and logged with its
-    traceback at ERROR, those of one kind once a minute."""
-
-    def __init__(self, train: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._train = train
-        self._clock = clock
-        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
-        self.caught = 0
-        """How many there were."""
-        self.trouble = ""
-        """The last defect of ours among them; empty while there was none."""
-
-    def caught_in(self, step: str, error: BaseException) -> None:
-        """`step` met this. Raises nothing."""
-        self.caught += 1
-        if isinstance(error, Defect):
-            self.trouble = f"a defect in eventwagon: {step}: {explained(error)}"
-        now, key = self._clock(), (step, type(error).__name__)
-        last, left_out = self._logged.get(key, (-_EVERY, 0))
-        if now - last < _EVERY:
-            self._logged[key] = last, left_out + 1
-            return
-        if len(self._logged) > 1000:
-            self._logged.clear()
-        self._logged[key] = now, 0
-        more = f" ({left_out} more since the last line)" if left_out else ""
-        _logger.error("%s: %s raised %s%s", self._train, step, explained(error), more, exc_info=error)
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
-    if asyncio._get_running_loop() is None:
-        return True  # the loop is closed: what is left of the task is being collected
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return _passes(error) or isinstance(error, GeneratorExit)
-
-
-def _passes(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(_passes, error.exceptions))
-    return isinstance(error, KeyboardInterrupt)
 
 
 class Telling:
@@ -71,11 +19,14 @@ class Telling:
     def __call__(self, fact: Fact) -> None:
         for listener in self._listeners:
             try:
-                listener(fact)
+                found: object = listener(fact)
+                if inspect.iscoroutine(found):
+                    found.close()
+                    raise TypeError("it is a coroutine function, which nobody awaits")
             except BaseException as e:
-                if _passes(e):
+                if passes(e):
                     raise
-                self._bulkhead.caught_in(f"a listener ({_named(listener)})", e)
+                self._bulkhead.report(f"a listener ({_named(listener)})", e)
 
 
 def _named(listener: object) -> str:

@@ -12,6 +12,7 @@ import pytest
 from eventwagon import Volume
 from eventwagon.broker import Depth
 from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.bulkhead import Bulkhead, is_ours
 from eventwagon.errors import Defect, EventwagonError, Unavailable
 from eventwagon.event import Channel
 from eventwagon.facts import DefectFound, Fact, StepFailed, Switched, log
@@ -20,7 +21,7 @@ from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.in_process import InProcess
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registry import Member, Snapshot
-from eventwagon.telling import Bulkhead, Telling, is_ours
+from eventwagon.telling import Telling
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 
@@ -351,17 +352,17 @@ def test_a_bulkhead_logs_one_kind_once_a_minute_and_counts_all(caplog: pytest.Lo
     now = 0.0
     bulkhead = Bulkhead("t", clock=lambda: now)
     for _ in range(5):
-        bulkhead.caught_in("a step", TypeError("a"))
-    bulkhead.caught_in("a step", ValueError("b"))
+        bulkhead.report("a step", TypeError("a"))
+    bulkhead.report("a step", ValueError("b"))
     now = 61.0
-    bulkhead.caught_in("a step", TypeError("c"))
+    bulkhead.report("a step", TypeError("c"))
     assert [line.partition(" raised ")[2] for line in caplog.messages] == [
         "TypeError: a",
         "ValueError: b",
-        "TypeError: c (4 more since the last line)",
+        "TypeError: c (4 more of this kind since the last line)",
     ]
     assert (bulkhead.caught, bulkhead.trouble) == (7, "")
-    bulkhead.caught_in("a step", IllegalMove("no"))
+    bulkhead.report("a step", IllegalMove("no"))
     assert "IllegalMove: no" in bulkhead.trouble
 
 

@@ -7,10 +7,11 @@ import logging
 from contextlib import AsyncExitStack
 from typing import Self
 
+from ..bulkhead import is_ours
 from ..connection import Connection
-from ..errors import EventwagonError, UsageError, explained
+from ..errors import EventwagonError, UsageError
 from ..probe import probe
-from ..telling import is_ours
+from ..text import said
 
 _LOOK = 0.1
 _AGAIN = 0.5
@@ -64,7 +65,7 @@ class Health:
             except BaseException as e:
                 if is_ours(e):
                     raise
-                self._trouble = f"the probe failed: {e if isinstance(e, EventwagonError) else explained(e)}"
+                self._trouble = f"the probe failed: {e if isinstance(e, EventwagonError) else said(e)}"
             await asyncio.sleep(_AGAIN if self._trouble.startswith("the probe failed") else _LOOK)
 
     async def _why_not_ready(self) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol, Self
 
-from ..errors import EventwagonError, explained
+from ..bulkhead import Bulkhead, is_ours
+from ..errors import EventwagonError
 from ..orchestrator import Deployment, WagonSpec
-from ..telling import Bulkhead, is_ours
+from ..text import said
 
 _PAUSES = (0.05, 5.0)
 
@@ -169,7 +170,7 @@ class InProcess:
                     raise
                 if not isinstance(e, EventwagonError):
                     self._caught(unit, "starting or changing", e)
-                self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else explained(e)
+                self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else said(e)
                 self.on_change()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -208,4 +209,4 @@ class InProcess:
             self._caught(unit, "ending", e)
 
     def _caught(self, unit: _Unit, doing: str, error: BaseException) -> None:
-        (self._bulkhead or Bulkhead(unit[0])).caught_in(f"{doing} unit {unit[1]}", error)
+        (self._bulkhead or Bulkhead(unit[0])).report(f"{doing} unit {unit[1]}", error)

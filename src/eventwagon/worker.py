@@ -16,7 +16,7 @@ import msgspec
 from .broker import Delivery
 from .errors import Reject, UsageError
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage, legible
-from .payload import Shape, codec, type_name
+from .payload import Shape, codec, name_of, type_name
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -28,7 +28,7 @@ class Handler:
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
         self.channel = channel
-        self.name = getattr(function, "__qualname__", repr(function))
+        self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import operator
 import sys
 import types
 import typing
@@ -112,22 +111,22 @@ def _is_record(cls: type) -> bool:
 class _Form(typing.NamedTuple):
     dumps: Callable[[Any], bytes]
     loads: Callable[[bytes], Any]
-    same: Callable[[Any, Any], bool] = operator.eq
-    """Whether what was read is what was written; where it says no, `_alike` has another look."""
+    equality: bool = True
+    """Whether objects that count as equal are so in all fields."""
 
 
 def _form(annotation: Any) -> _Form:
     """Raises UsageError for a type that nothing can write and read."""
     parts = list(_parts(annotation))
-    same = _alike if any(_ignores_fields(part) for part in parts) else operator.eq
+    equality = not any(_ignores_fields(part) for part in parts)
     said = ""
     if any(_is_pydantic(part) for part in parts):
         try:
-            return _by_pydantic(annotation)._replace(same=same)
+            return _by_pydantic(annotation)._replace(equality=equality)
         except Exception as e:  # noqa: BLE001 - a type that Pydantic can't hold, in whatever way it says so
             said = _line(e)
     try:
-        return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))._replace(same=same)
+        return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))._replace(equality=equality)
     except Exception as e:
         members = _members(annotation)
         if len(members) == 1:
@@ -160,7 +159,7 @@ def _by_member(forms: list[_Form]) -> _Form:
         for form in forms:
             try:
                 data = form.dumps(payload)
-                if form.same(payload, got := form.loads(data)) or _alike(payload, got):
+                if _alike(payload, form.loads(data)):
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
@@ -181,7 +180,7 @@ def _by_member(forms: list[_Form]) -> _Form:
             raise ValueError(f"it is of none of the union's types: {_line(last) if last else ''}")
         return found[0]
 
-    return _Form(dumps, loads, _alike)
+    return _Form(dumps, loads, equality=False)
 
 
 def _to_plain(value: Any) -> Any:
@@ -359,14 +358,14 @@ def encode(payload: object) -> tuple[bytes, str]:
 
 def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]]:
     """The encoder of a form, which reads again what it has written."""
-    write, read, same = form
+    write, read, equality = form
     wanted = getattr(annotation, "__qualname__", None) or str(annotation)
 
     def encode(payload: Any) -> tuple[bytes, str]:
         try:
             data = write(payload)
             got = read(data)
-            if same(payload, got) or _alike(payload, got):
+            if (equality and payload == got) or _alike(payload, got):
                 return data, JSON
         except Exception as e:  # whatever a payload's own methods and checks raise
             raise UsageError(f"{type(payload).__name__} can't be published as {wanted}: {_line(e)}") from e
@@ -411,7 +410,7 @@ def _line(error: BaseException) -> str:
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
     name = type(payload).__name__
-    return name if name.isidentifier() and len(name) <= 200 else legible(name)[:200].strip() or "payload"
+    return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
 
 
 # --- signatures -----------------------------------------------------------------------------------

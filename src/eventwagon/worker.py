@@ -103,7 +103,7 @@ class Context:
         self._clock = clock
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, int] | None = None
         """How many were emitted, by channel."""
 
     def emit(
@@ -135,6 +135,8 @@ class Context:
                 f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
+        if self._counts is None:
+            self._counts = {}
         if isinstance(payload, Event):
             if event_type is not None or subject is not None or extensions is not None:
                 raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")

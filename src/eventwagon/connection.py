@@ -211,7 +211,7 @@ class Connection:
         `timeout` in seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout,
         StorageBroken.
         """
-        if isinstance(payload, Event) and (id is not None or subject is not None or event_type is not None):
+        if (id is not None or subject is not None or event_type is not None) and isinstance(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
         now = self._clock()
         event = self._event(

@@ -87,6 +87,15 @@ def _hides_fields(part: Any) -> bool:
     return isinstance(part, type) and any(a.name.startswith("_") for a in getattr(part, "__attrs_attrs__", ()))
 
 
+def _ignores_fields(part: Any) -> bool:
+    """Whether objects count as equal that differ in a field."""
+    if not isinstance(part, type):
+        return False
+    if dataclasses.is_dataclass(part) and not all(f.compare for f in dataclasses.fields(part)):
+        return True
+    return not all(a.eq for a in getattr(part, "__attrs_attrs__", ()))
+
+
 def _is_record(cls: type) -> bool:
     return (
         issubclass(cls, msgspec.Struct)
@@ -102,19 +111,22 @@ def _is_record(cls: type) -> bool:
 class _Form(typing.NamedTuple):
     dumps: Callable[[Any], bytes]
     loads: Callable[[bytes], Any]
+    equality: bool = True
+    """Whether objects that count as equal are so in all fields."""
 
 
 def _form(annotation: Any) -> _Form:
     """Raises UsageError for a type that nothing can write and read."""
     parts = list(_parts(annotation))
+    equality = not any(_ignores_fields(part) for part in parts)
     said = ""
     if any(_is_pydantic(part) for part in parts):
         try:
-            return _by_pydantic(annotation)
+            return _by_pydantic(annotation)._replace(equality=equality)
         except Exception as e:  # noqa: BLE001 - a type that Pydantic can't hold, in whatever way it says so
             said = _line(e)
     try:
-        return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))
+        return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))._replace(equality=equality)
     except Exception as e:
         members = _members(annotation)
         if len(members) == 1:
@@ -147,7 +159,7 @@ def _by_member(forms: list[_Form]) -> _Form:
         for form in forms:
             try:
                 data = form.dumps(payload)
-                if payload == (got := form.loads(data)) or _alike(payload, got):
+                if _alike(payload, form.loads(data)):
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
@@ -168,7 +180,7 @@ def _by_member(forms: list[_Form]) -> _Form:
             raise ValueError(f"it is of none of the union's types: {_line(last) if last else ''}")
         return found[0]
 
-    return _Form(dumps, loads)
+    return _Form(dumps, loads, equality=False)
 
 
 def _to_plain(value: Any) -> Any:
@@ -299,7 +311,7 @@ def codec(annotation: Any) -> Codec:
     if not raw:
         form = _form(annotation)
         loads = form.loads
-        return Codec(_verified(form), lambda event: loads(event.data))
+        return Codec(_verified(form, bare), lambda event: loads(event.data))
     as_they_are: Callable[[bytes], Any] = raw[0]
     rest = [member for member in members if _bare(member) not in _RAW]
     if not rest:
@@ -311,7 +323,7 @@ def codec(annotation: Any) -> Codec:
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
     form = _form(typing.Union[tuple(rest)])  # noqa: UP007 - made of what is known only now
-    encode_typed, loads_typed = _verified(form), form.loads
+    encode_typed, loads_typed = _verified(form, bare), form.loads
 
     def decode_either(event: Event) -> Any:
         if event.content_type != BINARY:
@@ -344,24 +356,23 @@ def encode(payload: object) -> tuple[bytes, str]:
     return data, JSON
 
 
-def _verified(form: _Form) -> Callable[[Any], tuple[bytes, str]]:
+def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]]:
     """The encoder of a form, which reads again what it has written."""
-    write, read = form
+    write, read, equality = form
+    wanted = getattr(annotation, "__qualname__", None) or str(annotation)
 
     def encode(payload: Any) -> tuple[bytes, str]:
         try:
             data = write(payload)
             got = read(data)
-            if payload == got:
+            if (equality and payload == got) or _alike(payload, got):
                 return data, JSON
         except Exception as e:  # whatever a payload's own methods and checks raise
-            raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from e
-        if not _alike(payload, got):
-            raise UsageError(
-                f"{type(payload).__name__} can't be published: it would come back as another {type(got).__name__}. Publish "
-                "what the handler takes, without NaN, hidden or left out fields, or objects of a class made from a declared one"
-            )
-        return data, JSON
+            raise UsageError(f"{type(payload).__name__} can't be published as {wanted}: {_line(e)}") from e
+        raise UsageError(
+            f"{type(payload).__name__} can't be published as {wanted}: it would come back as another {type(got).__name__}. "
+            "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared one"
+        )
 
     return encode
 
@@ -379,7 +390,7 @@ def _form_of(cls: type) -> _Own | None:
         form = _form(cls)
     except UsageError:
         return None
-    return _Own(_verified(form), form.loads)
+    return _Own(_verified(form, cls), form.loads)
 
 
 _own: Callable[[Any], _Own | None] = functools.lru_cache(1024)(_form_of)
@@ -399,7 +410,7 @@ def _line(error: BaseException) -> str:
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
     name = type(payload).__name__
-    return name if name.isidentifier() and len(name) <= 200 else legible(name)[:200].strip() or "payload"
+    return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
 
 
 # --- signatures -----------------------------------------------------------------------------------
@@ -419,7 +430,7 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
 
     `local_names` helps to resolve annotations of classes defined inside a function.
     """
-    where = f"handler {getattr(function, '__qualname__', function)!r}"
+    where = f"handler {name_of(function)!r}"
     if not callable(function) or isinstance(function, type):
         raise UsageError(f"{where} is no function")
     while isinstance(function, staticmethod):
@@ -438,7 +449,9 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     wants_context = len(names) > 1
     try:
         if not names or len(required) > 2:
-            raise TypeError("wrong number of parameters")
+            raise TypeError(
+                "it says nothing of its parameters; a decorator needs functools.wraps" if passes_on else "it has others"
+            )
         outer.bind(None, None) if wants_context else outer.bind(None)
     except TypeError as e:
         raise UsageError(f"{where}: give it (payload) or (payload, ctx): {e}") from e
@@ -451,6 +464,14 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     except Exception as e:
         raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
     return Shape(hints.get(next(iter(names)), Any), wants_context, inspect.iscoroutinefunction(_called(function)))
+
+
+def name_of(function: Any) -> str:
+    """What a handler is called in messages."""
+    if isinstance(function, functools.partial):  # whose own words show the bound arguments
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
 
 
 def _hints(function: Any, local_names: dict[str, Any] | None) -> dict[str, Any]:

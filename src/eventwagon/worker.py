@@ -18,7 +18,7 @@ import msgspec
 from .broker import Delivery
 from .errors import Reject, Retry, Snooze, UsageError
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
-from .payload import Shape, codec, type_name
+from .payload import Shape, codec, name_of, type_name
 from .text import MOST, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -31,7 +31,7 @@ class Handler:
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
         self.channel = channel
-        self.name = getattr(function, "__qualname__", repr(function))
+        self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
@@ -106,7 +106,7 @@ class Context:
         self._clock = clock
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, int] | None = None
         """How many were emitted, by channel."""
 
     def emit(
@@ -138,6 +138,8 @@ class Context:
                 f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
+        if self._counts is None:
+            self._counts = {}
         if isinstance(payload, Event):
             if event_type is not None or subject is not None or extensions is not None:
                 raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")

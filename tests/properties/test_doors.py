@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -14,10 +14,14 @@ from uuid import UUID
 import attrs
 import msgspec
 import pydantic
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventwagon import Connection, Context, Event, Train
+from eventwagon.brokers.pulsar import wire as pulsar
+from eventwagon.brokers.redis import entries as redis
+from eventwagon.brokers.sqs import wire as sqs
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, checked
 from eventwagon.payload import codec, encode, shape
@@ -133,6 +137,35 @@ def test_what_publish_is_given_is_refused_or_stored(options: list[dict[str, Any]
                 assert [(e.id, e.type, e.subject, e.data) for e in await stored(connection)] == accepted
 
     asyncio.run(main())
+
+
+def _by_sqs(event: Event) -> Event:
+    return sqs.event_from(sqs.letter(event, "t_v1").body, message="m", sent=0.0)
+
+
+def _by_pulsar(event: Event) -> Event:
+    return pulsar.event_from(pulsar.properties(event), event.data, position="p", published=0.0)
+
+
+def _by_redis(event: Event) -> Event:
+    _, fields, data = redis.pack([event], 1)
+    assert isinstance(fields, bytes)
+    assert isinstance(data, bytes)
+    (texts,) = msgspec.msgpack.decode(fields)
+    return redis.unpack("t_v1", [(b"0-1", [*(text.encode() for text in texts), b"data", data])])[0]
+
+
+@pytest.mark.parametrize("through", [_by_sqs, _by_pulsar, _by_redis])
+@settings(max_examples=300, deadline=None)
+@given(event=GOOD | ALMOST | ODD)
+def test_what_the_door_lets_in_every_brokers_wire_can_hold(through: Callable[[Event], Event], event: Event) -> None:
+    try:
+        event = checked(event, 262_144)
+    except (UsageError, EventTooLarge):
+        return
+    got = through(event)
+    assert abs(got.time - event.time) < 1e-4  # they write microseconds
+    assert msgspec.structs.replace(got, time=event.time) == event
 
 
 def _inner(n: int) -> None: ...

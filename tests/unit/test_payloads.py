@@ -106,6 +106,21 @@ class Growing:
         self.n += 1
 
 
+@dataclasses.dataclass
+class Uncompared:
+    n: int
+    cache: int = dataclasses.field(init=False, default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        self.cache = 0
+
+
+@dataclasses.dataclass
+class Stamped:
+    n: int
+    at: float = dataclasses.field(default=0.0, compare=False)
+
+
 class Struct(msgspec.Struct):
     n: int
 
@@ -319,7 +334,7 @@ WHOLE: list[tuple[Any, object]] = [
     (Sparse, Sparse()), (Sparse, Sparse("Ada", NOW)), (Array, Array(1, "b")), (Cat | Dog, Dog(1)), (list[Cat | Dog], [Dog(1), Cat(2)]),
     (Attrs, Attrs(1)), (Private, Private(1, "x", [Attrs(2)])), (Aliased, Aliased(1)), (list[Private], [Private(1)]),
     (dict[str, Private], {"a": Private(1)}), (Private | None, Private(1)), (OfPrivate, OfPrivate(Private(1), [Private(2)], {"a": Private(3)})),
-    (StructOfPrivate, StructOfPrivate(Private(1))), (Late, Late(1)), (Late, _changed(Late(1), cached=5)), (GenericData[int], GenericData(1)), (GenericData[Data], GenericData(Data(1))),
+    (StructOfPrivate, StructOfPrivate(Private(1))), (Late, Late(1)), (Uncompared, Uncompared(1)), (Stamped, Stamped(1, 5.0)), (Late, _changed(Late(1), cached=5)), (GenericData[int], GenericData(1)), (GenericData[Data], GenericData(Data(1))),
     (User, User(userId=1)), (Admin, Admin(userId=1, level=2)), (list[User], [User(userId=1)]), (dict[str, User], {"a": User(userId=1)}),
     (User | None, User(userId=1)), (User | None, None), (Team, Team(lead=User(userId=1))), (Excluding, Excluding(n=1)),
     (WithPrivate, WithPrivate(n=1)), (Computing, Computing(n=1)), (Extra, Extra.model_validate({"n": 1, "more": "x"})), (Strict, Strict(at=NOW, key=KEY, kind=Colour.RED)),
@@ -355,7 +370,8 @@ REFUSED: list[tuple[Any, object]] = [
 
 
 REFUSED += [
-    (Computed, _changed(Computed(1), twice=77)), (WithPrivate, _changed(WithPrivate(n=1), _cache=5)),
+    (Computed, _changed(Computed(1), twice=77)), (Uncompared, _changed(Uncompared(1), cache=5)), (list[Uncompared], [_changed(Uncompared(1), cache=5)]),
+    (Stamped, Stamped(1, math.nan)), (WithPrivate, _changed(WithPrivate(n=1), _cache=5)),
 ]  # fmt: skip
 
 

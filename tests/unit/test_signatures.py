@@ -208,3 +208,14 @@ def test_a_channel_is_named_by_text() -> None:
     for bad in (plain, None, 5, b"t", "", "T", "a" * 49, "\ud800", "dead"):
         with pytest.raises(UsageError):
             train.on(bad)  # type: ignore[arg-type]
+
+
+def test_a_handlers_name_shows_no_bound_arguments() -> None:
+    train = Train("t")
+    train.on("t")(functools.partial(of_three, "canary"))
+    assert train.handlers[""].name == "of_three"
+    train.on("inner")(AsyncCallable())
+    assert train.handlers["inner"].name == "AsyncCallable"
+    with pytest.raises(UsageError, match="wraps") as error:
+        Train("t").on("t")(functools.partial(anything, "canary"))
+    assert "canary" not in str(error.value)

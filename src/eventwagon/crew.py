@@ -32,7 +32,8 @@ class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so;
+    `owner`: its name, under which it claims.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Crew:
         slo: float | None,
         shared: int | None,
         revision: str = "",
+        owner: str = "",
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
     ) -> None:
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
-            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision
+            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision, owner
         )
         self._slo = slo
         self._shared = shared

@@ -233,10 +233,20 @@ class StopRequested(_Fact, frozen=True):
     because: str
 
 
+class ClaimsReturned(_Fact, frozen=True):
+    """A process has certainly ended (`because` is the proof), and what it had in hand was given back at once."""
+
+    owner: str
+    count: int
+    """Events."""
+    because: str
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
+    | ClaimsReturned
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -364,10 +374,12 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} is woken: {why}"
         case StopRequested(because=why):
             return f"the train's processes were asked to end: {why}"
+        case ClaimsReturned(owner=owner, count=count, because=why):
+            return f"{count:,} events that {owner} had in hand were given back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ClaimsReturned)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -40,6 +40,8 @@ class Kit(NamedTuple):
     tasks: asyncio.TaskGroup
     revision: str = ""
     """Which code this process is, where it says so."""
+    owner: str = ""
+    """Its name, under which it claims."""
 
 
 class Hands(Protocol):

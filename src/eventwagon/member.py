@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager, suppress
 
 from .broker import Broker
 from .crew import Crew
+from .ended import Ended
 from .errors import EventwagonError
 from .facts import Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
 from .orchestrators.in_process import InProcess
+from .process import this_process
 from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
@@ -34,11 +36,13 @@ async def wagon_workers(
     *,
     shared: bool,
     revision: str = "",
+    owner: str = "",
     clock: Callable[[], float],
     tell: Listener,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
-    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so.
+    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so;
+    `owner`: its name, under which it claims.
     Leaving ends all, within `grace`."""
     async with (
         Crew(
@@ -49,6 +53,7 @@ async def wagon_workers(
             slo=slo(settings.limit),
             shared=0 if shared else None,
             revision=revision,
+            owner=owner,
             clock=clock,
             tell=tell,
         ) as crew,
@@ -96,6 +101,8 @@ class Membership:
         self._post = post
         self._revision = revision
         self._orchestrator = orchestrator
+        self._ended = Ended(train, broker, registry, switcher, tell=tell)
+        self._process = this_process()
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
@@ -125,6 +132,8 @@ class Membership:
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
+        with suppress(EventwagonError):  # then what they had comes later: observers go on looking, and claims run out
+            await self._ended.settle()
         async with wagon_workers(
             self._train,
             self._settings,
@@ -132,6 +141,7 @@ class Membership:
             self._broker,
             shared=shared,
             revision=self._revision,
+            owner=self._name,
             clock=self._clock,
             tell=self._tell,
         ) as (crew, local):
@@ -214,6 +224,7 @@ class Membership:
                 crew=self._crew_size,
                 attachments=attachments,
                 deployed=deployed,
+                process=self._process,
             ),
             ttl=self._settings.member_ttl,
         )

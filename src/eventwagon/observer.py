@@ -9,6 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from .broker import Broker, Depth, outstanding, proven_empty
+from .ended import Ended
 from .errors import Conflict, EventwagonError
 from .event import Channel
 from .facts import Listener, StepFailed
@@ -75,6 +76,7 @@ class Observer:
         self._sweep_every = sweep_every
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator)
+        self._ended = Ended(train, broker, registry, switcher, tell=tell)
         self._history = History()
         self._refused: set[tuple[object, ...]] = set()
         self._seen: dict[int, tuple[object, float]] = {}
@@ -114,6 +116,7 @@ class Observer:
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
+        self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
         readings, troubles = await self._read(base.manifest)
         decided = plan(

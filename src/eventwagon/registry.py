@@ -10,6 +10,7 @@ import msgspec
 
 from .facts import Entry
 from .manifest import Manifest
+from .process import Process
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -51,6 +52,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     publishing_to: int = 0
     """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known yet."""
     attachments: tuple[Attachment, ...] = ()
+    process: Process | None = None
+    """Which one it is, for others on its machine; None where its system does not say."""
 
 
 class Registry(Protocol):

@@ -86,7 +86,7 @@ class Serving:
         self.lanes.rescale(self.spec.hands)
 
     async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
-        consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
+        consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility, owner=self.kit.owner)
         feed = Feed(self, channel, self.kit.handlers[channel.name], await stack.enter_async_context(consumer))
         self.feeds.append(feed)
         return feed

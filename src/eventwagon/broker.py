@@ -175,9 +175,10 @@ class Broker(Protocol):
         without one nobody can reclaim. Raises ChannelGone on entering."""
         ...
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
+    async def reclaim(self, channel: Channel, owner: str) -> int:
         """The process of this name has certainly ended: what its consumers have claimed in the channel and neither settled
-        nor released can be received at once, as if these claims had run out. Those of others are untouched.
+        nor released can be received at once, as if these claims had run out. Those of others are untouched. Returns how
+        many events that are.
 
         Idempotent: an absent channel, and an owner that claims nothing, are success. Without `capabilities.reclaims`
         it does nothing. Raises Unavailable, StorageBroken.

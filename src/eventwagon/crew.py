@@ -46,8 +46,9 @@ class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so. `circuits`:
-    what is known of the channels already, where several crews follow one another.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so;
+    `owner`: its name, under which it claims. `circuits`: what is known of the channels already, where several crews
+    follow one another.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Crew:
         slo: float | None,
         shared: int | None,
         revision: str = "",
+        owner: str = "",
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
@@ -83,6 +85,7 @@ class Crew:
             bulkhead or Bulkhead(train),
             circuits,
             revision,
+            owner,
         )
         self.others = True
         """Other processes work for the train too: no event is kept waiting here that one of them could take."""

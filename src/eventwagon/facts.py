@@ -297,11 +297,20 @@ class UnknownFact(_Fact, frozen=True):
     """The entry as it is kept."""
 
 
+class ClaimsReturned(_Fact, frozen=True):
+    """A process has certainly ended (`because` is the proof), and what it had in hand was given back at once."""
+
+    owner: str
+    count: int
+    """Events."""
+    because: str
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
-    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed
+    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -494,10 +503,12 @@ def sentence(fact: Fact) -> str:
             )
         case UnknownFact(kind=kind, raw=raw):
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
+        case ClaimsReturned(owner=owner, count=count, because=why):
+            return f"{count:,} events that {owner} had in hand were given back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

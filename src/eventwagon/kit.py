@@ -36,3 +36,5 @@ class Kit(NamedTuple):
     circuits: Circuits
     revision: str = ""
     """Which code this process is, where it says so."""
+    owner: str = ""
+    """Its name, under which it claims."""

@@ -12,12 +12,14 @@ import msgspec
 from .broker import Broker
 from .bulkhead import Bulkhead, is_ours
 from .crew import Crew
+from .ended import Ended
 from .errors import EventwagonError
 from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
 from .orchestrators.in_process import InProcess
+from .process import this_process
 from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
@@ -41,12 +43,14 @@ async def wagon_workers(
     *,
     shared: bool,
     revision: str = "",
+    owner: str = "",
     clock: Callable[[], float],
     tell: Listener,
     bulkhead: Bulkhead | None = None,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
-    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so.
+    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so;
+    `owner`: its name, under which it claims.
     Leaving ends all, within `grace`."""
     async with (
         Crew(
@@ -57,6 +61,7 @@ async def wagon_workers(
             slo=slo(settings.limit),
             shared=0 if shared else None,
             revision=revision,
+            owner=owner,
             clock=clock,
             tell=tell,
             bulkhead=bulkhead,
@@ -109,6 +114,8 @@ class Membership:
         self._bulkhead = bulkhead or Bulkhead(train)
         self._failing: dict[str, str] = {}
         """Steps that failed the last time, and why."""
+        self._ended = Ended(train, broker, registry, switcher, tell=tell)
+        self._process = this_process()
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
@@ -161,6 +168,8 @@ class Membership:
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
+        with suppress(EventwagonError):  # then what they had comes later: observers go on looking, and claims run out
+            await self._ended.settle()
         async with wagon_workers(
             self._train,
             self._settings,
@@ -168,6 +177,7 @@ class Membership:
             self._broker,
             shared=shared,
             revision=self._revision,
+            owner=self._name,
             clock=self._clock,
             tell=self._hear,
             bulkhead=self._bulkhead,
@@ -291,6 +301,7 @@ class Membership:
                 channels=tuple(name for name in self._handlers if name) if self._handlers else None,
                 caught=self._bulkhead.caught,
                 trouble=self._bulkhead.trouble,
+                process=self._process,
             ),
             ttl=self._settings.member_ttl,
         )

@@ -11,6 +11,7 @@ import msgspec
 
 from .broker import Broker, Depth, outstanding, proven_empty
 from .bulkhead import Bulkhead, is_ours
+from .ended import Ended
 from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
 from .facts import ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
@@ -90,6 +91,7 @@ class Observer:
         self._bulkhead = bulkhead or Bulkhead(train)
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator)
+        self._ended = Ended(train, broker, registry, switcher, tell=tell)
         self._history = History()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""
@@ -135,6 +137,7 @@ class Observer:
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
+        self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
         readings, troubles = await self._read(base.manifest)
         decided = plan(

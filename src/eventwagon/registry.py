@@ -12,6 +12,7 @@ import msgspec
 from .documents import as_read
 from .facts import Entry
 from .manifest import Manifest
+from .process import Process
 from .text import said
 
 _logger = logging.getLogger("eventwagon")
@@ -70,6 +71,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Exceptions that one of its long tasks met where none should come, and went on after."""
     trouble: str = ""
     """Why it is not well: a defect that it found."""
+    process: Process | None = None
+    """Which one it is, for others on its machine; None where its system does not say."""
 
 
 _member_decoder = msgspec.json.Decoder(Member)

@@ -108,7 +108,7 @@ class Serving:
         self.lanes.rescale(self.spec.hands)
 
     async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
-        consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
+        consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility, owner=self.kit.owner)
         handler = self.kit.handlers[channel.name]
         feed = Feed(self, channel, handler, await stack.enter_async_context(consumer), self._settling)
         self.feeds.append(feed)

@@ -270,15 +270,14 @@ class ChargesTwice(OtherConsumer):
 
 
 class ReclaimsNothing(MemoryBroker):
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        pass
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        return 0
 
 
 class ReclaimsAll(MemoryBroker):
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        for everybody in ("gone", "there", ""):
-            if queue := self._queues.get(channel):
-                queue.reclaim(everybody, asyncio.get_running_loop().time())
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        queue, now = self._queues.get(channel), asyncio.get_running_loop().time()
+        return sum(queue.reclaim(everybody, now) for everybody in ("gone", "there", "")) if queue else 0
 
 
 class TellsNobody(OtherConsumer):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from eventwagon.broker import Subscription
 from eventwagon.brokers.redis import RedisBroker
 from eventwagon.event import Channel
 from tests.programs.claimer import Claimed, claiming
+from tests.programs.patient import killed_and_replaced, killed_beside_another
 from tests.redis.support import LONG, events, raw, take
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -112,5 +114,17 @@ def test_nothing_stays_of_consumers_that_were(redis_server: Server) -> None:
             assert len(await redis.xinfo_consumers("eventwagon:{claims_v1}", "eventwagon")) <= 2
             assert await redis.exists("eventwagon:{claims_v1}:taken", "eventwagon:{claims_v1}:back") == 0
             await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_a_replacement_and_another_that_runs_have_them_at_once(own_redis: RedisServer, tmp_path: Path) -> None:
+    """Well within the visibility time of 60 s, without an attempt lost."""
+
+    async def main() -> None:
+        assert await killed_and_replaced(own_redis.url, tmp_path / "first") < 10
+        async with raw(own_redis) as redis:
+            await redis.flushdb()
+        assert await killed_beside_another(own_redis.url, tmp_path / "second") < 10
 
     asyncio.run(main())

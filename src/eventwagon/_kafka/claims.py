@@ -158,15 +158,18 @@ class ChannelClaims:
                     self.voids += 1
             self._advance(partition)
 
-    def release(self, op: Release, now: int) -> None:
+    def release(self, op: Release, now: int) -> list[Grant]:
+        """What its owner had held."""
         self._expire(now)
         for p, start, stop, claim in op.held:
             self._give_back(p, range(start, stop), claim, now + op.delay, op.tried)
-        if op.owner:
-            for number, partition in self.partitions.items():
-                for offset, hold in list(partition.taken.items()):
-                    if hold.owner == op.owner and not hold.back:
-                        self._run_out(number, offset, hold, now)
+        returned: list[Grant] = []
+        for number, partition in self.partitions.items() if op.owner else ():
+            for offset, hold in list(partition.taken.items()):
+                if hold.owner == op.owner and not hold.back:
+                    returned.append(Grant(number, offset, offset + 1, hold.attempt, hold.claim, True))
+                    self._run_out(number, offset, hold, now)
+        return returned
 
     def extend(self, op: Extend, now: int) -> list[Grant]:
         """What still stands of it."""
@@ -377,7 +380,7 @@ class Claims:
             case Settle():
                 channel.settle(op.runs)
             case Release():
-                channel.release(op, now)
+                return channel.release(op, now)
             case Extend():
                 return channel.extend(op, now)
             case Void():

@@ -50,9 +50,9 @@ class MemoryBroker:
     def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
         return _Subscription(self, channel, visibility, owner)
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        if owner and (queue := self._queues.get(channel)):
-            queue.reclaim(owner, asyncio.get_running_loop().time())
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        queue = self._queues.get(channel)
+        return queue.reclaim(owner, asyncio.get_running_loop().time()) if owner and queue else 0
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         now = asyncio.get_running_loop().time()
@@ -190,11 +190,12 @@ class _Queue:
         hold.alone = self._taken.get(hold.number) is hold
         return hold.alone
 
-    def reclaim(self, owner: str, now: float) -> None:
-        for hold in list(self._taken.values()):
-            if hold.owner == owner and not hold.back:
-                self._run_out(hold, min(hold.due, now))
+    def reclaim(self, owner: str, now: float) -> int:
+        held = [hold for hold in self._taken.values() if hold.owner == owner and not hold.back]
+        for hold in held:
+            self._run_out(hold, min(hold.due, now))
         self.wake()
+        return len(held)
 
     def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
         if self._claims_due <= now:

@@ -236,11 +236,13 @@ class KafkaBroker:
                 if wagon.feeds.get(channel.name) is feed:
                     del wagon.feeds[channel.name]
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
+    async def reclaim(self, channel: Channel, owner: str) -> int:
         if owner:
             with contextlib.suppress(ChannelGone):
                 wagon = await self._have.of(channel)
-                await wagon.propose(Release(channel.name, [], 0, False, owner))
+                returned = await wagon.propose(Release(channel.name, [], 0, False, owner))
+                return sum(grant.stop - grant.start for grant in returned)
+        return 0
 
     # --- figures ----------------------------------------------------------------------------
 

@@ -221,8 +221,8 @@ class PulsarBroker:
             lock = self._turns[channel] = asyncio.Lock()
         return lock
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        pass
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        return 0
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         return await asyncio.gather(*(self._depth(channel) for channel in channels))

@@ -169,10 +169,13 @@ class RedisBroker:
         with self._bell.listening(f"{keys[0]}:bell") as next_ring:
             yield RedisSubscription(self._client, self._bell, channel, keys, visibility, owner, known, next_ring)
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
+    async def reclaim(self, channel: Channel, owner: str) -> int:
         what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")
-        while owner and await self._client.run(what, scripts.RECLAIM, keys, [name]) == scripts.MOST:
-            pass
+        count, some = 0, scripts.MOST if owner else 0
+        while some == scripts.MOST:
+            some = int(await self._client.run(what, scripts.RECLAIM, keys, [name]))
+            count += some
+        return count
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         groups: dict[object, list[Channel]] = {}

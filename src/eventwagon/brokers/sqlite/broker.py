@@ -97,11 +97,12 @@ class SQLiteBroker:
         await self.call(channel, Op(lambda turn: turn.standing(channel), absent=_absent(channel)))
         yield SQLiteSubscription(self, channel, visibility, _hash(owner))
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        if owner:
-            await self.call(
-                channel, Op(lambda turn: turn.reclaim(channel, _hash(owner)), absent=lambda: None, writes=True)
-            )
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        if not owner:
+            return 0
+        return await self.call(
+            channel, Op(lambda turn: turn.reclaim(channel, _hash(owner)), absent=lambda: 0, writes=True)
+        )
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         by_file: dict[str, list[Channel]] = {}

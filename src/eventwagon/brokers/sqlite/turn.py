@@ -214,14 +214,16 @@ class WagonTurn(Turn):
     def alone(self, channel: Channel, token: Token) -> bool:
         return self._held(channel, [token], "held=?", (SUSPECT_ALONE,)) > 0
 
-    def reclaim(self, channel: Channel, owner: int) -> None:
+    def reclaim(self, channel: Channel, owner: int) -> int:
         row = self._find(channel.name)
-        if row is not None:
-            self.db.execute(
-                f"UPDATE claim SET until=? WHERE channel=? AND owner=? AND {HELD} AND until>?",  # noqa: S608 - ours
-                (self.now, row.id, owner, self.now),
-            )
-            row.clock, row.changed, row.nothing = max(row.clock, self.now), True, None
+        if row is None:
+            return 0
+        self.db.execute(
+            f"UPDATE claim SET until=? WHERE channel=? AND owner=? AND {HELD} AND until>?",  # noqa: S608 - ours
+            (self.now, row.id, owner, self.now),
+        )
+        row.clock, row.changed, row.nothing = max(row.clock, self.now), True, None
+        return self.db.changes()
 
     def _held(self, channel: Channel, tokens: Sequence[Token], change: str, bindings: tuple[float, ...]) -> int:
         """Change those claims that are still the ones of these deliveries; returns how many."""

@@ -172,8 +172,8 @@ class SQSBroker:
         """A consumer of messages that something else has received (an event-source mapping): for `Subscription.taken`."""
         return Subscription(channel, self._queues, self._rows, self.place, visibility)
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        pass
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        return 0
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         """One read of all counters; the rows decide where these say that little or nothing is left. `settled` equals

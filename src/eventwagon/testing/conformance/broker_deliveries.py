@@ -262,11 +262,11 @@ async def reclaimed_comes_at_once(t: BrokerTrial) -> None:
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(soon(there.receive(10, 10 * t.patience), t.patience, "a waiting receive"))
             await asyncio.sleep(t.visibility / 3)
-            await t.broker.reclaim(channel, "gone")
+            same(await t.broker.reclaim(channel, "gone"), 3, "events that it says to have given back")
         found += [*waiting.result(), *await t.take(there, 2)]
         same({d.event.data: (d.attempt, d.suspect) for d in found},
              {d.event.data: (1 + (d is lost[0]), True) for d in lost}, "what comes back")  # fmt: skip
-        await t.broker.reclaim(channel, "gone")
+        same(await t.broker.reclaim(channel, "gone"), 0, "events given back again")
         await gone.release(lost)
         holds(not await gone.alone(lost[1]), "a claim that was reclaimed still stands")
         await t.nothing(channel, "events claimed by others")
@@ -282,7 +282,7 @@ async def reclaim_of_nothing(t: BrokerTrial) -> None:
     async with t.claimed(channel) as (consumer, got):
         for where in (channel, t.absent()):
             for owner in ("unknown", ""):
-                await t.broker.reclaim(where, owner)
+                same(await t.broker.reclaim(where, owner), 0, "events that it says to have given back")
         await t.figures(channel, published=2, settled=0, waiting=1, in_flight=1)
         holds(await consumer.alone(got[0]), "a claim was taken from a consumer without a name")
     same(list(await t.broker.channels(t.train)), [channel], "channels")

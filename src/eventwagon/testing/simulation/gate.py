@@ -221,8 +221,8 @@ class GatedBroker(AlwaysOpen):
     ) -> AbstractAsyncContextManager[Subscription]:
         return GatedSubscription(self._gate, channel, visibility, owner)
 
-    async def reclaim(self, channel: Channel, owner: str) -> None:
-        await self._gate.call("reclaim", partial(self._truth.reclaim, channel, owner))
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        return await self._gate.call("reclaim", partial(self._truth.reclaim, channel, owner))
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         process = self._gate.process

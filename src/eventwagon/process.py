@@ -1,0 +1,66 @@
+"""Which process of which machine this is, and whether another one of the same machine has certainly ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+
+_SELF = Path("/proc/self")
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process as others on its machine can look for it. Numbers of processes are reused, and the same in each container:
+    `boot` and `namespace` say among which one `pid` counts, `started` (clock ticks since the boot) which one had it."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: int
+
+
+def this_process() -> Process | None:
+    """This one; None where the system does not say enough (it is no Linux)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespaces = [(_SELF / "ns" / kind).readlink().name for kind in ("pid", "time")]
+    except OSError:
+        return None
+    seen = _seen(os.getpid())
+    if not boot or seen is None:
+        return None
+    return Process(socket.gethostname(), boot, " ".join(namespaces), os.getpid(), seen[0])
+
+
+def why_ended(process: Process | None, here: Process | None) -> str:
+    """The proof that it has ended, in words; empty where there is none. `here` is this process."""
+    if process is None or here is None or process.pid <= 0 or process == here:
+        return ""
+    if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
+        return ""
+    name = f"process {process.pid} on {process.host}"
+    try:
+        os.kill(process.pid, 0)  # sees processes that /proc may hide from this user
+    except ProcessLookupError:
+        return f"{name} has ended"
+    except (OSError, OverflowError):
+        pass  # it is there and somebody else's, or no number of a process: the rest tells
+    seen = _seen(process.pid)
+    if seen is None:
+        return ""
+    started, over = seen
+    if started != process.started:
+        return f"{name} has ended, and another has its number"
+    return f"{name} has ended, and nobody has asked how" if over else ""
+
+
+def _seen(pid: int) -> tuple[int, bool] | None:
+    """When it started, and whether it is over (a zombie); None where that can't be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return int(fields[19]), fields[0] in ("Z", "X") and int(fields[17]) <= 1
+    except (OSError, ValueError, IndexError):
+        return None

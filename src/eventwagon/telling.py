@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -71,7 +72,10 @@ class Telling:
     def __call__(self, fact: Fact) -> None:
         for listener in self._listeners:
             try:
-                listener(fact)
+                found: object = listener(fact)
+                if inspect.iscoroutine(found):
+                    found.close()
+                    raise TypeError("it is a coroutine function, which nobody awaits")
             except BaseException as e:
                 if _passes(e):
                     raise

@@ -340,6 +340,13 @@ def test_listeners_cant_hurt(error: Callable[[], BaseException], caplog: pytest.
     assert by_kind[0].exc_info
 
 
+def test_a_listener_that_would_have_to_be_awaited_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def listen(fact: Fact) -> None: ...
+
+    Telling("t", [listen])(StepFailed(train="t", step="", because=""))  # type: ignore[list-item]
+    assert "nobody awaits" in caplog.messages[0]
+
+
 def test_interrupting_a_listener_interrupts() -> None:
     def interrupted(fact: Fact) -> None:
         raise KeyboardInterrupt

@@ -166,9 +166,11 @@ _WRONG: dict[str, list[Any]] = {
     "prepare": [0, -1, 1.01, math.nan, math.inf, "x", None],
     "reuse": [None, 1, "yes"],
     "spares": [-1, 1.5, "1", None, True, 32],
+    "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
+    "breaker": [True, {}, 20, "Breaker()"],
     "max_event_bytes": [0, 1023, 2048.5, None],
 }
-for name in ("wagons", "provision_attempts", "attempts", "publish_batch", "keep"):
+for name in ("wagons", "provision_attempts", "publish_batch", "keep"):
     _WRONG[name] = _NO_COUNT
 for name in ("cooldown", "hold", "backoff", "backoff_most", "grace", "keep_drained", "keep_warm", "idle_after"):
     _WRONG[name] = _NO_SECONDS
@@ -209,7 +211,13 @@ def test_what_is_declared_tells_differences() -> None:
 # --- facts --------------------------------------------------------------------------------
 
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
-_ALL_FACTS: list[type[Fact]] = [*DECISIONS, facts.EventDied, facts.EventRetried, facts.SwitchSeen]
+_ALL_FACTS: list[type[Fact]] = [
+    *DECISIONS,
+    facts.EventDied,
+    facts.EventRetried,
+    facts.EventSnoozed,
+    facts.SwitchSeen,
+]
 
 
 def _fact(kind: Any) -> st.SearchStrategy[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -422,6 +423,33 @@ def test_a_snooze_counts_no_attempt_and_is_no_failure() -> None:
         assert {fact.because for fact in world.of(EventSnoozed)} == {"not yet"}
 
     run(main())
+
+
+def test_sync_handlers_may_ask_for_it_too() -> None:
+    """In real time: they run in threads."""
+
+    async def main() -> None:
+        world, seen = World(time.time), list[tuple[int, float]]()
+        train = Train("t", attempts=2)
+
+        @train.on("t")
+        def handle(_: int, ctx: Context) -> None:
+            seen.append((ctx.attempt, time.monotonic()))
+            if len(seen) == 1:
+                raise Snooze(0.2)
+            if len(seen) == 2:
+                raise Retry(0.1)
+
+        async with world.running(train) as c:
+            await c.publish(1)
+            await until(lambda: len(seen) == 3, seconds=10.0)
+        assert [attempt for attempt, _ in seen] == [1, 1, 2]
+        pauses = [b - a for (_, a), (_, b) in pairwise(seen)]
+        assert pauses[0] >= 0.2
+        assert pauses[1] >= 0.1
+        assert not world.of(EventDied)
+
+    asyncio.run(main())
 
 
 def test_rejects_and_snoozes_do_not_open_the_breaker() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import eventwagon
-from eventwagon import errors, lifecycle, settings
+from eventwagon import breaker, errors, lifecycle, settings
 from eventwagon.broker import Capabilities
 from eventwagon.drivers import open_drivers
 from eventwagon.testing import conformance
@@ -49,6 +49,16 @@ def all_settings() -> str:
     return table(("setting", "default", "unit", "declared", "what and why"), rows)
 
 
+def breaker_figures() -> str:
+    """The figures of a circuit breaker."""
+    said, kind = _attribute_docs(breaker.Breaker), breaker.Breaker
+    rows = [
+        (f"`{name}`", f"`{default!r}`", said[name])
+        for name, default in zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True)
+    ]
+    return table(("figure", "default", "what it says"), rows)
+
+
 def names() -> str:
     """The public names of the package."""
     rows = [(f"`{name}`", _first_sentence(getattr(eventwagon, name))) for name in eventwagon.__all__]
@@ -57,7 +67,7 @@ def names() -> str:
 
 def error_tree() -> str:
     """Every error, with what it means and what to do."""
-    ordered = [*_tree(errors.EventwagonError), errors.Reject]
+    ordered = [*_tree(errors.EventwagonError), errors.Defect, errors.Reject, errors.Retry, errors.Snooze]
     return table(
         ("error", "is a", "when, and what to do"),
         [(f"`{kind.__name__}`", f"`{kind.__bases__[0].__name__}`", _whole(kind)) for kind in ordered],
@@ -96,6 +106,36 @@ def brokers() -> str:
     return table(("broker", "URL", *(f"`{each}`" for each in names), "not there"), rows)
 
 
+def fences() -> str:
+    """Which of our brokers refuse writes themselves, and which need the lease."""
+    plain = ((name.removesuffix(", several partitions").replace(", ", " and "), sample) for name, _, sample in _URLS)
+    can = {name: open_drivers(sample).broker.capabilities.fences for name, sample in plain}
+    have, lack = ([name for name, fences in can.items() if fences is which] for which in (True, False))
+    if not lack:
+        return f"That needs a broker with the capability `fences`: {_listed(have)} have it.\n"
+    return (
+        f"That needs a broker with the capability `fences`: {_listed(have)} have it. {_listed(lack)} "
+        f"{'has' if len(lack) == 1 else 'have'} not.\n"
+    )
+
+
+def declares(broker: str) -> Callable[[], str]:
+    """What one of our brokers declares, and what it does not."""
+
+    def sentence() -> str:
+        (sample,) = [sample for name, _, sample in _URLS if name == broker]
+        can = open_drivers(sample).broker.capabilities
+        names = Capabilities.__struct_fields__
+        have, lack = ([f"`{each}`" for each in names if getattr(can, each) is which] for which in (True, False))
+        return f"It declares {_listed(have)}." + (f" It does not declare {_listed(lack)}.\n" if lack else "\n")
+
+    return sentence
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def registry_checks() -> str:
     """What the suite holds a registry to."""
     return table(("check", "what must hold"), [(f"`{c}`", c.name) for c in conformance.registry_checks()])
@@ -118,9 +158,14 @@ PARTS: dict[str, Callable[[], str]] = {
     "lifecycle-diagram": diagram,
     "lifecycle-table": transitions,
     "settings": all_settings,
+    "breaker": breaker_figures,
     "public-names": names,
     "errors": error_tree,
     "brokers": brokers,
+    "fences": fences,
+    "redis-declares": declares("Redis, Valkey"),
+    "pulsar-declares": declares("Pulsar"),
+    "sqs-declares": declares("SQS with DynamoDB"),
     "broker-checks": broker_checks,
     "registry-checks": registry_checks,
     "orchestrator-checks": orchestrator_checks,

@@ -1,7 +1,8 @@
 """eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
 
+from .breaker import Breaker
 from .connection import Connection
-from .errors import EventwagonError, Reject
+from .errors import EventwagonError, Reject, Retry, Snooze
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .reading import Reading
@@ -12,6 +13,7 @@ from .workers import Workers
 
 __all__ = [
     "Age",
+    "Breaker",
     "Connection",
     "Context",
     "Event",
@@ -21,7 +23,9 @@ __all__ = [
     "Pressure",
     "Reading",
     "Reject",
+    "Retry",
     "Settings",
+    "Snooze",
     "Throughput",
     "Train",
     "Volume",

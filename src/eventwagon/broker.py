@@ -26,6 +26,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Other processes reach the same channels."""
     ordered: bool = True
     """Events come in the order of their publishing, until one is given back."""
+    reclaims: bool = False
+    """`Broker.reclaim` gives back at once what an ended process has claimed. Elsewhere it does nothing: the server does
+    so by itself, or the visibility time ends first."""
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +70,16 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own."""
+    """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own.
+
+    A `suspect` has had a claim that ran out before it was settled or released: its consumer may have died of it. It
+    stays one until it is settled or released as tried.
+    """
 
     event: Event
     attempt: int
     token: Any
+    suspect: bool = False
 
 
 class Subscription(Protocol):
@@ -83,8 +91,23 @@ class Subscription(Protocol):
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout` s.
 
-        Where `capabilities.ordered`, events never received come in the order of their publishing. An event whose claim ran out or that was released
-        comes again, with a higher attempt. Raises ChannelGone, Unavailable.
+        Where `capabilities.ordered`, events never received come in the order of their publishing. An event that was
+        released comes again, with a higher attempt if it was tried. An event whose claim ran out comes again as a
+        suspect with the same attempt: nobody knows that it was handled, and most of what a dead process had in hand
+        had nothing to do with its death.
+
+        A suspect comes alone: a batch is either one suspect or has none. Those with fewer attempts come first. While
+        both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone, Unavailable.
+        """
+        ...
+
+    async def alone(self, delivery: Delivery) -> bool:
+        """It is about to be handled with nothing else in this process: if its claim runs out, that is an attempt.
+
+        Durable when it returns True: after the claim has run out the event comes again with attempt + 1. Released as
+        tried it has attempt + 1 too, not + 2; with `tried=False` it has the attempt that it was delivered with, and
+        stays a suspect. False: the claim has run out already and is left alone; do not handle it. Idempotent, and the
+        visibility time goes on. Raises ChannelGone, Unavailable.
         """
         ...
 
@@ -94,8 +117,9 @@ class Subscription(Protocol):
         ...
 
     async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        """Give them back, to be delivered after `delay` s with attempt + 1; with `tried=False` the attempt does not
-        count (they were never handled). A claim that ran out is left alone. Idempotent. Raises ChannelGone, Unavailable."""
+        """Give them back, to be delivered after `delay` s with attempt + 1, and no longer as suspects: their consumer
+        lives. With `tried=False` the attempt does not count (they were never handled), and a suspect stays one.
+        A claim that ran out is left alone. Idempotent. Raises ChannelGone, Unavailable."""
         ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
@@ -143,9 +167,21 @@ class Broker(Protocol):
         (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable, StorageBroken."""
         ...
 
-    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
         """Attach a consumer; attached when entered. On leaving, what it has in hand stays claimed until its visibility
-        time ends, unless it was released. Raises ChannelGone on entering."""
+        time ends, unless it was released or reclaimed. `owner` names the process for `reclaim`, unlike any other, ever;
+        without one nobody can reclaim. Raises ChannelGone on entering."""
+        ...
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        """The process of this name has certainly ended: what its consumers have claimed in the channel and neither settled
+        nor released can be received at once, as if these claims had run out. Those of others are untouched.
+
+        Idempotent: an absent channel, and an owner that claims nothing, are success. Without `capabilities.reclaims`
+        it does nothing. Raises Unavailable, StorageBroken.
+        """
         ...
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:

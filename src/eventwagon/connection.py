@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from functools import partial
 from typing import Literal, Protocol, Self
 
 import msgspec
@@ -18,16 +16,16 @@ from .broker import Broker, Depth
 from .errors import (
     ChannelGone,
     DeclarationDiffers,
-    EventTooLarge,
     EventwagonError,
     PublishError,
     PublishTimeout,
     PublishUncertain,
     Unavailable,
     UsageError,
+    explained,
 )
-from .event import DEAD, Channel, Event, new_ids
-from .facts import Declared, Entry, Fact, Listener, StopRequested
+from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
+from .facts import Declared, Entry, Listener, StopRequested
 from .lifecycle import LIVE
 from .manifest import Manifest, Request, gone_by
 from .member import Membership
@@ -39,8 +37,9 @@ from .settings import Settings
 from .steps import Plan, differing, said, switch_asked
 from .streams import batches, check_payloads
 from .switcher import Switcher
-from .tasks import InOwnTask, is_cancelled, kept_up
-from .tasks import said as explained
+from .tasks import InOwnTask, kept_up
+from .telling import Bulkhead, Telling, is_ours
+from .values import check_revision, real, text
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
@@ -93,8 +92,9 @@ class Connection:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         """This process's name among the members and in the journal."""
         self._orchestrator = orchestrator
-        self._listeners = list(listeners)
+        self._tell = Telling(train.name, listeners)
         self._clock = clock
+        self._bulkhead = Bulkhead(train.name)
         self._redeclare = redeclare
         self._life: Literal["new", "opening", "open", "closed"] = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,6 +112,7 @@ class Connection:
             tell=self._tell,
             declares=bool(train.handlers),
             revision=train.revision,
+            bulkhead=self._bulkhead,
         )
         self._founded = False
         self._runs = False
@@ -206,11 +207,21 @@ class Connection:
         """Publish one event to the active wagon; stored when it returns. Returns its id.
 
         `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`, taken
-        as it is. `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate.
+        as it is. Where this program has the train's handler of the ingress, it must be of that handler's type. `subject` is
+        the key. Give `id` to publish again what was uncertain: the same id marks a duplicate.
         `timeout` in seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout,
         StorageBroken.
         """
-        event = self._event(payload, id or new_ids(1, self._clock())[0], self._clock(), subject, event_type)
+        if isinstance(payload, Event) and (id is not None or subject is not None or event_type is not None):
+            raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
+        now = self._clock()
+        event = self._event(
+            payload,
+            new_ids(1, now)[0] if id is None else check_word("id", id),
+            now,
+            None if subject is None else check_word("subject", subject),
+            None if event_type is None else check_word("type", event_type),
+        )
         await self._send([event], timeout)
         return event.id
 
@@ -255,21 +266,14 @@ class Connection:
             yield self._event(payload, event_id, now, None, None)
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
+        """The event of a payload; the other attributes have been checked. Raises UsageError, EventTooLarge."""
+        most = self.train.settings.max_event_bytes
         if isinstance(payload, Event):
-            event = payload
-            if not math.isfinite(event.time):
-                raise UsageError(f"event {event.id}: its time is {event.time}")
-        else:
-            data, content_type = encode(payload)
-            event = Event(
-                event_id, event_type or type_name(payload), self.train.source, now, data, subject, content_type
-            )
-        if event.size > self.train.settings.max_event_bytes:
-            raise EventTooLarge(
-                f"event {event.id} has {event.size:,} bytes, more than max_event_bytes="
-                f"{self.train.settings.max_event_bytes:,}: send a reference to the data, or raise the setting"
-            )
-        return event
+            return checked(payload, most)
+        ingress = self.train.handlers.get("")
+        data, content_type = ingress.encode(payload) if ingress else encode(payload)
+        kind = type_name(payload) if event_type is None else event_type
+        return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
         loop = self._here()
@@ -281,7 +285,7 @@ class Connection:
 
     async def _found_by(self, deadline: float) -> None:
         """Found the train, again while the broker or registry is away. Raises PublishError, and what founding does."""
-        why, unexpected = "no answer", self._switcher.unexpected
+        why = "no answer"
         patience = (deadline - asyncio.get_running_loop().time()) / 2
         try:
             async with asyncio.timeout_at(deadline):
@@ -291,9 +295,11 @@ class Connection:
                     except (Unavailable, PublishUncertain, TimeoutError) as e:
                         why = str(e)
                     except asyncio.CancelledError as e:
-                        if is_cancelled():
+                        if is_ours(e):
                             raise
-                        unexpected.note("founding the train", e)  # something that a driver waited for was cancelled
+                        self._bulkhead.caught_in(
+                            "founding the train", e
+                        )  # something that a driver waited for was cancelled
                     await asyncio.sleep(_PAUSE)
         except EventwagonError:
             raise
@@ -302,7 +308,7 @@ class Connection:
                 f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
             ) from None
         except Exception as e:
-            unexpected.note("founding the train", e)
+            self._bulkhead.caught_in("founding the train", e)
             raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {explained(e)}") from e
 
     async def found(self) -> None:
@@ -389,11 +395,11 @@ class Connection:
             post=post,
             revision=self.train.revision,
             orchestrator=self._orchestrator if observe else None,
+            bulkhead=self._bulkhead,
         )
         self._membership = membership
-        unexpected = self._switcher.unexpected
         async with InOwnTask(asyncio.TaskGroup()) as tasks:
-            owned = [tasks.create_task(kept_up(membership.run, "working and checking in", unexpected))]
+            owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead.caught_in))]
             if observe:
                 observer = Observer(
                     self.train.name,
@@ -404,10 +410,11 @@ class Connection:
                     orchestrator=self._orchestrator,
                     clock=self._clock,
                     tell=self._tell,
+                    bulkhead=self._bulkhead,
                 )
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
-                owned.append(tasks.create_task(kept_up(observer.run, "observing", unexpected)))
+                owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead.caught_in)))
             self._is_running = True
             try:
                 yield
@@ -477,10 +484,14 @@ class Connection:
         If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes back by itself
         when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
         """
-        if watch_errors is not None and (revision is None or not 0 < watch_errors <= 1):
+        why = text("why", why)
+        if revision is not None:
+            check_revision(revision)
+        watch = None if watch_errors is None else real("watch_errors", watch_errors)
+        if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
         self._here()
-        request = Request(why, self._clock(), revision, watch_errors)
+        request = Request(why, self._clock(), revision, watch)
         async with self._answering():
             await self._found()
             before = (await self._switcher.refresh()).manifest.active
@@ -489,9 +500,10 @@ class Connection:
         return before.number
 
     async def request_stop(self, why: str = "by hand") -> None:
-        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored."""
+        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored.
+        Raises UsageError."""
         self._here()
-        fact = StopRequested(train=self.train.name, because=why)
+        fact = StopRequested(train=self.train.name, because=text("why", why))
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
@@ -525,6 +537,11 @@ class Connection:
     def attachments(self) -> tuple[Attachment, ...]:
         """What this process's own workers do, wagon by wagon; none where it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
+
+    @property
+    def trouble(self) -> str:
+        """Why this process is not well: a defect of eventwagon's that it found. Empty while it found none."""
+        return self._bulkhead.trouble
 
     async def refresh(self) -> Snapshot:
         """Read the manifest from the registry."""
@@ -570,10 +587,6 @@ class Connection:
                     yield event
             except ChannelGone:
                 continue
-
-    def _tell(self, fact: Fact) -> None:
-        for listener in self._listeners:
-            self._switcher.unexpected.call("a listener to facts", partial(listener, fact))
 
 
 def check_timeout(timeout: float) -> float:

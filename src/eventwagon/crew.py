@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
-from typing import Self
+from contextlib import AsyncExitStack, suppress
+from contextvars import copy_context
+from typing import Literal, Self
 
+from .breaker import USUAL, Circuit
 from .broker import Broker, Delivery
+from .bulkhead import Bulkhead, Seldom, kind_of, shown
+from .circuits import Circuits
+from .errors import EventwagonError
 from .event import born
 from .facts import Listener
-from .feed import Feed, Kit, Served
+from .feed import Feed
+from .gate import Gate
+from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
-from .worker import Context, Dead, Failed, Handled, Handler, Threads, handle
+from .text import plain
+from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Snoozed, Threads, begin, handlers_own
 from .workers import Journey, Post, choose
+
+_logger = logging.getLogger("eventwagon.worker")
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds: what choosing costs is spread over fast events."""
@@ -26,13 +37,17 @@ _ASIDE_MOST = 1000
 """Late events that are passed over and kept in hand."""
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
+_OUTCOMES = (Handled, Dead, Failed, Snoozed)
+_BEFORE_ALONE = 1.0
+"""Seconds after which a suspect comes again whose claim could not be marked."""
 
 
 class Crew:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so.
+    newcomers in seconds that a shared crew works by. `revision`: which code this process is, where it says so. `circuits`:
+    what is known of the channels already, where several crews follow one another.
     """
 
     def __init__(
@@ -48,10 +63,28 @@ class Crew:
         clock: Callable[[], float],
         tell: Listener,
         rng: random.Random | None = None,
+        circuits: Circuits | None = None,
     ) -> None:
+        rng = rng or random.Random()
+        circuits = circuits or Circuits(train, settings, tell, rng)
+        circuits.on_change = self._circuit_changed
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
-            train, handlers, settings, broker, clock, tell, rng or random.Random(), Threads(), tasks, revision
+            train,
+            handlers,
+            settings,
+            broker,
+            clock,
+            tell,
+            rng,
+            Threads(),
+            tasks,
+            Gate(),
+            Bulkhead(_logger),
+            circuits,
+            revision,
         )
+        self.others = True
+        """Other processes work for the train too: no event is kept waiting here that one of them could take."""
         self._slo = slo
         self._shared = shared
         self._lanes: Lanes | None = None
@@ -62,10 +95,11 @@ class Crew:
         async with AsyncExitStack() as stack:
             self._kit = self._make_kit(await stack.enter_async_context(asyncio.TaskGroup()))
             stack.callback(self._kit.threads.end)
+            stack.callback(self._kit.circuits.end)
             if self._shared is not None:
                 self._lanes = Lanes(self._kit, self._slo, shared=True)
                 self._lanes.resize(self._shared)
-                stack.callback(self._lanes.resize, 0)
+                stack.callback(self._lanes.close)
             stack.push_async_callback(self._end_all)
             self._stack = stack.pop_all()
         return self
@@ -82,21 +116,56 @@ class Crew:
                 self._lanes.resize(shared)
 
     async def serve(self, spec: WagonSpec) -> Serving:
-        """Attach to all channels of the wagon; its events are worked off from then on, until the Serving is ended.
+        """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on, until the
+        Serving is ended.
 
-        Raises ChannelGone, Unavailable, and UsageError where a handler is missing for one of its channels.
+        Raises ChannelGone, Unavailable, and UsageError where the wagon is for other code.
         """
         lanes = self._lanes or Lanes(self._kit, None, shared=False)
-        serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None)
+        serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None, others=lambda: self.others)
         await serving.attach()
         self._serving[spec.number] = serving
         serving.on_left = lambda: self._serving.pop(spec.number, None)
         return serving
 
+    def _circuit_changed(self, circuit: Circuit) -> None:
+        for serving in self._serving.values():
+            serving.circuit_changed(circuit)
+
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for serving in list(self._serving.values()):
                 tasks.create_task(serving.end(self._kit.settings.grace))
+
+
+class _Hand(Run):
+    """One worker, and what it has in hand."""
+
+    __slots__ = ("attempt", "delivery", "feed", "until", "waits")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed: Feed | None = None
+        """The channel of the event in hand; None while there is none."""
+        self.delivery: Delivery | None = None
+        self.attempt = 1
+        """How often it was tried with this, as far as is known here."""
+        self.until = math.inf
+        """When its handler is cut short; once it was, when it is given up."""
+        self.waits = False
+        """It waits to be alone, and does not handle yet."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it handles an event."""
+        return self.feed is not None and not self.waits
+
+    def drop(self) -> None:
+        """Something failed that should not: what is in hand is left to run out."""
+        if self.feed is not None and self.delivery is not None:
+            self.feed.untried(self.delivery)
+            self.feed.forget([self.delivery])
+        self.feed = self.delivery = None
 
 
 class Lanes:
@@ -110,15 +179,17 @@ class Lanes:
         self._kit = kit
         self._slo = slo
         self._shared = shared
-        self._emittable = frozenset(name for name in kit.handlers if name)
         self._journey = Journey(["", *(name for name in kit.handlers if name)])
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._at: dict[asyncio.Task[None], tuple[Served, float]] = {}
-        """Who is at an event: of which wagon, and until when it may take."""
-        self._cut: dict[asyncio.Task[None], str] = {}
-        """Who was cut short, and why."""
+        self._hands: dict[asyncio.Task[None], _Hand] = {}
+        """What each worker has in hand."""
+        self._context = copy_context()
+        """In which each event is handled anew."""
+        self._held: set[asyncio.Task[None]] = set()
+        """Whose event is over, and whose handler still runs in its thread."""
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._choice: Feed | None = None
         self._choice_until = -math.inf
@@ -127,6 +198,7 @@ class Lanes:
         self._credit = 1.0
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
         handlers that never wait none is at work when the next is chosen."""
+        self._failures = Seldom()
 
     @property
     def in_need(self) -> int:
@@ -134,14 +206,34 @@ class Lanes:
         between wagons by what is at hand of each."""
         return self.target if self._shared else len(self._idle)
 
+    @property
+    def free(self) -> int:
+        """Workers that wait for an event."""
+        return len(self._idle)
+
+    @property
+    def size(self) -> int:
+        """Workers that there are: `target`, but for those that finish an event first."""
+        return len(self._workers)
+
     def resize(self, target: int) -> None:
         """Bring the number of workers to `target`: up at once, down after the events in hand."""
         self.target = target
-        while len(self._workers) < target:
-            self._workers.add(self._kit.tasks.create_task(self._work()))
+        self._fill()
         self.wake(len(self._idle))
         for serving in self._servings:
             serving.rescaled()
+
+    def _fill(self) -> None:
+        while len(self._workers) < self.target and not self._closed:
+            self._workers.add(self._kit.tasks.create_task(self._work(), context=self._context.copy()))
+
+    def close(self) -> None:
+        """Work no more. Handlers that still run in their threads are not waited for."""
+        self._closed = True
+        self.resize(0)
+        for task in self._held:
+            task.cancel()
 
     def rescale(self, workers: int | None) -> None:
         """A spec has changed: who is oldest may have, and a wagon's own workers; a shared crew is sized by its owner."""
@@ -155,15 +247,21 @@ class Lanes:
         self._servings.sort(key=_age)
 
     def part(self, serving: Serving) -> None:
-        """Work for it no longer; whoever is still at it is cut short."""
+        """Work for it no longer; what is still under way there is cut short."""
         self._servings = [s for s in self._servings if s is not serving]
         if self._choice is not None and self._choice.serving is serving:
             self._choice = None
-        for task, (at, _) in self._at.items():
-            if at is serving:
-                self._cut_short(task, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.feed.serving is serving:
+                self._cut_short(task, hand, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
         if not self._shared:
-            self.resize(0)
+            self.close()
+
+    def give_up(self, serving: Serving) -> None:
+        """Handlers that were cut short there and go on all the same are run no further."""
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.feed.serving is serving and hand.because:
+                self._give_up(task, hand)
 
     def wake(self, count: int) -> None:
         """`count` events came in: as many idle workers look for one."""
@@ -174,40 +272,83 @@ class Lanes:
                 count -= 1
 
     def _nudge(self) -> None:
+        """A worker is free: feeds that have nothing at hand look whether they are to fetch."""
         for serving in self._servings:
-            serving.nudge()
+            serving.wake_up(own=not self._shared)
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         me = asyncio.current_task()
         assert me is not None  # noqa: S101 - for the type checker: this runs as a task
-        yielded = loop.time()
+        hand = self._hands[me] = _Hand()
+        self._kit.gate.hands.add(hand)
         try:
-            while len(self._workers) <= self.target:
-                now = loop.time()
-                if now - yielded > _TURN:
-                    await asyncio.sleep(0)
-                    yielded = loop.time()
-                    continue  # meanwhile it may have been told to end
-                feed = self._next(now)
-                if feed is None:
-                    waiter = loop.create_future()
-                    self._idle.append(waiter)
-                    if not self._shared:
-                        self._nudge()
-                    await waiter
-                    yielded = loop.time()
-                    continue
-                await self._handle(me, feed, feed.take(late=self._late), now)
+            stained = False
+            while not stained and len(self._workers) <= self.target:
+                try:
+                    stained = await self._turns(me, hand)
+                except Exception as e:  # noqa: BLE001 - the bulkhead: the pool keeps its size
+                    self._kit.bulkhead.report("a worker", e)
+                    hand.drop()
+                    await asyncio.sleep(PAUSES[0])
         finally:
+            hand.drop()
+            self._kit.gate.hands.discard(hand)
+            del self._hands[me]
             self._workers.discard(me)
+            if not self._closed and len(self._workers) < self.target:
+                asyncio.get_running_loop().call_soon(self._fill)
+
+    async def _turns(self, me: asyncio.Task[None], hand: _Hand) -> bool:
+        """Take one event after the other, for as long as there are no more workers than there should be. True when a
+        handler has changed context variables: another worker takes this one's place, so that no event sees another's."""
+        loop, gate, threads = asyncio.get_running_loop(), self._kit.gate, self._kit.threads
+        clean = self._context
+        yielded = loop.time()
+        while len(self._workers) <= self.target:
+            now = loop.time()
+            if now - yielded > _TURN:
+                await asyncio.sleep(0)
+                yielded = loop.time()
+                continue  # meanwhile it may have been told to end
+            if gate.closed:
+                await gate.opened()
+                continue
+            feed = self._next(now)
+            if feed is None:
+                waiter = loop.create_future()
+                self._idle.append(waiter)
+                self._nudge()
+                await waiter
+                yielded = loop.time()
+                continue
+            delivery = feed.take(late=self._late)
+            if delivery is None:  # it was given back while all were busy
+                await feed.call_up()
+                continue
+            if delivery.suspect:
+                await self._handle_alone(me, hand, feed, delivery)
+            elif (context := self._begins(hand, feed, delivery, now)) is not False:
+                outcome = begin(feed.handler, delivery.event, context, hand, threads)
+                if not isinstance(outcome, _OUTCOMES):
+                    outcome = await outcome
+                self._ends(hand, feed, delivery, now, outcome)
+                if hand.because or me.cancelling():
+                    await self._after_cut(me, hand, feed.handler)
+            if copy_context() != clean:
+                return True
+        return False
 
     def _next(self, now: float) -> Feed | None:
         """The channel to take the next event from."""
         if self.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / self.target)
         choice = self._choice
-        if choice is not None and now < self._choice_until and (choice.buffer or (self._late and choice.aside)):
+        if (
+            choice is not None
+            and now < self._choice_until
+            and (choice.fresh or (self._late and choice.aside))
+            and not choice.circuit.held
+        ):
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
@@ -284,57 +425,161 @@ class Lanes:
         floor = self._kit.settings.workers.floor
         return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
 
-    async def _handle(self, me: asyncio.Task[None], feed: Feed, delivery: Delivery, now: float) -> None:
-        serving, settings = feed.serving, self._kit.settings
-        if delivery.attempt > settings.attempts:
+    async def _handle_alone(self, me: asyncio.Task[None], hand: _Hand, feed: Feed, delivery: Delivery) -> None:
+        """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
+        other along, and its next death is its own."""
+        hand.feed, hand.delivery, hand.until, hand.waits = feed, delivery, math.inf, True
+        try:
+            async with self._kit.gate.alone():
+                hand.waits = False
+                if feed.serving.leaving:
+                    feed.give_back(delivery)
+                    return
+                try:
+                    stands = await feed.subscription.alone(delivery)
+                except EventwagonError as e:
+                    feed.give_back(delivery, _BEFORE_ALONE)
+                    feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
+                    return
+                if not stands:
+                    feed.untried(delivery)
+                    feed.forget([delivery])
+                    return
+                now = asyncio.get_running_loop().time()
+                if (context := self._begins(hand, feed, delivery, now)) is not False:
+                    outcome = begin(feed.handler, delivery.event, context, hand, self._kit.threads)
+                    if not isinstance(outcome, _OUTCOMES):
+                        outcome = await outcome
+                    self._ends(hand, feed, delivery, now, outcome)
+                    if hand.because or me.cancelling():
+                        await self._after_cut(me, hand, feed.handler)
+                await feed.over(delivery)
+        except asyncio.CancelledError:
+            if not hand.because:
+                raise
+            await _absorb(me)
+            hand.because = ""
+            feed.give_back(delivery)
+        finally:
+            hand.feed = hand.delivery = None
+            hand.waits = False
+
+    def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
+        """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
+        serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
+        attempt = delivery.attempt
+        if attempt > (settings.attempts or USUAL):
             serving.failed += 1
-            feed.die(delivery, f"{settings.attempts} attempts ended with their worker")
-            return
-        context = Context(
+            self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
+            feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)
+            return False
+        if circuit.failing:
+            attempt += circuit.uncounted(delivery.event.id)
+        hand.attempt = attempt
+        serving.busy += 1
+        hand.feed, hand.delivery, hand.until = feed, delivery, now + settings.handler_timeout
+        if self._timer is None:
+            self._arm(hand.until)
+        if not feed.handler.wants_context:
+            return None
+        return Context(
             delivery.event,
-            delivery.attempt,
+            attempt,
             self._kit.train,
             serving.spec.number,
             feed.handler.channel,
-            self._emittable,
+            self._kit.handlers,
             settings.max_event_bytes,
             self._kit.clock,
         )
-        serving.busy += 1
-        wall = 0.0 if self._slo is None else self._kit.clock()
-        until = now + settings.handler_timeout
-        self._at[me] = serving, until
-        if self._timer is None:
-            self._arm(until)
-        try:
-            outcome = await handle(feed.handler, delivery, context, self._kit.threads)
-        except asyncio.CancelledError:
-            because = self._cut.get(me)
-            if because is None:
-                raise
-            me.uncancel()
-            outcome = Failed(because)
-        finally:
-            serving.busy -= 1
-            del self._at[me]
-            self._cut.pop(me, None)
-        took = asyncio.get_running_loop().time() - now
+
+    def _ends(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome) -> None:
+        """The handling is over: what came of it goes where it belongs."""
+        serving = feed.serving
+        hand.feed = hand.delivery = None
+        serving.busy -= 1
+        if self._kit.gate.closed:
+            self._kit.gate.left()
+        ended = asyncio.get_running_loop().time()
+        took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
-        if self._slo is not None and wall - born(delivery.event) <= self._slo:
-            self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+        if self._slo is not None:
+            wall = self._kit.clock() - took
+            if wall - born(delivery.event) <= self._slo:
+                self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+        if hand.because:
+            outcome = Failed(hand.because)
+        circuit = feed.circuit
         if isinstance(outcome, Handled):
             serving.handled += 1
+            if circuit.opened_at is None:
+                circuit.succeeded(delivery.event.id, now, ended)
+            else:
+                self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
+            feed.done(delivery, outcome.emitted)
         else:
-            serving.failed += 1
+            self._ends_badly(hand, feed, delivery, outcome)
+
+    def _ends_badly(self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed) -> None:
+        serving, circuits, circuit, event_id = feed.serving, self._kit.circuits, feed.circuit, delivery.event.id
         match outcome:
-            case Handled(emitted=emitted):
-                feed.done(delivery, emitted)
+            case Snoozed(after=after, because=because):
+                circuits.passed(circuit, event_id, gone=False)
+                feed.snooze(delivery, after, because)
             case Dead(because=because):
-                feed.die(delivery, because)
-            case Failed(because=because) if delivery.attempt >= settings.attempts:
-                feed.die(delivery, because)
-            case Failed(because=because):
-                feed.retry(delivery, because)
+                serving.failed += 1
+                circuits.passed(circuit, event_id, gone=True)
+                feed.die(delivery, because, hand.attempt)
+            case Failed(because=because, error=error, after=after):
+                serving.failed += 1
+                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after)
+                self._log_failure(feed.handler, event_id, hand.attempt, because, error, dies=again is None)
+                if again is None:
+                    feed.die(delivery, because, hand.attempt)
+                else:
+                    feed.retry(delivery, because, hand.attempt, again)
+
+    async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, handler: Handler) -> None:
+        """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
+        worker's place until it has ended, or there would be one worker more."""
+        await _absorb(me)
+        because, thread = hand.because, hand.thread
+        hand.because, hand.given_up, hand.thread = "", False, None
+        if thread is None or thread.over or self._closed:
+            return
+        _logger.warning(
+            "%s: handler %s still runs in its thread (%s): its worker takes nothing until it has ended",
+            self._kit.train,
+            handler.name,
+            because,
+        )
+        self._held.add(me)
+        try:
+            await thread.ended()
+        finally:
+            self._held.discard(me)
+
+    def _log_failure(
+        self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
+    ) -> None:
+        """With its traceback: at WARNING the first failure of a kind, at ERROR each death. Once a minute a kind."""
+        kind = (handler.name, dies, because if error is None else kind_of(error))
+        held_back = self._failures.due(kind)
+        if held_back is None and not dies:
+            return
+        more = f" ({held_back} more like it since the last was logged)" if held_back else ""
+        _logger.log(
+            logging.ERROR if dies else logging.WARNING,
+            "%s: handler %s failed on event %s at attempt %d%s: %s%s",
+            self._kit.train,
+            handler.name,
+            plain(event_id, 100),
+            attempt,
+            ", its last" if dies else "",
+            because,
+            more,
+            exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
+        )
 
     def _arm(self, until: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
@@ -344,17 +589,42 @@ class Lanes:
         self._timer = None
         now = asyncio.get_running_loop().time()
         timeout = self._kit.settings.handler_timeout
-        for task, (_, until) in self._at.items():
-            if until <= now:
-                self._cut_short(task, f"not finished after handler_timeout={timeout:g} s")
-        later = [until for task, (_, until) in self._at.items() if task not in self._cut]
+        for task, hand in self._hands.items():
+            if hand.feed is not None and hand.until <= now:
+                if hand.because:
+                    self._give_up(task, hand)
+                else:
+                    self._cut_short(task, hand, f"not finished after handler_timeout={timeout:g} s")
+        later = [hand.until for hand in self._hands.values() if hand.feed is not None and hand.until < math.inf]
         if later:
             self._arm(min(later))
 
-    def _cut_short(self, task: asyncio.Task[None], because: str) -> None:
-        if task not in self._cut:
-            self._cut[task] = because
+    def _cut_short(self, task: asyncio.Task[None], hand: _Hand, because: str) -> None:
+        if not hand.because:
+            hand.because = because
+            hand.until = asyncio.get_running_loop().time() + self._kit.settings.grace
             task.cancel()
+
+    def _give_up(self, task: asyncio.Task[None], hand: _Hand) -> None:
+        """It was cancelled, and goes on: it is run no further, and its worker goes on without it."""
+        hand.until = math.inf
+        if not hand.given_up and hand.feed is not None:
+            hand.given_up = True
+            _logger.warning(
+                "%s: handler %s swallowed its cancellation (%s): it is given up where it stands",
+                self._kit.train,
+                hand.feed.handler.name,
+                hand.because,
+            )
+            task.cancel()
+
+
+async def _absorb(me: asyncio.Task[None]) -> None:
+    """Cancellations that were meant for a handler end with it."""
+    while me.cancelling():
+        me.uncancel()
+    with suppress(asyncio.CancelledError):  # one may still be on its way
+        await asyncio.sleep(0)
 
 
 def _age(serving: Serving) -> tuple[bool, float, int]:

@@ -103,8 +103,62 @@ class Conflict(RegistryError):
     """The manifest has moved on since it was read: read again and decide again."""
 
 
+class BrokenManifest(RegistryError):
+    """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it is kept and
+    what to do. Processes that run go on with what they know, and take it up again once it can be read."""
+
+
+# --- what is no weather -------------------------------------------------------------------
+
+
+class Defect(Exception):
+    """A rule of eventwagon's own is broken: a bug, please report it. Nothing was stored. It stands outside the tree of
+    EventwagonError, so that nothing takes it for trouble that passes."""
+
+
+def explained(error: BaseException, *, most: int = 500) -> str:
+    """An error in one line of `most` characters at the most, whatever its own text is. Never raises."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an exception that can't be printed is still told
+        return f"{name} (it can't be printed)"
+    text = text.encode(errors="backslashreplace").decode()
+    return (f"{name}: {text}" if text else name)[:most]
+
+
 # --- what a handler may say ---------------------------------------------------------------
+
+
+AFTER_MOST = 43_200.0
+"""The longest pause that a handler may ask for, in seconds: twelve hours, as long as every broker can keep an event back."""
 
 
 class Reject(Exception):
     """Raised by a handler: this event can never be handled. It goes to the dead letters at once."""
+
+
+class Retry(Exception):
+    """Raised by a handler: this attempt failed; try the event again `after` seconds from now (None: the usual backoff).
+    It counts as an attempt like any other failure. Raises UsageError for a pause that is no number from 0 to 43,200."""
+
+    def __init__(self, after: float | None = None, because: str = "") -> None:
+        super().__init__(*([because] if because else []))
+        self.after = None if after is None else _pause("Retry", after)
+        self.because = because
+
+
+class Snooze(Exception):
+    """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No attempt is
+    counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
+
+    def __init__(self, after: float, because: str = "") -> None:
+        super().__init__(*([because] if because else []))
+        self.after = _pause("Snooze", after)
+        self.because = because
+
+
+def _pause(name: str, after: float) -> float:
+    if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after <= AFTER_MOST:
+        raise UsageError(f"{name}: after must be a number of seconds from 0 to {AFTER_MOST:,.0f}, not {after!r:.100}")
+    return float(after)

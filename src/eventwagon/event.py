@@ -1,4 +1,4 @@
-"""An event, its id, and the channel it travels in. Pure."""
+"""An event, the one door that all events pass, their ids, and the channel they travel in. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
 
-from .errors import UsageError
+from .errors import EventTooLarge, UsageError
 
 RandomBytes = Callable[[int], bytes]
 
@@ -22,7 +23,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One immutable fact, with the attributes of CloudEvents 1.0 (https://cloudevents.io).
 
     `time` is in seconds since the Unix epoch (UTC), `data` the encoded payload, `subject` the key, and
-    `extensions` the CloudEvents extension attributes (names of lower-case letters and digits).
+    `extensions` the CloudEvents extension attributes (names of lower-case letters and digits). Making one checks nothing:
+    `publish` and `emit` do, see `checked`.
     """
 
     id: str
@@ -37,12 +39,188 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes that count against `max_event_bytes`: the data and the attributes' text."""
-        size = len(self.data) + len(self.id) + len(self.type) + len(self.source) + len(self.content_type)
-        if self.subject:
-            size += len(self.subject)
+        words = f"{self.id}{self.type}{self.source}{self.content_type}{self.subject or ''}"
         for name, value in self.extensions.items():
-            size += len(name) + len(value)
-        return size
+            words += f"{name}{value}"
+        return len(self.data) + _bytes(words)
+
+
+LONGEST_WORD = 2048
+"""Bytes of UTF-8 in the longest id, type, source, subject or content type."""
+LONGEST_VALUE = 8192
+"""Bytes of UTF-8 in the longest value of an extension attribute: a W3C baggage header, say."""
+_LONGEST_WORDS = 5 * LONGEST_WORD
+EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
+"""The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
+DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
+"""The extension attributes that a dead letter has beside those of the event."""
+
+_EXTENSION = re.compile("[a-z0-9]{1,64}")
+_CORE = frozenset(
+    ("id", "source", "specversion", "type", "subject", "time", "datacontenttype", "dataschema", "data")
+)  # `data_base64` is no name of an extension anyway
+_NO_TEXT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+    + "]"
+)
+"""What a string of CloudEvents may not hold: control characters, halves of characters, and what is no character."""
+_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+_PLAUSIBLE = 4_102_444_800.0  # the year 2100
+
+
+def checked(event: Event, most: int) -> Event:
+    """The one door for events: `event` as it may travel, by any broker, with at most `most` bytes (`max_event_bytes`).
+
+    Usually the same object; a new one where something equal had to be put in a plainer form (an int as time, a bytearray as
+    data). Raises UsageError for what CloudEvents does not allow, EventTooLarge.
+    """
+    name, kind, source, subject, content_type = event.id, event.type, event.source, event.subject, event.content_type
+    if (  # nearly all of them, in the fewest steps: short words of ASCII without blanks
+        type(event) is Event
+        and type(name) is type(kind) is type(source) is type(content_type) is str
+        and (subject is None or (type(subject) is str and subject))
+        and type(event.time) is float
+        and EARLIEST <= event.time <= LATEST
+        and type(event.data) is bytes
+        and not event.extensions
+        and type(event.extensions) is dict
+        and name
+        and kind
+        and source
+        and content_type
+    ):
+        words = (
+            name + kind + source + content_type if subject is None else name + kind + source + content_type + subject
+        )
+        if len(words) <= LONGEST_WORD and words.isascii() and words.isprintable() and " " not in words:
+            if len(words) + len(event.data) > most:
+                raise _too_large(event, most)
+            return event
+    event = Event(
+        check_word("id", name),
+        check_word("type", kind),
+        check_word("source", source),
+        _time(event.time),
+        _data(event.data),
+        None if subject is None else check_word("subject", subject),
+        check_word("content_type", content_type),
+        check_extensions(event.extensions),
+    )
+    return fitting(event, most)
+
+
+def fitting(event: Event, most: int) -> Event:
+    """The event, all of whose attributes are known to be good. Raises EventTooLarge."""
+    if (event.extensions or len(event.data) + _LONGEST_WORDS > most) and event.size > most:
+        raise _too_large(event, most)
+    return event
+
+
+def _too_large(event: Event, most: int) -> EventTooLarge:
+    return EventTooLarge(
+        f"event {event.id} has {event.size:,} bytes, more than max_event_bytes={most:,}: send a reference to the data, or "
+        "raise the setting"
+    )
+
+
+def check_word(attribute: str, text: object) -> str:
+    """Return the value of an attribute `id`, `type`, `source`, `subject` or `content_type`, or raise UsageError."""
+    if type(text) is str and len(text) <= LONGEST_WORD and text.isascii() and text.isprintable() and text.strip():
+        return text
+    text = _text(attribute, text, LONGEST_WORD)
+    if not text or text.isspace():
+        raise UsageError(
+            f"an event's {attribute} can't be empty" + (": leave it out" if attribute == "subject" else "")
+        )
+    return text
+
+
+def _text(what: str, text: object, most: int) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"an event's {what} must be a str, not a {type(text).__name__}")
+    text = str.__str__(text)  # of an enum, or another class of strings, the plain text
+    if found := _NO_TEXT.search(text):
+        raise UsageError(
+            f"an event's {what} holds U+{ord(found[0]):04X} at {found.start()}, which is no character of text: {_show(text)}"
+        )
+    if _bytes(text) > most:
+        raise UsageError(f"an event's {what} has {_bytes(text):,} bytes, more than {most:,}: {_show(text)}")
+    return text
+
+
+def _show(text: str) -> str:
+    return ascii(text if len(text) <= 60 else text[:60] + "…")
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _time(time: object) -> float:
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        raise UsageError(f"an event's time must be a number (seconds since 1970, UTC), not a {type(time).__name__}")
+    if EARLIEST <= time <= LATEST:
+        return float(time)
+    for unit, factor in _UNITS.items():
+        if LATEST < time <= _PLAUSIBLE * factor:
+            raise UsageError(f"an event's time is in seconds; {time!r} looks like {unit}: divide it by {factor:,.0f}")
+    shown = repr(time) if isinstance(time, float) else f"an int of {time.bit_length()} bits"
+    raise UsageError(f"an event's time must be in seconds since 1970 (UTC), between the years 1 and 9999, not {shown}")
+
+
+def _data(data: object) -> bytes:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise UsageError(
+        f"an event's data must be bytes, not a {type(data).__name__}: publish it as a payload to have it encoded"
+    )
+
+
+def check_extensions(extensions: object) -> dict[str, str]:
+    """Return a copy of the extension attributes, or raise UsageError."""
+    if not isinstance(extensions, Mapping):
+        raise UsageError(f"an event's extensions must be a mapping, not a {type(extensions).__name__}")
+    return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
+
+
+def _extension(name: object) -> str:
+    if not isinstance(name, str) or not _EXTENSION.fullmatch(name):
+        shown = _show(name) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise UsageError(f"an extension attribute's name is 1 to 64 of a-z and 0-9, not {shown}")
+    if name in _CORE:
+        raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")
+    return str.__str__(name)
+
+
+def legible(text: str) -> str:
+    """The text, with U+FFFD for each character that an event can't hold."""
+    return text if text.isascii() and text.isprintable() else _NO_TEXT.sub("\ufffd", text)
+
+
+@lru_cache(256)  # sources come again and again
+def _tidy(text: str) -> str:
+    """The text in a form that `check_word` takes; empty where nothing is left of it."""
+    text = legible(text)
+    if _bytes(text) > LONGEST_WORD:
+        text = text[: LONGEST_WORD // 4]  # a character has up to four bytes
+    return "" if text.isspace() else text
+
+
+def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
+    """The source, the subject and the extensions that a child takes over: what belongs to a dead letter is left out. What a
+    foreign client wrote and no door would let in is made legible, or left out: its handler can't help it."""
+    source = _tidy(parent.source) or "unknown"
+    subject = None if parent.subject is None else _tidy(parent.subject) or None
+    extensions: dict[str, str] = {}
+    if not parent.extensions:
+        return source, subject, extensions
+    for name, value in parent.extensions.items():
+        if name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
+            value = legible(value)
+            if _bytes(value) <= LONGEST_VALUE:
+                extensions[name] = value
+    return source, subject, extensions
 
 
 class Channel(msgspec.Struct, frozen=True, gc=False):
@@ -84,6 +262,9 @@ def check_channel_name(name: str) -> str:
     if name == DEAD:
         raise UsageError(f"channel name {name!r} is taken: it holds a wagon's dead letters")
     return name
+
+
+_LAST_MILLISECOND = (1 << 48) - 1
 
 
 def _uuid7(milliseconds: int, random: bytes) -> str:
@@ -129,5 +310,5 @@ def child_id(parent: Event, channel: str, index: int) -> str:
 
     It keeps the time at which the chain began, so that ids of one chain sort together, and `born` knows it.
     """
-    digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
-    return _uuid7(int(born(parent) * 1000 + 0.5), digest)
+    digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(errors="surrogatepass"), digest_size=10).digest()
+    return _uuid7(int(min(max(0.0, born(parent) * 1000 + 0.5), _LAST_MILLISECOND)), digest)

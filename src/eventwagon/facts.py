@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
+from .documents import as_read
 from .manifest import Wagon
 
 
@@ -71,6 +72,10 @@ class SwitchRefused(_Fact, frozen=True):
     pressure: float
     figures: str
     because: str
+    passing: bool = False
+    """It is an ordinary part of a switch, unless it lasts."""
+    lasted: float = 0.0
+    """Seconds for which it has been so, where it is told again for that."""
 
 
 class OpenRefused(_Fact, frozen=True):
@@ -183,6 +188,33 @@ class EventRetried(_Fact, frozen=True):
     because: str
 
 
+class EventSnoozed(_Fact, frozen=True):
+    """A handler wants an event later, `pause` seconds from now: no attempt."""
+
+    number: int
+    channel: str
+    id: str
+    pause: float
+    because: str
+
+
+class BreakerOpened(_Fact, frozen=True):
+    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a time."""
+
+    channel: str
+    because: str
+    """With figures, and the last failure."""
+
+
+class BreakerClosed(_Fact, frozen=True):
+    """A handling ended well: all of the channel is handed out again."""
+
+    channel: str
+    seconds: float
+    """How long it was open."""
+    failed_probes: int
+
+
 class SwitchRequested(_Fact, frozen=True):
     """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
 
@@ -233,14 +265,58 @@ class StopRequested(_Fact, frozen=True):
     because: str
 
 
+class ChannelsDropped(_Fact, frozen=True):
+    """Channels that are empty, that the train does not declare any more, and that no process has a handler for."""
+
+    number: int
+    channels: tuple[str, ...]
+
+
+class ChannelUnserved(_Fact, frozen=True):
+    """No process has a handler for a channel of a wagon: what is in it stays, and the wagon can't drain."""
+
+    number: int
+    channel: str
+    count: int | None
+    """Events in it that are not settled; None: unknown."""
+    because: str
+
+
+class DefectFound(_Fact, frozen=True):
+    """A rule of eventwagon's own is broken: a bug. What it was found in is left undone; the rest goes on."""
+
+    step: str
+    because: str
+
+
+class UnknownFact(_Fact, frozen=True):
+    """An entry of the journal that this version can't read: a newer one wrote it, or somebody edited it."""
+
+    kind: str
+    raw: str
+    """The entry as it is kept."""
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
+    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed
 )  # fmt: skip
 """What the journal keeps."""
 
-Fact = Decision | EventDied | EventRetried
+
+class SwitchSeen(_Fact, frozen=True):
+    """Another process has redirected ingestion; this one has just seen it. `skipped`: switches in between, not seen one by one."""
+
+    old: int | None
+    new: int
+    because: str
+    revision: str = ""
+    skipped: int = 0
+
+
+Fact = Decision | EventDied | EventRetried | EventSnoozed | SwitchSeen
 """All there is to listen to."""
 
 Listener = Callable[[Fact], None]
@@ -259,14 +335,42 @@ _entry_decoder = msgspec.json.Decoder(Entry)
 _encoder = msgspec.json.Encoder()
 
 
+class _Rough(msgspec.Struct):
+    at: float = 0.0
+    by: str = ""
+    fact: dict[str, Any] = {}
+
+
+_rough_decoder = msgspec.json.Decoder(_Rough)
+_RAW_MOST = 10_000
+
+
+def sound_entry(entry: Entry) -> Entry:
+    """The entry as every process will read it. Raises Defect where none could."""
+    return as_read(entry, _entry_decoder)
+
+
 def encode_entry(entry: Entry) -> bytes:
     """The entry as JSON, as registries keep it."""
     return _encoder.encode(entry)
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry of `encode_entry`."""
-    return _entry_decoder.decode(data)
+    """The entry of `encode_entry`. What this version can't read comes as UnknownFact; never raises."""
+    try:
+        return _entry_decoder.decode(data)
+    except (ValueError, RecursionError):
+        rough = _roughly(data)
+        kind, train = rough.fact.get("fact", ""), rough.fact.get("train", "")
+        raw = data[:_RAW_MOST].decode(errors="backslashreplace")
+        return Entry(rough.at, rough.by, UnknownFact(train=str(train), kind=str(kind), raw=raw))
+
+
+def _roughly(data: bytes) -> _Rough:
+    try:
+        return _rough_decoder.decode(data)
+    except (ValueError, RecursionError):
+        return _Rough()
 
 
 def _name(number: int | None) -> str:
@@ -343,6 +447,18 @@ def sentence(fact: Fact) -> str:
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
                 f"tried again in {pause:.1f} s"
             )
+        case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+        case BreakerOpened(channel=channel, because=why):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
+                "and none loses an attempt"
+            )
+        case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
+                "a handling succeeded"
+            )
         case SwitchRequested(because=why, revision=None):
             return f"a switch was asked for: {why}"
         case SwitchRequested(because=why, revision=revision, watch=None):
@@ -364,22 +480,40 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} is woken: {why}"
         case StopRequested(because=why):
             return f"the train's processes were asked to end: {why}"
+        case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
+            over = f", over {skipped} in between" if skipped else ""
+            return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
+        case ChannelsDropped(number=n, channels=channels):
+            return f"{_name(n)} lost channels that are empty and that nobody serves any more: {', '.join(channels)}"
+        case ChannelUnserved(number=n, channel=channel, count=count, because=why):
+            held = "an unknown number of" if count is None else f"{count:,}"
+            return f"{_name(n)} keeps {held} events in {channel}: {why}; it can't drain until a program with a handler works"
+        case DefectFound(step=step, because=why):
+            return (
+                f"a defect in eventwagon, please report it: {step}: {why}; the rest goes on, the log has the traceback"
+            )
+        case UnknownFact(kind=kind, raw=raw):
+            return f"{kind or 'an entry'} can't be read by this version: {raw}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened)  # fmt: skip
 
 
 def log(fact: Fact) -> None:
     """A listener: each fact as one line of the logger `eventwagon`, a warning where an operator should look."""
-    level = (
-        logging.WARNING
-        if isinstance(fact, _ALARMING)
-        else logging.DEBUG
-        if isinstance(fact, EventRetried)
-        else logging.INFO
-    )
-    _logger.log(level, "%s: %s", fact.train, sentence(fact))
+    _logger.log(_level(fact), "%s: %s", fact.train, sentence(fact))
+
+
+def _level(fact: Fact) -> int:
+    match fact:
+        case DefectFound():
+            return logging.ERROR
+        case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
+            return logging.INFO  # a switch that is on its way, a spare that is not needed
+        case EventRetried() | EventSnoozed():
+            return logging.DEBUG
+    return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO
 
 
 DECISIONS: tuple[type, ...] = get_args(Decision)

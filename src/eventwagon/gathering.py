@@ -7,9 +7,8 @@ import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .errors import EventwagonError, PublishError, Unavailable
+from .errors import EventwagonError, PublishError, Unavailable, explained
 from .event import Event
-from .tasks import said
 
 MOST_BYTES = 1 << 20
 """The most data in one call to the broker, in bytes, unless one event alone has more."""
@@ -222,6 +221,6 @@ def own(error: EventwagonError, accepted: int) -> EventwagonError:
         mine = copy.copy(error)
         mine.accepted = accepted
     except Exception:  # noqa: BLE001 - a class of a driver's own, which can't be copied
-        mine = PublishError(said(error), accepted=accepted)
+        mine = PublishError(explained(error), accepted=accepted)
     mine.__cause__ = error.__cause__
     return mine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from .errors import EventwagonError
+from .errors import Defect
 
 
 class State(StrEnum):
@@ -15,6 +15,7 @@ class State(StrEnum):
     ACTIVE = "active"
     DRAINING = "draining"
     DRAINED = "drained"
+    REMOVING = "removing"
     FAILED = "failed"
 
 
@@ -32,6 +33,7 @@ class Move(StrEnum):
     DISCARDED = "discarded"
     PROVEN_EMPTY = "proven empty"
     FOUND_LATE = "late events found"
+    REMOVAL_BEGUN = "removal begun"
     GIVEN_UP = "given up"
     REMOVED = "removed"
 
@@ -45,13 +47,14 @@ TRANSITIONS: dict[tuple[State, Move], State | None] = {
     (State.ACTIVE, Move.CUT_OFF): State.DRAINING,
     (State.DRAINING, Move.PROVEN_EMPTY): State.DRAINED,
     (State.DRAINED, Move.FOUND_LATE): State.DRAINING,
-    (State.DRAINED, Move.REMOVED): None,
+    (State.DRAINED, Move.REMOVAL_BEGUN): State.REMOVING,
+    (State.REMOVING, Move.REMOVED): None,
     (State.FAILED, Move.REMOVED): None,
 }
 
 
-class IllegalMove(EventwagonError):
-    """A wagon was asked to make a move that its state does not know: a defect in the caller."""
+class IllegalMove(Defect):
+    """A wagon was asked to make a move that its state does not know."""
 
 
 def after(state: State, move: Move) -> State | None:

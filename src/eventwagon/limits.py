@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from .errors import UsageError
+from .errors import UsageError, explained
 from .reading import Reading
+from .values import real, shown, whole
 
 
 class Pressure(msgspec.Struct, frozen=True, gc=False):
@@ -45,13 +46,18 @@ class _Combinable:
 
 def _limit(value: object) -> Limit:
     if not isinstance(value, Limit):
-        raise UsageError(f"{value!r} is not a limit: it has no measure(reading)")
+        raise UsageError(f"{shown(value)} is not a limit: it has no measure(reading)")
     return value
 
 
-def _positive(name: str, what: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise UsageError(f"{name}: {what} must be a number above 0, not {value!r}")
+def _count_events(limit: Volume | Lag) -> None:
+    msgspec.structs.force_setattr(limit, "events", whole(f"{type(limit).__name__}: events", limit.events))
+
+
+def _positive(limit: Age | Throughput | Wait, *fields: str) -> None:
+    for field in fields:
+        number = real(f"{type(limit).__name__}: {field}", getattr(limit, field))
+        msgspec.structs.force_setattr(limit, field, number)
 
 
 def _count(n: float) -> str:
@@ -70,9 +76,7 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
     events: int
 
     def __post_init__(self) -> None:
-        _positive("Volume", "events", self.events)
-        if self.events != int(self.events):
-            raise UsageError(f"Volume: events must be a whole number, not {self.events!r}")
+        _count_events(self)
 
     def __repr__(self) -> str:
         return f"Volume({self.events})"
@@ -91,7 +95,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
     seconds: float
 
     def __post_init__(self) -> None:
-        _positive("Age", "seconds", self.seconds)
+        _positive(self, "seconds")
 
     def __repr__(self) -> str:
         return f"Age({_written(self.seconds)})"
@@ -108,7 +112,7 @@ class Lag(msgspec.Struct, _Combinable, frozen=True):
     events: int
 
     def __post_init__(self) -> None:
-        _positive("Lag", "events", self.events)
+        _count_events(self)
 
     def __repr__(self) -> str:
         return f"Lag({self.events})"
@@ -133,9 +137,7 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
     low: float = 0.8
 
     def __post_init__(self) -> None:
-        _positive("Throughput", "per_second", self.per_second)
-        _positive("Throughput", "seconds", self.seconds)
-        _positive("Throughput", "low", self.low)
+        _positive(self, "per_second", "seconds", "low")
         if self.low > 1:
             raise UsageError(f"Throughput: low must be at most 1, not {self.low!r}")
         if self.seconds > 45:
@@ -187,8 +189,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     cut: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive("Wait", "slo", self.slo)
-        _positive("Wait", "cut", self.cut)
+        _positive(self, "slo", "cut")
 
     def __repr__(self) -> str:
         slo = _written(self.slo)
@@ -222,7 +223,7 @@ class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; A
     b: Limit
 
     def __repr__(self) -> str:
-        return f"{self.a!r} | {self.b!r}"
+        return f"{written(self.a)} | {written(self.b)}"
 
     def measure(self, reading: Reading) -> Pressure:
         a, b = self.a.measure(reading), self.b.measure(reading)
@@ -236,11 +237,64 @@ class All(msgspec.Struct, _Combinable, frozen=True):
     b: Limit
 
     def __repr__(self) -> str:
-        return " & ".join(f"({part!r})" if isinstance(part, Any_) else repr(part) for part in (self.a, self.b))
+        return " & ".join(f"({part!r})" if isinstance(part, Any_) else written(part) for part in (self.a, self.b))
 
     def measure(self, reading: Reading) -> Pressure:
         a, b = self.a.measure(reading), self.b.measure(reading)
         return a if a.value <= b.value else b
+
+
+def written(limit: Limit) -> str:
+    """How the limit stands in the declaration: its `repr`, or the name of a class that has none of its own."""
+    kind = type(limit)
+    return repr(limit) if kind.__repr__ is not object.__repr__ else f"{kind.__module__}.{kind.__qualname__}()"
+
+
+def check_written(limit: Limit) -> None:
+    """Raise UsageError unless the limit is written in the same words each time: programs are compared by them."""
+    try:
+        first, again = written(limit), written(limit)
+        first.encode()
+    except Exception as e:
+        raise UsageError(f"limit of class {type(limit).__name__}: its repr fails: {explained(e)}") from e
+    if first != again or len(first) > _WORDS_MOST:
+        why = f"is longer than {_WORDS_MOST:,} characters" if first == again else "changes from one call to the next"
+        raise UsageError(
+            f"limit of class {type(limit).__name__}: its repr {why}; programs of a train are compared by it"
+        )
+
+
+def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
+    """What the limit measures, and what was wrong with that; empty where nothing was. A user's own limit may do anything: where
+    it gives no finite number the pressure is 0. Raises nothing but KeyboardInterrupt."""
+    try:
+        pressure: Any = limit.measure(reading)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # noqa: BLE001 - a user's own limit may fail in any way; the train must go on
+        return _FAILED, explained(e)
+    if not isinstance(pressure, Pressure):
+        return _FAILED, f"it measured {shown(pressure)}, which is no Pressure"
+    value: Any = pressure.value
+    why: Any = pressure.why
+    if type(value) is float and type(why) is str and why.isascii() and len(why) <= _WHY_MOST and -_MOST < value < _MOST:
+        return pressure, ""
+    try:
+        value = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except Exception:  # noqa: BLE001 - somebody's object
+        return _FAILED, f"it measured {shown(value)}, which is no number"
+    if not -_MOST < value < _MOST:
+        return _FAILED, f"it measured {shown(pressure.value)}"
+    if not isinstance(why, str):
+        return Pressure(value, "its reason is no text"), f"its reason is {shown(why)}, which is no text"
+    plain = why[:_WHY_MOST].encode(errors="backslashreplace").decode()
+    return Pressure(value, plain), "" if plain == why[:_WHY_MOST] else "its reason holds half a character"
+
+
+_FAILED = Pressure(0.0, "the limit failed")
+_MOST = 1e300
+_WHY_MOST = 500
+_WORDS_MOST = 1_000
 
 
 def capacity(limit: Limit) -> int | None:

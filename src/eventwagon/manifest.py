@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from .errors import EventwagonError
+from .documents import as_read
+from .errors import BrokenManifest, Defect, explained
 from .event import DEAD, Channel
 from .lifecycle import LIVE, Move, State, after
 
-FORMAT = 2
+FORMAT = 3
 """The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
 lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a new form."""
 
@@ -31,6 +32,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """Its channels take writes since."""
     attempts: int = 0
     """Failed attempts at getting it ready."""
+    losses: int = 0
+    """How many times it was READY and lost its workers: what was said of it before counts no more."""
     reuses: int | None = None
     """The unit of workers that serves it, where that is not its own: the warm workers of a drained wagon, as a rule."""
     revision: str = ""
@@ -142,10 +145,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return Channel(self.train, wagon.number, DEAD)
 
 
-class BrokenManifest(EventwagonError):
-    """A manifest that no sequence of steps can lead to: a defect, or a document edited by hand."""
-
-
 def opened(
     manifest: Manifest, *, now: float, because: str, capacity: int | None, reuses: int | None = None
 ) -> Manifest:
@@ -193,27 +192,29 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
 
 
 def check(manifest: Manifest) -> None:
-    """Raise BrokenManifest unless it is one that the steps can lead to (I2 among others)."""
+    """Raise Defect unless it is one that the steps can lead to (I2 among others)."""
+    if manifest.format != FORMAT:
+        raise Defect(f"train {manifest.train}: the manifest is in form {manifest.format}, not {FORMAT}")
     numbers = [w.number for w in manifest.wagons]
     active = manifest.in_state(State.ACTIVE)
     if numbers != sorted(set(numbers)) or (numbers and numbers[-1] >= manifest.next_number):
-        raise BrokenManifest(f"train {manifest.train}: wagon numbers {numbers}, next {manifest.next_number}")
+        raise Defect(f"train {manifest.train}: wagon numbers {numbers}, next {manifest.next_number}")
     if len(active) > 1:
-        raise BrokenManifest(f"train {manifest.train}: wagons {[w.number for w in active]} are all active")
+        raise Defect(f"train {manifest.train}: wagons {[w.number for w in active]} are all active")
     units = [w.unit for w in manifest.wagons if w.state in LIVE]
     if len(units) != len(set(units)):
-        raise BrokenManifest(f"train {manifest.train}: wagons share workers: units {units}")
+        raise Defect(f"train {manifest.train}: wagons share workers: units {units}")
     for wagon in manifest.wagons:
-        if wagon.state is State.DRAINED and wagon.sealed_at is None:
-            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is drained but was never sealed")
+        if wagon.state in (State.DRAINED, State.REMOVING) and wagon.sealed_at is None:
+            raise Defect(f"train {manifest.train}: {wagon.name} is {wagon.state} but was never sealed")
         if wagon.state in (State.READY, State.ACTIVE) and wagon.created_at is None:
-            raise BrokenManifest(f"train {manifest.train}: {wagon.name} is {wagon.state} without channels")
+            raise Defect(f"train {manifest.train}: {wagon.name} is {wagon.state} without channels")
 
 
 def _standing(manifest: Manifest, number: int) -> Wagon:
     wagon = manifest.wagon(number)
     if wagon is None:
-        raise BrokenManifest(f"train {manifest.train} has no wagon {number}")
+        raise Defect(f"train {manifest.train} has no wagon {number}")
     return wagon
 
 
@@ -233,25 +234,49 @@ def encode(manifest: Manifest) -> bytes:
     return _encoder.encode(manifest)
 
 
-def decode(data: bytes) -> Manifest:
-    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows."""
+def sound(manifest: Manifest) -> Manifest:
+    """The manifest as every process will read it. Raises Defect where none could, or where no sequence of steps leads to it: it must
+    not be stored."""
+    read = as_read(manifest, _decoder)
+    check(read)
+    return read
+
+
+def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") -> Manifest:
+    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows; `kept` says where it is,
+    and how to look at it there."""
+    name = f"the manifest of train {train}" if train else "the manifest"
     try:
         form = _format_decoder.decode(data).format
         if form <= FORMAT:
-            return _lifted(_decoder.decode(data), form)
-    except msgspec.DecodeError as e:
-        raise BrokenManifest(f"the manifest can't be read: {e}") from e
+            manifest = _lifted(_decoder.decode(data), form)
+            check(manifest)
+            return manifest
+    except (ValueError, RecursionError, Defect) as e:
+        raise BrokenManifest(
+            f"{name} can't be read: {explained(e)}. It is kept in {kept}. Put a good copy back there, or mend it by hand; "
+            "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote it, "
+            "upgrade this program too (pip install --upgrade eventwagon)"
+        ) from e
     raise BrokenManifest(
-        f"the manifest was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too"
+        f"{name} was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too "
+        f"(pip install --upgrade eventwagon). It is kept in {kept}"
     )
 
 
 def _lifted(manifest: Manifest, form: int) -> Manifest:
-    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers."""
+    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers; before form 3 the
+    channels of a drained wagon might be going already."""
     if form < 2:
         turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
         manifest = msgspec.structs.replace(manifest, wagons=wagons, turns=manifest.next_number - 1)
+    if form < 3:
+        going = {w.number for w in manifest.in_state(State.DRAINED)}
+        wagons = tuple(
+            msgspec.structs.replace(w, state=State.REMOVING) if w.number in going else w for w in manifest.wagons
+        )
+        manifest = msgspec.structs.replace(manifest, wagons=wagons)
     return manifest if form == FORMAT else msgspec.structs.replace(manifest, format=FORMAT)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import msgspec
 
 from .broker import Broker
 from .crew import Crew
-from .errors import EventwagonError
-from .facts import Listener, StepFailed
+from .errors import EventwagonError, explained
+from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
@@ -18,9 +21,12 @@ from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
 from .switcher import Switcher
+from .telling import Bulkhead, is_ours
 from .worker import Handler
 from .workers import may_serve, share
 
+_NEWS_MOST = 100
+"""Facts kept for the journal while the registry is away, the latest."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
@@ -36,6 +42,7 @@ async def wagon_workers(
     revision: str = "",
     clock: Callable[[], float],
     tell: Listener,
+    bulkhead: Bulkhead | None = None,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
     without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so.
@@ -52,7 +59,7 @@ async def wagon_workers(
             clock=clock,
             tell=tell,
         ) as crew,
-        InProcess(crew.serve, grace=settings.grace) as local,
+        InProcess(crew.serve, grace=settings.grace, bulkhead=bulkhead) as local,
     ):
         yield crew, local
 
@@ -82,6 +89,7 @@ class Membership:
         post: tuple[int, int] | None = None,
         revision: str = "",
         orchestrator: Orchestrator | None = None,
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -96,11 +104,16 @@ class Membership:
         self._post = post
         self._revision = revision
         self._orchestrator = orchestrator
+        self._bulkhead = bulkhead or Bulkhead(train)
+        self._failing: dict[str, str] = {}
+        """Steps that failed the last time, and why."""
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
         self._crew_size = 0
         self._leaving: set[int] = set()
+        self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
+        """Facts of the workers for the journal."""
         self.attachments: tuple[Attachment, ...] = ()
         """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
@@ -111,7 +124,8 @@ class Membership:
         self._poked.set()
 
     async def run(self) -> None:
-        """Be a member until cancelled; then leave gracefully and check out."""
+        """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls ends it not: that
+        is told, and tried again."""
         self._switcher.on_change.append(self.poke)
         try:
             if "work" in self._roles or self._post is not None:
@@ -120,8 +134,28 @@ class Membership:
                 await self._watch(None, None)
         finally:
             self._switcher.on_change.remove(self.poke)
-            with suppress(EventwagonError):  # it runs out by itself
-                await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+            with self._going_on("checking out"):  # it runs out by itself
+                async with asyncio.timeout(self._settings.member_ttl):
+                    await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+
+    @contextmanager
+    def _going_on(self, step: str) -> Iterator[None]:
+        """The bulkhead of each step: what it raises ends that step alone. Told once while it lasts."""
+        try:
+            yield
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            if isinstance(e, EventwagonError):
+                why = str(e)
+            else:
+                self._bulkhead.caught_in(step, e)
+                why = explained(e)
+            if step not in self._failing:
+                self._tell(StepFailed(train=self._train, step=step, because=why))
+            self._failing[step] = why
+        else:
+            self._failing.pop(step, None)
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
@@ -133,21 +167,37 @@ class Membership:
             shared=shared,
             revision=self._revision,
             clock=self._clock,
-            tell=self._tell,
+            tell=self._hear,
+            bulkhead=self._bulkhead,
         ) as (crew, local):
             local.on_change = self.poke
             await self._watch(crew, local)
+
+    def _hear(self, fact: Fact) -> None:
+        """A fact of this process's workers: those on breakers are for the journal and the next check-in too."""
+        self._tell(fact)
+        if isinstance(fact, BreakerOpened | BreakerClosed):
+            self._news.append(Entry(self._clock(), self._name, fact))
+            self.poke()
+
+    async def _write_news(self) -> None:
+        if self._news:
+            entries = list(self._news)
+            await self._registry.append(self._train, entries, keep=self._settings.keep)
+            for _ in entries:
+                self._news.popleft()
 
     async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
             while True:
                 self._poked.clear()
-                try:
-                    if crew is not None and local is not None:
+                if crew is not None and local is not None:
+                    with self._going_on("looking after its wagons"):
                         await self._attend(crew, local, leaving)
+                with self._going_on("a check-in"):
                     await self._check_in(local)
-                except EventwagonError as e:
-                    self._tell(StepFailed(train=self._train, step="a check-in", because=str(e)))
+                with self._going_on("writing to the journal"):
+                    await self._write_news()
                 pause = self._settings.member_ttl / 3
                 if self._switcher.snapshot.manifest.watch is not None:
                     pause = min(pause, _LOOK_UNDER_WATCH)
@@ -159,6 +209,7 @@ class Membership:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
         peers = await self._peers()
         names = sorted(peers)
+        crew.others = self._post is not None or len(names) > 1
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
             index, count = names.index(self._name), len(names)
@@ -173,7 +224,8 @@ class Membership:
             if self._post is None and workers.each is not None:
                 able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
                 own = share(workers.each, able.index(self._name), len(able), turn=wagon.number)
-            await local.ensure(spec_of(manifest, wagon, workers=own))
+            with self._going_on(f"attaching to {wagon.name}"):
+                await local.ensure(spec_of(manifest, wagon, workers=own))
         units = {w.unit for w in live}
         for unit in await local.deployments(self._train):
             if unit not in units and unit not in self._leaving:
@@ -186,20 +238,40 @@ class Membership:
         return {m.name: m.code for m in members if "work" in m.roles} | {self._name: self._revision}
 
     async def _leave(self, local: InProcess, unit: int) -> None:
-        await local.remove(self._train, unit, grace=self._settings.grace)
-        self._leaving.discard(unit)
+        try:
+            with self._going_on(f"leaving unit {unit}"):
+                await local.remove(self._train, unit, grace=self._settings.grace)
+        finally:
+            self._leaving.discard(unit)
 
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""
-        attachments = _attached(await local.deployments(self._train)) if local is not None else ()
-        self.attachments = attachments
+        manifest = self._switcher.snapshot.manifest
+        found = await local.deployments(self._train) if local is not None else {}
+        self.attachments = attachments = tuple(
+            msgspec.structs.replace(a, losses=wagon.losses) if (wagon := manifest.wagon(a.number)) is not None else a
+            for a in _attached(found)
+        )
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
-            deployed = _attached(await self._orchestrator.deployments(self._train))
-        watch = self._switcher.snapshot.manifest.watch
-        saying = tuple(
-            (a.number, a.ready, a.trouble, (a.handled, a.failed) if watch and a.number == watch.number else None)
-            for a in (*attachments, *deployed)
+            with self._going_on("asking the orchestrator"):
+                deployed = _attached(await self._orchestrator.deployments(self._train))
+        watch = manifest.watch
+        saying = (
+            tuple(
+                (
+                    a.number,
+                    a.ready,
+                    a.trouble,
+                    a.channels,
+                    a.losses,
+                    a.missing,
+                    a.open,
+                    (a.handled, a.failed) if watch and a.number == watch.number else None,
+                )
+                for a in (*attachments, *deployed)
+            ),
+            self._bulkhead.trouble,
         )
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
@@ -214,6 +286,9 @@ class Membership:
                 crew=self._crew_size,
                 attachments=attachments,
                 deployed=deployed,
+                channels=tuple(name for name in self._handlers if name) if self._handlers else None,
+                caught=self._bulkhead.caught,
+                trouble=self._bulkhead.trouble,
             ),
             ttl=self._settings.member_ttl,
         )
@@ -226,4 +301,17 @@ class Membership:
 def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
     """Deployments, by unit, as a check-in tells of them."""
     found = (d for _, d in sorted(deployments.items()))
-    return tuple(Attachment(d.number, d.ready, d.workers, d.trouble, d.handled, d.failed) for d in found)
+    return tuple(
+        Attachment(
+            number=d.number,
+            ready=d.ready,
+            workers=d.workers,
+            trouble=d.trouble,
+            handled=d.handled,
+            failed=d.failed,
+            channels=d.channels,
+            missing=d.missing,
+            open=d.open,
+        )
+        for d in found
+    )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
 from .broker import Broker, Depth, outstanding, proven_empty
-from .errors import Conflict, EventwagonError
+from .errors import Conflict, Defect, EventwagonError, explained
 from .event import Channel
-from .facts import Listener, StepFailed
+from .facts import ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
 from .plan import plan
 from .reading import History, Reading, Sample, busy_rate
-from .registry import Member, Registry
+from .registry import Attachment, Member, Registry
 from .removal import Remover
 from .settings import Settings
 from .steps import (
@@ -39,10 +40,21 @@ from .steps import (
     spec_of,
 )
 from .switcher import Switcher
+from .telling import Bulkhead, is_ours
+from .values import shown
 from .workers import allocate
 
 _Key = tuple[type[Task], int]
 """A task and its wagon."""
+_AGAIN = 60.0
+"""Seconds after which a failure that lasts is told again where its words have changed."""
+
+
+class _Told(NamedTuple):
+    """A refusal that stands: what was told of it, and when."""
+
+    because: str
+    at: float
 
 
 class Observer:
@@ -63,6 +75,7 @@ class Observer:
         clock: Callable[[], float],
         tell: Listener,
         sweep_every: float = 30.0,
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -73,15 +86,19 @@ class Observer:
         self._clock = clock
         self._tell = tell
         self._sweep_every = sweep_every
+        self._bulkhead = bulkhead or Bulkhead(train)
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator)
         self._history = History()
-        self._refused: set[tuple[object, ...]] = set()
+        self._refused: dict[tuple[object, ...], _Told] = {}
+        """What stood at the last look, and what of it was told."""
         self._seen: dict[int, tuple[object, float]] = {}
         self._under_way: set[_Key] = set()
         """What is done aside now."""
-        self._failing: dict[_Key, StepFailed] = {}
+        self._failing: dict[_Key, Refusal] = {}
         """What was done aside, failed, and has not succeeded since."""
+        self._passing_since: float | None = None
+        """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
@@ -93,7 +110,8 @@ class Observer:
         self._poked.set()
 
     async def run(self) -> None:
-        """Look until cancelled. What fails is told, and tried again at the next look."""
+        """Look until cancelled. What fails is told, and tried again at the next look; what should never be raised is logged and
+        counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._poked.clear()
@@ -101,8 +119,10 @@ class Observer:
                     await self.look(tasks)
                 except Conflict:
                     continue  # another moved the manifest meanwhile: look again at once
-                except EventwagonError as e:
-                    for fact in self._new([StepFailed(train=self._train, step="a look", because=str(e))]):
+                except BaseException as e:
+                    if is_ours(e):
+                        raise
+                    for fact in self._new([self._met("a look", e)]):
                         self._tell(fact)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
@@ -131,14 +151,19 @@ class Observer:
         )
         await self._switcher.store(decided, base=base)
         self._wanted = decided.next_wanted
-        self._counts = self._allocated(decided.manifest, readings, deployments)
-        refusals = [*unasked, *troubles, *decided.refusals]
+        try:
+            self._counts = self._allocated(decided.manifest, readings, deployments)
+        except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
+            troubles.append(self._met("dividing the workers", e))
+        refusals = [*unasked, *troubles, *decided.refusals, *(self._met(*each) for each in decided.defects)]
         for task in decided.tasks:
             try:
                 await self._carry_out(task, tasks)
             except Conflict:
                 raise
-            except EventwagonError as e:  # one bad wagon must not keep the others from being looked after
+            except BaseException as e:
+                if is_ours(e):
+                    raise
                 refusals.append(self._failed(task, e))
         self._forget_failing(decided.tasks)
         refusals += self._failing.values()
@@ -157,14 +182,23 @@ class Observer:
             return said, []
         try:
             found = dict(await self._orchestrator.deployments(self._train))
-        except EventwagonError as e:
+            if wrong := [d for d in found.values() if not isinstance(d, Deployment)]:
+                raise TypeError(f"the orchestrator gave {shown(wrong[0])}, which is no Deployment")
+        except BaseException as e:
+            if is_ours(e):
+                raise
             spares = manifest.in_state(State.READY)
             standing = {w.unit: Deployment(number=w.number, ready=True, revision=w.revision) for w in spares}
-            return standing, [StepFailed(train=self._train, step="asking the orchestrator", because=str(e))]
-        for unit, own in said.items():  # processes that an orchestrator started may check in too, with their counts
+            return standing, [self._met("asking the orchestrator", e)]
+        for unit, own in said.items():  # processes that an orchestrator started may check in too: counts, and channels
             d = found.get(unit)
-            if d is not None and d.number == own.number and not (d.handled or d.failed):
-                found[unit] = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+            if d is None or d.number != own.number:
+                continue
+            if d.channels is None:
+                d = msgspec.structs.replace(d, channels=own.channels)
+            if not (d.handled or d.failed):
+                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+            found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
         return found, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
@@ -201,17 +235,19 @@ class Observer:
         """The depths of each wagon's channels; a wagon that can't be read keeps none of the others from it."""
         if not channels:
             return {}, []
-        with suppress(EventwagonError):  # then one by one, to see which it is
-            flat = iter(await self._broker.depth([c for of in channels.values() for c in of]))
-            return {number: [next(flat) for _ in of] for number, of in channels.items()}, []
+        with suppress(Exception):  # then one by one, to see which it is
+            asked = [c for of in channels.values() for c in of]
+            flat = dict(zip(asked, await self._broker.depth(asked), strict=True))
+            return {number: [flat[c] for c in of] for number, of in channels.items()}, []
         found: dict[int, Sequence[Depth]] = {}
         troubles: list[Refusal] = []
         for number, of in channels.items():
             try:
-                found[number] = await self._broker.depth(of)
-            except EventwagonError as e:
-                step = f"reading wagon_{number}"
-                troubles.append(StepFailed(train=self._train, step=step, because=str(e)))
+                found[number] = [depth for _, depth in zip(of, await self._broker.depth(of), strict=True)]
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                troubles.append(self._met(f"reading wagon_{number}", e))
         return found, troubles
 
     def _reading(
@@ -239,6 +275,7 @@ class Observer:
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
             settle_rate=crew if shared else busy_rate(samples),
             outstanding_in_all=outstanding(depths),
+            inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
             empty=later is not None and proven_empty(depths, later),
             samples=samples,
             crowding=crowding,
@@ -250,7 +287,8 @@ class Observer:
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
-        being: dict[int, object] = {w.number: (w.state, w.attempts) for w in manifest.wagons}
+        same = {State.REMOVING: State.DRAINED}  # whoever goes on with a removal waits for nothing anew
+        being: dict[int, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
         being[0] = manifest.failed_opens
         being[UNWANTED] = self._wanted
         being[IDLE] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
@@ -270,15 +308,48 @@ class Observer:
     # --- saying ---------------------------------------------------------------------------
 
     def _new(self, refusals: Sequence[Refusal]) -> list[Refusal]:
-        """Those that did not stand at the last look: each is told once for as long as it lasts, with its first figures."""
-        told = {(type(r), getattr(r, "number", None), getattr(r, "step", None), r.because): r for r in refusals}
-        new = [fact for key, fact in told.items() if key not in self._refused]
-        self._refused = set(told)
+        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures. The words of
+        an error may change at each look: that is told once a minute. A defect is told once, however often it is met. What is
+        an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+        now = asyncio.get_running_loop().time()
+        standing: dict[tuple[object, ...], _Told] = {}
+        new: list[Refusal] = []
+        for fact in refusals:
+            key = _kind(fact)
+            told = standing.get(key) or self._refused.get(key)
+            if told is None or (told.because != fact.because and now - told.at >= _AGAIN):
+                new.append(fact)
+                told = _Told(fact.because, now)
+            standing[key] = told
+        for key, told in self._refused.items():
+            if key[0] is DefectFound:
+                standing.setdefault(key, told)
+        self._refused = standing
+        self._tell_lasting(refusals, now)
         return new
 
-    def _failed(self, task: Task, error: EventwagonError) -> StepFailed:
-        step = f"{type(task).__name__.lower()} of wagon_{task.number}"
-        return StepFailed(train=self._train, step=step, because=str(error))
+    def _tell_lasting(self, refusals: Sequence[Refusal], now: float) -> None:
+        lasting = next((r for r in refusals if isinstance(r, SwitchRefused) and r.passing), None)
+        if lasting is None:
+            self._passing_since = None
+        elif self._passing_since is None:
+            self._passing_since = now
+        elif now - self._passing_since >= self._settings.provision_timeout:
+            self._tell(msgspec.structs.replace(lasting, lasted=now - self._passing_since))
+            self._passing_since = now + _AGAIN
+
+    def _failed(self, task: Task, error: BaseException) -> Refusal:
+        return self._met(f"{type(task).__name__.lower()} of wagon_{task.number}", error)
+
+    def _met(self, step: str, error: BaseException) -> Refusal:
+        """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an orchestrator's is logged
+        with its traceback, too."""
+        if isinstance(error, EventwagonError):
+            return StepFailed(train=self._train, step=step, because=str(error))
+        self._bulkhead.caught_in(step, error)
+        if isinstance(error, Defect):
+            return DefectFound(train=self._train, step=step, because=explained(error))
+        return StepFailed(train=self._train, step=step, because=explained(error))
 
     # --- doing ----------------------------------------------------------------------------
 
@@ -311,7 +382,9 @@ class Observer:
                 await self._end(task)
         except Conflict:
             self.poke()
-        except EventwagonError as e:
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._failing[key] = self._failed(task, e)
         else:
             self._failing.pop(key, None)
@@ -333,8 +406,8 @@ class Observer:
             await self._ensure(number)
         except Conflict:
             raise
-        except EventwagonError as e:
-            now, why = self._clock(), str(e)
+        except Exception as e:
+            now, why = self._clock(), str(e) if isinstance(e, EventwagonError) else explained(e)
             await self._switcher.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
             raise
 
@@ -372,8 +445,20 @@ class Observer:
             await self._remover.leftover(task)
             return
         wagon = self._switcher.snapshot.manifest.wagon(task.number)
-        if wagon is not None and wagon.state in (State.DRAINED, State.FAILED):
+        if wagon is not None and wagon.state in (State.DRAINED, State.REMOVING, State.FAILED):
             await self._remover.remove(wagon)
+
+
+def _kind(fact: Refusal) -> tuple[object, ...]:
+    """By what a refusal is known again at the next look."""
+    number = getattr(fact, "number", None)
+    match fact:
+        case StepFailed(step=step) | DefectFound(step=step):
+            return type(fact), step
+        case ChannelUnserved(channel=channel):
+            return type(fact), number, channel
+        case _:
+            return type(fact), number, fact.because
 
 
 def _key(task: Task) -> _Key:
@@ -382,19 +467,31 @@ def _key(task: Task) -> _Key:
 
 def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
     """What processes say in their check-ins of the live wagons that they serve, by unit."""
-    found: dict[int, Deployment] = {}
+    found: dict[int, list[Attachment]] = {}
     for member in members:
         for a in member.attachments:
             wagon = manifest.wagon(a.number)
             if wagon is None or wagon.state not in LIVE:
                 continue  # it leaves by itself
-            d = found.get(wagon.unit) or Deployment(number=a.number, ready=False)
-            found[wagon.unit] = Deployment(
-                number=a.number,
-                ready=d.ready or a.ready,
-                workers=d.workers + a.workers,
-                trouble="" if d.ready or a.ready else a.trouble or d.trouble,
-                handled=d.handled + a.handled,
-                failed=d.failed + a.failed,
-            )
-    return found
+            if a.ready and a.losses is not None and a.losses < wagon.losses:
+                a = msgspec.structs.replace(a, ready=False, trouble="they were attached before it lost its workers")
+            found.setdefault(wagon.unit, []).append(a)
+    return {unit: _together(attachments) for unit, attachments in found.items()}
+
+
+def _together(attachments: Sequence[Attachment]) -> Deployment:
+    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to together."""
+    ready = [a for a in attachments if a.ready]
+    attached = [a.channels for a in ready if a.channels is not None]
+    asked = ready or attachments
+    return Deployment(
+        number=attachments[0].number,
+        ready=bool(ready),
+        workers=sum(a.workers for a in attachments),
+        trouble="" if ready else next((a.trouble for a in attachments if a.trouble), ""),
+        handled=sum(a.handled for a in attachments),
+        failed=sum(a.failed for a in attachments),
+        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(ready) > 0 else None,
+        missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
+        open={name: why for a in attachments for name, why in a.open.items()},
+    )

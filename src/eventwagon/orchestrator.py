@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from .event import Channel
+from .values import check_revision
 
 PLACE = "{revision}"
 """Where in the name of a program, a command or an image the wagon's revision is filled in."""
@@ -34,6 +35,13 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
 
+    guarded: bool = True
+    """Its channels have circuit breakers: no, while its code is watched and once the train has gone over to other code.
+    Failures there are taken for the code's, and events that only that code may handle must come to an end."""
+
+    def __post_init__(self) -> None:
+        check_revision(self.revision)  # it is filled into programs, paths and images
+
     @property
     def hands(self) -> int | None:
         """How many of its own workers are to take events now."""
@@ -41,19 +49,26 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its channels."""
+    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its
+    channels that they were told of but the `missing`; `channels` says to which."""
 
     number: int
     ready: bool
     workers: int = 0
     revision: str = ""
     """The code that runs, as the spec named it."""
+    missing: tuple[str, ...] = ()
+    """Inner channels of the wagon that none of its workers has a handler for, as far as is known here: the others are served."""
     trouble: str = ""
     """Why it is not ready."""
     handled: int = 0
     """Handlings that ended well at the wagon served now, as far as is known here."""
     failed: int = 0
     """Handlings there that failed."""
+    channels: tuple[str, ...] | None = None
+    """The inner channels that they are attached to; None: not known here."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why, as far as is known here."""
 
 
 class Orchestrator(Protocol):

@@ -1,72 +1,408 @@
 """Payloads: what users publish and handle, to bytes and back. The type comes from the handler's annotation. Pure.
 
-JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists and plain values; Pydantic models by
-their own methods; `bytes` as they are.
+JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists and plain values. What has to do with
+Pydantic goes through Pydantic's own TypeAdapter. `bytes`, `bytearray` and `memoryview` travel as they are.
+
+A payload comes back equal, or it is refused where it is published: where the type is known, each payload is decoded again
+and compared, which costs less than half a microsecond for a small one and can't be wrong about any type.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
+import math
 import sys
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from .errors import UsageError
-from .event import BINARY, JSON, Event
+from .event import BINARY, JSON, Event, legible
+
+_RAW = (bytes, bytearray, memoryview)
+_UNTYPED = (Any, object, inspect.Parameter.empty)
+
+
+# --- types ------------------------------------------------------------------------------------
+
+
+def _bare(annotation: Any) -> Any:
+    """The type itself: without metadata, and what a name stands for."""
+    while True:
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = annotation.__origin__
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        elif type(annotation).__name__ == "TypeAliasType":
+            annotation = annotation.__value__
+        else:
+            return annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    """A union's types, those of unions in it included; else the type alone."""
+    bare = _bare(annotation)
+    if typing.get_origin(bare) in (typing.Union, types.UnionType):
+        return [member for argument in typing.get_args(bare) for member in _members(argument)]
+    return [annotation]
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The annotation and all that it is made of: arguments, and the fields of classes, but for those of Pydantic."""
+    todo, seen = [annotation], set[int]()
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if typing.get_origin(part) is typing.Annotated:
+            todo += [part.__origin__]
+            continue
+        todo += typing.get_args(_bare(part))
+        cls = typing.get_origin(_bare(part)) or _bare(part)
+        if isinstance(cls, type) and cls.__module__ != "builtins" and not _is_pydantic(cls):
+            try:
+                todo += typing.get_type_hints(cls, include_extras=True).values()
+            except Exception:  # noqa: BLE001, S112 - whoever builds the codec says what is wrong with it
+                continue
+
+
+def _is_pydantic(part: Any) -> bool:
+    """Whether only Pydantic knows what this is: a model or dataclass or type of its own, or its word about another."""
+    if typing.get_origin(part) is typing.Annotated:
+        return any(type(word).__module__.partition(".")[0] == "pydantic" for word in part.__metadata__)
+    return isinstance(part, type) and (
+        hasattr(part, "__pydantic_validator__") or hasattr(part, "__get_pydantic_core_schema__")
+    )
+
+
+def _hides_fields(part: Any) -> bool:
+    """Whether msgspec would leave out fields: those of attrs classes whose names begin with an underscore."""
+    return isinstance(part, type) and any(a.name.startswith("_") for a in getattr(part, "__attrs_attrs__", ()))
+
+
+def _is_record(cls: type) -> bool:
+    return (
+        issubclass(cls, msgspec.Struct)
+        or dataclasses.is_dataclass(cls)
+        or hasattr(cls, "__attrs_attrs__")
+        or _is_pydantic(cls)
+    )
+
+
+# --- forms: how one type is written as JSON, and read ----------------------------------------
+
+
+class _Form(typing.NamedTuple):
+    dumps: Callable[[Any], bytes]
+    loads: Callable[[bytes], Any]
+
+
+def _form(annotation: Any) -> _Form:
+    """Raises UsageError for a type that nothing can write and read."""
+    parts = list(_parts(annotation))
+    said = ""
+    if any(_is_pydantic(part) for part in parts):
+        try:
+            return _by_pydantic(annotation)
+        except Exception as e:  # noqa: BLE001 - a type that Pydantic can't hold, in whatever way it says so
+            said = _line(e)
+    try:
+        return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))
+    except Exception as e:
+        members = _members(annotation)
+        if len(members) == 1:
+            raise UsageError(f"payload type {annotation!r}: {said or _line(e)}") from e
+    return _by_member([_form(member) for member in members])
+
+
+def _by_pydantic(annotation: Any) -> _Form:
+    from pydantic import TypeAdapter  # whose type it is has imported it
+
+    adapter = TypeAdapter(annotation)
+    if not getattr(adapter, "pydantic_complete", True):
+        raise UsageError(f"{annotation!r} names a type that is not defined")
+    dumps = functools.partial(adapter.dump_json, by_alias=True, round_trip=True, warnings=False)
+    return _Form(dumps, adapter.validate_json)
+
+
+def _by_msgspec(annotation: Any, *, hidden: bool) -> _Form:
+    if isinstance(msgspec.inspect.type_info(annotation), msgspec.inspect.CustomType) and not _is_pydantic(annotation):
+        raise TypeError("no type that JSON can hold")
+    loads = msgspec.json.Decoder(annotation, dec_hook=_from_plain).decode
+    return _Form(_dump_open if hidden else _json.encode, loads)
+
+
+def _by_member(forms: list[_Form]) -> _Form:
+    """A union that no library can hold: each member by its own form. What is written is known by the first member that
+    has all of it, or else by the first that takes it."""
+
+    def dumps(payload: Any) -> bytes:
+        for form in forms:
+            try:
+                data = form.dumps(payload)
+                if payload == (got := form.loads(data)) or _alike(payload, got):
+                    return data
+            except Exception:  # noqa: BLE001, S112 - not of this member
+                continue
+        raise TypeError("it is of none of the union's types")
+
+    def loads(data: bytes) -> Any:
+        found: list[Any] = []
+        wanted, last = msgspec.json.decode(data), None
+        for form in forms:
+            try:
+                value = form.loads(data)
+                if msgspec.json.decode(form.dumps(value)) == wanted:
+                    return value
+                found.append(value)
+            except Exception as e:  # noqa: BLE001 - not of this member
+                last = e
+        if not found:
+            raise ValueError(f"it is of none of the union's types: {_line(last) if last else ''}")
+        return found[0]
+
+    return _Form(dumps, loads)
 
 
 def _to_plain(value: Any) -> Any:
-    """What msgspec does not know: Pydantic models, also inside other values."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+    """What msgspec does not know: Pydantic's, also inside other values."""
+    if _is_pydantic(type(value)) and (own := _own(type(value))) is not None:
+        return msgspec.Raw(own.encode(value)[0])
     raise TypeError(f"{type(value).__name__} is no type that JSON can hold")
 
 
 def _from_plain(wanted: type, value: Any) -> Any:
-    if hasattr(wanted, "model_validate"):
-        return wanted.model_validate(value)
+    if _is_pydantic(wanted) and (own := _own(wanted)) is not None:
+        return own.loads(msgspec.json.encode(value))
     raise TypeError(f"{wanted.__name__} is no type that JSON can hold")
 
 
 _json = msgspec.json.Encoder(enc_hook=_to_plain)
+_anything = msgspec.json.Decoder().decode
+
+
+def _dump_open(payload: Any) -> bytes:
+    return _json.encode(_open(payload))
+
+
+def _open(value: Any) -> Any:
+    """The value with its attrs classes as dicts that have all fields, as msgspec reads them."""
+    if isinstance(value, Mapping):
+        return {key: _open(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_open(item) for item in value]
+    fields = _fields(value)
+    if fields is None:
+        return value
+    opened = {name: _open(item) for name, item in fields.items()}
+    if isinstance(value, msgspec.Struct):
+        config = value.__struct_config__
+        opened = dict(zip(value.__struct_encode_fields__, opened.values(), strict=True))
+        if config.tag is not None:
+            opened = {config.tag_field or "type": config.tag, **opened}
+        return list(opened.values()) if config.array_like else opened
+    return opened
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    """By name, of a Struct, a dataclass or an attrs class; None of all else."""
+    cls = type(value)
+    if _is_pydantic(cls):
+        return None
+    if isinstance(value, msgspec.Struct):
+        names: list[str] = list(value.__struct_fields__)
+    elif hasattr(cls, "__attrs_attrs__"):
+        names = [a.name for a in cls.__attrs_attrs__]
+    elif dataclasses.is_dataclass(cls):
+        names = [f.name for f in dataclasses.fields(cls)]
+    else:
+        return None
+    return {name: getattr(value, name) for name in names}
+
+
+# --- what is lost ---------------------------------------------------------------------------------
+
+
+def _alike(sent: Any, got: Any) -> bool:
+    """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds such."""
+    if type(sent) is not type(got):
+        return bool(sent == got)
+    if isinstance(sent, list | tuple):
+        return len(sent) == len(got) and all(map(_alike, sent, got))
+    if isinstance(sent, dict):
+        return sent.keys() == got.keys() and all(_alike(item, got[key]) for key, item in sent.items())
+    fields, others = _fields(sent), _fields(got)
+    if fields is None or others is None:
+        return bool(sent == got)
+    return all(_alike(item, others[name]) for name, item in fields.items())
+
+
+def _check_whole(value: Any) -> None:
+    """Raises for what JSON without a type can't show: NaN, infinity, and what the values' own classes would lose."""
+    cls = type(value)
+    if cls in _SIMPLE:
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"JSON has no number for {float(value)}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) is not str:
+                _check_whole(key)
+            _check_whole(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _check_whole(item)
+    elif not _is_pydantic(cls):  # whose own codec `_to_plain` has used
+        if (own := _own(cls)) is not None:
+            own.encode(value)
+        elif fields := _fields(value):
+            for item in fields.values():
+                _check_whole(item)
+
+
+_SIMPLE = frozenset((str, int, bool, type(None)))
+
+
+# --- codecs ---------------------------------------------------------------------------------------
+
+
+class Codec(typing.NamedTuple):
+    """How payloads of one annotated type travel, both ways."""
+
+    encode: Callable[[object], tuple[bytes, str]]
+    """To bytes and content type. Raises UsageError for what does not fit the type, or would not come back equal."""
+    decode: Callable[[Event], Any]
+    """From an event. Raises whatever the type's own checks raise for data that don't fit."""
+
+
+def codec(annotation: Any) -> Codec:
+    """The codec of what is annotated so. Raises UsageError for a type that nothing can write and read.
+
+    `bytes`, `bytearray` and `memoryview` travel as they are, under a content type of their own, also as members of a union.
+    An `Event` is handed over whole. Without a type a payload is plain JSON, and comes back as dicts, lists and plain values.
+    """
+    bare = _bare(annotation)
+    if bare is Event:
+        return Codec(encode, lambda event: event)
+    if any(bare is untyped for untyped in _UNTYPED) or isinstance(bare, typing.TypeVar):
+        return Codec(encode, lambda event: event.data if event.content_type == BINARY else _anything(event.data))
+    members = _members(annotation)
+    raw = [member for member in map(_bare, members) if member in _RAW]
+    if not raw:
+        form = _form(annotation)
+        loads = form.loads
+        return Codec(_verified(form), lambda event: loads(event.data))
+    as_they_are: Callable[[bytes], Any] = raw[0]
+    rest = [member for member in members if _bare(member) not in _RAW]
+    if not rest:
+
+        def encode_raw(payload: object) -> tuple[bytes, str]:
+            if not isinstance(payload, _RAW):
+                raise UsageError(f"{type(payload).__name__} can't be published where a handler takes bytes")
+            return encode(payload)
+
+        return Codec(encode_raw, lambda event: as_they_are(event.data))
+    form = _form(typing.Union[tuple(rest)])  # noqa: UP007 - made of what is known only now
+    encode_typed, loads_typed = _verified(form), form.loads
+
+    def decode_either(event: Event) -> Any:
+        if event.content_type != BINARY:
+            try:
+                return loads_typed(event.data)
+            except Exception:  # noqa: BLE001, S110 - not of the other types, so it is bytes
+                pass
+        return as_they_are(event.data)
+
+    return Codec(lambda payload: encode(payload) if isinstance(payload, _RAW) else encode_typed(payload), decode_either)
 
 
 def encode(payload: object) -> tuple[bytes, str]:
-    """The payload's bytes and content type. Raises UsageError for what can't be encoded."""
-    if isinstance(payload, bytes):
-        return payload, BINARY
+    """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't be
+    encoded, and for what its own class would not read back equal."""
+    if isinstance(payload, _RAW):
+        data = bytes(payload)
+        if data != payload:
+            raise UsageError("a memoryview of other than bytes can't be published: cast it")
+        return data, BINARY
     try:
-        return _json.encode(payload), JSON
-    except (TypeError, ValueError, msgspec.MsgspecError) as e:
-        raise UsageError(f"{type(payload).__name__} can't be published: {e}") from e
+        if (own := _own(type(payload))) is not None:
+            return own.encode(payload)
+        data = _json.encode(payload)
+        _check_whole(payload)
+    except UsageError:
+        raise
+    except Exception as e:
+        raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from e
+    return data, JSON
+
+
+def _verified(form: _Form) -> Callable[[Any], tuple[bytes, str]]:
+    """The encoder of a form, which reads again what it has written."""
+    write, read = form
+
+    def encode(payload: Any) -> tuple[bytes, str]:
+        try:
+            data = write(payload)
+            got = read(data)
+            if payload == got:
+                return data, JSON
+        except Exception as e:  # whatever a payload's own methods and checks raise
+            raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from e
+        if not _alike(payload, got):
+            raise UsageError(
+                f"{type(payload).__name__} can't be published: it would come back as another {type(got).__name__}. Publish "
+                "what the handler takes, without NaN, hidden or left out fields, or objects of a class made from a declared one"
+            )
+        return data, JSON
+
+    return encode
+
+
+class _Own(typing.NamedTuple):
+    encode: Callable[[Any], tuple[bytes, str]]
+    loads: Callable[[bytes], Any]
+
+
+def _form_of(cls: type) -> _Own | None:
+    """How objects of a class are written by what the class itself says; None for classes that say too little."""
+    if not _is_record(cls) or getattr(cls, "__parameters__", None):  # of a generic class, who knows the parameters
+        return None
+    try:
+        form = _form(cls)
+    except UsageError:
+        return None
+    return _Own(_verified(form), form.loads)
+
+
+_own: Callable[[Any], _Own | None] = functools.lru_cache(1024)(_form_of)
+
+
+def _line(error: BaseException) -> str:
+    """An error's text in one line; of Pydantic's errors without the values."""
+    try:
+        if hasattr(error, "errors"):
+            found = error.errors(include_input=False, include_url=False)
+            return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
+        return "; ".join(str(error).split("\n"))
+    except Exception:  # noqa: BLE001 - an error whose text can't be had
+        return type(error).__name__
 
 
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
-    return type(payload).__name__
+    name = type(payload).__name__
+    return name if name.isidentifier() and len(name) <= 200 else legible(name)[:200].strip() or "payload"
 
 
-def decoder(annotation: Any) -> Callable[[Event], Any]:
-    """What turns an event into the payload that a handler with this annotation wants.
-
-    Raises UsageError for a type that nothing can decode to. The decoder itself raises ValueError (msgspec's
-    ValidationError and Pydantic's are ones) for data that does not fit.
-    """
-    if annotation is Event:
-        return lambda event: event
-    if annotation is bytes:
-        return lambda event: event.data
-    try:
-        known = msgspec.inspect.type_info(annotation)
-        if isinstance(known, msgspec.inspect.CustomType) and not hasattr(annotation, "model_validate"):
-            raise TypeError("no type that JSON can hold")
-        decode = msgspec.json.Decoder(annotation, dec_hook=_from_plain).decode
-    except TypeError as e:
-        raise UsageError(f"payload type {annotation!r}: {e}") from e
-    return lambda event: decode(event.data)
+# --- signatures -----------------------------------------------------------------------------------
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -78,32 +414,66 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = None) -> Shape:
-    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError.
+    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError for what can't be called
+    so, and for annotations that can't be resolved.
 
     `local_names` helps to resolve annotations of classes defined inside a function.
     """
     where = f"handler {getattr(function, '__qualname__', function)!r}"
-    if not callable(function):
-        raise UsageError(f"{where} can't be called")
-    code = inspect.unwrap(function)
-    if not inspect.isroutine(code) and not isinstance(code, type):
-        code = getattr(code, "func", None) or type(code).__call__  # a partial or an object with __call__
-    if inspect.isasyncgenfunction(code) or inspect.isgeneratorfunction(code):
-        raise UsageError(f"{where} has a yield: emit with ctx.emit(channel, payload) instead")
-    parameters = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [p for p in parameters if p.default is p.empty]
-    if not parameters or len(required) > 2:
-        raise UsageError(f"{where}: give it (payload) or (payload, ctx)")
+    if not callable(function) or isinstance(function, type):
+        raise UsageError(f"{where} is no function")
+    while isinstance(function, staticmethod):
+        function = function.__func__
     try:
-        hints = typing.get_type_hints(code, localns=local_names)
-    except NameError as e:
-        raise UsageError(f"{where}: its annotations can't be resolved: {e}") from e
-    payload = hints.get(parameters[0].name, Any)
-    return Shape(payload, len(parameters) > 1, inspect.iscoroutinefunction(code))
+        outer, inner = inspect.signature(function, follow_wrapped=False), inspect.signature(function)
+        code = _code(function)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{where} has no signature that can be read: {e}") from e
+    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (code, _called(function))):
+        raise UsageError(f"{where} has a yield: emit with ctx.emit(channel, payload) instead")
+    # a decorator that passes all on says nothing of its own
+    passes_on = any(p.kind is p.VAR_POSITIONAL for p in outer.parameters.values())
+    names = _positional(inner if passes_on else outer)
+    required = [name for name, parameter in names.items() if parameter.default is parameter.empty]
+    wants_context = len(names) > 1
+    try:
+        if not names or len(required) > 2:
+            raise TypeError("wrong number of parameters")
+        outer.bind(None, None) if wants_context else outer.bind(None)
+    except TypeError as e:
+        raise UsageError(f"{where}: give it (payload) or (payload, ctx): {e}") from e
+    if next(iter(names)) in ("self", "cls"):
+        raise UsageError(
+            f"{where} is a method of no object: register the method of an object, `train.on(…)(thing.handle)`"
+        )
+    try:
+        hints = _hints(code, local_names) | _hints(_called(function), local_names)
+    except Exception as e:
+        raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
+    return Shape(hints.get(next(iter(names)), Any), wants_context, inspect.iscoroutinefunction(_called(function)))
+
+
+def _hints(function: Any, local_names: dict[str, Any] | None) -> dict[str, Any]:
+    return typing.get_type_hints(function, localns=local_names, include_extras=True)
+
+
+def _positional(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name: parameter for name, parameter in signature.parameters.items() if parameter.kind in kinds}
+
+
+def _called(function: Any) -> Any:
+    """The function whose code begins when this is called: behind partials and objects, not behind decorators."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _code(function: Any) -> Any:
+    """The function that the user wrote: behind decorators, too."""
+    while (deeper := inspect.unwrap(_called(function))) is not function:
+        function = deeper
+    return function
 
 
 def caller_names(depth: int) -> dict[str, Any]:

@@ -7,13 +7,15 @@ production run this same code.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
 from .event import Channel
 from .facts import (
+    ChannelsDropped,
+    ChannelUnserved,
     Decision,
     DrainUnproven,
     OpenRefused,
@@ -26,8 +28,8 @@ from .facts import (
     WorkersLost,
 )
 from .lifecycle import LIVE, Move, State
-from .limits import Pressure
-from .manifest import Manifest, Wagon, moved, switched
+from .limits import Pressure, measured
+from .manifest import Manifest, Wagon, changed, check, moved, switched
 from .orchestrator import Deployment
 from .reading import Reading
 from .registry import Member
@@ -76,14 +78,16 @@ def plan(
     sealed, and where the broker can't refuse writes a wagon is sealed only if it was already known to be cut off.
     """
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
-    draft.provision()
-    draft.follow(judged(draft.manifest, deployments, now))
-    draft.switch()
-    draft.drain()
-    draft.open()
+    draft.attempt("provisioning", draft.provision)
+    draft.attempt("looking at channels", draft.channels)
+    draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("switching", draft.switch)
+    draft.attempt("draining", draft.drain)
+    draft.attempt("opening", draft.open)
     if orchestrated:
-        draft.follow(rested(settings, draft.manifest, readings, draft.ages, now))
-    draft.sweep(leftovers)
+        rest = partial(rested, settings, readings=readings, ages=draft.ages, now=now)
+        draft.attempt("sending workers home", lambda: draft.follow(rest(draft.manifest)))
+    draft.attempt("sweeping", lambda: draft.sweep(leftovers))
     return draft.plan()
 
 
@@ -119,12 +123,32 @@ class _Draft:
         """Those that this plan has not cut off itself: `members` is of later than their switch."""
         self.warm: list[int] = []
         """Units of wagons that this plan has found drained, whose workers may serve the next."""
+        self.defects: list[tuple[str, Exception]] = []
 
     def plan(self) -> Plan:
-        return Plan(self.manifest, tuple(self.facts), tuple(self.refusals), tuple(self.tasks), self.next_wanted)
+        return Plan(
+            self.manifest,
+            tuple(self.facts),
+            tuple(self.refusals),
+            tuple(self.tasks),
+            self.next_wanted,
+            tuple(self.defects),
+        )
+
+    def attempt(self, step: str, decide: Callable[[], None]) -> None:
+        """Decide one thing. Where that shows a defect of ours it is undone, and the rest goes on."""
+        before = self.manifest, self.facts[:], self.refusals[:], self.tasks[:], self.warm[:]
+        try:
+            decide()
+            if self.manifest is not before[0]:
+                check(self.manifest)
+        except Exception as e:  # noqa: BLE001 - policy raises nothing: whatever this is, it must not keep the rest undone
+            self.manifest, self.facts, self.refusals, self.tasks, self.warm = before
+            self.defects.append((step, e))
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon: not ready while its unit serves another, or other code than it should."""
+        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not attached to
+        all of the channels that the wagon has by now."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -133,7 +157,17 @@ class _Draft:
             why = f"its workers are still at wagon_{found.number}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
+        elif missing := [c for c in found.missing if c in self.manifest.channels]:
+            why = f"no process has a handler for {', '.join(missing)}"
+        elif missing := self.unattached(wagon, found):
+            why = f"its workers are not attached to {', '.join(missing)} yet"
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
+
+    def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
+        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs nobody."""
+        if found.channels is None:
+            return []
+        return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
 
     def follow(self, step: Plan) -> None:
         """A step that is decided elsewhere."""
@@ -149,7 +183,8 @@ class _Draft:
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
                 why = (deployment.trouble if deployment else "") or "no workers are attached to it any more"
-                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None)
+                losses = wagon.losses + 1
+                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None, losses=losses)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
         for wagon in self.manifest.in_state(State.PROVISIONING):
             deployment = self.deployment(wagon)
@@ -166,9 +201,42 @@ class _Draft:
         for wagon in self.manifest.in_state(*LIVE):
             if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
                 self.tasks.append(Provision(wagon.number))
-            missing = tuple(c for c in self.manifest.channels if c not in wagon.channels)
+            missing = tuple(c for c in self.wanted_channels() if c not in wagon.channels)
             if missing and wagon.created_at is not None:
                 self.tasks.append(AddChannels(wagon.number, missing))
+
+    def wanted_channels(self) -> tuple[str, ...]:
+        """The declared channels, and those that a living program has handlers for: while programs are replaced one by one, old and
+        new work side by side, and each emits to its own."""
+        theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
+        return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
+
+    def channels(self) -> None:
+        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes from the wagon,
+        and is deleted with it; what is in one that is not stays, and that is told."""
+        wanted = set(self.wanted_channels())
+        for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
+            found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
+            if found is None or not found.ready or found.number != wagon.number:
+                continue
+            held = dict.fromkeys(wagon.channels, 0) if wagon.state is State.READY else reading.inner if reading else {}
+            unserved = [c for c in wagon.channels if c in found.missing and c in held]
+            gone = tuple(c for c in unserved if c not in wanted and held[c] == 0)
+            if gone:
+                left = tuple(c for c in wagon.channels if c not in gone)
+                self.manifest = changed(self.manifest, wagon.number, channels=left)
+                self.facts.append(ChannelsDropped(train=self.manifest.train, number=wagon.number, channels=gone))
+            self.refusals += [
+                ChannelUnserved(
+                    train=self.manifest.train,
+                    number=wagon.number,
+                    channel=c,
+                    count=held[c],
+                    because="no process that serves it has a handler for that channel",
+                )
+                for c in unserved
+                if c not in gone
+            ]
 
     def switch(self) -> None:
         """Redirect ingestion when the active wagon is full and another is ready, or say why not."""
@@ -206,6 +274,7 @@ class _Draft:
                 pressure=pressure.value,
                 figures=because,
                 because=refusal,
+                passing=not at_cap(self.settings, self.manifest),
             )
         )
         refusing = refusal if at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse" else ""
@@ -239,15 +308,11 @@ class _Draft:
         reading = self.readings.get(active.number)
         if reading is None:
             return Pressure(0.0, "not looked at yet")
-        try:
-            pressure = self.settings.limit.measure(reading)
-            if not math.isnan(pressure.value):
-                return pressure
-            why = "it measured NaN"
-        except Exception as e:  # noqa: BLE001 - a user's own limit may fail in any way; the train must go on
-            why = f"{type(e).__name__}: {e}"
-        self.refusals.append(StepFailed(train=self.manifest.train, step=f"limit {self.settings.limit!r}", because=why))
-        return Pressure(0.0, "the limit failed")
+        pressure, trouble = measured(self.settings.limit, reading)
+        if trouble:
+            step = f"measuring the limit ({type(self.settings.limit).__name__})"
+            self.refusals.append(StepFailed(train=self.manifest.train, step=step, because=trouble))
+        return pressure
 
     def open(self) -> None:
         """Open the next wagon where one is wanted, put away spares that are not."""
@@ -335,7 +400,7 @@ class _Draft:
                 why = "a figure of one of its channels is unknown"
                 self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
         attached = {a.number for m in self.members for a in m.attachments}
-        for wagon in self.manifest.in_state(State.DRAINED, State.FAILED):
+        for wagon in self.manifest.in_state(State.DRAINED, State.REMOVING, State.FAILED):
             found = self.deployments.get(wagon.unit)
             moving = found is not None and found.number == wagon.number and self.is_taken(wagon)
             left = not (moving or wagon.number in attached) or self.age(wagon) > self.settings.grace

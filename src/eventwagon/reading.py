@@ -41,6 +41,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Events settled per second while there was a backlog; None until there was one (see `busy_rate`)."""
     outstanding_in_all: int | None = None
     """Published and not settled, over all channels of the wagon; None while any of them is unknown."""
+    inner: Mapping[str, int | None] = {}
+    """The same of each inner channel, by name."""
     empty: bool = False
     """All channels proven empty: every settled total, read first, met every published total, read after."""
     samples: Sequence[Sample] = ()

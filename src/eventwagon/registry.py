@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
 
+from .documents import as_read
+from .errors import explained
 from .facts import Entry
 from .manifest import Manifest
+
+_logger = logging.getLogger("eventwagon")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -24,7 +29,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
     number: int
     ready: bool
-    """Attached to all of its channels."""
+    """Attached to all of its channels that the process knows of; `channels` says which."""
     workers: int = 0
     """Its own workers, or those of the shared crew that are at it now."""
     trouble: str = ""
@@ -33,6 +38,14 @@ class Attachment(msgspec.Struct, frozen=True):
     """Handlings that ended well in this process."""
     failed: int = 0
     """Handlings that failed in this process."""
+    channels: tuple[str, ...] | None = None
+    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older code)."""
+    losses: int | None = None
+    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not told."""
+    missing: tuple[str, ...] = ()
+    """Its inner channels that this process has no handler for: it serves the others."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open in this process, and why."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +64,40 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     publishing_to: int = 0
     """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known yet."""
     attachments: tuple[Attachment, ...] = ()
+    channels: tuple[str, ...] | None = None
+    """The inner channels that its program has handlers for; None: it does not say."""
+    caught: int = 0
+    """Exceptions that one of its long tasks met where none should come, and went on after."""
+    trouble: str = ""
+    """Why it is not well: a defect that it found."""
+
+
+_member_decoder = msgspec.json.Decoder(Member)
+_unreadable: set[str] = set()
+
+
+def encode_member(member: Member) -> bytes:
+    """The member as JSON, as registries keep it. Raises Defect for one that could not be read again."""
+    return msgspec.json.encode(sound_member(member))
+
+
+def sound_member(member: Member) -> Member:
+    """The member as every process will read it. Raises Defect."""
+    return as_read(member, _member_decoder)
+
+
+def decode_members(said: Iterable[bytes | str]) -> list[Member]:
+    """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told once."""
+    members = []
+    for each in said:
+        try:
+            members.append(_member_decoder.decode(each))
+        except (ValueError, RecursionError) as e:
+            why = explained(e)
+            if why not in _unreadable and len(_unreadable) < 100:
+                _unreadable.add(why)
+                _logger.warning("a check-in can't be read, and is passed over: %s (%.200r)", why, each)
+    return sorted(members, key=lambda member: member.name)
 
 
 class Registry(Protocol):

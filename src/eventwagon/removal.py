@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from .broker import Broker, Depth, outstanding
+from .broker import Broker, outstanding
 from .errors import ChannelGone, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
-from .lifecycle import LIVE
+from .lifecycle import LIVE, State
 from .manifest import Wagon
 from .orchestrator import Orchestrator
+from .probe import PROBE
 from .settings import Settings
-from .steps import Plan, RemoveLeftover, found_late, removed
+from .steps import Plan, RemoveLeftover, found_late, removal_begun, removed
 from .switcher import Switcher
 
 _MOVE_BATCH = 500
@@ -32,18 +33,24 @@ class Remover:
         self._orchestrator = orchestrator
 
     async def remove(self, wagon: Wagon) -> None:
-        """Remove a drained or failed wagon, in this order, each part repeatable: a last look, its workers, its dead letters,
-        its record, late events, its channels, its place in the manifest."""
+        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look, from which on
+        there is no way back; its workers, its dead letters, its record, late events, its channels, its place in the manifest.
+
+        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon draining
+        again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is being removed."""
         manifest = self._switcher.snapshot.manifest
-        working = manifest.working_channels(wagon)
-        if late := await self._late(working):
-            for (
-                channel
-            ) in working:  # what an earlier try deleted already: without it nothing can be attached and proven
-                await self._broker.create(channel)
-            await self._broker.seal(manifest.ingress(wagon))
-            await self._switcher.settle(lambda m: found_late(m, wagon.number, late))
-            return
+        if wagon.state is State.DRAINED:
+            standing = await self._standing(wagon)
+            # channels that it lost, since nobody served them, still stand
+            lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
+            if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
+                names = tuple(c.name for c in lost)
+                await self._switcher.settle(lambda m: found_late(m, wagon.number, late, names))
+                return
+            manifest = (await self._switcher.settle(lambda m: removal_begun(m, wagon))).manifest
+            now = manifest.wagon(wagon.number)
+            if now is None or now.state is not State.REMOVING:
+                return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         if (
@@ -51,7 +58,9 @@ class Remover:
         ):  # that channel goes last: once it is gone, the record was written
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         await self._rescue(manifest.ingress(wagon))
-        for channel in (*manifest.working_channels(wagon), manifest.dead_letters(wagon)):
+        named = manifest.working_channels(wagon)
+        lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        for channel in (*named, *lost, manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
@@ -61,26 +70,18 @@ class Remover:
         if self._orchestrator is not None and all(w.unit != unit for w in live):
             await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
-    async def _late(self, channels: Sequence[Channel]) -> int:
+    async def _standing(self, wagon: Wagon) -> list[Channel]:
+        """The wagon's channels that there are, whether or not the manifest names them."""
+        return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
+
+    async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
         """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
         that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
-        standing = set(await self._broker.channels(self._train))
         left = [c for c in channels if c in standing]
-        depths = dict(zip(left, await self._broker.depth(left), strict=True)) if left else {}
-        # A channel may still be listed that a crash has left half deleted: it is gone, which is no unknown figure.
-        known = [depth for c, depth in depths.items() if depth != Depth() or not await self._is_gone(c)]
-        count = outstanding(known)
+        count = outstanding(await self._broker.depth(left)) if left else 0
         if count is None:
             raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
         return count
-
-    async def _is_gone(self, channel: Channel) -> bool:
-        try:
-            async for _ in self._broker.read(channel):
-                break
-        except ChannelGone:
-            return True
-        return False
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
         """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash some may

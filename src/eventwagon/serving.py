@@ -1,23 +1,27 @@
-"""One wagon as one process serves it: what is fetched ahead, what came of it, and leaving without losing anything."""
+"""One wagon as one process serves it: its channels' feeds, their claims, and leaving without losing anything."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from typing import Protocol
 
-from .broker import Delivery
-from .errors import ChannelGone, EventwagonError, Unavailable, UsageError
-from .event import DEAD, Channel, Event, born
+from .breaker import Circuit
+from .bulkhead import cancelled
+from .errors import EventwagonError, UsageError
+from .event import Channel
 from .facts import StepFailed
-from .feed import PAUSES, Feed, Hands, Kit
+from .feed import Feed, Hands
+from .kit import Kit
 from .orchestrator import WagonSpec
+from .settling import Settling
 from .workers import why_not_served
 
-_AT_ONCE = 16
-"""Calls of one kind to the broker at a time."""
+_logger = logging.getLogger("eventwagon")
+_TO_GIVE_BACK = (1.0, 5.0)
+"""Seconds, from least to most, for what was cut short to be given back on leaving."""
 
 
 class Lanes(Hands, Protocol):
@@ -28,7 +32,11 @@ class Lanes(Hands, Protocol):
         ...
 
     def part(self, serving: Serving) -> None:
-        """Work for it no longer; whoever is still at it is cut short."""
+        """Work for it no longer; what is still under way there is cut short."""
+        ...
+
+    def give_up(self, serving: Serving) -> None:
+        """Handlers that were cut short there and go on all the same are run no further."""
         ...
 
     def rescale(self, workers: int | None) -> None:
@@ -37,9 +45,11 @@ class Lanes(Hands, Protocol):
 
 
 class Serving:
-    """One wagon as this process's workers serve it. `kit.serve` makes it; `end` leaves the wagon."""
+    """One wagon as this process's workers serve it. Made by `Crew.serve`; `end` leaves the wagon."""
 
-    def __init__(self, kit: Kit, spec: WagonSpec, lanes: Lanes, *, shared: bool) -> None:
+    def __init__(
+        self, kit: Kit, spec: WagonSpec, lanes: Lanes, *, shared: bool, others: Callable[[], bool] = lambda: True
+    ) -> None:
         self.kit = kit
         self.spec = spec
         self.feeds: list[Feed] = []
@@ -50,46 +60,75 @@ class Serving:
         self.leaving = False
         self.trouble = ""
         """Why it is not served, when it is not."""
-        self.finished: list[tuple[Feed, Delivery, list[tuple[str, Event]]]] = []
-        self.released: list[tuple[Feed, Delivery, float, bool]] = []
-        self.wanted = asyncio.Event()
-        self._stack = AsyncExitStack()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._fetching: list[asyncio.Task[None]] = []
-        """One for each feed."""
-        self.on_left: Callable[[], object] = lambda: None
         self.handled = 0
         self.failed = 0
+        self.on_left: Callable[[], object] = lambda: None
+        self._others = others
+        self._settling = Settling(kit, spec.number, lambda: self.spec.channels, self.lose, self.check_quiet)
+        self._stack = AsyncExitStack()
+        self._keeper: asyncio.Task[None] | None = None
+        self._fetching: list[asyncio.Task[None]] = []
+        """One for each feed."""
         self._quiet = asyncio.Event()
+        """While leaving: nothing is in hand."""
         self._ending: asyncio.Task[None] | None = None
+        self._told_missing: tuple[str, ...] = ()
 
     @property
     def workers(self) -> int:
         """Its own workers, those included that only finish an event; those that are at it now where they are shared."""
         return self.busy if self.shared else max(self.lanes.target, self.busy)
 
+    @property
+    def others(self) -> bool:
+        """Other processes may have a free worker for its events."""
+        return self._others()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The inner channels at which it has consumers."""
+        return tuple(feed.channel.name for feed in self.feeds if feed.channel.name)
+
     async def attach(self) -> None:
-        """Attach a consumer to each channel, then begin to fetch. Raises UsageError, ChannelGone, Unavailable."""
+        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Raises UsageError, ChannelGone,
+        Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):
             raise UsageError(why)
-        missing = [str(c) for c in self.spec.channels if c.name not in self.kit.handlers]
-        if missing:
-            raise UsageError(f"this program has no handler for {', '.join(missing)}")
+        if "" not in self.kit.handlers:
+            raise UsageError(f"this program has no handler for {self.spec.channels[0]}")
         async with AsyncExitStack() as stack:
             for channel in self.spec.channels:
-                await self._add(channel, stack)
+                if channel.name in self.kit.handlers:
+                    await self._add(channel, stack)
             self._stack = stack.pop_all()
-        self._tasks.append(self.kit.tasks.create_task(self._flush()))
-        self._tasks.append(self.kit.tasks.create_task(self._keep_claims()))
+        self._tell_missing()
+        self._keeper = self.kit.tasks.create_task(self._keep_claims())
         self._fetching = [self.kit.tasks.create_task(feed.fetch()) for feed in self.feeds]
         self.lanes.join(self)
         self.lanes.rescale(self.spec.hands)
 
     async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
         consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility)
-        feed = Feed(self, channel, self.kit.handlers[channel.name], await stack.enter_async_context(consumer))
+        handler = self.kit.handlers[channel.name]
+        feed = Feed(self, channel, handler, await stack.enter_async_context(consumer), self._settling)
         self.feeds.append(feed)
         return feed
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The inner channels of the wagon that this program has no handler for: the others are served."""
+        return tuple(c.name for c in self.spec.channels if c.name not in self.kit.handlers)
+
+    def _tell_missing(self) -> None:
+        missing = self.missing
+        if missing and missing != self._told_missing:
+            _logger.warning(
+                "%s: this program has no handler for channel %s of wagon_%d; it serves the others",
+                self.kit.train,
+                ", ".join(missing),
+                self.spec.number,
+            )
+        self._told_missing = missing
 
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
@@ -99,7 +138,22 @@ class Serving:
                 feed = await self._add(channel, self._stack)
                 self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
         self.spec = spec
+        for feed in self.feeds:
+            feed.circuit = self.kit.circuits.of(feed.channel.name, guarded=spec.guarded)
+        self._tell_missing()
         self.lanes.rescale(spec.hands)
+        self.nudge()
+
+    def circuit_changed(self, circuit: Circuit) -> None:
+        """The circuit of some of its channels opened or closed, a probe is due, or one failed."""
+        for feed in self.feeds:
+            if feed.circuit is circuit:
+                feed.circuit_changed()
+
+    @property
+    def open(self) -> dict[str, str]:
+        """The channels whose circuit breaker is open, and why."""
+        return {feed.channel.name: feed.circuit.because for feed in self.feeds if feed.circuit.opened_at is not None}
 
     def rescaled(self) -> None:
         """The number of its workers has changed: fetch accordingly."""
@@ -112,12 +166,12 @@ class Serving:
         for feed in self.feeds:
             feed.nudge()
 
-    def give_back(self) -> None:
-        """Nobody here works on what was fetched: others may have it."""
+    def wake_up(self, *, own: bool) -> None:
+        """A worker is free. Feeds that rest fetch again; those of a wagon with workers of its `own` fetch when one is free."""
         for feed in self.feeds:
-            while feed.next is not None:
-                self.released.append((feed, feed.take(), 0.0, False))
-        self.wanted.set()
+            feed.rouse()
+            if own:
+                feed.nudge()
 
     def oldest(self) -> tuple[Feed, float] | None:
         """Its channel whose next event belongs to the chain that began first, and when that was; None when nothing waits
@@ -125,114 +179,53 @@ class Serving:
         best: Feed | None = None
         began = 0.0
         for feed in self.feeds:
-            if (head := feed.next) is None or (best is not None and best.buffer and not feed.buffer):
+            at = feed.began
+            if at is None or (best is not None and best.fresh and not feed.fresh):
                 continue
-            at = born(head.event)
-            if best is None or at <= began or (feed.buffer and not best.buffer):
+            if best is None or at <= began or (feed.fresh and not best.fresh):
                 best, began = feed, at
         return None if best is None else (best, began)
-
-    def lose(self, why: str) -> None:
-        """A channel is gone under it: nothing more can be done here."""
-        self.trouble = why
-        for feed in self.feeds:
-            feed.buffer.clear()
-            feed.aside.clear()
-            feed.looking = False
-        self.check_quiet()
 
     def stumble(self, step: str, because: str) -> None:
         """Something failed that is tried again: told at the first of a row of failures."""
         self.kit.tell(StepFailed(train=self.kit.train, step=step, because=because))
 
-    async def _flush(self) -> None:
-        """Give back, store what was emitted, settle, in batches: while one is under way the next gathers."""
-        while True:
-            await self.wanted.wait()
-            self.wanted.clear()
-            while self.finished or self.released:
-                finished, self.finished = self.finished, []
-                released, self.released = self.released, []
-                if released:
-                    await self._insist("giving back", partial(self._release, released))
-                if finished:
-                    await self._settle(finished)
-                self.check_quiet()
+    # --- what came of its events --------------------------------------------------------------
 
-    async def _settle(self, finished: list[tuple[Feed, Delivery, list[tuple[str, Event]]]]) -> None:
-        emitted: dict[str, list[Event]] = {}
-        by_feed: dict[Feed, list[Delivery]] = {}
-        for feed, delivery, events in finished:
-            by_feed.setdefault(feed, []).append(delivery)
-            for name, event in events:
-                emitted.setdefault(name, []).append(event)
-        most = self.kit.settings.publish_batch
-        steps = []
-        for name, events_to in emitted.items():
-            channel = Channel(self.kit.train, self.spec.number, name)
-            parts = [events_to[start : start + most] for start in range(0, len(events_to), most)]
-            steps.append(self._emit_all(channel, parts))
-        await asyncio.gather(*steps)
-        await asyncio.gather(*(self._settle_all(feed, deliveries) for feed, deliveries in by_feed.items()))
+    def give_back(self) -> None:
+        """Nobody here works on what was fetched: others may have it."""
+        for feed in self.feeds:
+            feed.give_all_back()
 
-    async def _emit_all(self, channel: Channel, parts: list[list[Event]]) -> None:
-        for part in parts:
-            await self._insist(f"emitting to {channel}", partial(self._emit, channel, part))
-
-    async def _settle_all(self, feed: Feed, deliveries: list[Delivery]) -> None:
-        await self._insist(f"settling in {feed.channel}", partial(feed.subscription.settle, deliveries))
-        for delivery in deliveries:
-            feed.unsettled.pop(id(delivery), None)
-        feed.nudge()
-
-    async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would be
-        swept with what it holds: handlers of a new version wait until it is added."""
-        if channel.name != DEAD and channel not in self.spec.channels:
-            raise Unavailable(f"{channel} is not yet one of the wagon's channels")
-        await self.kit.broker.publish(channel, events)
-
-    async def _release(self, released: list[tuple[Feed, Delivery, float, bool]]) -> None:
-        alike: dict[tuple[Feed, float, bool], list[Delivery]] = {}
-        for feed, delivery, delay, tried in released:
-            alike.setdefault((feed, delay, tried), []).append(delivery)
-        calls = list(alike.items())
-        for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
-            some = calls[start : start + _AT_ONCE]
-            given = (feed.subscription.release(ds, delay=delay, tried=tried) for (feed, delay, tried), ds in some)
-            for outcome in await asyncio.gather(*given, return_exceptions=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-            for (feed, _, _), deliveries in some:
-                for delivery in deliveries:
-                    feed.unsettled.pop(id(delivery), None)
-                feed.nudge()
-
-    async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
-        """Until it works, or the wagon is gone: then its events were handled by others, under the same ids."""
-        pause = PAUSES[0]
-        while not self.trouble:
-            try:
-                async with asyncio.timeout(self.kit.settings.publish_timeout):
-                    await call()
-                return
-            except ChannelGone:
-                self.lose(f"{step}: the channel is gone")
-            except (EventwagonError, TimeoutError) as e:
-                if pause == PAUSES[0]:
-                    self.stumble(step, str(e) or "the broker has not answered in time")
-                await asyncio.sleep(pause)
-                pause = min(PAUSES[1], pause * 2)
+    def lose(self, why: str) -> None:
+        """A channel is gone under it: nothing more can be done here."""
+        self.trouble = why
+        for feed in self.feeds:
+            feed.drop()
+        self._settling.end(why)
+        self.check_quiet()
 
     async def _keep_claims(self) -> None:
         """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker that
         hangs on one keeps no other waiting."""
+        every = self.kit.settings.visibility / 3
         while True:
-            await asyncio.sleep(self.kit.settings.visibility / 3)
-            for feed in list(self.feeds):
-                if feed.unsettled:
-                    with suppress(EventwagonError):  # then it may be delivered twice; the next round tries again
-                        await feed.subscription.extend(list(feed.unsettled.values()))
+            await asyncio.sleep(every)
+            feeds = [feed for feed in self.feeds if feed.unsettled]
+            await asyncio.gather(*(self._keep_claims_of(feed, every) for feed in feeds))
+
+    async def _keep_claims_of(self, feed: Feed, within: float) -> None:
+        try:
+            async with asyncio.timeout(within):
+                await feed.subscription.extend(list(feed.unsettled.values()))
+        except (EventwagonError, TimeoutError):
+            pass  # then it may be delivered twice; the next round tries again
+        except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel's claims
+            if isinstance(e, asyncio.CancelledError) and cancelled():
+                raise
+            self.kit.bulkhead.report(f"keeping claims in {feed.channel}", e)
+
+    # --- leaving ------------------------------------------------------------------------------
 
     def check_quiet(self) -> None:
         """While leaving: notice when nothing is in hand any more."""
@@ -253,20 +246,36 @@ class Serving:
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        flush, keeper = self._tasks
-        self.nudge()
-        await asyncio.gather(*self._fetching, return_exceptions=True)
-        self.give_back()
+        """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that back;
+        then leave the channels. What a receive brings that was under way is among it."""
+        least, most = _TO_GIVE_BACK
+        to_give_back = max(least, min(most, grace))
+        try:
+            self.nudge()
+            if self._fetching:
+                await asyncio.wait(self._fetching, timeout=max(most, self.kit.settings.publish_timeout))
+            for fetching in self._fetching:
+                fetching.cancel()  # only a broker that has not answered yet
+            self.give_back()
+            await self._until_quiet(grace)
+            self.lanes.part(self)
+            await self._until_quiet(to_give_back)
+            self.lanes.give_up(self)
+            await self._until_quiet(to_give_back)
+        except Exception as e:  # noqa: BLE001 - the bulkhead: whatever fails, the wagon is left
+            self.kit.bulkhead.report(f"leaving wagon_{self.spec.number}", e)
+        self._settling.end("the wagon is left")
+        if self._keeper is not None:
+            self._keeper.cancel()
+        try:
+            await self._stack.aclose()
+        except Exception as e:  # noqa: BLE001 - as above
+            self.kit.bulkhead.report(f"leaving the channels of wagon_{self.spec.number}", e)
+        self.on_left()
+
+    async def _until_quiet(self, seconds: float) -> None:
+        self._quiet.clear()  # it may have been quiet before the last receive brought something
         self.check_quiet()
         with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(seconds):
                 await self._quiet.wait()
-        self.lanes.part(self)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):  # for what was cut short to be given back
-                await self._quiet.wait()
-        flush.cancel()
-        keeper.cancel()
-        await asyncio.gather(flush, keeper, return_exceptions=True)
-        await self._stack.aclose()
-        self.on_left()

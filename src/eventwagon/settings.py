@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 import msgspec
 
+from .breaker import Breaker, Retries
 from .errors import UsageError
-from .limits import Limit, Volume
+from .limits import Limit, Volume, check_written, written
+from .values import real, shown, whole
 from .workers import Workers
 
 AtCap = Literal["fill", "refuse"]
@@ -48,12 +49,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a wagon's workers may take to be ready before the attempt counts as failed."""
     provision_attempts: int = 4
     """Attempts at making a wagon before it is FAILED and removed; another is opened after a longer pause."""
-    attempts: int = 5
-    """How often an event is handled before it goes to the dead letters."""
+    attempts: int | None = None
+    """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and for ten
+    minutes at least while nothing else there succeeds, so that an outage kills nothing. 1: never again, whatever happens."""
     backoff: float = 0.5
-    """The first pause before an event is tried again; doubled each time, with full jitter."""
-    backoff_most: float = 60.0
-    """The longest such pause."""
+    """The first pause before an event is tried again; doubled each time. Each pause is between a half of that and the whole."""
+    backoff_most: float = 30.0
+    """The longest such pause: that much later than a service comes back, at the most, its events are tried again."""
+    breaker: Breaker | None = Breaker()
+    """When a channel counts as broken, so that nothing of it is handed out but one probe at a time. None: never."""
     handler_timeout: float = 60.0
     """How long a handler may take for one event before it is cancelled and the event tried again."""
     visibility: float = 30.0
@@ -80,32 +84,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit, Limit):
-            raise UsageError(f"limit={self.limit!r} is not a limit: it has no measure(reading)")
+            raise UsageError(f"limit={shown(self.limit)} is not a limit: it has no measure(reading)")
+        check_written(self.limit)
         if not isinstance(self.workers, Workers):
-            raise UsageError(f"workers={self.workers!r}: give Workers(each=…) or Workers(total=…, floor=…)")
-        if self.at_cap not in get_args(AtCap):
-            raise UsageError(f"at_cap={self.at_cap!r}: give 'fill' or 'refuse'")
+            raise UsageError(f"workers={shown(self.workers)}: give Workers(each=…) or Workers(total=…, floor=…)")
+        if not isinstance(self.at_cap, str) or self.at_cap not in get_args(AtCap):
+            raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            if not (value is None and name == "attempts"):
+                msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise UsageError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-        for name in _NEVER_ZERO:
-            if getattr(self, name) == 0:
-                raise UsageError(f"{name} must be more than 0")
-        if not isinstance(self.prepare, int | float) or not 0 < self.prepare <= 1:
+            seconds = real(f"{name} (seconds)", getattr(self, name), zero=name not in _NEVER_ZERO)
+            msgspec.structs.force_setattr(self, name, seconds)
+        if self.breaker is not None and not isinstance(self.breaker, Breaker):
+            raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
+        msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
+        if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
         if not isinstance(self.reuse, bool):
             raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
         if self.spares >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
 
+    @property
+    def retries(self) -> Retries:
+        """How a failed event is tried again."""
+        return Retries(self.attempts, self.backoff, self.backoff_most)
+
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
-        return {name: repr(getattr(self, name)) for name in _SHARED}
+        words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        return {"limit": written(self.limit), **words}
 
 
 _WHOLE = {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Literal
 
@@ -13,8 +14,10 @@ import msgspec
 from .event import Channel
 from .facts import (
     ChannelsAdded,
+    ChannelUnserved,
     Decision,
     Declared,
+    DefectFound,
     Discarded,
     DrainUnproven,
     EventsLate,
@@ -30,7 +33,7 @@ from .facts import (
     WagonSealed,
 )
 from .lifecycle import LIVE, Move, State
-from .limits import capacity
+from .limits import capacity, parse_limit
 from .manifest import Manifest, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
@@ -86,7 +89,7 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
     channels: tuple[Channel, ...] = ()
 
 
-Refusal = SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed
+Refusal = SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | DefectFound
 """What was not done, and why."""
 
 Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
@@ -104,6 +107,8 @@ class Plan(msgspec.Struct, frozen=True):
     tasks: tuple[Task, ...] = ()
     next_wanted: bool = False
     """The active wagon fills, or a switch was asked for."""
+    defects: tuple[tuple[str, Exception], ...] = ()
+    """What could not be decided because a rule of our own is broken there."""
 
 
 def attempt_pause(attempts: int) -> float:
@@ -134,6 +139,8 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
         workers=None if workers is None else max(1, workers),
         idle=workers == 0,
         cut_off_at=wagon.closed_at,
+        guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
+        and wagon.revision in ("", manifest.revision),
     )
 
 
@@ -214,7 +221,21 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
     """What the train was declared with and what a program says, by setting, where they differ."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
-    return {name: (theirs.get(name, ""), value) for name, value in ours.items() if theirs.get(name, "") != value}
+    return {
+        name: (theirs.get(name, ""), value) for name, value in ours.items() if not _alike(theirs.get(name, ""), value)
+    }
+
+
+def _alike(theirs: str, ours: str) -> bool:
+    """Whether both write one value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, `Volume(10000)`."""
+    if theirs == ours:
+        return True
+    for read in (ast.literal_eval, parse_limit):
+        try:
+            return bool(read(theirs) == read(ours))
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return False
 
 
 def said(differing: Mapping[str, tuple[str, str]]) -> str:
@@ -344,22 +365,32 @@ def sealed(manifest: Manifest, number: int, now: float) -> Plan:
     return Plan(changed(manifest, number, sealed_at=now), (fact,))
 
 
-def found_late(manifest: Manifest, number: int, count: int) -> Plan:
+def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Plan:
     """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. Where its workers serve
-    another wagon by now it gets new ones, under a number that no wagon will have."""
+    another wagon by now it gets new ones, under a number that no wagon will have. `lost` are channels that it had before."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
         return Plan(manifest)
     if any(w.unit == wagon.unit for w in manifest.in_state(*LIVE)):
         manifest = changed(manifest, number, reuses=manifest.next_number)
         manifest = msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
+    if lost:
+        manifest = changed(manifest, number, channels=(*wagon.channels, *lost))
     fact = EventsLate(train=manifest.train, number=number, count=count)
     return Plan(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
+
+
+def removal_begun(manifest: Manifest, wagon: Wagon) -> Plan:
+    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood still. Nothing
+    changes unless the wagon is as it was at the last look."""
+    if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
+        return Plan(manifest)
+    return Plan(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))
 
 
 def removed(manifest: Manifest, number: int) -> Manifest:
     """The wagon is gone. Idempotent."""
     wagon = manifest.wagon(number)
-    if wagon is None or wagon.state not in (State.DRAINED, State.FAILED):
+    if wagon is None or wagon.state not in (State.REMOVING, State.FAILED):
         return manifest
     return moved(manifest, number, Move.REMOVED)

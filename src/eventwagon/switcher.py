@@ -25,6 +25,7 @@ from .errors import (
     StorageBroken,
     TrainFull,
     Unavailable,
+    explained,
 )
 from .event import Channel, Event
 from .facts import Listener
@@ -36,7 +37,8 @@ from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, when_full
 from .switching import Switching
-from .tasks import is_cancelled, kept_up, said
+from .tasks import kept_up
+from .telling import Bulkhead, is_ours
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
@@ -71,10 +73,11 @@ class Switcher(Switching):
         tell: Listener,
         declares: bool = True,
         revision: str = "",
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         super().__init__(
             train, settings, channels, broker, registry,
-            clock=clock, by=by, tell=tell, declares=declares, revision=revision,
+            clock=clock, by=by, tell=tell, declares=declares, revision=revision, bulkhead=bulkhead,
         )  # fmt: skip
         self._publishes = asyncio.Event()
         self._gathering = Gathering(self._late, self._held_up)
@@ -100,7 +103,7 @@ class Switcher(Switching):
                 self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
                 long["following with the lease"] = partial(self._lease.follow, lambda: self._changed.wait())
                 stack.push_async_callback(self._give_up, self._lease)
-            owned = [tasks.create_task(kept_up(work, what, self.unexpected)) for what, work in long.items()]
+            owned = [tasks.create_task(kept_up(work, what, self._bulkhead.caught_in)) for what, work in long.items()]
             stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
             closed = Unavailable(f"train {self._train}: the connection is closed")
             stack.callback(self._gathering.close, closed)
@@ -120,7 +123,7 @@ class Switcher(Switching):
         except TimeoutError:
             pass
         except Exception as e:  # noqa: BLE001 - a bulkhead: leaving goes on
-            self.unexpected.note("giving up the lease", e)
+            self._bulkhead.caught_in("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
         """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
@@ -153,7 +156,7 @@ class Switcher(Switching):
     def _start_sender(self, tasks: asyncio.TaskGroup) -> None:
         self._sender = sender = _Sender()
         self._short = False
-        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self.unexpected))
+        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self._bulkhead.caught_in))
         self._senders[task] = None
         task.add_done_callback(self._senders.pop)
 
@@ -185,7 +188,7 @@ class Switcher(Switching):
             try:
                 await self._deliver(batch, me)
             except Exception as e:
-                batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
+                batch.fail(PublishError(f"train {self._train}: {explained(e)}: this may have been stored"))
                 raise
             finally:
                 batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
@@ -205,7 +208,7 @@ class Switcher(Switching):
                 except (EventwagonError, TimeoutError):
                     pass  # the first publish says it, if it lasts
                 except Exception as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
-                    self.unexpected.note("getting ready for the next wagon", e)
+                    self._bulkhead.caught_in("getting ready for the next wagon", e)
             known = ready
             await changed.wait()
 
@@ -252,10 +255,10 @@ class Switcher(Switching):
             except EventRefused as e:
                 batch.refuse(len(events), e)
             except asyncio.CancelledError as e:
-                if is_cancelled():
+                if is_ours(e):
                     raise
-                self.unexpected.note("publishing", e)  # something that the driver waited for was cancelled: weather
-                self._trouble = said(e)
+                self._bulkhead.caught_in("publishing", e)  # something that the driver waited for was cancelled: weather
+                self._trouble = explained(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
             except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a bulkhead: it is one caller's, not everybody's
@@ -273,7 +276,7 @@ class Switcher(Switching):
         except Unavailable as e:
             return str(e)
         except asyncio.CancelledError as e:
-            if is_cancelled():
+            if is_ours(e):
                 raise
             return self._noted("holding the lease", e)
         except Exception as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
@@ -281,15 +284,15 @@ class Switcher(Switching):
         return None
 
     def _noted(self, what: str, error: BaseException) -> str:
-        self.unexpected.note(what, error)
-        return said(error)
+        self._bulkhead.caught_in(what, error)
+        return explained(error)
 
     def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
         """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it had
         stored some. They are told apart like those that are refused."""
         if count == 1:
-            self.unexpected.note("publishing", error)
-        refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
+            self._bulkhead.caught_in("publishing", error)
+        refused = PublishError(f"train {self._train}: {explained(error)}: the event may have been stored")
         refused.__cause__ = error
         batch.refuse(count, refused)
 
@@ -337,7 +340,7 @@ class Switcher(Switching):
         except EventwagonError:
             return wagon.number
         except Exception as e:  # noqa: BLE001 - a bulkhead: what is known stays good
-            self.unexpected.note("reading the manifest", e)
+            self._bulkhead.caught_in("reading the manifest", e)
             return wagon.number
         return active.number if active else None
 
@@ -362,7 +365,7 @@ class Switcher(Switching):
                     return True
                 case None:
                     for listener in list(self.on_full):
-                        self.unexpected.call("a listener to full wagons", listener)
+                        self._bulkhead.call("a listener to full wagons", listener)
                     return False
         except Conflict:
             await self._refreshed(wagon)
@@ -370,7 +373,7 @@ class Switcher(Switching):
         except EventwagonError:
             return False
         except Exception as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
-            self.unexpected.note("going on after a full wagon", e)
+            self._bulkhead.caught_in("going on after a full wagon", e)
             return False
 
     async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .broker import Broker
-from .errors import Conflict, EventwagonError
-from .facts import BoundLifted, Decision, Entry, Listener
+from .errors import Conflict, Defect, EventwagonError
+from .facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
 from .lifecycle import State
-from .manifest import Manifest, changed
+from .manifest import Manifest, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
 from .steps import Lift, Plan, Provision, created, found
-from .tasks import Unexpected
+from .telling import Bulkhead
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
@@ -25,7 +25,7 @@ class Switching:
 
     `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
     this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
-    that does. `revision`: which code this program is, where it says so.
+    that does. `revision`: which code this program is, where it says so. `bulkhead` takes what its long tasks should not have met.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Switching:
         tell: Listener,
         declares: bool = True,
         revision: str = "",
+        bulkhead: Bulkhead | None = None,
     ) -> None:
         self._train = train
         self._settings = settings
@@ -52,10 +53,13 @@ class Switching:
         self._declares = declares
         self._revision = revision
         self._tell = tell
-        self.unexpected = Unexpected(f"train {train}")
-        """Exceptions that nobody planned for, in this process's long tasks."""
+        self._bulkhead = bulkhead or Bulkhead(train)
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
+        self._told: Manifest | None = None
+        """The manifest of the last switch that this process has told; None before it has read any."""
+        self._switching = 0
+        """Switches that are being stored here: what comes of them is told with their facts."""
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
 
@@ -68,10 +72,33 @@ class Switching:
         """Take notice of a manifest; an older one than known is ignored."""
         if snapshot.revision > self._snapshot.revision:
             self._snapshot = snapshot
+            self._tell_switch()
             self._changed.set()
             self._changed = asyncio.Event()
             for listener in list(self.on_change):
-                self.unexpected.call("a listener to the manifest", partial(listener, snapshot))
+                self._bulkhead.call("a listener to the manifest", partial(listener, snapshot))
+
+    def _tell_switch(self) -> None:
+        """Tell a switch that another process has made, once."""
+        if self._switching:
+            return
+        before, now = self._told, self._snapshot.manifest
+        if before is not None and now.turns < before.turns:
+            return  # what has just been stored here is not seen yet
+        self._told = now
+        if before is None or before.active is None or now.active is None or now.turns <= before.turns:
+            return
+        closed = next((w for w in now.wagons if w.turn == now.active.turn - 1), None)
+        self._tell(
+            SwitchSeen(
+                train=self._train,
+                old=before.active.number,
+                new=now.active.number,
+                because=closed.closed_because if closed is not None else "",
+                revision=now.active.revision,
+                skipped=now.turns - before.turns - 1,
+            )
+        )
 
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry."""
@@ -107,20 +134,33 @@ class Switching:
     async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
         """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
 
-        `base` is what the plan was made on. Raises Conflict when the train has moved on since; then nothing has changed.
+        `base` is what the plan was made on. Raises Conflict when the train has moved on since, and Defect where what is to be
+        stored could not be read again, or makes no sense; then nothing has changed.
         """
         if plan.manifest is base.manifest:
             return base
-        now = self._clock()
-        entries = [Entry(now, self._by, fact) for fact in plan.facts]
-        self.see(
-            await self._registry.replace(
-                self._train, plan.manifest, expect=base.revision, entries=entries, keep=self._settings.keep
+        manifest, entries = sound(plan.manifest), self._entries(plan.facts)
+        if manifest.train != self._train:
+            raise Defect(f"the manifest of train {manifest.train} was to be stored for train {self._train}")
+        switches = any(isinstance(fact, Switched) for fact in plan.facts)
+        self._switching += switches
+        try:
+            stored = await self._registry.replace(
+                self._train, manifest, expect=base.revision, entries=entries, keep=self._settings.keep
             )
-        )
+            if switches:
+                self._told = manifest
+        finally:
+            self._switching -= switches
+            self._tell_switch()
+        self.see(stored)
         for fact in plan.facts:
             self._tell(fact)
         return self._snapshot
+
+    def _entries(self, facts: Sequence[Decision]) -> list[Entry]:
+        now = self._clock()
+        return [sound_entry(Entry(now, self._by, fact)) for fact in facts]
 
     async def settle(self, edit: Callable[[Manifest], Plan]) -> Snapshot:
         """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
@@ -132,10 +172,7 @@ class Switching:
 
     async def note(self, *facts: Decision) -> None:
         """Write facts to the journal that change nothing in the manifest."""
-        now = self._clock()
-        await self._registry.append(
-            self._train, [Entry(now, self._by, fact) for fact in facts], keep=self._settings.keep
-        )
+        await self._registry.append(self._train, self._entries(facts), keep=self._settings.keep)
         for fact in facts:
             self._tell(fact)
 

@@ -1,4 +1,4 @@
-"""Long tasks: held open by a task of their own, kept up whatever they call, and the exceptions that nobody planned for."""
+"""Long tasks: held open by a task of their own, and kept up whatever they call."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ T = TypeVar("T")
 
 _PAUSE = 0.5
 """Seconds before a long task that failed begins anew."""
-_QUIET = 60.0
-"""Seconds for which exceptions of one kind are only counted after one of them was logged."""
 
 
 class InOwnTask(Generic[T]):
@@ -64,7 +62,7 @@ class InOwnTask(Generic[T]):
 
     def _look(self, task: asyncio.Task[None]) -> None:
         if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
-            _logger.error("%s ended early: %s", self._manager, said(error), exc_info=error)
+            _logger.error("%s ended early", self._manager, exc_info=error)
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
         """Wait for its end; each cancellation meanwhile is handed on."""
@@ -80,39 +78,11 @@ class InOwnTask(Generic[T]):
             raise asyncio.CancelledError
 
 
-class Unexpected:
-    """The exceptions that nobody planned for: counted by kind, and logged at ERROR with their traceback, each kind at most
-    once a minute. A kind is a place and a class of exception."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._quiet: dict[tuple[str, str], float] = {}
-        self.counts: dict[tuple[str, str], int] = {}
-        """How many there were, by place and name of their class."""
-
-    def note(self, what: str, error: BaseException) -> None:
-        """`error` was raised while doing `what`. To be called on the event loop."""
-        kind = what, type(error).__name__
-        count = self.counts[kind] = self.counts.get(kind, 0) + 1
-        now = asyncio.get_running_loop().time()
-        if now < self._quiet.get(kind, now):
-            return
-        self._quiet[kind] = now + _QUIET
-        often = f" ({count} times by now)" if count > 1 else ""
-        _logger.error("%s: %s: %s%s", self._where, what, said(error), often, exc_info=error)
-
-    def call(self, what: str, function: Callable[[], object]) -> None:
-        """Call a listener, which can't hurt."""
-        try:
-            function()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as e:  # noqa: BLE001 - a bulkhead: whatever a listener raises stays with it
-            self.note(what, e)
-
-
-async def kept_up(work: Callable[[], Awaitable[object]], what: str, unexpected: Unexpected) -> None:
-    """Run `work`, and anew after each exception that it ends with, until it returns or this task is cancelled.
+async def kept_up(
+    work: Callable[[], Awaitable[object]], what: str, note: Callable[[str, BaseException], object]
+) -> None:
+    """Run `work`, and anew after each exception that it ends with, until it returns or this task is cancelled. `note` is
+    told of the exceptions, with `what`.
 
     The outermost bulkhead of a long task. A CancelledError that nobody sent to this task counts as an exception.
     """
@@ -121,28 +91,16 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, unexpected: 
             await work()
             return
         except asyncio.CancelledError as e:
-            if is_cancelled():
+            if _is_cancelled():
                 raise
-            unexpected.note(what, e)
+            note(what, e)
         except (Exception, BaseExceptionGroup) as e:  # a bulkhead: the task goes on
-            unexpected.note(what, e)
-            if is_cancelled():  # it failed while it ended
+            note(what, e)
+            if _is_cancelled():  # it failed while it ended
                 raise asyncio.CancelledError from e
         await asyncio.sleep(_PAUSE)
 
 
-def is_cancelled() -> bool:
-    """Was the running task itself asked to end? A CancelledError is otherwise one of what it awaits, a failure as any."""
+def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def said(error: BaseException) -> str:
-    """The class and the text of an exception, for a message: printable and encodable, whatever the exception is."""
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - its own __str__ failed
-        text = "(its text can't be printed)"
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return f"{name}: {text}" if text else name

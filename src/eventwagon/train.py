@@ -12,14 +12,16 @@ from .broker import Broker
 from .connection import Connection
 from .drivers import open_drivers
 from .errors import UsageError
-from .event import check_channel_name, check_train_name
-from .facts import Fact, Listener, log
+from .event import check_channel_name, check_train_name, check_word
+from .facts import Listener, log
 from .limits import Limit
 from .member import wagon_workers
 from .orchestrator import Orchestrator
 from .payload import caller_names, shape
 from .registry import Registry
 from .settings import AtCap, Settings, make_settings
+from .telling import Telling
+from .values import check_revision
 from .worker import Handler
 from .workers import Workers
 
@@ -53,8 +55,8 @@ class Train:
         self.name = check_train_name(name)
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
         self.settings: Settings = make_settings(**{k: v for k, v in given.items() if v is not None}, **settings)
-        self.revision: str = os.environ.get(REVISION, "") if revision is None else revision
-        self.source = source or f"/eventwagon/{name}"
+        self.revision: str = check_revision(os.environ.get(REVISION, "") if revision is None else revision)
+        self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress's under the empty name."""
 
@@ -117,10 +119,6 @@ class Train:
         Leaving is graceful, as of `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
 
-        def tell(fact: Fact) -> None:
-            for listener in listeners:
-                listener(fact)
-
         async with (
             open_drivers(url, clock=clock).broker as broker,
             wagon_workers(
@@ -131,7 +129,7 @@ class Train:
                 shared=False,
                 revision=self.revision,
                 clock=clock,
-                tell=tell,
+                tell=Telling(self.name, listeners),
             ) as (
                 _,
                 local,

@@ -8,15 +8,18 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .broker import Delivery
-from .errors import EventTooLarge, Reject, UsageError
-from .event import DEAD, Event, child_id
-from .payload import Shape, decoder, encode, type_name
+from .errors import Reject, Retry, Snooze, UsageError
+from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from .payload import Shape, codec, type_name
+from .text import MOST, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -24,13 +27,13 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "is_async", "name", "wants_context")
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
         self.channel = channel
         self.name = getattr(function, "__qualname__", repr(function))
         self.call = function
-        self.decode = decoder(shape.payload)
+        self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
         self.is_async = shape.is_async
         self._warned = False
@@ -64,9 +67,11 @@ class Context:
 
     __slots__ = (
         "_clock",
-        "_known",
+        "_closed",
+        "_counts",
+        "_handlers",
+        "_heritage",
         "_max_bytes",
-        "_source",
         "attempt",
         "channel",
         "emitted",
@@ -82,7 +87,7 @@ class Context:
         train: str,
         wagon: int,
         channel: str,
-        known: frozenset[str],
+        handlers: Mapping[str, Handler],
         max_bytes: int,
         clock: Callable[[], float],
     ) -> None:
@@ -96,48 +101,76 @@ class Context:
         self.channel = channel
         """The inner channel's name; empty for the ingress."""
         self.emitted: list[tuple[str, Event]] = []
-        self._known = known
+        self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._closed = False
+        self._heritage: tuple[str, str | None, dict[str, str]] | None = None
+        self._counts: dict[str, int] = {}
+        """How many were emitted, by channel."""
 
     def emit(
-        self, channel: str, payload: object, *, event_type: str | None = None, subject: str | None = None
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
     ) -> Awaitable[None]:
         """Send `payload` on, to an inner channel of this wagon.
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated attempt
-        sends the same ids. May be awaited or just called, from sync handlers too. Raises UsageError (unknown channel,
-        payload that can't be encoded) and EventTooLarge.
+        sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant) are those of
+        the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
+        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises UsageError
+        (an unknown channel, a payload that the channel's handler would not get back equal, attributes that no event may
+        have, a handler that has returned already) and EventTooLarge.
         """
-        if channel not in self._known:
+        if self._closed:
+            raise UsageError(
+                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
+            )
+        handler = self._handlers.get(channel) if isinstance(channel, str) and channel else None
+        if handler is None:
             raise UsageError(
                 f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
-                f"{', '.join(sorted(self._known)) or 'none'} (the ingress is published to, not emitted to)"
+                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
-        data, content_type = encode(payload)
-        index = sum(1 for c, _ in self.emitted if c == channel)
-        event = Event(
-            child_id(self.event, channel, index),
-            event_type or type_name(payload),
-            self.event.source,
-            self._clock(),
-            data,
-            self.event.subject if subject is None else subject,
-            content_type,
-        )
-        if event.size > self._max_bytes:
-            raise EventTooLarge(
-                f"emit to {channel!r}: {event.size} bytes are more than max_event_bytes={self._max_bytes}"
+        if isinstance(payload, Event):
+            if event_type is not None or subject is not None or extensions is not None:
+                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
+            event = checked(payload, self._max_bytes)
+        else:
+            data, content_type = handler.encode(payload)
+            if self._heritage is None:
+                self._heritage = heritage(self.event)
+            source, inherited, handed_on = self._heritage
+            event = Event(
+                child_id(self.event, channel, self._counts.get(channel, 0)),
+                type_name(payload) if event_type is None else check_word("type", event_type),
+                source,
+                self._clock(),
+                data,
+                inherited if subject is None else check_word("subject", subject),
+                content_type,
+                handed_on if extensions is None else handed_on | check_extensions(extensions),
             )
+            fitting(event, self._max_bytes)
+        self._counts[channel] = self._counts.get(channel, 0) + 1
         self.emitted.append((channel, event))
         return _STORED
+
+    def close(self) -> None:
+        """The handler has ended: nothing can be emitted any more."""
+        self._closed = True
 
 
 class Handled(NamedTuple):
     """The handler returned: settle, after storing what it emitted."""
 
-    emitted: list[tuple[str, Event]]
+    emitted: Sequence[tuple[str, Event]]
 
 
 class Dead(NamedTuple):
@@ -147,55 +180,239 @@ class Dead(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """This attempt failed: another may succeed."""
+    """This attempt failed: another may succeed. `error` is what the handler raised, where it raised something."""
 
+    because: str
+    error: BaseException | None = None
+    after: float | None = None
+    """The pause in seconds that the handler asked for."""
+
+
+class Snoozed(NamedTuple):
+    """The handler wants the event later; that was no attempt."""
+
+    after: float
     because: str
 
 
-Outcome = Handled | Dead | Failed
+Outcome = Handled | Dead | Failed | Snoozed
 
 
-def died(delivery: Delivery, channel: str, wagon: int, because: str, now: float) -> tuple[str, Event]:
+def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
-        "deadbecause": because[:500],
+        "deadbecause": because[:MOST],
         "deadchannel": channel,
         "deadwagon": str(wagon),
-        "deadattempts": str(delivery.attempt),
+        "deadattempts": str(attempt),
         "deadat": f"{now:.3f}",
     }
     event = delivery.event
     return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
 
 
-def said(error: BaseException) -> str:
-    """An error in one line."""
-    text = str(error).strip().replace("\n", "; ")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def smaller(letter: Event) -> Event | None:
+    """A dead letter that is easier to store than `letter`, which the broker refused; None: there is none.
+
+    A letter is larger than its event, and may hold attributes that can't be stored. So first it loses what the event
+    brought along besides its data, then the end of its data, more and more; `deadsize` then says how many bytes there were.
+    """
+    ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
+    bare = msgspec.structs.replace(
+        letter,
+        id=plain(letter.id, 200),
+        type=plain(letter.type, 200),
+        source=plain(letter.source, 200),
+        subject=None if letter.subject is None else plain(letter.subject, 200),
+        content_type=plain(letter.content_type, 100),
+        extensions=ours,
+    )
+    if bare != letter:
+        return bare
+    size = len(letter.data)
+    if not size:
+        return None
+    cut = size // 2 if "deadsize" in ours else min(size, 1024)
+    extensions = {"deadsize": str(size), **ours}
+    return msgspec.structs.replace(letter, data=letter.data[: size - cut], extensions=extensions)
 
 
-async def handle(handler: Handler, delivery: Delivery, context: Context, threads: Threads) -> Outcome:
-    """Let the handler work on one event. Raises nothing of the handler's but CancelledError and what ends a process."""
+def handlers_own(error: BaseException) -> TracebackType | None:
+    """The error's traceback from the handler on: what lies before is ours and helps nobody."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+        place = place.tb_next
+    return place
+
+
+class Run:
+    """One call of a handler after the other, and how the one that is under way is cut short."""
+
+    __slots__ = ("because", "given_up", "thread")
+
+    def __init__(self) -> None:
+        self.because = ""
+        """Why it was cut short; empty while it was not."""
+        self.given_up = False
+        """It was cut short, went on all the same, and is run no further."""
+        self.thread: Call | None = None
+        """What runs in a thread."""
+
+
+_HANDLED = Handled(())
+
+
+def begin(
+    handler: Handler, event: Event, context: Context | None, run: Run, threads: Threads
+) -> Outcome | Awaitable[Outcome]:
+    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is None
+    for a handler that wants none.
+
+    Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
+    `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended.
+    """
     try:
-        payload = handler.decode(delivery.event)
-    except Exception as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
+        payload = handler.decode(event)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
         return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
+    arguments = (payload,) if context is None else (payload, context)
+    if not handler.is_async:
+        return _in_thread(handler, context, run, threads, arguments)
     try:
-        if handler.is_async:
-            result = await (handler.call(payload, context) if handler.wants_context else handler.call(payload))
-        else:
-            arguments = (payload, context) if handler.wants_context else (payload,)
-            result = await threads.run(handler.call, *arguments)
-            if inspect.isawaitable(result):
-                result = await result
-    except Reject as e:
-        return Dead(f"rejected: {e}" if str(e) else "rejected by its handler")
-    except Exception as e:  # whatever it raises is told in the fact, and the event tried again
-        _logger.debug("handler %s failed on event %s", handler.name, delivery.event.id, exc_info=True)
-        return Failed(said(e))
+        coroutine = handler.call(*arguments)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _driven(handler, context, run, coroutine)
+
+
+def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
+    """Run what a handler has returned to be awaited; what never waits is done at once."""
+    coroutine = work if inspect.iscoroutine(work) else _awaiting(work)
+    try:
+        signal = coroutine.send(None)
+    except StopIteration as e:
+        return _returned(handler, context, e.value)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _Rest(handler, context, run, coroutine, signal)
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Rest:
+    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens to
+    its worker."""
+
+    __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
+
+    def __init__(
+        self, handler: Handler, context: Context | None, run: Run, coroutine: Coroutine[Any, Any, Any], signal: Any
+    ) -> None:
+        self._handler = handler
+        self._context = context
+        self._run = run
+        self._coroutine = coroutine
+        self._signal = signal
+
+    def __await__(self) -> Generator[Any, Any, Outcome]:
+        coroutine, signal = self._coroutine, self._signal
+        while True:
+            value: Any = None
+            thrown: BaseException | None = None
+            try:
+                value = yield signal
+            except GeneratorExit:  # the worker itself is thrown away
+                coroutine.close()
+                raise
+            except BaseException as e:  # noqa: BLE001 - it is the handler's to answer
+                if self._run.given_up:
+                    with suppress(BaseException):  # it ends where it stands, or at least is run no further
+                        coroutine.close()
+                    return _outcome(e, self._context)
+                thrown = e
+            try:
+                signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
+            except StopIteration as e:
+                return _returned(self._handler, self._context, e.value)
+            except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+                return _outcome(e, self._context)
+
+
+async def _in_thread(
+    handler: Handler, context: Context | None, run: Run, threads: Threads, arguments: tuple[object, ...]
+) -> Outcome:
+    try:
+        result, error = await threads.run(run, handler.call, *arguments)
+    except asyncio.CancelledError as e:
+        error = e
+    if error is not None:
+        return _outcome(error, context)
+    if not inspect.isawaitable(result):
+        return _returned(handler, context, result)
+    outcome = _driven(handler, context, run, result)
+    return outcome if isinstance(outcome, Handled | Dead | Failed | Snoozed) else await outcome
+
+
+def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
     if result is not None:
         handler.warn_of(result)
-    return Handled(context.emitted)
+    if context is not None:
+        context.close()
+    return Handled(context.emitted) if context is not None and context.emitted else _HANDLED
+
+
+def _outcome(error: BaseException, context: Context | None) -> Outcome:
+    """What a handler says by raising this."""
+    if context is not None:
+        context.close()
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    match _meant(error):
+        case Reject() as reject:
+            reason = said(reject).partition(": ")[2]
+            return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+        case Snooze() as snooze:
+            return Snoozed(snooze.after, plain(snooze.because) or "snoozed by its handler")
+        case Retry() as retry:
+            return Failed(plain(retry.because) or "its handler asked for another attempt", after=retry.after)
+    return Failed(said(error), error)
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+class Call:
+    """A function's call in a thread. `done` has what came of it, unless the waiting was cancelled."""
+
+    __slots__ = ("_ended", "done", "over")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        self.over = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def finish(self, result: object, error: BaseException | None) -> None:
+        """The thread has ended it."""
+        self.over = True
+        if not self.done.done():
+            self.done.set_result((result, error))
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def ended(self) -> None:
+        """Return when the thread has ended it."""
+        if not self.over:
+            self._ended = asyncio.get_running_loop().create_future()
+            await self._ended
 
 
 class Threads:
@@ -205,26 +422,23 @@ class Threads:
         self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self._ended = False
 
-    async def run(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Call the function in a thread, in the caller's context. Cancelling stops the waiting, not the thread."""
+    async def run(self, run: Run, function: Callable[..., Any], *arguments: object) -> tuple[Any, BaseException | None]:
+        """Call the function in a thread, in a copy of the caller's context: what it returned, and what it raised.
+        Cancelling stops the waiting, not the thread; `run.thread` tells of it."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
-        mine = self._idle.pop() if self._idle else self._start()
+        try:
+            mine = self._idle.pop() if self._idle else self._start()
+        except RuntimeError as e:  # the system has no thread left
+            return None, e
+        run.thread = call = Call(loop)
 
         def finish(result: object, error: BaseException | None) -> None:
             if self._ended:
                 mine.put(None)
             else:
                 self._idle.append(mine)
-            if done.done():
-                return
-            if isinstance(error, StopIteration):
-                error = RuntimeError(f"handler raised {said(error)}")  # a future can't hold a StopIteration
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)
+            call.finish(result, error)
 
         def job() -> None:
             result, error = None, None
@@ -238,7 +452,7 @@ class Threads:
                 mine.put(None)  # the loop is closed: nobody waits any more
 
         mine.put(job)
-        return await done
+        return await call.done
 
     def _start(self) -> queue.SimpleQueue[Callable[[], None] | None]:
         jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

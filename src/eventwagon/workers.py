@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from .errors import UsageError
+from .values import whole
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -27,8 +28,8 @@ class Workers(msgspec.Struct, frozen=True):
         if (self.each is None) == (self.total is None):
             raise UsageError("Workers: give either each= (every wagon's own) or total= (a shared crew)")
         for name, value, least in (("each", self.each, 1), ("total", self.total, 1), ("floor", self.floor, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(f"Workers: {name} must be a whole number of at least {least}, not {value!r}")
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least))
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")
 

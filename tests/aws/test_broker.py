@@ -293,6 +293,40 @@ def test_a_message_that_others_sent_is_handled_and_counts_for_nothing(moto_serve
     asyncio.run(run())
 
 
+def test_what_an_ordinary_event_reads_and_writes_for_suspicion(moto_server: MotoServer) -> None:
+    """Nothing at its first delivery. Of ten suspects in a batch one is handed on, and the rest is given back at once."""
+
+    async def run() -> None:
+        channel, some = a_channel(), events(10)
+        asked: Counter[str] = Counter()
+
+        async def count(operation: str, request: dict[str, Any], ask: Ask) -> Any:
+            asked[operation] += 1
+            return await ask()
+
+        async with SQSBroker.from_url(moto_server.url) as broker:
+            await broker.create(channel)
+            await broker.publish(channel, some)
+            async with broker.consume(channel, visibility=2) as consumer:
+                Between(broker._clients, count)
+                got = [*await consumer.receive(10, 5.0)]
+                while len(got) < 10:
+                    got += await consumer.receive(10 - len(got), 5.0)
+                assert set(asked) == {"receive_message"}
+                await asyncio.sleep(2.5)
+                seen: Counter[str] = Counter()
+                for _ in range(10):
+                    (one,) = await consumer.receive(10, 5.0)
+                    assert (one.attempt, one.suspect) == (1, True)
+                    assert await consumer.alone(one)
+                    seen[one.event.id] += 1
+                    await consumer.settle([one])
+                assert seen == Counter(event.id for event in some)
+            await broker.delete(channel)
+
+    asyncio.run(run())
+
+
 def test_an_idle_channel_costs_one_read_of_its_counters(moto_server: MotoServer) -> None:
     async def run() -> None:
         channel = a_channel()

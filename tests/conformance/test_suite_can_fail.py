@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventwagon.broker import Broker, Delivery, Depth
-from eventwagon.brokers.memory import MemoryBroker, _Queue, _Subscription
+from eventwagon.brokers.memory import MemoryBroker, _Hold, _Queue, _Subscription
 from eventwagon.errors import ChannelFull, ChannelGone, EventwagonError
 from eventwagon.event import Channel, Event
 from eventwagon.facts import Entry
@@ -137,15 +137,15 @@ class ListsIngressOnly(MemoryBroker):
 
 
 class NeverExpires(MemoryBroker):
-    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
-        return super().consume(channel, visibility=1e9)
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return super().consume(channel, visibility=1e9, owner=owner)
 
 
 class OtherConsumer(MemoryBroker):
     consumer: type[_Subscription]
 
-    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
-        return self.consumer(self, channel, visibility)
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return self.consumer(self, channel, visibility, owner)
 
 
 class AtMostOnce(OtherConsumer):
@@ -204,7 +204,7 @@ class ReleasesAnybodys(OtherConsumer):
             for delivery in deliveries:
                 current = self._queue._taken.get(delivery.token.number)
                 if current is not None and not current.back:
-                    self._queue._give_back(current, 0.0, current.attempt + 1)
+                    self._queue._give_back(current, 0.0, current.attempt + 1, suspect=False)
 
 
 class CountsUntried(OtherConsumer):
@@ -217,6 +217,68 @@ class IgnoresDelay(OtherConsumer):
     class consumer(_Subscription):  # noqa: N801
         async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
             await super().release(deliveries, tried=tried)
+
+
+class CountsWhatRunsOut(MemoryBroker):
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        self._queues.setdefault(channel, _CountsRunOut(channel)).capacity = capacity
+
+
+class _CountsRunOut(_Queue):
+    def _run_out(self, hold: _Hold, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + 1, suspect=True)
+
+
+class SuspectsNobody(MemoryBroker):
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        self._queues.setdefault(channel, _SuspectsNobody(channel)).capacity = capacity
+
+
+class _SuspectsNobody(_Queue):
+    def _run_out(self, hold: _Hold, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + hold.alone, suspect=False)
+
+
+class MixesSuspects(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            got = list(await super().receive(limit, timeout))
+            while got and len(got) < limit and (more := await super().receive(limit - len(got), 0.0)):
+                got += more
+            return got
+
+
+class SuspectsFirst(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+            self._suspect_first = True
+            return await super().receive(limit, timeout)
+
+
+class IgnoresAlone(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def alone(self, delivery: Delivery) -> bool:
+            return True
+
+
+class ChargesTwice(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+            for d in deliveries:
+                d.token.attempt += d.token.alone
+            await super().release(deliveries, delay=delay, tried=tried)
+
+
+class ReclaimsNothing(MemoryBroker):
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
+
+
+class ReclaimsAll(MemoryBroker):
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        for everybody in ("gone", "there", ""):
+            if queue := self._queues.get(channel):
+                queue.reclaim(everybody, asyncio.get_running_loop().time())
 
 
 class TellsNobody(OtherConsumer):
@@ -265,6 +327,17 @@ BROKEN_BROKERS: list[tuple[type[MemoryBroker], str]] = [
     (ReleasesAnybodys, "release_of_a_stale_claim"),
     (CountsUntried, "release_untried"),
     (IgnoresDelay, "release_with_delay"),
+    (CountsWhatRunsOut, "unsettled_comes_back"),
+    (CountsWhatRunsOut, "alone_of_a_stale_claim"),
+    (SuspectsNobody, "unsettled_comes_back"),
+    (MixesSuspects, "suspects_come_alone"),
+    (SuspectsFirst, "suspects_and_others_take_turns"),
+    (IgnoresAlone, "alone_charges"),
+    (IgnoresAlone, "alone_of_a_stale_claim"),
+    (ChargesTwice, "alone_and_released"),
+    (ReclaimsNothing, "reclaimed_comes_at_once"),
+    (ReclaimsAll, "reclaimed_comes_at_once"),
+    (ReclaimsAll, "reclaim_of_nothing"),
     (TellsNobody, "delete_tells_consumers"),
 ]
 

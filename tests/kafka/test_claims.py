@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,13 @@ class Row:
     claim: int = 0
     due: int | None = None  # claimed until
     again: int | None = None  # back, to be had from then
+    suspect: bool = False
+    alone: bool = False
+    owner: str = ""
+
+    def run_out(self, at: int) -> None:
+        self.attempt, self.again, self.due = self.attempt + self.alone, at, None
+        self.suspect, self.alone, self.owner = True, False, ""
 
 
 @dataclass
@@ -37,14 +45,24 @@ class Model:
     def expire(self, now: int) -> None:
         for row in self.rows.values():
             if row.due is not None and row.due <= now:
-                row.attempt, row.again, row.due = row.attempt + 1, row.due, None
+                row.run_out(row.due)
 
-    def claim(self, op: Claim, now: int, turn: int) -> dict[Place, tuple[int, int]]:
+    def reclaim(self, owner: str, now: int) -> None:
+        self.expire(now)
+        for row in self.rows.values():
+            if row.due is not None and row.owner == owner:
+                row.run_out(now)
+
+    def claim(self, op: Claim, now: int, turn: int) -> dict[Place, tuple[int, int, bool]]:
         self.claims += 1
         self.expire(now)
-        back = sorted((r.again, *at) for at, r in self.rows.items() if r.again is not None and r.again <= now)
-        got = [(p, offset) for _, p, offset in back[: op.limit]]
-        for i in range(len(op.ends)):
+        due = [(at, r) for at, r in self.rows.items() if r.again is not None and r.again <= now]
+        suspects = [at for *_, at in sorted((r.attempt, r.again, at) for at, r in due if r.suspect)]
+        back = sorted((r.again, *at) for at, r in due if not r.suspect)
+        got = suspects[:1] if op.suspect_first else []
+        alone = bool(got)
+        got = got or [(p, offset) for _, p, offset in back[: op.limit]]
+        for i in range(0 if alone else len(op.ends)):
             p, end = op.ends[(turn + i) % len(op.ends)]
             while len(got) < op.limit and self.fresh[p] < end:
                 at = (p, self.fresh[p])
@@ -54,10 +72,11 @@ class Model:
                     got.append(at)
             while (p, self.fresh[p]) in self.voids:
                 self.fresh[p] += 1
+        got = got or suspects[:1]
         for at in got:
             row = self.rows[at]
-            row.claim, row.due, row.again = self.claims, now + op.visibility, None
-        return {at: (self.rows[at].attempt, self.claims) for at in got}
+            row.claim, row.due, row.again, row.owner = self.claims, now + op.visibility, None, op.owner
+        return {at: (self.rows[at].attempt, self.claims, self.rows[at].suspect) for at in got}
 
     def settle(self, places: list[Place]) -> None:
         for at in places:
@@ -86,7 +105,17 @@ steps = st.lists(
     st.tuples(
         st.integers(0, 30),  # ms since the step before
         st.one_of(
-            st.tuples(st.just("claim"), st.integers(1, 12), st.integers(1, 60), st.integers(0, 25), st.integers(0, 25)),
+            st.tuples(
+                st.just("claim"),
+                st.integers(1, 12),
+                st.integers(1, 60),
+                st.integers(0, 25),
+                st.integers(0, 25),
+                st.booleans(),
+                st.sampled_from(["", "a", "b"]),
+            ),
+            st.tuples(st.just("reclaim"), st.sampled_from(["a", "b"])),
+            st.tuples(st.just("alone"), places, st.integers(0, 3)),
             st.tuples(st.just("settle"), places),
             st.tuples(st.just("void"), places),
             st.tuples(st.just("release"), places, spans, st.booleans(), st.integers(0, 3)),
@@ -114,12 +143,12 @@ def test_the_rule_is_the_models(script: list[tuple[int, Any]]) -> None:
         assert same(model, claims, now), (step, got)
 
 
-def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dict[Place, tuple[int, int]]:
+def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dict[Place, tuple[int, int, bool]]:
     """Do the step in both; what was claimed is the same."""
     op: Op
     if step[0] == "claim":
         ends = [(0, step[3]), (1, step[4])]
-        op = Claim("", step[1], step[2], ends)
+        op = Claim("", step[1], step[2], ends, step[5], step[6])
         expected = model.claim(op, now, offset)
         ((_, grants),) = claims.apply(offset, now, encode([op]))
         assert spread(grants) == expected
@@ -130,13 +159,24 @@ def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dic
     elif step[0] == "void":
         model.void(step[1])
         op = Void("", runs_of(step[1]))
+    elif step[0] == "reclaim":
+        model.reclaim(step[1], now)
+        op = Release("", [], 0, False, step[1])
     else:
         ago = step[-1]
         tokens = [(p, o, max(0, (model.rows[p, o].claim if (p, o) in model.rows else 0) - ago)) for p, o in step[1]]
         if step[0] == "release":
             for row in model.mine(tokens, now):
                 row.attempt, row.again, row.due = row.attempt + step[3], now + step[2], None
+                row.suspect, row.alone, row.owner = row.suspect and not step[3], False, ""
             op = Release("", held_of(tokens), step[2], step[3])
+        elif step[0] == "alone":
+            rows = model.mine(tokens, now)
+            for row in rows:
+                row.alone = True
+            ((_, stands),) = claims.apply(offset, now, encode([Extend("", held_of(tokens), 0, True)]))
+            assert bool(stands) == bool(rows)
+            return {}
         else:
             for row in model.mine(tokens, now):
                 row.due = now + step[2]
@@ -145,8 +185,8 @@ def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dic
     return {}
 
 
-def spread(grants: list[Grant]) -> dict[Place, tuple[int, int]]:
-    found = {(g.partition, o): (g.attempt, g.claim) for g in grants for o in range(g.start, g.stop)}
+def spread(grants: list[Grant]) -> dict[Place, tuple[int, int, bool]]:
+    found = {(g.partition, o): (g.attempt, g.claim, g.suspect) for g in grants for o in range(g.start, g.stop)}
     assert len(found) == sum(g.stop - g.start for g in grants)
     return found
 
@@ -188,6 +228,22 @@ def test_memory_grows_with_what_is_held_only() -> None:
     assert (channel.settled, channel.held()) == (30_000, 0)
     assert len(channel._ends) <= 1001
     assert len(claims.dump()) < 100
+
+
+def test_records_and_snapshots_of_an_earlier_release_are_read() -> None:
+    """They lack the last fields. And that release reads ours over the fields that it does not know."""
+    claims = Claims()
+    claims.load(
+        msgspec.msgpack.encode((50, 3, {"": (2, 0, [(0, 9, [], [(2, 5, 1, 1, 40, False), (7, 9, 0, 2, 30, True)])])}))
+    )
+    old = msgspec.msgpack.encode([("c", "", 10, 1000, [(0, 9)])])
+    assert spread(claims.apply(0, 60, old)[0][1]) == {(0, 7): (2, 4, False), (0, 8): (2, 4, False)}
+    suspect = claims.apply(1, 60, encode([Claim("", 10, 1000, [(0, 9)], True, "a")]))[0][1]
+    assert suspect == [Grant(0, 2, 3, 1, 5, True)]
+    state = msgspec.msgpack.decode(claims.dump())
+    assert state[2][""][:2] == [2, 0]
+    assert all(len(run) == 6 for *_, runs in state[2][""][2] for run in runs)
+    assert msgspec.msgpack.decode(encode([Release("", [], 0, False, "a")]))[0][:5] == ["r", "", [], 0, False]
 
 
 def test_a_clock_that_goes_back_takes_no_claim_away() -> None:

@@ -8,8 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from eventwagon.errors import BrokenManifest, Defect
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
-from eventwagon.manifest import BrokenManifest, Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
+from eventwagon.manifest import Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
+
+NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)
 
 
 class Steps(RuleBasedStateMachine):
@@ -74,13 +77,18 @@ class Steps(RuleBasedStateMachine):
         self.manifest = changed(self.manifest, number, sealed_at=self.now)
         self.manifest = moved(self.manifest, number, Move.PROVEN_EMPTY, drained_at=self.now, published=3, settled=3)
 
-    @precondition(lambda self: self.stands(State.DRAINED, State.FAILED))
+    @precondition(lambda self: self.stands(State.DRAINED))
+    @rule(data=st.data(), move=st.sampled_from([Move.REMOVAL_BEGUN, Move.FOUND_LATE]))
+    def look_once_more(self, data: st.DataObject, move: Move) -> None:
+        self.manifest = moved(self.manifest, self.pick(data, State.DRAINED), move)
+
+    @precondition(lambda self: self.stands(State.REMOVING, State.FAILED))
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        number = self.pick(data, State.DRAINED, State.FAILED)
+        number = self.pick(data, State.REMOVING, State.FAILED)
         self.manifest = moved(self.manifest, number, Move.REMOVED)
         assert self.manifest.wagon(number) is None
-        with pytest.raises(BrokenManifest):
+        with pytest.raises(Defect):
             changed(self.manifest, number, dead=1)
 
     @precondition(lambda self: self.manifest.wagons)
@@ -91,10 +99,10 @@ class Steps(RuleBasedStateMachine):
             with pytest.raises(IllegalMove):
                 moved(self.manifest, wagon.number, move)
 
-    @precondition(lambda self: self.stands(State.PROVISIONING, State.DRAINING, State.DRAINED, State.FAILED))
+    @precondition(lambda self: self.stands(*NOT_READY))
     @rule(data=st.data())
     def never_redirected_to_what_is_not_ready(self, data: st.DataObject) -> None:
-        number = self.pick(data, State.PROVISIONING, State.DRAINING, State.DRAINED, State.FAILED)
+        number = self.pick(data, *NOT_READY)
         with pytest.raises(IllegalMove):
             switched(self.manifest, to=number, now=self.now, because="full")
 
@@ -130,12 +138,13 @@ def _wagon(number: int, state: State, **fields: float) -> Wagon:
         (_wagon(1, State.PROVISIONING), _wagon(1, State.PROVISIONING)),
         (_wagon(9, State.PROVISIONING),),
         (_wagon(1, State.DRAINED),),
+        (_wagon(1, State.REMOVING),),
         (_wagon(1, State.READY),),
         (_wagon(1, State.ACTIVE),),
     ],
 )
 def test_what_makes_no_sense_is_found(wagons: tuple[Wagon, ...]) -> None:
-    with pytest.raises(BrokenManifest, match="train t"):
+    with pytest.raises(Defect, match="train t"):
         check(Manifest(train="t", wagons=wagons, next_number=9))
 
 

@@ -166,7 +166,7 @@ _WRONG: dict[str, list[Any]] = {
     "prepare": [0, -1, 1.01, math.nan, math.inf, "x", None],
     "reuse": [None, 1, "yes"],
     "spares": [-1, 1.5, "1", None, True, 32],
-    "max_event_bytes": [0, 1023, 2048.0, None],
+    "max_event_bytes": [0, 1023, 2048.5, None],
 }
 for name in ("wagons", "provision_attempts", "attempts", "publish_batch", "keep"):
     _WRONG[name] = _NO_COUNT
@@ -209,7 +209,7 @@ def test_what_is_declared_tells_differences() -> None:
 # --- facts --------------------------------------------------------------------------------
 
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
-_ALL_FACTS: list[type[Fact]] = [*DECISIONS, facts.EventDied, facts.EventRetried]
+_ALL_FACTS: list[type[Fact]] = [*DECISIONS, facts.EventDied, facts.EventRetried, facts.SwitchSeen]
 
 
 def _fact(kind: Any) -> st.SearchStrategy[Any]:
@@ -250,7 +250,7 @@ def test_a_figure_that_is_not_known_is_no_none_in_a_sentence() -> None:
 
 
 def test_the_list_of_facts_is_closed() -> None:
-    """Every fact that the module defines is a decision, or one of the two that only listeners hear of."""
+    """Every fact that the module defines is a decision, or one of the three that only listeners hear of."""
     defined = {
         v for v in vars(facts).values() if isinstance(v, type) and issubclass(v, facts._Fact) and v is not facts._Fact
     }

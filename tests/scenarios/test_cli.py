@@ -202,6 +202,17 @@ def test_publish_skips_bad_lines_when_told_to_and_lists_them(place: Path) -> Non
     assert [text.split(":")[1].strip() for text in done.stderr.splitlines()] == ["line 2", "line 4", "line 5"]
 
 
+def test_publish_refuses_attributes_that_no_event_may_have_line_by_line(place: Path) -> None:
+    given = lines("a@x") + '{"email": ""}\n{"email": "a\\u0000b"}\n{"email": "\\u001b[31m"}\n' + lines("b@x")
+    done = cli(place, "publish", "app:train", "--skip-bad", "--subject-field", "email", given=given)
+    assert done.stdout == "published 2 events to signups, 3 bad lines skipped\n"
+    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()] == ["line 2", "line 3", "line 4"]
+    done = cli(place, "publish", "app:train", "--type", "a\nb", given=lines("c@x"))
+    assert done.returncode == 2, done.stderr
+    assert "event's type" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_publish_to_a_name_sends_any_json(place: Path) -> None:
     cli(place, "publish", "app:train", given=lines("a@x"))
     done = cli(place, "publish", "signups", given='{"any": [1]}\n"thing"\n')

@@ -57,7 +57,7 @@ def test_what_does_not_decode_goes_to_the_dead_letters_with_its_bytes() -> None:
         async with world.running(signups(handled)) as connection:
             foreign = Event("my-id", "?", "/elsewhere", 1.0, b"\xff not json")
             await connection.publish(foreign)
-            await connection.publish({"wrong": "shape"})
+            await connection.publish(Event("other-id", "?", "/elsewhere", 1.0, b'{"wrong": "shape"}'))
             await until(lambda: len(world.of(EventDied)) == 2)
             await asyncio.sleep(1)
             dead = [e async for e in connection.dead_letters()]

@@ -11,7 +11,7 @@ import msgspec
 import pydantic
 import pytest
 
-from eventwagon import Context, EventwagonError, Settings, Train, Volume, Workers
+from eventwagon import Context, Event, EventwagonError, Settings, Train, Volume, Workers
 from eventwagon.errors import (
     EventTooLarge,
     UsageError,
@@ -74,7 +74,7 @@ def test_pydantic_validation_counts() -> None:
             raise AssertionError(value)
 
         async with world.running(train) as connection:
-            await connection.publish({"n": 0})
+            await connection.publish(Event("1", "Pydantic", "/elsewhere", 1.0, b'{"n": 0}'))
             await until(lambda: world.of(EventDied))
         assert "ValidationError" in world.of(EventDied)[0].because
 
@@ -162,7 +162,7 @@ def test_emit_says_what_is_wrong() -> None:
         train = Train("t", limit=Volume(10), workers=Workers(each=1), max_event_bytes=1024)
 
         @train.on("t")
-        async def handle(n: int, ctx: Context) -> None:
+        async def handle(n: int | str, ctx: Context) -> None:
             for channel, payload in (("nowhere", 1), ("t", 1), ("inner", object()), ("inner", "x" * 2000)):
                 try:
                     await ctx.emit(channel, payload)
@@ -170,7 +170,7 @@ def test_emit_says_what_is_wrong() -> None:
                     errors.append(e)
 
         @train.on("inner")
-        async def inner(n: int) -> None: ...
+        async def inner(n: str) -> None: ...
 
         async with world.running(train) as connection:
             with pytest.raises(EventTooLarge, match="max_event_bytes"):

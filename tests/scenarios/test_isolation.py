@@ -57,8 +57,8 @@ class Breakable(MemoryBroker):
         await self.reach(channel)
         await super().delete(channel)
 
-    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
-        return _Breakable(self, channel, visibility)
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return _Breakable(self, channel, visibility, owner)
 
 
 class _Breakable(_Subscription):

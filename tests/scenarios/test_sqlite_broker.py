@@ -190,10 +190,11 @@ def test_a_clock_set_back_holds_no_claim(tmp_path: Path) -> None:
                 waiting = asyncio.create_task(consumer.receive(2, 10))
                 await asyncio.sleep(0.05)
                 clock.now -= 3600
-                assert {delivery.attempt for delivery in await waiting} == {2}
+                got = [*await waiting, *await consumer.receive(2, 1)]
+                assert [(d.attempt, d.suspect) for d in got] == [(1, True), (2, False)]
                 assert await consumer.receive(2, 0.1) == []  # claimed anew
                 clock.now += 31
-                assert len(await consumer.receive(2, 1)) == 2
+                assert [len(await consumer.receive(2, 1)) for _ in range(3)] == [1, 1, 0]
 
     asyncio.run(main())
 
@@ -213,6 +214,57 @@ def test_what_comes_back_and_what_is_new_don_t_starve_each_other(tmp_path: Path,
                 await consumer.release([delivery for delivery in got if delivery.attempt > 1])
             assert new >= 10
             assert again >= 10
+
+    asyncio.run(main())
+
+
+def test_a_file_of_an_earlier_release_is_used_as_it_is(tmp_path: Path) -> None:
+    """It gets the column that it lacks with the first write; the release that made it goes on with it."""
+
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(4))
+            async with broker.consume(INGRESS, visibility=600) as consumer:
+                await consumer.receive(1, 1)
+        file = apsw.Connection(str(tmp_path / "signups" / "v1.db"))
+        file.execute("ALTER TABLE claim DROP COLUMN owner; UPDATE claim SET until=1.0")
+        async with SQLiteBroker(tmp_path) as broker:
+            assert (await broker.depth([INGRESS]))[0].waiting == 4
+            async with broker.consume(INGRESS, visibility=600, owner="gone") as consumer:
+                (suspect,) = await consumer.receive(10, 1)
+                assert (suspect.attempt, suspect.suspect) == (1, True)
+                assert len(await consumer.receive(1, 1)) == 1
+                file.execute(  # as the earlier release claims
+                    "INSERT INTO claim (channel, seq, held, until, since, attempt, ticket) VALUES (1, 3, 1, 2e9, 2e9, 1, 9);"
+                    "UPDATE channel SET received=3"
+                )
+                file.close()
+                await broker.reclaim(INGRESS, "gone")
+                got = [d for _ in range(3) for d in await consumer.receive(10, 1)]
+                assert sorted((d.token[1], d.attempt, d.suspect) for d in got) == [
+                    (1, 1, True),
+                    (2, 1, True),
+                    (4, 1, False),
+                ]
+
+    asyncio.run(main())
+
+
+def test_many_suspects_and_many_others_take_turns(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(300))
+            async with broker.consume(INGRESS, visibility=600, owner="gone") as consumer:
+                await consumer.receive(100, 1)
+            await broker.reclaim(INGRESS, "gone")
+            async with broker.consume(INGRESS, visibility=600) as consumer:
+                again = await consumer.receive(10, 1)
+                await consumer.release(await consumer.receive(10, 1))
+                kinds = [[(d.suspect, d.attempt) for d in await consumer.receive(10, 1)] for _ in range(6)]
+            assert [d.suspect for d in again] == [True]
+            assert kinds[0::2] == [[(True, 1)]] * 3
+            assert all(len(batch) == 10 and not any(suspect for suspect, _ in batch) for batch in kinds[1::2])
+            assert {attempt for batch in kinds[1::2] for _, attempt in batch} == {1, 2}
 
     asyncio.run(main())
 

@@ -48,10 +48,15 @@ def publish_until_refused(directory: Path, batch: int, pipe: Connection) -> None
     pipe.send(asyncio.run(main()))
 
 
-def claim_and_hang(directory: Path, pipe: Connection) -> None:
+def claim_and_hang(directory: Path, visibility: float, owner: str, alone: bool, pipe: Connection) -> None:
     async def main() -> None:
-        async with SQLiteBroker(directory) as broker, broker.consume(INGRESS, visibility=0.5) as consumer:
+        async with (
+            SQLiteBroker(directory) as broker,
+            broker.consume(INGRESS, visibility=visibility, owner=owner) as consumer,
+        ):
             got = await consumer.receive(10, 5)
+            if alone:
+                assert await consumer.alone(got[0])
             pipe.send([delivery.event.id for delivery in got])
             await asyncio.sleep(60)
 
@@ -157,13 +162,42 @@ def test_a_killed_consumers_claims_come_back(tmp_path: Path) -> None:
     async def main() -> None:
         async with broker_with(tmp_path, INGRESS) as broker:
             await broker.publish(INGRESS, events(10))
-            hanging = Process(claim_and_hang, tmp_path)
+            hanging = Process(claim_and_hang, tmp_path, 0.5, "", False)
             claimed = await hanging.hear()
             hanging.kill()
             async with broker.consume(INGRESS, visibility=30) as consumer:
-                got = await consumer.receive(10, 5)
+                got = [delivery for _ in claimed for delivery in await consumer.receive(10, 5)]
             assert [delivery.event.id for delivery in got] == claimed
-            assert {delivery.attempt for delivery in got} == {2}
+            assert {(delivery.attempt, delivery.suspect) for delivery in got} == {(1, True)}
+
+    asyncio.run(main())
+
+
+def test_a_killed_process_s_claims_come_back_at_once_when_they_are_reclaimed(tmp_path: Path) -> None:
+    """It had been given a suspect and said that it was alone: that counts, and only that."""
+
+    async def main() -> None:
+        async with broker_with(tmp_path, INGRESS) as broker:
+            await broker.publish(INGRESS, events(10))
+            async with broker.consume(INGRESS, visibility=0.1) as consumer:
+                (first,) = await consumer.receive(1, 5)
+                await asyncio.sleep(0.2)
+            one = Process(claim_and_hang, tmp_path, 600.0, "box-1", True)
+            assert await one.hear() == [first.event.id]
+            two = Process(claim_and_hang, tmp_path, 600.0, "box-2", False)
+            rest = await two.hear()
+            one.kill()
+            two.kill()
+            async with broker.consume(INGRESS, visibility=30) as consumer:
+                assert await consumer.receive(10, 0.1) == []
+                waiting = asyncio.create_task(consumer.receive(10, 5))
+                await asyncio.sleep(0.05)
+                await broker.reclaim(INGRESS, "box-1")
+                assert [(d.event.id, d.attempt, d.suspect) for d in await waiting] == [(first.event.id, 2, True)]
+                assert await consumer.receive(10, 0.1) == []
+                await broker.reclaim(INGRESS, "box-2")
+                others = [delivery for _ in rest for delivery in await consumer.receive(10, 1)]
+                assert [(d.event.id, d.attempt, d.suspect) for d in others] == [(event, 1, True) for event in rest]
 
     asyncio.run(main())
 

@@ -101,6 +101,10 @@ class Tale:
         fact = WagonDrained(train="t", number=1, seconds=0.0, **COUNTS)
         return self.revise(fact, w1=replace(self.wagon(1), state=State.DRAINED))
 
+    def begun(self) -> Tale:
+        """Its removal."""
+        return self.revise(w1=replace(self.wagon(1), state=State.REMOVING))
+
     def removed(self) -> Tale:
         return self.add(Noted, facts=(WagonRemoved(train="t", wagon=self.wagon(1), dead=0),)).revise(w1=None)
 
@@ -126,7 +130,7 @@ def whole() -> Tale:
     tale.add(Settled, channel=ONE, id="id-k", key="k")
     tale.add(Handled, channel=INNER, id="id-k/a0", key="k/a0", children=())
     tale.add(Settled, channel=INNER, id="id-k/a0", key="k/a0")
-    tale.switched().sealed().drained()
+    tale.switched().sealed().drained().begun()
     for channel in (ONE, INNER, DEAD_ONE):
         tale.add(Deleted, channel=channel, stood=True, left=())
     return tale.removed()
@@ -232,7 +236,7 @@ def drained_before_sealed() -> Tale:
 
 def drained_and_not_empty() -> Tale:
     tale = Tale().founded().stored()
-    tale.switched().sealed().drained()
+    tale.switched().sealed().drained().begun()
     return tale.add(Handled, channel=ONE, id="id-k", key="k", children=())
 
 
@@ -240,14 +244,19 @@ def deleted_while_draining() -> Tale:
     return Tale().founded().switched().sealed().add(Deleted, channel=ONE, stood=True, left=())
 
 
+def deleted_with_a_way_back() -> Tale:
+    """Another observer may find late events in it."""
+    return Tale().founded().switched().sealed().drained().add(Deleted, channel=ONE, stood=True, left=())
+
+
 def deleted_with_an_event() -> Tale:
-    tale = Tale().founded().switched().sealed().drained()
+    tale = Tale().founded().switched().sealed().drained().begun()
     return tale.add(Deleted, channel=ONE, stood=True, left=(("id-k", "k"),))
 
 
 def dead_letter_deleted() -> Tale:
     tale = Tale().founded().stored().stored(channel=DEAD_ONE).add(Settled, channel=ONE, id="id-k", key="k")
-    return tale.switched().sealed().drained().add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))
+    return tale.switched().sealed().drained().begun().add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))
 
 
 def settled_and_not_handled() -> Tale:
@@ -266,7 +275,7 @@ def unexplained() -> Tale:
 
 
 def removed_without_a_record() -> Tale:
-    return Tale().founded().switched().sealed().drained().revise(w1=None)
+    return Tale().founded().switched().sealed().drained().begun().revise(w1=None)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +300,7 @@ def removed_without_a_record() -> Tale:
         ("I5", drained_before_sealed),
         ("I5", drained_and_not_empty),
         ("I5", deleted_while_draining),
+        ("I5", deleted_with_a_way_back),
         ("I5", deleted_with_an_event),
         ("I5", dead_letter_deleted),
         ("I6", settled_and_not_handled),
@@ -328,7 +338,7 @@ def test_a_process_may_fail_to_start_and_not_end_by_itself_later() -> None:
 def test_dead_letters_stand_for_the_whole_chain() -> None:
     """A worker that was given up for dead may still emit; what it emitted may go when its event is a dead letter."""
     tale = Tale().founded("a").stored().add(Accepted, key="k").stored(channel=DEAD_ONE)
-    tale.add(Settled, channel=ONE, id="id-k", key="k").switched().sealed().drained()
+    tale.add(Settled, channel=ONE, id="id-k", key="k").switched().sealed().drained().begun()
     tale.stored("k/a0", INNER).stored(channel=DEAD_KEPT)
     tale.add(Deleted, channel=INNER, stood=True, left=(("id-k/a0", "k/a0"),))
     tale.add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))

@@ -23,11 +23,11 @@ def wagon(number: int, state: State, **fields: Any) -> Wagon:
     times: dict[str, Any] = {"opened_at": 900.0}
     if state is not State.PROVISIONING:
         times["created_at"] = 900.0
-    if state in (State.ACTIVE, State.DRAINING, State.DRAINED):
+    if state in (State.ACTIVE, State.DRAINING, State.DRAINED, State.REMOVING):
         times.update(active_at=900.0, turn=number)
-    if state in (State.DRAINING, State.DRAINED):
+    if state in (State.DRAINING, State.DRAINED, State.REMOVING):
         times["closed_at"] = 990.0
-    if state is State.DRAINED:
+    if state in (State.DRAINED, State.REMOVING):
         times.update(sealed_at=991.0, drained_at=992.0)
     return Wagon(**{"number": number, "state": state, **times, **fields})
 

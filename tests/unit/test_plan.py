@@ -20,7 +20,9 @@ from eventwagon.facts import (
 )
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest, Request, check
+from eventwagon.observer import _said_of_themselves
 from eventwagon.orchestrator import Deployment
+from eventwagon.registry import Attachment, Member
 from eventwagon.steps import (
     AddChannels,
     Full,
@@ -78,6 +80,34 @@ def test_i3_ready_only_with_channels_and_attached_workers() -> None:
     )
     assert states(with_channels)[2] is State.READY
     assert one(with_channels.facts, WagonReady).seconds == 100.0
+
+
+def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0, channels=("a", "b")))
+
+    def state(channels: tuple[str, ...] | None) -> State:
+        return states(decide(m, [reading(1, 60)], {2: Deployment(number=2, ready=True, channels=channels)}))[2]
+
+    assert state(("a",)) is State.PROVISIONING
+    assert state(("b", "a")) is State.READY
+    assert state(None) is State.READY  # older code does not say
+    spare = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY, channels=("a", "b")))
+    lost = one(decide(spare, [reading(1, 60)], {2: Deployment(number=2, ready=True, channels=())}).facts, WorkersLost)
+    assert lost.because == "its workers are not attached to a, b yet"
+
+
+def test_check_ins_together_say_what_one_process_is_attached_to() -> None:
+    m = manifest(wagon(1, State.ACTIVE, channels=("a", "b"), losses=1))
+
+    def together(*attachments: Attachment) -> Deployment:
+        return _said_of_themselves([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
+
+    less, more = Attachment(1, True, channels=("a",)), Attachment(1, True, workers=2, channels=("a", "b"), losses=1)
+    assert together(less, more).channels == ("a", "b")
+    assert together(more, Attachment(1, True)).channels is None
+    assert together(less, Attachment(1, False, channels=("a", "b"))).channels == ("a",)
+    earlier = together(Attachment(1, True, channels=("a", "b"), losses=0))
+    assert (earlier.ready, earlier.trouble) == (False, "they were attached before it lost its workers")
 
 
 def test_i2_one_edit_switches_both_and_explains_itself() -> None:

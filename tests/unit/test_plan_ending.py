@@ -19,6 +19,8 @@ from eventwagon.steps import (
     Remove,
     RemoveLeftover,
     Seal,
+    found_late,
+    removal_begun,
     sealed,
 )
 
@@ -60,6 +62,21 @@ def test_removed_only_after_its_workers_left_or_grace() -> None:
     assert Remove(1) not in decide(m, members=at_it).tasks
     assert Remove(1) in decide(m, members=[]).tasks
     assert Remove(1) in decide(m, members=at_it, ages={1: SETTINGS.grace + 1}).tasks
+
+
+def test_a_removal_that_has_begun_is_gone_on_with() -> None:
+    m = manifest(wagon(1, State.REMOVING), wagon(2, State.ACTIVE))
+    assert Remove(1) in decide(m).tasks
+    assert found_late(m, 1, 3).manifest is m
+
+
+def test_a_removal_begins_on_the_wagon_as_it_was_looked_at_and_on_no_other() -> None:
+    """It drained again, and was proven empty again, since that look."""
+    seen = wagon(1, State.DRAINED)
+    m = manifest(wagon(1, State.DRAINED, drained_at=999.0), wagon(2, State.ACTIVE))
+    assert removal_begun(m, seen).manifest is m
+    begun = removal_begun(manifest(seen, wagon(2, State.ACTIVE)), seen).manifest
+    assert begun.wagons[0].state is State.REMOVING
 
 
 def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_for_a_while() -> None:

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from eventwagon import Lag, Settings, Workers
+from eventwagon.errors import Defect
 from eventwagon.event import Channel
 from eventwagon.facts import Discarded, WagonDrained, WagonOpened
 from eventwagon.lifecycle import State
-from eventwagon.manifest import BrokenManifest, Manifest, Wagon, check, gone_by
+from eventwagon.manifest import Manifest, Wagon, check, gone_by
 from eventwagon.orchestrator import Deployment
 from eventwagon.steps import UNWANTED, Provision, Remove, RemoveLeftover, found_late
 
@@ -102,7 +103,7 @@ def test_late_events_find_other_workers_when_the_own_have_moved_on() -> None:
 
 def test_two_live_wagons_never_share_workers() -> None:
     m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE), wagon(3, State.READY, reuses=1))
-    with pytest.raises(BrokenManifest, match=r"units \[1, 2, 1\]"):
+    with pytest.raises(Defect, match=r"units \[1, 2, 1\]"):
         check(m)
 
 

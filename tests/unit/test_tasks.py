@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from eventwagon.tasks import InOwnTask, Unexpected, is_cancelled, kept_up, said
+from eventwagon.tasks import InOwnTask, kept_up
+from eventwagon.telling import Bulkhead
 from eventwagon.testing.virtual_time import run
 
 
@@ -133,7 +134,7 @@ def test_a_long_task_goes_on_after_whatever_it_calls(
     fail: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        unexpected, began = Unexpected("train t"), list[int]()
+        bulkhead, began = Bulkhead("t"), list[int]()
 
         async def work() -> None:
             began.append(1)
@@ -141,10 +142,10 @@ def test_a_long_task_goes_on_after_whatever_it_calls(
                 fail()
             await asyncio.sleep(1000)
 
-        task = asyncio.create_task(kept_up(work, "doing this", unexpected))
+        task = asyncio.create_task(kept_up(work, "doing this", bulkhead.caught_in))
         await asyncio.sleep(30)
         assert len(began) == 4
-        assert sum(unexpected.counts.values()) == 3
+        assert bulkhead.caught == 3
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -157,7 +158,7 @@ def test_a_long_task_goes_on_after_whatever_it_calls(
 
 def test_a_long_task_that_fails_while_it_ends_has_ended() -> None:
     async def main() -> None:
-        unexpected = Unexpected("train t")
+        bulkhead = Bulkhead("t")
 
         async def work() -> None:
             try:
@@ -165,45 +166,25 @@ def test_a_long_task_that_fails_while_it_ends_has_ended() -> None:
             finally:
                 raise KeyError
 
-        task = asyncio.create_task(kept_up(work, "this", unexpected))
+        task = asyncio.create_task(kept_up(work, "this", bulkhead.caught_in))
         await asyncio.sleep(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert unexpected.counts == {("this", "KeyError"): 1}
+        assert bulkhead.caught == 1
 
     run(main())
 
 
-def test_each_kind_is_logged_once_a_minute_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        unexpected = Unexpected("train t")
-        for _ in range(130):
-            unexpected.note("this", KeyError(1))
-            await asyncio.sleep(1)
-        assert unexpected.counts == {("this", "KeyError"): 130}
-
-    with caplog.at_level(logging.ERROR):
-        run(main())
-    assert caplog.text.count("train t: this: KeyError: 1") == 3
-
-
 def test_a_listener_can_not_hurt() -> None:
     async def main() -> None:
-        unexpected = Unexpected("train t")
+        bulkhead = Bulkhead("t")
         for error in (SystemExit(3), GeneratorExit(), asyncio.CancelledError(), Unprintable()):
 
             def listener(error: BaseException = error) -> None:
                 raise error
 
-            unexpected.call("a listener", listener)
-        assert sum(unexpected.counts.values()) == 4
-        assert not is_cancelled()
+            bulkhead.call("a listener", listener)
+        assert bulkhead.caught == 4
 
     run(main())
-
-
-def test_any_exception_can_be_told() -> None:
-    assert said(Unprintable()) == "Unprintable: (its text can't be printed)"
-    assert said(ValueError("\ud800")) == "ValueError: \\ud800"
-    assert said(KeyError()) == "KeyError"

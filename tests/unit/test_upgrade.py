@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.manifest import FORMAT, BrokenManifest, Manifest, decode, encode
+from eventwagon.errors import BrokenManifest
+from eventwagon.lifecycle import State
+from eventwagon.manifest import FORMAT, Manifest, decode, encode
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -26,7 +28,7 @@ def test_fields_that_later_versions_may_add_are_no_harm() -> None:
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:
     with pytest.raises(BrokenManifest, match=r"newer eventwagon .*upgrade this program"):
-        decode(b'{"train":"t","format":3,"wagons":"in another form"}')
+        decode(b'{"train":"t","format":4,"wagons":"in another form"}')
 
 
 def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:
@@ -37,7 +39,15 @@ def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:
     active = b'{"number":3,"state":"active","opened_at":1.0,"created_at":1.0,"active_at":1.0}'
     manifest = decode(b'{"train":"t","format":1,"wagons":[' + active + b'],"next_number":5}')
     assert (manifest.wagons[0].turn, manifest.turns) == (3, 4)  # they had been active in the order of their numbers
-    assert b'"format":2' in encode(manifest)
+    assert b'"format":3' in encode(manifest)
+
+
+def test_a_drained_wagon_of_an_older_form_is_being_removed() -> None:
+    """Older observers delete its channels in that state, some perhaps already: there is no way back to draining."""
+    drained = b'{"number":1,"state":"drained","opened_at":1.0,"created_at":1.0,"sealed_at":1.0}'
+    manifest = decode(b'{"train":"t","format":2,"wagons":[' + drained + b'],"next_number":2}')
+    assert manifest.wagons[0].state is State.REMOVING
+    assert decode(encode(manifest)) == manifest
 
 
 def test_noise_is_refused() -> None:

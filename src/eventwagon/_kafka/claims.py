@@ -25,18 +25,33 @@ class Grant(NamedTuple):
     stop: int
     attempt: int
     claim: int
+    suspect: bool = False
 
 
 class Hold:
     """How offsets stand that were claimed and are not settled: claimed until `due`, or back and to be had from then."""
 
-    __slots__ = ("attempt", "back", "claim", "due")
+    __slots__ = ("alone", "attempt", "back", "claim", "due", "owner", "suspect")
 
-    def __init__(self, claim: int, attempt: int, due: int, back: bool) -> None:
+    def __init__(
+        self,
+        claim: int,
+        attempt: int,
+        due: int,
+        back: bool,
+        owner: str = "",
+        *,
+        suspect: bool = False,
+        alone: bool = False,
+    ) -> None:
         self.claim = claim
         self.attempt = attempt
         self.due = due
         self.back = back
+        self.owner = owner
+        self.suspect = suspect
+        self.alone = alone
+        """If this claim runs out, that counts as an attempt."""
 
     def __lt__(self, other: Hold) -> bool:
         return False  # heaps: among equals any order will do
@@ -68,6 +83,7 @@ class ChannelClaims:
         self.back = 0
         """Offsets that are back, due or not."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
+        self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: attempt, due, partition, offset; likewise
         self._ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
 
     def partition(self, number: int) -> Partition:
@@ -109,13 +125,16 @@ class ChannelClaims:
             heappop(again)
         while ends and not self._stands(*ends[0][1:]):
             heappop(ends)
-        return min(again[0][0] if again else inf, ends[0][0] if ends else inf)
+        suspects = (due for _, due, p, o, hold in self._suspects if self.partitions[p].taken.get(o) is hold)
+        return min(again[0][0] if again else inf, ends[0][0] if ends else inf, min(suspects, default=inf))
 
     # --- the rule -------------------------------------------------------------------------
 
     def claim(self, op: Claim, now: int, number: int, turn: int) -> list[Grant]:
         """`turn` says at which partition to begin."""
         self._expire(now)
+        if op.suspect_first and (suspect := self._claim_suspect(op, now, number)):
+            return suspect
         grants: list[Grant] = []
         room = op.limit - self._claim_again(op, now, number, grants)
         ends = op.ends
@@ -123,8 +142,8 @@ class ChannelClaims:
             if room <= 0:
                 break
             p, end = ends[(turn + i) % len(ends)]
-            room -= self._claim_fresh(p, end, room, Hold(number, 1, now + op.visibility, False), grants)
-        return grants
+            room -= self._claim_fresh(p, end, room, Hold(number, 1, now + op.visibility, False, op.owner), grants)
+        return grants or ([] if op.suspect_first else self._claim_suspect(op, now, number))
 
     def settle(self, runs: Iterable[Run]) -> None:
         self.settled += self._drop(runs)
@@ -143,22 +162,58 @@ class ChannelClaims:
         self._expire(now)
         for p, start, stop, claim in op.held:
             self._give_back(p, range(start, stop), claim, now + op.delay, op.tried)
+        if op.owner:
+            for number, partition in self.partitions.items():
+                for offset, hold in list(partition.taken.items()):
+                    if hold.owner == op.owner and not hold.back:
+                        self._run_out(number, offset, hold, now)
 
-    def extend(self, op: Extend, now: int) -> None:
+    def extend(self, op: Extend, now: int) -> list[Grant]:
+        """What still stands of it."""
         self._expire(now)
-        due = now + op.visibility
+        stands: list[Grant] = []
         for p, start, stop, claim in op.held:
             taken = self.partition(p).taken
             longer: dict[Hold, Hold] = {}
             for offset in range(start, stop):
                 hold = taken.get(offset)
                 if hold is not None and hold.claim == claim and not hold.back:
-                    taken[offset] = longer.setdefault(hold, Hold(claim, hold.attempt, due, False))
+                    if hold not in longer:
+                        longer[hold] = self._longer(hold, op, now)
+                    taken[offset] = longer[hold]
             for hold in longer.values():
-                heappush(self._ends, (due, p, start, stop, hold))
+                heappush(self._ends, (hold.due, p, start, stop, hold))
+                stands.append(Grant(p, start, stop, hold.attempt, claim, hold.suspect))
         self._tidy()
+        return stands
 
     # --- how --------------------------------------------------------------------------------
+
+    def _longer(self, hold: Hold, op: Extend, now: int) -> Hold:
+        due = hold.due if op.alone else now + op.visibility
+        alone = op.alone or hold.alone
+        return Hold(hold.claim, hold.attempt, due, False, hold.owner, suspect=hold.suspect, alone=alone)
+
+    def _claim_suspect(self, op: Claim, now: int, number: int) -> list[Grant]:
+        """The one with the fewest attempts that is due."""
+        later: list[tuple[int, int, int, int, Hold]] = []
+        grants: list[Grant] = []
+        while self._suspects and not grants:
+            entry = heappop(self._suspects)
+            attempt, due, p, offset, old = entry
+            taken = self.partitions[p].taken
+            if taken.get(offset) is not old:
+                continue
+            if due > now:
+                later.append(entry)
+                continue
+            self.back -= 1
+            taken[offset] = hold = Hold(number, attempt, now + op.visibility, False, op.owner, suspect=True)
+            heappush(self._ends, (hold.due, p, offset, offset + 1, hold))
+            grants.append(Grant(p, offset, offset + 1, attempt, number, True))
+        for entry in later:
+            heappush(self._suspects, entry)
+        return grants
 
     def _claim_again(self, op: Claim, now: int, number: int, grants: list[Grant]) -> int:
         again, count = self._again, 0
@@ -176,7 +231,7 @@ class ChannelClaims:
                 taken[offset] = taken[offset - 1]
             else:
                 grants.append(Grant(p, offset, offset + 1, old.attempt, number))
-                taken[offset] = Hold(number, old.attempt, due, False)
+                taken[offset] = Hold(number, old.attempt, due, False, op.owner)
         for grant in grants:
             hold = self.partitions[grant.partition].taken[grant.start]
             heappush(self._ends, (due, grant.partition, grant.start, grant.stop, hold))
@@ -219,18 +274,27 @@ class ChannelClaims:
         ends = self._ends
         while ends and ends[0][0] <= now:
             due, p, start, stop, hold = heappop(ends)
-            self._give_back(p, range(start, stop), hold.claim, due, True, hold)
+            taken = self.partition(p).taken
+            for offset in range(start, stop):
+                if taken.get(offset) is hold:
+                    self._run_out(p, offset, hold, due)
 
-    def _give_back(
-        self, p: int, offsets: Sequence[int], claim: int, due: int, tried: bool, only: Hold | None = None
-    ) -> None:
+    def _give_back(self, p: int, offsets: Sequence[int], claim: int, due: int, tried: bool) -> None:
         taken = self.partition(p).taken
         for offset in offsets:
             hold = taken.get(offset)
-            if hold is None or hold.back or hold.claim != claim or (only is not None and hold is not only):
-                continue
-            taken[offset] = back = Hold(0, hold.attempt + tried, due, True)
-            self.back += 1
+            if hold is not None and not hold.back and hold.claim == claim:
+                self._back(p, offset, hold.attempt + tried, due, suspect=hold.suspect and not tried)
+
+    def _run_out(self, p: int, offset: int, hold: Hold, due: int) -> None:
+        self._back(p, offset, hold.attempt + hold.alone, due, suspect=True)
+
+    def _back(self, p: int, offset: int, attempt: int, due: int, *, suspect: bool) -> None:
+        self.partition(p).taken[offset] = back = Hold(0, attempt, due, True, suspect=suspect)
+        self.back += 1
+        if suspect:
+            heappush(self._suspects, (attempt, due, p, offset, back))
+        else:
             heappush(self._again, (due, p, offset, back))
 
     def _stands(self, p: int, start: int, stop: int, hold: Hold) -> bool:
@@ -239,38 +303,46 @@ class ChannelClaims:
 
     def _tidy(self) -> None:
         """Forget what ended long before it was due, lest long claims of many small batches pile up."""
-        ends, again, held = self._ends, self._again, 2 * self.held()
+        ends, again, suspects, held = self._ends, self._again, self._suspects, 2 * self.held()
         if len(ends) > 1000 + held:
             self._ends = [e for e in ends if self._stands(*e[1:])]
             heapify(self._ends)
         if len(again) > 1000 + held:
             self._again = [e for e in again if self.partitions[e[1]].taken.get(e[2]) is e[3]]
             heapify(self._again)
+        if len(suspects) > 1000 + held:
+            self._suspects = [e for e in suspects if self.partitions[e[2]].taken.get(e[3]) is e[4]]
+            heapify(self._suspects)
 
     # --- whole ------------------------------------------------------------------------------
 
     def dump(self) -> _ChannelDump:
-        return _ChannelDump(
-            self.settled, self.voids, [(n, p.fresh, sorted(p.ahead), _runs(p)) for n, p in self.partitions.items()]
-        )
+        partitions, marks = [], []
+        for number, partition in self.partitions.items():
+            runs = _runs(partition)
+            partitions.append((number, partition.fresh, sorted(partition.ahead), runs))
+            for start, *_ in runs:
+                hold = partition.taken[start]
+                if hold.owner or hold.suspect or hold.alone:
+                    marks.append((number, start, hold.owner, hold.suspect, hold.alone))
+        return _ChannelDump(self.settled, self.voids, partitions, marks)
 
     @classmethod
     def load(cls, dump: _ChannelDump) -> ChannelClaims:
         self = cls()
         self.settled, self.voids = dump.settled, dump.voids
+        marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
             partition.ahead = set(ahead)
             for start, stop, claim, attempt, due, back in runs:
+                owner, suspect, alone = marks.get((number, start), ("", False, False))
                 for offset in range(start, stop) if back else ():
-                    partition.taken[offset] = hold = Hold(claim, attempt, due, True)
-                    self._again.append((due, number, offset, hold))
-                    self.back += 1
+                    self._back(number, offset, attempt, due, suspect=suspect)
                 if not back:
-                    hold = Hold(claim, attempt, due, False)
+                    hold = Hold(claim, attempt, due, False, owner, suspect=suspect, alone=alone)
                     partition.taken.update(dict.fromkeys(range(start, stop), hold))
                     self._ends.append((due, number, start, stop, hold))
-        heapify(self._again)
         heapify(self._ends)
         return self
 
@@ -307,7 +379,7 @@ class Claims:
             case Release():
                 channel.release(op, now)
             case Extend():
-                channel.extend(op, now)
+                return channel.extend(op, now)
             case Void():
                 channel.void(op.runs)
             case Gone():
@@ -330,6 +402,8 @@ class _ChannelDump(msgspec.Struct, array_like=True):
     settled: int
     voids: int
     partitions: list[tuple[int, int, list[int], list[tuple[int, int, int, int, int, bool]]]]
+    marks: list[tuple[int, int, str, bool, bool]] = []
+    """Of runs of which more is to be said: partition, start, owner, suspect, alone."""
 
 
 class _Dump(msgspec.Struct, array_like=True):
@@ -344,11 +418,14 @@ _decode_dump = msgspec.msgpack.Decoder(_Dump).decode
 def _runs(partition: Partition) -> list[tuple[int, int, int, int, int, bool]]:
     """What is held, with neighbours that stand alike in one."""
     runs: list[tuple[int, int, int, int, int, bool]] = []
+    last: tuple[str, bool, bool] | None = None
     for offset in partition.unsettled():
         hold = partition.taken[offset]
         state = (hold.claim, hold.attempt, hold.due, hold.back)
-        if runs and runs[-1][1] == offset and runs[-1][2:] == state:
+        more = (hold.owner, hold.suspect, hold.alone)
+        if runs and runs[-1][1] == offset and runs[-1][2:] == state and more == last:
             runs[-1] = (runs[-1][0], offset + 1, *state)
         else:
             runs.append((offset, offset + 1, *state))
+        last = more
     return runs

@@ -1,4 +1,7 @@
-"""What a record of a claims log may propose, and its form."""
+"""What a record of a claims log may propose, and its form.
+
+Fields that came with a later release stand last and have defaults: releases before it read over them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ Held = tuple[int, int, int, int]
 
 
 class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
-    """Give me up to `limit` events for `visibility` ms: what is back first, then what nobody ever had, as far as its
-    proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
+    """Give me one suspect, or up to `limit` events, for `visibility` ms: what is back first, then what nobody ever had, as
+    far as its proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
 
     channel: str
     limit: int
     visibility: int
     ends: list[tuple[int, int]]
+    suspect_first: bool = False
+    owner: str = ""
 
 
 class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
@@ -30,20 +35,24 @@ class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
 
 
 class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
-    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False."""
+    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False. And all
+    that `owner` holds, which has ended, has run out."""
 
     channel: str
     held: list[Held]
     delay: int
     tried: bool
+    owner: str = ""
 
 
 class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
-    """The claims that still stand last for `visibility` ms from now."""
+    """The claims that still stand last for `visibility` ms from now. Or, `alone`, they last as long as before, and it
+    counts as an attempt if they run out."""
 
     channel: str
     held: list[Held]
     visibility: int
+    alone: bool = False
 
 
 class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):

@@ -75,7 +75,15 @@ class Follower:
         """Write down how things stand, where that is news; `found`: what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
-            new = msgspec.structs.replace(new, number=found.number, workers=found.workers, revision=found.revision)
+            new = msgspec.structs.replace(
+                new,
+                number=found.number,
+                workers=found.workers,
+                revision=found.revision,
+                channels=found.channels,
+                missing=found.missing,
+                open=found.open,
+            )
             if self._beat_due() or found.number != self._state.number:  # counts change all the time
                 new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
         if new != self._state or not mark(self.files.state_path):
@@ -149,10 +157,10 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
     state = State(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
     files.write(state)
     faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
     try:
-        return asyncio.run(begin(Follower(files, lock, state)))
+        running = begin(Follower(files, lock, state))
+        _set_up_logging()
+        return asyncio.run(running)
     except EventwagonError as e:
         sys.stderr.write(f"{type(e).__name__}: {e}\n")
         return 1
@@ -161,6 +169,13 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
             files.state_path.unlink(missing_ok=True)
             if files.want() is None:  # nobody will look here again
                 files.lock_path.unlink(missing_ok=True)
+
+
+def _set_up_logging() -> None:
+    """Where the program, which is loaded by now, has not set it up itself."""
+    if not logging.getLogger("eventwagon").hasHandlers():
+        logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
 
 
 def _take_patiently(path: Path) -> int | None:

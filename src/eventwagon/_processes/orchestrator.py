@@ -189,6 +189,9 @@ class Processes:
             trouble=trouble,
             handled=state.handled,
             failed=state.failed,
+            channels=state.channels,
+            missing=state.missing,
+            open=state.open,
         )
 
     # --- starting and looking after -------------------------------------------------------

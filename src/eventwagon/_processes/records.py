@@ -62,6 +62,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     handled: int = 0
     failed: int = 0
+    channels: tuple[str, ...] | None = None
+    """The inner channels that it is attached to; None: not known."""
+    missing: tuple[str, ...] = ()
+    """Channels that its program has no handler for."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open, and why."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ import apsw
 from ..errors import EventwagonError, PublishUncertain, StorageBroken, Unavailable
 from .op import CLOCK_SLACK, DeadFile, NeedsWrite, Op, Parked, Turn
 from .place import Place
-from .storage import Format, Sync, connect, explain, install, moved, own_fault, remove_dead
+from .storage import Format, Sync, connect, explain, install, moved, own_fault, remove_dead, upgrade
 
 R = TypeVar("R")
 
@@ -98,6 +98,7 @@ class Actor:
         self._pending = 0  # on the loop: handed over and not answered
         self._stop = False
         self._db: apsw.Connection | None = None
+        self._upgraded = False  # the file has all columns of its form
         self._seen: int | None = None  # PRAGMA data_version before the last look of the parked; None: look again
         self._due: float | None = None
         self._looked = 0.0
@@ -281,6 +282,7 @@ class Actor:
             if creates:
                 self._files.place.check(make=True)
             self._db = connect(self.path, self._files.form, create=creates, sync=self._files.sync)
+            self._upgraded = False
         db = self._db
         now = self._looked = self._files.clock()
         self._due = None
@@ -294,6 +296,8 @@ class Actor:
                 raise _MovedError
             if creates:
                 install(db, self._files.form)
+            if writes and not self._upgraded:
+                upgrade(db, self._files.form)
             turn = self._files.turn(db, now, writes)
             result = self._collect(ops, lambda op: op.run(turn))
             turn.flush()
@@ -305,6 +309,7 @@ class Actor:
         except apsw.Error as e:
             self._back_out(e)
             raise _CommitFailedError(e) from e
+        self._upgraded = self._upgraded or writes
         return result
 
     def _collect(self, ops: list[Op[Any]], run: Callable[[Op[Any]], Any]) -> tuple[list[Answer], list[Op[Any]]]:

@@ -35,6 +35,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     dead: str | None = None
     """A query that tells whether nothing is left in it, so that it may be removed; None: it never is."""
+    added: tuple[tuple[str, str, str], ...] = ()
+    """Columns (table, name, declaration) that files of earlier releases lack, with defaults: those go on with such a file."""
 
 
 def check_version(version: str | None = None) -> None:
@@ -147,6 +149,13 @@ def install(db: apsw.Connection, form: Format) -> None:
     if not db.pragma("user_version"):
         db.execute(form.schema)
         db.execute(f"PRAGMA application_id={form.application_id}; PRAGMA user_version={form.version}")
+
+
+def upgrade(db: apsw.Connection, form: Format) -> None:
+    """Add the columns that are missing, within the transaction at hand. Repeatable."""
+    for table, column, declaration in form.added:
+        if not db.execute("SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name=?)", (table, column)).get:
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
 
 
 def _use_wal(db: apsw.Connection, path: Path) -> None:

@@ -25,7 +25,9 @@ class MemoryBroker:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, fences: bool = True) -> None:
-        self.capabilities = Capabilities(fences=fences, bounds=True, totals=True, durable=False, shared=False)
+        self.capabilities = Capabilities(
+            fences=fences, bounds=True, totals=True, durable=False, shared=False, reclaims=True
+        )
         self._queues: dict[Channel, _Queue] = {}
 
     async def __aenter__(self) -> MemoryBroker:
@@ -45,8 +47,12 @@ class MemoryBroker:
         if (queue := self._queues.get(channel)) and self.capabilities.fences:
             queue.sealed = True
 
-    def consume(self, channel: Channel, *, visibility: float) -> _Subscription:
-        return _Subscription(self, channel, visibility)
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return _Subscription(self, channel, visibility, owner)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        if owner and (queue := self._queues.get(channel)):
+            queue.reclaim(owner, asyncio.get_running_loop().time())
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         now = asyncio.get_running_loop().time()
@@ -80,6 +86,10 @@ class _Hold(msgspec.Struct, gc=False):
     attempt: int
     due: float
     back: bool
+    owner: str = ""
+    suspect: bool = False
+    alone: bool = False
+    """If this claim runs out, that counts as an attempt."""
 
 
 class _Queue:
@@ -95,6 +105,10 @@ class _Queue:
         self._fresh: deque[Event] = deque()  # never received
         self._taken: dict[int, _Hold] = {}  # received at least once; the value is the claim that counts
         self._again: list[tuple[float, int, _Hold]] = []  # a heap of those that are back; stale where not in _taken
+        self._suspects: list[
+            tuple[int, float, int, _Hold]
+        ] = []  # the same, of suspects that are due: fewest attempts first
+        self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same, of those that are due later
         self._back = 0
         self._claims_due = inf  # no claim ends before
         self._waiters: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be repeatable
@@ -111,28 +125,46 @@ class _Queue:
         if len(taken) < len(events):
             raise ChannelFull(f"channel {self.channel} holds its {self.capacity} events", accepted=len(taken))
 
-    def take(self, limit: int, now: float, due: float) -> list[Delivery]:
-        """Claim up to `limit` events until `due`: those that are due again, then fresh ones."""
+    def take(self, limit: int, now: float, due: float, owner: str, *, suspect_first: bool) -> list[Delivery]:
+        """Claim until `due` for this owner: one suspect, or up to `limit` others: those that are due again, then fresh ones."""
         if self._claims_due <= now:
             self._expire(now)
+        suspects = self._suspects or self._suspects_later
+        if suspects and suspect_first and (suspect := self._take_suspect(now, due, owner)):
+            return suspect
         got: list[Delivery] = []
         taken = self._taken
         while self._again and self._again[0][0] <= now and len(got) < limit:
             _, number, old = heappop(self._again)
             if taken.get(number) is old:
                 self._back -= 1
-                taken[number] = hold = _Hold(number, old.event, old.attempt, due, False)
+                taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner)
                 got.append(Delivery(old.event, old.attempt, hold))
         fresh = self._fresh
         number = self._published - len(fresh)
         for _ in range(min(limit - len(got), len(fresh))):
             event = fresh.popleft()
-            taken[number] = hold = _Hold(number, event, 1, due, False)
+            taken[number] = hold = _Hold(number, event, 1, due, False, owner)
             got.append(Delivery(event, 1, hold))
             number += 1
         if got:
             self._claims_due = min(self._claims_due, due)
+        elif suspects and not suspect_first:
+            return self._take_suspect(now, due, owner)
         return got
+
+    def _take_suspect(self, now: float, due: float, owner: str) -> list[Delivery]:
+        while self._suspects_later and self._suspects_later[0][0] <= now:
+            since, number, old = heappop(self._suspects_later)
+            heappush(self._suspects, (old.attempt, since, number, old))
+        while self._suspects:
+            _, _, number, old = heappop(self._suspects)
+            if self._taken.get(number) is old:
+                self._back -= 1
+                self._taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner, True)
+                self._claims_due = min(self._claims_due, due)
+                return [Delivery(old.event, old.attempt, hold, True)]
+        return []
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         taken = self._taken
@@ -148,7 +180,20 @@ class _Queue:
         for delivery in deliveries:
             hold: _Hold = delivery.token
             if self._taken.get(hold.number) is hold:
-                self._give_back(hold, due, hold.attempt + tried)
+                self._give_back(hold, due, hold.attempt + tried, suspect=hold.suspect and not tried)
+        self.wake()
+
+    def alone(self, delivery: Delivery, now: float) -> bool:
+        if self._claims_due <= now:
+            self._expire(now)
+        hold: _Hold = delivery.token
+        hold.alone = self._taken.get(hold.number) is hold
+        return hold.alone
+
+    def reclaim(self, owner: str, now: float) -> None:
+        for hold in list(self._taken.values()):
+            if hold.owner == owner and not hold.back:
+                self._run_out(hold, min(hold.due, now))
         self.wake()
 
     def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
@@ -182,7 +227,7 @@ class _Queue:
         """Until something may have changed, or something is due, or the loop's time is `until`."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
-        due = self._again[0][0] if self._again else inf
+        due = min(heap[0][0] if heap else inf for heap in (self._again, self._suspects_later))
         timer = loop.call_at(min(until, due, self._claims_due), _wake, waiter)
         self._waiters[waiter] = None
         try:
@@ -201,15 +246,18 @@ class _Queue:
             if hold.back:
                 continue
             if hold.due <= now:
-                self._give_back(hold, hold.due, hold.attempt + 1)
+                self._run_out(hold, hold.due)
             else:
                 self._claims_due = min(self._claims_due, hold.due)
 
-    def _give_back(self, hold: _Hold, due: float, attempt: int) -> None:
-        back = _Hold(hold.number, hold.event, attempt, due, True)
+    def _run_out(self, hold: _Hold, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + hold.alone, suspect=True)
+
+    def _give_back(self, hold: _Hold, due: float, attempt: int, *, suspect: bool) -> None:
+        back = _Hold(hold.number, hold.event, attempt, due, True, suspect=suspect)
         self._taken[hold.number] = back
         self._back += 1
-        heappush(self._again, (due, hold.number, back))
+        heappush(self._suspects_later if suspect else self._again, (due, hold.number, back))
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -218,10 +266,12 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 class _Subscription:
-    def __init__(self, broker: MemoryBroker, channel: Channel, visibility: float) -> None:
+    def __init__(self, broker: MemoryBroker, channel: Channel, visibility: float, owner: str) -> None:
         self._broker = broker
         self._channel = channel
         self._visibility = visibility
+        self._owner = owner
+        self._suspect_first = True
         self._attached: _Queue | None = None
 
     async def __aenter__(self) -> _Subscription:
@@ -240,7 +290,9 @@ class _Subscription:
         while True:
             queue = self._queue
             now = loop.time()
-            if got := queue.take(limit, now, now + self._visibility):
+            due = now + self._visibility
+            if got := queue.take(limit, now, due, self._owner, suspect_first=self._suspect_first):
+                self._suspect_first = not got[0].suspect
                 return got
             if now >= deadline:
                 return []
@@ -256,6 +308,9 @@ class _Subscription:
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         now = asyncio.get_running_loop().time()
         self._queue.extend(deliveries, now, now + self._visibility)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return self._queue.alone(delivery, asyncio.get_running_loop().time())
 
     @property
     def _queue(self) -> _Queue:

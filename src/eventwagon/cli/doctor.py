@@ -36,6 +36,10 @@ _MEANS = {
     ),
     "durable": ("what was accepted survives this process", "nothing survives this process"),
     "shared": ("other processes reach the same channels", "for one process only"),
+    "reclaims": (
+        "what a process that has surely ended had in hand comes back at once",
+        "what an ended process had in hand comes back after the visibility time, or when the server notices",
+    ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }
 
@@ -148,11 +152,16 @@ async def examine_registry(registry: Registry, examination: Examination) -> None
         if member not in list(await registry.members(_TRAIN)):
             raise _Wrong("a member that has just checked in is not listed")
 
+    async def readable() -> None:
+        for train in await registry.trains():
+            await registry.read(train)
+
     await examination.attempt("list the trains", registry.trains)
     await examination.attempt("check in", lambda: registry.check_in(_TRAIN, member, ttl=60.0))
     await examination.attempt("list the members", there)
     await examination.attempt("check out", lambda: registry.check_in(_TRAIN, member, ttl=0.0))
     await examination.attempt("be refused a compare-and-swap on a wrong revision", swap)
+    await examination.attempt("read each train's manifest", readable, always=True)
 
 
 @job

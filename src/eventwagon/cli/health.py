@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from ..connection import Connection
-from ..errors import EventwagonError, UsageError
+from ..errors import EventwagonError, UsageError, explained
 from ..probe import probe
+from ..telling import is_ours
 
 _LOOK = 0.1
 _AGAIN = 0.5
@@ -60,18 +61,25 @@ class Health:
         while True:
             try:
                 self._trouble = await self._why_not_ready()
-            except EventwagonError as e:
-                self._trouble = f"the probe failed: {e}"
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                self._trouble = f"the probe failed: {e if isinstance(e, EventwagonError) else explained(e)}"
             await asyncio.sleep(_AGAIN if self._trouble.startswith("the probe failed") else _LOOK)
 
     async def _why_not_ready(self) -> str:
+        if trouble := self._connection.trouble:
+            return trouble
         attachments = self._connection.attachments
+        declared = self._connection.manifest.channels
         self._proven &= {a.number for a in attachments if a.ready}
         if not attachments:
             return "it is attached to no wagon"
         for a in attachments:
             if not a.ready:
                 return a.trouble or f"it is not attached to wagon_{a.number}"
+            if missing := [c for c in a.missing if c in declared]:
+                return f"wagon_{a.number}: this program has no handler for {', '.join(missing)}"
             if a.number not in self._proven:
                 await probe(self._connection.broker, self._connection.train.name, a.number)
                 self._proven.add(a.number)

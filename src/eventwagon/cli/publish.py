@@ -18,8 +18,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..connection import Connection, Declaration
-from ..errors import PublishError, UsageError
-from ..event import Event, new_ids
+from ..errors import EventTooLarge, PublishError, UsageError
+from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
 from ..train import Train
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
@@ -79,12 +79,12 @@ class BadLine(Exception):
 
 
 class Parser:
-    """From a line to an event. Raises BadLine."""
+    """From a line to an event. Raises BadLine; UsageError for a type that no event may have."""
 
     def __init__(self, train: Train | None, subject_field: str, event_type: str) -> None:
         self._handler = train.handlers.get("") if train else None
         self._subject_field = subject_field
-        self._type = event_type
+        self._type = check_word("type", event_type) if event_type else ""
 
     def __call__(self, text: bytes, event_id: str, now: float, train: Declaration) -> Event:
         try:
@@ -100,11 +100,12 @@ class Parser:
             except Exception as e:  # noqa: BLE001 - whatever a payload type's own checks raise, the line does not fit
                 said = "; ".join(str(e).split("\n"))
                 raise BadLine(f"does not fit handler {self._handler.name}: {said}") from None
-            if not self._type and not isinstance(fits, Event | bytes):
+            if not self._type and not isinstance(fits, Event | bytes | bytearray | memoryview):
                 event = msgspec.structs.replace(event, type=type_name(fits))
-        if event.size > train.settings.max_event_bytes:
-            raise BadLine(f"{event.size:,} bytes are more than max_event_bytes={train.settings.max_event_bytes:,}")
-        return event
+        try:
+            return checked(event, train.settings.max_event_bytes)
+        except (UsageError, EventTooLarge) as e:
+            raise BadLine(str(e)) from None
 
     def _subject(self, payload: object) -> str | None:
         if not self._subject_field:

@@ -31,7 +31,12 @@ Redeclare = Annotated[
     ),
 ]
 LogLevel = Annotated[
-    str, typer.Option("--log-level", envvar="EVENTWAGON_LOG_LEVEL", help="debug, info, warning or error.")
+    str | None,
+    typer.Option(
+        "--log-level",
+        envvar="EVENTWAGON_LOG_LEVEL",
+        help="debug, info, warning or error. Default: as the program set it up, or info.",
+    ),
 ]
 Revision = Annotated[
     str,
@@ -62,7 +67,7 @@ async def run(
     ] = False,
     orchestrator: Infrastructure = None,
     revision: Revision = "",
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
 ) -> None:
     """Run a train: observe it and work for it, in this process (or with --isolate in one per wagon).
 
@@ -89,7 +94,7 @@ async def observe(
     redeclare: Redeclare = False,
     orchestrator: Infrastructure = None,
     revision: Revision = "",
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
 ) -> None:
     """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
     await _serve(target, url, redeclare, log_level, revision, observe=True, work=False, orchestrator=orchestrator)
@@ -122,7 +127,7 @@ async def work(
         ),
     ] = None,
     revision: Revision = "",
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
 ) -> None:
     """Work for a train, without observing it: its handlers run here. Processes that work share its workers."""
     await _serve(
@@ -144,7 +149,7 @@ async def _serve(
     target: str,
     url: str,
     redeclare: bool,
-    log_level: str,
+    log_level: str | None,
     revision: str,
     *,
     observe: bool,
@@ -155,8 +160,9 @@ async def _serve(
     grace: float | None = None,
     health_port: int | None = None,
 ) -> None:
-    set_up_logging(log_level)
+    level = level_of(log_level)
     train = load_train(target, revision)
+    set_up_logging(level)
     if grace is not None:
         train.settings = msgspec.structs.replace(train.settings, grace=grace)
     infrastructure = None
@@ -211,11 +217,23 @@ def asked_to_end() -> Iterator[asyncio.Event]:
                 loop.remove_signal_handler(s)
 
 
-def set_up_logging(level: str) -> None:
-    """Each fact as one line on stderr. Raises UsageError."""
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise UsageError(f"log level {level!r}: give debug, info, warning or error")
+def level_of(text: str | None) -> int | None:
+    """The level of that name. Raises UsageError."""
+    number = logging.getLevelNamesMapping().get(text.upper()) if text is not None else None
+    if text is not None and number is None:
+        raise UsageError(f"log level {text!r}: give debug, info, warning or error")
+    return number
+
+
+def set_up_logging(level: int | None) -> None:
+    """Each fact as one line on stderr, unless the program, which is loaded by now, has set up logging itself: then its handlers stay,
+    and so do its levels, but for `level` where that was asked for."""
+    logger = logging.getLogger("eventwagon")
+    is_set_up = logger.hasHandlers()
+    if level is not None or not (is_set_up or logger.level):
+        logger.setLevel(logging.INFO if level is None else level)
+    if is_set_up:
+        return
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
@@ -223,5 +241,4 @@ def set_up_logging(level: str) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("eventwagon").setLevel(number)
+    logging.getLogger().addHandler(handler)

@@ -32,6 +32,7 @@ COLOURS = {
     State.ACTIVE: "bold green",
     State.DRAINING: "yellow",
     State.DRAINED: "dim",
+    State.REMOVING: "dim",
     State.FAILED: "red",
 }
 
@@ -72,6 +73,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     asked: str
     watched: str
     refusing: str
+    open: dict[str, list[str]]
+    """Channels whose circuit breaker is open in some process, and why, once for each process."""
     dead: int | None
     members: list[Member]
     wagons: list[WagonView]
@@ -136,6 +139,12 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
             if isinstance(entry.fact, WagonRemoved):  # twice where a crash made an observer repeat the step
                 gone[entry.fact.wagon.number] = _removed(manifest.train, entry.fact)
     live = {w.number for w in manifest.wagons}
+    broken = {
+        (m.name, name): why for m in members for a in (*m.deployed, *m.attachments) for name, why in a.open.items()
+    }
+    opened: dict[str, list[str]] = {}
+    for (_, name), why in sorted(broken.items()):
+        opened.setdefault(name, []).append(why)
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     return View(
         train=manifest.train,
@@ -147,6 +156,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         asked=_asked(manifest),
         watched=_watched(manifest),
         refusing=manifest.refusing,
+        open=opened,
         dead=sum(dead),
         members=members,
         wagons=wagons,
@@ -238,13 +248,33 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     if view.refusing:
         parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+    for name, whys in view.open.items():
+        count = f" in {len(whys)} processes" if len(whys) > 1 else ""
+        text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"
+        parts.append(Text(text, style="bold red"))
     if view.asked:
         parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
     if view.watched:
         parts.append(Text(f"watched: {view.watched}", style="bold"))
+    parts += [Text(said, style="yellow") for said in _missing(view)]
+    parts += [Text(f"{m.name}: {m.trouble}", style="bold red") for m in view.members if m.trouble]
+    if caught := sum(m.caught for m in view.members):
+        parts.append(
+            Text(f"{caught} unexpected exceptions were caught; the logs have their tracebacks", style="yellow")
+        )
     if not any("observe" in m.roles for m in view.members):
         parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
     return Group(*parts)
+
+
+def _missing(view: View) -> list[str]:
+    """What processes have no handler for, each channel once a wagon."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for member in view.members:
+        for a in (*member.attachments, *member.deployed):
+            for channel in a.missing:
+                found.setdefault((a.number, channel), []).append(member.name)
+    return [f"wagon {n}: no handler for {channel} in {', '.join(who)}" for (n, channel), who in sorted(found.items())]
 
 
 def _head(view: View) -> Text:

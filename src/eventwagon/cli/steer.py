@@ -13,6 +13,7 @@ from ..connection import Connection
 from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..facts import SwitchGivenUp, sentence
+from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
 from .target import reached
 
@@ -40,6 +41,8 @@ async def switch(
     With --revision that wagon runs other code, and the old one drains with the old. Going back is another switch; with
     --watch-errors the train does it by itself.
     """
+    if revision is not None:
+        check_revision(revision)
     watch = None if watch_errors is None else share(watch_errors)
     if watch is not None and revision is None:
         raise UsageError("--watch-errors needs --revision: it is new code that is watched")

@@ -13,16 +13,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..connection import Connection
 from ..drivers import open_drivers
-from ..errors import UnknownTrain, UsageError
+from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name
 from ..facts import Listener
 from ..limits import parse_limit
 from ..orchestrator import PLACE
+from ..registry import Registry
+from ..settings import make_settings
 from ..train import Train
+from ..values import check_revision
 from ..workers import parse_workers
+from .console import say
 
 _OWN = str(Path(__file__).resolve().parent.parent)
 _LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -32,6 +37,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 def load_train(target: str, revision: str = "") -> Train:
     """The train that `module:attribute` or `path/to/file.py:attribute` names, `{revision}` in it filled in; `revision` says
     which code it is. Raises UsageError, also where the program says that it is another."""
+    check_revision(revision)
     if PLACE in target:
         if not revision:
             raise UsageError(f"TARGET {target!r}: say with --revision what stands for {PLACE}")
@@ -69,27 +75,60 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
     registry = open_drivers(url).registry
     async with registry:
         snapshot = await registry.read(name)
-        others = await registry.trains()
-    if not snapshot.revision:
-        there = f"there are: {', '.join(others)}" if others else "there is none yet"
-        raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
+        await _check_known(registry, name, url, bool(snapshot.revision))
     async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
         yield c
 
 
+@asynccontextmanager
+async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str]]:
+    """The registry where that train is known, and its name: for what must work although its manifest can't be read. Raises
+    UnknownTrain, UsageError."""
+    name = load_train(target).name if ":" in target else _train_name(target)
+    registry = open_drivers(url).registry
+    async with registry:
+        try:
+            known = bool((await registry.read(name)).revision)
+        except BrokenManifest as e:
+            known = True
+            say(str(e))
+        await _check_known(registry, name, url, known)
+        yield registry, name
+
+
+async def _check_known(registry: Registry, name: str, url: str, known: bool) -> None:
+    if not known:
+        others = await registry.trains()
+        there = f"there are: {', '.join(others)}" if others else "there is none yet"
+        raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
+
+
 def follower(name: str, declared: dict[str, str]) -> Train:
     """A train without handlers, with the settings that its programs declared: what publishers decide by."""
-    settings: dict[str, object] = {}
+    settings: dict[str, Any] = {}
     for key, text in declared.items():
-        with suppress(ValueError, SyntaxError):  # a user's own limit: publishers don't measure it
+        # A user's own limit: publishers don't measure it. A setting of a newer version: it is not ours to follow.
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             match key:
                 case "limit":
-                    settings[key] = parse_limit(text)
+                    value: object = parse_limit(text)
                 case "workers":
-                    settings[key] = parse_workers(text)
+                    value = parse_workers(text)
                 case _:
-                    settings[key] = ast.literal_eval(text)
-    return Train(name, **settings)  # type: ignore[arg-type]  # checked when the settings are made
+                    value = ast.literal_eval(text)
+            settings[key] = value
+    try:
+        return Train(name, revision="", **settings)
+    except UsageError:
+        return Train(name, revision="", **{key: value for key, value in settings.items() if _is_setting(key, value)})
+
+
+def _is_setting(name: str, value: object) -> bool:
+    try:
+        make_settings(**{name: value})
+    except UsageError:
+        return False
+    return True
 
 
 def _train_name(target: str) -> str:

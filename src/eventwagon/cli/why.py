@@ -11,7 +11,7 @@ from rich.markup import escape
 from ..event import Event
 from ..facts import Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
 from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, local_time, out, say
-from .target import reached
+from .target import reached, registered
 
 
 @job
@@ -23,9 +23,9 @@ async def why(
     as_json: AsJson = False,
 ) -> None:
     """Say what was decided and what was refused, each with its figures: the journal, oldest first."""
-    async with reached(target, url) as c:
+    async with registered(target, url) as (registry, name):
         # a wagon's own entries are counted after they are picked
-        entries = [e async for e in c.journal(last=last or None if wagon is None else None)]
+        entries = [e async for e in registry.entries(name, last=last or None if wagon is None else None)]
         if wagon is not None:
             entries = [e for e in entries if _concerns(e, wagon)][-last if last else 0 :]
         if not entries:

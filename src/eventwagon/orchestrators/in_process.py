@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol, Self
 
-from ..errors import EventwagonError
+from ..errors import EventwagonError, explained
 from ..orchestrator import Deployment, WagonSpec
+from ..telling import Bulkhead, is_ours
 
 _PAUSES = (0.05, 5.0)
 
@@ -30,6 +31,16 @@ class Serving(Protocol):
         ...
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the inner channels that consumers are attached to."""
+        ...
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The inner channels of the wagon that there is no handler for."""
+        ...
+
+    @property
     def handled(self) -> int:
         """Handlings that ended well."""
         ...
@@ -37,6 +48,11 @@ class Serving(Protocol):
     @property
     def failed(self) -> int:
         """Handlings that failed."""
+        ...
+
+    @property
+    def open(self) -> dict[str, str]:
+        """Channels whose circuit breaker is open, and why."""
         ...
 
     async def update(self, spec: WagonSpec) -> None:
@@ -56,7 +72,7 @@ Start = Callable[[WagonSpec], Awaitable[Serving]]
 class InProcess:
     """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds each."""
 
-    def __init__(self, start: Start, *, grace: float = 30.0) -> None:
+    def __init__(self, start: Start, *, grace: float = 30.0, bulkhead: Bulkhead | None = None) -> None:
         self._start = start
         self._grace = grace
         self._specs: dict[_Unit, WagonSpec] = {}
@@ -66,6 +82,7 @@ class InProcess:
         self._ending: set[_Unit] = set()
         self._trouble: dict[_Unit, str] = {}
         self._keepers: dict[_Unit, asyncio.Task[None]] = {}
+        self._bulkhead = bulkhead
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
         """Called when a unit's workers became ready, failed, moved or ended."""
@@ -107,10 +124,13 @@ class InProcess:
             number=number,
             ready=not trouble,
             workers=serving.workers,
+            missing=serving.missing,
             revision=spec.revision,
             trouble=trouble,
             handled=serving.handled,
             failed=serving.failed,
+            channels=serving.channels,
+            open=serving.open,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
@@ -144,8 +164,12 @@ class InProcess:
             wanted.clear()
             try:
                 await self._bring(unit)
-            except EventwagonError as e:
-                self._trouble[unit] = str(e)
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                if not isinstance(e, EventwagonError):
+                    self._caught(unit, "starting or changing", e)
+                self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else explained(e)
                 self.on_change()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -171,5 +195,17 @@ class InProcess:
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for train, unit in list(self._specs):
-                tasks.create_task(self.remove(train, unit, grace=self._grace))
+            for unit in list(self._specs):
+                tasks.create_task(self._end(unit))
+
+    async def _end(self, unit: _Unit) -> None:
+        """Each ends for itself: what one raises keeps no other from ending gracefully."""
+        try:
+            await self.remove(*unit, grace=self._grace)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._caught(unit, "ending", e)
+
+    def _caught(self, unit: _Unit, doing: str, error: BaseException) -> None:
+        (self._bulkhead or Bulkhead(unit[0])).caught_in(f"{doing} unit {unit[1]}", error)

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 
-import msgspec
-
 from .. import facts, manifest
 from .._aws.clients import TROUBLE, Clients
 from .._aws.place import Place, parse
@@ -22,15 +20,12 @@ from .._aws.trouble import Refused, explain
 from ..errors import Conflict
 from ..facts import Entry
 from ..manifest import Manifest
-from ..registry import Member, Snapshot
+from ..registry import Member, Snapshot, decode_members, encode_member
 
 _PAGE, _PAGE_BYTES = 200, 200_000  # entries in an item
 _PRUNE_EVERY = 16  # pages
 _DIGITS = 15  # of a page's number
 _LONG_GONE = 3600.0  # seconds: members that ran out so long ago are removed by whoever lists them
-
-_encode_member = msgspec.json.Encoder().encode
-_decode_member = msgspec.json.Decoder(Member).decode
 
 
 class DynamoDBRegistry:
@@ -147,23 +142,23 @@ class DynamoDBRegistry:
                     "pk": {"S": key[0]},
                     "sk": {"S": key[1]},
                     "until": {"N": f"{self._clients.now() + ttl:.3f}"},
-                    "said": {"B": _encode_member(member)},
+                    "said": {"B": encode_member(member)},
                 }
             )
         except TROUBLE as e:
             raise explain(e, f"checking in to {train}", self.place) from e
 
     async def members(self, train: str) -> Sequence[Member]:
-        found: list[Member] = []
+        found: list[bytes] = []
         try:
             async for page in self._table.pages(self._pk("members", train)):
                 now = self._clients.now()
-                found += [_decode_member(item["said"]["B"]) for item in page if float(item["until"]["N"]) > now]
+                found += [item["said"]["B"] for item in page if float(item["until"]["N"]) > now]
                 old = [item for item in page if float(item["until"]["N"]) < now - _LONG_GONE]
                 await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in old)
         except TROUBLE as e:
             raise explain(e, f"asking who is alive of {train}", self.place) from e
-        return sorted(found, key=lambda member: member.name)
+        return decode_members(found)
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         try:
@@ -267,7 +262,8 @@ class _Changes:
 def _snapshot(train: str, item: Item | None) -> Snapshot:
     if item is None:
         return Snapshot(Manifest(train=train), 0)
-    return Snapshot(manifest.decode(item["document"]["B"]), int(item["revision"]["N"]))
+    kept = f"DynamoDB, item {item['pk']['S']} / {item['sk']['S']}, attribute document"
+    return Snapshot(manifest.decode(item["document"]["B"], train=train, kept=kept), int(item["revision"]["N"]))
 
 
 def _noted(item: Item | None) -> list[Item]:

@@ -9,26 +9,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-import msgspec
-
 from .. import facts
 from .. import manifest as manifests
 from .._kafka.log import Client, Log, LogGone
 from .._kafka.manifests import CheckIn, Manifests, Outcome, Replace, encode
 from .._kafka.options import Options
-from ..errors import BrokerError, Conflict, Unavailable
+from ..errors import BrokenManifest, BrokerError, Conflict, Unavailable
 from ..facts import Entry
 from ..manifest import Manifest
-from ..registry import Member, Snapshot
+from ..registry import Member, Snapshot, decode_members, encode_member
 
 _EVERY = 500  # records from one snapshot to the next
 _POLL = 0.25  # s between two looks whether a train that is watched has come to be
 _PAGE = 2000  # journal entries per look
 _MANIFEST = ".0manifest"
 _JOURNAL = ".0journal"
-
-_encode_member = msgspec.json.Encoder().encode
-_decode_member = msgspec.json.Decoder(Member).decode
 
 
 class KafkaRegistry:
@@ -100,14 +95,14 @@ class KafkaRegistry:
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         standing = await self._train(train, make=ttl > 0)
         if standing is not None:
-            await standing.propose(CheckIn(member.name, _encode_member(member), max(0, round(ttl * 1000))))
+            await standing.propose(CheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
 
     async def members(self, train: str) -> Sequence[Member]:
         standing = await self._train(train)
         if standing is None:
             return []
         await standing.catch_up()
-        return [_decode_member(said) for said in standing.rule.members(standing.log.now)]
+        return decode_members(standing.rule.members(standing.log.now))
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         if not entries:
@@ -141,8 +136,14 @@ class KafkaRegistry:
     async def trains(self) -> Sequence[str]:
         names = await self._have.admin.names()
         trains = sorted(name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
-        found = await asyncio.gather(*map(self.read, trains))
-        return [train for train, snapshot in zip(trains, found, strict=True) if snapshot.revision]
+        found = await asyncio.gather(*map(self._exists, trains))
+        return [train for train, exists in zip(trains, found, strict=True) if exists]
+
+    async def _exists(self, train: str) -> bool:
+        try:
+            return bool((await self.read(train)).revision)
+        except BrokenManifest:  # which hides neither it nor the others
+            return True
 
     async def _write(self, topic: str, lines: Sequence[bytes], *, patient: bool = False) -> int | None:
         """Add these to the journal: the offset after the last one; None where there is no such topic."""
@@ -236,7 +237,9 @@ class _Train:
     def snapshot(self) -> Snapshot:
         """The newest manifest that was read so far."""
         if self._decoded.revision != self.rule.revision:
-            self._decoded = Snapshot(manifests.decode(self.rule.document), self.rule.revision)
+            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.revision - 1})"
+            document = manifests.decode(self.rule.document, train=self.train, kept=kept)
+            self._decoded = Snapshot(document, self.rule.revision)
         return self._decoded
 
     async def propose(self, op: Replace | CheckIn) -> Outcome:

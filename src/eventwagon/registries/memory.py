@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from ..errors import Conflict
 from ..facts import Entry
 from ..manifest import Manifest
-from ..registry import Member, Snapshot
+from ..registry import Member, Snapshot, sound_member
 
 
 class MemoryRegistry:
@@ -54,7 +54,7 @@ class MemoryRegistry:
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         document = self._document(train)
         now = asyncio.get_running_loop().time()
-        document.members[member.name] = (now + ttl, member)
+        document.members[member.name] = (now + ttl, sound_member(member))
         document.forget(now)
 
     async def members(self, train: str) -> Sequence[Member]:

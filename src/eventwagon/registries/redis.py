@@ -13,20 +13,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from secrets import token_hex
 
-import msgspec
-
 from .. import facts, manifest
 from .._redis import Bell, Client, Lost, NotSent, Script, Server
 from ..errors import Conflict
 from ..facts import Entry
 from ..manifest import Manifest
-from ..registry import Member, Snapshot
+from ..registry import Member, Snapshot, decode_members, encode_member
 
 _PAGE = 500  # journal entries in one call
 _TRIES = 3
-
-_encode_member = msgspec.json.Encoder().encode
-_decode_member = msgspec.json.Decoder(Member).decode
 
 _APPEND = """
 local function append(journal, keep, first)
@@ -142,7 +137,11 @@ class RedisRegistry:
         if answer is None:
             return None
         revision, document = answer
-        return Snapshot(manifest.decode(document) if revision else Manifest(train=train), revision)
+        if not revision:
+            return Snapshot(Manifest(train=train), revision)
+        key = self._key(train, "manifest")
+        kept = f"Redis at {self.server.where}, key {key} (redis-cli HGET '{key}' document shows it)"
+        return Snapshot(manifest.decode(document or b"", train=train, kept=kept), revision)
 
     async def replace(
         self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
@@ -201,13 +200,13 @@ class RedisRegistry:
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         keys = [self._key(train, "members"), self._key(train, "alive")]
-        said = _encode_member(member)
+        said = encode_member(member)
         await self._client.run(f"checking in to {train}", _CHECK_IN, keys, [member.name, said, int(ttl * 1000 + 0.999)])
 
     async def members(self, train: str) -> Sequence[Member]:
         keys = [self._key(train, "members"), self._key(train, "alive")]
         answer = await self._client.run(f"asking who is alive of {train}", _MEMBERS, keys)
-        return sorted((_decode_member(said) for said in answer if said), key=lambda member: member.name)
+        return decode_members(said for said in answer if said)
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         lines = [facts.encode_entry(entry) for entry in entries]

@@ -10,14 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from .. import facts, manifest
 from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn
 from ..errors import Conflict
 from ..facts import Entry
 from ..manifest import Manifest
-from ..registry import Member, Snapshot
+from ..registry import Member, Snapshot, decode_members, encode_member
 
 R = TypeVar("R")
 
@@ -44,9 +42,6 @@ CREATE TABLE journal (
 """,
 )
 _PAGE = 500  # journal entries per look
-
-_encode_member = msgspec.json.Encoder().encode
-_decode_member = msgspec.json.Decoder(Member).decode
 
 
 class SQLiteRegistry:
@@ -78,7 +73,13 @@ class SQLiteRegistry:
         return await self._files.call(f"{self.directory}/{train}/train.db", op)
 
     async def read(self, train: str) -> Snapshot:
-        return await self.call(train, Op(lambda turn: _newest(turn, train), absent=lambda: _none(train)))
+        return await self.call(
+            train, Op(lambda turn: _newest(turn, train, self._kept(train)), absent=lambda: _none(train))
+        )
+
+    def _kept(self, train: str) -> str:
+        """Where the manifest is kept, for a person."""
+        return f"{self.directory}/{train}/train.db, table manifest (sqlite3 shows it)"
 
     async def replace(
         self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
@@ -106,7 +107,7 @@ class SQLiteRegistry:
         yield _Changes(self, train)
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
-        said = _encode_member(member).decode()
+        said = encode_member(member).decode()
 
         def run(turn: Turn) -> None:
             execute = turn.db.execute
@@ -125,7 +126,7 @@ class SQLiteRegistry:
                 turn.need_write()
                 turn.db.execute("UPDATE member SET expires = ?1 + ttl WHERE expires - ttl > ?2", (turn.now, latest))
             alive = turn.db.execute("SELECT member FROM member WHERE expires>? ORDER BY name", (turn.now,))
-            return [_decode_member(said) for (said,) in alive]
+            return decode_members(said for (said,) in alive)
 
         return await self.call(train, Op(run, absent=list))
 
@@ -140,11 +141,11 @@ class SQLiteRegistry:
             if not lines:
                 return
             for _, line in lines:
-                yield facts.decode_entry(line.encode())
+                yield facts.decode_entry(line)
             after = lines[-1][0]
 
-    async def _page(self, train: str, after: int, end: int) -> list[tuple[int, str]]:
-        sql = "SELECT seq, entry FROM journal WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
+    async def _page(self, train: str, after: int, end: int) -> list[tuple[int, bytes]]:
+        sql = "SELECT seq, CAST(entry AS BLOB) FROM journal WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
         return await self.call(
             train, Op(lambda turn: turn.db.execute(sql, (after, end, _PAGE)).fetchall(), absent=list)
         )
@@ -168,10 +169,10 @@ class _Changes:
         return self
 
     async def __anext__(self) -> Snapshot:
-        train, seen = self._train, self._seen
+        train, seen, kept = self._train, self._seen, self._registry._kept(self._train)
 
         def run(turn: Turn) -> Snapshot | Parked:
-            return _newest(turn, train) if _revision(turn) > seen else Parked()
+            return _newest(turn, train, kept) if _revision(turn) > seen else Parked()
 
         def absent() -> Snapshot | Parked:
             return _none(train) if seen < 0 else Parked()
@@ -189,9 +190,9 @@ def _revision(turn: Turn) -> int:
     return int(turn.db.execute("SELECT coalesce(max(revision), 0) FROM manifest").get)
 
 
-def _newest(turn: Turn, train: str) -> Snapshot:
-    row = turn.db.execute("SELECT revision, document FROM manifest").fetchone()
-    return _none(train) if row is None else Snapshot(manifest.decode(row[1].encode()), row[0])
+def _newest(turn: Turn, train: str, kept: str) -> Snapshot:
+    row = turn.db.execute("SELECT revision, CAST(document AS BLOB) FROM manifest").fetchone()
+    return _none(train) if row is None else Snapshot(manifest.decode(row[1], train=train, kept=kept), row[0])
 
 
 def _encode_manifest(document: Manifest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,7 +13,7 @@ import msgspec
 
 from ..._kafka.admin import Place
 from ..._kafka.options import LOGGER, Options
-from ..._kafka.proposals import Gone, Void, runs_of
+from ..._kafka.proposals import Gone, Release, Void, runs_of
 from ..._kafka.reader import Spot
 from ...broker import Capabilities, Depth, Subscription
 from ...errors import ChannelGone, Unavailable
@@ -53,7 +54,13 @@ class KafkaBroker:
         self._options = Options(servers, partitions, replication, max_message_bytes, timeout, config or {}).checked()
         self._cache = cache
         self.capabilities = Capabilities(
-            fences=True, bounds=False, totals=True, durable=True, shared=True, ordered=partitions == 1
+            fences=True,
+            bounds=False,
+            totals=True,
+            durable=True,
+            shared=True,
+            ordered=partitions == 1,
+            reclaims=True,
         )
         self._orphans: dict[str, float] = {}
         self._wagons: Wagons | None = None
@@ -210,22 +217,30 @@ class KafkaBroker:
 
     # --- consumers --------------------------------------------------------------------------
 
-    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
-        return self._consume(channel, visibility)
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return self._consume(channel, visibility, owner)
 
     @asynccontextmanager
-    async def _consume(self, channel: Channel, visibility: float) -> AsyncIterator[Subscription]:
+    async def _consume(self, channel: Channel, visibility: float, owner: str) -> AsyncIterator[Subscription]:
         wagon = await self._have.of(channel)
         feed = await self._have.feed(wagon, channel)
         feed.users += 1
         try:
-            yield KafkaSubscription(wagon, feed, channel, visibility)
+            yield KafkaSubscription(wagon, feed, channel, visibility, owner)
         finally:
             feed.users -= 1
             if not feed.users:
                 feed.stop()
                 if wagon.feeds.get(channel.name) is feed:
                     del wagon.feeds[channel.name]
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        if owner:
+            with contextlib.suppress(ChannelGone):
+                wagon = await self._have.of(channel)
+                await wagon.propose(Release(channel.name, [], 0, False, owner))
 
     # --- figures ----------------------------------------------------------------------------
 

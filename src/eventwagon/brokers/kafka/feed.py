@@ -217,7 +217,7 @@ class Feed:
         messages: list[tuple[Message, int, int]] = []
         again: list[tuple[Grant, list[int]]] = []
         for grant in grants:
-            lane, (_, start, stop, attempt, claim) = self.lanes[grant.partition], grant
+            lane, (_, start, stop, attempt, claim, _) = self.lanes[grant.partition], grant
             pop, held = lane.cache.pop, lane.held
             here = [pop(offset, None) for offset in range(start, stop)]
             cached = [message for message in here if message is not None]

@@ -22,11 +22,13 @@ _VAIN = 0.002  # s to wait after a claim that got nothing
 class KafkaSubscription:
     """Its deliveries' tokens belong to no process: whoever has one may settle, release, extend."""
 
-    def __init__(self, wagon: Wagon, feed: Feed, channel: Channel, visibility: float) -> None:
+    def __init__(self, wagon: Wagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
         self._wagon = wagon
         self._feed = feed
         self._name = channel.name
         self._visibility = max(1, round(visibility * 1000))
+        self._owner = owner
+        self._suspect_first = True
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -39,6 +41,7 @@ class KafkaSubscription:
             feed.check()
             if feed.available(log.now):
                 if got := await self._claim(limit):
+                    self._suspect_first = not got[0].suspect
                     return got
                 await feed.wait(_VAIN)
             left = deadline - loop.time()
@@ -63,6 +66,10 @@ class KafkaSubscription:
             Release(self._name, held_of(d.token for d in deliveries), max(0, round(delay * 1000)), tried)
         )
 
+    async def alone(self, delivery: Delivery) -> bool:
+        self._feed.check()
+        return bool(await self._wagon.propose(Extend(self._name, held_of([delivery.token]), 0, alone=True)))
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
             return
@@ -72,7 +79,8 @@ class KafkaSubscription:
     async def _claim(self, limit: int) -> list[Delivery]:
         feed = self._feed
         feed.asked += limit
-        proposed = self._wagon.propose(Claim(self._name, limit, self._visibility, feed.ends()))
+        claim_op = Claim(self._name, limit, self._visibility, feed.ends(), self._suspect_first, self._owner)
+        proposed = self._wagon.propose(claim_op)
         try:
             grants = await asyncio.shield(proposed)
         except asyncio.CancelledError:
@@ -95,7 +103,7 @@ class KafkaSubscription:
             if event is None:
                 nothing.append((partition, offset))  # type: ignore[arg-type]
             else:
-                got.append(Delivery(event, attempt, (partition, offset, claim)))
+                got.append(Delivery(event, attempt, (partition, offset, claim), grants[0].suspect))
         if nothing:
             self._wagon.propose(Void(self._name, runs_of(nothing)))
         return got

@@ -166,7 +166,7 @@ class PulsarBroker:
             self._native.spawn(self._native.end(*parts))
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         attachment = await self._attach(channel)
         subscription = Subscription(attachment, visibility)
         try:
@@ -220,6 +220,9 @@ class PulsarBroker:
         if lock is None:
             lock = self._turns[channel] = asyncio.Lock()
         return lock
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         return await asyncio.gather(*(self._depth(channel) for channel in channels))

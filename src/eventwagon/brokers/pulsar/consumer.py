@@ -274,6 +274,9 @@ class Subscription:
         attachment.claims.release(deliveries, now, now + delay, tried)
         attachment.wake()
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return True
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         attachment = self._open
         now = asyncio.get_running_loop().time()

@@ -34,7 +34,7 @@ class RedisBroker:
     what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
     """
 
-    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True)
+    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
 
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
@@ -161,13 +161,18 @@ class RedisBroker:
         await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         keys = self._keys(channel)
-        largest = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
-        if largest is None:
+        known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
+        if known is None:
             raise gone(channel)
         with self._bell.listening(f"{keys[0]}:bell") as next_ring:
-            yield RedisSubscription(self._client, self._bell, channel, keys, visibility, int(largest), next_ring)
+            yield RedisSubscription(self._client, self._bell, channel, keys, visibility, owner, known, next_ring)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")
+        while owner and await self._client.run(what, scripts.RECLAIM, keys, [name]) == scripts.MOST:
+            pass
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         groups: dict[object, list[Channel]] = {}

@@ -3,10 +3,12 @@
 A channel is four keys. The stream holds the events that are not settled: settling deletes an entry, so that
 published = entries-added and settled = entries-added - length, whoever wrote. The hash `meta` says that the channel
 exists, and whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is
-called by the visibility time in milliseconds: a claim has run out when it is idle for longer. What was given back stands
-in `back`, scored by when it may be had again. `taken` has "ticket:attempt" of all that was not received for the first
-time; the ticket is that of the receive that claimed it, so that a stale claim is told from the new one (it is "0:1" for
-the first). Times are the server's, in milliseconds.
+called by the visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer.
+What was given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts,
+far below zero. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
+suspect, and `!` for one that is alone in its process; the ticket is that of the receive that claimed it, so that a stale
+claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times are the server's, in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 from ..._redis import Script
 
 GROUP = "eventwagon"
+MOST = 1000
+"""Events in one call: the server does nothing else meanwhile."""
 
 _TIME = """
 local time = redis.call('TIME')
@@ -24,7 +28,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 # that is not ours has half a minute.
 _LATE = """
 local group = 'eventwagon'
-local function visible(consumer) return tonumber(consumer) or 30000 end
+local function visible(consumer)
+  return tonumber(consumer) or tonumber(string.match(consumer, '^(%d+):')) or 30000
+end
 local function late(stream, most)
   local ids, shortest = {}, nil
   for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
@@ -39,14 +45,34 @@ local function late(stream, most)
 end
 """
 
-# Whether that claim still stands.
-_HELD = """
-local function held(id, mark)
-  if (redis.call('HGET', taken, id) or '0:1') ~= mark then return false end
-  local claim = redis.call('XPENDING', stream, group, id, id, 1)[1]
-  return claim and claim[3] < visible(claim[2])
+# Ticket, attempt and suspicion of an event; and that its claim has run out.
+_SUSPECT = """
+local function known(id)
+  return string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
+end
+local function suspect(id, attempt)
+  redis.call('ZADD', back, attempt - 1e15, id)
+  redis.call('HSET', taken, id, '-:' .. attempt .. '?')
+end
+local function run_out(id)
+  local _, attempt, suspicion = known(id)
+  redis.call('XACK', stream, group, id)
+  suspect(id, attempt + (suspicion == '!' and 1 or 0))
 end
 """
+
+# Whether that claim still stands: its attempt and suspicion, or nil.
+_HELD = (
+    _SUSPECT
+    + """
+local function held(id, mark)
+  local ticket, attempt, suspicion = known(id)
+  if ticket .. ':' .. attempt ~= mark then return nil end
+  local claim = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  if claim and claim[3] < visible(claim[2]) then return attempt, suspicion end
+end
+"""
+)
 
 # Whoever waits and found nothing has left its word in `bell`: one ring for all of them, and none when nobody waits.
 # A ring that is refused (a right is missing) costs the waiting ones a second, and must not fail what was stored.
@@ -142,8 +168,9 @@ if redis.call('UNLINK', unpack(KEYS)) > 0 then redis.pcall('PUBLISH', KEYS[1] ..
 return 1
 """)
 
-# Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, and what there is
-# to know for the next time. ARGV: room, visibility (ms), whether to be rung, most bytes.
+# Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
+# (then no new ones were asked for), and what there is to know for the next time.
+# ARGV: room, consumer, whether to be rung, most bytes, visibility (ms), 1 for a suspect.
 # Looking for claims that ran out costs a walk over all claims, so it is done every twentieth of the visibility time: `due`
 # is when next.
 AGAIN = Script(
@@ -151,56 +178,66 @@ AGAIN = Script(
     + _LATE
     + """
 local stream, meta, back, taken = unpack(KEYS)
-local room, visibility, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
+"""
+    + _SUSPECT
+    + """
+local room, visibility, bytes = tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[4])
 local facts = redis.call('HMGET', meta, 'made', 'ticket', 'bell', 'largest', 'due')
 if not facts[1] then return {'gone'} end
 local ticket = facts[2] + 1
 local old, attempts = {}, {}
 
-local function take(id, more)
-  local attempt = tonumber(string.match(redis.call('HGET', taken, id) or '0:1', ':(%d+)')) + more
+local function take(id, attempt, suspicion)
   redis.call('ZREM', back, id)
   local entry = redis.call('XCLAIM', stream, group, ARGV[2], 0, id, 'RETRYCOUNT', attempt, 'FORCE')[1]
   if not entry then
     redis.call('HDEL', taken, id)
     return
   end
-  redis.call('HSET', taken, id, ticket .. ':' .. attempt)
+  redis.call('HSET', taken, id, ticket .. ':' .. attempt .. suspicion)
   old[#old + 1] = entry
-  attempts[#attempts + 1] = attempt
+  attempts[#attempts + 1] = tonumber(attempt)
   local fields = entry[2]
   for i = 2, #fields, 2 do bytes = bytes - #fields[i] end
 end
 
-if room > 0 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', back, '-inf', now, 'LIMIT', 0, room)) do
-    if bytes > 0 then take(id, 0) end
-  end
-  room = room - #old
-end
 local due = tonumber(facts[5] or 0)
-local more = false
 if now >= due then
-  local most = math.max(1, room)
-  local ids, shortest = late(stream, most)
-  more = #ids == most
-  for _, id in ipairs(ids) do
-    if room > 0 and bytes > 0 then take(id, 1) else more = true end
-  end
+  local ids, shortest = late(stream, 1000)
+  for _, id in ipairs(ids) do run_out(id) end
   due = now
-  if not more then due = now + (shortest and math.max(5, math.floor(shortest / 20)) or visibility) end
+  if #ids < 1000 then due = now + (shortest and math.max(5, math.floor(shortest / 20)) or visibility) end
 end
 due = math.min(due, now + visibility)
 if due ~= tonumber(facts[5] or 0) then redis.call('HSET', meta, 'due', due) end
+
+if room > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', back, 0, now, 'LIMIT', 0, room)) do
+    local _, attempt, suspicion = known(id)
+    if suspicion == '?' then
+      suspect(id, attempt)
+    elseif bytes > 0 then
+      take(id, attempt, '')
+    end
+  end
+end
+while ARGV[6] == '1' and #old == 0 do
+  local id = redis.call('ZRANGEBYSCORE', back, '-inf', '(0', 'LIMIT', 0, 1)[1]
+  if not id then break end
+  local _, attempt = known(id)
+  take(id, attempt, '?')
+end
+
 if #old > 0 then redis.call('HSET', meta, 'ticket', ticket) end
-local wait = due - now
-local next = redis.call('ZRANGE', back, 0, 0, 'WITHSCORES')[2]
+local wait, more = due - now, false
+local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
+local next = redis.call('ZRANGEBYSCORE', back, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 if next then
   wait = math.min(wait, next - now)
-  more = more or next - now <= 0
+  more = next - now <= 0
 end
 if ARGV[3] == '1' and #old == 0 and not facts[3] then redis.call('HSET', meta, 'bell', '1') end
-return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), tonumber(facts[4])}
+return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), tonumber(facts[4]), suspects}
 """
 )
 
@@ -229,11 +266,17 @@ local stream, meta, back, taken = unpack(KEYS)
 if redis.call('EXISTS', meta) == 0 then return 'gone' end
 local given = false
 for i = 3, #ARGV, 2 do
-  local id, mark = ARGV[i], ARGV[i + 1]
-  if held(id, mark) then
+  local id = ARGV[i]
+  local attempt, suspicion = held(id, ARGV[i + 1])
+  if attempt then
     redis.call('XACK', stream, group, id)
-    redis.call('ZADD', back, now + tonumber(ARGV[1]), id)
-    redis.call('HSET', taken, id, '-:' .. (tonumber(string.match(mark, ':(%d+)')) + tonumber(ARGV[2])))
+    if suspicion ~= '' and ARGV[2] == '0' then
+      suspect(id, attempt)
+      if ARGV[1] ~= '0' then redis.call('ZADD', back, now + tonumber(ARGV[1]), id) end
+    else
+      redis.call('ZADD', back, now + tonumber(ARGV[1]), id)
+      redis.call('HSET', taken, id, '-:' .. attempt + tonumber(ARGV[2]))
+    end
     given = true
   end
 end
@@ -242,7 +285,46 @@ return 'done'
 """
 )
 
-# ARGV: visibility (ms), then ids and the marks of their claims in turn.
+# ARGV: the id and the mark of its claim.
+ALONE = Script(
+    _LATE
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _HELD
+    + """
+if redis.call('EXISTS', meta) == 0 then return 'gone' end
+if not held(ARGV[1], ARGV[2]) then return 0 end
+redis.call('HSET', taken, ARGV[1], ARGV[2] .. '!')
+return 1
+"""
+)
+
+# ARGV: the owner. How many of its claims have run out by that: a thousand at the most, so there may be more.
+RECLAIM = Script(
+    _LATE
+    + _RING
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _SUSPECT
+    + """
+if redis.call('EXISTS', meta, stream) < 2 then return 0 end
+local count = 0
+for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
+  if string.match(row[1], '^%d+:(.*)$') == ARGV[1] and count < 1000 then
+    for _, claim in ipairs(redis.call('XPENDING', stream, group, '-', '+', 1000 - count, row[1])) do
+      run_out(claim[1])
+      count = count + 1
+    end
+  end
+end
+if count > 0 then ring(meta) end
+return count
+"""
+)
+
+# ARGV: consumer, then ids and the marks of their claims in turn.
 EXTEND = Script(
     _LATE
     + """
@@ -342,5 +424,24 @@ return found
 """
 )
 
-# The size of its largest event, to attach with; nothing where there is no channel.
-ATTACH = Script("return redis.call('HGET', KEYS[2], 'largest')")
+# The size of its largest event and whether there are suspects, to attach with; nothing where there is no channel.
+# Consumers that claim nothing go: the group keeps the names of all that ever were, and takes up again one that comes back.
+ATTACH = Script(
+    _LATE
+    + """
+local stream, meta, back = unpack(KEYS)
+local largest = redis.call('HGET', meta, 'largest')
+if not largest or redis.call('EXISTS', stream) == 0 then return largest and {largest, 0} end
+for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+  local found = {}
+  for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
+  if found.pending == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, group, found.name) end
+end
+local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
+if suspects == 0 and #late(stream, 1) > 0 then
+  redis.call('HSET', meta, 'due', 0)
+  suspects = 1
+end
+return {largest, suspects}
+"""
+)

@@ -13,8 +13,7 @@ from ...event import Channel
 from . import scripts
 from .entries import unpack
 
-_MOST = 1000
-"""Events in one call: the server does nothing else meanwhile."""
+_MOST = scripts.MOST
 _PAGE = 64
 """New events asked for where their sizes are not known from those just before."""
 _BYTES = 4 << 20
@@ -25,7 +24,7 @@ Token = tuple[bytes, bytes]
 
 
 class RedisSubscription:
-    """A consumer of one channel; attached by the broker. `largest` is about the size of its largest event so far."""
+    """A consumer of one channel; attached by the broker. `known` is what ATTACH has answered."""
 
     def __init__(
         self,
@@ -34,7 +33,8 @@ class RedisSubscription:
         channel: Channel,
         keys: list[str],
         visibility: float,
-        largest: int,
+        owner: str,
+        known: Sequence[Any],
         next_ring: Callable[[], asyncio.Event],
     ) -> None:
         self._client = client
@@ -43,7 +43,11 @@ class RedisSubscription:
         self._keys = keys
         self._visibility = max(1, int(visibility * 1000))
         self._next_ring = next_ring
-        self._largest = largest
+        name = f":{owner}".encode("utf-8", "surrogatepass") if owner else b""
+        self._consumer = b"%d%b" % (self._visibility, name)
+        self._largest = int(known[0])  # about the size of the largest event so far
+        self._suspects = bool(known[1])  # some may be had now
+        self._suspect_first = True
         self._page = _PAGE
         self._more = False  # some come back now
         self._turn = 0
@@ -59,9 +63,10 @@ class RedisSubscription:
             got, due = await self._take(min(limit, _MOST), patient)
             self._idle = not got
             if got:
+                self._suspect_first = not got[0].suspect
                 return got
-            if self._more and not looked:
-                looked = True  # they were noticed when room had been made for new ones only
+            if (self._more or self._suspects) and not looked:
+                looked = self._suspect_first = True  # they were noticed when others had been asked for only
                 continue
             left = deadline - loop.time()
             if left <= 0:
@@ -96,26 +101,33 @@ class RedisSubscription:
         return min(new, self._page, max(1, _BYTES // self._largest)), limit - new
 
     async def _claim(self, limit: int, patient: bool) -> tuple[list[Delivery], float]:
-        new, room = self._split(limit)
+        if self._suspects and self._suspect_first:
+            self._suspect_first = False
+            got = await self._ask(0, 0, patient, suspect=True)
+            if got[0]:
+                return got
+        return await self._ask(*self._split(limit), patient)
+
+    async def _ask(self, new: int, room: int, patient: bool, *, suspect: bool = False) -> tuple[list[Delivery], float]:
         what = f"receiving from {self._channel}"
-        arguments = (room, self._visibility, int(patient), _BYTES)
-        first = pack(
-            "XREADGROUP", "GROUP", scripts.GROUP, self._visibility, "COUNT", new, "STREAMS", self._keys[0], ">"
-        )
+        arguments = (room, self._consumer, int(patient), _BYTES, self._visibility, int(suspect))
+        first = pack("XREADGROUP", "GROUP", scripts.GROUP, self._consumer, "COUNT", new, "STREAMS", self._keys[0], ">")
         head, answer = await self._client.pair(what, first if new else b"", scripts.AGAIN, self._keys, arguments)
         if answer[0] == b"gone":
             raise gone(self._channel)
-        _, ticket, old, attempts, more, wait, largest = answer
+        _, ticket, old, attempts, more, wait, largest, suspects = answer
         fresh = head[0][1] if head else []
-        self._more = bool(more)
+        self._more, self._suspects = bool(more), suspects > 0
         self._largest = largest
         self._page = min(_MOST, 2 * self._page) if new and len(fresh) == new else _PAGE
-        return self._deliveries(ticket, fresh, old, attempts), wait / 1000
+        return self._deliveries(ticket, fresh, old, attempts, suspect=suspect), wait / 1000
 
-    def _deliveries(self, ticket: int, fresh: list[Any], old: list[Any], attempts: list[int]) -> list[Delivery]:
+    def _deliveries(
+        self, ticket: int, fresh: list[Any], old: list[Any], attempts: list[int], *, suspect: bool
+    ) -> list[Delivery]:
         name = str(self._channel)
         got = [
-            Delivery(event, attempt, (entry[0], b"%d:%d" % (ticket, attempt)))
+            Delivery(event, attempt, (entry[0], b"%d:%d" % (ticket, attempt)), suspect)
             for entry, event, attempt in zip(old, unpack(name, old), attempts, strict=True)
         ]
         got += [Delivery(event, 1, (entry[0], b"0:1")) for entry, event in zip(fresh, unpack(name, fresh), strict=True)]
@@ -140,16 +152,21 @@ class RedisSubscription:
         for start in range(0, len(deliveries), _MOST):
             await self._change("giving back to", scripts.RELEASE, [*head, *_pairs(deliveries[start : start + _MOST])])
         self._more = self._more or not delay
+        self._suspects = self._suspects or any(d.suspect for d in deliveries)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return bool(await self._change("marking in", scripts.ALONE, delivery.token))
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         for start in range(0, len(deliveries), _MOST):
             pairs = _pairs(deliveries[start : start + _MOST])
-            await self._change("extending claims in", scripts.EXTEND, [self._visibility, *pairs])
+            await self._change("extending claims in", scripts.EXTEND, [self._consumer, *pairs])
 
-    async def _change(self, what: str, script: Script, arguments: list[Any]) -> None:
+    async def _change(self, what: str, script: Script, arguments: Sequence[Any]) -> Any:
         answer = await self._client.run(f"{what} {self._channel}", script, self._keys, arguments)
         if answer == b"gone":
             raise gone(self._channel)
+        return answer
 
 
 def _pairs(deliveries: Sequence[Delivery]) -> list[bytes]:

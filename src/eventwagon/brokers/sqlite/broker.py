@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -32,7 +33,7 @@ class SQLiteBroker:
     The directory must be on a local disk. It belongs to the process that entered it: not usable after a fork.
     """
 
-    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True)
+    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
 
     def __init__(
         self,
@@ -92,9 +93,15 @@ class SQLiteBroker:
         await self.call(channel, Op(lambda turn: turn.seal(channel), absent=lambda: None, writes=True))
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         await self.call(channel, Op(lambda turn: turn.standing(channel), absent=_absent(channel)))
-        yield SQLiteSubscription(self, channel, visibility)
+        yield SQLiteSubscription(self, channel, visibility, _hash(owner))
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        if owner:
+            await self.call(
+                channel, Op(lambda turn: turn.reclaim(channel, _hash(owner)), absent=lambda: None, writes=True)
+            )
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         by_file: dict[str, list[Channel]] = {}
@@ -151,23 +158,26 @@ class SQLiteBroker:
 class SQLiteSubscription:
     """A consumer of one channel."""
 
-    def __init__(self, broker: SQLiteBroker, channel: Channel, visibility: float) -> None:
+    def __init__(self, broker: SQLiteBroker, channel: Channel, visibility: float, owner: int) -> None:
         self._broker = broker
         self._channel = channel
         self._visibility = visibility
+        self._owner = owner
+        self._suspect_first = True
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        channel, visibility, at_once = self._channel, self._visibility, timeout <= 0
+        channel, visibility, owner, at_once = self._channel, self._visibility, self._owner, timeout <= 0
+        suspect_first = self._suspect_first
 
         def run(turn: WagonTurn) -> list[Delivery] | Parked:
-            got = turn.receive(channel, limit, visibility)
+            got = turn.receive(channel, limit, visibility, owner, suspect_first=suspect_first)
             return [] if at_once and isinstance(got, Parked) else got
 
         op: Op[list[Delivery]] = Op(run, absent=_absent(channel), patient=True, undo=self._give_back)
         actor = self._broker.submit(channel, op)
         timer = asyncio.get_running_loop().call_later(timeout, actor.expire, op, list) if not at_once else None
         try:
-            return await op.future
+            got = await op.future
         except asyncio.CancelledError:
             if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
                 self._give_back(op.future.result())  # answered in the moment in which the caller was cancelled
@@ -175,6 +185,9 @@ class SQLiteSubscription:
         finally:
             if timer is not None:
                 timer.cancel()
+        if got:
+            self._suspect_first = not got[0].suspect
+        return got
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
         """Received for somebody who was cancelled meanwhile. If the broker is closed, the visibility time does it."""
@@ -197,6 +210,12 @@ class SQLiteSubscription:
     async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
         await self._broker.call(self._channel, self._release(deliveries, delay, tried=tried))
 
+    async def alone(self, delivery: Delivery) -> bool:
+        channel, token = self._channel, delivery.token
+        return await self._broker.call(
+            channel, Op(lambda turn: turn.alone(channel, token), absent=_absent(channel), writes=True)
+        )
+
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         channel, tokens, visibility = self._channel, [d.token for d in deliveries], self._visibility
         await self._broker.call(
@@ -209,6 +228,12 @@ def _absent(channel: Channel) -> Callable[[], Any]:
         raise ChannelGone(f"channel {channel} does not exist (any more)")
 
     return refuse
+
+
+def _hash(owner: str) -> int:
+    """What a claim has of its owner's name: 64 bits of it, and 0 for none."""
+    digest = hashlib.blake2b(owner.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True) if owner else 0
 
 
 def _wagons_on_disk(folder: Path) -> list[int]:

@@ -38,15 +38,24 @@ CREATE TABLE event (                       -- the attributes of CloudEvents 1.0;
 CREATE TABLE claim (                       -- an event that was received and is not settled
     channel INTEGER NOT NULL,
     seq     INTEGER NOT NULL,
-    held    INTEGER NOT NULL,              -- 0: given back
+    held    INTEGER NOT NULL,              -- what HELD, BACK and the rest say below
     until   REAL NOT NULL,                 -- when it may be received again
     since   REAL NOT NULL,
     attempt INTEGER NOT NULL,
     ticket  INTEGER NOT NULL,              -- tells this claim of the event from its earlier ones
+    owner   INTEGER NOT NULL DEFAULT 0,    -- a hash of the consumer's owner; 0: nobody
     PRIMARY KEY (channel, seq)
 ) WITHOUT ROWID;
 CREATE INDEX claim_until ON claim (channel, until, held);
 """
+
+# What `held` says. A claim that has run out looks as it did before: its `until` is over.
+GIVEN_BACK, CLAIMED, SUSPECT_BACK, SUSPECT, SUSPECT_ALONE = range(5)
+HELD = f"held IN ({CLAIMED}, {SUSPECT}, {SUSPECT_ALONE})"
+"""Claimed, if `until` is not over."""
+NEXT_ATTEMPT = f"attempt + (held NOT IN ({CLAIMED}, {SUSPECT}))"
+"""The attempt of an event that is received again. Giving it back untried has taken one off; a claim that ran out is none,
+unless its event was alone in its process."""
 
 WAGON = Format(
     what="a wagon's file",
@@ -54,6 +63,7 @@ WAGON = Format(
     version=1,
     schema=_SCHEMA,
     dead="SELECT NOT EXISTS (SELECT 1 FROM channel)",
+    added=(("claim", "owner", "INTEGER NOT NULL DEFAULT 0"),),
 )
 OWN = msgspec.structs.replace(WAGON, what="a train's file", dead=None)
 
@@ -84,10 +94,15 @@ _GATHER = (
     " octet_length(data))), CAST(group_concat(data, '') AS BLOB) FROM ({rows})"
 )
 FRESH = _GATHER.format(attempt="1", rows="SELECT * FROM event WHERE channel=? AND seq>? ORDER BY seq LIMIT ?")
+_AGAIN = "SELECT e.*, c.attempt, c.held FROM claim c CROSS JOIN event e ON e.channel=c.channel AND e.seq=c.seq"
 BACK = _GATHER.format(
-    attempt="attempt + 1",
-    rows="SELECT e.*, c.attempt FROM claim c CROSS JOIN event e ON e.channel=c.channel AND e.seq=c.seq"
-    " WHERE c.channel=? AND c.until<=? ORDER BY c.until, c.seq LIMIT ?",
+    attempt=NEXT_ATTEMPT,
+    rows=f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held={GIVEN_BACK} ORDER BY c.until, c.seq LIMIT ?",
+)
+SUSPECTS = _GATHER.format(
+    attempt=NEXT_ATTEMPT,
+    rows=f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held<>{GIVEN_BACK}"
+    f" ORDER BY {NEXT_ATTEMPT}, c.until, c.seq LIMIT ?",
 )
 
 _decode_rows = msgspec.json.Decoder(
@@ -102,7 +117,7 @@ def encode_extensions(extensions: Mapping[str, str]) -> str:
 
 
 def gather(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> Iterator[tuple[int, int, Event]]:
-    """Seq, attempt and event of what FRESH or BACK finds."""
+    """Seq, attempt and event of what FRESH, BACK or SUSPECTS finds."""
     head, body = db.execute(sql, bindings).get
     body = body or b""
     start = 0

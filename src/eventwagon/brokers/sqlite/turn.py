@@ -12,7 +12,25 @@ from ..._sqlite import CLOCK_SLACK, DeadFile, Parked, Turn
 from ...broker import Delivery, Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import Channel, Event
-from .schema import BACK, BATCH_BYTES, EMPTIED, FIND, FRESH, INSERT, PAGE, encode_extensions, gather
+from .schema import (
+    BACK,
+    BATCH_BYTES,
+    CLAIMED,
+    EMPTIED,
+    FIND,
+    FRESH,
+    GIVEN_BACK,
+    HELD,
+    INSERT,
+    NEXT_ATTEMPT,
+    PAGE,
+    SUSPECT,
+    SUSPECT_ALONE,
+    SUSPECT_BACK,
+    SUSPECTS,
+    encode_extensions,
+    gather,
+)
 
 Token = tuple[int, int, int]
 """Channel id, seq, ticket."""
@@ -94,7 +112,9 @@ class WagonTurn(Turn):
                 f"channel {channel} holds its {row.capacity} events: {room} of {len(events)} were stored", accepted=room
             )
 
-    def receive(self, channel: Channel, limit: int, visibility: float) -> list[Delivery] | Parked:
+    def receive(
+        self, channel: Channel, limit: int, visibility: float, owner: int, *, suspect_first: bool
+    ) -> list[Delivery] | Parked:
         row = self.standing(channel)
         if row.nothing is not None:
             return row.nothing
@@ -112,13 +132,18 @@ class WagonTurn(Turn):
             limit = min(limit, max(1, BATCH_BYTES // row.largest))
         row.ticket += 1
         row.clock, row.changed = max(row.clock, self.now), True
-        first = min(fresh, limit - self._share(limit, row.ticket))
         got: list[Delivery] = []
-        if back and limit > first:
-            got += self._claim_again(row, limit - first, visibility)
-        first = min(fresh, limit - len(got))
-        if first:
-            got += self._claim_fresh(row, first, visibility)
+        if back and suspect_first:
+            got = self._claim_again(row, SUSPECTS, 1, visibility, owner)
+        if not got:
+            first = min(fresh, limit - self._share(limit, row.ticket))
+            if back and limit > first:
+                got += self._claim_again(row, BACK, limit - first, visibility, owner)
+            first = min(fresh, limit - len(got))
+            if first:
+                got += self._claim_fresh(row, first, visibility, owner)
+        if not got and not suspect_first:
+            got = self._claim_again(row, SUSPECTS, 1, visibility, owner)
         return got
 
     @staticmethod
@@ -126,28 +151,36 @@ class WagonTurn(Turn):
         """How many of a batch those that come back may take while there are fresh ones too: neither starves the other."""
         return limit - limit // 2 if limit > 1 or ticket % 4 else 0
 
-    def _claim_again(self, row: _Row, limit: int, visibility: float) -> list[Delivery]:
-        got = self._gather(row, BACK, (row.id, self.now, limit))
-        self.db.execute(
-            "UPDATE claim SET held=1, until=?, since=?, attempt=attempt+1, ticket=?"
-            " WHERE channel=? AND seq IN (SELECT value FROM json_each(?))",
-            (self.now + visibility, self.now, row.ticket, row.id, _seqs([d.token for d in got])),
-        )
+    def _claim_again(self, row: _Row, sql: str, limit: int, visibility: float, owner: int) -> list[Delivery]:
+        suspect = sql is SUSPECTS
+        got = self._gather(row, sql, (row.id, self.now, limit), suspect=suspect)
+        if got:
+            held = SUSPECT if suspect else CLAIMED
+            self.db.execute(
+                f"UPDATE claim SET held=?, until=?, since=?, attempt={NEXT_ATTEMPT}, ticket=?, owner=?"  # noqa: S608 - ours
+                " WHERE channel=? AND seq IN (SELECT value FROM json_each(?))",
+                (held, self.now + visibility, self.now, row.ticket, owner, row.id, _seqs([d.token for d in got])),
+            )
         return got
 
-    def _claim_fresh(self, row: _Row, limit: int, visibility: float) -> list[Delivery]:
+    def _claim_fresh(self, row: _Row, limit: int, visibility: float, owner: int) -> list[Delivery]:
         got = self._gather(row, FRESH, (row.id, row.received, limit))
         self.db.execute(
-            "INSERT INTO claim (channel, seq, held, until, since, attempt, ticket)"
-            " SELECT channel, seq, 1, ?, ?, 1, ? FROM event WHERE channel=? AND seq>? AND seq<=?",
-            (self.now + visibility, self.now, row.ticket, row.id, row.received, row.received + limit),
+            "INSERT INTO claim (channel, seq, held, until, since, attempt, ticket, owner)"
+            " SELECT channel, seq, 1, ?, ?, 1, ?, ? FROM event WHERE channel=? AND seq>? AND seq<=?",
+            (self.now + visibility, self.now, row.ticket, owner, row.id, row.received, row.received + limit),
         )
         row.received += limit
         return got
 
-    def _gather(self, row: _Row, sql: str, bindings: tuple[int | float, ...]) -> list[Delivery]:
+    def _gather(
+        self, row: _Row, sql: str, bindings: tuple[int | float, ...], *, suspect: bool = False
+    ) -> list[Delivery]:
         here, ticket = row.id, row.ticket
-        return [Delivery(event, attempt, (here, seq, ticket)) for seq, attempt, event in gather(self.db, sql, bindings)]
+        return [
+            Delivery(event, attempt, (here, seq, ticket), suspect)
+            for seq, attempt, event in gather(self.db, sql, bindings)
+        ]
 
     def _clock_went_back(self, row: _Row) -> None:
         """A claim from the future would hold its event for as long as the clock was set back: it is void."""
@@ -171,27 +204,42 @@ class WagonTurn(Turn):
             row.changed = True
 
     def release(self, channel: Channel, tokens: Sequence[Token], delay: float, tried: bool) -> None:
-        self._held(
-            channel, tokens, "held=0, until=?, since=?, attempt=attempt-?", (self.now + delay, self.now, int(not tried))
-        )
+        back = f"held=CASE WHEN held={CLAIMED} THEN {GIVEN_BACK} ELSE ? END, until=?, since=?, attempt=attempt-?"
+        stays = GIVEN_BACK if tried else SUSPECT_BACK
+        self._held(channel, tokens, back, (stays, self.now + delay, self.now, int(not tried)))
 
     def extend(self, channel: Channel, tokens: Sequence[Token], visibility: float) -> None:
         self._held(channel, tokens, "until=?, since=?", (self.now + visibility, self.now))
 
-    def _held(self, channel: Channel, tokens: Sequence[Token], change: str, bindings: tuple[float, ...]) -> None:
-        """Change those claims that are still the ones of these deliveries."""
+    def alone(self, channel: Channel, token: Token) -> bool:
+        return self._held(channel, [token], "held=?", (SUSPECT_ALONE,)) > 0
+
+    def reclaim(self, channel: Channel, owner: int) -> None:
+        row = self._find(channel.name)
+        if row is not None:
+            self.db.execute(
+                f"UPDATE claim SET until=? WHERE channel=? AND owner=? AND {HELD} AND until>?",  # noqa: S608 - ours
+                (self.now, row.id, owner, self.now),
+            )
+            row.clock, row.changed, row.nothing = max(row.clock, self.now), True, None
+
+    def _held(self, channel: Channel, tokens: Sequence[Token], change: str, bindings: tuple[float, ...]) -> int:
+        """Change those claims that are still the ones of these deliveries; returns how many."""
         row = self.standing(channel)
         by_ticket: dict[int, list[Token]] = {}
         for token in tokens:
             if token[0] == row.id:
                 by_ticket.setdefault(token[2], []).append(token)
+        changed = 0
         for ticket, mine in by_ticket.items():
             self.db.execute(
-                f"UPDATE claim SET {change} WHERE channel=? AND held=1 AND ticket=? AND until>?"  # noqa: S608 - two of ours
+                f"UPDATE claim SET {change} WHERE channel=? AND {HELD} AND ticket=? AND until>?"  # noqa: S608 - two of ours
                 " AND seq IN (SELECT value FROM json_each(?))",
                 (*bindings, row.id, ticket, self.now, _seqs(mine)),
             )
+            changed += self.db.changes()
         row.clock, row.changed, row.nothing = max(row.clock, self.now), True, None
+        return changed
 
     def seal(self, channel: Channel) -> None:
         row = self._find(channel.name)
@@ -216,11 +264,11 @@ class WagonTurn(Turn):
             return Depth()
         self._write_events()
         execute, here, now = self.db.execute, row.id, self.now
-        in_flight = execute("SELECT count(*) FROM claim WHERE channel=? AND until>? AND held", (here, now)).get
+        count = f"SELECT count(*) FROM claim WHERE channel=? AND until>? AND {HELD}"  # noqa: S608 - ours
+        in_flight = execute(count, (here, now)).get
         waiting = row.published - row.settled - in_flight
-        oldest, newest = execute(
-            "SELECT min(seq), max(seq) FROM claim WHERE channel=? AND NOT (until>? AND held)", (here, now)
-        ).get
+        ends = f"SELECT min(seq), max(seq) FROM claim WHERE channel=? AND NOT (until>? AND {HELD})"  # noqa: S608 - ours
+        oldest, newest = execute(ends, (here, now)).get
         if row.published > row.received:
             oldest, newest = oldest or row.received + 1, row.published
         at = "SELECT time FROM event WHERE channel=? AND seq=?"

@@ -157,7 +157,7 @@ class SQSBroker:
             raise explain(e, f"sealing {channel}", self.place) from e
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         try:
             counted, _ = await asyncio.gather(self._rows.counted([channel]), self._queues.url(channel))
             if not counted:
@@ -171,6 +171,9 @@ class SQSBroker:
     def given(self, channel: Channel, *, visibility: float) -> Subscription:
         """A consumer of messages that something else has received (an event-source mapping): for `Subscription.taken`."""
         return Subscription(channel, self._queues, self._rows, self.place, visibility)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        pass
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         """One read of all counters; the rows decide where these say that little or nothing is left. `settled` equals

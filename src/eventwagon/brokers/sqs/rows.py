@@ -33,6 +33,15 @@ class Counted(msgspec.Struct, frozen=True):
     sealed: bool = False
 
 
+class Found(msgspec.Struct, frozen=True):
+    """An event's row: what it is, and what `note` has said of it."""
+
+    body: bytes
+    tried: int
+    given_back: str
+    suspect: bool
+
+
 class Rows:
     """The rows and counters of all channels at one place."""
 
@@ -158,26 +167,33 @@ class Rows:
             return False
         return True
 
-    async def untried(self, channel: Channel, key: str) -> None:
-        """Its last delivery does not count as an attempt. One that is settled meanwhile is left alone."""
+    async def note(
+        self, channel: Channel, key: str, tried: int, *, given_back: str = "", suspect: bool = False
+    ) -> bool:
+        """So many attempts count so far. `given_back`: by which receive of which message it was given back last, if it was,
+        and whether as a suspect. False where it is settled meanwhile."""
+        values: dict[str, dict[str, str | bool]] = {":tried": {"N": str(tried)}}
+        change = "SET tried = :tried"
+        if given_back:
+            change += ", given_back = :by, suspect = :suspect"
+            values |= {":by": {"S": given_back}, ":suspect": {"BOOL": suspect}}
         try:
             await self._table.update(
                 self._row(channel, key),
-                UpdateExpression="ADD untried :one",
+                UpdateExpression=change,
                 ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":one": {"N": "1"}},
+                ExpressionAttributeValues=values,
             )
         except Refused as e:
             if not e.condition:
                 raise
+            return False
+        return True
 
-    async def find(self, channel: Channel, keys: Sequence[str]) -> Mapping[str, tuple[bytes, int]]:
-        """The body and the deliveries that do not count, of those not settled."""
+    async def find(self, channel: Channel, keys: Sequence[str]) -> Mapping[str, Found]:
+        """Those that are not settled."""
         items = await self._table.get_all([self._row(channel, key) for key in keys])
-        return {
-            sk: (item["body"]["B"], int(item["untried"]["N"]) if "untried" in item else 0)
-            for (_, sk), item in items.items()
-        }
+        return {sk: _found(item) for (_, sk), item in items.items()}
 
     async def count(self, channel: Channel, *, most: int) -> tuple[int, bool]:
         """How many have rows, up to `most` in each part, and whether these are all: 0 only where none has."""
@@ -219,6 +235,15 @@ class Rows:
                 raise
             return False
         return True
+
+
+def _found(item: Item) -> Found:
+    return Found(
+        item["body"]["B"],
+        int(item["tried"]["N"]) if "tried" in item else 0,
+        item["given_back"]["S"] if "given_back" in item else "",
+        bool(item["suspect"]["BOOL"]) if "suspect" in item else False,
+    )
 
 
 async def _next(stream: AsyncGenerator[tuple[str, bytes], None]) -> tuple[str, bytes] | None:

@@ -27,13 +27,16 @@ _CALLS = 10  # receives at once
 class Claim:
     """A message in hand. `key`: its row's; None for one that was not sent by us."""
 
-    __slots__ = ("done", "key", "receipt", "received", "until")
+    __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
 
-    def __init__(self, receipt: str, key: str | None, received: int, until: float) -> None:
-        self.receipt = receipt
-        self.key = key
-        self.received = received
+    def __init__(self, seen: _Seen, attempt: int, until: float, *, suspect: bool) -> None:
+        self.message = seen.id
+        self.receipt = seen.receipt
+        self.key = seen.key
+        self.received = seen.received
         """How often SQS has given it out."""
+        self.attempt = attempt
+        self.suspect = suspect
         self.until = until
         """When it may be given to another, on the event loop's clock: taken before it was asked for."""
         self.done = False
@@ -49,6 +52,7 @@ class Subscription:
         self._rows = rows
         self._place = place
         self._visibility = max(1, min(LONGEST, math.ceil(visibility)))
+        self._suspect_first = True
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -58,7 +62,7 @@ class Subscription:
             # whole seconds, at least one: a receive without waiting asks only some of SQS's servers
             wait = 0 if timeout <= 0 else max(1, min(_WAIT, math.ceil(left)))
             try:
-                got = await self._receive(limit, wait)
+                got = await self._apart(await self._receive(limit, wait))
             except TROUBLE as e:
                 raise self._explain(e, "receiving from") from e
             if got or loop.time() >= deadline:
@@ -77,9 +81,24 @@ class Subscription:
             return await self.taken(messages, began) + await self.taken(rest, began_more)
         return await self.taken(messages, began)
 
+    async def _apart(self, got: list[Delivery]) -> list[Delivery]:
+        """One suspect of them, or the others; the rest is given back, where it can be received again at once."""
+        suspects = sorted((d for d in got if d.suspect), key=lambda d: d.attempt)
+        if not suspects:
+            self._suspect_first = self._suspect_first or bool(got)
+            return got
+        others = [d for d in got if not d.suspect]
+        now = suspects[:1] if self._suspect_first or not others else others
+        self._suspect_first = not now[0].suspect
+        try:
+            await self.release([d for d in got if d not in now], tried=False)
+        except BrokerError as e:
+            log.debug("%s: what came beside a suspect comes again when its claim runs out: %s", self._channel, e)
+        return now
+
     async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
         """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled before: SQS
-        has kept a copy, or its deletion failed."""
+        has kept a copy, or its deletion failed. One that was received before and was not given back since is a suspect."""
         until = began + self._visibility
         seen = [_Seen(message) for message in messages]
         asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.body is None)}
@@ -87,17 +106,16 @@ class Subscription:
         deliveries: list[Delivery] = []
         settled: list[str] = []
         for one in seen:
-            attempt = one.received
-            body = one.body
+            attempt, suspect, body = one.received, False, one.body
             if one.key is not None and one.key in asked:
                 if one.key not in rows:
                     settled.append(one.receipt)
                     continue
-                raw, untried = rows[one.key]
-                attempt = max(1, attempt - untried)
-                body = raw.decode()
+                row = rows[one.key]
+                attempt, body = row.tried + 1, row.body.decode()
+                suspect = one.received > 1 and (row.suspect or row.given_back != f"{one.id}:{one.received - 1}")
             event = event_from(body or "", message=one.id, sent=one.sent)
-            deliveries.append(Delivery(event, attempt, Claim(one.receipt, one.key, one.received, until)))
+            deliveries.append(Delivery(event, attempt, Claim(one, attempt, until, suspect=suspect), suspect))
         await self._tidy(settled)
         return deliveries
 
@@ -125,9 +143,7 @@ class Subscription:
         if not claims:
             return
         try:
-            if not tried:
-                keys = [claim.key for claim in claims if claim.key is not None]
-                await asyncio.gather(*(self._rows.untried(self._channel, key) for key in keys))
+            await asyncio.gather(*(self._note(claim, tried=tried) for claim in claims))
             for claim in claims:
                 claim.done = True
             seconds = min(LONGEST, math.ceil(delay))
@@ -136,6 +152,23 @@ class Subscription:
             for claim in claims:
                 claim.done = False
             raise self._explain(e, "giving back to") from e
+
+    async def _note(self, claim: Claim, *, tried: bool) -> None:
+        """Before it is given back: else it would seem to have run out."""
+        if claim.key is not None:
+            attempts, by = claim.attempt if tried else claim.attempt - 1, f"{claim.message}:{claim.received}"
+            suspect = claim.suspect and not tried
+            await self._rows.note(self._channel, claim.key, attempts, given_back=by, suspect=suspect)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        claims = self._held([delivery])
+        if not claims:
+            return False
+        try:
+            key = claims[0].key
+            return key is None or await self._rows.note(self._channel, key, delivery.attempt)
+        except TROUBLE as e:
+            raise self._explain(e, "marking in") from e
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         claims = self._held(deliveries)

@@ -176,7 +176,7 @@ class Picture:
         """The newest wagons, in as many rows of cars as there is room for; what is behind them as a last car."""
         across = max(1, (width + 1) // (_CAR + 1))
         down = max(1, room // 5)
-        wagons = [w for w in reversed(self._wagons) if w.state is not State.DRAINED]
+        wagons = [w for w in reversed(self._wagons) if w.state not in (State.DRAINED, State.REMOVING)]
         cars = [self._car(w) for w in wagons]
         if len(cars) > across * down:
             hidden = wagons[across * down - 1 :]

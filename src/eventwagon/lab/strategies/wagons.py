@@ -46,11 +46,11 @@ class _SlowStart:
         await self._broker.__aexit__(*exc)
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         """Attached after the delay."""
         if channel.wagon > 1:
             await asyncio.sleep(self._seconds)
-        async with self._broker.consume(channel, visibility=visibility) as subscription:
+        async with self._broker.consume(channel, visibility=visibility, owner=owner) as subscription:
             yield subscription
 
 

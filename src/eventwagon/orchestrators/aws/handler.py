@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,10 +21,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from ..._aws.clients import TROUBLE
 from ..._aws.place import Place
 from ..._aws.table import Table
 from ...broker import Broker, Capabilities, Delivery, Subscription
+from ...circuits import Circuits
 from ...crew import Crew
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
@@ -84,6 +88,8 @@ class Function:
         self._train: Served | None = None
         self._broker: QueueBroker | None = None
         self._channels: dict[str, Channel] = {}
+        self._circuits: Circuits | None = None
+        """What this instance knows of the channels: each batch has a crew of its own."""
         self._stack = AsyncExitStack()
 
     def close(self) -> None:
@@ -159,6 +165,9 @@ class Function:
                 return []
             batch = _Batch(given, deliveries)
             spec = await self._spec(broker, channel, len(deliveries))
+            if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
+                settings = msgspec.structs.replace(train.settings, breaker=None)
+                self._circuits = Circuits(train.name, settings, log, random.Random())
             crew = Crew(
                 train.name,
                 train.handlers,
@@ -168,6 +177,7 @@ class Function:
                 shared=None,
                 clock=time.time,
                 tell=log,
+                circuits=self._circuits,
             )
             async with crew:
                 serving = await crew.serve(spec)
@@ -234,7 +244,10 @@ class _Batch:
         self.finished = asyncio.Event()
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        some, self._left = self._left[:limit], self._left[limit:]
+        """Suspects come last, and one by one: what they may do is done to no other."""
+        others = [d for d in self._left if not d.suspect]
+        some = others[:limit] or self._left[:1]
+        self._left = [d for d in self._left if d not in some]
         if not some:
             await _pause(self.finished, timeout)
         return some
@@ -250,6 +263,9 @@ class _Batch:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._given.extend(deliveries)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return await self._given.alone(delivery)
 
     def _done(self, deliveries: Sequence[Delivery]) -> None:
         self._open -= {id(delivery.token) for delivery in deliveries}
@@ -273,6 +289,9 @@ class _Nothing:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None: ...
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return False
+
 
 class _Given:
     """The part of a broker that a crew uses, with the batch in the place of what it would receive."""
@@ -290,7 +309,7 @@ class _Given:
         await self._broker.publish(channel, events)
 
     @asynccontextmanager
-    async def consume(self, channel: Channel, *, visibility: float) -> AsyncIterator[Subscription]:
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         yield self._batch if channel == self._channel else _Nothing(self._batch.finished)
 
 

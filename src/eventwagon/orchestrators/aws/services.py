@@ -229,6 +229,7 @@ class ECSServices:
             workers=workers,
             revision=spec.revision,
             trouble=trouble,
+            open={name: why for each in mine for name, why in each.open.items()},
         )
 
     async def _tells(self, name: str) -> str:

@@ -142,7 +142,8 @@ class Keeper:
         number, revision = want.spec.number, want.spec.revision
         if not serving and self._copies:
             number, revision = self._copies[0].number, self._copies[0].revision
-        found = Deployment(number=number, ready=ready, workers=len(self._copies), revision=revision)
+        channels = tuple(c.name for c in want.spec.channels if c.name) if ready else None
+        found = Deployment(number=number, ready=ready, workers=len(self._copies), revision=revision, channels=channels)
         self._follower.say(ready=ready, trouble=because, found=found)
 
     async def _end_all(self) -> None:

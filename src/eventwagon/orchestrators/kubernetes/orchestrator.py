@@ -186,6 +186,7 @@ class Kubernetes:
             workers=max(wanted, sum(a.workers for a in attached)),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
+            open={name: why for a in attached for name, why in a.open.items()},
         )
 
     async def _own_image(self) -> str:

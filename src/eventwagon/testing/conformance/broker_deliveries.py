@@ -1,4 +1,4 @@
-"""What must hold for a broker's consumers: receive, settle, release, extend, visibility."""
+"""What must hold for a broker's consumers: receive, settle, release, extend, visibility, suspects, reclaim."""
 
 from __future__ import annotations
 
@@ -102,20 +102,190 @@ async def claimed_is_given_to_nobody_else(t: BrokerTrial) -> None:
 
 @suite.check()
 async def unsettled_comes_back(t: BrokerTrial) -> None:
-    """An event whose claim ran out comes again, with attempt + 1 each time, its consumer there or not."""
+    """An event whose claim ran out comes again as a suspect, with the same attempt each time, its consumer there or
+    not."""
     events = t.events(2)
     channel = await t.channel(holding=events)
-    for attempt in (1, 2, 3):
+    for turn in (1, 2, 3):
         async with t.claimed(channel, 2, visibility=t.visibility) as (consumer, got):
-            same([d.attempt for d in got], [attempt] * 2, "attempts")
+            same([(d.attempt, d.suspect) for d in got], [(1, turn > 1)] * 2, "attempts and suspicion")
             same({d.event.data for d in got}, {e.data for e in events}, "events")
-            if attempt == 2:
+            if turn == 2:
                 await past(t.visibility)
                 got = await t.take(consumer, 2)
-                same([d.attempt for d in got], [3, 3], "attempts at the same consumer")
+                same([(d.attempt, d.suspect) for d in got], [(1, True)] * 2, "the same at the same consumer")
                 await consumer.settle(got)
                 break
     await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def suspects_come_alone(t: BrokerTrial) -> None:
+    """Suspects come one by one, and among no others, to a consumer in any process."""
+    channel = await t.channel(holding=t.events(3))
+    async with t.claimed(channel, 3, visibility=t.visibility):
+        await past(t.visibility)
+    events = t.events(3)
+    await t.broker.publish(channel, events)
+    suspects, others = 0, set[bytes]()
+    async with (
+        t.another() as other,
+        t.broker.consume(channel, visibility=LONG) as a,
+        other.consume(channel, visibility=LONG) as b,
+    ):
+        for turn in range(12):
+            if suspects == len(others) == 3:
+                break
+            some = await (a, b)[turn % 2].receive(10, t.visibility)
+            holds(len(some) == 1 or not any(d.suspect for d in some), "a suspect came with others")
+            same({d.attempt for d in some} - {1}, set(), "attempts counted")
+            suspects += sum(d.suspect for d in some)
+            others |= {d.event.data for d in some if not d.suspect}
+    same((suspects, others), (3, {e.data for e in events}), "suspects and others")
+
+
+@suite.check("ordered")
+async def suspects_and_others_take_turns(t: BrokerTrial) -> None:
+    """While suspects and other events are due, a consumer gets a suspect first, and both in turn; suspects with fewer
+    attempts before those with more."""
+    events = t.events(4)
+    channel = await t.channel(holding=events)
+    async with t.claimed(channel, 4, visibility=t.visibility):
+        await past(t.visibility)
+    async with t.broker.consume(channel, visibility=t.visibility) as consumer:
+        (first,) = await t.take(consumer, 1)
+        holds(await consumer.alone(first), "the claim of a suspect had run out at once")
+        await past(t.visibility)
+    await t.broker.publish(channel, t.events(4))
+    turns: list[tuple[bool, int]] = []
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        while len(turns) < 8:
+            some = await t.take(consumer, 1)
+            turns += [(d.suspect, d.attempt) for d in some]
+            await consumer.settle(some)
+    same([s for s, _ in turns], [True, False] * 4, "suspects and others in turn")
+    same([n for s, n in turns if s], [1, 1, 1, 2], "attempts of the suspects")
+
+
+@suite.check()
+async def suspects_until_proven(t: BrokerTrial) -> None:
+    """A suspect stays one when it is released untried; released as tried it is one no longer, with attempt + 1."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.claimed(channel, visibility=t.visibility):
+        await past(t.visibility)
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        for tried, expected in ((False, (1, True)), (False, (1, True)), (True, (1, True)), (False, (2, False))):
+            (got,) = await t.take(consumer, 1)
+            same((got.attempt, got.suspect), expected, "attempt and suspicion")
+            await consumer.release([got], tried=tried)
+        (got,) = await t.take(consumer, 1)
+        same((got.attempt, got.suspect), (2, False), "attempt and suspicion")
+
+
+@suite.check()
+async def alone_charges(t: BrokerTrial) -> None:
+    """Where the claim of a suspect runs out that its consumer has `alone`, that is an attempt: one, however often it
+    said so. The next one begins anew."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.claimed(channel, visibility=t.visibility):
+        await past(t.visibility)
+    for charged, attempt in ((True, 1), (False, 2), (True, 2), (True, 3)):
+        async with t.broker.consume(channel, visibility=t.visibility) as consumer:
+            (got,) = await t.take(consumer, 1)
+            same((got.attempt, got.suspect), (attempt, True), "attempt and suspicion")
+            for _ in range(2 * charged):
+                holds(await consumer.alone(got), "alone says that a claim has run out which stands")
+            await consumer.extend([got])
+            await past(t.visibility)
+    async with t.claimed(channel) as (consumer, got_last):
+        same([(d.attempt, d.suspect) for d in got_last], [(4, True)], "attempt and suspicion")
+        holds(await consumer.alone(got_last[0]), "alone says that a claim has run out which stands")
+        await consumer.settle(got_last)
+    await t.nothing(channel, "events after it was settled")
+    await t.figures(channel, published=1, settled=1, waiting=0, in_flight=0)
+
+
+@suite.check()
+async def alone_and_released(t: BrokerTrial) -> None:
+    """Released after `alone` an event has one attempt more, and is no suspect any longer; released untried it has the
+    attempt it had, and stays one."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.claimed(channel, visibility=t.visibility):
+        await past(t.visibility)
+    async with t.broker.consume(channel, visibility=LONG) as consumer:
+        for tried, expected in ((False, (1, True)), (True, (1, True)), (True, (2, False)), (False, (3, False))):
+            (got,) = await t.take(consumer, 1)
+            same((got.attempt, got.suspect), expected, "attempt and suspicion")
+            if got.suspect:
+                holds(await consumer.alone(got), "alone says that a claim has run out which stands")
+            await consumer.release([got], tried=tried)
+        (got,) = await t.take(consumer, 1)
+        same((got.attempt, got.suspect), (3, False), "attempt and suspicion")
+
+
+@suite.check()
+async def alone_of_a_stale_claim(t: BrokerTrial) -> None:
+    """For a claim that ran out, `alone` says so, and counts nothing against the event: neither while it waits, nor
+    while another has it, nor after it was settled."""
+    channel = await t.channel(holding=t.events(1))
+    async with t.claimed(channel, visibility=t.visibility) as (late, (held,)):
+        await past(t.visibility)
+        holds(not await late.alone(held), "alone does not say that the claim has run out")
+        async with t.claimed(channel, visibility=t.visibility) as (consumer, (got,)):
+            same((got.attempt, got.suspect), (1, True), "attempt and suspicion")
+            holds(not await late.alone(held), "alone does not say that another has claimed it since")
+            await past(t.visibility)
+        async with t.claimed(channel) as (consumer, (got,)):
+            same((got.attempt, got.suspect), (1, True), "attempt and suspicion")
+            await consumer.settle([got])
+            holds(not await consumer.alone(got), "alone does not say that it was settled")
+    await t.figures(channel, published=1, settled=1, waiting=0, in_flight=0)
+
+
+@suite.check("reclaims")
+async def reclaimed_comes_at_once(t: BrokerTrial) -> None:
+    """After `reclaim` what that owner has claimed comes at once, as suspects, also to a receive that waits; what others
+    have, and those without a name, stays claimed. An attempt counts where `alone` said so."""
+    channel = await t.channel(holding=t.events(7))
+    async with (
+        t.another() as other,
+        other.consume(channel, visibility=LONG, owner="gone") as gone,
+        other.consume(channel, visibility=LONG, owner="gone") as gone_too,
+        t.broker.consume(channel, visibility=LONG, owner="there") as there,
+        t.broker.consume(channel, visibility=LONG) as nameless,
+    ):
+        lost = [*await t.take(gone, 2), *await t.take(gone_too, 1)]
+        await t.take(there, 2)
+        await t.take(nameless, 2)
+        holds(await gone.alone(lost[0]), "alone says that a claim has run out which stands")
+        found: list[Delivery] = []
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(soon(there.receive(10, 10 * t.patience), t.patience, "a waiting receive"))
+            await asyncio.sleep(t.visibility / 3)
+            await t.broker.reclaim(channel, "gone")
+        found += [*waiting.result(), *await t.take(there, 2)]
+        same({d.event.data: (d.attempt, d.suspect) for d in found},
+             {d.event.data: (1 + (d is lost[0]), True) for d in lost}, "what comes back")  # fmt: skip
+        await t.broker.reclaim(channel, "gone")
+        await gone.release(lost)
+        holds(not await gone.alone(lost[1]), "a claim that was reclaimed still stands")
+        await t.nothing(channel, "events claimed by others")
+        await there.settle(found)
+    await t.figures(channel, published=7, settled=3, waiting=0, in_flight=4)
+
+
+@suite.check()
+async def reclaim_of_nothing(t: BrokerTrial) -> None:
+    """Reclaiming in an absent channel, for an owner that has nothing there, or for no name, is success and changes
+    nothing."""
+    channel = await t.channel(holding=t.events(2))
+    async with t.claimed(channel) as (consumer, got):
+        for where in (channel, t.absent()):
+            for owner in ("unknown", ""):
+                await t.broker.reclaim(where, owner)
+        await t.figures(channel, published=2, settled=0, waiting=1, in_flight=1)
+        holds(await consumer.alone(got[0]), "a claim was taken from a consumer without a name")
+    same(list(await t.broker.channels(t.train)), [channel], "channels")
 
 
 @suite.check()
@@ -145,7 +315,7 @@ async def extend_keeps_the_claim(t: BrokerTrial) -> None:
             if late:
                 continue  # the machine stood still for longer than a claim lasts: this run shows nothing
             again = await t.take(other, 2)
-            same([d.attempt for d in again], [2, 2], "attempts")
+            same([d.attempt for d in again], [1, 1], "attempts")
             return
     raise Failed(f"the machine is too slow for a visibility of {t.visibility} s: give the suite more")
 
@@ -158,7 +328,7 @@ async def extend_of_a_stale_claim(t: BrokerTrial) -> None:
         await past(t.visibility)
         await holder.extend(held)
         async with t.claimed(channel, 2) as (consumer, got):
-            same([d.attempt for d in got], [2, 2], "attempts")
+            same([d.attempt for d in got], [1, 1], "attempts")
             await holder.extend(held)
             await past(t.visibility)
             await t.nothing(channel, "events that another has claimed since")
@@ -278,7 +448,7 @@ async def release_of_a_stale_claim(t: BrokerTrial) -> None:
             await t.nothing(channel, "events that another has claimed since")
             await consumer.release(got)
             again = await t.take(consumer, 1)
-            same(again[0].attempt, 3, "attempt")
+            same(again[0].attempt, 2, "attempt")
             await consumer.settle(again)
             await late.release(held)
             await consumer.release(again)
@@ -385,11 +555,11 @@ async def delete_with_events_in_hand(t: BrokerTrial) -> None:
 
 @suite.check("shared")
 async def crashed_consumer(t: BrokerTrial) -> None:
-    """What a process had in hand when it went comes back to another after the visibility time."""
+    """What a process had in hand when it went comes back to another after the visibility time, as suspects."""
     channel = await t.channel(holding=t.events(2))
     async with t.another() as other, other.consume(channel, visibility=t.visibility) as consumer:
         await t.take(consumer, 2)
     async with t.claimed(channel, 2) as (survivor, got):
-        same([d.attempt for d in got], [2, 2], "attempts")
+        same([(d.attempt, d.suspect) for d in got], [(1, True)] * 2, "attempts and suspicion")
         await survivor.settle(got)
     await t.figures(channel, published=2, settled=2, waiting=0, in_flight=0)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ...facts import Switched
 from .checker import check
 from .history import Accepted, Revised
-from .mutants import FENCED, UNFENCED
+from .mutants import FENCED, RARE, UNFENCED
 from .run import simulate
 from .scenario import draw
 from .shrink import shrink
@@ -106,7 +106,7 @@ def _run_all(given: argparse.Namespace) -> Iterator[Outcome]:
 
 
 def _fences(seed: int, mutant: str) -> bool:
-    return fences(seed) if not mutant else mutant in FENCED
+    return fences(seed) if not mutant else mutant not in UNFENCED
 
 
 def _parts(seeds: Iterable[int], size: int) -> Iterator[list[int]]:
@@ -116,7 +116,7 @@ def _parts(seeds: Iterable[int], size: int) -> Iterator[list[int]]:
 
 
 def _mutated(name: str) -> AbstractContextManager[None]:
-    return {**FENCED, **UNFENCED}[name]() if name else nullcontext()
+    return {**FENCED, **UNFENCED, **RARE}[name]() if name else nullcontext()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, help="only this one, with its story; shrunk when it fails")
     parser.add_argument("--tries", type=int, default=300, help="runs that shrinking may take; 0: none (default: 300)")
-    parser.add_argument("--mutant", default="", choices=["", *FENCED, *UNFENCED], help="with this deliberate break")
+    parser.add_argument(
+        "--mutant", default="", choices=["", *FENCED, *UNFENCED, *RARE], help="with this deliberate break"
+    )
     return parser
 
 

@@ -147,8 +147,8 @@ def seals_hold(books: Books, *, fences: bool) -> Iterator[Violation]:
 
 
 def taken_away(books: Books) -> Iterator[Violation]:
-    """I5: a channel goes only when its wagon was sealed, then drained, and is empty but for duplicates; its dead letters
-    are kept elsewhere by then.
+    """I5: a channel goes only when its wagon was sealed, then drained, is being removed, and is empty but for duplicates; its dead
+    letters are kept elsewhere by then.
 
     Duplicates of what was handled may come late: a worker that was given up for dead emits again, under the same ids, or a
     stale publisher tries again. Where its event went to the dead letters meanwhile, that letter stands for all of the chain.
@@ -215,7 +215,7 @@ def _drained_when_empty(
 def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Violation]:
     channel = record.channel
     wagon = manifest.wagon(channel.wagon)
-    if wagon is not None and wagon.state not in (State.DRAINED, State.FAILED):
+    if wagon is not None and wagon.state not in (State.REMOVING, State.FAILED):
         yield Violation(
             invariant="I5",
             says=f"{channel} was deleted while {wagon.name} was {wagon.state}",

@@ -231,6 +231,8 @@ def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str
             told = any(
                 isinstance(f, WagonDrained) and f.number == n and None not in (f.published, f.settled) for f in facts
             )
+        case State.REMOVING:
+            told = True  # its record stands in the journal before it leaves the manifest
         case State.FAILED:
             told = any(isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None for f in facts)
     if not told:

@@ -11,9 +11,9 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...orchestrator import Deployment, Orchestrator, WagonSpec
+from ...orchestrator import Deployment, WagonSpec
 from ...registry import Attachment
-from .gate import Gate
+from .gate import AlwaysOpen, Gate
 from .process import TRAIN, Slot
 from .scenario import Program, unit_process
 
@@ -29,8 +29,8 @@ class Unit:
 
     def __init__(self, spec: WagonSpec) -> None:
         self.spec = spec
-        self.slots: list[Slot] = []
-        self.keepers: dict[asyncio.Task[None], None] = {}
+        self.keepers: dict[Slot, asyncio.Task[None]] = {}
+        """The places of its processes, and what keeps a process in each."""
         self.ending: asyncio.Task[None] | None = None
         self.again: WagonSpec | None = None
         """Asked for while it was being removed."""
@@ -48,7 +48,7 @@ class Cluster:
 
     def slots(self) -> list[Slot]:
         """The places of all processes that it keeps or ends."""
-        return [slot for unit in self.units.values() for slot in unit.slots]
+        return [slot for unit in self.units.values() for slot in unit.keepers]
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
@@ -65,15 +65,12 @@ class Cluster:
         self._scale(unit, -(-(spec.workers or 0) // each))
 
     def _scale(self, unit: Unit, count: int) -> None:
-        keeping = [slot for slot in unit.slots if not slot.closed]
+        keeping = [slot for slot in unit.keepers if not slot.closed]
         for slot in keeping[count:]:
             slot.close()
         for _ in range(count - len(keeping)):
             slot = self._slot(unit.spec)
-            unit.slots.append(slot)
-            keeper = self._begin(self._keep(unit, slot, self._rng.random() * _TO_START))
-            unit.keepers[keeper] = None
-            keeper.add_done_callback(partial(unit.keepers.pop), context=Context())
+            unit.keepers[slot] = self._begin(self._keep(unit, slot, self._rng.random() * _TO_START))
 
     def _slot(self, spec: WagonSpec) -> Slot:
         scenario = self._world.scenario
@@ -91,7 +88,7 @@ class Cluster:
     async def _keep(self, unit: Unit, slot: Slot, wait: float) -> None:
         await asyncio.sleep(wait)
         await self._world.supervise(slot)
-        unit.slots.remove(slot)
+        del unit.keepers[slot]
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments. Ready: a process says so, and none is at another wagon still."""
@@ -101,7 +98,7 @@ class Cluster:
         return {number: self._deployment(unit, said) for number, unit in self.units.items()}
 
     def _deployment(self, unit: Unit, said: Mapping[str, list[Attachment]]) -> Deployment:
-        living = [slot.now.name for slot in unit.slots if slot.now is not None]
+        living = [slot.now.name for slot in unit.keepers if slot.now is not None]
         attached = [a for name in living for a in said.get(name, ())]
         here = [a for a in attached if a.number == unit.spec.number]
         there = [a.number for a in attached if a.number != unit.spec.number]
@@ -124,22 +121,19 @@ class Cluster:
         if unit is None:
             return
         if unit.ending is None:
-            unit.again = None
             unit.ending = self._begin(self._end(unit, grace))
         await asyncio.shield(unit.ending)
 
     async def _end(self, unit: Unit, grace: float) -> None:
-        for slot in unit.slots:
+        for slot in unit.keepers:
             slot.close()
-        keepers = list(unit.keepers)
-        if keepers:
-            await asyncio.wait(keepers, timeout=grace + 1.0)
-        for slot in list(unit.slots):
+        if unit.keepers:
+            await asyncio.wait(unit.keepers.values(), timeout=grace + 1.0)
+        for slot in unit.keepers:
             if slot.now is not None:
-                slot.now.resume()
                 slot.now.crash(0.0)
-        if keepers:
-            await asyncio.wait(keepers)
+        if unit.keepers:
+            await asyncio.wait(unit.keepers.values())
         del self.units[unit.spec.unit]
         if unit.again is not None:
             await self.ensure(unit.again)
@@ -148,7 +142,7 @@ class Cluster:
         """Return when nothing of it goes on, once the run ends."""
         for unit in list(self.units.values()):
             if unit.keepers:
-                await asyncio.wait(list(unit.keepers))
+                await asyncio.wait(unit.keepers.values())
 
     def left_over(self) -> list[str]:
         """What runs for no wagon of the manifest."""
@@ -156,18 +150,12 @@ class Cluster:
         return [f"unit {number} of workers is left over" for number in self.units if number not in known]
 
 
-class GatedOrchestrator:
+class GatedOrchestrator(AlwaysOpen):
     """The control plane as one process reaches it."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._truth = gate.process.world.cluster
-
-    async def __aenter__(self) -> Orchestrator:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
 
     async def ensure(self, spec: WagonSpec) -> None:
         await self._gate.call("ensure", partial(self._truth.ensure, spec))

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from ...broker import Broker, Capabilities, Delivery, Depth, Subscription
+from ...broker import Capabilities, Delivery, Depth, Subscription
 from ...errors import BrokerError, EventwagonError, PublishUncertain, Unavailable
 from ...event import Channel, Event
 from ...facts import Entry
@@ -180,7 +180,17 @@ class Gate:
             await for_ever()
 
 
-class GatedBroker:
+class AlwaysOpen:
+    """Entering and leaving it is nothing: what it stands for goes on for all of a run."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+
+class GatedBroker(AlwaysOpen):
     """The broker as one process has it."""
 
     def __init__(self, gate: Gate) -> None:
@@ -190,12 +200,6 @@ class GatedBroker:
     @property
     def capabilities(self) -> Capabilities:
         return self._truth.capabilities
-
-    async def __aenter__(self) -> Broker:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))
@@ -212,8 +216,13 @@ class GatedBroker:
     async def seal(self, channel: Channel) -> None:
         await self._gate.call("seal", partial(self._truth.seal, channel))
 
-    def consume(self, channel: Channel, *, visibility: float) -> AbstractAsyncContextManager[Subscription]:
-        return GatedSubscription(self._gate, channel, visibility)
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return GatedSubscription(self._gate, channel, visibility, owner)
+
+    async def reclaim(self, channel: Channel, owner: str) -> None:
+        await self._gate.call("reclaim", partial(self._truth.reclaim, channel, owner))
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         process = self._gate.process
@@ -266,11 +275,11 @@ class GatedBroker:
 class GatedSubscription:
     """A consumer as one process has it."""
 
-    def __init__(self, gate: Gate, channel: Channel, visibility: float) -> None:
+    def __init__(self, gate: Gate, channel: Channel, visibility: float, owner: str) -> None:
         self._gate = gate
         self._channel = channel
         self._truth = gate.process.world.broker
-        self._inner = self._truth.consume(channel, visibility=visibility)
+        self._inner = self._truth.consume(channel, visibility=visibility, owner=owner)
         self._attached = False
 
     async def __aenter__(self) -> Subscription:
@@ -311,19 +320,16 @@ class GatedSubscription:
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._gate.call("extend", partial(self._inner.extend, deliveries))
 
+    async def alone(self, delivery: Delivery) -> bool:
+        return await self._gate.call("alone", partial(self._inner.alone, delivery))
 
-class GatedRegistry:
+
+class GatedRegistry(AlwaysOpen):
     """The registry as one process has it."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._truth = gate.process.world.registry
-
-    async def __aenter__(self) -> GatedRegistry:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
 
     async def read(self, train: str) -> Snapshot:
         return await self._gate.call("read", partial(self._truth.read, train))

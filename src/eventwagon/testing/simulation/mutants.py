@@ -20,7 +20,7 @@ from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
 from ...broker import Depth, proven_empty
-from ...errors import EventwagonError, PublishUncertain
+from ...errors import EventwagonError, PublishUncertain, Unavailable
 from ...event import DEAD, Channel, Event, new_ids
 from ...lease import Lease
 from ...lifecycle import LIVE, Move, State
@@ -28,8 +28,9 @@ from ...manifest import Manifest, Wagon, moved
 from ...observer import Observer
 from ...orchestrator import Deployment
 from ...plan import _Draft, plan
+from ...registry import Member
 from ...removal import Remover
-from ...serving import Serving
+from ...settling import Settling
 from ...sleeping import rested
 from ...steps import Plan, Provision, Seal, Task, sealed
 from ...switcher import Switcher
@@ -40,6 +41,8 @@ FENCED: dict[str, Mutant] = {}
 """Those for brokers that refuse writes to sealed channels, by name."""
 UNFENCED: dict[str, Mutant] = {}
 """Those for the lease fence."""
+RARE: dict[str, Mutant] = {}
+"""Those that few seeds in thousands are hit by: they are caught in scenarios that are kept in the tests."""
 
 
 def _mutant(name: str, into: dict[str, Mutant] = FENCED) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
@@ -111,34 +114,34 @@ def _unknown_is_zero() -> Iterator[None]:
 @_mutant("settle before emit")
 def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
-    settle = Serving._settle
+    settle = Settling._settle
 
-    async def mutant(self: Serving, finished: list[Any]) -> None:
-        await settle(self, [(feed, delivery, []) for feed, delivery, _ in finished])
-        for _, _, emitted in finished:
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        await settle(self, source, [(delivery, ()) for delivery, _ in finished])
+        for _, emitted in finished:
             for name, event in emitted:
                 with suppress(EventwagonError):
-                    await self.kit.broker.publish(Channel(self.kit.train, self.spec.number, name), [event])
+                    await self._kit.broker.publish(Channel(self._kit.train, self._number, name), [event])
 
-    with mock.patch.object(Serving, "_settle", mutant):
+    with mock.patch.object(Settling, "_settle", mutant):
         yield
 
 
 @_mutant("settle before the dead letter")
 def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
-    settle = Serving._settle
+    settle = Settling._settle
 
-    async def mutant(self: Serving, finished: list[Any]) -> None:
-        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for _, delivery, emitted in finished}
-        await settle(self, [(feed, d, [] if is_dead[id(d)] else emitted) for feed, d, emitted in finished])
-        for _, delivery, emitted in finished:
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for delivery, emitted in finished}
+        await settle(self, source, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
+        for delivery, emitted in finished:
             if is_dead[id(delivery)]:
                 with suppress(EventwagonError):
-                    channel = Channel(self.kit.train, self.spec.number, DEAD)
-                    await self.kit.broker.publish(channel, [event for _, event in emitted])
+                    channel = Channel(self._kit.train, self._number, DEAD)
+                    await self._kit.broker.publish(channel, [event for _, event in emitted])
 
-    with mock.patch.object(Serving, "_settle", mutant):
+    with mock.patch.object(Settling, "_settle", mutant):
         yield
 
 
@@ -280,11 +283,63 @@ def _new_id() -> Iterator[None]:
 @_mutant("half deleted taken for unknown")
 def _half_deleted_kept() -> Iterator[None]:
     """A listed channel that is gone keeps its wagon from being removed, for ever."""
+    move = Remover._move_dead_letters
 
-    async def mutant(self: Remover, channel: Channel) -> bool:
-        return False
+    async def mutant(self: Remover, channel: Channel) -> int | None:
+        moved = await move(self, channel)
+        if moved is None and channel in await self._broker.channels(self._train):
+            raise Unavailable(f"{channel} can't be read")
+        return moved
 
-    with mock.patch.object(Remover, "_is_gone", mutant):
+    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+        yield
+
+
+@_mutant("attached to all that was known", RARE)
+def _attached_to_fewer() -> Iterator[None]:
+    """A process's word counts for channels, too, that the wagon got after it was given."""
+
+    def mutant(self: _Draft, wagon: Wagon) -> Deployment | None:
+        found = deployment(self, wagon)
+        return self.deployments.get(wagon.unit) if found and "not attached" in found.trouble else found
+
+    deployment = _Draft.deployment
+    with mock.patch.object(_Draft, "deployment", mutant):
+        yield
+
+
+@_mutant("ready again on an old word", RARE)
+def _old_word() -> Iterator[None]:
+    """What a process said of a wagon before it lost its workers makes it ready again."""
+    said = observer_module._said_of_themselves
+
+    def mutant(members: Sequence[Member], manifest: Manifest) -> Any:
+        wagons = tuple(msgspec.structs.replace(w, losses=0) for w in manifest.wagons)
+        return said(members, msgspec.structs.replace(manifest, wagons=wagons))
+
+    with mock.patch.object(observer_module, "_said_of_themselves", mutant):
+        yield
+
+
+@_mutant("removal begun with a way back")
+def _removal_unfenced() -> Iterator[None]:
+    """Channels of a wagon go while another observer may still find it draining again."""
+    remove = Remover.remove
+
+    async def mutant(self: Remover, wagon: Wagon) -> None:
+        late = 0
+        if wagon.state is State.DRAINED:
+            channels = self._switcher.snapshot.manifest.working_channels(wagon)
+            late = await self._late(channels, await self._standing(wagon))
+        await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
+
+    def gone(manifest: Manifest, number: int) -> Manifest:
+        standing = manifest.wagon(number)
+        if standing is not None and standing.state is State.DRAINED:
+            manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
+        return steps_module.removed(manifest, number)
+
+    with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
         yield
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from ...breaker import Breaker
 from ...connection import Connection
 from ...errors import EventwagonError, PublishError, Reject
 from ...event import Channel
@@ -217,6 +218,7 @@ class Process(Actor):
             limit=parse_limit(scenario.limit),
             workers=parse_workers(scenario.workers),
             revision=self.slot.program.revision,
+            breaker=None if scenario.poison else Breaker(),  # it keeps what always fails: no end would come
             **settings,
         )
         if self.slot.program.roles == ("publish",):

@@ -230,9 +230,7 @@ def _orchestrated(scenario: Scenario, rng: random.Random) -> Scenario:
     if faults:
         for _ in range(rng.randint(0, 6)):
             op = rng.choice(["ensure", "ensure", "deployments", "remove", "remove"])
-            kind = rng.choice((*_ANY, "in-flight"))
-            call = 1 + int(rng.expovariate(1 / OPS[op]))
-            faults.append(Fault(rng.choice(observers), op, call, kind, _amount(rng, kind)))
+            faults.append(_fault_at(rng, rng.choice(observers), op))
     by_hand = [
         h if h.process in names else msgspec.structs.replace(h, process=rng.choice(observers)) for h in scenario.by_hand
     ]
@@ -349,10 +347,13 @@ def _settings(rng: random.Random) -> dict[str, float | int | str]:
 
 
 def _fault(rng: random.Random, program: Program) -> Fault:
-    op = rng.choice(_OF_ROLE[rng.choice(program.roles)])
+    return _fault_at(rng, program.name, rng.choice(_OF_ROLE[rng.choice(program.roles)]))
+
+
+def _fault_at(rng: random.Random, process: str, op: str) -> Fault:
     call = 1 + int(rng.expovariate(1 / OPS[op]))
     kinds: tuple[str, ...] = _ANY
-    if op in ("publish", "replace", "seal", "delete", "create", "settle", "append"):
+    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove"):
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")
@@ -367,7 +368,7 @@ def _fault(rng: random.Random, program: Program) -> Fault:
     elif op == "handle":
         kinds = ("crash", "pause", "delay")
     kind = rng.choice(kinds)
-    return Fault(program.name, op, call, kind, _amount(rng, kind))
+    return Fault(process, op, call, kind, _amount(rng, kind))
 
 
 def _amount(rng: random.Random, kind: str) -> float:

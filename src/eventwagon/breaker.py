@@ -1,0 +1,268 @@
+"""When a failed event is tried again, when it is given up, and when a channel's failures are an outage. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from .errors import UsageError
+
+USUAL = 5
+"""Attempts at an event where the train does not say how many, as long as its channel works."""
+PATIENCE = 600.0
+"""Seconds for which an event goes on being retried then, while nothing else of its channel succeeds."""
+_HELD_LEAST = 1.0
+"""The shortest pause meanwhile, in seconds, whatever `backoff` says."""
+_REMEMBERED = 1000
+"""Failing events of a channel that a process remembers, the latest."""
+_PROBES_MOST = 100
+"""Events fetched to choose one probe from."""
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    """When the circuit breaker of a channel opens, and how it probes. Raises UsageError."""
+
+    last: int = 20
+    """How many of the latest handlings count."""
+    within: float = 60.0
+    """Those that are older, in seconds, don't count."""
+    least: int = 5
+    """How many must count where there are fewer than `last`, in sparse traffic."""
+    sparse: float = 10.0
+    """Traffic is sparse when the handlings that count began to end so many seconds ago, or more, and are fewer than `last`."""
+    events: int = 3
+    """The failures must be of at least so many different events."""
+    share: float = 0.8
+    """The share of failures at which it opens."""
+    pause: float = 1.0
+    """Seconds before the first probe. Doubled with each probe that fails; a pause is between half of it and all."""
+    pause_most: float = 10.0
+    """The longest such pause: that much later than the service comes back, at the most, the channel goes on."""
+
+    def __post_init__(self) -> None:
+        for name in ("last", "least", "events"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"Breaker: {name} must be a whole number of at least 1, not {value!r}")
+        for name in ("within", "sparse", "share", "pause", "pause_most"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UsageError(f"Breaker: {name} must be a number, not {value!r}")
+            if value < 0 or (value == 0 and name != "sparse"):
+                raise UsageError(f"Breaker: {name} must be more than 0, not {value!r}")
+        if self.share > 1:
+            raise UsageError(f"Breaker: share must be at most 1, not {self.share!r}")
+        if self.least > self.last or self.events > self.last:
+            raise UsageError(f"Breaker: least={self.least} and events={self.events} can be at most last={self.last}")
+        if self.pause_most < self.pause:
+            raise UsageError(f"Breaker: pause_most={self.pause_most:g} is less than pause={self.pause:g}")
+
+
+class Retries(NamedTuple):
+    """The settings that say how an event is retried."""
+
+    attempts: int | None
+    """None: as many as it takes to outlive an outage."""
+    backoff: float
+    backoff_most: float
+
+    def pause(self, failures: int, luck: float) -> float:
+        """Seconds before the next try after so many failures: doubled each time, between a half and the whole by `luck`,
+        which is in [0, 1). Never vanishing: retries that come at once prove nothing."""
+        return min(self.backoff_most, self.backoff * 2.0 ** min(failures - 1, 60)) * (0.5 + 0.5 * luck)
+
+
+class Again(NamedTuple):
+    """A failed event is tried again."""
+
+    pause: float
+    """After so many seconds."""
+    counts: bool
+    """Whether the failure counts as one of its attempts."""
+
+
+class _Failing(msgspec.Struct, gc=False):
+    """An event that fails here."""
+
+    first: float
+    """When it first did."""
+    uncounted: int = 0
+    """Failures that did not count as attempts."""
+
+
+class Circuit:
+    """What one process knows of how a channel's handlings end, and whether it goes on handing out events of it.
+
+    Closed: all flow. Open: nothing is handed out but one probe at a time. All times are of one monotonic clock, in
+    seconds; `luck` is in [0, 1).
+    """
+
+    __slots__ = (
+        "_breaker",
+        "_floor",
+        "_pause",
+        "_recent",
+        "_retries",
+        "_worked",
+        "because",
+        "due",
+        "failing",
+        "held",
+        "name",
+        "opened_at",
+        "probe",
+        "probes",
+    )
+
+    def __init__(self, name: str, breaker: Breaker | None, retries: Retries) -> None:
+        self.name = name
+        self.opened_at: float | None = None
+        """None: it is closed."""
+        self.because = ""
+        """Why it is open, with figures."""
+        self.held = False
+        """Nothing may be handed out now: it is open, and no probe is due or one is under way."""
+        self.due = 0.0
+        """When the next probe may be."""
+        self.probe: str | None = None
+        """The id of the event that is being handled as a probe."""
+        self.probes = 0
+        """Probes that have failed since it opened."""
+        self.failing: dict[str, _Failing] = {}
+        """The events that fail here, by id, the one that failed last at the end."""
+        self._breaker = breaker
+        self._retries = retries
+        self._recent: deque[float | tuple[float, str]] = deque(maxlen=breaker.last if breaker else 0)
+        """The latest handlings: when each ended, and of which event where it failed."""
+        self._worked = -math.inf
+        """When the latest of the handlings that ended well began."""
+        self._floor = -math.inf
+        """What worked before proves nothing any more: the circuit was opened."""
+        self._pause = 0.0
+
+    # --- what came of a handling ------------------------------------------------------------
+
+    def succeeded(self, event_id: str, began: float, now: float) -> bool:
+        """A handling ended well. Whether that closed the circuit."""
+        if began > self._worked:
+            self._worked = began
+        self._recent.append(now)
+        if self.failing:
+            self.failing.pop(event_id, None)
+        if self.opened_at is None:
+            return False
+        self.opened_at, self.because, self.probe, self.held = None, "", None, False
+        self._recent.clear()
+        return True
+
+    def failed(
+        self, event_id: str, attempt: int, now: float, luck: float, *, because: str, after: float | None = None
+    ) -> Again | None:
+        """A handling failed, as the event's attempt of this number. How the event is tried again; None: give it up.
+
+        `after`: the pause that its handler asked for. The failure counts as an attempt unless the circuit is open by now, or
+        the train leaves the number of attempts open and nothing else of the channel is known to work: no other handling
+        that began since this event first failed here has ended well.
+        """
+        known = self.failing.pop(event_id, None) or _Failing(now)
+        if self.opened_at is None:
+            self._recent.append((now, event_id))
+            self._open_if_due(now, luck, because)
+        elif event_id == self.probe:
+            self.probe = None
+            self.probes += 1
+            self._wait(now, luck)
+        limit, is_open = self._retries.attempts, self.opened_at is not None
+        works = self._worked >= known.first and self._worked > self._floor
+        if limit == 1:  # never twice
+            return None
+        if not is_open and attempt >= (limit or USUAL) and (limit or works or now - known.first >= PATIENCE):
+            return None
+        pause = self._retries.pause(attempt + known.uncounted, luck) if after is None else after
+        counts = not is_open and (attempt < USUAL or limit is not None)
+        if not counts:
+            known.uncounted += 1
+        if is_open and after is None:
+            pause = min(pause, self._pause)
+        elif not counts:
+            pause = max(pause, _HELD_LEAST)
+        self.failing[event_id] = known
+        if len(self.failing) > _REMEMBERED:
+            del self.failing[next(iter(self.failing))]
+        return Again(pause, counts)
+
+    def passed(self, event_id: str, *, gone: bool) -> bool:
+        """A handling ended in a way that says nothing of the channel; `gone`: the event does not come again. Whether another
+        probe may be taken in its place."""
+        if gone:
+            self.failing.pop(event_id, None)
+        if event_id != self.probe:
+            return False
+        self.probe, self.held = None, False
+        return True
+
+    # --- handing out ------------------------------------------------------------------------
+
+    def look(self, now: float) -> bool:
+        """Whether a probe is due that was not before."""
+        if not self.held or self.probe is not None or now < self.due - 1e-3:  # a timer may be a trifle early
+            return False
+        self.held = False
+        return True
+
+    @property
+    def room(self) -> int:
+        """While it is open: how many events to fetch for a probe, so that some that have not failed yet are among them."""
+        return 0 if self.held else min(_PROBES_MOST, 2 * len(self.failing) + 1)
+
+    def choose(self, event_ids: Sequence[str]) -> int:
+        """Which of these events, given in their order, is the next probe: in turn the newest that has not failed here yet and
+        the one that has not been tried for longest, so that neither bad events nor bad luck at the first attempt keep
+        it open."""
+        if self.probes % 2 == 0:
+            fresh = (i for i in reversed(range(len(event_ids))) if event_ids[i] not in self.failing)
+            return next(fresh, 0)
+        return next((event_ids.index(each) for each in self.failing if each in event_ids), 0)
+
+    def take(self, event_id: str) -> None:
+        """The event is handed out while the circuit is open: it is the probe."""
+        self.probe, self.held = event_id, True
+
+    def uncounted(self, event_id: str) -> int:
+        """Failures of this event here that did not count as attempts."""
+        known = self.failing.get(event_id)
+        return known.uncounted if known else 0
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _open_if_due(self, now: float, luck: float, because: str) -> None:
+        breaker = self._breaker
+        if breaker is None:
+            return
+        since = now - breaker.within
+        counting = [x for x in self._recent if (x[0] if isinstance(x, tuple) else x) >= since]
+        failed = [x[1] for x in counting if isinstance(x, tuple)]
+        if len(failed) < breaker.share * len(counting) - 1e-9 or len(set(failed)) < breaker.events:
+            return
+        if len(counting) < breaker.last:
+            oldest = counting[0]
+            lasted = now - (oldest[0] if isinstance(oldest, tuple) else oldest)
+            if len(counting) < breaker.least or lasted < breaker.sparse:
+                return
+        self.opened_at = self._floor = now
+        self.because = (
+            f"{len(failed)} of the last {len(counting)} handlings failed, over {len(set(failed))} events; "
+            f"the last: {because}"
+        )
+        self.probes = 0
+        self._wait(now, luck)
+
+    def _wait(self, now: float, luck: float) -> None:
+        assert self._breaker is not None  # noqa: S101 - without one it never opens
+        self._pause = min(self._breaker.pause_most, self._breaker.pause * 2.0 ** min(self.probes, 60))
+        self.due = now + self._pause * (0.5 + 0.5 * luck)
+        self.held = True

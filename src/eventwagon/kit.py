@@ -1,0 +1,38 @@
+"""What every part of a process's workers works with."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from .broker import Broker
+from .bulkhead import Bulkhead
+from .circuits import Circuits
+from .facts import Listener
+from .gate import Gate
+from .settings import Settings
+from .worker import Handler, Threads
+
+PAUSES = (0.05, 2.0)
+"""The first pause after a failure and the longest, in seconds."""
+
+
+class Kit(NamedTuple):
+    """What every part of a crew works with."""
+
+    train: str
+    handlers: Mapping[str, Handler]
+    settings: Settings
+    broker: Broker
+    clock: Callable[[], float]
+    tell: Listener
+    rng: random.Random
+    threads: Threads
+    tasks: asyncio.TaskGroup
+    gate: Gate
+    bulkhead: Bulkhead
+    circuits: Circuits
+    revision: str = ""
+    """Which code this process is, where it says so."""

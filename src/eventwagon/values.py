@@ -1,0 +1,79 @@
+"""Numbers, texts and names that come in, made right or refused with UsageError. Pure."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import re
+from contextlib import suppress
+from typing import Any
+
+from .errors import UsageError
+
+MOST = 2**53
+"""The largest whole number that every store keeps exactly."""
+
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def whole(what: str, value: Any, *, least: int = 1) -> int:
+    """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises UsageError."""
+    number = None
+    if not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            with suppress(OverflowError, ValueError):  # infinity, NaN
+                if isinstance(value, numbers.Real) and value == int(value):  # type: ignore[call-overload]
+                    number = int(value)  # type: ignore[call-overload]
+    if number is None or not least <= number <= MOST:
+        raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
+    return number
+
+
+def real(what: str, value: Any, *, zero: bool = False) -> float:
+    """`value` as a finite float above 0, or with `zero` also 0. Raises UsageError."""
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+        try:
+            number = float(value) + 0.0  # -0.0 is 0.0
+        except OverflowError:
+            number = math.inf
+    if not (1e-9 <= number <= 1e15 or (zero and number == 0)):
+        raise UsageError(f"{what} must be a number {'of 0 or more' if zero else 'above 0'}, not {shown(value)}")
+    return number
+
+
+def text(what: str, value: object, *, most: int = 500) -> str:
+    """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't hold,
+    and for control characters other than the ends of lines and tabs, which become blanks."""
+    if not isinstance(value, str):
+        raise UsageError(f"{what} must be text, not {shown(value)}")
+    line = " ".join(value[: 4 * most].split())[:most]
+    if not line.isascii():
+        try:
+            line.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{what} holds half a character, which UTF-8 can't: {shown(line)}") from None
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in line):
+        raise UsageError(f"{what} holds a control character: {shown(line)}")
+    return line
+
+
+def check_revision(revision: object) -> str:
+    """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises UsageError."""
+    if isinstance(revision, str) and (not revision or _REVISION.fullmatch(revision)):
+        return revision
+    raise UsageError(
+        f"revision {shown(revision)}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
+    )
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and printable everywhere. Never raises."""
+    try:
+        found = ascii(value)
+    except Exception:  # noqa: BLE001 - what can't be shown is still refused
+        found = f"a {type(value).__name__} that can't be shown"
+    return found if len(found) <= 80 else f"{found[:77]}..."

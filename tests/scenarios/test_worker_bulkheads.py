@@ -1,0 +1,668 @@
+"""What a handler, a driver or a server does ends with that event, that call. In virtual time where threads allow it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pydantic
+import pytest
+
+from eventwagon import Context, Event, Reject, Train, Volume, Workers
+from eventwagon.broker import Delivery
+from eventwagon.brokers.memory import MemoryBroker, _Subscription
+from eventwagon.connection import Connection
+from eventwagon.crew import Lanes
+from eventwagon.errors import EventRefused, EventTooLarge
+from eventwagon.event import DEAD, Channel
+from eventwagon.testing.virtual_time import run
+from tests.support import World, until
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class UnprintableInEveryWay(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+def raising(error: BaseException) -> Callable[[Context], Awaitable[None]]:
+    async def bad(ctx: Context) -> None:
+        raise error
+
+    return bad
+
+
+def raising_later(error: BaseException) -> Callable[[Context], Awaitable[None]]:
+    async def bad(ctx: Context) -> None:
+        await asyncio.sleep(0.01)
+        raise error
+
+    return bad
+
+
+async def awaits_what_was_cancelled(ctx: Context) -> None:
+    task = asyncio.create_task(asyncio.sleep(9))
+    asyncio.get_running_loop().call_later(0.01, task.cancel)
+    await task
+
+
+async def cancels_itself(ctx: Context) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(1)
+
+
+async def cancels_itself_and_fails(ctx: Context) -> None:
+    """The cancellation would come at the worker's next await."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    raise ValueError("after cancelling")
+
+
+async def awaits_nonsense(ctx: Context) -> None:
+    class Nonsense:
+        def __await__(self) -> Any:
+            yield 42
+
+    await Nonsense()
+
+
+async def recursion(ctx: Context) -> None:
+    await recursion(ctx)
+
+
+ERRORS: list[BaseException] = [
+    SystemExit(1),
+    GeneratorExit(),
+    asyncio.CancelledError("nobody's"),
+    BaseExceptionGroup("many", [SystemExit(2), ValueError("x")]),
+    ExceptionGroup("some", [ValueError("x")]),
+    Unprintable(),
+    UnprintableInEveryWay(),
+    StopAsyncIteration(),
+    TimeoutError(),
+    ValueError("\ud800 half a character"),
+    ValueError("\x1b[31mred\x07\r\nforged: line"),
+    ValueError("long " * 100_000),
+    MemoryError(),
+]
+BAD = [
+    *(pytest.param(raising(e), id=f"raises {type(e).__name__}") for e in ERRORS),
+    *(pytest.param(raising_later(e), id=f"raises {type(e).__name__} later") for e in ERRORS),
+    *(
+        pytest.param(f, id=f.__name__)
+        for f in (awaits_what_was_cancelled, cancels_itself, cancels_itself_and_fails, awaits_nonsense, recursion)
+    ),
+]
+
+
+def lanes_of(connection: Connection) -> list[Lanes]:
+    """The pools of workers in this process."""
+    import gc
+
+    return [thing for thing in gc.get_objects() if type(thing) is Lanes and thing._kit.train == connection.train.name]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_whatever_a_handler_raises_is_a_failed_attempt(bad: Callable[[Context], Awaitable[None]]) -> None:
+    """Two events make the handler do it; nine others are handled all the same, the two are dead, the pool has its size."""
+
+    async def main() -> None:
+        world, done = World(), list[int]()
+        train = Train("t", limit=Volume(100), workers=Workers(total=2), attempts=2, backoff=0.05)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            if n == 0:
+                await bad(ctx)
+            done.append(n)
+
+        async with world.running(train) as connection:
+            for n in (0, 0, *range(1, 10)):
+                await connection.publish(n)
+            await until(lambda: len(done) == 9)
+            await until_dead(connection, 2)
+            (lanes,) = [lane for lane in lanes_of(connection) if lane._shared and not lane._closed]
+            assert lanes.size == lanes.target == 2
+            async for letter in connection.dead_letters():
+                assert letter.extensions["deadbecause"].isprintable()
+        assert done == list(range(1, 10))
+
+    run(main())
+
+
+async def until_dead(connection: Connection, count: int) -> list[Event]:
+    while len(letters := [letter async for letter in connection.dead_letters()]) < count:
+        await asyncio.sleep(0.05)
+    return letters
+
+
+@pytest.mark.parametrize(
+    "error", [e for e in ERRORS if not isinstance(e, StopAsyncIteration)], ids=lambda e: type(e).__name__
+)
+def test_whatever_a_handler_in_a_thread_raises_is_a_failed_attempt(error: BaseException) -> None:
+    async def main() -> None:  # in real time: threads don't fit virtual time
+        world, done = World(clock=time.time), list[int]()
+        train = Train("t", limit=Volume(100), workers=Workers(total=2), attempts=2, backoff=0.01)
+
+        @train.on("t")
+        def handle(n: int) -> None:
+            if n == 0:
+                raise error
+            done.append(n)
+
+        async with asyncio.timeout(30), world.running(train) as connection:
+            for n in (0, 1, 2, 3):
+                await connection.publish(n)
+            await until(lambda: len(done) == 3)
+            await until_dead(connection, 1)
+
+    asyncio.run(main())
+
+
+class Wicked(pydantic.BaseModel):
+    n: int
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def check(cls, value: int) -> int:
+        raise SystemExit(1)
+
+
+def test_what_does_not_decode_in_any_way_is_dead_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(total=1))
+
+        @train.on("t")
+        async def handle(payload: Wicked) -> None: ...
+
+        async with world.running(train) as connection:
+            await connection.publish(Event("x", "t", "s", world.clock(), b'{"n": 1}'))
+            (letter,) = await until_dead(connection, 1)
+        assert "can't be decoded" in letter.extensions["deadbecause"]
+
+    run(main())
+
+
+def test_a_handler_that_swallows_its_cancellation_is_given_up() -> None:
+    """It holds neither its worker nor the end of the process."""
+
+    async def main() -> None:
+        world, handled, told = World(), list[int](), list[str]()
+        train = Train("t", workers=Workers(total=1), handler_timeout=1.0, grace=2.0, attempts=1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            while n == 0:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    told.append("swallowed")
+            handled.append(n)
+
+        async with world.running(train) as connection:
+            await connection.publish(0)
+            await connection.publish(1)
+            await until(lambda: handled == [1])
+            (letter,) = await until_dead(connection, 1)
+            assert "handler_timeout=1" in letter.extensions["deadbecause"]
+            await connection.publish(0)
+            await asyncio.sleep(0.5)
+            left = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - left < 6.0
+        assert told
+
+    run(main())
+
+
+def test_one_that_returns_although_it_was_cut_short_has_failed_all_the_same() -> None:
+    async def main() -> None:
+        world, attempts = World(), list[int]()
+        train = Train("t", workers=Workers(total=1), handler_timeout=1.0, attempts=2, backoff=0.0)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            attempts.append(ctx.attempt)
+            try:
+                await asyncio.sleep(3600 if ctx.attempt == 1 else 0)
+            except asyncio.CancelledError:
+                return
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: attempts == [1, 2])
+            await asyncio.sleep(1)
+            assert [letter async for letter in connection.dead_letters()] == []
+
+    run(main())
+
+
+def test_a_worker_whose_thread_outlives_its_timeout_takes_nothing_else() -> None:
+    async def main() -> None:  # in real time: threads don't fit virtual time
+        world = World(clock=time.time)
+        now, most, calls, lock = 0, 0, 0, threading.Lock()
+        train = Train("t", workers=Workers(total=1), handler_timeout=0.05, backoff=0.0, grace=0.1)
+
+        @train.on("t")
+        def handle(n: int) -> None:
+            nonlocal now, most, calls
+            with lock:
+                now, calls = now + 1, calls + 1
+                most = max(most, now)
+            time.sleep(0.3)
+            with lock:
+                now -= 1
+
+        async with asyncio.timeout(30), world.running(train) as connection:
+            await connection.publish_many(range(5))
+            await until(lambda: calls >= 3)
+        assert most == 1
+
+    asyncio.run(main())
+
+
+def test_context_variables_of_one_event_never_reach_another() -> None:
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+    async def main() -> None:
+        world, seen = World(), list[tuple[int, str]]()
+        train = Train("t", workers=Workers(total=2))
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            seen.append((n, tenant.get()))
+            tenant.set(f"tenant {n}")
+            if n % 3 == 0:
+                await asyncio.sleep(0.01)
+            assert tenant.get() == f"tenant {n}"
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(40))
+            await until(lambda: len(seen) == 40)
+            (lanes,) = [lane for lane in lanes_of(connection) if lane._shared and not lane._closed]
+            await until(lambda: lanes.size == 2)
+        assert {name for _, name in seen} == {"nobody"}
+
+    run(main())
+
+
+# --- drivers that fail in ways nobody foresaw -------------------------------------------------
+
+
+class Cracked(MemoryBroker):
+    """Calls named in `fails` raise what no contract knows, for as many times as it says."""
+
+    def __init__(self, fails: dict[str, int], error: Callable[[], BaseException], **given: Any) -> None:
+        super().__init__(**given)
+        self.fails = fails
+        self.error = error
+
+    def hit(self, call: str) -> None:
+        if self.fails.get(call, 0) > 0:
+            self.fails[call] -= 1
+            raise self.error()
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel.name:
+            self.hit("emit")
+        await super().publish(channel, events)
+
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _CrackedSubscription:
+        return _CrackedSubscription(self, channel, visibility, owner)
+
+
+class _CrackedSubscription(_Subscription):
+    _broker: Cracked
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        self._broker.hit("receive")
+        return await super().receive(limit, timeout)
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        self._broker.hit("settle")
+        await super().settle(deliveries)
+
+    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        self._broker.hit("release")
+        await super().release(deliveries, delay=delay, tried=tried)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        self._broker.hit("extend")
+        await super().extend(deliveries)
+
+
+@pytest.mark.parametrize("error", [TypeError, asyncio.CancelledError, ZeroDivisionError], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("call", ["receive", "settle", "release", "extend", "emit"])
+def test_a_driver_that_fails_in_an_unforeseen_way_hurts_nobody_for_good(
+    call: str, error: Callable[[], BaseException]
+) -> None:
+    async def main() -> None:
+        world, done = World(), set[int]()
+        broker = Cracked({call: 3}, error, clock=world.clock)
+        train = Train("t", limit=Volume(1000), workers=Workers(total=3), visibility=1.0, backoff=0.05, attempts=8)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            if n % 7 == 0 and ctx.attempt == 1:
+                raise ValueError("once")
+            await asyncio.sleep(1.5 if n == 5 else 0.0)
+            ctx.emit("inner", n)
+
+        @train.on("inner")
+        async def inner(n: int) -> None:
+            done.add(n)
+
+        async with asyncio.timeout(300), world.running(train, broker=broker) as connection:
+            await connection.publish_many(range(50))
+            await until(lambda: len(done) == 50)
+            await until_settled(connection)
+            assert [letter async for letter in connection.dead_letters()] == []
+        assert broker.fails == {call: 0}
+
+    run(main())
+
+
+async def until_settled(connection: Connection) -> None:
+    async with asyncio.timeout(60):
+        while any(
+            depth.published != depth.settled
+            for of in (await connection.depths()).values()
+            for name, depth in of.items()
+            if name != DEAD
+        ):
+            await asyncio.sleep(0.1)
+
+
+class Small(MemoryBroker):
+    """Refuses what is larger than `most` bytes, as a whole, as a server does."""
+
+    def __init__(self, most: int, **given: Any) -> None:
+        super().__init__(**given)
+        self.most = most
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if any(event.size > self.most for event in events):
+            raise EventTooLarge("larger than the server takes")
+        await super().publish(channel, events)
+
+
+def test_one_emit_that_the_broker_refuses_is_told_apart() -> None:
+    async def main() -> None:
+        world, done = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=16), attempts=3, backoff=0.05)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            ctx.emit("inner", "y" * (5000 if n in (3, 30) else 5))
+            ctx.emit("other", n)
+
+        @train.on("inner")
+        async def inner(text: str) -> None: ...
+
+        @train.on("other")
+        async def other(n: int) -> None:
+            done.append(n)
+
+        async with world.running(train, broker=Small(1500, clock=world.clock)) as connection:
+            await connection.publish_many(range(60))
+            await until_settled(connection)
+            letters = [letter async for letter in connection.dead_letters()]
+            depths = (await connection.depths())[1]
+        assert sorted(letter.data for letter in letters) == [b"3", b"30"]
+        assert all("emitting to inner" in letter.extensions["deadbecause"] for letter in letters)
+        assert {letter.extensions["deadattempts"] for letter in letters} == {"1"}
+        assert depths["inner"].settled == 58
+        assert set(done) >= set(range(60)) - {3, 30}
+
+    run(main())
+
+
+@pytest.mark.parametrize("room", [0, 100, 400])
+def test_a_dead_letter_always_fits(room: int) -> None:
+    """The event alone is as large as the server takes; its reason comes on top."""
+
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(total=1), attempts=1, max_event_bytes=20_000)
+
+        @train.on("t")
+        async def handle(text: str) -> None:
+            raise ValueError("because " * 200)
+
+        event = Event("x", "t", "/s", world.clock(), b'"' + b"y" * 9000 + b'"', extensions={"tenant": "a" * 50})
+        async with world.running(train, broker=Small(event.size + room, clock=world.clock)) as connection:
+            await connection.publish(event)
+            (letter,) = await until_dead(connection, 1)
+        assert letter.extensions["deadbecause"].startswith("ValueError: because")
+        assert letter.id == "x"
+        assert len(letter.data) > 6000
+        if letter.data != event.data:
+            assert letter.extensions["deadsize"] == "9002"
+
+    run(main())
+
+
+class Hanging(MemoryBroker):
+    """Does not answer in one channel."""
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel.name == "slow":
+            await asyncio.sleep(3600)
+        await super().publish(channel, events)
+
+
+def test_an_emit_that_hangs_holds_up_only_its_own() -> None:
+    async def main() -> None:
+        world, done = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4))
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            ctx.emit("slow" if n % 5 == 0 else "fast", n)
+
+        @train.on("slow")
+        async def slow(n: int) -> None: ...
+
+        @train.on("fast")
+        async def fast(n: int) -> None:
+            done.append(n)
+
+        async with world.running(train, broker=Hanging(clock=world.clock)) as connection:
+            began = world.clock()
+            await connection.publish_many(range(50))
+            await until(lambda: len(done) == 40)
+            assert world.clock() - began < 5
+            depths = (await connection.depths())[1]
+            assert depths[""].settled == 40
+
+    run(main())
+
+
+class SlowToReceive(MemoryBroker):
+    """A receive brings what it has claimed only a while later, as over a network."""
+
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return _SlowSubscription(self, channel, visibility, owner)
+
+
+class _SlowSubscription(_Subscription):
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        got = await super().receive(limit, timeout)
+        await asyncio.sleep(0.3)
+        return got
+
+
+@pytest.mark.parametrize("moment", [n / 20 for n in range(20)])
+def test_a_process_that_ends_gracefully_leaves_nothing_claimed(moment: float) -> None:
+    async def main() -> None:
+        world = World()
+        broker = SlowToReceive(clock=world.clock)
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2))
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            await asyncio.sleep(0.1)
+
+        async with world.connect(train, broker=broker) as publisher:
+            async with world.running(train, broker=broker):
+                for n in range(4):
+                    await publisher.publish(n)
+                await asyncio.sleep(3 + moment)
+                await publisher.publish(9)
+                await asyncio.sleep(0.01)
+            (depth,) = await broker.depth([Channel("t", 1)])
+        assert depth.in_flight == 0
+
+    run(main())
+
+
+# --- suspects ---------------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_had_in_hand_is_handled_with_nothing_else_beside_it() -> None:
+    async def main() -> None:
+        world, now, most = World(), set[int](), dict[int, int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=8), visibility=2.0)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            assert ctx.attempt == 1
+            now.add(n)
+            for each in now:
+                most[each] = max(most.get(each, 0), len(now))
+            await asyncio.sleep(0.1)
+            for each in now:
+                most[each] = max(most.get(each, 0), len(now))
+            now.discard(n)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish_many(range(5))
+            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                while len(most) < 5:  # it claims five and says nothing any more
+                    for delivery in await dead.receive(5, 1.0):
+                        most[int(delivery.event.data)] = 0
+            await asyncio.sleep(1.5)
+            async with world.running(train):
+                await publisher.publish_many(range(5, 60))
+                await until(lambda: len([n for n, count in most.items() if count]) == 60)
+        assert {most[n] for n in range(5)} == {1}
+        assert max(most[n] for n in range(5, 60)) == 8
+
+    run(main())
+
+
+def test_no_event_waits_at_a_busy_process_of_a_shared_crew_while_another_has_a_free_worker() -> None:
+    async def main() -> None:
+        world, waits = World(), dict[int, float]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2))
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            waits[n] = world.clock() - ctx.event.time
+            await asyncio.sleep(60.0 if n == 0 else 0.4)
+
+        async with world.running(train), world.running(train) as connection:
+            await asyncio.sleep(5)
+            for n in range(30):
+                await connection.publish(n)
+                await asyncio.sleep(0.5)
+            await until(lambda: len(waits) == 30)
+        assert max(waits.values()) < 0.5, waits
+
+    run(main())
+
+
+# --- failing handlers are seen ----------------------------------------------------------------
+
+
+def test_failures_are_logged_with_their_traceback_once_a_minute_and_each_death(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(total=1), attempts=3, backoff=0.0)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            raise ValueError("what went wrong")
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(4))
+            await until_dead(connection, 4)
+
+    with caplog.at_level(logging.WARNING, logger="eventwagon.worker"):
+        run(main())
+    records = [r for r in caplog.records if r.name == "eventwagon.worker"]
+    warnings = [r for r in records if r.levelno == logging.WARNING]
+    errors = [r for r in records if r.levelno == logging.ERROR]
+    assert len(warnings) == 1
+    assert len(errors) == 4
+    assert warnings[0].exc_info is not None
+    assert errors[0].exc_info is not None
+    assert "worker.py" not in warnings[0].exc_text if warnings[0].exc_text else True
+    assert all("what went wrong" in r.getMessage() for r in records)
+
+
+def test_a_rejected_event_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(total=1))
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            raise Reject("not for us")
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            (letter,) = await until_dead(connection, 1)
+        assert letter.extensions["deadbecause"] == "rejected: not for us"
+
+    with caplog.at_level(logging.ERROR, logger="eventwagon"):
+        run(main())
+    assert caplog.records == []
+
+
+def test_refused_in_every_size_is_tried_again_later() -> None:
+    """A broker that refuses every dead letter: nothing is settled, nothing is lost, the others go on."""
+
+    class Stubborn(MemoryBroker):
+        refuses = True
+
+        async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+            if channel.name == DEAD and self.refuses:
+                raise EventRefused("never")
+            await super().publish(channel, events)
+
+    async def main() -> None:
+        world, done = World(), list[int]()
+        broker = Stubborn(clock=world.clock)
+        train = Train("t", workers=Workers(total=2), attempts=1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            if n == 0:
+                raise ValueError
+            done.append(n)
+
+        async with world.running(train, broker=broker) as connection:
+            await connection.publish_many(range(10))
+            await until(lambda: len(done) == 9)
+            await asyncio.sleep(5)
+            broker.refuses = False
+            await until_dead(connection, 1)
+
+    run(main())

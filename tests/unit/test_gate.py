@@ -1,0 +1,69 @@
+"""The gate: one event is handled with nothing else under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+from eventwagon.gate import Gate
+from eventwagon.testing.virtual_time import run
+
+
+class Worker:
+    at_work = False
+
+
+def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() -> None:
+    async def main() -> None:
+        gate, worker, seen = Gate(), Worker(), list[str]()
+        gate.hands.add(worker)
+        worker.at_work = True
+
+        async def alone(name: str) -> None:
+            async with gate.alone():
+                assert not worker.at_work
+                seen.append(name)
+                await asyncio.sleep(1)
+                assert gate.closed
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(alone("first"))
+            tasks.create_task(alone("second"))
+            await asyncio.sleep(1)
+            assert seen == []
+            assert gate.closed
+            worker.at_work = False
+            gate.left()
+            await asyncio.sleep(0.5)
+            assert seen == ["first"]
+            await gate.opened()
+            worker.at_work = True  # it begins between the two
+            await asyncio.sleep(5)
+            assert seen == ["first"]
+            worker.at_work = False
+            gate.left()
+        assert seen == ["first", "second"]
+        assert not gate.closed
+
+    run(main())
+
+
+def test_one_that_is_cancelled_while_it_waits_opens_the_gate() -> None:
+    async def main() -> None:
+        gate, worker = Gate(), Worker()
+        gate.hands.add(worker)
+        worker.at_work = True
+
+        async def alone() -> None:
+            async with gate.alone():
+                raise AssertionError("nobody may be alone here")
+
+        task = asyncio.create_task(alone())
+        await asyncio.sleep(0)
+        assert gate.closed
+        opened = asyncio.create_task(gate.opened())
+        await asyncio.sleep(0)
+        task.cancel()
+        await opened
+        assert not gate.closed
+
+    run(main())

@@ -37,7 +37,7 @@ from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, when_full
 from .switching import Switching
-from .tasks import kept_up
+from .tasks import is_closed, kept_up
 from .telling import Bulkhead, is_ours
 
 _PAUSE_FIRST = 0.01
@@ -123,7 +123,8 @@ class Switcher(Switching):
         except TimeoutError:
             pass
         except Exception as e:  # noqa: BLE001 - a bulkhead: leaving goes on
-            self._bulkhead.caught_in("giving up the lease", e)
+            if not is_closed():
+                self._bulkhead.caught_in("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
         """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.

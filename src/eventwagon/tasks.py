@@ -95,10 +95,17 @@ async def kept_up(
                 raise
             note(what, e)
         except (Exception, BaseExceptionGroup) as e:  # a bulkhead: the task goes on
+            if is_closed():
+                raise
             note(what, e)
             if _is_cancelled():  # it failed while it ended
                 raise asyncio.CancelledError from e
         await asyncio.sleep(_PAUSE)
+
+
+def is_closed() -> bool:
+    """Does this run where no event loop runs any more, since its coroutine is closed? Then nothing can be mended or told."""
+    return asyncio._get_running_loop() is None
 
 
 def _is_cancelled() -> bool:

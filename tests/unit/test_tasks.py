@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,26 @@ def test_a_long_task_that_fails_while_it_ends_has_ended() -> None:
         assert bulkhead.caught == 1
 
     run(main())
+
+
+def test_a_long_task_that_is_closed_without_a_loop_tells_nothing() -> None:
+    bulkhead = Bulkhead("t")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            asyncio.get_running_loop()
+
+    async def main() -> object:
+        coroutine = kept_up(work, "this", bulkhead.caught_in)
+        coroutine.send(None)
+        return coroutine
+
+    coroutine: Any = asyncio.run(main())
+    with pytest.raises(RuntimeError):
+        coroutine.close()
+    assert bulkhead.caught == 0
 
 
 def test_a_listener_can_not_hurt() -> None:

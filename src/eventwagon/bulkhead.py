@@ -81,6 +81,11 @@ class Bulkhead:
             self.report(step, e)
 
 
+def is_closed() -> bool:
+    """Whether this runs where no event loop runs any more, since its coroutine is closed: nothing can be mended or told."""
+    return asyncio._get_running_loop() is None
+
+
 def is_cancelled() -> bool:
     """Whether somebody has cancelled the current task. If not, a CancelledError that it meets is a stray one: something
     that it waited for was cancelled, which is a failure like any other."""
@@ -90,8 +95,8 @@ def is_cancelled() -> bool:
 
 def is_ours(error: BaseException) -> bool:
     """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
-    if asyncio._get_running_loop() is None:
-        return True  # the loop is closed: what is left of the task is being collected
+    if is_closed():
+        return True
     if isinstance(error, asyncio.CancelledError):
         return is_cancelled()
     return passes(error) or isinstance(error, GeneratorExit)

@@ -13,11 +13,12 @@ from typing import Literal, Protocol, Self
 import msgspec
 
 from .broker import Broker, Depth
-from .bulkhead import Bulkhead
+from .bulkhead import Bulkhead, is_ours
 from .errors import (
     ChannelGone,
     DeclarationDiffers,
     EventwagonError,
+    PublishError,
     PublishTimeout,
     PublishUncertain,
     Unavailable,
@@ -33,11 +34,12 @@ from .orchestrator import Orchestrator
 from .payload import encode, type_name
 from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
-from .steps import Plan, differing, said, switch_asked
+from .steps import Plan, differences, differing, switch_asked
 from .streams import batches, check_payloads
 from .switcher import Switcher
 from .tasks import InOwnTask, kept_up
 from .telling import Telling
+from .text import said
 from .values import check_revision, real, text
 from .worker import Handler
 
@@ -46,7 +48,7 @@ _logger = logging.getLogger("eventwagon")
 _LONGEST = 1e9
 """Seconds; a longer timeout is a mistake."""
 _FOUNDING = 1.0
-"""Seconds for which callers wait for another one of this process to found the train, before they do it too."""
+"""Seconds for which callers wait for another one of this process to found the train, before one of them does it too."""
 _PAUSE = 0.1
 """Seconds before founding is tried again while the broker or registry is away."""
 
@@ -283,22 +285,32 @@ class Connection:
         await self._switcher.publish(events, deadline=deadline)
 
     async def _found_by(self, deadline: float) -> None:
-        """Found the train, again while the broker or registry is away. Raises PublishTimeout, and what founding does."""
+        """Found the train, again while the broker or registry is away. Raises PublishError, and what founding does."""
         why = "no answer"
+        patience = (deadline - asyncio.get_running_loop().time()) / 2
         try:
-            async with asyncio.timeout_at(deadline) as limit:
+            async with asyncio.timeout_at(deadline):
                 while True:
                     try:
-                        return await self._found()
-                    except (Unavailable, PublishUncertain) as e:
+                        return await self._found(min(_FOUNDING, patience))
+                    except (Unavailable, PublishUncertain, TimeoutError) as e:
                         why = str(e)
+                    except asyncio.CancelledError as e:
+                        if is_ours(e):
+                            raise
+                        self._bulkhead.report(
+                            "founding the train", e
+                        )  # something that a driver waited for was cancelled
                     await asyncio.sleep(_PAUSE)
+        except EventwagonError:
+            raise
         except TimeoutError:
-            if not limit.expired():
-                raise
             raise PublishTimeout(
                 f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
             ) from None
+        except Exception as e:
+            self._bulkhead.report("founding the train", e)
+            raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {said(e)}") from e
 
     async def found(self) -> None:
         """See to it that the train exists and has its first wagon. Publishing does it by itself. Idempotent."""
@@ -306,25 +318,33 @@ class Connection:
         async with self._answering():
             await self._found()
 
-    async def _found(self) -> None:
-        """One caller does it and the others wait for it; but not for long, since it may hang, and many can do it at once."""
-        locked = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FOUNDING):
-                locked = await self._founding.acquire()
-        try:
-            if not self._founded:
-                await self._switcher.found()
-                self._founded = True
-                if self.train.handlers and self.manifest.declared and (differs := self._differing()):
-                    _logger.warning(
-                        "train %s was declared differently (%s): what is published follows the train's own declaration",
-                        self.train.name,
-                        said(differs),
-                    )
-        finally:
-            if locked:
-                self._founding.release()
+    async def _found(self, patience: float = _FOUNDING) -> None:
+        """One caller does it and the others wait for it; after `patience` seconds one of those does it too, since the first
+        may hang, and any number can do it at once."""
+        while not self._founded:
+            turn = self._founding
+            try:
+                async with asyncio.timeout(patience):
+                    await turn.acquire()
+            except TimeoutError:
+                if self._founding is turn:
+                    self._founding = asyncio.Lock()
+                continue
+            try:
+                if not self._founded:
+                    await self._switcher.found()
+                    self._founded = True
+                    self._warn_of_differences()
+            finally:
+                turn.release()
+
+    def _warn_of_differences(self) -> None:
+        if self.train.handlers and self.manifest.declared and (differs := self._differing()):
+            _logger.warning(
+                "train %s was declared differently (%s): what is published follows the train's own declaration",
+                self.train.name,
+                differences(differs),
+            )
 
     # --- running --------------------------------------------------------------------------
 
@@ -435,7 +455,7 @@ class Connection:
             return
         if self.manifest.declared and not self._redeclare:
             raise DeclarationDiffers(
-                f"train {self.train.name!r} was declared differently: {said(differs)}. Make the programs agree, or "
+                f"train {self.train.name!r} was declared differently: {differences(differs)}. Make the programs agree, or "
                 "declare it anew with redeclare=True (--redeclare)"
             )
         fact = Declared(train=self.train.name, settings=declared, channels=channels)

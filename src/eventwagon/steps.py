@@ -238,7 +238,7 @@ def _alike(theirs: str, ours: str) -> bool:
     return False
 
 
-def said(differing: Mapping[str, tuple[str, str]]) -> str:
+def differences(differing: Mapping[str, tuple[str, str]]) -> str:
     """The same in words."""
     return "; ".join(
         f"{name}={theirs or 'none'} there, {ours or 'none'} here" for name, (theirs, ours) in differing.items()

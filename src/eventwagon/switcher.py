@@ -12,7 +12,7 @@ from functools import partial
 from typing import Self
 
 from .broker import Broker
-from .bulkhead import Bulkhead, is_cancelled
+from .bulkhead import Bulkhead, is_ours
 from .errors import (
     ChannelFull,
     ChannelGone,
@@ -103,7 +103,7 @@ class Switcher(Switching):
                 self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
                 long["following with the lease"] = partial(self._lease.follow, lambda: self._changed.wait())
                 stack.push_async_callback(self._give_up, self._lease)
-            owned = [tasks.create_task(kept_up(work, what, self.bulkhead)) for what, work in long.items()]
+            owned = [tasks.create_task(kept_up(work, what, self._bulkhead)) for what, work in long.items()]
             stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
             closed = Unavailable(f"train {self._train}: the connection is closed")
             stack.callback(self._gathering.close, closed)
@@ -123,7 +123,7 @@ class Switcher(Switching):
         except TimeoutError:
             pass
         except Exception as e:  # noqa: BLE001 - a bulkhead: leaving goes on
-            self.bulkhead.report("giving up the lease", e)
+            self._bulkhead.report("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
         """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
@@ -156,7 +156,7 @@ class Switcher(Switching):
     def _start_sender(self, tasks: asyncio.TaskGroup) -> None:
         self._sender = sender = _Sender()
         self._short = False
-        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self.bulkhead))
+        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self._bulkhead))
         self._senders[task] = None
         task.add_done_callback(self._senders.pop)
 
@@ -208,7 +208,7 @@ class Switcher(Switching):
                 except (EventwagonError, TimeoutError):
                     pass  # the first publish says it, if it lasts
                 except Exception as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
-                    self.bulkhead.report("getting ready for the next wagon", e)
+                    self._bulkhead.report("getting ready for the next wagon", e)
             known = ready
             await changed.wait()
 
@@ -255,9 +255,9 @@ class Switcher(Switching):
             except EventRefused as e:
                 batch.refuse(len(events), e)
             except asyncio.CancelledError as e:
-                if is_cancelled():
+                if is_ours(e):
                     raise
-                self.bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
+                self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
                 self._trouble = said(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
@@ -276,7 +276,7 @@ class Switcher(Switching):
         except Unavailable as e:
             return str(e)
         except asyncio.CancelledError as e:
-            if is_cancelled():
+            if is_ours(e):
                 raise
             return self._noted("holding the lease", e)
         except Exception as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
@@ -284,14 +284,14 @@ class Switcher(Switching):
         return None
 
     def _noted(self, what: str, error: BaseException) -> str:
-        self.bulkhead.report(what, error)
+        self._bulkhead.report(what, error)
         return said(error)
 
     def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
         """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it had
         stored some. They are told apart like those that are refused."""
         if count == 1:
-            self.bulkhead.report("publishing", error)
+            self._bulkhead.report("publishing", error)
         refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
         refused.__cause__ = error
         batch.refuse(count, refused)
@@ -340,7 +340,7 @@ class Switcher(Switching):
         except EventwagonError:
             return wagon.number
         except Exception as e:  # noqa: BLE001 - a bulkhead: what is known stays good
-            self.bulkhead.report("reading the manifest", e)
+            self._bulkhead.report("reading the manifest", e)
             return wagon.number
         return active.number if active else None
 
@@ -365,7 +365,7 @@ class Switcher(Switching):
                     return True
                 case None:
                     for listener in list(self.on_full):
-                        self.bulkhead.call("a listener to full wagons", listener)
+                        self._bulkhead.call("a listener to full wagons", listener)
                     return False
         except Conflict:
             await self._refreshed(wagon)
@@ -373,7 +373,7 @@ class Switcher(Switching):
         except EventwagonError:
             return False
         except Exception as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
-            self.bulkhead.report("going on after a full wagon", e)
+            self._bulkhead.report("going on after a full wagon", e)
             return False
 
     async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:

@@ -25,7 +25,7 @@ class Switching:
 
     `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
     this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
-    that does. `revision`: which code this program is, where it says so.
+    that does. `revision`: which code this program is, where it says so. `bulkhead` takes what its long tasks should not have met.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Switching:
         self._declares = declares
         self._revision = revision
         self._tell = tell
-        self.bulkhead = bulkhead or Bulkhead(train)
+        self._bulkhead = bulkhead or Bulkhead(train)
         self._snapshot = Snapshot(Manifest(train=train), 0)
         self._changed = asyncio.Event()
         self._told: Manifest | None = None
@@ -76,7 +76,7 @@ class Switching:
             self._changed.set()
             self._changed = asyncio.Event()
             for listener in list(self.on_change):
-                self.bulkhead.call("a listener to the manifest", partial(listener, snapshot))
+                self._bulkhead.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
         """Tell a switch that another process has made, once."""

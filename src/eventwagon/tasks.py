@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
-from .bulkhead import Bulkhead, is_cancelled
-from .text import said
+from .bulkhead import Bulkhead, is_cancelled, is_closed
 
 _logger = logging.getLogger("eventwagon")
 
@@ -65,7 +64,7 @@ class InOwnTask(Generic[T]):
 
     def _look(self, task: asyncio.Task[None]) -> None:
         if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
-            _logger.error("%s ended early: %s", self._manager, said(error), exc_info=error)
+            _logger.error("%s ended early", self._manager, exc_info=error)
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
         """Wait for its end; each cancellation meanwhile is handed on."""
@@ -95,6 +94,8 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
                 raise
             bulkhead.report(what, e)
         except (Exception, BaseExceptionGroup) as e:  # a bulkhead: the task goes on
+            if is_closed():
+                raise
             bulkhead.report(what, e)
             if is_cancelled():  # it failed while it ended
                 raise asyncio.CancelledError from e

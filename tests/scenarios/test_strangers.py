@@ -102,7 +102,7 @@ def test_only_the_caller_of_a_refused_event_is_told(
             assert await c.publish(b"after")
             if expected is PublishError:
                 assert "may have been stored" in str(answers[3])
-                assert sum(c._switcher.unexpected.counts.values()) >= 3
+                assert c._bulkhead.caught >= 3
 
     with caplog.at_level(logging.ERROR):
         run(main())
@@ -390,7 +390,7 @@ def test_listeners_can_not_hurt() -> None:
         handled = list[str]()
         train = signups(handled, limit=Volume(5), spares=0)
         async with world.connect(train) as c:
-            c._listeners.insert(0, hurt)
+            c._tell._listeners.insert(0, hurt)
             c._switcher.on_change.insert(0, hurt)
             c._switcher.on_full.insert(0, hurt)
             async with c.running():

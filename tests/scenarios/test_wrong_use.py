@@ -15,7 +15,7 @@ import pytest
 from eventwagon import Connection, Train, Volume
 from eventwagon.broker import Depth
 from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.errors import EventwagonError, PublishTimeout, Unavailable, UsageError
+from eventwagon.errors import EventwagonError, PublishError, PublishTimeout, Unavailable, UsageError
 from eventwagon.event import Channel
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registry import Snapshot
@@ -81,6 +81,45 @@ def test_a_founder_that_hangs_holds_up_the_others_for_a_moment_only() -> None:
             assert [await each for each in others] == [None] * 5
             assert loop.time() - began < 1.5
             assert isinstance(await hanging, PublishTimeout)
+
+    run(main())
+
+
+def test_founders_that_hang_are_gone_past_one_by_one_also_by_those_in_a_hurry() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        world = slow(*[1e6] * 3)
+        async with world.connect(Train("t")) as c, asyncio.TaskGroup() as tasks:
+            hanging = [tasks.create_task(_outcome(c.publish(i, timeout=60))) for i in range(40)]
+            await asyncio.sleep(2.5)
+            assert len(world.broker.takes) == 0  # type: ignore[attr-defined]
+            assert await _outcome(c.publish(1, timeout=0.3)) is None
+            began = loop.time()
+            assert [await each for each in hanging].count(None) == 37
+            assert loop.time() - began < 60
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [KeyError("no driver should"), asyncio.CancelledError("not ours")])
+def test_what_no_driver_should_raise_while_founding_is_a_publish_error(error: BaseException) -> None:
+    class Odd(MemoryBroker):
+        odd = True
+
+        async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+            if self.odd:
+                self.odd = False
+                raise error
+            await super().create(channel, capacity=capacity)
+
+    async def main() -> None:
+        world = World()
+        world.broker = Odd()
+        async with world.connect(Train("t")) as c:
+            if isinstance(error, KeyError):
+                with pytest.raises(PublishError, match="nothing was stored: KeyError"):
+                    await c.publish(1)
+            await c.publish(1)
 
     run(main())
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -188,6 +189,26 @@ def test_each_kind_is_logged_once_a_minute_and_counted(caplog: pytest.LogCapture
     with caplog.at_level(logging.ERROR):
         run(main())
     assert caplog.text.count("train t: this raised KeyError: 1") == 3
+
+
+def test_a_long_task_that_is_closed_without_a_loop_tells_nothing() -> None:
+    bulkhead = Bulkhead("t")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            asyncio.get_running_loop()
+
+    async def main() -> object:
+        coroutine = kept_up(work, "this", bulkhead)
+        coroutine.send(None)
+        return coroutine
+
+    coroutine: Any = asyncio.run(main())
+    with pytest.raises(RuntimeError):
+        coroutine.close()
+    assert bulkhead.caught == 0
 
 
 def test_a_listener_can_not_hurt() -> None:

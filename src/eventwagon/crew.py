@@ -472,7 +472,7 @@ class Lanes:
         """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
         serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
         attempt = delivery.attempt
-        if attempt > (settings.attempts or USUAL):
+        if delivery.suspect and attempt > (settings.attempts or USUAL):
             serving.failed += 1
             self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
             feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)

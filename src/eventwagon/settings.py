@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from .breaker import Breaker, Retries
+from .breaker import USUAL, Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_written, written
 from .values import real, shown, whole
@@ -115,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
         words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
-        return {"limit": written(self.limit), **words}
+        return {"limit": written(self.limit), **words, "attempts": repr(self.attempts or USUAL)}
 
 
 _WHOLE = {

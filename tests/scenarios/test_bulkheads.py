@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -212,7 +212,8 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
 
 
 class Served:
-    workers, handled, failed, missing, trouble = 1, 0, 0, (), ""
+    workers, handled, failed, missing, trouble, channels = 1, 0, 0, (), "", ()
+    open: ClassVar[dict[str, str]] = {}
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error

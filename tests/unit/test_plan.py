@@ -84,6 +84,7 @@ def test_i3_ready_only_with_channels_and_attached_workers() -> None:
 
 def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0, channels=("a", "b")))
+    m = msgspec.structs.replace(m, channels=("a", "b"))
 
     def state(channels: tuple[str, ...] | None) -> State:
         return states(decide(m, [reading(1, 60)], {2: Deployment(number=2, ready=True, channels=channels)}))[2]
@@ -92,6 +93,7 @@ def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> Non
     assert state(("b", "a")) is State.READY
     assert state(None) is State.READY  # older code does not say
     spare = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY, channels=("a", "b")))
+    spare = msgspec.structs.replace(spare, channels=("a", "b"))
     lost = one(decide(spare, [reading(1, 60)], {2: Deployment(number=2, ready=True, channels=())}).facts, WorkersLost)
     assert lost.because == "its workers are not attached to a, b yet"
 

@@ -12,10 +12,9 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from eventwagon import Context, Event, Train
-from eventwagon.broker import Delivery
 from eventwagon.errors import UsageError
 from eventwagon.payload import shape
-from eventwagon.worker import Handled, Threads, handle
+from eventwagon.worker import Dead, Failed, Handled, Run, Snoozed, Threads, begin
 
 SEEN: list[object] = []
 
@@ -139,7 +138,9 @@ def test_what_can_be_called_is_called(handler: Callable[..., Any], seen: object)
         train.on("t")(handler)
         event = Event("1", "int", "/s", 0.0, b"7")
         context = Context(event, 1, "t", 1, "", train.handlers, 1024, lambda: 0.0)
-        assert await handle(train.handlers[""], Delivery(event, 1, None), context, threads) == Handled([])
+        ours = train.handlers[""]
+        outcome = begin(ours, event, context if ours.wants_context else None, Run(), threads)
+        assert (outcome if isinstance(outcome, Handled | Dead | Failed | Snoozed) else await outcome) == Handled(())
         threads.end()
         assert [seen] == SEEN
 

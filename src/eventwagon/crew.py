@@ -18,10 +18,10 @@ from .bulkhead import Bulkhead, Seldom, kind_of, shown
 from .circuits import Circuits
 from .errors import EventwagonError
 from .event import born
-from .facts import Listener
+from .facts import HandlerOverran, Listener
 from .feed import Feed
 from .gate import Gate
-from .kit import PAUSES, Kit
+from .kit import PAUSES, Held, Kit
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
@@ -82,6 +82,7 @@ class Crew:
             Threads(),
             tasks,
             Gate(),
+            Held(),
             bulkhead or Bulkhead(train),
             circuits,
             revision,
@@ -131,6 +132,11 @@ class Crew:
         self._serving[spec.number] = serving
         serving.on_left = lambda: self._serving.pop(spec.number, None)
         return serving
+
+    @property
+    def held(self) -> int:
+        """Workers that take nothing, since a handler goes on in its thread after its attempt was ended."""
+        return self._kit.held.count
 
     def _circuit_changed(self, circuit: Circuit) -> None:
         for serving in self._serving.values():
@@ -337,7 +343,7 @@ class Lanes:
                     outcome = await outcome
                 self._ends(hand, feed, delivery, now, outcome)
                 if hand.because or me.cancelling():
-                    await self._after_cut(me, hand, feed.handler)
+                    await self._after_cut(me, hand, feed)
             if copy_context() != clean:
                 return True
         return False
@@ -456,7 +462,7 @@ class Lanes:
                         outcome = await outcome
                     self._ends(hand, feed, delivery, now, outcome)
                     if hand.because or me.cancelling():
-                        await self._after_cut(me, hand, feed.handler)
+                        await self._after_cut(me, hand, feed)
                 await feed.over(delivery)
         except asyncio.CancelledError:
             if not hand.because:
@@ -543,7 +549,7 @@ class Lanes:
                 else:
                     feed.retry(delivery, because, hand.attempt, again)
 
-    async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, handler: Handler) -> None:
+    async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, feed: Feed) -> None:
         """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
         worker's place until it has ended, or there would be one worker more."""
         await _absorb(me)
@@ -551,17 +557,25 @@ class Lanes:
         hand.because, hand.given_up, hand.thread = "", False, None
         if thread is None or thread.over or self._closed:
             return
-        _logger.warning(
-            "%s: handler %s still runs in its thread (%s): its worker takes nothing until it has ended",
-            self._kit.train,
-            handler.name,
-            because,
-        )
+        self._tell_overran(feed, because, given_up=False)
         self._held.add(me)
+        self._kit.held.count += 1
         try:
             await thread.ended()
         finally:
             self._held.discard(me)
+            self._kit.held.count -= 1
+
+    def _tell_overran(self, feed: Feed, because: str, *, given_up: bool) -> None:
+        fact = HandlerOverran(
+            train=self._kit.train,
+            number=feed.serving.spec.number,
+            channel=feed.handler.channel,
+            handler=feed.handler.name,
+            because=because,
+            given_up=given_up,
+        )
+        self._kit.tell(fact)
 
     def _log_failure(
         self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
@@ -614,12 +628,7 @@ class Lanes:
         hand.until = math.inf
         if not hand.given_up and hand.feed is not None:
             hand.given_up = True
-            _logger.warning(
-                "%s: handler %s swallowed its cancellation (%s): it is given up where it stands",
-                self._kit.train,
-                hand.feed.handler.name,
-                hand.because,
-            )
+            self._tell_overran(hand.feed, hand.because, given_up=True)
             task.cancel()
 
 

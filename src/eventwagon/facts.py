@@ -265,6 +265,17 @@ class StopRequested(_Fact, frozen=True):
     because: str
 
 
+class HandlerOverran(_Fact, frozen=True):
+    """A handler goes on after its attempt was ended: in a thread, which keeps its worker's place until it has ended, or
+    (`given_up`) as a coroutine that swallowed its cancellation, which is run no further."""
+
+    number: int
+    channel: str
+    handler: str
+    because: str
+    given_up: bool = False
+
+
 class ChannelsDropped(_Fact, frozen=True):
     """Channels that are empty, that the train does not declare any more, and that no process has a handler for."""
 
@@ -310,7 +321,7 @@ Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
-    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned
+    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -492,6 +503,10 @@ def sentence(fact: Fact) -> str:
         case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
             over = f", over {skipped} in between" if skipped else ""
             return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
+        case HandlerOverran(number=n, handler=handler, because=why, given_up=True):
+            return f"handler {handler} of {_name(n)} swallowed its cancellation ({why}): it is run no further"
+        case HandlerOverran(number=n, handler=handler, because=why):
+            return f"handler {handler} of {_name(n)} still runs in its thread ({why}): its worker takes nothing until it has ended"
         case ChannelsDropped(number=n, channels=channels):
             return f"{_name(n)} lost channels that are empty and that nobody serves any more: {', '.join(channels)}"
         case ChannelUnserved(number=n, channel=channel, count=count, because=why):
@@ -508,7 +523,7 @@ def sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -19,6 +19,15 @@ PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
 
 
+class Held:
+    """How many workers of the process take nothing, since a handler goes on in its thread after its attempt was ended."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Kit(NamedTuple):
     """What every part of a crew works with."""
 
@@ -32,6 +41,7 @@ class Kit(NamedTuple):
     threads: Threads
     tasks: asyncio.TaskGroup
     gate: Gate
+    held: Held
     bulkhead: Bulkhead
     circuits: Circuits
     revision: str = ""

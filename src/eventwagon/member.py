@@ -14,7 +14,7 @@ from .bulkhead import Bulkhead, is_ours
 from .crew import Crew
 from .ended import Ended
 from .errors import EventwagonError
-from .facts import BreakerClosed, BreakerOpened, Entry, Fact, Listener, StepFailed
+from .facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
@@ -120,6 +120,7 @@ class Membership:
         self._said: object = None
         self._due = 0.0
         self._crew_size = 0
+        self._crew: Crew | None = None
         self._leaving: set[int] = set()
         self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
         """Facts of the workers for the journal."""
@@ -183,12 +184,13 @@ class Membership:
             bulkhead=self._bulkhead,
         ) as (crew, local):
             local.on_change = self.poke
+            self._crew = crew
             await self._watch(crew, local)
 
     def _hear(self, fact: Fact) -> None:
-        """A fact of this process's workers: those on breakers are for the journal and the next check-in too."""
+        """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in too."""
         self._tell(fact)
-        if isinstance(fact, BreakerOpened | BreakerClosed):
+        if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
             self._news.append(Entry(self._clock(), self._name, fact))
             self.poke()
 
@@ -284,6 +286,7 @@ class Membership:
                 for a in (*attachments, *deployed)
             ),
             self._bulkhead.trouble,
+            self._crew.held if self._crew is not None else 0,
         )
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
@@ -300,6 +303,7 @@ class Membership:
                 deployed=deployed,
                 channels=tuple(name for name in self._handlers if name) if self._handlers else None,
                 caught=self._bulkhead.caught,
+                held=self._crew.held if self._crew is not None else 0,
                 trouble=self._bulkhead.trouble,
                 process=self._process,
             ),

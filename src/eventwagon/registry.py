@@ -69,6 +69,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels that its program has handlers for; None: it does not say."""
     caught: int = 0
     """Exceptions that one of its long tasks met where none should come, and went on after."""
+    held: int = 0
+    """Workers that take nothing, since a handler goes on in its thread after its attempt was ended."""
     trouble: str = ""
     """Why it is not well: a defect that it found."""
     process: Process | None = None

@@ -20,8 +20,9 @@ from eventwagon.connection import Connection
 from eventwagon.crew import Lanes
 from eventwagon.errors import EventRefused, EventTooLarge
 from eventwagon.event import DEAD, Channel
+from eventwagon.facts import HandlerOverran
 from eventwagon.testing.virtual_time import run
-from tests.support import World, until
+from tests.support import World, journal, until
 
 
 class Unprintable(Exception):
@@ -270,6 +271,8 @@ def test_a_worker_whose_thread_outlives_its_timeout_takes_nothing_else() -> None
         async with asyncio.timeout(30), world.running(train) as connection:
             await connection.publish_many(range(5))
             await until(lambda: calls >= 3)
+            told = [entry.fact for entry in await journal(connection) if isinstance(entry.fact, HandlerOverran)]
+            assert "handler_timeout" in told[0].because
         assert most == 1
 
     asyncio.run(main())

@@ -258,6 +258,9 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"watched: {view.watched}", style="bold"))
     parts += [Text(said, style="yellow") for said in _missing(view)]
     parts += [Text(f"{m.name}: {m.trouble}", style="bold red") for m in view.members if m.trouble]
+    if held := sum(m.held for m in view.members):
+        text = "workers take nothing: their handlers go on in threads after handler_timeout; `why` says which"
+        parts.append(Text(f"{held} {text}", style="yellow"))
     if caught := sum(m.caught for m in view.members):
         parts.append(
             Text(f"{caught} unexpected exceptions were caught; the logs have their tracebacks", style="yellow")

@@ -211,10 +211,10 @@ def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
     """The source, the subject and the extensions that a child takes over: what belongs to a dead letter is left out. What a
     foreign client wrote and no door would let in is made legible, or left out: its handler can't help it."""
     source = _tidy(parent.source) or "unknown"
-    subject = None if parent.subject is None else _tidy(parent.subject) or None
+    subject = parent.subject
+    if subject is not None:
+        subject = _tidy(subject) or None
     extensions: dict[str, str] = {}
-    if not parent.extensions:
-        return source, subject, extensions
     for name, value in parent.extensions.items():
         if name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
             value = legible(value)
@@ -264,9 +264,6 @@ def check_channel_name(name: str) -> str:
     return name
 
 
-_LAST_MILLISECOND = (1 << 48) - 1
-
-
 def _uuid7(milliseconds: int, random: bytes) -> str:
     """A version 7 UUID (RFC 9562, 5.7) from a time and ten random bytes."""
     t = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
@@ -310,5 +307,6 @@ def child_id(parent: Event, channel: str, index: int) -> str:
 
     It keeps the time at which the chain began, so that ids of one chain sort together, and `born` knows it.
     """
-    digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(errors="surrogatepass"), digest_size=10).digest()
-    return _uuid7(int(min(max(0.0, born(parent) * 1000 + 0.5), _LAST_MILLISECOND)), digest)
+    digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
+    began = born(parent)
+    return _uuid7(int(began * 1000 + 0.5) if 0 <= began <= LATEST else 0, digest)

@@ -157,10 +157,7 @@ class Connection:
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """The event loop, when it is the one that this connection belongs to. Raises UsageError, Unavailable."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
+        loop = asyncio._get_running_loop()
         if loop is None or loop is not self._loop:
             raise self._misused()
         return loop
@@ -277,7 +274,9 @@ class Connection:
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
-        loop = self._here()
+        loop = asyncio._get_running_loop()  # as `_here` does, without the call: each event comes through here
+        if loop is None or loop is not self._loop:
+            raise self._misused()
         seconds = self.train.settings.publish_timeout if timeout is None else check_timeout(timeout)
         deadline = loop.time() + seconds
         if not self._founded:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 from .errors import EventwagonError, PublishError, Unavailable
 from .event import Event
@@ -13,6 +14,7 @@ from .text import said
 
 MOST_BYTES = 1 << 20
 """The most data in one call to the broker, in bytes, unless one event alone has more."""
+_NOT_OPEN = Unavailable("the connection is not open: enter it with `async with`")
 _LONG = 0.25
 """Seconds after which a call to the broker counts as one that hangs while others wait behind it."""
 _BRIEF = 0.01
@@ -121,13 +123,18 @@ class Gathering:
         self._open: dict[Parcel, None] = {}
         """Those that have no answer yet, waiting or under way."""
         self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
+        """When the timer goes off."""
         self._look: asyncio.TimerHandle | None = None
-        self._closed: EventwagonError | None = Unavailable("the connection is not open: enter it with `async with`")
+        self._look_due = inf
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: EventwagonError | None = _NOT_OPEN
         self.wanted = asyncio.Event()
 
     def open(self) -> None:
-        """Take calls from now on."""
+        """Take calls from now on, on this event loop."""
         self._closed = None
+        self._loop = asyncio.get_running_loop()
 
     def close(self, error: EventwagonError) -> None:
         """Tell all that wait, and all that come."""
@@ -141,15 +148,15 @@ class Gathering:
     def add(self, events: Sequence[Event], deadline: float) -> Parcel:
         """Take the events of one call, to be forgotten by its caller; its `done` tells when they are stored. Raises
         Unavailable when not open."""
-        if self._closed is not None:
-            raise own(self._closed, 0)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if self._closed is not None or loop is None:
+            raise own(self._closed or _NOT_OPEN, 0)
         parcel = Parcel(events, deadline, loop.create_future())
         self._waiting.append(parcel)
         self._open[parcel] = None
-        if self._timer is None or deadline < self._timer.when():
+        if deadline < self._due:
             self._arm(loop, deadline)
-        if self._look is None or deadline < self._look.when():
+        if deadline < self._look_due:
             self._look_soon(loop)
         self.wanted.set()
         return parcel
@@ -162,9 +169,10 @@ class Gathering:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_at(deadline, self._on_time, loop)
+        self._due = deadline
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._timer, self._due = None, inf
         now = loop.time()
         for parcel in self._open:
             if parcel.deadline <= now and not parcel.done.done():
@@ -178,10 +186,11 @@ class Gathering:
             self._look.cancel()
         now = loop.time()
         spare = min(parcel.deadline for parcel in self._waiting) - now
-        self._look = loop.call_at(now + max(_BRIEF, min(_LONG, spare / 2)), self._on_look, loop)
+        self._look_due = now + max(_BRIEF, min(_LONG, spare / 2))
+        self._look = loop.call_at(self._look_due, self._on_look, loop)
 
     def _on_look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._look = None
+        self._look, self._look_due = None, inf
         now = loop.time()
         if left := [parcel.deadline for parcel in self._waiting if parcel.deadline > now]:
             self._look_soon(loop)

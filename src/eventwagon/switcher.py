@@ -80,6 +80,7 @@ class Switcher(Switching):
             clock=clock, by=by, tell=tell, declares=declares, revision=revision, bulkhead=bulkhead,
         )  # fmt: skip
         self._publishes = asyncio.Event()
+        self._has_published = False
         self._gathering = Gathering(self._late, self._held_up)
         self._held_since: tuple[int, float] | None = None
         self._trouble = ""
@@ -136,7 +137,9 @@ class Switcher(Switching):
         if not events:
             return
         parcel = self._gathering.add(events, deadline)
-        self._publishes.set()
+        if not self._has_published:
+            self._has_published = True
+            self._publishes.set()
         try:
             await parcel.done
         except asyncio.CancelledError as e:

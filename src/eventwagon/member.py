@@ -226,7 +226,7 @@ class Membership:
         self.attachments = attachments
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
-            with self._going_on("asking the orchestrator"):
+            with self._going_on("asking the orchestrator for the check-in"):
                 deployed = _attached(await self._orchestrator.deployments(self._train))
         watch = self._switcher.snapshot.manifest.watch
         saying = (

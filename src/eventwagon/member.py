@@ -268,7 +268,7 @@ class Membership:
         )
         deployed: tuple[Attachment, ...] = ()
         if self._orchestrator is not None:
-            with self._going_on("asking the orchestrator"):
+            with self._going_on("asking the orchestrator for the check-in"):
                 deployed = _attached(await self._orchestrator.deployments(self._train))
         watch = manifest.watch
         saying = (

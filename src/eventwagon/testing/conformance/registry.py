@@ -99,8 +99,8 @@ def _filled(kind: Any, **given: object) -> Any:
 
 
 def _full(train: str) -> Manifest:
-    """A manifest with every field filled in."""
-    manifest: Manifest = _filled(Manifest, train=train, format=FORMAT)
+    """A manifest with every field filled in, and one that there can be."""
+    manifest: Manifest = _filled(Manifest, train=train, format=FORMAT, next_number=2**33)
     return manifest
 
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 from ...event import Channel
 from ...lifecycle import LIVE, State
 from ...manifest import Manifest, Wagon
+from ...probe import PROBE
 from .scenario import Arrival, Fault, Program, Role, Scenario
 
-LEFT_OVER = Channel("t", 1, "old")
-"""A channel that is not wagon 1's: it stays when that is removed."""
+LEFT_OVER = Channel("t", 1, PROBE)
+"""A channel that is none of wagon 1's own: it stays when that is removed."""
 
 
 class CrashPoint(NamedTuple):

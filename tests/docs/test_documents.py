@@ -14,6 +14,7 @@ import pytest
 
 import eventwagon
 from eventwagon.errors import EventwagonError
+from eventwagon.facts import DECISIONS
 from eventwagon.limits import parse_limit
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
@@ -66,6 +67,8 @@ def test_every_invariant_names_tests_that_exist() -> None:
         names = set(re.findall(r"`([a-z0-9_]+)`", held))
         assert names, f"{invariant} names no test"
         assert names <= tests | checks, f"{invariant}: {names - tests - checks} exist no more"
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    assert named <= tests, f"{named - tests} exist no more"
 
 
 def test_public_names() -> None:
@@ -80,7 +83,7 @@ def test_public_names() -> None:
 
 
 def test_errors_named_in_the_docs_exist() -> None:
-    known = {kind.__name__ for kind in _tree(EventwagonError)}
+    known = {kind.__name__ for kind in _tree(EventwagonError)} | {fact.__name__ for fact in DECISIONS}
     for document in DOCUMENTS:
         for said in re.findall(
             r"`(Publish[A-Z]\w+|Train[A-Z]\w+|Storage\w+|Unavailable|Channel[A-Z]\w+)`", prose(document)
@@ -111,6 +114,8 @@ def test_settings_named_in_the_docs_exist() -> None:
             "fences",
             "observe",
             "work",
+            "extensions",  # of `emit`
+            "after",  # of Retry and Snooze
         }
         assert said in known, said
 

@@ -4,7 +4,8 @@ JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists a
 Pydantic goes through Pydantic's own TypeAdapter. `bytes`, `bytearray` and `memoryview` travel as they are.
 
 A payload comes back equal, or it is refused where it is published: where the type is known, each payload is decoded again
-and compared, which costs less than half a microsecond for a small one and can't be wrong about any type.
+and compared, which costs less than half a microsecond for a small one and can't be wrong about any type. Dicts and lists
+as JSON has them may stand for a class, where nothing of them gets lost.
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ def _by_member(forms: list[_Form]) -> _Form:
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
+        if isinstance(payload, dict | list):  # JSON that may stand for one of them
+            return _json.encode(payload)
         raise TypeError("it is of none of the union's types")
 
     def loads(data: bytes) -> Any:
@@ -254,6 +257,25 @@ def _alike(sent: Any, got: Any) -> bool:
     if fields is None or others is None:
         return bool(sent == got)
     return all(_alike(item, others[name]) for name, item in fields.items())
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value is what reading JSON gives."""
+    cls = type(value)
+    if cls is dict:
+        return all(type(key) is str and _is_json(item) for key, item in value.items())
+    if cls is list:
+        return all(map(_is_json, value))
+    return cls in _SIMPLE or (cls is float and math.isfinite(value))
+
+
+def _holds(read: Any, given: Any) -> bool:
+    """Whether nothing of the JSON that was given is missing in what was read of it."""
+    if isinstance(given, dict):
+        return isinstance(read, dict) and all(key in read and _holds(read[key], item) for key, item in given.items())
+    if isinstance(given, list):
+        return isinstance(read, list) and len(read) == len(given) and all(map(_holds, read, given))
+    return not isinstance(read, dict | list)
 
 
 def _check_whole(value: Any) -> None:
@@ -366,6 +388,8 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
             data = write(payload)
             got = read(data)
             if (equality and payload == got) or _alike(payload, got):
+                return data, JSON
+            if isinstance(payload, dict | list) and _is_json(payload) and _holds(_anything(write(got)), payload):
                 return data, JSON
         except Exception as e:  # whatever a payload's own methods and checks raise
             raise UsageError(f"{type(payload).__name__} can't be published as {wanted}: {_line(e)}") from e

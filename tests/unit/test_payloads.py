@@ -355,11 +355,11 @@ REFUSED: list[tuple[Any, object]] = [
     (int, "5"), (int, True), (int, 1.5), (int, None), (str, 5), (str, b"a"), (bool, 1), (float, "1"), (str, "\ud800"), (int, 10**5000),
     (float, math.nan), (float, math.inf), (float | None, math.nan), (Reading, Reading(math.inf)), (Reading, Reading(math.nan)),
     (Loose, Loose(math.nan)), (list, [1, math.inf]), (dict, {"a": -math.inf}), (dict, {1: 2}), (dict, {"a": (1, 2)}), (dict, {"a": NOW}),
-    (dict, {"a": Data(1)}), (Loose, Loose(Data(1))), (Loose, Loose((1,))), (list, (1, 2)), (list[int], {1, 2}), (tuple[int, ...], [1]),
-    (dict[int, str], {"1": "a"}), (dict[tuple[int, int], int], {(1, 2): 3}), (Data, _changed(Data(1), n="1")), (Data, {"n": 1}), (Data, {"n": 1, "x": 2}),
+    (dict, {"a": Data(1)}), (Loose, Loose(Data(1))), (Loose, Loose((1,))), (list, (1, 2)), (list[int], {1, 2}),
+    (dict[tuple[int, int], int], {(1, 2): 3}), (Data, _changed(Data(1), n="1")), (Data, {"n": 1, "x": 2}),
     (Data, Wider(1, None, 5)), (Data, Narrow(1)), (Data, Attrs(1)), (Data, None), (Holder, Holder(Wider(1, None, 5))), (list[Data], [Narrow(1)]),
     (Growing, Growing(1)), (Custom, Custom(1j)), (Struct, StructWider(1, 2)), (StructHolder, StructHolder(StructWider(1, 2))), (Cat | Dog, Data(1)),
-    (User, Admin(userId=1)), (User, {"userId": 1}), (User, User.model_construct(user_id="x")), (Team, Team(lead=Admin(userId=1, level=5))),
+    (User, Admin(userId=1)), (User, User.model_construct(user_id="x")), (Team, Team(lead=Admin(userId=1, level=5))),
     (list[User], [Admin(userId=1)]), (Secretive, Secretive(password=pydantic.SecretStr("s"))), (list[Secretive], [SECRET]),
     (Excluding, Excluding(n=1, hidden=5)), (Split, Split(**{"in": 1})), (Pet, User(userId=1)), (Raw, Raw(data=b"\xff")),
     (OfModels, OfModels(Admin(userId=1), [])), (StructOfModel, StructOfModel(Admin(userId=1), [])), (bytes, "a"), (bytes, {"a": 1}),
@@ -435,6 +435,29 @@ def test_a_publisher_that_knows_no_handler_writes_what_the_handler_reads(value: 
 def test_what_its_own_class_would_lose_is_refused_without_a_handler_too(value: object) -> None:
     with pytest.raises(UsageError):
         encode(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "got"),
+    [(Data, {"n": 1}, Data(1)), (Data, {"n": 1, "note": None}, Data(1)), (list[Data], [{"n": 1}], [Data(1)]), (Holder, {"data": {"n": 1}}, Holder(Data(1))),
+     (User, {"userId": 1}, User(userId=1)), (OfModels, {"one": {"userId": 1}, "many": []}, OfModels(User(userId=1), [])), (tuple[int, ...], [1], (1,)),
+     (dict[int, str], {"1": "a"}, {1: "a"}), (Left | Right, {"x": 1, "y": 5}, Right(1, 5)), (Sparse, {"seenAt": "2026-01-01T00:00:00Z"}, Sparse("", datetime(2026, 1, 1, tzinfo=UTC)))],
+    ids=_names,
+)  # fmt: skip
+def test_json_may_stand_for_a_class_where_nothing_gets_lost(annotation: Any, given: Any, got: object) -> None:
+    both = codec(annotation)
+    assert both.decode(event_of(*both.encode(given))) == got
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given"),
+    [(Data, {"n": 1, "x": 2}), (Data, {"n": "1"}), (list[Data], [{"n": 1, "x": 2}]), (Holder, {"data": {"n": 1, "more": 5}}), (User, {"userId": 1, "x": 1}),
+     (float, {"a": 1}), (dict[str, float | None], {"a": math.nan}), (set[int], [1, 1]), (Data, {"n": 1, "note": NOW})],
+    ids=_names,
+)  # fmt: skip
+def test_json_of_which_something_would_get_lost_is_refused(annotation: Any, given: object) -> None:
+    with pytest.raises(UsageError):
+        codec(annotation).encode(given)
 
 
 def test_plain_json_without_a_type_is_as_it_was() -> None:

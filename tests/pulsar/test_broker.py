@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,29 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pulsar  # type: ignore[import-untyped]
 import pytest
+from msgspec import structs
 
 from eventwagon.broker import Delivery
 from eventwagon.brokers.pulsar import PulsarBroker
 from eventwagon.errors import ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event
+from tests.programs.claimer import claiming
 from tests.pulsar.support import Publisher, Worker, a_channel, events
 from tests.servers.server import Server
-
-CRASHER = """
-import asyncio, sys
-from eventwagon.broker import Delivery
-from eventwagon.brokers.pulsar import PulsarBroker
-from eventwagon.event import Channel
-
-async def main():
-    async with PulsarBroker.from_url(sys.argv[1]) as broker:
-        async with broker.consume(Channel(sys.argv[2], 1), visibility=600.0) as consumer:
-            got = await consumer.receive(int(sys.argv[3]), 30.0)
-            print(*(d.attempt for d in got), flush=True)
-            await asyncio.sleep(600)
-
-asyncio.run(main())
-"""
 
 
 def admin(server: Server, path: str) -> str:
@@ -226,29 +211,33 @@ def test_too_large_an_event(pulsar_server: Server) -> None:
 
 
 def test_a_killed_process(pulsar_server: Server) -> None:
-    """What it had in hand comes to another, as a further attempt."""
+    """What it had in hand comes to another, soon and with its attempts, as suspects; one that was alone has one more, and so
+    it goes on from process to process."""
 
     async def run() -> None:
         channel = a_channel()
+        url = f"{pulsar_server.url}&registry=redis%3A%2F%2F127.0.0.1"  # which nobody asks
         async with PulsarBroker.from_url(pulsar_server.url) as broker:
             await broker.create(channel)
-            await broker.publish(channel, events(5))
+            await broker.publish(channel, [structs.replace(e, data=b"%d" % n) for n, e in enumerate(events(5))])
+            async with claiming(url, channel.train, 5) as (_, got):
+                assert got == [(str(n), 1, False) for n in range(5)]
+            async with claiming(url, channel.train, 2) as (_, got):
+                assert got == [("0", 1, True), ("1", 1, True)]
             for attempt in (1, 2):
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-c", CRASHER, pulsar_server.url, channel.train, "2"),
-                    stdout=asyncio.subprocess.PIPE,
-                )
-                assert process.stdout is not None
-                assert await process.stdout.readline() == b"%d %d\n" % (attempt, attempt)
-                process.kill()
-                await process.wait()
+                async with claiming(url, channel.train, 5, alone=True) as (_, got):
+                    assert sorted(got) == [(str(n), attempt, True) for n in range(5)]
             async with broker.consume(channel, visibility=30.0) as consumer:
-                got: list[Delivery] = []
-                async with asyncio.timeout(20):
-                    while len(got) < 5:
-                        got += await consumer.receive(10, 1.0)
-                assert [d.attempt for d in got][:2] == [3, 3]
-                await consumer.settle(got)
+                for n in range(5):
+                    async with asyncio.timeout(20):
+                        while not (some := await consumer.receive(10, 1.0)):
+                            pass
+                    assert [(d.attempt, d.suspect) for d in some] == [(3, True)]
+                    if n:
+                        await consumer.settle(some)
+                    else:
+                        assert await consumer.alone(some[0])
+                        await consumer.release(some, delay=60.0, tried=False)
             await broker.delete(channel)
 
     asyncio.run(run())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -31,36 +33,62 @@ class Server(RuleBasedStateMachine):
         self.ours: set[int] = set()  # the server holds them for us, unacknowledged
         self.acknowledged: set[int] = set()
         self.attempts: dict[int, int] = {}
+        self.suspects: set[int] = set()
+        self.rests: dict[int, float] = {}
+        self.alone: set[int] = set()
         self.hands: dict[int, tuple[Delivery, float]] = {}  # the claim that counts, and when it ends
         self.old: list[Delivery] = []
 
     def ended(self) -> None:
         for number, (delivery, due) in list(self.hands.items()):
             if due <= self.now:
-                self.attempts[number] += 1
+                self.attempts[number] += number in self.alone
+                self.alone.discard(number)
+                self.suspects.add(number)
                 self.old.append(delivery)
                 del self.hands[number]
 
-    @rule(number=NUMBERS)
-    def arrives(self, number: int) -> None:
-        again = self.claims.arrive(key(number), event(number), number, 1, self.now)
+    @rule(number=NUMBERS, suspect=st.booleans())
+    def arrives(self, number: int, suspect: bool) -> None:
+        again = self.claims.arrive(key(number), event(number), number, 1, self.now, suspect=suspect)
         assert (again is not None) == (number in self.acknowledged)
         if number not in self.acknowledged:
+            if suspect and number not in self.attempts:
+                self.suspects.add(number)
             self.attempts.setdefault(number, 1)
             self.ours.add(number)
 
-    @rule(limit=st.integers(1, 5), visibility=st.floats(0.1, 10))
-    def take(self, limit: int, visibility: float) -> None:
+    @rule(limit=st.integers(1, 5), visibility=st.floats(0.1, 10), suspects=st.sampled_from(["first", "last", "none"]))
+    def take(self, limit: int, visibility: float, suspects: Literal["first", "last", "none"]) -> None:
         self.ended()
         free = {n for n in self.ours if n not in self.hands}
-        got = self.claims.take(limit, self.now, self.now + visibility)
+        got = self.claims.take(limit, self.now, self.now + visibility, suspects)
         assert len(got) <= limit
+        assert len(got) == 1 or not any(d.suspect for d in got), "a suspect comes alone"
+        assert suspects != "none" or not any(d.suspect for d in got)
+        if got and got[0].suspect and suspects == "first":
+            fewest = [n for n in free & self.suspects if n not in self.delayed()]
+            assert not fewest or got[0].attempt == min(self.attempts[n] for n in fewest)
         for delivery in got:
             number = int(delivery.event.id)
             assert number in free, "given out twice, or what the server has given to another"
             free.discard(number)
-            assert delivery.attempt == self.attempts[number]
+            assert (delivery.attempt, delivery.suspect) == (self.attempts[number], number in self.suspects)
             self.hands[number] = (delivery, self.now + visibility)
+
+    def delayed(self) -> set[int]:
+        return {n for n, until in self.rests.items() if until > self.now}
+
+    @precondition(lambda self: self.hands)
+    @rule(data=st.data())
+    def is_alone(self, data: st.DataObject) -> None:
+        self.ended()
+        for number, (delivery, _) in self.hands.items():
+            assert self.claims.stands(delivery, self.now)
+            if data.draw(st.booleans()):
+                delivery.token.alone = True
+                self.alone.add(number)
+        assert not any(self.claims.stands(delivery, self.now) for delivery in self.old)
 
     @rule(seconds=st.floats(0.0, 5.0))
     def time_passes(self, seconds: float) -> None:
@@ -75,6 +103,10 @@ class Server(RuleBasedStateMachine):
         self.claims.release([*given, *self.old], self.now, self.now + delay, tried)
         for number in set(some):
             self.attempts[number] += tried
+            self.alone.discard(number)
+            self.rests[number] = self.now + delay
+            if tried:
+                self.suspects.discard(number)
             self.old.append(self.hands.pop(number)[0])
 
     @precondition(lambda self: self.hands or self.old)
@@ -115,7 +147,9 @@ class Server(RuleBasedStateMachine):
         """Nothing that the server holds for us is lost: all of it can be had in the end."""
         self.now += 100
         self.ended()
-        got = self.claims.take(1000, self.now, self.now + 1)
+        got: list[Delivery] = []
+        while some := self.claims.take(1000, self.now, self.now + 1):
+            got += some
         assert {int(d.event.id) for d in got} == self.ours
         assert {int(d.event.id): d.attempt for d in got} == {n: self.attempts[n] for n in self.ours}
 

@@ -47,7 +47,7 @@ class PulsarBroker:
         self._senders: dict[Channel, asyncio.Task[Sender]] = {}
         self._attachments: dict[Channel, Attachment] = {}
         self._leaving: dict[Channel, Attachment] = {}
-        self._attempts: dict[Channel, dict[Key, int]] = {}
+        self._known: dict[Channel, dict[Key, tuple[int, bool]]] = {}
         self._turns: WeakValueDictionary[Channel, asyncio.Lock] = WeakValueDictionary()
         self._sealed: dict[Channel, None] = {}
         self._probes: set[Channel] = set()
@@ -191,7 +191,7 @@ class PulsarBroker:
                     channel,
                     before=found.read,
                     tried=tried,
-                    attempts=self._attempts.pop(channel, {}),
+                    known=self._known.pop(channel, {}),
                 )
                 try:
                     await attachment.open()
@@ -206,9 +206,9 @@ class PulsarBroker:
         async with self._turn(channel):
             if self._attachments.get(channel) is attachment and attachment.idle():
                 del self._attachments[channel]
-                if known := attachment.claims.attempts():
-                    self._attempts[channel] = known
-                    _trim(self._attempts)
+                if known := attachment.known():
+                    self._known[channel] = known
+                    _trim(self._known)
                 self._leaving[channel] = attachment
                 try:
                     await attachment.close()
@@ -293,7 +293,7 @@ class PulsarBroker:
     async def _gone(self, channel: Channel) -> None:
         """The channel does not exist any more: let go of what is attached to it."""
         self._drop_sender(channel)
-        self._attempts.pop(channel, None)
+        self._known.pop(channel, None)
         if attachment := self._attachments.pop(channel, None):
             await attachment.close()
 

@@ -1,7 +1,7 @@
 """Who has which message of one channel in hand, within this process. Pure: times are given, nothing is awaited.
 
 The server gives a message to one consumer and knows no more of it until it is acknowledged, or until that consumer goes.
-What the contract asks for beyond that is kept here: claims that end, delays, attempts. `lost` is what the server has
+What the contract asks for beyond that is kept here: claims that end, delays, attempts, suspicion. `lost` is what the server has
 taken back because the connection broke: it is not given out, unless the server sends it again.
 """
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,44 +35,55 @@ class Hold(msgspec.Struct, gc=False):
     back: bool
     seen: float
     lost: bool = False
+    suspect: bool = False
+    alone: bool = False
+    """If this claim runs out, that counts as an attempt."""
 
 
 class Claims:
-    """The messages of one channel that this process has. `attempts`: what is known of some from before."""
+    """The messages of one channel that this process has. `known`: attempt and suspicion of some that it had before."""
 
-    def __init__(self, attempts: Mapping[Key, int] | None = None) -> None:
+    def __init__(self, known: Mapping[Key, tuple[int, bool]] | None = None) -> None:
         self._holds: dict[Key, Hold] = {}
         self._fresh: deque[Hold] = deque()  # stale where not in _holds, or lost
         self._again: list[tuple[float, Key, Hold]] = []  # a heap; the same
+        self._suspects: list[tuple[int, float, Key, Hold]] = []  # a heap, fewest attempts first; the same
         self._claims_due = inf  # no claim ends before
         self._claimed = 0
-        self._attempts = dict(attempts or {})
+        self._known = dict(known or {})
         self._settled: dict[Key, Any] = {}  # keeps its order: the oldest are forgotten
 
-    def arrive(self, key: Key, event: Event, handle: Any, attempt: int, now: float) -> Any:
+    def arrive(self, key: Key, event: Event, handle: Any, attempt: int, now: float, *, suspect: bool = False) -> Any:
         """The server sent it. Returns the handle to acknowledge anew when it was settled already, else None."""
         if key in self._settled:
             self._settled[key] = handle
             return handle
         hold = self._holds.get(key)
         if hold is None:
-            if self._attempts:
-                attempt = max(attempt, self._attempts.pop(key, 1))
-            self._holds[key] = hold = Hold(key, event, handle, attempt, now, True, now)
-            self._fresh.append(hold)
+            if self._known:
+                attempt, suspect = self._known.pop(key, (attempt, suspect))
+            self._holds[key] = hold = Hold(key, event, handle, attempt, now, True, now, suspect=suspect)
+            if attempt > 1 or suspect:
+                self._wait(hold)
+            else:
+                self._fresh.append(hold)
             return None
         hold.seen = now
         hold.handle = handle
         if hold.lost:
             hold.lost = False
             if hold.back:
-                heappush(self._again, (hold.due, key, hold))
+                self._wait(hold)
         return None
 
-    def take(self, limit: int, now: float, due: float) -> list[Delivery]:
-        """Claim up to `limit` until `due`: those that are due again, then those that came first."""
+    def take(
+        self, limit: int, now: float, due: float, suspects: Literal["first", "last", "none"] = "last"
+    ) -> list[Delivery]:
+        """Claim until `due` one suspect, or up to `limit` others: those that are due again, then those that came first."""
         if self._claims_due <= now:
             self._expire(now)
+        if suspects == "first" and (suspect := self._take_suspect(now, due)):
+            return suspect
         got: list[Delivery] = []
         again, fresh, holds = self._again, self._fresh, self._holds
         while len(got) < limit and again and again[0][0] <= now:
@@ -89,7 +100,40 @@ class Claims:
         if got:
             self._claimed += len(got)
             self._claims_due = min(self._claims_due, due)
+        elif suspects == "last":
+            return self._take_suspect(now, due)
         return got
+
+    def _take_suspect(self, now: float, due: float) -> list[Delivery]:
+        later: list[tuple[int, float, Key, Hold]] = []
+        got: list[Delivery] = []
+        while self._suspects and not got:
+            entry = heappop(self._suspects)
+            _, since, key, old = entry
+            if self._holds.get(key) is not old or not old.back or old.lost:
+                continue
+            if since > now:
+                later.append(entry)
+                continue
+            hold = Hold(key, old.event, old.handle, old.attempt, due, False, old.seen, suspect=True)
+            self._holds[key] = hold
+            got.append(Delivery(old.event, old.attempt, hold, True))
+            self._claimed += 1
+            self._claims_due = min(self._claims_due, due)
+        for entry in later:
+            heappush(self._suspects, entry)
+        return got
+
+    def has_suspects(self) -> bool:
+        """Whether some may be had, now or later."""
+        return bool(self._suspects)
+
+    def stands(self, delivery: Delivery, now: float) -> bool:
+        """Whether its claim has not run out."""
+        if self._claims_due <= now:
+            self._expire(now)
+        hold: Hold = delivery.token
+        return self._holds.get(hold.key) is hold and not hold.back
 
     def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
         """They are done. Returns the handles to acknowledge."""
@@ -116,7 +160,7 @@ class Claims:
             token: Hold = delivery.token
             hold = self._holds.get(token.key)
             if hold is token and not hold.back:
-                self._give_back(hold, due, hold.attempt + tried)
+                self._give_back(hold, due, hold.attempt + tried, suspect=hold.suspect and not tried)
 
     def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
         """Their claims end at `due`; a claim that ran out is left alone."""
@@ -137,6 +181,8 @@ class Claims:
         self._fresh = deque(hold for hold in self._fresh if not hold.lost)
         self._again = [one for one in self._again if not one[2].lost]  # any part of a sorted order is one
         self._again.sort()
+        self._suspects = [one for one in self._suspects if not one[3].lost]
+        self._suspects.sort()
 
     def forget(self, now: float, after: float) -> None:
         """Drop what was lost and has not come again for `after` seconds: another has it."""
@@ -145,7 +191,8 @@ class Claims:
 
     def next_due(self) -> float:
         """When something may be had again: a time, or infinity."""
-        return min(self._claims_due, self._again[0][0] if self._again else inf)
+        suspects = min((one[1] for one in self._suspects), default=inf)
+        return min(self._claims_due, self._again[0][0] if self._again else inf, suspects)
 
     def claimed(self, now: float) -> int:
         """How many are in hand."""
@@ -161,21 +208,28 @@ class Claims:
         """The one that was settled last."""
         return next(reversed(self._settled), None)
 
-    def attempts(self) -> dict[Key, int]:
-        """What a later consumer should know: the attempts of those that were tried."""
-        return {hold.key: hold.attempt for hold in self._holds.values() if hold.attempt > 1 and hold.back}
+    def known(self) -> dict[Key, tuple[int, bool]]:
+        """What a later consumer of this process should know: attempt and suspicion of what nobody has in hand. Of the others
+        nobody knows that they were given back."""
+        return {hold.key: (hold.attempt, hold.suspect) for hold in self._holds.values() if hold.back and not hold.lost}
 
     def _expire(self, now: float) -> None:
         self._claims_due = inf
         for hold in [one for one in self._holds.values() if not one.back]:
             if hold.due <= now:
-                self._give_back(hold, hold.due, hold.attempt + 1)
+                self._give_back(hold, hold.due, hold.attempt + hold.alone, suspect=True)
             else:
                 self._claims_due = min(self._claims_due, hold.due)
 
-    def _give_back(self, hold: Hold, due: float, attempt: int) -> None:
-        back = Hold(hold.key, hold.event, hold.handle, attempt, due, True, hold.seen, hold.lost)
+    def _give_back(self, hold: Hold, due: float, attempt: int, *, suspect: bool) -> None:
+        back = Hold(hold.key, hold.event, hold.handle, attempt, due, True, hold.seen, hold.lost, suspect)
         self._holds[hold.key] = back
         self._claimed -= 1
         if not back.lost:
-            heappush(self._again, (due, hold.key, back))
+            self._wait(back)
+
+    def _wait(self, hold: Hold) -> None:
+        if hold.suspect:
+            heappush(self._suspects, (hold.attempt, hold.due, hold.key, hold))
+        else:
+            heappush(self._again, (hold.due, hold.key, hold))

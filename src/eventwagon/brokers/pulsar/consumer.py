@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal
 
 import pulsar  # type: ignore[import-untyped]
 
@@ -23,8 +23,9 @@ from .native import Native, Result, log
 from .positions import Position
 from .wire import event_from
 
-_NOTE = 2.0  # seconds for attempts to be noted
+_NOTE = 2.0  # seconds for attempts to be looked up
 _MOST_NOTED = 300
+_NOTES = 5  # processes that note at the same time overwrite each other's: so often it is tried
 _FORGET = 60.0  # seconds for the server to send again what was lost with a connection
 _PATIENCE = 5.0  # seconds for a connection to come back before a settle gives up
 
@@ -41,21 +42,23 @@ class Attachment:
         *,
         before: Position,
         tried: Mapping[Position, int],
-        attempts: Mapping[Key, int],
+        known: Mapping[Key, tuple[int, bool]],
     ) -> None:
         self.channel = channel
         self.name = f"eventwagon-{token_hex(6)}"
         self.users = 0
         self.gone = False
-        self.claims = Claims(attempts)
+        self.claims = Claims(known)
         self.connected = asyncio.Event()
         self.settled_at = float("-inf")
         self._native = native
         self._address = address
         self._before = before
-        """Entries before it were given to a consumer that is no more: it may have tried them, and the server has not counted."""
+        """Entries before it were given to a consumer that is no more: it may have died of one."""
         self._tried = dict(tried)
-        self._suspects: set[Key] = set()  # given to somebody before, and to be noted when they are given out
+        """The attempt as which they come next, where a consumer was alone with them."""
+        self._noted: set[Key] = set()  # by this process
+        self._looked_up_at = float("-inf")  # when what others have noted was read
         self._admin = admin
         self._connected_at = float("-inf")  # when it was last seen to be
         self._highest: Key = (-1, -1, -1)
@@ -85,19 +88,19 @@ class Attachment:
     def is_connected(self) -> bool:
         return self._consumer is not None and bool(self._consumer.is_connected())
 
-    async def receive(self, limit: int, timeout: float, visibility: float) -> list[Delivery]:
+    async def receive(self, limit: int, timeout: float, visibility: float, *, suspect_first: bool) -> list[Delivery]:
         deadline = self._loop.time() + timeout
         await asyncio.sleep(0)  # a consumer in a loop must let others run
         while True:
             if self.gone:
                 raise ChannelGone(f"channel {self.channel} does not exist any more")
             now = self._loop.time()
-            got = self.claims.take(limit, now, now + visibility)
-            while len(got) < limit and self._pull(limit - len(got), now):
-                got += self.claims.take(limit - len(got), now, now + visibility)
-            if got:
-                await self._note(got)
-                return got
+            turn: Literal["first", "none"] = "first" if suspect_first else "none"
+            got = self._take(limit, now, now + visibility, turn)
+            while len(got) < limit and not (got and got[0].suspect) and self._pull(limit - len(got), now):
+                got += self._take(limit - len(got), now, now + visibility, "none" if got else turn)
+            if got := got or self._take(limit, now, now + visibility, "last"):
+                return [await self._looked_up(got[0])] if got[0].suspect else got
             if now >= deadline:
                 if not self.connected.is_set():
                     raise Unavailable(
@@ -166,6 +169,11 @@ class Attachment:
         self.claims.disconnected(self._connected_at)
         self.wake()
 
+    def known(self) -> dict[Key, tuple[int, bool]]:
+        """What a later consumer of this process should know of all that came, so that little of it seems suspect."""
+        self._pull(self._address.prefetch, self._loop.time())
+        return self.claims.known()
+
     def idle(self) -> bool:
         """Whether it can be closed: nobody receives, and no claim would end early by it."""
         return self.users == 0 and not self.claims.claimed(self._loop.time())
@@ -174,6 +182,11 @@ class Attachment:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _take(self, limit: int, now: float, due: float, turn: Literal["first", "last", "none"]) -> list[Delivery]:
+        if turn != "none" and self.claims.has_suspects():
+            self._pull(self._address.prefetch, now)  # of all that came the one with the fewest attempts
+        return self.claims.take(limit, now, due, turn)
 
     def _pull(self, most: int, now: float) -> bool:
         """Take up to `most` from the client; asks for one more than it has. Whether any came."""
@@ -198,28 +211,51 @@ class Attachment:
         if threading.get_ident() != self._thread:
             self._native.landing.post(self.wake)
 
-    async def _note(self, got: Sequence[Delivery]) -> None:
-        """Have it known, before they are handled, of those that somebody had before: this process may crash of them too."""
-        if not self._suspects:
-            return
-        suspects = [d for d in got if d.token.key in self._suspects]
-        if not suspects:
-            return
-        for key in [key for key in self._suspects if self.claims.is_settled(key)]:
-            self._suspects.discard(key)
-            self._tried.pop(key[:2], None)
-        self._tried.update((d.token.key[:2], d.attempt) for d in suspects)
+    async def _looked_up(self, suspect: Delivery) -> Delivery:
+        """With the attempt that other processes had noted before it came here."""
+        hold, now = suspect.token, self._loop.time()
         try:
-            async with asyncio.timeout(_NOTE):
-                there = await self._admin.tried(self.channel)  # other processes note theirs
-                known = {**there, **self._tried}
-                await self._admin.note_tried(self.channel, dict(sorted(known.items())[-_MOST_NOTED:]))
+            if hold.seen >= self._looked_up_at:
+                async with asyncio.timeout(_NOTE):
+                    self._tried = await self._admin.tried(self.channel)
+                self._looked_up_at = now
         except (TimeoutError, BrokerError) as e:
-            log.info("%s: attempts could not be noted: %s", self.channel, e)
+            log.info("%s: attempts could not be looked up: %s", self.channel, e)
         except BaseException:
-            now = self._loop.time()
-            self.claims.release(got, now, now, False)
+            self.claims.release([suspect], now, now, False)
             raise
+        hold.attempt = max(hold.attempt, self._tried.get(hold.key[:2], 1))
+        return Delivery(suspect.event, hold.attempt, hold, True)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        hold = delivery.token
+        if not hold.alone and self.claims.stands(delivery, self._loop.time()):
+            await self._note(hold.key, delivery.attempt + 1)
+            hold.alone = True
+        return self.claims.stands(delivery, self._loop.time())
+
+    async def release(self, deliveries: Sequence[Delivery], delay: float, *, tried: bool) -> None:
+        for delivery in [] if tried else deliveries:
+            if delivery.token.alone and self.claims.stands(delivery, self._loop.time()):
+                await self._note(delivery.token.key, delivery.attempt)
+        now = self._loop.time()
+        self.claims.release(deliveries, now, now + delay, tried)
+        self.wake()
+
+    async def _note(self, key: Key, attempt: int) -> None:
+        """Store with the subscription as which attempt it comes next, whatever becomes of this process. Raises Unavailable."""
+        settled = {noted for noted in self._noted if self.claims.is_settled(noted)}
+        dropped = {noted[:2] for noted in settled}
+        self._noted = (self._noted - settled) | {key}
+        for _ in range(_NOTES):
+            there = await self._admin.tried(self.channel)
+            if there.get(key[:2]) == attempt:
+                self._tried = there
+                return
+            known = {place: count for place, count in there.items() if place not in dropped and place != key[:2]}
+            kept = dict(sorted(known.items())[1 - _MOST_NOTED :])
+            await self._admin.note_tried(self.channel, {**kept, key[:2]: attempt})
+        raise Unavailable(f"{self.channel} at {self._address.place}: an attempt could not be noted; try again")
 
     def _add(self, message: Any, now: float) -> None:
         handle = message.message_id()
@@ -232,13 +268,11 @@ class Attachment:
         event = event_from(
             found, message.data(), position=f"{self.channel}/{key[0]}:{key[1]}:{key[2]}", published=published
         )
-        attempt = 1 + message.redelivery_count()
-        if key[:2] < self._before or key < self._highest or key[:2] in self._tried:
-            attempt = max(attempt, self._tried.get(key[:2], 1) + 1)
-            self._suspects.add(key)
-        else:
+        attempt = max(1 + message.redelivery_count(), self._tried.get(key[:2], 1))
+        suspect = key[:2] < self._before or key < self._highest or key[:2] in self._tried
+        if not suspect:
             self._highest = key
-        if again := self.claims.arrive(key, event, message, attempt, now):
+        if again := self.claims.arrive(key, event, message, attempt, now, suspect=suspect):
             self._acknowledge(again)
 
     async def _wait(self, until: float) -> None:
@@ -260,22 +294,23 @@ class Subscription:
     def __init__(self, attachment: Attachment, visibility: float) -> None:
         self._attachment = attachment
         self._visibility = visibility
+        self._suspect_first = True
         self.left = False
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        return await self._open.receive(limit, timeout, self._visibility)
+        got = await self._open.receive(limit, timeout, self._visibility, suspect_first=self._suspect_first)
+        if got:
+            self._suspect_first = not got[0].suspect
+        return got
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         await self._open.settle(deliveries)
 
     async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        attachment = self._open
-        now = asyncio.get_running_loop().time()
-        attachment.claims.release(deliveries, now, now + delay, tried)
-        attachment.wake()
+        await self._open.release(deliveries, delay, tried=tried)
 
     async def alone(self, delivery: Delivery) -> bool:
-        return True
+        return await self._open.alone(delivery)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         attachment = self._open

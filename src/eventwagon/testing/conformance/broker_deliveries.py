@@ -125,14 +125,14 @@ async def suspects_come_alone(t: BrokerTrial) -> None:
     channel = await t.channel(holding=t.events(3))
     async with t.claimed(channel, 3, visibility=t.visibility):
         await past(t.visibility)
-    events = t.events(3)
-    await t.broker.publish(channel, events)
     suspects, others = 0, set[bytes]()
     async with (
         t.another() as other,
         t.broker.consume(channel, visibility=LONG) as a,
         other.consume(channel, visibility=LONG) as b,
     ):
+        events = t.events(3)
+        await t.broker.publish(channel, events)
         for turn in range(12):
             if suspects == len(others) == 3:
                 break
@@ -156,9 +156,10 @@ async def suspects_and_others_take_turns(t: BrokerTrial) -> None:
         (first,) = await t.take(consumer, 1)
         holds(await consumer.alone(first), "the claim of a suspect had run out at once")
         await past(t.visibility)
-    await t.broker.publish(channel, t.events(4))
     turns: list[tuple[bool, int]] = []
     async with t.broker.consume(channel, visibility=LONG) as consumer:
+        await t.broker.publish(channel, t.events(4))
+        await asyncio.sleep(t.visibility)  # a server that pushes has sent them by now
         while len(turns) < 8:
             some = await t.take(consumer, 1)
             turns += [(d.suspect, d.attempt) for d in some]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -97,8 +98,39 @@ def test_a_failing_seed_is_made_smaller_and_told() -> None:
 
 
 def test_the_command_line_counts_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "20", "--jobs", "1", "--first", "200"]) == 0
+    assert main(["--seeds", "20", "--jobs", "1", "--first-seed", "200"]) == 0
     said = capsys.readouterr().out
     assert "20 seeds in" in said
     assert "faults injected" in said
+    assert said.startswith("seeds 200 to 219: --first-seed 200\n")
     assert said.endswith("20 passed, 0 failed\n")
+
+
+def test_each_commit_has_seeds_of_its_own_and_what_is_printed_repeats_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    def first() -> int:
+        assert main(["--seeds", "1", "--jobs", "1", "--first-seed", "commit"]) == 0
+        said = capsys.readouterr().out.splitlines()[0]
+        return int(said.rsplit(" ", 1)[1])
+
+    assert first() == 0  # no repository here
+    git("init", "--quiet")
+    assert first() == 0  # and no commit
+    git("commit", "--quiet", "--allow-empty", "-m", "one")
+    one = first()
+    assert one == int(git("rev-parse", "HEAD")[:7], 16) * 10_000
+    (tmp_path / "changed").write_text("")
+    git("add", "changed")
+    assert first() == one
+    git("commit", "--quiet", "-m", "two")
+    assert first() != one

@@ -12,10 +12,11 @@ import pytest
 
 from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
 from eventwagon.testing.simulation.checker import check
-from eventwagon.testing.simulation.history import Faulted
-from eventwagon.testing.simulation.mutants import FENCED, UNFENCED, Mutant
+from eventwagon.testing.simulation.guests import guest, is_strict, may_die
+from eventwagon.testing.simulation.history import Faulted, Handled, Refused, Stored, Tried
+from eventwagon.testing.simulation.mutants import FENCED, HOSTILE, UNFENCED, Mutant
 from eventwagon.testing.simulation.run import simulate
-from eventwagon.testing.simulation.scenario import KINDS, OPS, draw
+from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, draw
 from eventwagon.testing.simulation.shrink import shrink
 
 MOST = 2000
@@ -85,6 +86,39 @@ def test_a_mutant_is_caught(name: str, record_property: Callable[[str, object], 
 @pytest.mark.parametrize("name", UNFENCED)
 def test_a_mutant_of_the_lease_fence_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(UNFENCED[name], fenced=False))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_bulkhead_that_is_taken_out_is_missed(name: str, record_property: Callable[[str, object], None]) -> None:
+    """Within the hostile ones of four hundred seeds."""
+    for seed in range(400):
+        scenario = draw(seed)
+        if not scenario.guests:
+            continue
+        with HOSTILE[name]():
+            violations = check(simulate(scenario))
+        if violations:
+            record_property("caught", (seed, violations[0].invariant))
+            return
+    pytest.fail("survived: a hole in the checker or in the scenarios")
+
+
+def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:
+    """What is listed and never happens proves nothing."""
+    kinds, strict = set(GUESTS), 0
+    for seed in range(400):
+        scenario = draw(seed)
+        if not scenario.guests:
+            continue
+        strict += is_strict(scenario)
+        history = simulate(scenario).history
+        came = {r.key for kind in (Stored, Handled, Tried, Refused) for r in history.of(kind)}
+        kinds -= {guest(scenario, key) for key in came}
+        assert any(not may_die(scenario, key) for key in came)
+        if not kinds and strict > 5:
+            return
+    pytest.fail(f"never came: {sorted(kinds)}")
 
 
 def test_a_failing_seed_is_made_smaller_and_told() -> None:

@@ -205,3 +205,45 @@ REMOVED_WHILE_IT_DRAINED_AGAIN = Scenario(
     grows_at=4.651,
 )
 """One observer waits for a unit to end before it deletes; another meanwhile finds late events in that wagon, which drains again."""
+
+GREW_WHILE_NEWS_WERE_LATE = Scenario(
+    seed=1146,
+    limit="Volume(1)",
+    workers="total=2, floor=1",
+    settings={
+        "spares": 2,
+        "wagons": 4,
+        "at_cap": "fill",
+        "hold": 0.0,
+        "cooldown": 0.0,
+        "attempts": 3,
+        "backoff": 3.0,
+        "observe_every": 0.25,
+        "provision_timeout": 8.0,
+        "provision_attempts": 3,
+        "grace": 0.5,
+        "member_ttl": 5.0,
+        "visibility": 6.0,
+        "handler_timeout": 1.0,
+        "publish_timeout": 15.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10000,
+    },
+    programs=(
+        Program("p0", ("observe",)),
+        Program("p1", ("observe",)),
+        Program("p3", ("work",)),
+        Program("p4", ("publish",)),
+    ),
+    arrivals=(Arrival(8.765, "p4", 1),),
+    faults=(
+        Fault("p3", "watch", 5, "late", 6.0),
+        Fault("p3", "watch", 6, "late", 6.0),
+        Fault("p3", "watch", 7, "late", 6.0),
+    ),
+    work=0.0,
+    grows_at=11.345,
+)
+"""The process that works hears late of the channel that its wagons got."""

@@ -34,6 +34,7 @@ from eventwagon.testing.simulation.history import (
     Noted,
     Paused,
     Record,
+    Refused,
     Revised,
     SealedChannel,
     Settled,
@@ -324,6 +325,9 @@ def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) 
         ("I10", {"wagons": 1}),
         ("I10", {"calls": {"depth": 100}, "most_calls": 99}),
         ("alive", {"unexpected": ("KeyError(1)",)}),
+        ("pool", {"short": ("p1.1 has 1 workers, not 2",)}),
+        ("strangers", {"touched": frozenset({"k"})}),
+        ("strangers", {"unfit": frozenset({"k"})}),
     ],
 )
 def test_what_a_run_says_besides_its_history(invariant: str, more: dict[str, object]) -> None:
@@ -333,6 +337,12 @@ def test_what_a_run_says_besides_its_history(invariant: str, more: dict[str, obj
 def test_a_process_may_fail_to_start_and_not_end_by_itself_later() -> None:
     assert whole().add(Ended, error="Unavailable: away", early=True).judged() == []
     assert [v.invariant for v in whole().add(Ended, error="KeyError: 1", early=False).judged()] == ["alive"]
+
+
+def test_only_the_event_that_the_broker_refuses_is_refused() -> None:
+    tale = whole().add(Refused, key="x", why="EventRefused: too large")
+    assert tale.judged(unfit=frozenset({"x"})) == []
+    assert [v.invariant for v in tale.judged()] == ["strangers"]
 
 
 def test_dead_letters_stand_for_the_whole_chain() -> None:

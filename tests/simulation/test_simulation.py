@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
 from eventwagon.testing.simulation.checker import check
-from eventwagon.testing.simulation.history import Faulted
-from eventwagon.testing.simulation.mutants import FENCED, UNFENCED, Mutant
+from eventwagon.testing.simulation.guests import guest, is_strict, may_die
+from eventwagon.testing.simulation.history import Faulted, Handled, Refused, Stored, Tried
+from eventwagon.testing.simulation.mutants import FENCED, HOSTILE, UNFENCED, Mutant
 from eventwagon.testing.simulation.run import simulate
-from eventwagon.testing.simulation.scenario import KINDS, OPS, draw
+from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, draw
 from eventwagon.testing.simulation.shrink import shrink
 
 MOST = 2000
@@ -86,6 +88,39 @@ def test_a_mutant_of_the_lease_fence_is_caught(name: str, record_property: Calla
     record_property("caught", caught_at(UNFENCED[name], fenced=False))
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_bulkhead_that_is_taken_out_is_missed(name: str, record_property: Callable[[str, object], None]) -> None:
+    """Within the hostile ones of four hundred seeds."""
+    for seed in range(400):
+        scenario = draw(seed)
+        if not scenario.guests:
+            continue
+        with HOSTILE[name]():
+            violations = check(simulate(scenario))
+        if violations:
+            record_property("caught", (seed, violations[0].invariant))
+            return
+    pytest.fail("survived: a hole in the checker or in the scenarios")
+
+
+def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:
+    """What is listed and never happens proves nothing."""
+    kinds, strict = set(GUESTS), 0
+    for seed in range(400):
+        scenario = draw(seed)
+        if not scenario.guests:
+            continue
+        strict += is_strict(scenario)
+        history = simulate(scenario).history
+        came = {r.key for kind in (Stored, Handled, Tried, Refused) for r in history.of(kind)}
+        kinds -= {guest(scenario, key) for key in came}
+        assert any(not may_die(scenario, key) for key in came)
+        if not kinds and strict > 5:
+            return
+    pytest.fail(f"never came: {sorted(kinds)}")
+
+
 def test_a_failing_seed_is_made_smaller_and_told() -> None:
     with FENCED["settle before emit"]():
         seed, invariant = caught_at(FENCED["settle before emit"], fenced=True)
@@ -97,8 +132,39 @@ def test_a_failing_seed_is_made_smaller_and_told() -> None:
 
 
 def test_the_command_line_counts_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "20", "--jobs", "1", "--first", "200"]) == 0
+    assert main(["--seeds", "20", "--jobs", "1", "--first-seed", "200"]) == 0
     said = capsys.readouterr().out
     assert "20 seeds in" in said
     assert "faults injected" in said
+    assert said.startswith("seeds 200 to 219: --first-seed 200\n")
     assert said.endswith("20 passed, 0 failed\n")
+
+
+def test_each_commit_has_seeds_of_its_own_and_what_is_printed_repeats_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    def first() -> int:
+        assert main(["--seeds", "1", "--jobs", "1", "--first-seed", "commit"]) == 0
+        said = capsys.readouterr().out.splitlines()[0]
+        return int(said.rsplit(" ", 1)[1])
+
+    assert first() == 0  # no repository here
+    git("init", "--quiet")
+    assert first() == 0  # and no commit
+    git("commit", "--quiet", "--allow-empty", "-m", "one")
+    one = first()
+    assert one == int(git("rev-parse", "HEAD")[:7], 16) * 10_000
+    (tmp_path / "changed").write_text("")
+    git("add", "changed")
+    assert first() == one
+    git("commit", "--quiet", "-m", "two")
+    assert first() != one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,12 +17,13 @@ from typing import NamedTuple
 from ...facts import Switched
 from .checker import check
 from .history import Accepted, Revised
-from .mutants import FENCED, RARE, UNFENCED
+from .mutants import FENCED, HOSTILE, RARE, UNFENCED
 from .run import simulate
 from .scenario import draw
 from .shrink import shrink
 from .story import story
 
+_OF_COMMIT = "commit"
 _TOLD = 3
 """Failing seeds that are shrunk and told; the others are only named."""
 
@@ -40,6 +42,25 @@ class Outcome(NamedTuple):
 def fences(seed: int) -> bool:
     """Whether the seed's broker refuses writes to sealed channels. Each third one does not: there it is the lease fence."""
     return seed % 3 != 2
+
+
+def first_of(commit: str) -> int:
+    """The first of the ten thousand seeds that are this commit's own; `commit` is its hash, or empty: 0 then."""
+    return int(commit[:7], 16) * 10_000 if commit else 0
+
+
+def _commit() -> str:
+    """The hash of the commit that is checked out here, whatever has been changed since; empty outside a repository."""
+    try:
+        said = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return said.stdout.strip()
+
+
+def _first(given: str) -> int:
+    """See `--first-seed`."""
+    return int(given) if given != _OF_COMMIT else first_of(_commit())
 
 
 def try_seed(seed: int, *, mutant: str = "") -> Outcome:
@@ -69,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.seed is not None:
         print(tell(given.seed, mutant=given.mutant, tries=given.tries))
         return 1 if try_seed(given.seed, mutant=given.mutant).violations else 0
+    print(
+        f"seeds {given.first_seed} to {given.first_seed + given.seeds - 1}: --first-seed {given.first_seed}", flush=True
+    )
     start = time.monotonic()
     faults: Counter[str] = Counter()
     switches = events = done = 0
@@ -95,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(given: argparse.Namespace) -> Iterator[Outcome]:
-    seeds = range(given.first, given.first + given.seeds)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     one = partial(try_seed, mutant=given.mutant)
     if given.jobs == 1:
         yield from map(one, seeds)
@@ -116,18 +140,23 @@ def _parts(seeds: Iterable[int], size: int) -> Iterator[list[int]]:
 
 
 def _mutated(name: str) -> AbstractContextManager[None]:
-    return {**FENCED, **UNFENCED, **RARE}[name]() if name else nullcontext()
+    return {**FENCED, **UNFENCED, **HOSTILE, **RARE}[name]() if name else nullcontext()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eventwagon.testing.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=2000, help="how many (default: 2000)")
-    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument(
+        "--first-seed",
+        type=_first,
+        default=0,
+        help=f"a number, or {_OF_COMMIT}: seeds of the commit's own that is checked out here, 0 where none is (default: 0)",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, help="only this one, with its story; shrunk when it fails")
     parser.add_argument("--tries", type=int, default=300, help="runs that shrinking may take; 0: none (default: 300)")
     parser.add_argument(
-        "--mutant", default="", choices=["", *FENCED, *UNFENCED, *RARE], help="with this deliberate break"
+        "--mutant", default="", choices=["", *FENCED, *UNFENCED, *HOSTILE, *RARE], help="with this deliberate break"
     )
     return parser
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
 from .check_manifest import capped, explained, one_active, ready_before_active, right_code
-from .history import Ended
+from .guests import REFUSED, guest, is_strict, may_die
+from .history import Accepted, Ended, Refused
 from .run import Run
 from .violation import Evidence, Violation
 
@@ -21,7 +22,8 @@ def check(run: Run) -> list[Violation]:
 
 def evidence(run: Run) -> Evidence:
     """What the checker looks at in a run."""
-    settings, rest = run.scenario.settings, run.rest
+    settings, rest, strict = run.scenario.settings, run.rest, is_strict(run.scenario)
+    published = [r.key for r in run.history if isinstance(r, Accepted | Refused)] if run.scenario.guests else ()
     return Evidence(
         history=list(run.history),
         spares=int(settings["spares"]),
@@ -36,6 +38,9 @@ def evidence(run: Run) -> Evidence:
         longest_journal=run.longest_journal,
         calls=rest.calls,
         most_calls=_most_calls(run) if rest.reached else None,
+        short=rest.short,
+        touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
+        unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
 
 
@@ -61,6 +66,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _bounded(case)
     yield from capped(case.history, case.wagons)
     yield from _alive(case)
+    yield from _strangers(books, case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:
@@ -101,6 +107,22 @@ def _most_calls(run: Run) -> int:
     polls = run.rest.quiet / 5.0 + 2
     extends = 3 * run.rest.quiet / float(scenario.settings["visibility"]) + 2
     return int(observers * looks * each_look + members * checks * 3 + workers * channels * (polls + extends))
+
+
+def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:
+    """Nobody is hurt by what others do: each innocent event is handled, each guest has its own end, no pool gets smaller."""
+    for what in case.short:
+        yield Violation(invariant="pool", says=what)
+    for key in sorted(case.touched):
+        says = f"{key} is innocent, and ended in the dead letters"
+        yield Violation(invariant="strangers", says=says, key=key, moments=tuple(s.seq for s in books.stored[key][:6]))
+    for record in case.history:
+        if isinstance(record, Refused) and record.key not in case.unfit and "EventRefused" in record.why:
+            says = f"{record.key} was refused for another event: {record.why}"
+            yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
+        if isinstance(record, Accepted) and record.key in case.unfit:
+            says = f"{record.key} can't be stored, and was accepted"
+            yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
 
 
 def _alive(case: Evidence) -> Iterator[Violation]:

@@ -27,6 +27,10 @@ _MOMENT = 0.001
 _SPECIAL = ("twice", "unknown", "torn", "half")
 
 
+class DriversDefect(TypeError):
+    """What a driver raises that has a defect."""
+
+
 class Gated(Protocol):
     """What a gate needs to know of its process."""
 
@@ -130,6 +134,9 @@ class Gate:
             case "error":
                 await self._wait(_MOMENT)
                 raise Unavailable(f"{op}: simulated: failed before it took effect")
+            case "bug":
+                await self._wait(_MOMENT)
+                raise DriversDefect(f"{op}: simulated: a defect of the driver")
             case "cut":
                 process.cut(fault.amount)
                 await self._wait(_MOMENT)

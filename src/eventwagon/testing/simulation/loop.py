@@ -54,6 +54,10 @@ class Actor:
         self.dead = True
         self.parked.clear()
 
+    def exit(self, error: SystemExit) -> None:
+        """A task of it has ended the process: an event loop lets that through."""
+        self.kill()
+
     def bury(self) -> None:
         """Close what a killed one was at, once nothing can come of it any more."""
         for task in list(self.tasks):
@@ -173,4 +177,9 @@ class SimulationLoop(VirtualLoop):
                     if actor.frozen:
                         actor.parked.append(handle)
                         continue
-            handle._run()
+            try:
+                handle._run()
+            except SystemExit as e:
+                if actor is None:
+                    raise
+                actor.exit(e)

@@ -5,7 +5,8 @@ Each is a context manager that patches the core for as long as it is entered. No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any
 from unittest import mock
@@ -13,20 +14,30 @@ from unittest import mock
 import msgspec
 
 from ... import broker as broker_module
+from ... import connection as connection_module
+from ... import crew as crew_module
 from ... import manifest as manifest_module
+from ... import member as member_module
 from ... import observer as observer_module
 from ... import plan as plan_module
 from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
+from ... import switcher as switcher_module
 from ...broker import Depth, proven_empty
+from ...brokers import memory as memory_module
+from ...crew import Lanes
 from ...errors import EventwagonError, PublishUncertain, Unavailable
 from ...event import DEAD, Channel, Event, new_ids
+from ...facts import Fact
+from ...gate import Gate
+from ...gathering import Batch
 from ...lease import Lease
 from ...lifecycle import LIVE, Move, State
 from ...manifest import Manifest, Wagon, moved
 from ...observer import Observer
 from ...orchestrator import Deployment
+from ...orchestrators import in_process as in_process_module
 from ...plan import _Draft, plan
 from ...registry import Member
 from ...removal import Remover
@@ -34,6 +45,8 @@ from ...settling import Settling
 from ...sleeping import rested
 from ...steps import Plan, Provision, Seal, Task, sealed
 from ...switcher import Switcher
+from ...telling import Telling
+from ...worker import Dead, Failed, Handled, begin
 
 Mutant = Callable[[], AbstractContextManager[None]]
 
@@ -41,6 +54,8 @@ FENCED: dict[str, Mutant] = {}
 """Those for brokers that refuse writes to sealed channels, by name."""
 UNFENCED: dict[str, Mutant] = {}
 """Those for the lease fence."""
+HOSTILE: dict[str, Mutant] = {}
+"""Those without one of the bulkheads, for scenarios with hostile guests."""
 RARE: dict[str, Mutant] = {}
 """Those that few seeds in thousands are hit by: they are caught in scenarios that are kept in the tests."""
 
@@ -418,4 +433,165 @@ def _not_rescued() -> Iterator[None]:
         return 0
 
     with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):
+        yield
+
+
+@_mutant("no bulkhead around handlers", HOSTILE)
+def _handlers_unchecked() -> Iterator[None]:
+    """What a handler raises that is no Exception is raised at its worker."""
+
+    def mutant(*args: Any) -> Any:
+        outcome = begin(*args)
+        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed) else _later(outcome)
+
+    async def _later(outcome: Any) -> Any:
+        return _checked(await outcome)
+
+    def _checked(outcome: Any) -> Any:
+        if isinstance(outcome, Failed) and outcome.error is not None and not isinstance(outcome.error, Exception):
+            raise outcome.error
+        return outcome
+
+    with mock.patch.object(crew_module, "begin", mutant):
+        yield
+
+
+@_mutant("a worker that ends is not replaced", HOSTILE)
+def _workers_lost() -> Iterator[None]:
+    """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its place."""
+
+    async def mutant(self: Lanes, me: Any, hand: Any, handler: Any) -> None:
+        raise asyncio.CancelledError
+
+    resized: list[bool] = []
+    resize, fill = Lanes.resize, Lanes._fill
+
+    def filled(self: Lanes) -> None:
+        if resized:
+            fill(self)
+
+    def once(self: Lanes, target: int) -> None:
+        resized.append(True)
+        try:
+            resize(self, target)
+        finally:
+            resized.pop()
+
+    with (
+        mock.patch.object(Lanes, "_after_cut", mutant),
+        mock.patch.object(Lanes, "resize", once),
+        mock.patch.object(Lanes, "_fill", filled),
+    ):
+        yield
+
+
+@_mutant("emits refused together", HOSTILE)
+def _emits_together() -> Iterator[None]:
+    """Where the broker refuses one event of a batch, all that travelled with it are taken for refused."""
+
+    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any) -> None:
+        channel = Channel(self._kit.train, self._number, name)
+        events = [event for _, event in part]
+        try:
+            await self._insist("emitting", lambda: self._emit(channel, events))
+        except Exception as e:  # noqa: BLE001 - as in what it stands for
+            refused.update({place: (name, e) for place, _ in part})
+
+    with mock.patch.object(Settling, "_store", mutant):
+        yield
+
+
+def _only_ours(error: BaseException) -> bool:
+    """What passes where there is no bulkhead: all that a driver should not raise."""
+    return not isinstance(error, EventwagonError)
+
+
+async def _not_kept_up(work: Callable[[], Awaitable[object]], *_: object) -> None:
+    """The outermost bulkhead of a long task, taken out."""
+    await work()
+
+
+@_mutant("no bulkhead around looks", HOSTILE)
+def _looks_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(observer_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around check-ins", HOSTILE)
+def _check_ins_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(member_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around units", HOSTILE)
+def _units_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(in_process_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around publishing", HOSTILE)
+def _sender_unchecked() -> Iterator[None]:
+    """What a driver raises that it should not ends the task that sends."""
+
+    def mutant(self: Switcher, batch: Any, count: int, error: BaseException) -> None:
+        raise error
+
+    with (
+        mock.patch.object(Switcher, "_refuse_unexpected", mutant),
+        mock.patch.object(switcher_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("publishes refused together", HOSTILE)
+def _publishes_together() -> Iterator[None]:
+    """Where the broker refuses one event of a batch, all that travelled with it are refused."""
+
+    def mutant(self: Batch, count: int, error: EventwagonError) -> bool:
+        self.fail(error)
+        return True
+
+    with mock.patch.object(Batch, "refuse", mutant):
+        yield
+
+
+@_mutant("no bulkhead around listeners", HOSTILE)
+def _listeners_unchecked() -> Iterator[None]:
+    def mutant(self: Telling, fact: Fact) -> None:
+        for listener in self._listeners:
+            listener(fact)
+
+    with mock.patch.object(Telling, "__call__", mutant):
+        yield
+
+
+@_mutant("each claim that runs out counts", HOSTILE)
+def _deaths_count() -> Iterator[None]:
+    """All that a process had in hand when it died loses an attempt."""
+
+    def mutant(self: Any, hold: Any, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + 1, suspect=True)
+
+    with mock.patch.object(memory_module._Queue, "_run_out", mutant):
+        yield
+
+
+@_mutant("suspects beside others", HOSTILE)
+def _not_alone() -> Iterator[None]:
+    """A suspect's claim counts, and others are handled beside it."""
+
+    @asynccontextmanager
+    async def mutant(self: Gate) -> Any:
+        yield
+
+    with mock.patch.object(Gate, "alone", mutant):
         yield

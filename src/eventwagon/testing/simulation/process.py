@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -12,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...breaker import Breaker
 from ...connection import Connection
+from ...crew import Lanes
 from ...errors import EventwagonError, PublishError, Reject
 from ...event import Channel
 from ...facts import Fact
 from ...limits import parse_limit
+from ...text import said
 from ...train import Train
 from ...worker import Context
 from ...workers import parse_workers
-from .gate import Gate, GatedBroker, GatedRegistry
+from .gate import DriversDefect, Gate, GatedBroker, GatedRegistry
+from .guests import REFUSED, Unprintable, children, fate, guest, is_once, raised
 from .history import (
     Accepted,
     Asked,
@@ -34,14 +36,13 @@ from .history import (
     Started,
     Tried,
 )
-from .loop import PROCESS, Actor, whereabouts
-from .scenario import Arrival, ByHand, Fault, Program, Scenario
+from .loop import PROCESS, Actor, for_ever, whereabouts
+from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
 
 if TYPE_CHECKING:
     from .run import World
 
 TRAIN = "t"
-INNER = ("a", "b", "c")
 EPOCH = 1_750_000_000.0
 
 
@@ -92,6 +93,8 @@ class Process(Actor):
         self.asked_to_end = asyncio.Event()
         self.calls: dict[str, int] = {}
         self.publishing = 0
+        self.pools: list[Lanes] = []
+        """Its workers."""
         self._watch_steps()
 
     # --- its life -------------------------------------------------------------------------
@@ -152,6 +155,9 @@ class Process(Actor):
 
     def _hear(self, fact: Fact) -> None:
         self.world.heard(fact)
+        if self._by_chance(self.slot.scenario.deaf):
+            error: BaseException = (RuntimeError("simulated"), Unprintable(), SystemExit(2))[self.pick(3)]
+            raise error
 
     # --- publishing -----------------------------------------------------------------------
 
@@ -180,21 +186,26 @@ class Process(Actor):
             self.publishing -= 1
 
     async def _publish_many(self, connection: Connection, keys: Sequence[str]) -> None:
+        """As one stream; where the broker refuses one of them for good, what comes after it is sent anew."""
         self.publishing += 1
         try:
-            accepted = await connection.publish_many(keys)
-        except PublishError as e:
-            accepted = e.accepted
-            for key in keys[accepted:]:
-                self.world.record(Refused, key=key, why=_said(e))
-        except EventwagonError as e:
-            accepted = 0
-            for key in keys:
-                self.world.record(Refused, key=key, why=_said(e))
+            while keys:
+                accepted, why = len(keys), ""
+                try:
+                    await connection.publish_many(keys)
+                except PublishError as e:
+                    accepted, why = e.accepted, _said(e)
+                except EventwagonError as e:
+                    accepted, why = 0, _said(e)
+                for key in keys[:accepted]:
+                    self.world.record(Accepted, key=key)
+                refused = keys[accepted:]
+                goes_on = bool(refused) and guest(self.slot.scenario, refused[0]) in REFUSED
+                for key in refused[:1] if goes_on else refused:
+                    self.world.record(Refused, key=key, why=why)
+                keys = refused[1:] if goes_on else ()
         finally:
             self.publishing -= 1
-        for key in keys[:accepted]:
-            self.world.record(Accepted, key=key)
 
     async def _by_hand(self, connection: Connection, hand: ByHand) -> None:
         await asyncio.sleep(max(0.0, hand.at - asyncio.get_running_loop().time()))
@@ -202,7 +213,7 @@ class Process(Actor):
             return
         self.slot.by_hand.remove(hand)
         self.world.record(Asked, what=hand.what)
-        with suppress(EventwagonError):  # whoever asked would ask again
+        with suppress(Exception):  # whoever asked would ask again
             if hand.what == "stop":
                 await connection.request_stop()
             else:
@@ -213,17 +224,23 @@ class Process(Actor):
     def _train(self) -> Train:
         scenario = self.slot.scenario
         settings: dict[str, Any] = dict(scenario.settings)
+        limit, workers = scenario.limit, scenario.workers
+        if self.version and scenario.redeclares is not None:
+            limit, workers = scenario.redeclares
         train = Train(
             TRAIN,
-            limit=parse_limit(scenario.limit),
-            workers=parse_workers(scenario.workers),
+            limit=parse_limit(limit),
+            workers=parse_workers(workers),
             revision=self.slot.program.revision,
-            breaker=None if scenario.poison else Breaker(),  # it keeps what always fails: no end would come
+            breaker=None
+            if scenario.poison or scenario.guests
+            else Breaker(),  # it keeps what always fails: no end would come
             **settings,
         )
         if self.slot.program.roles == ("publish",):
             return train
-        names = ("", *INNER[: scenario.depth - 1 + self.version])
+        more = self.version if scenario.redeclares is None else 0
+        names = ("", *INNER[: scenario.depth - 1 + more])
         for name, after in zip(names, (*names[1:], None), strict=True):
             train.on(name or TRAIN)(self._handler(after))
         return train
@@ -231,20 +248,22 @@ class Process(Actor):
     def _handler(self, after: str | None) -> Callable[..., Any]:
         scenario = self.slot.scenario
 
-        async def handle(payload: str, ctx: Context) -> None:
+        async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
             try:
                 await self._point()
-                fate = zlib.crc32(f"{scenario.seed} {payload} {ctx.channel}".encode()) / 2**32
+                if (kind := guest(scenario, payload)) and (ctx.attempt == 1 or not is_once(scenario, payload)):
+                    await self._misbehave(kind, ctx)
+                mine = fate(scenario, payload, ctx.channel)
                 if scenario.work:
-                    seconds = scenario.work * (0.5 + fate) * (scenario.deeper if ctx.channel else 1.0)
+                    seconds = scenario.work * (0.5 + mine) * (scenario.deeper if ctx.channel else 1.0)
                     longest = 0.7 * float(scenario.settings["handler_timeout"])
-                    is_slow = (fate * 997.0) % 1.0 < scenario.tail
+                    is_slow = (mine * 997.0) % 1.0 < scenario.tail
                     await asyncio.sleep(longest if is_slow else min(seconds, longest))
                     await self._point()
-                if fate < scenario.poison or (fate < scenario.poison + scenario.trouble and ctx.attempt == 1):
+                if mine < scenario.poison or (mine < scenario.poison + scenario.trouble and ctx.attempt == 1):
                     raise ValueError("simulated: this handler fails")
-                if fate > 1.0 - scenario.reject:
+                if mine > 1.0 - scenario.reject:
                     raise Reject("simulated")
             except BaseException as e:
                 if not isinstance(e, GeneratorExit):
@@ -252,23 +271,52 @@ class Process(Actor):
                         Tried, channel=where, id=ctx.event.id, key=payload, attempt=ctx.attempt, why=_said(e)
                     )
                 raise
-            children = [f"{payload}/{after}{i}" for i in range(scenario.fan_out)] if after else []
-            for child in children:
+            emitted = children(scenario, payload, after)
+            for child in emitted:
                 await ctx.emit(after or "", child)
             self.world.record(
                 Handled,
                 channel=where,
                 id=ctx.event.id,
                 key=payload,
-                children=tuple((after or "", child) for child in children),
+                children=tuple((after or "", child) for child in emitted),
             )
             await self._point()
+            return object() if kind == "returns" else None
 
         return handle
+
+    async def _misbehave(self, kind: Guest, ctx: Context) -> None:
+        """What a hostile event's handler does."""
+        if (error := raised(kind)) is not None:
+            raise error
+        match kind:
+            case "cancels":
+                task = asyncio.current_task()
+                assert task is not None  # noqa: S101 - for the type checker
+                task.cancel()
+                await asyncio.sleep(0)
+            case "swallows":
+                while True:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(3600.0)
+            case "emits":
+                await ctx.emit(ctx.channel or INNER[0], object())
+            case "kills":
+                self.crash(0.5)
+                await for_ever()
 
     async def _point(self) -> None:
         """A point in a handler at which faults strike."""
         await Gate(self).call("handle", _nothing)
+
+    def short(self) -> list[str]:
+        """Pools of workers that are not of their size."""
+        return [
+            f"{self.name} has {pool.size} workers, not {pool.target}"
+            for pool in self.pools
+            if not pool._closed and pool.size != pool.target
+        ]
 
     # --- what a gate asks of it -----------------------------------------------------------
 
@@ -337,6 +385,10 @@ class Process(Actor):
         self.kill()
         self.finished.set()
 
+    def exit(self, error: SystemExit) -> None:
+        self.crash(0.5)
+        self.world.record(Ended, by=self.name, error=said(error), early=False)
+
     def at_step(self) -> None:
         total = self.slot.steps + self.steps
         fault = self.slot.faults.get(("step", total))
@@ -370,9 +422,9 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _is_ours(error: BaseException | None) -> bool:
-    """Only what eventwagon raises on purpose."""
-    return error is None or all(isinstance(e, EventwagonError) for e in _leaves(error))
+    """Only what eventwagon raises on purpose, and what its driver raises as it is."""
+    return error is None or all(isinstance(e, EventwagonError | DriversDefect) for e in _leaves(error))
 
 
 def _said(error: BaseException) -> str:
-    return "; ".join(f"{type(e).__name__}: {e}" for e in _leaves(error))
+    return "; ".join(said(e) for e in _leaves(error))

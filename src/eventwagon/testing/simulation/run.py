@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 import sys
 import warnings
@@ -27,6 +28,7 @@ from ...orchestrator import Orchestrator
 from ..virtual_time import Deadlock
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
+from .guests import guest
 from .history import Faulted, Healed, History, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
@@ -58,6 +60,8 @@ class Rest(msgspec.Struct, frozen=True, kw_only=True):
     quiet: float
     left_behind: tuple[str, ...]
     """What was still there after every process had been asked to leave."""
+    short: tuple[str, ...] = ()
+    """Pools of workers that were not of their size at rest."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +92,7 @@ class World:
         self.loop = loop
         self.history = History()
         self.record = Recorder(self.history)
-        self.broker = TruthBroker(self.record, fences=scenario.fences)
+        self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
         self.registry = TruthRegistry(self.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
         self.cluster = Cluster(self)
@@ -218,6 +222,7 @@ class World:
             calls=calls,
             quiet=QUIET,
             left_behind=(),
+            short=tuple(lack for process in self._living() for lack in process.short()),
         )
 
     def _calls(self) -> Counter[str]:
@@ -330,8 +335,32 @@ def _seeded(seed: int) -> Iterator[None]:
         mock.patch.object(connection_module, "new_ids", ids),
         mock.patch.object(crew_module, "random", _Random(seed)),
         mock.patch.object(feed_module, "_RECEIVE", 5.0),
+        mock.patch.object(crew_module, "Lanes", _Lanes),
+        _quietly(),
     ):
         yield
+
+
+class _Lanes(crew_module.Lanes):
+    """Workers that their process knows of."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        actor = PROCESS.get()
+        if isinstance(actor, Process):
+            actor.pools.append(self)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What eventwagon logs of guests and defects is not to be read by anybody."""
+    logger = logging.getLogger("eventwagon")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -30,7 +30,11 @@ KINDS = (
     "late",  # news of the manifest come `amount` seconds late
     "skipped",  # news are left out; the newest come `amount` seconds later
     "old",  # old news come again after the new ones
+    "bug",  # no effect, and a TypeError: a defect of the driver
 )
+
+INNER = ("a", "b", "c")
+"""The names of inner channels."""
 
 OPS = {
     "publish": 8.0, "replace": 5.0, "seal": 1.5, "delete": 2.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
@@ -48,6 +52,25 @@ _OF_ROLE: dict[Role, tuple[str, ...]] = {
 
 _ANY = ("delay", "slow", "error", "error", "lost", "lost", "pause", "pause-after", "crash", "crash", "crash-after", "crash-after", "cut", "clock")  # fmt: skip
 
+
+Guest = Literal[
+    "cancelled",  # its handler raises a CancelledError that nobody sent
+    "cancels",  # it cancels the task that it runs in
+    "exits",  # SystemExit
+    "closes",  # GeneratorExit
+    "group",  # a BaseExceptionGroup
+    "unprintable",  # an exception that can't be printed
+    "unencodable",  # one whose text UTF-8 can't hold
+    "swallows",  # it goes on when it is cancelled
+    "returns",  # it returns rubbish, which is no failure
+    "emits",  # it emits what can't be encoded
+    "kills",  # its handling kills its process
+    "refused",  # the broker refuses the event for good
+    "breaks",  # the broker's driver raises a TypeError at it
+]
+
+GUESTS: tuple[Guest, ...] = get_args(Guest)
+"""What hostile events do."""
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
@@ -134,6 +157,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Workers in each process that the orchestrator starts."""
     grows_at: float | None = None
     """When a new version of the programs is rolled out, with one handler more at the end of the choreography."""
+    guests: tuple[Guest, ...] = ()
+    """The kinds of hostile guests that come."""
+    hostility: float = 0.0
+    """The share of events that are hostile."""
+    deaf: float = 0.0
+    """The share of facts at which a listener raises."""
+    redeclares: tuple[str, str] | None = None
+    """The limit and the workers that the new version of the programs declares instead."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -203,6 +234,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     cluster = random.Random(f"{seed} orchestrated")
     if cluster.random() < 0.25:
         scenario = _orchestrated(scenario, cluster)
+    hosts = random.Random(f"{seed} guests")
+    if hosts.random() < 0.25:
+        scenario = _with_guests(scenario, hosts)
     return _bearable(scenario)
 
 
@@ -243,6 +277,51 @@ def _orchestrated(scenario: Scenario, rng: random.Random) -> Scenario:
         per_process=rng.choice([1, 2, 4]),
     )
     return _sleepy(scenario, rng) if rng.random() < 0.4 else scenario
+
+
+_TO_BROKERS: tuple[tuple[Guest, ...], ...] = (("refused",), ("breaks",), ("refused", "breaks"))
+
+
+def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some events are hostile, a driver has single defects, listeners fail. In half of these nothing else goes wrong, so that
+    each innocent event must fare as if it were alone: it loses no attempt but its own, and those that a defect cost it."""
+    kind = rng.choice(["handlers", "handlers", "broker", "kills", "defects", "all"])
+    guests = tuple(rng.sample(GUESTS, rng.choice([1, 2, 4])))
+    if kind == "broker":
+        guests = rng.choice(_TO_BROKERS)
+    elif kind == "kills":
+        guests = ("kills",)
+    defects = [
+        _defect(rng, rng.choice(scenario.programs))
+        for _ in range(rng.randint(2, 8) if kind in ("defects", "all") else 0)
+    ]
+    faults = scenario.faults if rng.random() < 0.5 else ()
+    settings = scenario.settings
+    if not faults:
+        settings = {**settings, "attempts": 8 if defects else 2}
+        hand = tuple(h for h in scenario.by_hand if h.what != "stop")
+        scenario = msgspec.structs.replace(scenario, by_hand=hand, grows_at=None)
+    elif scenario.grows_at is not None and rng.random() < 0.5:
+        workers = rng.choice(["each=1", "each=3"]) if scenario.workers.startswith("each") else "total=3, floor=1"
+        scenario = msgspec.structs.replace(scenario, redeclares=(_limit(rng), workers))
+    hostility = rng.choice([0.05, 0.1, 0.25])
+    if "swallows" in guests:  # each attempt of it holds a worker for both
+        settings, hostility = {**settings, "handler_timeout": 1.0, "grace": 0.5}, min(0.1, hostility)
+    return msgspec.structs.replace(
+        scenario,
+        settings=settings,
+        faults=(*faults, *defects),
+        guests=guests,
+        hostility=hostility,
+        deaf=0.0 if rng.random() < 0.6 else 0.2,
+    )
+
+
+def _defect(rng: random.Random, program: Program) -> Fault:
+    """At a call that no handler makes."""
+    calls = [op for op in _OF_ROLE[rng.choice(program.roles)] if op not in ("step", "handle", "*")]
+    op = rng.choice(calls)
+    return Fault(program.name, op, 1 + int(rng.expovariate(1 / OPS[op])), "bug")
 
 
 def _sleepy(scenario: Scenario, rng: random.Random) -> Scenario:

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 
 from ...broker import Delivery, Depth
 from ...brokers.memory import MemoryBroker
-from ...errors import ChannelFull
-from ...event import Channel, Event
+from ...errors import ChannelFull, EventRefused
+from ...event import DEAD, Channel, Event
 from ...facts import Entry
 from ...manifest import Manifest
 from ...registries.memory import MemoryRegistry
@@ -59,9 +59,12 @@ def key_of(event: Event) -> str:
 class TruthBroker(MemoryBroker):
     """A memory broker that writes down what takes effect. Unfenced: `seal` refuses no writes."""
 
-    def __init__(self, record: Recorder, *, fences: bool = True) -> None:
+    def __init__(
+        self, record: Recorder, *, fences: bool = True, guest: Callable[[str], str | None] = lambda key: None
+    ) -> None:
         super().__init__(fences=fences)
         self._record = record
+        self._guest = guest
         self.attached: dict[tuple[str, Channel], int] = {}
         """Consumers that are attached, by process and channel."""
         self._half: dict[Channel, None] = {}
@@ -76,6 +79,8 @@ class TruthBroker(MemoryBroker):
     async def publish(self, channel: Channel, events: Sequence[Event], *, twice: bool = False) -> None:
         stored = len(events)
         try:
+            if channel.name != DEAD:
+                self._refuse(events)
             await super().publish(channel, events)
         except ChannelFull as e:
             stored = e.accepted
@@ -86,6 +91,15 @@ class TruthBroker(MemoryBroker):
         finally:
             for event in events[:stored]:
                 self._record(Stored, channel=channel, id=event.id, key=key_of(event), twice=twice)
+
+    def _refuse(self, events: Sequence[Event]) -> None:
+        """What can never be stored lets nothing of its call be stored."""
+        for event in events:
+            kind = self._guest(key_of(event))
+            if kind == "refused":
+                raise EventRefused(f"simulated: {key_of(event)} can't be stored")
+            if kind == "breaks":
+                raise TypeError(f"simulated: {key_of(event)} breaks the driver")
 
     async def seal(self, channel: Channel) -> None:
         await super().seal(channel)

@@ -11,7 +11,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """An invariant that a run broke, by what, and where in the history to look."""
 
     invariant: str
-    """`I1` … `I10`, or `alive`: a process ended by itself."""
+    """`I1` … `I10`; `alive`: a process ended by itself; `pool`: it lost a worker; `strangers`: what one event did hurt another."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -45,3 +45,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Calls of all processes in the quiet seconds at rest."""
     most_calls: int | None = None
     """How many there may be."""
+    short: tuple[str, ...] = ()
+    """Pools of workers that were not of their size at rest."""
+    touched: frozenset[str] = frozenset()
+    """Keys of events that had done nothing, and ended in the dead letters."""
+    unfit: frozenset[str] = frozenset()
+    """Keys of events that the broker refuses."""

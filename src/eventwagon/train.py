@@ -111,10 +111,16 @@ class Train:
 
     @asynccontextmanager
     async def working(
-        self, url: str, *, listeners: Sequence[Listener] = (log,), clock: Callable[[], float] = time.time
+        self,
+        url: str,
+        *,
+        owner: str = "",
+        listeners: Sequence[Listener] = (log,),
+        clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
         """The broker at `url`, and workers of this process at the wagons that they are told of: what the processes run
         that an orchestrator starts. They follow no manifest; each wagon has its spec's number of workers.
+        `owner` is the name under which they claim events.
 
         Leaving is graceful, as of `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
@@ -128,6 +134,7 @@ class Train:
                 broker,
                 shared=False,
                 revision=self.revision,
+                owner=owner,
                 clock=clock,
                 tell=Telling(self.name, listeners),
             ) as (

@@ -24,7 +24,10 @@ async def register(payload: dict[str, str], ctx: Context) -> None:
     note("began", ctx.wagon)
     match payload.get("do", "hold"):
         case "exit":
-            os._exit(3)
+            exited = Path(os.environ["HELD"]) / "exited"
+            if "once" not in payload or not exited.exists():
+                exited.touch()
+                os._exit(3)
         case "spin":
             until = time.monotonic() + float(payload["seconds"])
             while time.monotonic() < until:

@@ -105,11 +105,31 @@ def test_a_crashed_process_is_told_with_its_exit_code_and_last_words_and_started
             first = at.state().pid
             await at.give(spec, do="say", text="the last words")
             await until("said", lambda: at.noted("finished"))
-            await at.give(spec, do="exit")
+            await at.give(spec, do="exit", once="yes")
             told = await until_deployed(orchestrator, spec, lambda d: "exit code 3" in d.trouble, ensure=False)
             assert "the last words" in told.trouble
             await until_deployed(orchestrator, spec, is_ready)
             assert at.state().pid != first
+
+    asyncio.run(scenario())
+
+
+def test_what_a_killed_process_had_in_hand_is_the_next_one_s_at_once(tmp_path: Path) -> None:
+    """Its successor holds the unit's lock: it has certainly ended. Within the visibility time of 30 s by far."""
+
+    async def scenario() -> None:
+        async with place(tmp_path) as at, at.orchestrator() as orchestrator:
+            spec = await at.spec()
+            await until_deployed(orchestrator, spec, is_ready)
+            await at.give(spec, do="hold")
+            await until("begun", lambda: at.noted("began"))
+            os.kill(at.state().pid, signal.SIGKILL)
+            began = time.monotonic()
+            await until_deployed(orchestrator, spec, lambda _: len(at.noted("began")) == 2)
+            assert time.monotonic() - began < 20.0
+            assert len(set(at.noted("began"))) == 2
+            (at.held / "free").touch()
+            await until("finished", lambda: at.noted("finished"))
 
     asyncio.run(scenario())
 

@@ -24,8 +24,8 @@ from ..orchestrator import WagonSpec
 
 _SAME = 2.0
 """Seconds by which two readings of one process's creation time may differ: it is reckoned from the wall clock."""
-_FILE = re.compile(r"(.+)_v(\d+)\.(?:want|state|run|lock)")
-_HALF = re.compile(r".+_v\d+\.(?:want|state|run)-(\d+)")
+_FILE = re.compile(r"(.+)_v(\d+)\.(?:want|state|run|lock|claims)")
+_HALF = re.compile(r".+_v\d+\.(?:want|state|run|claims)-(\d+)")
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -91,6 +91,7 @@ class UnitFiles:
         self.want_path = directory / f"{stem}.want"
         self.state_path = directory / f"{stem}.state"
         self.run_path = directory / f"{stem}.run"
+        self.claims_path = directory / f"{stem}.claims"
         self.lock_path = directory / f"{stem}.lock"
         self.log_path = (logs or directory) / f"{stem}.log"
         self._keeps_log = logs is not None
@@ -114,6 +115,19 @@ class UnitFiles:
         new = path.with_name(f"{path.name}-{os.getpid()}")
         new.write_bytes(msgspec.json.encode(record))
         new.replace(path)
+
+    def claims_as(self) -> str:
+        """The name under which the last process claimed events; empty where there was none. For who holds the lock."""
+        try:
+            return self.claims_path.read_text()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+
+    def will_claim_as(self, name: str) -> None:
+        """From now on it is this one."""
+        new = self.claims_path.with_name(f"{self.claims_path.name}-{os.getpid()}")
+        new.write_text(name)
+        new.replace(self.claims_path)
 
     def beat(self) -> tuple[int, ...]:
         """A mark that changes with each sign of life; empty where there is none."""
@@ -140,7 +154,7 @@ class UnitFiles:
         if lock is None:
             return False
         try:
-            paths = [self.want_path, self.state_path, self.run_path]
+            paths = [self.want_path, self.state_path, self.run_path, self.claims_path]
             if not self._keeps_log:
                 paths += [self.log_path, older(self.log_path)]
             for path in (*paths, self.lock_path):

@@ -16,7 +16,8 @@ from typing import Protocol, cast
 from ..._processes import MARGIN, SENT_HOME, Follower, follow
 from ...broker import Broker
 from ...errors import EventwagonError, UsageError
-from ...orchestrator import Deployment, Orchestrator
+from ...facts import ClaimsReturned, log
+from ...orchestrator import Deployment, Orchestrator, WagonSpec
 from ...probe import probe
 from ...settings import Settings
 
@@ -29,7 +30,7 @@ class Served(Protocol):
     name: str
     settings: Settings
 
-    def working(self, url: str) -> AbstractAsyncContextManager[tuple[Broker, Orchestrator]]: ...
+    def working(self, url: str, *, owner: str = "") -> AbstractAsyncContextManager[tuple[Broker, Orchestrator]]: ...
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,18 +84,24 @@ class _Child:
         """The wagon that a round trip was proven for."""
         self._trouble = ""
         self._probe_at = 0.0
+        self._owner = f"{train.name}_v{self._unit}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._inherited = False
+        """What the unit's process before this one had in hand was given back."""
 
     async def run(self) -> int:
         """Bring the workers to what is wanted, and say how things stand. Returns the exit code."""
         follower, code = self._follower, 0
         async with (
             follower.attending(self._train.settings.grace),
-            self._train.working(self._url) as (broker, local),
+            self._train.working(self._url, owner=self._owner) as (broker, local),
         ):
             async for want in follower.looks():
                 if want.spec.workers == 0:
                     code = SENT_HOME
                     break
+                if not await self._inherit(broker, want.spec):
+                    follower.say(ready=False, trouble=self._trouble)
+                    continue
                 await local.ensure(want.spec)
                 found = (await local.deployments(self._train.name)).get(self._unit)
                 if found is not None:
@@ -104,6 +111,25 @@ class _Child:
             follower.end_within(follower.grace + MARGIN)
             await local.remove(self._train.name, self._unit, grace=follower.grace)
         return code
+
+    async def _inherit(self, broker: Broker, spec: WagonSpec) -> bool:
+        """Before it claims anything: give back what the unit's process before this one had. That has certainly ended, for this
+        one holds the unit's lock."""
+        if self._inherited:
+            return True
+        files = self._follower.files
+        try:
+            if before := files.claims_as():
+                counts = [await broker.reclaim(channel, before) for channel in spec.channels]
+                why = f"the unit's next process has begun ({self._owner})"
+                if sum(counts):
+                    log(ClaimsReturned(train=self._train.name, owner=before, count=sum(counts), because=why))
+            files.will_claim_as(self._owner)
+        except (EventwagonError, OSError) as e:
+            self._trouble = f"what its process before had in hand can't be given back: {e}"
+            return False
+        self._inherited, self._trouble = True, ""
+        return True
 
     async def _prove(self, broker: Broker, found: Deployment) -> None:
         """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""

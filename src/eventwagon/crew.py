@@ -151,7 +151,7 @@ class Crew:
 class _Hand(Run):
     """One worker, and what it has in hand."""
 
-    __slots__ = ("attempt", "delivery", "feed", "until", "waits")
+    __slots__ = ("attempt", "busy", "delivery", "feed", "until")
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,20 +162,17 @@ class _Hand(Run):
         """How often it was tried with this, as far as is known here."""
         self.until = math.inf
         """When its handler is cut short; once it was, when it is given up."""
-        self.waits = False
-        """It waits to be alone, and does not handle yet."""
-
-    @property
-    def at_work(self) -> bool:
-        """Whether it handles an event."""
-        return self.feed is not None and not self.waits
+        self.busy = False
+        """Its handler is under way."""
 
     def drop(self) -> None:
         """Something failed that should not: what is in hand is left to run out."""
         if self.feed is not None and self.delivery is not None:
+            self.feed.serving.busy -= self.busy
             self.feed.untried(self.delivery)
             self.feed.forget([self.delivery])
         self.feed = self.delivery = None
+        self.busy = False
 
 
 class Lanes:
@@ -335,6 +332,7 @@ class Lanes:
             if delivery is None:  # it was given back while all were busy
                 await feed.call_up()
                 continue
+            hand.feed, hand.delivery = feed, delivery
             if delivery.suspect:
                 await self._handle_alone(me, hand, feed, delivery)
             elif (context := self._begins(hand, feed, delivery, now)) is not False:
@@ -344,7 +342,10 @@ class Lanes:
                 self._ends(hand, feed, delivery, now, outcome)
                 if hand.because or me.cancelling():
                     await self._after_cut(me, hand, feed)
-            if copy_context() != clean:
+            try:
+                if copy_context() != clean:
+                    return True
+            except Exception:  # noqa: BLE001 - values of others are compared, which may do anything
                 return True
         return False
 
@@ -438,41 +439,40 @@ class Lanes:
     async def _handle_alone(self, me: asyncio.Task[None], hand: _Hand, feed: Feed, delivery: Delivery) -> None:
         """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
         other along, and its next death is its own."""
-        hand.feed, hand.delivery, hand.until, hand.waits = feed, delivery, math.inf, True
+        hand.until = math.inf
         try:
             async with self._kit.gate.alone():
-                hand.waits = False
-                if feed.serving.leaving:
-                    feed.give_back(delivery)
-                    return
-                try:
-                    stands = await feed.subscription.alone(delivery)
-                except EventwagonError as e:
-                    feed.give_back(delivery, _BEFORE_ALONE)
-                    feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
-                    return
-                if not stands:
-                    feed.untried(delivery)
-                    feed.forget([delivery])
-                    return
-                now = asyncio.get_running_loop().time()
-                if (context := self._begins(hand, feed, delivery, now)) is not False:
-                    outcome = begin(feed.handler, delivery.event, context, hand, self._kit.threads)
-                    if not isinstance(outcome, _OUTCOMES):
-                        outcome = await outcome
-                    self._ends(hand, feed, delivery, now, outcome)
-                    if hand.because or me.cancelling():
-                        await self._after_cut(me, hand, feed)
+                await self._handle_marked(hand, feed, delivery)
                 await feed.over(delivery)
         except asyncio.CancelledError:
             if not hand.because:
                 raise
-            await _absorb(me)
-            hand.because = ""
+            feed.give_back(delivery)  # cut short while it waited
+        hand.feed = hand.delivery = None
+        if hand.because or me.cancelling():
+            await self._after_cut(me, hand, feed)
+
+    async def _handle_marked(self, hand: _Hand, feed: Feed, delivery: Delivery) -> None:
+        """Handle a suspect once its claim says that it is alone."""
+        if feed.serving.leaving:
             feed.give_back(delivery)
-        finally:
-            hand.feed = hand.delivery = None
-            hand.waits = False
+            return
+        try:
+            stands = await feed.subscription.alone(delivery)
+        except EventwagonError as e:
+            feed.give_back(delivery, _BEFORE_ALONE)
+            feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
+            return
+        if not stands:
+            feed.untried(delivery)
+            feed.forget([delivery])
+            return
+        now = asyncio.get_running_loop().time()
+        if (context := self._begins(hand, feed, delivery, now)) is not False:
+            outcome = begin(feed.handler, delivery.event, context, hand, self._kit.threads)
+            if not isinstance(outcome, _OUTCOMES):
+                outcome = await outcome
+            self._ends(hand, feed, delivery, now, outcome)
 
     def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
         """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
@@ -482,12 +482,13 @@ class Lanes:
             serving.failed += 1
             self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
             feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)
+            hand.feed = hand.delivery = None
             return False
         if circuit.failing:
             attempt += circuit.uncounted(delivery.event.id)
         hand.attempt = attempt
         serving.busy += 1
-        hand.feed, hand.delivery, hand.until = feed, delivery, now + settings.handler_timeout
+        hand.busy, hand.until = True, now + settings.handler_timeout
         if self._timer is None:
             self._arm(hand.until)
         if not feed.handler.wants_context:
@@ -506,8 +507,8 @@ class Lanes:
     def _ends(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome) -> None:
         """The handling is over: what came of it goes where it belongs."""
         serving = feed.serving
-        hand.feed = hand.delivery = None
         serving.busy -= 1
+        hand.busy = False
         if self._kit.gate.closed:
             self._kit.gate.left()
         ended = asyncio.get_running_loop().time()
@@ -529,6 +530,7 @@ class Lanes:
             feed.done(delivery, outcome.emitted)
         else:
             self._ends_badly(hand, feed, delivery, outcome)
+        hand.feed = hand.delivery = None
 
     def _ends_badly(self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed) -> None:
         serving, circuits, circuit, event_id = feed.serving, self._kit.circuits, feed.circuit, delivery.event.id

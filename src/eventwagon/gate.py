@@ -12,10 +12,8 @@ from typing import Protocol
 class Hand(Protocol):
     """A worker, as the gate sees it."""
 
-    @property
-    def at_work(self) -> bool:
-        """Whether it handles an event."""
-        ...
+    busy: bool
+    """Its handler is under way."""
 
 
 class Gate:
@@ -36,7 +34,7 @@ class Gate:
             self._quiet.set_result(None)
 
     def _busy(self) -> bool:
-        return any(hand.at_work for hand in self.hands)
+        return any(hand.busy for hand in self.hands)
 
     async def opened(self) -> None:
         """Return when it has been opened. It may be closed again by then."""

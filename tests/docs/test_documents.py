@@ -116,6 +116,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             "work",
             "extensions",  # of `emit`
             "after",  # of Retry and Snooze
+            "timeout",  # of `publish`
         }
         assert said in known, said
 

@@ -9,18 +9,18 @@ from eventwagon.testing.virtual_time import run
 
 
 class Worker:
-    at_work = False
+    busy = False
 
 
 def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() -> None:
     async def main() -> None:
         gate, worker, seen = Gate(), Worker(), list[str]()
         gate.hands.add(worker)
-        worker.at_work = True
+        worker.busy = True
 
         async def alone(name: str) -> None:
             async with gate.alone():
-                assert not worker.at_work
+                assert not worker.busy
                 seen.append(name)
                 await asyncio.sleep(1)
                 assert gate.closed
@@ -31,15 +31,15 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
             await asyncio.sleep(1)
             assert seen == []
             assert gate.closed
-            worker.at_work = False
+            worker.busy = False
             gate.left()
             await asyncio.sleep(0.5)
             assert seen == ["first"]
             await gate.opened()
-            worker.at_work = True  # it begins between the two
+            worker.busy = True  # it begins between the two
             await asyncio.sleep(5)
             assert seen == ["first"]
-            worker.at_work = False
+            worker.busy = False
             gate.left()
         assert seen == ["first", "second"]
         assert not gate.closed
@@ -51,7 +51,7 @@ def test_one_that_is_cancelled_while_it_waits_opens_the_gate() -> None:
     async def main() -> None:
         gate, worker = Gate(), Worker()
         gate.hands.add(worker)
-        worker.at_work = True
+        worker.busy = True
 
         async def alone() -> None:
             async with gate.alone():

@@ -148,7 +148,12 @@ class Settling:
             await self._store(name, some[start : start + most], refused)
 
     async def _store(
-        self, name: str, part: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, Exception]]
+        self,
+        name: str,
+        part: Sequence[tuple[int, Event]],
+        refused: dict[int, tuple[str, Exception]],
+        *,
+        again: bool = False,
     ) -> None:
         """Store these emits; those that the broker never takes are found by halves and noted in `refused`, by the place of
         the event that emitted them."""
@@ -162,6 +167,9 @@ class Settling:
                     await self._store(name, half, refused)
                 return
             place, event = part[0]
+            if name == DEAD and not again and not isinstance(e, EventRefused):
+                await self._store(name, part, refused, again=True)  # a single defect must not cost the letter its data
+                return
             less = smaller(event) if name == DEAD else None
             if less is not None:
                 await self._store(name, [(place, less)], refused)

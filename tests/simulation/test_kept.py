@@ -5,6 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from eventwagon import observer
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest, Wagon
+from eventwagon.registry import Attachment, Member
 from eventwagon.testing.simulation import Scenario, check, simulate
 from eventwagon.testing.simulation.mutants import FENCED, RARE
 from tests.simulation import kept
@@ -25,7 +29,6 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
     ("name", "mutant", "invariant"),
     [
         ("GREW_WHILE_NEWS_WERE_LATE", "attached to all that was known", "I3"),
-        ("ANSWERED_BEFORE_IT_WAS_LOST", "ready again on an old word", "I3"),
         ("REMOVED_WHILE_IT_DRAINED_AGAIN", "removal begun with a way back", "I5"),
     ],
 )
@@ -36,5 +39,11 @@ def test_it_holds_by_its_mending_alone(name: str, mutant: str, invariant: str) -
         assert any(invariant in broken(msgspec.structs.replace(scenario, seed=s)) for s in (scenario.seed, *range(60)))
 
 
-def test_every_rare_mutant_is_caught_here() -> None:
-    assert set(RARE) == {"attached to all that was known", "ready again on an old word"}
+def test_a_word_from_before_the_loss_counts_only_in_the_mutant() -> None:
+    """Too rare even for a kept scenario: it hangs on a look that reads right before and stores right after."""
+    wagon = Wagon(number=1, state=State.PROVISIONING, opened_at=0.0, losses=1)
+    manifest = Manifest(train="t", wagons=(wagon,), next_number=2)
+    members = [Member(name="p", roles=("work",), attachments=(Attachment(1, True, losses=0),))]
+    assert not observer._said_of_themselves(members, manifest)[1].ready
+    with RARE["ready again on an old word"]():
+        assert observer._said_of_themselves(members, manifest)[1].ready

@@ -35,7 +35,7 @@ class CrashPoint(NamedTuple):
     answered: bool = False
     """Killed when the call has taken effect, before the process knows."""
     left_over: tuple[Channel, ...] = ()
-    """What stands from the start."""
+    """What rises again once its wagon is removed."""
     settings: Mapping[str, float] = {}
     """Those that bring a train to that point, where the usual ones don't."""
     faults: tuple[Fault, ...] = ()
@@ -62,7 +62,7 @@ def _later(manifest: Manifest) -> bool:
 
 _NEVER_READY = {"provision_timeout": 0.5, "provision_attempts": 1}
 _SLOW = tuple(Fault(f"work{i}", "attach", 3, "delay", 3.0) for i in (1, 2))
-"""Workers that take too long to attach to wagon 2."""
+"""A channel of wagon 1 that rises again when that is removed."""
 
 POINTS = (
     CrashPoint(
@@ -251,7 +251,7 @@ POINTS = (
         "the sweep: what their ingress holds is published anew, dead letters are moved, the channels deleted",
         "observe",
         "delete",
-        lambda m: m.wagon(1) is None,
+        lambda m: m.next_number > 2 and m.wagon(1) is None and not m.in_state(State.REMOVING, State.FAILED),
         left_over=(LEFT_OVER,),
     ),
     CrashPoint(
@@ -323,7 +323,7 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         depth=2,
         poison=0.2,
         work=0.05,
-        calm_after=max(8.0, dead_for),
+        calm_after=max(8.0, dead_for) + (40.0 if point.left_over else 0.0),  # leftovers are looked for every 30 s
         grows_at=1.0 if point.grows else None,
     )
 

@@ -142,12 +142,12 @@ class World:
 
     async def run(self) -> Rest:
         """All of it."""
-        for channel in self._left_over:
-            await self.broker.create(channel)
         async with asyncio.TaskGroup() as tasks:
             for slot in self.slots:
                 tasks.create_task(self.supervise(slot))
             tasks.create_task(self._roll_out())
+            for channel in self._left_over:
+                tasks.create_task(self._rise(channel))
             last = max((a.at for a in self.scenario.arrivals), default=0.0)
             await asyncio.sleep(last + self.scenario.calm_after)
             self.healed = True
@@ -174,6 +174,12 @@ class World:
             if slot.now is not None:
                 slot.now.asked_to_end.set()
             await asyncio.sleep(0.5)
+
+    async def _rise(self, channel: Channel) -> None:
+        """A stale process makes a channel anew when its wagon is gone."""
+        while (m := self.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await self.broker.create(channel)
 
     async def supervise(self, slot: Slot) -> None:
         """Keep a process in the slot until it is closed or the run ends: whatever ends is started again."""
@@ -367,7 +373,8 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
     """Run a scenario. Deterministic: the same scenario gives the same history.
 
     `ambush` is asked at each call of a process (its name, its first role, the call, the manifest as it is) for a fault of
-    its own. The channels `left_over` stand from the start, and belong to nobody.
+    its own. The channels `left_over` rise again when their
+    wagons are gone.
     """
     collecting = gc.isenabled()
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed

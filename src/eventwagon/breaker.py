@@ -17,6 +17,9 @@ PATIENCE = 600.0
 """Seconds for which an event goes on being retried then, while nothing else of its channel succeeds."""
 _HELD_LEAST = 1.0
 """The shortest pause meanwhile, in seconds, whatever `backoff` says."""
+_PROBED = 10
+"""Failures after which even an open circuit gives an event up, once PATIENCE is over: a channel that holds nothing but bad
+events must come to an end."""
 _REMEMBERED = 1000
 """Failing events of a channel that a process remembers, the latest."""
 _PROBES_MOST = 100
@@ -166,7 +169,8 @@ class Circuit:
 
         `after`: the pause that its handler asked for. The failure counts as an attempt unless the circuit is open by now, or
         the train leaves the number of attempts open and nothing else of the channel is known to work: no other handling
-        that began since this event first failed here has ended well.
+        that began since this event first failed here has ended well. While it is open an event is given up only after ten
+        failures over more than ten minutes, so that a channel of nothing but bad events comes to an end.
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
@@ -180,7 +184,10 @@ class Circuit:
         works = self._worked >= known.first and self._worked > self._floor
         if limit == 1:  # never twice
             return None
-        if not is_open and attempt >= (limit or USUAL) and (limit or works or now - known.first >= PATIENCE):
+        if is_open:
+            if now - known.first >= PATIENCE and attempt + known.uncounted >= _PROBED:
+                return None
+        elif attempt >= (limit or USUAL) and (limit or works or now - known.first >= PATIENCE):
             return None
         pause = self._retries.pause(attempt + known.uncounted, luck) if after is None else after
         counts = not is_open and (attempt < USUAL or limit is not None)

@@ -208,6 +208,22 @@ def test_alone_a_poison_event_dies_after_ten_minutes() -> None:
     run(main())
 
 
+def test_a_channel_of_nothing_but_bad_events_comes_to_an_end() -> None:
+    """Its breaker opens as if its service were away, and no success ever closes it."""
+
+    async def main() -> None:
+        world = World()
+        mail = Mail(world, after(1e9))
+        async with world.running(mail.train) as c:
+            await c.publish_many(range(30))
+            await until(lambda: world.of(BreakerOpened), seconds=60.0)
+            await asyncio.sleep(540.0)
+            assert not world.of(EventDied)
+            await until(lambda: len(world.of(EventDied)) == 30, seconds=4 * 3600.0, step=10.0)
+
+    run(main())
+
+
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 def test_attempts_that_were_given_are_kept_to(attempts: int) -> None:
     async def main() -> None:

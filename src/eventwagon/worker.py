@@ -19,7 +19,7 @@ from .broker import Delivery
 from .errors import Reject, Retry, Snooze, UsageError
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
 from .payload import Shape, codec, name_of, type_name
-from .text import MOST, plain, said
+from .text import plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -203,7 +203,7 @@ Outcome = Handled | Dead | Failed | Snoozed
 def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
     """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
-        "deadbecause": because[:MOST],
+        "deadbecause": plain(because),
         "deadchannel": channel,
         "deadwagon": str(wagon),
         "deadattempts": str(attempt),

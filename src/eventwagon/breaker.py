@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from .errors import UsageError
+from .values import real, whole
 
 USUAL = 5
 """Attempts at an event where the train does not say how many, as long as its channel works."""
@@ -48,15 +49,10 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("last", "least", "events"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"Breaker: {name} must be a whole number of at least 1, not {value!r}")
+            msgspec.structs.force_setattr(self, name, whole(f"Breaker: {name}", getattr(self, name)))
         for name in ("within", "sparse", "share", "pause", "pause_most"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UsageError(f"Breaker: {name} must be a number, not {value!r}")
-            if value < 0 or (value == 0 and name != "sparse"):
-                raise UsageError(f"Breaker: {name} must be more than 0, not {value!r}")
+            value = real(f"Breaker: {name}", getattr(self, name), zero=name == "sparse")
+            msgspec.structs.force_setattr(self, name, value)
         if self.share > 1:
             raise UsageError(f"Breaker: share must be at most 1, not {self.share!r}")
         if self.least > self.last or self.events > self.last:

@@ -8,6 +8,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from types import TracebackType
 
 from .errors import Defect
@@ -19,6 +20,15 @@ _EVERY = 60.0
 """Seconds between two records of the same kind."""
 _KINDS_MOST = 1000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Its traceback, whatever its class makes of that attribute."""
+    found: object = vars(BaseException)["__traceback__"].__get__(error)
+    return found if isinstance(found, TracebackType) else None
+
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Seldom:
@@ -69,7 +79,16 @@ class Bulkhead:
         held_back = self._seldom.due((step, kind_of(error)))
         if held_back is not None:
             more = f" ({held_back} more of this kind since the last line)" if held_back else ""
-            _logger.error("%s: %s raised %s%s", self._where, step, said(error), more, exc_info=shown(error))
+            log_safely(
+                _logger,
+                logging.ERROR,
+                "%s: %s raised %s%s",
+                self._where,
+                step,
+                said(error),
+                more,
+                exc_info=shown(error),
+            )
 
     def call(self, step: str, function: Callable[[], object]) -> None:
         """Call somebody's function, which can't hurt: whatever it raises stays with it, but for KeyboardInterrupt."""
@@ -79,6 +98,14 @@ class Bulkhead:
             if passes(e):
                 raise
             self.report(step, e)
+
+
+def log_safely(
+    logger: logging.Logger, level: int, message: str, *arguments: object, exc_info: ExcInfo | None = None
+) -> None:
+    """Log a line; a handler or filter of the user's that raises keeps nobody from anything."""
+    with suppress(Exception):
+        logger.log(level, message, *arguments, exc_info=exc_info)
 
 
 def is_closed() -> bool:
@@ -111,19 +138,16 @@ def passes(error: BaseException) -> bool:
 
 def kind_of(error: BaseException) -> Hashable:
     """What tells one failure from another: its type, and the place where it was raised."""
-    place = error.__traceback__
+    place = traceback_of(error)
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
 
 
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-
-
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed, or
     holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
-    place = place or error.__traceback__
+    place = place or traceback_of(error)
     try:
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()

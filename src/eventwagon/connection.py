@@ -600,5 +600,7 @@ def _say_accepted(error: BaseException, accepted: int) -> None:
     """Have the error say how many events were stored, whosever class it is."""
     with suppress(Exception):
         error.accepted = accepted  # type: ignore[attr-defined]
-    if not isinstance(error, EventwagonError):
+    with suppress(Exception):
+        if isinstance(error, EventwagonError):
+            return
         error.add_note(f"eventwagon: publish_many had stored {accepted} of the leading events")

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from .breaker import USUAL, Circuit
 from .broker import Broker, Delivery
-from .bulkhead import Bulkhead, Seldom, kind_of, shown
+from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
 from .errors import EventwagonError
 from .event import born
@@ -151,13 +151,15 @@ class Crew:
 class _Hand(Run):
     """One worker, and what it has in hand."""
 
-    __slots__ = ("attempt", "busy", "delivery", "feed", "until")
+    __slots__ = ("attempt", "busy", "circuit", "delivery", "feed", "until")
 
     def __init__(self) -> None:
         super().__init__()
         self.feed: Feed | None = None
         """The channel of the event in hand; None while there is none."""
         self.delivery: Delivery | None = None
+        self.circuit: Circuit | None = None
+        """That of the channel when the handling began: what came of it is for that one."""
         self.attempt = 1
         """How often it was tried with this, as far as is known here."""
         self.until = math.inf
@@ -293,13 +295,17 @@ class Lanes:
             while not stained and len(self._workers) <= self.target:
                 try:
                     stained = await self._turns(me, hand)
-                except Exception as e:  # noqa: BLE001 - the bulkhead: the pool keeps its size
-                    self._kit.bulkhead.report("a worker", e)
+                except BaseException as e:
+                    if is_ours(e):
+                        raise
+                    self._kit.bulkhead.report("a worker", e)  # the pool keeps its size
                     hand.drop()
+                    self._kit.gate.left()
                     await asyncio.sleep(PAUSES[0])
         finally:
             hand.drop()
             self._kit.gate.hands.discard(hand)
+            self._kit.gate.left()
             del self._hands[me]
             self._workers.discard(me)
             if not self._closed and len(self._workers) < self.target:
@@ -309,7 +315,7 @@ class Lanes:
         """Take one event after the other, for as long as there are no more workers than there should be. True when a
         handler has changed context variables: another worker takes this one's place, so that no event sees another's."""
         loop, gate, threads = asyncio.get_running_loop(), self._kit.gate, self._kit.threads
-        clean = self._context
+        clean = list(self._context.items())
         yielded = loop.time()
         while len(self._workers) <= self.target:
             now = loop.time()
@@ -337,15 +343,14 @@ class Lanes:
                 await self._handle_alone(me, hand, feed, delivery)
             elif (context := self._begins(hand, feed, delivery, now)) is not False:
                 outcome = begin(feed.handler, delivery.event, context, hand, threads)
+                at_once = isinstance(outcome, _OUTCOMES)
                 if not isinstance(outcome, _OUTCOMES):
                     outcome = await outcome
-                self._ends(hand, feed, delivery, now, outcome)
+                self._ends(hand, feed, delivery, now, outcome, at_once=at_once)
                 if hand.because or me.cancelling():
                     await self._after_cut(me, hand, feed)
-            try:
-                if copy_context() != clean:
-                    return True
-            except Exception:  # noqa: BLE001 - values of others are compared, which may do anything
+            now_known = copy_context()
+            if len(now_known) != len(clean) or (clean and any(now_known.get(v) is not value for v, value in clean)):
                 return True
         return False
 
@@ -438,12 +443,15 @@ class Lanes:
 
     async def _handle_alone(self, me: asyncio.Task[None], hand: _Hand, feed: Feed, delivery: Delivery) -> None:
         """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
-        other along, and its next death is its own."""
+        other along, and its next death is its own. Where others would have to be waited for it comes again later."""
         hand.until = math.inf
         try:
-            async with self._kit.gate.alone():
-                await self._handle_marked(hand, feed, delivery)
-                await feed.over(delivery)
+            async with self._kit.gate.alone() as alone:
+                if not alone or feed.serving.leaving:
+                    feed.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._kit.rng.random()))
+                elif await self._marked(hand, feed, delivery):
+                    await self._handle_at_once(hand, feed, delivery)
+                    await feed.over(delivery)
         except asyncio.CancelledError:
             if not hand.because:
                 raise
@@ -452,27 +460,35 @@ class Lanes:
         if hand.because or me.cancelling():
             await self._after_cut(me, hand, feed)
 
-    async def _handle_marked(self, hand: _Hand, feed: Feed, delivery: Delivery) -> None:
-        """Handle a suspect once its claim says that it is alone."""
-        if feed.serving.leaving:
-            feed.give_back(delivery)
-            return
+    async def _marked(self, hand: _Hand, feed: Feed, delivery: Delivery) -> bool:
+        """Have the suspect's claim say that it is alone. False: it is not to be handled now."""
+        if self._kit.held.count:
+            return True  # beside a handler that goes on in its thread it is not alone: whose death it would be is not known
         try:
-            stands = await feed.subscription.alone(delivery)
-        except EventwagonError as e:
+            async with asyncio.timeout(self._kit.settings.publish_timeout):
+                stands = await feed.subscription.alone(delivery)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            if isinstance(e, EventwagonError | TimeoutError):
+                feed.serving.stumble(f"marking a claim in {feed.channel}", str(e) or "no answer in time")
+            else:
+                self._kit.bulkhead.report(f"marking a claim in {feed.channel}", e)
             feed.give_back(delivery, _BEFORE_ALONE)
-            feed.serving.stumble(f"marking a claim in {feed.channel}", str(e))
-            return
+            return False
         if not stands:
             feed.untried(delivery)
             feed.forget([delivery])
-            return
+        return stands
+
+    async def _handle_at_once(self, hand: _Hand, feed: Feed, delivery: Delivery) -> None:
         now = asyncio.get_running_loop().time()
         if (context := self._begins(hand, feed, delivery, now)) is not False:
             outcome = begin(feed.handler, delivery.event, context, hand, self._kit.threads)
+            at_once = isinstance(outcome, _OUTCOMES)
             if not isinstance(outcome, _OUTCOMES):
                 outcome = await outcome
-            self._ends(hand, feed, delivery, now, outcome)
+            self._ends(hand, feed, delivery, now, outcome, at_once=at_once)
 
     def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
         """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
@@ -486,7 +502,7 @@ class Lanes:
             return False
         if circuit.failing:
             attempt += circuit.uncounted(delivery.event.id)
-        hand.attempt = attempt
+        hand.attempt, hand.circuit = attempt, circuit
         serving.busy += 1
         hand.busy, hand.until = True, now + settings.handler_timeout
         if self._timer is None:
@@ -504,7 +520,9 @@ class Lanes:
             self._kit.clock,
         )
 
-    def _ends(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome) -> None:
+    def _ends(
+        self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
+    ) -> None:
         """The handling is over: what came of it goes where it belongs."""
         serving = feed.serving
         serving.busy -= 1
@@ -514,13 +532,15 @@ class Lanes:
         ended = asyncio.get_running_loop().time()
         took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
+        if at_once and took > self._kit.settings.handler_timeout:
+            self._warn_of_blocking(feed.handler, took)
         if self._slo is not None:
             wall = self._kit.clock() - took
             if wall - born(delivery.event) <= self._slo:
                 self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
         if hand.because:
             outcome = Failed(hand.because)
-        circuit = feed.circuit
+        circuit = hand.circuit or feed.circuit
         if isinstance(outcome, Handled):
             serving.handled += 1
             if circuit.opened_at is None:
@@ -529,11 +549,17 @@ class Lanes:
                 self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
             feed.done(delivery, outcome.emitted)
         else:
-            self._ends_badly(hand, feed, delivery, outcome)
+            self._ends_badly(hand, feed, delivery, outcome, circuit)
         hand.feed = hand.delivery = None
 
-    def _ends_badly(self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed) -> None:
-        serving, circuits, circuit, event_id = feed.serving, self._kit.circuits, feed.circuit, delivery.event.id
+    def _ends_badly(
+        self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
+    ) -> None:
+        serving, circuits, event_id = feed.serving, self._kit.circuits, delivery.event.id
+        if hand.because and serving.leaving and self._kit.settings.attempts != 1:
+            circuits.passed(circuit, event_id, gone=False)
+            feed.give_back(delivery)  # cut short by our own leaving: that is no failure of its
+            return
         match outcome:
             case Snoozed(after=after, because=because):
                 circuits.passed(circuit, event_id, gone=False)
@@ -545,11 +571,11 @@ class Lanes:
             case Failed(because=because, error=error, after=after):
                 serving.failed += 1
                 again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after)
-                self._log_failure(feed.handler, event_id, hand.attempt, because, error, dies=again is None)
                 if again is None:
                     feed.die(delivery, because, hand.attempt)
                 else:
                     feed.retry(delivery, because, hand.attempt, again)
+                self._log_failure(feed.handler, event_id, hand.attempt, because, error, dies=again is None)
 
     async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, feed: Feed) -> None:
         """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
@@ -579,16 +605,30 @@ class Lanes:
         )
         self._kit.tell(fact)
 
+    def _warn_of_blocking(self, handler: Handler, took: float) -> None:
+        """It never waited, so it could not be cut short, and nothing else could run meanwhile."""
+        if self._failures.due(("blocking", handler.name)) is not None:
+            log_safely(
+                _logger,
+                logging.WARNING,
+                "%s: handler %s held the event loop for %.1f s, and nothing else could run: let it wait with await, or make "
+                "it a plain function, which runs in a thread",
+                self._kit.train,
+                handler.name,
+                took,
+            )
+
     def _log_failure(
         self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
     ) -> None:
-        """With its traceback: at WARNING the first failure of a kind, at ERROR each death. Once a minute a kind."""
+        """At WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute a kind."""
         kind = (handler.name, dies, because if error is None else kind_of(error))
         held_back = self._failures.due(kind)
         if held_back is None and not dies:
             return
         more = f" ({held_back} more like it since the last was logged)" if held_back else ""
-        _logger.log(
+        log_safely(
+            _logger,
             logging.ERROR if dies else logging.WARNING,
             "%s: handler %s failed on event %s at attempt %d%s: %s%s",
             self._kit.train,

@@ -5,6 +5,8 @@ The docstring of each class says when it is raised and what the caller can do ab
 
 from __future__ import annotations
 
+from .text import said
+
 
 class EventwagonError(Exception):
     """The root: catch it to catch everything that eventwagon raises on purpose."""
@@ -131,23 +133,28 @@ class Retry(Exception):
     """Raised by a handler: this attempt failed; try the event again `after` seconds from now (None: the usual backoff).
     It counts as an attempt like any other failure. Raises UsageError for a pause that is no number from 0 to 43,200."""
 
-    def __init__(self, after: float | None = None, because: str = "") -> None:
+    def __init__(self, after: float | None = None, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))
-        self.after = None if after is None else _pause("Retry", after)
-        self.because = because
+        self.after = None if after is None else check_pause("Retry", after)
+        self.because = _reason(because)
 
 
 class Snooze(Exception):
     """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No attempt is
     counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
 
-    def __init__(self, after: float, because: str = "") -> None:
+    def __init__(self, after: float, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))
-        self.after = _pause("Snooze", after)
-        self.because = because
+        self.after = check_pause("Snooze", after)
+        self.because = _reason(because)
 
 
-def _pause(name: str, after: float) -> float:
+def _reason(because: object) -> str:
+    """A reason in words; an exception will do."""
+    return said(because) if isinstance(because, BaseException) else str(because)
+
+
+def check_pause(name: str, after: float) -> float:
     if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after <= AFTER_MOST:
         raise UsageError(f"{name}: after must be a number of seconds from 0 to {AFTER_MOST:,.0f}, not {after!r:.100}")
     return float(after)

@@ -47,6 +47,9 @@ class WagonReady(_Fact, frozen=True):
     """Since it was opened."""
 
 
+NOBODY_ATTACHED = "no workers are attached to it any more"
+
+
 class WorkersLost(_Fact, frozen=True):
     """A READY wagon lost its workers: it is provisioned again, nothing was redirected to it."""
 
@@ -537,6 +540,8 @@ def _level(fact: Fact) -> int:
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch that is on its way, a spare that is not needed
+        case WorkersLost(because=because) if because == NOBODY_ATTACHED:
+            return logging.INFO  # a spare after a restart: its workers come again, or their absence is told
         case EventRetried() | EventSnoozed():
             return logging.DEBUG
     return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from .breaker import USUAL, Again
+from .breaker import USUAL, Again, Circuit
 from .broker import Delivery, Subscription
-from .bulkhead import is_cancelled
+from .bulkhead import is_ours
 from .errors import ChannelGone, EventwagonError
 from .event import Channel, born
 from .facts import EventDied, EventRetried, EventSnoozed
@@ -24,6 +24,8 @@ _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers stand by for it."""
+_OVER = 1.0
+"""The longest that a process stays alone with an event for it to be settled, in seconds."""
 _KEPT_WAITING = 0.15
 """Seconds that an event waits at a process whose workers are all busy before others may have it."""
 
@@ -174,6 +176,15 @@ class Feed:
         self.circuit.take(delivery.event.id)
         return delivery
 
+    def change_circuit(self, circuit: Circuit) -> None:
+        """Its channel has, or has no longer, a breaker. A probe that is under way shows nothing to the one before."""
+        before = self.circuit
+        if circuit is not before:
+            self.circuit = circuit
+            if before.probe is not None:
+                self.serving.kit.circuits.passed(before, before.probe, gone=False)
+            self.serving.lanes.wake(self.serving.lanes.target)
+
     def circuit_changed(self) -> None:
         """The channel's circuit opened or closed, a probe is due, or one failed."""
         if self.circuit.held and self.circuit.probe is None:
@@ -222,6 +233,7 @@ class Feed:
                 count = self._wanted()
                 if count <= 0:
                     self._found()
+                    self._answer_called()
                     self._room.clear()
                     await self._room.wait()
                     continue
@@ -230,11 +242,13 @@ class Feed:
                 try:
                     self.receiving = True
                     deliveries = await self.subscription.receive(count, timeout)
+                    self.receiving = False
+                    self._took(deliveries, count)
                 except ChannelGone:
                     serving.lose(f"channel {self.channel} is gone")
                     return
-                except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel
-                    if isinstance(e, asyncio.CancelledError) and is_cancelled():
+                except BaseException as e:
+                    if is_ours(e):
                         raise  # the wagon is drained
                     self._found()
                     if not isinstance(e, EventwagonError):
@@ -250,7 +264,6 @@ class Feed:
                         if not waiter.done():
                             waiter.set_result(None)
                 pause = PAUSES[0]
-                self._took(deliveries, count)
                 if self.looking and len(deliveries) == count and self._look_on():
                     continue
                 self._found()
@@ -336,13 +349,17 @@ class Feed:
     def _forsake(self) -> None:
         """Nothing is fetched any more: nobody is to wait for it."""
         self.remembered = None
+        self._answer_called()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _answer_called(self) -> None:
+        """Nothing can be fetched now: workers are not to wait for it."""
         for waiter in self._called:
             if not waiter.done():
                 waiter.set_result(None)
         self._called.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def nudge(self) -> None:
         """There may be room again, or it is time to leave."""
@@ -376,13 +393,12 @@ class Feed:
                 waiter.set_result(None)
 
     async def over(self, delivery: Delivery) -> None:
-        """Return when it is in hand no longer, or its wagon is gone; a broker that does not answer is not waited for longer
-        than a publish would be."""
+        """Return when it is in hand no longer, or after a moment: the others are not to wait for a broker that does not answer."""
         if id(delivery) not in self.unsettled or self.serving.leaving:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._awaited[id(delivery)] = waiter
-        await asyncio.wait([waiter], timeout=self.serving.kit.settings.publish_timeout)
+        await asyncio.wait([waiter], timeout=_OVER)
 
     def done(self, delivery: Delivery, emitted: Emitted) -> None:
         """Handled: to be settled once what it emitted is stored (I6)."""

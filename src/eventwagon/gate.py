@@ -8,6 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+_PATIENCE = 0.5
+"""Seconds for which the gate stays closed in the hope that the others end."""
+_PAUSE = 5.0
+"""Seconds after which it may be closed again when they did not."""
+_FORCED_AFTER = 30.0
+"""Seconds after which it is closed until they end, however long that takes."""
+_SHARE = 4.0
+"""Forced waiting is followed by so many times as long without."""
+
 
 class Hand(Protocol):
     """A worker, as the gate sees it."""
@@ -17,8 +26,12 @@ class Hand(Protocol):
 
 
 class Gate:
-    """Open to all, or closed for the one that is alone. Who works asks `closed` before, and calls `left` after if it is
-    closed then: nothing more, as long as nobody wants to be alone."""
+    """Open to all, or closed for the one that is alone. A worker asks `closed` before it begins, and calls `left` after if it
+    is closed then: nothing more, as long as nobody wants to be alone.
+
+    Handlers that take long are not waited for at once, or one of them would hold up all workers: `alone` is entered with
+    False then, and tried again later. Only when that has gone on for long is the gate closed until they end.
+    """
 
     def __init__(self) -> None:
         self.closed = False
@@ -27,6 +40,9 @@ class Gate:
         """All workers of the process."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._not_before = float("-inf")
+        self._wanted_since: float | None = None
+        """Since when nobody who wanted to be alone has been."""
 
     def left(self) -> None:
         """A handling is over."""
@@ -43,21 +59,52 @@ class Gate:
         await waiter
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Entered when nobody is at work. Those that wait at the gate begin between two that want to be alone."""
+    async def alone(self) -> AsyncIterator[bool]:
+        """Entered with True when nobody is at work, with False where others would have to be waited for. Workers that wait
+        at the gate begin between two that want to be alone."""
         while self.closed:
             await self.opened()
             await asyncio.sleep(0)  # the others first
+        loop = asyncio.get_running_loop()
+        if self._busy() and loop.time() < self._not_before:
+            yield False
+            return
         self.closed = True
+        quiet = False
         try:
-            while self._busy():
-                self._quiet = asyncio.get_running_loop().create_future()
-                await self._quiet
-            yield
+            quiet = await self._quieted(loop)
         finally:
-            self.closed = False
-            self._quiet = None
-            while self._waiting:
-                waiter = self._waiting.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
+            if not quiet:
+                self._open()
+        if not quiet:
+            yield False
+            return
+        self._wanted_since = None
+        try:
+            yield True
+        finally:
+            self._open()
+
+    async def _quieted(self, loop: asyncio.AbstractEventLoop) -> bool:
+        began = loop.time()
+        since = self._wanted_since = began if self._wanted_since is None else self._wanted_since
+        forced = began - since >= _FORCED_AFTER
+        try:
+            async with asyncio.timeout(None if forced else _PATIENCE):
+                while self._busy():
+                    self._quiet = loop.create_future()
+                    await self._quiet
+        except TimeoutError:
+            self._not_before = loop.time() + _PAUSE
+            return False
+        if forced:
+            self._not_before = loop.time() + _SHARE * (loop.time() - began)
+        return True
+
+    def _open(self) -> None:
+        self.closed = False
+        self._quiet = None
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)

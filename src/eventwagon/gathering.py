@@ -177,6 +177,8 @@ class Gathering:
         for parcel in self._open:
             if parcel.deadline <= now and not parcel.done.done():
                 parcel.done.set_exception(self._late(parcel))
+        if self._waiting and self._waiting[0].done.done():  # nobody takes them while all senders wait for answers
+            self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
         if left := [parcel.deadline for parcel in self._open if parcel.deadline > now]:
             self._arm(loop, min(left))
 

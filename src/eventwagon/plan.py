@@ -14,6 +14,7 @@ import msgspec
 
 from .event import Channel
 from .facts import (
+    NOBODY_ATTACHED,
     ChannelsDropped,
     ChannelUnserved,
     Decision,
@@ -182,7 +183,7 @@ class _Draft:
         for wagon in self.manifest.in_state(State.READY):
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
-                why = (deployment.trouble if deployment else "") or "no workers are attached to it any more"
+                why = (deployment.trouble if deployment else "") or NOBODY_ATTACHED
                 losses = wagon.losses + 1
                 self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None, losses=losses)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
@@ -235,7 +236,7 @@ class _Draft:
                     because="no process that serves it has a handler for that channel",
                 )
                 for c in unserved
-                if c not in gone
+                if c not in gone and held[c] != 0
             ]
 
     def switch(self) -> None:

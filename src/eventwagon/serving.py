@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
 from .breaker import Circuit
-from .bulkhead import is_cancelled
+from .bulkhead import is_ours
 from .errors import EventwagonError, UsageError
 from .event import Channel
 from .facts import StepFailed
@@ -17,6 +17,7 @@ from .feed import Feed, Hands
 from .kit import Kit
 from .orchestrator import WagonSpec
 from .settling import Settling
+from .tasks import kept_up
 from .workers import why_not_served
 
 _logger = logging.getLogger("eventwagon")
@@ -63,6 +64,8 @@ class Serving:
         self.handled = 0
         self.failed = 0
         self.on_left: Callable[[], object] = lambda: None
+        self.on_trouble: Callable[[], object] = lambda: None
+        """Called when it can't be served any more, for it to be attached anew."""
         self._others = others
         self._settling = Settling(kit, spec.number, lambda: self.spec.channels, self.lose, self.check_quiet)
         self._stack = AsyncExitStack()
@@ -102,8 +105,9 @@ class Serving:
                     await self._add(channel, stack)
             self._stack = stack.pop_all()
         self._tell_missing()
-        self._keeper = self.kit.tasks.create_task(self._keep_claims())
-        self._fetching = [self.kit.tasks.create_task(feed.fetch()) for feed in self.feeds]
+        tasks, bulkhead = self.kit.tasks, self.kit.bulkhead
+        self._keeper = tasks.create_task(kept_up(self._keep_claims, "keeping claims", bulkhead))
+        self._fetching = [tasks.create_task(kept_up(feed.fetch, "fetching", bulkhead)) for feed in self.feeds]
         self.lanes.join(self)
         self.lanes.rescale(self.spec.hands)
 
@@ -136,10 +140,11 @@ class Serving:
         for channel in spec.channels:
             if channel not in known and channel.name in self.kit.handlers:
                 feed = await self._add(channel, self._stack)
-                self._fetching.append(self.kit.tasks.create_task(feed.fetch()))
+                fetching = kept_up(feed.fetch, "fetching", self.kit.bulkhead)
+                self._fetching.append(self.kit.tasks.create_task(fetching))
         self.spec = spec
         for feed in self.feeds:
-            feed.circuit = self.kit.circuits.of(feed.channel.name, guarded=spec.guarded)
+            feed.change_circuit(self.kit.circuits.of(feed.channel.name, guarded=spec.guarded))
         self._tell_missing()
         self.lanes.rescale(spec.hands)
         self.nudge()
@@ -198,18 +203,20 @@ class Serving:
             feed.give_all_back()
 
     def lose(self, why: str) -> None:
-        """A channel is gone under it: nothing more can be done here."""
-        self.trouble = why
+        """A channel is gone under it: nothing more can be done here. What is in hand is left to run out."""
+        self.trouble, self.leaving = why, True
         for feed in self.feeds:
             feed.drop()
+        self.nudge()
         self._settling.end(why)
         self.check_quiet()
+        self.on_trouble()
 
     async def _keep_claims(self) -> None:
         """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker that
         hangs on one keeps no other waiting."""
         every = self.kit.settings.visibility / 3
-        while True:
+        while not self.trouble:
             await asyncio.sleep(every)
             feeds = [feed for feed in self.feeds if feed.unsettled]
             await asyncio.gather(*(self._keep_claims_of(feed, every) for feed in feeds))
@@ -220,8 +227,8 @@ class Serving:
                 await feed.subscription.extend(list(feed.unsettled.values()))
         except (EventwagonError, TimeoutError):
             pass  # then it may be delivered twice; the next round tries again
-        except (Exception, asyncio.CancelledError) as e:  # the bulkhead of this channel's claims
-            if isinstance(e, asyncio.CancelledError) and is_cancelled():
+        except BaseException as e:  # the bulkhead of this channel's claims
+            if is_ours(e):
                 raise
             self.kit.bulkhead.report(f"keeping claims in {feed.channel}", e)
 
@@ -262,14 +269,18 @@ class Serving:
             await self._until_quiet(to_give_back)
             self.lanes.give_up(self)
             await self._until_quiet(to_give_back)
-        except Exception as e:  # noqa: BLE001 - the bulkhead: whatever fails, the wagon is left
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self.kit.bulkhead.report(f"leaving wagon_{self.spec.number}", e)
         self._settling.end("the wagon is left")
         if self._keeper is not None:
             self._keeper.cancel()
         try:
             await self._stack.aclose()
-        except Exception as e:  # noqa: BLE001 - as above
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self.kit.bulkhead.report(f"leaving the channels of wagon_{self.spec.number}", e)
         self.on_left()
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from .breaker import USUAL, Breaker, Retries
+from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_written, written
 from .values import real, shown, whole
@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a handler may take for one event before it is cancelled and the event tried again."""
     visibility: float = 30.0
     """How long a claimed event stays with a worker that says nothing; a living one extends it. A killed worker's
-    events come back after this long."""
+    events come back after this long, or at once where its end is proven."""
     publish_timeout: float = 30.0
     """The deadline of a publish unless the caller gives one."""
     publish_batch: int = 1000
@@ -83,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Journal entries kept; the oldest go."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.limit, Limit):
+        if not isinstance(self.limit, Limit) or isinstance(self.limit, type):
             raise UsageError(f"limit={shown(self.limit)} is not a limit: it has no measure(reading)")
         check_written(self.limit)
         if not isinstance(self.workers, Workers):
@@ -115,7 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
         words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
-        return {"limit": written(self.limit), **words, "attempts": repr(self.attempts or USUAL)}
+        return {"limit": written(self.limit), **words}
 
 
 _WHOLE = {

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from .broker import Delivery, Subscription
-from .bulkhead import is_cancelled
+from .bulkhead import is_ours
 from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
@@ -117,7 +117,9 @@ class Settling:
                         await self._release(line.source, back)
                     if done:
                         await self._settle(line.source, done)
-                except Exception as e:  # noqa: BLE001 - the bulkhead: these events' claims run out, the others go on
+                except BaseException as e:  # these events' claims run out, the others go on
+                    if is_ours(e):
+                        raise
                     self._kit.bulkhead.report(f"settling in wagon_{self._number}", e)
                     line.source.forget([*(item[0] for item in done), *(item[0] for item in back)])
                 self._changed()
@@ -131,7 +133,7 @@ class Settling:
         for place, (_, events) in enumerate(finished):
             for name, event in events:
                 emitted.setdefault(name, []).append((place, event))
-        refused: dict[int, tuple[str, Exception]] = {}
+        refused: dict[int, tuple[str, BaseException]] = {}
         if emitted:
             await _all([self._store_all(name, some, refused) for name, some in emitted.items()])
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
@@ -141,7 +143,7 @@ class Settling:
             self._refuse(source, finished[place][0], name, error)
 
     async def _store_all(
-        self, name: str, some: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, Exception]]
+        self, name: str, some: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, BaseException]]
     ) -> None:
         most = self._kit.settings.publish_batch
         for start in range(0, len(some), most):
@@ -151,7 +153,7 @@ class Settling:
         self,
         name: str,
         part: Sequence[tuple[int, Event]],
-        refused: dict[int, tuple[str, Exception]],
+        refused: dict[int, tuple[str, BaseException]],
         *,
         again: bool = False,
     ) -> None:
@@ -161,24 +163,23 @@ class Settling:
         events = [event for _, event in part]
         try:
             await self._insist(f"emitting to {channel}", partial(self._emit, channel, events))
-        except Exception as e:  # noqa: BLE001 - a driver may fail on an event in any way
+        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail on an event in any way
             if len(part) > 1:
                 for half in (part[: len(part) // 2], part[len(part) // 2 :]):
                     await self._store(name, half, refused)
                 return
             place, event = part[0]
             if name == DEAD and not again and not isinstance(e, EventRefused):
-                await self._store(name, part, refused, again=True)  # a single defect must not cost the letter its data
+                await self._store(name, part, refused, again=True)  # a single defect must not cost the letter anything
                 return
-            less = smaller(event) if name == DEAD else None
-            if less is not None:
-                await self._store(name, [(place, less)], refused)
+            if name == DEAD and (less := smaller(event, cut=isinstance(e, EventRefused))) is not None:
+                await self._store(name, [(place, less)], refused, again=True)
                 return
             if not isinstance(e, EventRefused):
                 self._kit.bulkhead.report(f"emitting to {channel}", e)
             refused[place] = (name, e)
 
-    def _refuse(self, source: Source, delivery: Delivery, name: str, error: Exception) -> None:
+    def _refuse(self, source: Source, delivery: Delivery, name: str, error: BaseException) -> None:
         """What it emitted can't be stored."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
@@ -200,7 +201,7 @@ class Settling:
     async def _settle_all(self, source: Source, deliveries: list[Delivery]) -> None:
         try:
             await self._insist(f"settling in {source.channel}", partial(source.subscription.settle, deliveries))
-        except Exception as e:  # noqa: BLE001 - a driver may fail on one of them in any way
+        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail on one of them in any way
             if len(deliveries) > 1:
                 half = len(deliveries) // 2
                 await self._settle_all(source, deliveries[:half])
@@ -225,7 +226,7 @@ class Settling:
         release = partial(source.subscription.release, deliveries, delay=delay, tried=tried)
         try:
             await self._insist("giving back", release)
-        except Exception as e:  # noqa: BLE001 - a driver may fail in any way; then their claims run out
+        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail in any way; then their claims run out
             self._kit.bulkhead.report(f"giving back to {source.channel}", e)
         source.forget(deliveries)
         source.nudge()
@@ -243,10 +244,12 @@ class Settling:
                 self._gone(f"{step}: the channel is gone")
             except EventRefused:
                 raise
-            except asyncio.CancelledError:
-                if self._ended or is_cancelled():
+            except asyncio.CancelledError as e:
+                if self._ended or is_ours(e):
                     raise
-                await asyncio.sleep(pause)  # nobody of ours sent it: something that the driver waited for was cancelled
+                self._kit.bulkhead.report(step, e)  # something that the driver waited for was cancelled
+                await asyncio.sleep(pause)
+                pause = min(PAUSES[1], pause * 2)
             except (EventwagonError, TimeoutError) as e:
                 if pause == PAUSES[0]:
                     because = str(e) or "the broker has not answered in time"

@@ -217,12 +217,18 @@ def found(
     return Plan(manifest, tuple(facts), (), tasks)
 
 
+_ATTEMPTS_UNSET = "attempts", "5", "None"
+"""A program that leaves the number of attempts open, at a train that an older program founded, whose default was five."""
+
+
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """What the train was declared with and what a program says, by setting, where they differ."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
     return {
-        name: (theirs.get(name, ""), value) for name, value in ours.items() if not _alike(theirs.get(name, ""), value)
+        name: (theirs.get(name, ""), value)
+        for name, value in ours.items()
+        if not _alike(theirs.get(name, ""), value) and (name, theirs.get(name), value) != _ATTEMPTS_UNSET
     }
 
 

@@ -47,7 +47,8 @@ async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> Asy
     iterator = iter(payloads)
     events: list[Event] = []
     room = MOST_BYTES
-    ended, failure = False, None
+    ended = False
+    failure: BaseException | None = None
     while not ended:
         some: list[object] = []
         until = time() + _TURN
@@ -58,7 +59,9 @@ async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> Asy
                     break
             else:
                 ended = True
-        except Exception as e:  # noqa: BLE001 - the user's own, raised below
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # noqa: BLE001 - the user's own, raised below
             ended, failure = True, e
         try:
             for event in make(some):

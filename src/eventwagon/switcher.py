@@ -123,7 +123,7 @@ class Switcher(Switching):
                 await lease.give_up()
         except TimeoutError:
             pass
-        except Exception as e:  # noqa: BLE001 - a bulkhead: leaving goes on
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: leaving goes on
             self._bulkhead.report("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
@@ -190,7 +190,7 @@ class Switcher(Switching):
                 continue
             try:
                 await self._deliver(batch, me)
-            except Exception as e:
+            except (Exception, BaseExceptionGroup, SystemExit) as e:
                 batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
                 raise
             finally:
@@ -210,7 +210,7 @@ class Switcher(Switching):
                         await self._broker.publish(Channel(self._train, number), [])
                 except (EventwagonError, TimeoutError):
                     pass  # the first publish says it, if it lasts
-                except Exception as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
+                except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
                     self._bulkhead.report("getting ready for the next wagon", e)
             known = ready
             await changed.wait()
@@ -264,7 +264,7 @@ class Switcher(Switching):
                 self._trouble = said(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
-            except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a bulkhead: it is one caller's, not everybody's
+            except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: it is one caller's, not everybody's
                 self._refuse_unexpected(batch, len(events), e)
             else:
                 batch.accept(len(events))
@@ -275,14 +275,17 @@ class Switcher(Switching):
         if self._lease is None:
             return None
         try:
-            await self._lease.hold()
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._lease.hold()
         except Unavailable as e:
             return str(e)
+        except TimeoutError:
+            return "the lease on publishing can't be renewed: the registry has not answered in time"
         except asyncio.CancelledError as e:
             if is_ours(e):
                 raise
             return self._noted("holding the lease", e)
-        except Exception as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
             return self._noted("holding the lease", e)
         return None
 
@@ -339,10 +342,11 @@ class Switcher(Switching):
     async def _refreshed(self, wagon: Wagon) -> int | None:
         """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
         try:
-            active = (await self.refresh()).manifest.active
-        except EventwagonError:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                active = (await self.refresh()).manifest.active
+        except (EventwagonError, TimeoutError):
             return wagon.number
-        except Exception as e:  # noqa: BLE001 - a bulkhead: what is known stays good
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: what is known stays good
             self._bulkhead.report("reading the manifest", e)
             return wagon.number
         return active.number if active else None
@@ -375,7 +379,7 @@ class Switcher(Switching):
             return True
         except EventwagonError:
             return False
-        except Exception as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
             self._bulkhead.report("going on after a full wagon", e)
             return False
 

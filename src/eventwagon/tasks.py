@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
-from .bulkhead import Bulkhead, is_cancelled, is_closed
+from .bulkhead import Bulkhead, is_cancelled, is_ours
 
 _logger = logging.getLogger("eventwagon")
 
@@ -89,12 +89,8 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
         try:
             await work()
             return
-        except asyncio.CancelledError as e:
-            if is_cancelled():
-                raise
-            bulkhead.report(what, e)
-        except (Exception, BaseExceptionGroup) as e:  # a bulkhead: the task goes on
-            if is_closed():
+        except BaseException as e:  # a bulkhead: the task goes on
+            if is_ours(e):
                 raise
             bulkhead.report(what, e)
             if is_cancelled():  # it failed while it ended

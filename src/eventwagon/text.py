@@ -18,8 +18,9 @@ def plain(text: str, most: int = MOST) -> str:
 
 def said(error: BaseException) -> str:
     """An error in one line. Never raises, whatever the error's own text does, but for KeyboardInterrupt."""
-    name = plain(type(error).__name__, 100)
+    name = "an exception"
     try:
+        name = plain(str(type(error).__name__), 100)
         text = str(error)[: 4 * MOST].strip()
     except KeyboardInterrupt:
         raise

@@ -103,6 +103,11 @@ class Train:
         """
         if (url is None) == (broker is None or registry is None):
             raise UsageError("connect: give a URL, or a broker and a registry")
+        if url is not None and not isinstance(url, str):
+            raise UsageError(f"connect: the URL must be a str, say 'sqlite:///var/trains', not a {type(url).__name__}")
+        hear: object = listeners
+        if not isinstance(hear, list | tuple) or not all(map(callable, hear)):
+            raise UsageError("connect: listeners must be a list of functions, each of which takes a fact")
         if url is not None:
             made = open_drivers(url, clock=clock)
             broker, registry = broker or made.broker, registry or made.registry

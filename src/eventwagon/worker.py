@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .broker import Delivery
-from .errors import Reject, Retry, Snooze, UsageError
+from .bulkhead import log_safely, traceback_of
+from .errors import Reject, Retry, Snooze, UsageError, check_pause
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
 from .payload import Shape, codec, name_of, type_name
 from .text import plain, said
@@ -42,7 +43,9 @@ class Handler:
         """A handler's return value is nobody's: say so, once."""
         if not self._warned:
             self._warned = True
-            _logger.warning(
+            log_safely(
+                _logger,
+                logging.WARNING,
                 "handler %s returned a %s, which is ignored; emit with ctx.emit(channel, payload)",
                 self.name,
                 type(value).__name__,
@@ -213,10 +216,10 @@ def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: in
     return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
 
 
-def smaller(letter: Event) -> Event | None:
+def smaller(letter: Event, *, cut: bool) -> Event | None:
     """A dead letter that is easier to store than `letter`, which the broker refused; None: there is none.
 
-    A letter is larger than its event, and may hold attributes that can't be stored. So first it loses what the event
+    `cut`: it was refused, so its data may be cut. A letter is larger than its event, and may hold attributes that can't be stored. So first it loses what the event
     brought along besides its data, then the end of its data, more and more; `deadsize` then says how many bytes there were.
     """
     ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
@@ -232,16 +235,16 @@ def smaller(letter: Event) -> Event | None:
     if bare != letter:
         return bare
     size = len(letter.data)
-    if not size:
+    if not size or not cut:
         return None
-    cut = size // 2 if "deadsize" in ours else min(size, 1024)
+    less = size // 2 if "deadsize" in ours else min(size, 1024)
     extensions = {"deadsize": str(size), **ours}
-    return msgspec.structs.replace(letter, data=letter.data[: size - cut], extensions=extensions)
+    return msgspec.structs.replace(letter, data=letter.data[: size - less], extensions=extensions)
 
 
 def handlers_own(error: BaseException) -> TracebackType | None:
     """The error's traceback from the handler on: what lies before is ours and helps nobody."""
-    place = error.__traceback__
+    place = traceback_of(error)
     while place is not None and place.tb_frame.f_code.co_filename == __file__:
         place = place.tb_next
     return place
@@ -361,10 +364,12 @@ async def _in_thread(
 
 
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
-    if result is not None:
-        handler.warn_of(result)
+    if isinstance(result, Reject | Retry | Snooze):
+        return _outcome(result, context)  # it meant to raise it
     if context is not None:
         context.close()
+    if result is not None:
+        handler.warn_of(result)
     return Handled(context.emitted) if context is not None and context.emitted else _HANDLED
 
 
@@ -374,14 +379,18 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
         context.close()
     if isinstance(error, KeyboardInterrupt):
         raise error
-    match _meant(error):
-        case Reject() as reject:
-            reason = said(reject).partition(": ")[2]
-            return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
-        case Snooze() as snooze:
-            return Snoozed(snooze.after, plain(snooze.because) or "snoozed by its handler")
-        case Retry() as retry:
-            return Failed(plain(retry.because) or "its handler asked for another attempt", after=retry.after)
+    with suppress(
+        AttributeError, TypeError, ValueError
+    ):  # a subclass that did not initialise its base is a failure like any other
+        match _meant(error):
+            case Reject() as reject:
+                reason = said(reject).partition(": ")[2]
+                return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+            case Snooze() as snooze:
+                return Snoozed(check_pause("Snooze", snooze.after), plain(snooze.because) or "snoozed by its handler")
+            case Retry() as retry:
+                after = None if retry.after is None else check_pause("Retry", retry.after)
+                return Failed(plain(retry.because) or "its handler asked for another attempt", after=after)
     return Failed(said(error), error)
 
 

@@ -28,7 +28,7 @@ class Workers(msgspec.Struct, frozen=True):
         if (self.each is None) == (self.total is None):
             raise UsageError("Workers: give either each= (every wagon's own) or total= (a shared crew)")
         for name, value, least in (("each", self.each, 1), ("total", self.total, 1), ("floor", self.floor, 0)):
-            if value is not None:
+            if value is not None or name == "floor":
                 msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least))
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")

@@ -19,7 +19,8 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
         worker.busy = True
 
         async def alone(name: str) -> None:
-            async with gate.alone():
+            async with gate.alone() as entered:
+                assert entered
                 assert not worker.busy
                 seen.append(name)
                 await asyncio.sleep(1)
@@ -28,7 +29,7 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(alone("first"))
             tasks.create_task(alone("second"))
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.3)
             assert seen == []
             assert gate.closed
             worker.busy = False
@@ -37,7 +38,7 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
             assert seen == ["first"]
             await gate.opened()
             worker.busy = True  # it begins between the two
-            await asyncio.sleep(5)
+            await asyncio.sleep(0.3)
             assert seen == ["first"]
             worker.busy = False
             gate.left()
@@ -65,5 +66,32 @@ def test_one_that_is_cancelled_while_it_waits_opens_the_gate() -> None:
         task.cancel()
         await opened
         assert not gate.closed
+
+    run(main())
+
+
+def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_long() -> None:
+    async def main() -> None:
+        gate, worker = Gate(), Worker()
+        gate.hands.add(worker)
+        worker.busy = True
+        loop = asyncio.get_running_loop()
+        closed, tries = 0.0, 0
+        while loop.time() < 29:
+            began = loop.time()
+            async with gate.alone() as entered:
+                assert not entered
+                assert not gate.closed
+            closed += loop.time() - began
+            tries += 1
+            await asyncio.sleep(1)
+        assert closed <= 3.0
+        await asyncio.sleep(5)
+        loop.call_later(40, lambda: (setattr(worker, "busy", False), gate.left()))
+        async with gate.alone() as entered:
+            assert entered
+        worker.busy = True
+        async with gate.alone() as entered:
+            assert not entered
 
     run(main())

@@ -1,5 +1,16 @@
 """The command `eventwagon`: one file per job, an edge that only calls the library's public parts."""
 
-from .app import main
+from __future__ import annotations
+
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """The entry point of the command. What it stands on is loaded here: Ctrl-C meanwhile is an ordinary end."""
+    try:
+        from .app import main as run
+    except KeyboardInterrupt:
+        sys.exit("eventwagon: interrupted")
+    run()

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a handler may take for one event before it is cancelled and the event tried again."""
     visibility: float = 30.0
     """How long a claimed event stays with a worker that says nothing; a living one extends it. A killed worker's
-    events come back after this long."""
+    events come back after this long, or at once where its end is proven."""
     publish_timeout: float = 30.0
     """The deadline of a publish unless the caller gives one."""
     publish_batch: int = 1000

@@ -1,7 +1,7 @@
 """Members whose process has certainly ended: what they still claim is given back at once.
 
-Proof is that the process is gone from the machine that it shared with this one. A process that is merely silent keeps what
-it claims until the visibility time ends.
+Proof is that the process is gone from the machine that it shared with this one, or that the orchestrator saw it end. A process that
+is merely silent keeps what it claims until the visibility time ends.
 """
 
 from __future__ import annotations
@@ -10,29 +10,48 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from .broker import Broker
+from .bulkhead import Bulkhead, is_ours
 from .errors import EventwagonError
 from .facts import ClaimsReturned, Listener, StepFailed
 from .lifecycle import LIVE
-from .process import Process, this_process, why_ended
+from .orchestrator import Witness
+from .process import Pod, Process, this_process, why_ended
 from .registry import Member, Registry
 from .switching import Switching
+from .text import said
 
 _MOST = 1000
-"""Members that are no longer listed, and whose end is not proven yet."""
+"""Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was proven of."""
 
 
 class Ended:
-    """What one process of a train sees of the end of others. Any number may look at once: giving back is idempotent."""
+    """What one process of a train sees of the end of others; and its `orchestrator`, where that is a Witness. Any number may look at
+    once: giving back is idempotent."""
 
-    def __init__(self, train: str, broker: Broker, registry: Registry, switching: Switching, *, tell: Listener) -> None:
+    def __init__(
+        self,
+        train: str,
+        broker: Broker,
+        registry: Registry,
+        switching: Switching,
+        *,
+        tell: Listener,
+        orchestrator: object = None,
+        bulkhead: Bulkhead | None = None,
+    ) -> None:
         self._train = train
         self._broker = broker
         self._registry = registry
         self._switching = switching
         self._tell = tell
+        self._witness = orchestrator if isinstance(orchestrator, Witness) else None
+        self._bulkhead = bulkhead or Bulkhead(train)
         self._here = this_process()
-        self._known: dict[str, Process] = {}
-        """Members on this machine, those included that are not listed any more."""
+        self._known: dict[str, tuple[Process | None, Pod | None]] = {}
+        """Members on this machine and in Pods, those included that are not listed any more."""
+        self._given_back: dict[str, None] = {}
+        """Whose claims were given back, the latest. One that checks in after that is alive, whatever an orchestrator says: a word of
+        its that was wrong, where a clock was set back, harms it once."""
         self._under_way: set[str] = set()
         self._failing: dict[str, str] = {}
         """By member, why giving back failed the last time."""
@@ -52,18 +71,32 @@ class Ended:
     def _find(self, members: Sequence[Member]) -> Mapping[str, str]:
         """Why, by name."""
         here = self._here
-        if here is None:
-            return {}
         for m in members:
-            if m.process is not None and m.process != here and m.process.boot == here.boot:
-                self._known[m.name] = m.process
+            is_near = m.process is not None and here is not None and m.process != here and m.process.boot == here.boot
+            pod = m.pod if self._witness is not None and m.name not in self._given_back else None
+            if is_near or pod is not None:
+                self._known[m.name] = m.process, pod
         if len(self._known) > len(members) + _MOST:
             for name in list(self._known)[: len(self._known) - len(members) - _MOST]:
                 del self._known[name]
-        found = {name: why for name, process in self._known.items() if (why := why_ended(process, here))}
-        found = {name: why for name, why in found.items() if name not in self._under_way}
+        found = {
+            name: why
+            for name, (process, pod) in self._known.items()
+            if name not in self._under_way and (why := why_ended(process, here) or self._seen_to_end(pod))
+        }
         self._under_way.update(found)
         return found
+
+    def _seen_to_end(self, pod: Pod | None) -> str:
+        if self._witness is None or pod is None:
+            return ""
+        try:
+            return self._witness.why_ended(pod)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("asking the orchestrator which processes have ended", e)
+            return ""
 
     async def _give_back(self, name: str, why: str) -> None:
         try:
@@ -71,15 +104,30 @@ class Ended:
             await self._registry.check_in(self._train, Member(name=name), ttl=0)
             if count:
                 await self._switching.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
-        except EventwagonError as e:
-            if self._failing.get(name) != str(e):
-                self._failing[name] = str(e)
-                self._tell(StepFailed(train=self._train, step=f"giving back what {name} had", because=str(e)))
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._failed(name, e)
         else:
             self._failing.pop(name, None)
             self._known.pop(name, None)
+            self._given_back[name] = None
+            if len(self._given_back) > _MOST:
+                del self._given_back[next(iter(self._given_back))]
         finally:
             self._under_way.discard(name)
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        """Told once for as long as the reason is the same."""
+        step = f"giving back what {name} had"
+        if isinstance(error, EventwagonError):
+            because = str(error)
+        else:
+            because = said(error)
+            self._bulkhead.report("giving back what an ended process had", error)
+        if self._failing.get(name) != because:
+            self._failing[name] = because
+            self._tell(StepFailed(train=self._train, step=step, because=because))
 
     async def _reclaim(self, name: str) -> int:
         if not self._broker.capabilities.reclaims:

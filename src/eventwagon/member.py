@@ -19,7 +19,7 @@ from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
 from .orchestrators.in_process import InProcess
-from .process import this_process
+from .process import this_pod, this_process
 from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
@@ -114,8 +114,9 @@ class Membership:
         self._bulkhead = bulkhead or Bulkhead(train)
         self._failing: dict[str, str] = {}
         """Steps that failed the last time, and why."""
-        self._ended = Ended(train, broker, registry, switcher, tell=tell)
+        self._ended = Ended(train, broker, registry, switcher, tell=tell, bulkhead=self._bulkhead)
         self._process = this_process()
+        self._pod = this_pod()
         self._poked = asyncio.Event()
         self._said: object = None
         self._due = 0.0
@@ -169,7 +170,9 @@ class Membership:
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
-        with suppress(EventwagonError):  # then what they had comes later: observers go on looking, and claims run out
+        with self._going_on(
+            "giving back what ended processes had"
+        ):  # where it fails observers go on looking, and claims run out
             await self._ended.settle()
         async with wagon_workers(
             self._train,
@@ -306,6 +309,7 @@ class Membership:
                 held=self._crew.held if self._crew is not None else 0,
                 trouble=self._bulkhead.trouble,
                 process=self._process,
+                pod=self._pod,
             ),
             ttl=self._settings.member_ttl,
         )

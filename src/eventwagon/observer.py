@@ -91,7 +91,9 @@ class Observer:
         self._bulkhead = bulkhead or Bulkhead(train)
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator)
-        self._ended = Ended(train, broker, registry, switcher, tell=tell)
+        self._ended = Ended(
+            train, broker, registry, switcher, tell=tell, orchestrator=orchestrator, bulkhead=self._bulkhead
+        )
         self._history = History()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""

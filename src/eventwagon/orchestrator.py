@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from .event import Channel
+from .process import Pod
 from .values import check_revision
 
 PLACE = "{revision}"
@@ -95,4 +96,14 @@ class Orchestrator(Protocol):
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """End the unit's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
         all have ended. Absent is success; idempotent."""
+        ...
+
+
+@runtime_checkable
+class Witness(Protocol):
+    """An orchestrator that sees the processes of its workers end. Not all do."""
+
+    def why_ended(self, pod: Pod) -> str:
+        """The proof that the process which was there has ended, in words; empty where there is none: it may run still, on a machine
+        that nobody reaches. Asks nobody, since observers call it at each look."""
         ...

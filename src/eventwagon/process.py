@@ -1,14 +1,17 @@
-"""Which process of which machine this is, and whether another one of the same machine has certainly ended."""
+"""Which process of which machine or Pod this is, and whether another one of the same machine has certainly ended."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import msgspec
 
 _SELF = Path("/proc/self")
+POD = "EVENTWAGON_POD"
+"""The environment variable that holds the uid of the Pod, where an orchestrator started this process in one."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -20,6 +23,20 @@ class Process(msgspec.Struct, frozen=True):
     namespace: str
     pid: int
     started: int
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """The Pod that a process was started in. `uid` is never used again, unlike its name. At `since` (seconds since the epoch, by the
+    clock of the node) the process ran: a container that ended before was another one, in the same Pod."""
+
+    uid: str
+    since: float
+
+
+def this_pod() -> Pod | None:
+    """That of this process; None where no orchestrator said so."""
+    uid = os.environ.get(POD, "")
+    return Pod(uid, time.time()) if uid and uid.isascii() and uid.isprintable() else None
 
 
 def this_process() -> Process | None:

@@ -12,7 +12,7 @@ import msgspec
 from .documents import as_read
 from .facts import Entry
 from .manifest import Manifest
-from .process import Process
+from .process import Pod, Process
 from .text import said
 
 _logger = logging.getLogger("eventwagon")
@@ -75,6 +75,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is not well: a defect that it found."""
     process: Process | None = None
     """Which one it is, for others on its machine; None where its system does not say."""
+    pod: Pod | None = None
+    """The Pod that it runs in, for orchestrators that see Pods end; None where none started it."""
 
 
 _member_decoder = msgspec.json.Decoder(Member)

@@ -12,12 +12,13 @@ import typer.main
 
 from eventwagon.cli.app import app
 from eventwagon.orchestrators.command.words import ENVIRONMENT
+from eventwagon.process import POD
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, having, name, prose
 
 COMMAND = typer.main.get_command(app)
 COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its type does not say
 OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
-VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT}
+VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT, POD}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 

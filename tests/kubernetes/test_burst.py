@@ -181,14 +181,20 @@ def test_the_api_server_restarts_mid_switch(world: World, tmp_path: Path) -> Non
 
 def kill(words: str, directory: str) -> list[int]:
     """SIGKILL to the processes in containers of this cluster whose command lines have these words."""
+    found = processes(words, directory)
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def processes(words: str, *places: str) -> list[int]:
+    """The processes in containers whose command lines have these words, in control groups whose names have all of `places`."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
-                if (
-                    words.encode() in (process / "cmdline").read_bytes()
-                    and directory in (process / "cgroup").read_text()
-                ):
-                    os.kill(int(process.name), signal.SIGKILL)
+                groups = (process / "cgroup").read_text()
+                if words.encode() in (process / "cmdline").read_bytes() and all(place in groups for place in places):
                     found.append(int(process.name))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eventwagon import Context, Train, Workers
 
-signups = Train("signups", workers=Workers(each=1), handler_timeout=600.0, grace=10.0)
+signups = Train("signups", workers=Workers(each=1), handler_timeout=600.0, grace=10.0, attempts=2)
 """What it does with an event is in the event: `hold`, `exit`, `spin` (keeps the interpreter busy), `say`."""
 
 
@@ -24,10 +24,8 @@ async def register(payload: dict[str, str], ctx: Context) -> None:
     note("began", ctx.wagon)
     match payload.get("do", "hold"):
         case "exit":
-            exited = Path(os.environ["HELD"]) / "exited"
-            if "once" not in payload or not exited.exists():
-                exited.touch()
-                os._exit(3)
+            note("exited", ctx.wagon)
+            os._exit(3)
         case "spin":
             until = time.monotonic() + float(payload["seconds"])
             while time.monotonic() < until:

@@ -29,6 +29,10 @@ class Notes:
         """The lines in their order: each the Pod's name and its words."""
         return [line.split() for line in await self.redis.lrange(f"{self._prefix}:notes:{name}", 0, -1)]
 
+    async def first(self, name: str) -> bool:
+        """Whether nobody asked with this name before."""
+        return bool(await self.redis.setnx(f"{self._prefix}:notes:{name}", "yes"))
+
     async def let_go(self) -> None:
         """The handlers of `held` are held no longer."""
         await self.redis.set(f"{self._prefix}:notes:free", "yes")
@@ -41,6 +45,8 @@ class Notes:
 notes = Notes(os.environ.get("EVENTWAGON_URL", "redis://127.0.0.1:6379/0"))
 held = Train("held", workers=Workers(each=1), handler_timeout=60.0, visibility=5.0, member_ttl=3.0)
 """Its handlers are held until they are let go."""
+claims = Train("claims", workers=Workers(each=2), handler_timeout=120.0, visibility=60.0, member_ttl=3.0, grace=5.0)
+"""Its first handler is held until it is let go, whatever becomes of its process; those that come after it are not."""
 burst = Train(
     "burst",
     limit=Volume(150),
@@ -65,6 +71,14 @@ async def hold(payload: dict[str, str], ctx: Context) -> None:
         await notes.write(f"ended-{ctx.wagon}", ctx.event.id)
         raise
     await notes.write(f"finished-{ctx.wagon}", ctx.event.id)
+
+
+@claims.on("claims")
+async def claim(number: int, ctx: Context) -> None:
+    is_first = await notes.first(f"claimed-{number}")
+    await notes.write("claimed", f"{number}")
+    while is_first and not await notes.free():
+        await asyncio.sleep(0.02)
 
 
 @burst.on("burst")

@@ -74,9 +74,14 @@ class Place:
         )
 
     async def give(self, spec: WagonSpec, **payload: str) -> None:
+        await self.give_all(spec, payload)
+
+    async def give_all(self, spec: WagonSpec, *payloads: dict[str, str]) -> None:
+        """In one call: a consumer may get them together."""
         now = time.time()
-        event = Event(new_ids(1, now)[0], "t", "s", now, msgspec.json.encode(payload))
-        await self.broker.publish(spec.channels[0], [event])
+        ids = new_ids(len(payloads), now)
+        events = [Event(i, "t", "s", now, msgspec.json.encode(p)) for i, p in zip(ids, payloads, strict=True)]
+        await self.broker.publish(spec.channels[0], events)
 
     def state(self, number: int = 1) -> State:
         found = UnitFiles(self.processes, TRAIN, number).state()
@@ -105,11 +110,44 @@ def test_a_crashed_process_is_told_with_its_exit_code_and_last_words_and_started
             first = at.state().pid
             await at.give(spec, do="say", text="the last words")
             await until("said", lambda: at.noted("finished"))
-            await at.give(spec, do="exit", once="yes")
+            await at.give(spec, do="exit")
             told = await until_deployed(orchestrator, spec, lambda d: "exit code 3" in d.trouble, ensure=False)
             assert "the last words" in told.trouble
             await until_deployed(orchestrator, spec, is_ready)
             assert at.state().pid != first
+
+    asyncio.run(scenario())
+
+
+def test_an_event_that_always_kills_its_process_dies_and_takes_no_other_along(tmp_path: Path) -> None:
+    """Two attempts: it kills its first process among others, which counts against none, and two more alone. The orchestrator starts
+    each successor, which has what was in hand at once: all is over well within the visibility time of 30 s."""
+
+    async def scenario() -> None:
+        async with place(tmp_path) as at, at.orchestrator() as orchestrator:
+            spec = await at.spec(workers=2)
+            await until_deployed(orchestrator, spec, is_ready)
+            said = [{"do": "say", "text": f"neighbour {n}"} for n in range(6)]
+            began = time.monotonic()
+            await at.give_all(spec, *said[:2], {"do": "exit"}, *said[2:])
+
+            async def done() -> bool:
+                (ingress,) = await at.broker.depth(spec.channels)
+                return ingress.settled == 7
+
+            async with asyncio.timeout(60):
+                while not await done():
+                    await orchestrator.ensure(spec)
+                    await asyncio.sleep(0.02)
+            took = time.monotonic() - began
+            (dead,) = [event async for event in at.broker.read(spec.dead_letters)]
+            assert msgspec.json.decode(dead.data) == {"do": "exit"}
+            assert dead.extensions["deadbecause"] == "2 attempts ended with their worker"
+            exited = at.noted("exited")
+            assert len(exited) == len(set(exited)) == 3
+            assert len(at.noted("finished")) >= 6
+            assert took < 25.0, f"{took:.1f} s"
+            await until_deployed(orchestrator, spec, is_ready)
 
     asyncio.run(scenario())
 

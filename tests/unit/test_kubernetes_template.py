@@ -49,6 +49,7 @@ def test_a_deployment() -> None:
     assert worker["image"] == "hub:5000/shop:v2"
     assert worker["args"][:6] == ["work", "app:orders", "--wagon", "3", "--workers", "2"]
     assert worker["envFrom"] == [{"secretRef": {"name": "settings"}}]
+    assert worker["env"] == [{"name": "EVENTWAGON_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]
     assert pod["spec"]["terminationGracePeriodSeconds"] == 65
 
 
@@ -105,6 +106,7 @@ def test_another_template_is_told_from_this() -> None:
         (of_worker(args=["x"]), "args are the orchestrator's"),
         (of_worker(readinessProbe={"exec": {}}), "readinessProbe"),
         (of_worker(env=[{"name": "EVENTWAGON_URL", "value": "redis://user:secret@host"}]), "in plain sight"),
+        (of_worker(env=[{"name": "EVENTWAGON_POD", "value": "x"}]), "EVENTWAGON_POD is set by the orchestrator"),
     ],
 )
 def test_what_a_template_may_not_say(given: Mapping[str, Any], said: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -159,12 +159,15 @@ class Cluster:
 
 class Watched:
     """All objects of one kind with a label, as the API server has them. `run` keeps them so; while it can't, they stand as
-    they were last seen, and `trouble` says why."""
+    they were last seen, and `trouble` says why. `see` is called with each state of each that is told of, the last one included."""
 
-    def __init__(self, cluster: Cluster, kind: str, selector: str) -> None:
+    def __init__(
+        self, cluster: Cluster, kind: str, selector: str, see: Callable[[Object], object] = lambda _: None
+    ) -> None:
         self._cluster = cluster
         self._kind = kind
         self._selector = selector
+        self._see = see
         self._revision = 0
         self.objects: dict[str, Object] = {}
         """By name."""
@@ -201,6 +204,8 @@ class Watched:
         found = await self._cluster.request("GET", self._cluster.path(self._kind), labelSelector=self._selector)
         self.objects = {item["metadata"]["name"]: item for item in found["items"]}
         self._revision = int(found["metadata"]["resourceVersion"])
+        for item in found["items"]:
+            self._see(item)
         self.known.set()
 
     async def _follow(self) -> None:
@@ -217,8 +222,10 @@ class Watched:
         match kind:
             case "ADDED" | "MODIFIED":
                 self.objects[item["metadata"]["name"]] = item
+                self._see(item)
             case "DELETED":
                 self.objects.pop(item["metadata"]["name"], None)
+                self._see(item)
             case "ERROR":
                 raise Refused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
         self._revision = int(item["metadata"]["resourceVersion"])

@@ -17,8 +17,10 @@ import yaml
 
 from ...errors import EventwagonError, Unavailable, UsageError
 from ...orchestrator import Deployment, WagonSpec
+from ...process import Pod
 from ...registry import Attachment, Registry
 from .cluster import APPLY, MERGE, Cluster, Object, Refused, Watched
+from .ends import Ends
 from .template import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, Template, name_of
 from .trouble import is_ending, is_ready, why_not_ready
 
@@ -71,7 +73,8 @@ class Kubernetes:
         self._registry = registry
         self._cluster = Cluster(namespace, context)
         self._deployments = Watched(self._cluster, "deployments", SELECTOR)
-        self._pods = Watched(self._cluster, "pods", SELECTOR)
+        self._ends = Ends()
+        self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._removing: Counter[_Key] = Counter()
         self._again: dict[_Key, WagonSpec] = {}
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
@@ -143,6 +146,10 @@ class Kubernetes:
                 because = f"a worker has not left wagon_{min(left)} yet"
                 found[unit] = msgspec.structs.replace(found[unit], ready=False, trouble=because)
         return found
+
+    def why_ended(self, pod: Pod) -> str:
+        """See Witness.why_ended. It is what the watch told of the Pods that has begun with entering."""
+        return self._ends.why_ended(pod)
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove. Raises Unavailable, also where a Pod does not end though its time is long over."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...orchestrator import WagonSpec
+from ...process import POD
 
 TRAIN, UNIT, WAGON, REVISION = "eventwagon/train", "eventwagon/unit", "eventwagon/wagon", "eventwagon/revision"
 """The labels. A Deployment's selector, and its Pods, have the first two; the wagon is a label of the Deployment alone, so that
@@ -135,6 +136,7 @@ class Template:
             "name": WORKER,
             "command": ["eventwagon"],
             "args": arguments,
+            "env": [{"name": POD, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}],
             "readinessProbe": {"httpGet": {"path": "/ready", "port": HEALTH_PORT}, "periodSeconds": 1},
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": _SECURITY,
@@ -182,6 +184,8 @@ class Template:
             raise UsageError("Pod template: args are the orchestrator's; give the program in command")
         if {"exec", "grpc", "tcpSocket", "httpGet"} & set(worker.get("readinessProbe") or ()):
             raise UsageError("Pod template: what the readinessProbe asks is the orchestrator's; its times are yours")
+        if any(e.get("name") == POD for e in worker.get("env") or ()):
+            raise UsageError(f"Pod template: {POD} is set by the orchestrator; leave it out")
         plain = {e.get("name"): e for e in worker.get("env") or ()}.get("EVENTWAGON_URL", {})
         if "value" in plain:
             raise UsageError("Pod template: EVENTWAGON_URL stands in plain sight; keep it in a Secret (option secret)")

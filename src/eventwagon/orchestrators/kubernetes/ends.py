@@ -1,0 +1,55 @@
+"""Which processes of Pods have certainly ended, by what kubelets say of their containers. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ...process import Pod
+from .cluster import Object
+from .template import WORKER
+
+_MARGIN = 1.0
+"""Seconds that a process must be older than the end of its container: so much a node's clock may be set back meanwhile."""
+_MOST = 10_000
+"""Pods that are remembered, the latest."""
+
+
+class Ends:
+    """Until when the workers' containers of each Pod have ended.
+
+    That a Pod is gone proves nothing: deleted by force, or along with a node that nobody reaches, its processes may run still. What
+    counts is the end of a container, which the kubelet alone reports, with its time. A process that ran before that time ended with
+    it: the container that is started next in the same Pod begins later, by the same clock.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, str]] = {}
+        """By the Pod's uid: the time, and the proof in words."""
+
+    def see(self, pod: Object) -> None:
+        """A Pod as the API server has it, or had it last. What was seen once stays true."""
+        name, uid = str(pod["metadata"]["name"]), str(pod["metadata"]["uid"])
+        for container in pod.get("status", {}).get("containerStatuses") or ():
+            if container.get("name") != WORKER:
+                continue
+            for state in ("lastState", "state"):
+                ended = (container.get(state) or {}).get("terminated") or {}
+                at = _time(ended.get("finishedAt"))
+                if at is not None and at > self._until.get(uid, (0.0, ""))[0]:
+                    self._until.pop(uid, None)
+                    self._until[uid] = at, f"its container in Pod {name} ended at {ended['finishedAt']}"
+        while len(self._until) > _MOST:
+            del self._until[next(iter(self._until))]
+
+    def why_ended(self, pod: Pod) -> str:
+        """See Witness.why_ended."""
+        at, why = self._until.get(pod.uid, (0.0, ""))
+        return why if pod.since + _MARGIN < at else ""
+
+
+def _time(text: object) -> float | None:
+    """In whole seconds, cut off. None where the kubelet does not know (a container that it could not find again)."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

@@ -38,6 +38,8 @@ _ASIDE_MOST = 1000
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
 _OUTCOMES = (Handled, Dead, Failed, Snoozed)
+_TO_MARK = 5.0
+"""The longest that all wait for a suspect's claim to be marked, in seconds."""
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again whose claim could not be marked."""
 
@@ -465,7 +467,7 @@ class Lanes:
         if self._kit.held.count:
             return True  # beside a handler that goes on in its thread it is not alone: whose death it would be is not known
         try:
-            async with asyncio.timeout(self._kit.settings.publish_timeout):
+            async with asyncio.timeout(min(_TO_MARK, self._kit.settings.publish_timeout)):
                 stands = await feed.subscription.alone(delivery)
         except BaseException as e:
             if is_ours(e):
@@ -475,6 +477,7 @@ class Lanes:
             else:
                 self._kit.bulkhead.report(f"marking a claim in {feed.channel}", e)
             feed.give_back(delivery, _BEFORE_ALONE)
+            self._kit.gate.refuse()
             return False
         if not stands:
             feed.untried(delivery)

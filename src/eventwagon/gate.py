@@ -40,7 +40,7 @@ class Gate:
         """All workers of the process."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._not_before = float("-inf")
+        self._not_before = self._shut_until = float("-inf")
         self._wanted_since: float | None = None
         """Since when nobody who wanted to be alone has been."""
 
@@ -58,6 +58,10 @@ class Gate:
         self._waiting.append(waiter)
         await waiter
 
+    def refuse(self) -> None:
+        """Being alone was in vain, and may be again: nobody is for a while."""
+        self._shut_until = asyncio.get_running_loop().time() + _PAUSE
+
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
         """Entered with True when nobody is at work, with False where others would have to be waited for. Workers that wait
@@ -66,7 +70,7 @@ class Gate:
             await self.opened()
             await asyncio.sleep(0)  # the others first
         loop = asyncio.get_running_loop()
-        if self._busy() and loop.time() < self._not_before:
+        if loop.time() < self._shut_until or (self._busy() and loop.time() < self._not_before):
             yield False
             return
         self.closed = True

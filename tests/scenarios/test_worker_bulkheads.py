@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from eventwagon import Context, Event, Reject, Train, Volume, Workers
+from eventwagon import Context, Event, Reject, Retry, Snooze, Train, Volume, Workers
 from eventwagon.broker import Delivery
 from eventwagon.brokers.memory import MemoryBroker, _Subscription
 from eventwagon.connection import Connection
@@ -669,3 +670,273 @@ def test_refused_in_every_size_is_tried_again_later() -> None:
             await until_dead(connection, 1)
 
     run(main())
+
+
+# --- what fresh eyes found --------------------------------------------------------------------
+
+
+class SlowDown(Retry):
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+
+class Later(Snooze):
+    def __init__(self) -> None:
+        pass
+
+
+class WithoutName(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class Nameless(Exception, metaclass=WithoutName):
+    pass
+
+
+class Traceless(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no traceback")
+
+
+def later_set(kind: type[Retry] | type[Snooze], after: Any) -> BaseException:
+    error = kind(0.05)
+    error.after = after
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Retry(0.05, because=ValueError("an exception as the reason")),
+        Retry(0.05, because=5),  # type: ignore[arg-type]
+        Snooze(0.05, because=None),  # type: ignore[arg-type]
+        SlowDown("mail"),
+        Later(),
+        Nameless("x"),
+        Traceless("x"),
+        *(
+            later_set(kind, after)
+            for kind in (Retry, Snooze)
+            for after in (math.nan, math.inf, -1e9, "5", [1], 1e300, None)
+        ),
+    ],
+    ids=lambda e: f"{object.__repr__(e)[1:].split()[0].rpartition('.')[2]} {getattr(e, 'after', '')}"[:40],
+)
+def test_odd_retries_and_snoozes_hurt_nobody(error: BaseException) -> None:
+    """They are failed attempts, or what they say; the others, those that failed once among them, are handled."""
+
+    async def main() -> None:
+        world, done = World(), set[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), attempts=3, backoff=0.05, visibility=2.0)
+        tries = 0
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            nonlocal tries
+            if n == 0:
+                tries += 1
+                if tries > 10:
+                    return
+                raise error
+            if n % 2 and ctx.attempt == 1:
+                raise ValueError("once")
+            done.add(n)
+
+        async with world.running(train) as connection:
+            await connection.publish_many([0, *range(1, 20)])
+            await until(lambda: len(done) == 19, seconds=20.0)
+            await until_settled(connection)
+            left = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - left < 2.0
+
+    run(main())
+
+
+class Marking(MemoryBroker):
+    """Fails to mark a claim as alone, in some way."""
+
+    how: Callable[[], Awaitable[bool]]
+
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return _MarkingSubscription(self, channel, visibility, owner)
+
+
+class _MarkingSubscription(_Subscription):
+    _broker: Marking
+
+    async def alone(self, delivery: Delivery) -> bool:
+        await self._broker.how()
+        return await super().alone(delivery)
+
+
+async def _type_error() -> bool:
+    raise TypeError("a driver's own")
+
+
+async def _stray() -> bool:
+    raise asyncio.CancelledError
+
+
+async def _hangs() -> bool:
+    await asyncio.sleep(3600)
+    return True
+
+
+@pytest.mark.parametrize("how", [_type_error, _stray, _hangs])
+def test_a_claim_that_can_not_be_marked_holds_up_nobody(how: Callable[[], Awaitable[bool]]) -> None:
+    async def main() -> None:
+        world, done = World(), set[int]()
+        broker = Marking(clock=world.clock)
+        broker.how = how
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4), visibility=5.0, publish_timeout=3.0)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            done.add(n)
+
+        async with world.connect(train, broker=broker) as publisher:
+            await publisher.publish_many(range(2))
+            async with broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                while not await dead.receive(5, 1.0):
+                    pass
+            await asyncio.sleep(1.5)
+            async with world.running(train, broker=broker):
+                await publisher.publish_many(range(2, 40))
+                await until(lambda: done >= set(range(2, 40)), seconds=30.0)
+
+                async def at_last() -> bool:
+                    return True
+
+                broker.how = at_last
+                await until(lambda: done == set(range(40)), seconds=60.0)
+
+    run(main())
+
+
+def test_a_suspect_whose_thread_goes_on_holds_up_nobody() -> None:
+    async def main() -> None:  # in real time: threads don't fit virtual time
+        world, done, go_on = World(clock=time.time), set[int](), threading.Event()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=3), visibility=5.0, handler_timeout=0.2, grace=0.2)
+
+        @train.on("t")
+        def handle(n: int) -> None:
+            if n == 0:
+                go_on.wait(20)
+            done.add(n)
+
+        async with asyncio.timeout(60), world.connect(train) as publisher:
+            await publisher.publish(0)
+            async with world.broker.consume(Channel("t", 1), visibility=0.5) as dead:
+                while not await dead.receive(5, 1.0):
+                    pass
+            await asyncio.sleep(0.6)
+            async with world.running(train):
+                await asyncio.sleep(0.5)
+                await publisher.publish_many(range(1, 30))
+                await until(lambda: done >= set(range(1, 30)), seconds=10.0)
+                go_on.set()
+
+    asyncio.run(main())
+
+
+def test_a_long_handler_beside_a_suspect_holds_up_nobody() -> None:
+    async def main() -> None:
+        world, waits = World(), dict[int, float]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=8), visibility=60.0)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            waits[n] = world.clock() - ctx.event.time
+            await asyncio.sleep(55.0 if n == 1 else 0.05)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish(0)
+            async with world.broker.consume(Channel("t", 1), visibility=5.0) as dead:
+                while not await dead.receive(5, 1.0):
+                    pass
+                async with world.running(train):
+                    await publisher.publish(1)
+                    for n in range(2, 100):
+                        await publisher.publish(n)
+                        await asyncio.sleep(0.2)
+                    await until(lambda: len(waits) == 100, seconds=120.0)
+        assert max(wait for n, wait in waits.items() if n > 1) < 1.0
+
+    run(main())
+
+
+def test_a_channel_that_went_and_came_back_is_served_again() -> None:
+    async def main() -> None:
+        world, done = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), visibility=3.0)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            done.append(n)
+
+        @train.on("inner")
+        async def inner(n: int) -> None: ...
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: done == [1])
+            await world.broker.delete(Channel("t", 1, "inner"))
+            await asyncio.sleep(2)
+            await world.broker.create(Channel("t", 1, "inner"))
+            await asyncio.sleep(10)
+            await connection.publish(2)
+            await until(lambda: done[-1] == 2, seconds=30.0)
+            await until_settled(connection)
+
+    run(main())
+
+
+def test_a_log_handler_that_raises_hurts_nobody() -> None:
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("no log")
+
+    async def main() -> None:
+        world, done = World(), set[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), attempts=2, backoff=0.05)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            if n == 0:
+                raise ValueError
+            done.add(n)
+
+        async with world.running(train) as connection:
+            await connection.publish_many([0, 0, *range(1, 10)])
+            await until(lambda: len(done) == 9)
+            await until_dead(connection, 2)
+
+    handler = Raising()
+    logging.getLogger("eventwagon").addHandler(handler)
+    try:
+        run(main())
+    finally:
+        logging.getLogger("eventwagon").removeHandler(handler)
+
+
+def test_a_handler_that_holds_the_event_loop_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:  # in real time
+        world, done = World(clock=time.time), list[int]()
+        train = Train("t", workers=Workers(total=1), handler_timeout=0.1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            time.sleep(0.2)  # noqa: ASYNC251 - the mistake
+            done.append(n)
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: done == [1])
+            await asyncio.sleep(0.1)
+
+    with caplog.at_level(logging.WARNING, logger="eventwagon.worker"):
+        asyncio.run(main())
+    assert any("held the event loop" in r.getMessage() for r in caplog.records)

@@ -87,7 +87,12 @@ def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_
             await asyncio.sleep(1)
         assert closed <= 3.0
         await asyncio.sleep(5)
-        loop.call_later(40, lambda: (setattr(worker, "busy", False), gate.left()))
+
+        def leave() -> None:
+            worker.busy = False
+            gate.left()
+
+        loop.call_later(40, leave)
         async with gate.alone() as entered:
             assert entered
         worker.busy = True

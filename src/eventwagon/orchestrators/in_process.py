@@ -56,6 +56,9 @@ class Serving(Protocol):
         """Channels whose circuit breaker is open, and why."""
         ...
 
+    on_trouble: Callable[[], object]
+    """Called when it can't be served any more, for it to be started anew."""
+
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec. Idempotent; a handler in flight is not ended."""
         ...
@@ -192,7 +195,9 @@ class InProcess:
         if unit in self._servings:
             await self._servings[unit][1].update(spec)
         elif spec.workers != 0:
-            self._servings[unit] = spec.number, await self._start(spec)
+            serving = await self._start(spec)
+            serving.on_trouble = self._wanted[unit].set
+            self._servings[unit] = spec.number, serving
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:

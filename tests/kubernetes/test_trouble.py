@@ -184,6 +184,48 @@ def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, m
     asyncio.run(main())
 
 
+def test_a_replica_set_that_is_made_anew_meanwhile_goes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its controller does so until it knows that the Deployment goes. Left over, it would replace each Pod that is ended."""
+    labels = labels_of(held.name, 1)
+    pod = {"containers": [{"name": "worker", "image": world.image, "command": ["sleep", "1000"]}]}
+    again = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {"name": "again", "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+    async def main() -> None:
+        async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
+            await orchestrator.ensure(spec())
+            await until("its Pods are made", lambda: looking.all("pods"))
+            request = orchestrator._cluster.request
+            made: list[str] = []
+
+            async def made_anew(method: str, path: str, **given: Any) -> Object:
+                answer = await request(method, path, **given)
+                if method == "DELETE" and path.endswith("/replicasets") and not made:
+                    made.append(await asyncio.to_thread(world.kubectl, "apply", "-f", "-", stdin=json.dumps(again)))
+                return answer
+
+            monkeypatch.setattr(orchestrator._cluster, "request", made_anew)
+            async with asyncio.timeout(60):
+                await orchestrator.remove(held.name, 1, grace=0.0)
+            assert made
+            assert await looking.all("replicasets") == {}
+
+            async def gone() -> bool:
+                return not await orchestrator.deployments(held.name) and not await looking.all("pods")
+
+            await until("nothing is left", gone, 30.0)
+
+    asyncio.run(main())
+
+
 def test_the_api_server_is_away(world: World) -> None:
     """A wagon that is ready stays so, a change is refused with the reason, and all goes on when it is back."""
     own = world.own

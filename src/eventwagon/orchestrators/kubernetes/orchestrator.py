@@ -242,13 +242,12 @@ class Kubernetes:
         gone = await self._delete("deployments", name, propagationPolicy="Orphan")
         if gone is not None and gone.get("kind") == "Deployment":
             self._deployments.put(gone)
-        await self._cluster.request(
-            "DELETE",
-            self._cluster.path("replicasets"),
-            body={"propagationPolicy": "Orphan"},
-            labelSelector=f"{TRAIN}={train},{UNIT}={unit}",
-        )
+        await self._delete_replica_sets(train, unit)
+        may_come_again = True
         while True:
+            if may_come_again and name not in self._deployments.objects:
+                may_come_again = False
+                await self._delete_replica_sets(train, unit)  # its controller may have made one anew before it was gone
             pods = [pod for pod in _of(train, self._pods) if _unit(pod) == unit]
             if name not in self._deployments.objects and not pods:
                 return
@@ -261,6 +260,14 @@ class Kubernetes:
             if _now() > until:
                 raise Unavailable(self._stuck(pods, name))
             await asyncio.sleep(_POLL)
+
+    async def _delete_replica_sets(self, train: str, unit: int) -> None:
+        await self._cluster.request(
+            "DELETE",
+            self._cluster.path("replicasets"),
+            body={"propagationPolicy": "Orphan"},
+            labelSelector=f"{TRAIN}={train},{UNIT}={unit}",
+        )
 
     async def _delete(self, kind: str, name: str, **options: object) -> Object | None:
         try:

@@ -20,6 +20,8 @@ from .registry import Member, Registry
 from .switching import Switching
 from .text import said
 
+_WITHIN = 30.0
+"""The longest that giving back what one process had may take, in seconds."""
 _MOST = 1000
 """Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was proven of."""
 
@@ -100,10 +102,11 @@ class Ended:
 
     async def _give_back(self, name: str, why: str) -> None:
         try:
-            count = await self._reclaim(name)
-            await self._registry.check_in(self._train, Member(name=name), ttl=0)
-            if count:
-                await self._switching.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
+            async with asyncio.timeout(_WITHIN):
+                count = await self._reclaim(name)
+                await self._registry.check_in(self._train, Member(name=name), ttl=0)
+                if count:
+                    await self._switching.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
         except BaseException as e:
             if is_ours(e):
                 raise
@@ -120,8 +123,8 @@ class Ended:
     def _failed(self, name: str, error: BaseException) -> None:
         """Told once for as long as the reason is the same."""
         step = f"giving back what {name} had"
-        if isinstance(error, EventwagonError):
-            because = str(error)
+        if isinstance(error, EventwagonError | TimeoutError):
+            because = str(error) or "no answer in time"
         else:
             because = said(error)
             self._bulkhead.report("giving back what an ended process had", error)

@@ -157,8 +157,8 @@ class Membership:
         except BaseException as e:
             if is_ours(e):
                 raise
-            if isinstance(e, EventwagonError):
-                why = str(e)
+            if isinstance(e, EventwagonError | TimeoutError):
+                why = str(e) or "no answer in time"
             else:
                 self._bulkhead.report(step, e)
                 why = said(e)
@@ -170,10 +170,9 @@ class Membership:
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
-        with self._going_on(
-            "giving back what ended processes had"
-        ):  # where it fails observers go on looking, and claims run out
-            await self._ended.settle()
+        with self._going_on("giving back what ended processes had"):  # else observers do, or their claims run out
+            async with asyncio.timeout(self._settings.member_ttl):
+                await self._ended.settle()
         async with wagon_workers(
             self._train,
             self._settings,
@@ -201,8 +200,9 @@ class Membership:
         if self._news:
             entries = list(self._news)
             await self._registry.append(self._train, entries, keep=self._settings.keep)
-            for _ in entries:
-                self._news.popleft()
+            for entry in entries:
+                if self._news and self._news[0] is entry:  # the oldest may have gone for newer ones meanwhile
+                    self._news.popleft()
 
     async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from .broker import Broker, outstanding
-from .errors import ChannelGone, Unavailable
+from .errors import ChannelGone, EventRefused, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
+from .gathering import fitting
 from .lifecycle import LIVE, State
 from .manifest import Wagon
 from .orchestrator import Orchestrator
@@ -16,6 +17,7 @@ from .probe import PROBE
 from .settings import Settings
 from .steps import Plan, RemoveLeftover, found_late, removal_begun, removed
 from .switcher import Switcher
+from .worker import smaller
 
 _MOVE_BATCH = 500
 
@@ -91,11 +93,29 @@ class Remover:
         try:
             async for batch in self._batches(channel):
                 await self._broker.create(kept)
-                await self._broker.publish(kept, batch)
+                await self._keep(kept, batch)
                 moved += len(batch)
         except ChannelGone:
             return None
         return moved
+
+    async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
+        """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable, StorageBroken."""
+        left = list(letters)
+        while left:
+            some = fitting(left, _MOVE_BATCH)
+            try:
+                await self._broker.publish(kept, some)
+                left = left[len(some) :]
+            except EventRefused:
+                if len(some) > 1:
+                    half = len(some) // 2
+                    await self._keep(kept, some[:half])
+                    left = left[half:]
+                elif (less := smaller(left[0], cut=True)) is not None:
+                    left[0] = less
+                else:
+                    raise
 
     async def _rescue(self, ingress: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:

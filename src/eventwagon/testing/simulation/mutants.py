@@ -449,7 +449,7 @@ def _handlers_unchecked() -> Iterator[None]:
 
     def _checked(outcome: Any) -> Any:
         if isinstance(outcome, Failed) and outcome.error is not None and not isinstance(outcome.error, Exception):
-            raise outcome.error
+            raise GeneratorExit from outcome.error  # which no bulkhead behind it may stop
         return outcome
 
     with mock.patch.object(crew_module, "begin", mutant):

@@ -104,9 +104,7 @@ class Circuit:
         "_breaker",
         "_floor",
         "_pause",
-        "_recent",
         "_retries",
-        "_worked",
         "because",
         "due",
         "failing",
@@ -115,6 +113,8 @@ class Circuit:
         "opened_at",
         "probe",
         "probes",
+        "recent",
+        "worked",
     )
 
     def __init__(self, name: str, breaker: Breaker | None, retries: Retries) -> None:
@@ -135,9 +135,9 @@ class Circuit:
         """The events that fail here, by id, the one that failed last at the end."""
         self._breaker = breaker
         self._retries = retries
-        self._recent: deque[float | tuple[float, str]] = deque(maxlen=breaker.last if breaker else 0)
+        self.recent: deque[float | tuple[float, str]] = deque(maxlen=breaker.last if breaker else 0)
         """The latest handlings: when each ended, and of which event where it failed."""
-        self._worked = -math.inf
+        self.worked = -math.inf
         """When the latest of the handlings that ended well began."""
         self._floor = -math.inf
         """What worked before proves nothing any more: the circuit was opened."""
@@ -147,15 +147,15 @@ class Circuit:
 
     def succeeded(self, event_id: str, began: float, now: float) -> bool:
         """A handling ended well. Whether that closed the circuit."""
-        if began > self._worked:
-            self._worked = began
-        self._recent.append(now)
+        if began > self.worked:
+            self.worked = began
+        self.recent.append(now)
         if self.failing:
             self.failing.pop(event_id, None)
         if self.opened_at is None:
             return False
         self.opened_at, self.because, self.probe, self.held = None, "", None, False
-        self._recent.clear()
+        self.recent.clear()
         return True
 
     def failed(
@@ -170,14 +170,14 @@ class Circuit:
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
-            self._recent.append((now, event_id))
+            self.recent.append((now, event_id))
             self._open_if_due(now, luck, because)
         elif event_id == self.probe:
             self.probe = None
             self.probes += 1
             self._wait(now, luck)
         limit, is_open = self._retries.attempts, self.opened_at is not None
-        works = self._worked >= known.first and self._worked > self._floor
+        works = self.worked >= known.first and self.worked > self._floor
         if limit == 1:  # never twice
             return None
         if is_open:
@@ -247,7 +247,7 @@ class Circuit:
         if breaker is None:
             return
         since = now - breaker.within
-        counting = [x for x in self._recent if (x[0] if isinstance(x, tuple) else x) >= since]
+        counting = [x for x in self.recent if (x[0] if isinstance(x, tuple) else x) >= since]
         failed = [x[1] for x in counting if isinstance(x, tuple)]
         if len(failed) < breaker.share * len(counting) - 1e-9 or len(set(failed)) < breaker.events:
             return

@@ -26,7 +26,20 @@ from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
 from .text import plain
-from .worker import Context, Dead, Failed, Handled, Handler, Outcome, Run, Snoozed, Threads, begin, handlers_own
+from .worker import (
+    HANDLED,
+    Context,
+    Dead,
+    Failed,
+    Handled,
+    Handler,
+    Outcome,
+    Run,
+    Snoozed,
+    Threads,
+    begin,
+    handlers_own,
+)
 from .workers import Journey, Post, choose
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -210,6 +223,7 @@ class Lanes:
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
         handlers that never wait none is at work when the next is chosen."""
         self._failures = Seldom()
+        self._time = asyncio.get_running_loop().time
 
     @property
     def in_need(self) -> int:
@@ -318,6 +332,7 @@ class Lanes:
         handler has changed context variables: another worker takes this one's place, so that no event sees another's."""
         loop, gate, threads = asyncio.get_running_loop(), self._kit.gate, self._kit.threads
         clean = list(self._context.items())
+        count = len(clean)
         yielded = loop.time()
         while len(self._workers) <= self.target:
             now = loop.time()
@@ -345,14 +360,13 @@ class Lanes:
                 await self._handle_alone(me, hand, feed, delivery)
             elif (context := self._begins(hand, feed, delivery, now)) is not False:
                 outcome = begin(feed.handler, delivery.event, context, hand, threads)
-                at_once = isinstance(outcome, _OUTCOMES)
-                if not isinstance(outcome, _OUTCOMES):
-                    outcome = await outcome
-                self._ends(hand, feed, delivery, now, outcome, at_once=at_once)
+                if outcome is HANDLED or isinstance(outcome, _OUTCOMES):
+                    self._ends(hand, feed, delivery, now, outcome, at_once=True)
+                else:
+                    self._ends(hand, feed, delivery, now, await outcome, at_once=False)
                 if hand.because or me.cancelling():
                     await self._after_cut(me, hand, feed)
-            now_known = copy_context()
-            if len(now_known) != len(clean) or (clean and any(now_known.get(v) is not value for v, value in clean)):
+            if len(known := copy_context()) != count or (count and any(known.get(v) is not old for v, old in clean)):
                 return True
         return False
 
@@ -532,7 +546,7 @@ class Lanes:
         hand.busy = False
         if self._kit.gate.closed:
             self._kit.gate.left()
-        ended = asyncio.get_running_loop().time()
+        ended = self._time()
         took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
         if at_once and took > self._kit.settings.handler_timeout:
@@ -544,10 +558,15 @@ class Lanes:
         if hand.because:
             outcome = Failed(hand.because)
         circuit = hand.circuit or feed.circuit
-        if isinstance(outcome, Handled):
+        if outcome is HANDLED or isinstance(outcome, Handled):
             serving.handled += 1
             if circuit.opened_at is None:
-                circuit.succeeded(delivery.event.id, now, ended)
+                if circuit.failing:
+                    circuit.succeeded(delivery.event.id, now, ended)
+                else:  # the same, without a call for each event
+                    if now > circuit.worked:
+                        circuit.worked = now
+                    circuit.recent.append(ended)
             else:
                 self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
             feed.done(delivery, outcome.emitted)

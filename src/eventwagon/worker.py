@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -264,7 +264,8 @@ class Run:
         """What runs in a thread."""
 
 
-_HANDLED = Handled(())
+HANDLED = Handled(())
+"""The handler returned, and emitted nothing."""
 
 
 def begin(
@@ -283,23 +284,22 @@ def begin(
         raise
     except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
         return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
-    arguments = (payload,) if context is None else (payload, context)
     if not handler.is_async:
-        return _in_thread(handler, context, run, threads, arguments)
+        return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
     try:
-        coroutine = handler.call(*arguments)
+        work = handler.call(payload) if context is None else handler.call(payload, context)
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
-    return _driven(handler, context, run, coroutine)
+    return _driven(handler, context, run, work)
 
 
 def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
     """Run what a handler has returned to be awaited; what never waits is done at once."""
-    coroutine = work if inspect.iscoroutine(work) else _awaiting(work)
+    coroutine = work if type(work) is CoroutineType else _awaiting(work)
     try:
         signal = coroutine.send(None)
     except StopIteration as e:
-        return _returned(handler, context, e.value)
+        return HANDLED if context is None and e.value is None else _returned(handler, context, e.value)
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _Rest(handler, context, run, coroutine, signal)
@@ -370,7 +370,7 @@ def _returned(handler: Handler, context: Context | None, result: object) -> Outc
         context.close()
     if result is not None:
         handler.warn_of(result)
-    return Handled(context.emitted) if context is not None and context.emitted else _HANDLED
+    return Handled(context.emitted) if context is not None and context.emitted else HANDLED
 
 
 def _outcome(error: BaseException, context: Context | None) -> Outcome:

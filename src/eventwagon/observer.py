@@ -488,8 +488,8 @@ def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[i
 def _together(attachments: Sequence[Attachment]) -> Deployment:
     """One wagon's workers in several processes: ready where one process is, attached to what they are attached to together."""
     ready = [a for a in attachments if a.ready]
-    attached = [a.channels for a in ready if a.channels is not None]
     asked = ready or attachments
+    attached = [a.channels for a in asked if a.channels is not None]
     return Deployment(
         number=attachments[0].number,
         ready=bool(ready),
@@ -497,7 +497,7 @@ def _together(attachments: Sequence[Attachment]) -> Deployment:
         trouble="" if ready else next((a.trouble for a in attachments if a.trouble), ""),
         handled=sum(a.handled for a in attachments),
         failed=sum(a.failed for a in attachments),
-        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(ready) > 0 else None,
+        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
         missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
         open={name: why for a in attachments for name, why in a.open.items()},
     )

@@ -110,6 +110,8 @@ def test_check_ins_together_say_what_one_process_is_attached_to() -> None:
     assert together(less, Attachment(1, False, channels=("a", "b"))).channels == ("a",)
     earlier = together(Attachment(1, True, channels=("a", "b"), losses=0))
     assert (earlier.ready, earlier.trouble) == (False, "they were attached before it lost its workers")
+    # an orchestrator may call them ready: that they lack a channel is known all the same
+    assert together(Attachment(1, True, channels=("a",), losses=0)).channels == ("a",)
 
 
 def test_i2_one_edit_switches_both_and_explains_itself() -> None:

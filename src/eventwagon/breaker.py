@@ -19,8 +19,8 @@ PATIENCE = 600.0
 _HELD_LEAST = 1.0
 """The shortest pause meanwhile, in seconds, whatever `backoff` says."""
 _PROBED = 10
-"""Failures after which even an open circuit gives an event up, once PATIENCE is over: a channel that holds nothing but bad
-events must come to an end."""
+"""Failures after which even an open circuit gives an event up, once PATIENCE is over: a channel that holds nothing but
+bad events must come to an end."""
 _REMEMBERED = 1000
 """Failing events of a channel that a process remembers, the latest."""
 _PROBES_MOST = 100
@@ -37,7 +37,8 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     least: int = 5
     """How many must count where there are fewer than `last`, in sparse traffic."""
     sparse: float = 10.0
-    """Traffic is sparse when the handlings that count began to end so many seconds ago, or more, and are fewer than `last`."""
+    """Traffic is sparse when the handlings that count began to end so many seconds ago, or more, and are fewer than
+    `last`."""
     events: int = 3
     """The failures must be of at least so many different events."""
     share: float = 0.8
@@ -70,8 +71,8 @@ class Retries(NamedTuple):
     backoff_most: float
 
     def pause(self, failures: int, luck: float) -> float:
-        """Seconds before the next try after so many failures: doubled each time, between a half and the whole by `luck`,
-        which is in [0, 1). Never vanishing: retries that come at once prove nothing."""
+        """Seconds before the next try after so many failures: doubled each time, between a half and the whole by
+        `luck`, which is in [0, 1). Never vanishing: retries that come at once prove nothing."""
         return min(self.backoff_most, self.backoff * 2.0 ** min(failures - 1, 60)) * (0.5 + 0.5 * luck)
 
 
@@ -163,10 +164,10 @@ class Circuit:
     ) -> Again | None:
         """A handling failed, as the event's attempt of this number. How the event is tried again; None: give it up.
 
-        `after`: the pause that its handler asked for. The failure counts as an attempt unless the circuit is open by now, or
-        the train leaves the number of attempts open and nothing else of the channel is known to work: no other handling
-        that began since this event first failed here has ended well. While it is open an event is given up only after ten
-        failures over more than ten minutes, so that a channel of nothing but bad events comes to an end.
+        `after`: the pause that its handler asked for. The failure counts as an attempt unless the circuit is open by
+        now, or the train leaves the number of attempts open and nothing else of the channel is known to work: no other
+        handling that began since this event first failed here has ended well. While it is open an event is given up
+        only after ten failures over more than ten minutes, so that a channel of nothing but bad events comes to an end.
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
@@ -199,8 +200,8 @@ class Circuit:
         return Again(pause, counts)
 
     def passed(self, event_id: str, *, gone: bool) -> bool:
-        """A handling ended in a way that says nothing of the channel; `gone`: the event does not come again. Whether another
-        probe may be taken in its place."""
+        """A handling ended in a way that says nothing of the channel; `gone`: the event does not come again. Whether
+        another probe may be taken in its place."""
         if gone:
             self.failing.pop(event_id, None)
         if event_id != self.probe:
@@ -219,13 +220,14 @@ class Circuit:
 
     @property
     def room(self) -> int:
-        """While it is open: how many events to fetch for a probe, so that some that have not failed yet are among them."""
+        """While it is open: how many events to fetch for a probe, so that some that have not failed yet are among
+        them."""
         return 0 if self.held else min(_PROBES_MOST, 2 * len(self.failing) + 1)
 
     def choose(self, event_ids: Sequence[str]) -> int:
-        """Which of these events, given in their order, is the next probe: in turn the newest that has not failed here yet and
-        the one that has not been tried for longest, so that neither bad events nor bad luck at the first attempt keep
-        it open."""
+        """Which of these events, given in their order, is the next probe: in turn the newest that has not failed here
+        yet and the one that has not been tried for longest, so that neither bad events nor bad luck at the first
+        attempt keep it open."""
         if self.probes % 2 == 0:
             fresh = (i for i in reversed(range(len(event_ids))) if event_ids[i] not in self.failing)
             return next(fresh, 0)

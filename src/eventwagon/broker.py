@@ -89,7 +89,8 @@ class Subscription(Protocol):
     """
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout` s.
+        """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout`
+        s.
 
         Where `capabilities.ordered`, events never received come in the order of their publishing. An event that was
         released comes again, with a higher attempt if it was tried. An event whose claim ran out comes again as a
@@ -97,7 +98,8 @@ class Subscription(Protocol):
         had nothing to do with its death.
 
         A suspect comes alone: a batch is either one suspect or has none. Those with fewer attempts come first. While
-        both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone, Unavailable.
+        both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone,
+        Unavailable.
         """
         ...
 
@@ -163,8 +165,9 @@ class Broker(Protocol):
         ...
 
     async def seal(self, channel: Channel) -> None:
-        """Take no more events. Where `capabilities.fences`, no publish can succeed after this returned, from any process
-        (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable, StorageBroken."""
+        """Take no more events. Where `capabilities.fences`, no publish can succeed after this returned, from any
+        process (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable,
+        StorageBroken."""
         ...
 
     def consume(
@@ -176,9 +179,9 @@ class Broker(Protocol):
         ...
 
     async def reclaim(self, channel: Channel, owner: str) -> int:
-        """The process of this name has certainly ended: what its consumers have claimed in the channel and neither settled
-        nor released can be received at once, as if these claims had run out. Those of others are untouched. Returns how
-        many events that are.
+        """The process of this name has certainly ended: what its consumers have claimed in the channel and neither
+        settled nor released can be received at once, as if these claims had run out. Those of others are untouched.
+        Returns how many events that are.
 
         Idempotent: an absent channel, and an owner that claims nothing, are success. Without `capabilities.reclaims`
         it does nothing. Raises Unavailable, StorageBroken.
@@ -205,7 +208,8 @@ class Broker(Protocol):
 
 @runtime_checkable
 class Named(Protocol):
-    """A broker whose channels other clients of its server can use too, under a name of the server's. Not all have one."""
+    """A broker whose channels other clients of its server can use too, under a name of the server's. Not all have
+    one."""
 
     def name_of(self, channel: Channel) -> str:
         """What the channel is called there: a key, a topic. Pure; usable before the broker is entered."""

@@ -32,7 +32,8 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Seldom:
-    """Says of each thing that happens again and again whether it is time to record it: at first, then once in `every` s.
+    """Says of each thing that happens again and again whether it is time to record it: at first, then once in `every`
+    s.
 
     `clock` gives seconds that only grow.
     """
@@ -59,8 +60,8 @@ class Seldom:
 class Bulkhead:
     """Where the long tasks of one process leave the exceptions that they should not have met, and go on.
 
-    Each is counted, and logged at ERROR with its traceback: one kind (a step, a class, and the place where it was raised)
-    once a minute. `where` stands before each line, say the train.
+    Each is counted, and logged at ERROR with its traceback: one kind (a step, a class, and the place where it was
+    raised) once a minute. `where` stands before each line, say the train.
     """
 
     def __init__(self, where: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -109,7 +110,8 @@ def log_safely(
 
 
 def is_closed() -> bool:
-    """Whether this runs where no event loop runs any more, since its coroutine is closed: nothing can be mended or told."""
+    """Whether this runs where no event loop runs any more, since its coroutine is closed: nothing can be mended or
+    told."""
     return asyncio._get_running_loop() is None
 
 
@@ -145,8 +147,8 @@ def kind_of(error: BaseException) -> Hashable:
 
 
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
-    """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed, or
-    holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
+    """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
+    or holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
     place = place or traceback_of(error)
     try:
         text = "".join(traceback.format_exception(type(error), error, place))

@@ -1,4 +1,5 @@
-"""The circuits of one process: a breaker for each channel name, the timers of their probes, and what is told of them."""
+"""The circuits of one process: a breaker for each channel name, the timers of their probes, and what is told of
+them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from .settings import Settings
 
 
 class Circuits:
-    """One circuit for each channel name: all wagons of the process share it, since their handlers call the same services.
+    """One circuit for each channel name: all wagons of the process share it, since their handlers call the same
+    services.
 
     Wagons whose code is on trial or was replaced have circuits without a breaker (`guarded=False`): failures there are
     taken for the code's. `end` it after use.

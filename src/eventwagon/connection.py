@@ -71,10 +71,10 @@ class Declaration(Protocol):
 class Connection:
     """A train where it runs. Made by `Train.connect`; enter it before use, once.
 
-    It belongs to the event loop that enters it: any task of that loop may use and close it. All methods raise UsageError
-    when they are called from another loop or thread or in a forked process, and Unavailable while it is not open. A
-    method that takes no timeout and asks the broker or registry raises Unavailable when there is no answer within
-    `publish_timeout`; those that wait for something to happen (`wait_…`, `stopped`, `released`) wait for ever.
+    It belongs to the event loop that enters it: any task of that loop may use and close it. All methods raise
+    UsageError when they are called from another loop or thread or in a forked process, and Unavailable while it is not
+    open. A method that takes no timeout and asks the broker or registry raises Unavailable when there is no answer
+    within `publish_timeout`; those that wait for something to happen (`wait_…`, `stopped`, `released`) wait for ever.
     """
 
     def __init__(
@@ -204,11 +204,10 @@ class Connection:
     ) -> str:
         """Publish one event to the active wagon; stored when it returns. Returns its id.
 
-        `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`, taken
-        as it is. Where this program has the train's handler of the ingress, it must be of that handler's type. `subject` is
-        the key. Give `id` to publish again what was uncertain: the same id marks a duplicate.
-        `timeout` in seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout,
-        StorageBroken.
+        `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`,
+        taken as it is. Where this program has the train's handler of the ingress, it must be of that handler's type.
+        `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate. `timeout` in
+        seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout, StorageBroken.
         """
         if (id is not None or subject is not None or event_type is not None) and isinstance(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
@@ -233,11 +232,11 @@ class Connection:
         0.1 s, however little it is. It is closed in the end, also on errors. A plain iterable that blocks in `next` blocks
         the event loop. `timeout`, in seconds, is for each batch, from the moment at which it is sent.
 
-        Every exception that comes out of it says by `accepted` how many of the leading payloads were stored: errors as of
-        `publish`, what the iterable itself raises (with a note), and CancelledError (what is under way may still be stored;
-        `asyncio.timeout` puts it in the `__cause__` of its TimeoutError). Before a payload that can't be published, or
-        where the iterable fails, all that came before is stored first. To be able to publish again what is uncertain, give
-        Events: ids stay the same.
+        Every exception that comes out of it says by `accepted` how many of the leading payloads were stored: errors as
+        of `publish`, what the iterable itself raises (with a note), and CancelledError (what is under way may still be
+        stored; `asyncio.timeout` puts it in the `__cause__` of its TimeoutError). Before a payload that can't be
+        published, or where the iterable fails, all that came before is stored first. To be able to publish again what
+        is uncertain, give Events: ids stay the same.
         """
         self._here()
         check_payloads(payloads)
@@ -318,8 +317,8 @@ class Connection:
             await self._found()
 
     async def _found(self, patience: float = _FOUNDING) -> None:
-        """One caller does it and the others wait for it; after `patience` seconds one of those does it too, since the first
-        may hang, and any number can do it at once."""
+        """One caller does it and the others wait for it; after `patience` seconds one of those does it too, since the
+        first may hang, and any number can do it at once."""
         while not self._founded:
             turn = self._founding
             try:
@@ -353,11 +352,11 @@ class Connection:
     ) -> AsyncIterator[None]:
         """While entered, this process observes the train, works for it, or both.
 
-        With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it works
-        for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the work; and
-        when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
-        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises DeclarationDiffers,
-        UsageError (a program without a handler for the ingress can't work; entered twice).
+        With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it
+        works for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the
+        work; and when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
+        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises
+        DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
         """
         self._here()
         work = work and self._orchestrator is None
@@ -436,8 +435,8 @@ class Connection:
         return wagon, workers or own.each or own.total or 1
 
     async def released(self, number: int) -> None:
-        """Return when the workers of wagon `number` are not needed any more: it is drained, failed or removed, and no other
-        has taken them over."""
+        """Return when the workers of wagon `number` are not needed any more: it is drained, failed or removed, and no
+        other has taken them over."""
         self._here()
         await self._switcher.until(
             lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE))
@@ -477,12 +476,12 @@ class Connection:
     async def request_switch(
         self, why: str = "by hand", *, revision: str | None = None, watch_errors: float | None = None
     ) -> int:
-        """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon that
-        was active. Idempotent until it is done.
+        """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon
+        that was active. Idempotent until it is done.
 
-        With `revision`, the next wagon and those after it run that code, and the switch is made when such a wagon is ready.
-        If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes back by itself
-        when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
+        With `revision`, the next wagon and those after it run that code, and the switch is made when such a wagon is
+        ready. If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes
+        back by itself when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
         """
         why = text("why", why)
         if revision is not None:
@@ -521,8 +520,8 @@ class Connection:
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
-        """Return when wagon `number` is drained and removed, and all that took events before it; numbers are not always the order. Spares
-        don't count."""
+        """Return when wagon `number` is drained and removed, and all that took events before it; numbers are not always
+        the order. Spares don't count."""
         self._here()
         await self._switcher.until(gone_by(self.manifest, number))
 
@@ -556,7 +555,8 @@ class Connection:
             return await self.registry.members(self.train.name)
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
-        """What stands in each live wagon: by number, then by channel name (the ingress's is empty, `dead` its dead letters)."""
+        """What stands in each live wagon: by number, then by channel name (the ingress's is empty, `dead` its dead
+        letters)."""
         self._here()
         manifest = self.manifest
         channels = [c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))]

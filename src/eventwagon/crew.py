@@ -128,16 +128,16 @@ class Crew:
         await self._stack.aclose()
 
     def resize(self, shared: int, floors: int) -> None:
-        """Set the number of shared workers in this process, and how many of them the floors of draining wagons may take.
-        One that is at an event finishes it first."""
+        """Set the number of shared workers in this process, and how many of them the floors of draining wagons may
+        take. One that is at an event finishes it first."""
         if self._lanes is not None:
             self._lanes.floors = floors
             if shared != self._lanes.target:
                 self._lanes.resize(shared)
 
     async def serve(self, spec: WagonSpec) -> Serving:
-        """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on, until the
-        Serving is ended.
+        """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on,
+        until the Serving is ended.
 
         Raises ChannelGone, Unavailable, and UsageError where the wagon is for other code.
         """
@@ -220,15 +220,15 @@ class Lanes:
         self._late = False
         """The choice is of what is late, or goes to the floors: what was passed over comes first."""
         self._credit = 1.0
-        """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows: of
-        handlers that never wait none is at work when the next is chosen."""
+        """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows:
+        of handlers that never wait none is at work when the next is chosen."""
         self._failures = Seldom()
         self._time = asyncio.get_running_loop().time
 
     @property
     def in_need(self) -> int:
-        """A wagon's own workers fetch when one is free: another process may have a free one sooner. A shared crew chooses
-        between wagons by what is at hand of each."""
+        """A wagon's own workers fetch when one is free: another process may have a free one sooner. A shared crew
+        chooses between wagons by what is at hand of each."""
         return self.target if self._shared else len(self._idle)
 
     @property
@@ -261,7 +261,8 @@ class Lanes:
             task.cancel()
 
     def rescale(self, workers: int | None) -> None:
-        """A spec has changed: who is oldest may have, and a wagon's own workers; a shared crew is sized by its owner."""
+        """A spec has changed: who is oldest may have, and a wagon's own workers; a shared crew is sized by its
+        owner."""
         self._servings.sort(key=_age)
         if not self._shared and workers is not None and workers != self.target:
             self.resize(workers)
@@ -329,7 +330,8 @@ class Lanes:
 
     async def _turns(self, me: asyncio.Task[None], hand: _Hand) -> bool:
         """Take one event after the other, for as long as there are no more workers than there should be. True when a
-        handler has changed context variables: another worker takes this one's place, so that no event sees another's."""
+        handler has changed context variables: another worker takes this one's place, so that no event sees
+        another's."""
         loop, gate, threads = asyncio.get_running_loop(), self._kit.gate, self._kit.threads
         clean = list(self._context.items())
         count = len(clean)
@@ -417,8 +419,8 @@ class Lanes:
     def _pass_over(
         self, posts: Mapping[int, Post], feeds: Mapping[int, Feed], slo: float, wall: float, service: float
     ) -> bool:
-        """Older wagons whose next event is late may hold some that are not: they come before those of newer wagons. Whether
-        anything was put aside for that."""
+        """Older wagons whose next event is late may hold some that are not: they come before those of newer wagons.
+        Whether anything was put aside for that."""
         passed = False
         for number, feed in feeds.items():
             post = posts[number]
@@ -451,7 +453,8 @@ class Lanes:
         return posts, feeds
 
     def _kept(self, posts: Mapping[int, Post], wall: float, service: float) -> int | None:
-        """Where the floors of draining wagons would have a worker now; None when they have had their share of the events."""
+        """Where the floors of draining wagons would have a worker now; None when they have had their share of the
+        events."""
         if not self.floors or self._credit < 1.0:
             return None
         floor = self._kit.settings.workers.floor
@@ -508,7 +511,8 @@ class Lanes:
             self._ends(hand, feed, delivery, now, outcome, at_once=at_once)
 
     def _begins(self, hand: _Hand, feed: Feed, delivery: Delivery, now: float) -> Context | Literal[False] | None:
-        """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to handle."""
+        """A worker takes an event in hand: the context that its handler wants, or False where there is nothing to
+        handle."""
         serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
         attempt = delivery.attempt
         if delivery.suspect and attempt > (settings.attempts or USUAL):
@@ -600,8 +604,8 @@ class Lanes:
                 self._log_failure(feed.handler, event_id, hand.attempt, because, error, dies=again is None)
 
     async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, feed: Feed) -> None:
-        """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps this
-        worker's place until it has ended, or there would be one worker more."""
+        """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps
+        this worker's place until it has ended, or there would be one worker more."""
         await _absorb(me)
         because, thread = hand.because, hand.thread
         hand.because, hand.given_up, hand.thread = "", False, None
@@ -643,7 +647,8 @@ class Lanes:
     def _log_failure(
         self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
     ) -> None:
-        """At WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute a kind."""
+        """At WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute a
+        kind."""
         kind = (handler.name, dies, because if error is None else kind_of(error))
         held_back = self._failures.due(kind)
         if held_back is None and not dies:

@@ -1,7 +1,7 @@
 """The door to what processes share: a document is stored only as it will be read again. Pure.
 
-Text that came from elsewhere (an error's, a user's limit's) is made right: half characters are written out, and it is cut where it
-is long. Anything else that would not come back equal is a defect of ours.
+Text that came from elsewhere (an error's, a user's limit's) is made right: half characters are written out, and it is
+cut where it is long. Anything else that would not come back equal is a defect of ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _encode = msgspec.json.encode
 
 
 def as_read(document: T, decoder: msgspec.json.Decoder[T]) -> T:
-    """The document as readers of its JSON will have it. Raises Defect where they could not read it, or would read another."""
+    """The document as readers of its JSON will have it. Raises Defect where they could not read it, or would read
+    another."""
     try:
         data = _encode(document)
         if len(data) > _LARGE:

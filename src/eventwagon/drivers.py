@@ -145,7 +145,8 @@ _EXTRAS = {
 
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
     """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://` (the
-    caller's own), `memory://name` (the same for all in this process that name it, in one event loop at a time), `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
+    caller's own), `memory://name` (the same for all in this process that name it, in one event loop at a time),
+    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
     `sqs://region/prefix`.
 
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further

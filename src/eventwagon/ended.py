@@ -1,7 +1,7 @@
 """Members whose process has certainly ended: what they still claim is given back at once.
 
-Proof is that the process is gone from the machine that it shared with this one, or that the orchestrator saw it end. A process that
-is merely silent keeps what it claims until the visibility time ends.
+Proof is that the process is gone from the machine that it shared with this one, or that the orchestrator saw it end. A
+process that is merely silent keeps what it claims until the visibility time ends.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from .text import said
 _WITHIN = 30.0
 """The longest that giving back what one process had may take, in seconds."""
 _MOST = 1000
-"""Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was proven of."""
+"""Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was
+proven of."""
 
 
 class Ended:
-    """What one process of a train sees of the end of others; and its `orchestrator`, where that is a Witness. Any number may look at
-    once: giving back is idempotent."""
+    """What one process of a train sees of the end of others; and its `orchestrator`, where that is a Witness. Any
+    number may look at once: giving back is idempotent."""
 
     def __init__(
         self,
@@ -52,21 +53,21 @@ class Ended:
         self._known: dict[str, tuple[Process | None, Pod | None]] = {}
         """Members on this machine and in Pods, those included that are not listed any more."""
         self._given_back: dict[str, None] = {}
-        """Whose claims were given back, the latest. One that checks in after that is alive, whatever an orchestrator says: a word of
-        its that was wrong, where a clock was set back, harms it once."""
+        """Whose claims were given back, the latest. One that checks in after that is alive, whatever an orchestrator
+        says: a word of its that was wrong, where a clock was set back, harms it once."""
         self._under_way: set[str] = set()
         self._failing: dict[str, str] = {}
         """By member, why giving back failed the last time."""
 
     async def settle(self) -> None:
-        """Give back what all of them claim that can be seen to have ended; returns when that is done or has failed. Raises
-        Unavailable, StorageBroken where the members can't be read."""
+        """Give back what all of them claim that can be seen to have ended; returns when that is done or has failed.
+        Raises Unavailable, StorageBroken where the members can't be read."""
         found = self._find(await self._registry.members(self._train))
         await asyncio.gather(*(self._give_back(name, why) for name, why in found.items()))
 
     def look(self, members: Sequence[Member], tasks: asyncio.TaskGroup) -> None:
-        """The same for these members, and for those listed before; in `tasks`. What fails is told, and tried again at the next
-        look."""
+        """The same for these members, and for those listed before; in `tasks`. What fails is told, and tried again at
+        the next look."""
         for name, why in self._find(members).items():
             tasks.create_task(self._give_back(name, why))
 

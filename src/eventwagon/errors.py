@@ -106,8 +106,8 @@ class Conflict(RegistryError):
 
 
 class BrokenManifest(RegistryError):
-    """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it is kept and
-    what to do. Processes that run go on with what they know, and take it up again once it can be read."""
+    """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it
+    is kept and what to do. Processes that run go on with what they know, and take it up again once it can be read."""
 
 
 # --- what is no weather -------------------------------------------------------------------
@@ -122,7 +122,8 @@ class Defect(Exception):
 
 
 AFTER_MOST = 43_200.0
-"""The longest pause that a handler may ask for, in seconds: twelve hours, as long as every broker can keep an event back."""
+"""The longest pause that a handler may ask for, in seconds: twelve hours, as long as every broker can keep an event
+back."""
 
 
 class Reject(Exception):
@@ -140,8 +141,8 @@ class Retry(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No attempt is
-    counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
+    """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No
+    attempt is counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
 
     def __init__(self, after: float, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))

@@ -22,9 +22,9 @@ BINARY = "application/octet-stream"
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One immutable fact, with the attributes of CloudEvents 1.0 (https://cloudevents.io).
 
-    `time` is in seconds since the Unix epoch (UTC), `data` the encoded payload, `subject` the key, and
-    `extensions` the CloudEvents extension attributes (names of lower-case letters and digits). Making one checks nothing:
-    `publish` and `emit` do, see `checked`.
+    `time` is in seconds since the Unix epoch (UTC), `data` the encoded payload, `subject` the key, and `extensions` the
+    CloudEvents extension attributes (names of lower-case letters and digits). Making one checks nothing: `publish` and
+    `emit` do, see `checked`.
     """
 
     id: str
@@ -72,8 +72,8 @@ _PLAUSIBLE = 4_102_444_800.0  # the year 2100
 def checked(event: Event, most: int) -> Event:
     """The one door for events: `event` as it may travel, by any broker, with at most `most` bytes (`max_event_bytes`).
 
-    Usually the same object; a new one where something equal had to be put in a plainer form (an int as time, a bytearray as
-    data). Raises UsageError for what CloudEvents does not allow, EventTooLarge.
+    Usually the same object; a new one where something equal had to be put in a plainer form (an int as time, a
+    bytearray as data). Raises UsageError for what CloudEvents does not allow, EventTooLarge.
     """
     name, kind, source, subject, content_type = event.id, event.type, event.source, event.subject, event.content_type
     if (  # nearly all of them, in the fewest steps: short words of ASCII without blanks
@@ -208,8 +208,8 @@ def _tidy(text: str) -> str:
 
 
 def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
-    """The source, the subject and the extensions that a child takes over: what belongs to a dead letter is left out. What a
-    foreign client wrote and no door would let in is made legible, or left out: its handler can't help it."""
+    """The source, the subject and the extensions that a child takes over: what belongs to a dead letter is left out.
+    What a foreign client wrote and no door would let in is made legible, or left out: its handler can't help it."""
     source = _tidy(parent.source) or "unknown"
     subject = parent.subject
     if subject is not None:
@@ -292,7 +292,8 @@ def born(event: Event) -> float:
 
 
 def seconds_of(text: str | None, otherwise: float) -> float:
-    """A CloudEvents `time` (RFC 3339) in seconds since the epoch, UTC where it names no zone; `otherwise` where there is none."""
+    """A CloudEvents `time` (RFC 3339) in seconds since the epoch, UTC where it names no zone; `otherwise` where there
+    is none."""
     if not text:
         return otherwise
     try:

@@ -1,4 +1,5 @@
-"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; no actor knows those."""
+"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; no actor knows
+those."""
 
 from __future__ import annotations
 
@@ -202,7 +203,8 @@ class EventSnoozed(_Fact, frozen=True):
 
 
 class BreakerOpened(_Fact, frozen=True):
-    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a time."""
+    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a
+    time."""
 
     channel: str
     because: str
@@ -330,7 +332,8 @@ Decision = (
 
 
 class SwitchSeen(_Fact, frozen=True):
-    """Another process has redirected ingestion; this one has just seen it. `skipped`: switches in between, not seen one by one."""
+    """Another process has redirected ingestion; this one has just seen it. `skipped`: switches in between, not seen one
+    by one."""
 
     old: int | None
     new: int

@@ -152,8 +152,8 @@ class Feed:
         return not self.buffer and self.receiving and not self.looking
 
     def take(self, *, late: bool = False) -> Delivery | None:
-        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first. None
-        where it must be fetched: see `call_up`."""
+        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first.
+        None where it must be fetched: see `call_up`."""
         if self.circuit.opened_at is not None:
             return self._take_probe()
         if self.aside and (late or not self.fresh):
@@ -202,8 +202,9 @@ class Feed:
         await waiter
 
     def pass_over(self, allowance: float, most: int) -> None:
-        """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer ones
-        behind them can be on time still. Where none of those that were fetched can, what comes after them is looked for."""
+        """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer
+        ones behind them can be on time still. Where none of those that were fetched can, what comes after them is
+        looked for."""
         self._allowance, self._most = allowance, most
         before = self.serving.kit.clock() - allowance
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
@@ -317,8 +318,8 @@ class Feed:
             self._look_soon()
 
     def _give_back_waiting(self, waiting: deque[Delivery]) -> float | None:
-        """Those that were there at the last look; when the chain of the first of them began. They come in order: where the
-        newest of then is here no more, neither are those before it."""
+        """Those that were there at the last look; when the chain of the first of them began. They come in order: where
+        the newest of then is here no more, neither are those before it."""
         if not any(delivery is newest for delivery in waiting for newest in self._newest):
             return None
         began = born(waiting[0].event)
@@ -393,7 +394,8 @@ class Feed:
                 waiter.set_result(None)
 
     async def over(self, delivery: Delivery) -> None:
-        """Return when it is in hand no longer, or after a moment: the others are not to wait for a broker that does not answer."""
+        """Return when it is in hand no longer, or after a moment: the others are not to wait for a broker that does not
+        answer."""
         if id(delivery) not in self.unsettled or self.serving.leaving:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -433,7 +435,8 @@ class Feed:
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     def die(self, delivery: Delivery, because: str, attempt: int) -> None:
-        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known here."""
+        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
+        here."""
         kit, number = self.serving.kit, self.serving.spec.number
         self.done(delivery, [died(delivery, self.handler.channel, number, because, attempt, kit.clock())])
         kit.tell(

@@ -1,4 +1,5 @@
-"""The gate through which all handlings of one process pass: it lets one event be handled with nothing else under way."""
+"""The gate through which all handlings of one process pass: it lets one event be handled with nothing else under
+way."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ class Hand(Protocol):
 
 
 class Gate:
-    """Open to all, or closed for the one that is alone. A worker asks `closed` before it begins, and calls `left` after if it
-    is closed then: nothing more, as long as nobody wants to be alone.
+    """Open to all, or closed for the one that is alone. A worker asks `closed` before it begins, and calls `left` after
+    if it is closed then: nothing more, as long as nobody wants to be alone.
 
-    Handlers that take long are not waited for at once, or one of them would hold up all workers: `alone` is entered with
-    False then, and tried again later. Only when that has gone on for long is the gate closed until they end.
+    Handlers that take long are not waited for at once, or one of them would hold up all workers: `alone` is entered
+    with False then, and tried again later. Only when that has gone on for long is the gate closed until they end.
     """
 
     def __init__(self) -> None:
@@ -64,8 +65,8 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Entered with True when nobody is at work, with False where others would have to be waited for. Workers that wait
-        at the gate begin between two that want to be alone."""
+        """Entered with True when nobody is at work, with False where others would have to be waited for. Workers that
+        wait at the gate begin between two that want to be alone."""
         while self.closed:
             await self.opened()
             await asyncio.sleep(0)  # the others first

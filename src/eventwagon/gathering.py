@@ -1,4 +1,5 @@
-"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures and timers."""
+"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures and
+timers."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ class Parcel:
 class Batch:
     """Parcels that travel together, in calls of at most `most` events and `MOST_BYTES`.
 
-    A call that the broker refuses is repeated by halves, in order, until the refused events stand alone: only the parcels
-    that hold them fail.
+    A call that the broker refuses is repeated by halves, in order, until the refused events stand alone: only the
+    parcels that hold them fail.
     """
 
     def __init__(self, parcels: list[Parcel], most: int) -> None:
@@ -84,8 +85,8 @@ class Batch:
                 parcel.done.set_result(None)
 
     def refuse(self, count: int, error: EventwagonError) -> bool:
-        """The first `count` of its events were refused together. One that was refused alone fails its parcel; of several
-        the first half comes next. Was it one alone?"""
+        """The first `count` of its events were refused together. One that was refused alone fails its parcel; of
+        several the first half comes next. Was it one alone?"""
         if self._parts:
             self._parts.pop()
         if count > 1:
@@ -111,9 +112,9 @@ class Batch:
 class Gathering:
     """What waits to be sent: while one batch is under way the next gathers here, and no timer holds it back.
 
-    Each call that has waited until its deadline is told what `late` says. One timer does for all calls: one each would be a
-    quarter of what a call costs. `held_up` is called from time to time while calls wait to be taken, with the time by
-    which what they wait for must have begun to count as hanging.
+    Each call that has waited until its deadline is told what `late` says. One timer does for all calls: one each would
+    be a quarter of what a call costs. `held_up` is called from time to time while calls wait to be taken, with the time
+    by which what they wait for must have begun to count as hanging.
     """
 
     def __init__(self, late: Callable[[Parcel], EventwagonError], held_up: Callable[[float], object]) -> None:
@@ -199,7 +200,8 @@ class Gathering:
             self._held_up(now - min(_LONG, min(left) - now))
 
     def take(self, most: int) -> Batch | None:
-        """What waits, up to `most` events and `MOST_BYTES` but at least one call's; callers that gave up are left out."""
+        """What waits, up to `most` events and `MOST_BYTES` but at least one call's; callers that gave up are left
+        out."""
         parcels: list[Parcel] = []
         events, room, waiting = most, MOST_BYTES, self._waiting
         while waiting:

@@ -20,7 +20,8 @@ PAUSES = (0.05, 2.0)
 
 
 class Held:
-    """How many workers of the process take nothing, since a handler goes on in its thread after its attempt was ended."""
+    """How many workers of the process take nothing, since a handler goes on in its thread after its attempt was
+    ended."""
 
     __slots__ = ("count",)
 

@@ -27,7 +27,8 @@ class Limit(Protocol):
     programs that declare one train are compared by it."""
 
     def measure(self, reading: Reading) -> Pressure:
-        """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. Unknown figures: value 0, and say so."""
+        """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. Unknown figures: value 0, and say
+        so."""
         ...
 
 
@@ -181,9 +182,10 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
 
     `slo` is what you promise a newcomer, in seconds. The mark at which the wagon is cut off is `cut` × slo, so that a
-    whole wagon can still be on time, and grows to four times that as live wagons near the cap (× 4 ** (live ÷ cap)): in a
-    long overload wagons get longer rather than run out. While no settle rate is known (a cold start, or never a backlog) the age of the next event
-    stands in for it. `slo` also tells a shared crew which events can still be on time.
+    whole wagon can still be on time, and grows to four times that as live wagons near the cap (× 4 ** (live ÷ cap)): in
+    a long overload wagons get longer rather than run out. While no settle rate is known (a cold start, or never a
+    backlog) the age of the next event stands in for it. `slo` also tells a shared crew which events can still be on
+    time.
     """
 
     slo: float
@@ -266,8 +268,8 @@ def check_written(limit: Limit) -> None:
 
 
 def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
-    """What the limit measures, and what was wrong with that; empty where nothing was. A user's own limit may do anything: where
-    it gives no finite number the pressure is 0. Raises nothing but KeyboardInterrupt."""
+    """What the limit measures, and what was wrong with that; empty where nothing was. A user's own limit may do
+    anything: where it gives no finite number the pressure is 0. Raises nothing but KeyboardInterrupt."""
     try:
         pressure: Any = limit.measure(reading)
     except KeyboardInterrupt:

@@ -14,8 +14,9 @@ from .lifecycle import LIVE, Move, State, after
 from .text import said
 
 FORMAT = 3
-"""The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older document
-lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a new form."""
+"""The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older
+document lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a
+new form."""
 
 
 class Wagon(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +127,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> list[Wagon]:
-        """The wagons that ingestion may be redirected to, the first to come first: READY, with the code that is wanted."""
+        """The wagons that ingestion may be redirected to, the first to come first: READY, with the code that is
+        wanted."""
         return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
 
     def in_state(self, *states: State) -> list[Wagon]:
@@ -149,8 +151,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def opened(
     manifest: Manifest, *, now: float, because: str, capacity: int | None, reuses: int | None = None
 ) -> Manifest:
-    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by unit `reuses`, or by one
-    of its own."""
+    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by unit `reuses`, or by
+    one of its own."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
@@ -236,16 +238,16 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def sound(manifest: Manifest) -> Manifest:
-    """The manifest as every process will read it. Raises Defect where none could, or where no sequence of steps leads to it: it must
-    not be stored."""
+    """The manifest as every process will read it. Raises Defect where none could, or where no sequence of steps leads
+    to it: it must not be stored."""
     read = as_read(manifest, _decoder)
     check(read)
     return read
 
 
 def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") -> Manifest:
-    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows; `kept` says where it is,
-    and how to look at it there."""
+    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows; `kept` says
+    where it is, and how to look at it there."""
     name = f"the manifest of train {train}" if train else "the manifest"
     try:
         form = _format_decoder.decode(data).format
@@ -266,8 +268,8 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
 
 
 def _lifted(manifest: Manifest, form: int) -> Manifest:
-    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers; before form 3 the
-    channels of a drained wagon might be going already."""
+    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers; before form
+    3 the channels of a drained wagon might be going already."""
     if form < 2:
         turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
@@ -282,8 +284,9 @@ def _lifted(manifest: Manifest, form: int) -> Manifest:
 
 
 def gone_by(manifest: Manifest, number: int) -> Callable[[Manifest], bool]:
-    """Says of a later manifest whether wagon `number` is gone, and all that took events before it. Numbers are not always the order
-    in which wagons took events, and which one it was is no longer known of a wagon that is gone already."""
+    """Says of a later manifest whether wagon `number` is gone, and all that took events before it. Numbers are not
+    always the order in which wagons took events, and which one it was is no longer known of a wagon that is gone
+    already."""
     spares = {w.number for w in manifest.wagons if not w.turn}
     turn = 0
 

@@ -49,9 +49,8 @@ async def wagon_workers(
     bulkhead: Bulkhead | None = None,
 ) -> AsyncIterator[tuple[Crew, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
-    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says so;
-    `owner`: its name, under which it claims.
-    Leaving ends all, within `grace`."""
+    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says
+    so; `owner`: its name, under which it claims. Leaving ends all, within `grace`."""
     async with (
         Crew(
             train,
@@ -75,9 +74,9 @@ class Membership:
     """Checks a process in, and where it works, keeps its workers at every live wagon.
 
     Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own, which those
-    with the wagon's code divide. Workers are moved when a process comes or goes; a handler in flight is never ended by that. With
-    `post`, a unit and a number of workers, it works for the wagon alone that this unit serves, with that many, and takes no
-    part in the division.
+    with the wagon's code divide. Workers are moved when a process comes or goes; a handler in flight is never ended by
+    that. With `post`, a unit and a number of workers, it works for the wagon alone that this unit serves, with that
+    many, and takes no part in the division.
     """
 
     def __init__(
@@ -135,8 +134,8 @@ class Membership:
         self._poked.set()
 
     async def run(self) -> None:
-        """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls ends it not: that
-        is told, and tried again."""
+        """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
+        ends it not: that is told, and tried again."""
         self._switcher.on_change.append(self.poke)
         try:
             if "work" in self._roles or self._post is not None:
@@ -190,7 +189,8 @@ class Membership:
             await self._watch(crew, local)
 
     def _hear(self, fact: Fact) -> None:
-        """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in too."""
+        """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in
+        too."""
         self._tell(fact)
         if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
             self._news.append(Entry(self._clock(), self._name, fact))

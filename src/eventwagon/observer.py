@@ -115,8 +115,8 @@ class Observer:
         self._poked.set()
 
     async def run(self) -> None:
-        """Look until cancelled. What fails is told, and tried again at the next look; what should never be raised is logged and
-        counted, and ends nothing."""
+        """Look until cancelled. What fails is told, and tried again at the next look; what should never be raised is
+        logged and counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._poked.clear()
@@ -134,8 +134,8 @@ class Observer:
                         await self._poked.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
-        """Read what is, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises Conflict when another
-        was faster."""
+        """Read what is, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
+        Conflict when another was faster."""
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
@@ -181,8 +181,9 @@ class Observer:
     async def _deployments(
         self, members: Sequence[Member], manifest: Manifest
     ) -> tuple[Mapping[int, Deployment], list[Refusal]]:
-        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves. While an orchestrator can't
-        be asked what the manifest says stands: nobody is kept from sealing, draining and switching to a spare."""
+        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves. While an
+        orchestrator can't be asked what the manifest says stands: nobody is kept from sealing, draining and switching
+        to a spare."""
         said = _said_of_themselves(members, manifest)
         if self._orchestrator is None:
             return said, []
@@ -288,8 +289,8 @@ class Observer:
         )
 
     def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Mapping[int, float]:
-        """How long each wagon has been seen in its state and attempt, by this process's own steady clock; and the train in
-        what stands under the other keys."""
+        """How long each wagon has been seen in its state and attempt, by this process's own steady clock; and the train
+        in what stands under the other keys."""
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
@@ -314,9 +315,9 @@ class Observer:
     # --- saying ---------------------------------------------------------------------------
 
     def _new(self, refusals: Sequence[Refusal]) -> list[Refusal]:
-        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures. The words of
-        an error may change at each look: that is told once a minute. A defect is told once, however often it is met. What is
-        an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures.
+        The words of an error may change at each look: that is told once a minute. A defect is told once, however often
+        it is met. What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
         now = asyncio.get_running_loop().time()
         standing: dict[tuple[object, ...], _Told] = {}
         new: list[Refusal] = []
@@ -348,8 +349,8 @@ class Observer:
         return self._met(f"{type(task).__name__.lower()} of wagon_{task.number}", error)
 
     def _met(self, step: str, error: BaseException) -> Refusal:
-        """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an orchestrator's is logged
-        with its traceback, too."""
+        """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an
+        orchestrator's is logged with its traceback, too."""
         if isinstance(error, EventwagonError):
             return StepFailed(train=self._train, step=step, because=str(error))
         self._bulkhead.report(step, error)
@@ -379,8 +380,8 @@ class Observer:
                     tasks.create_task(self._aside(key, task))
 
     async def _aside(self, key: _Key, task: Provision | Remove | RemoveLeftover) -> None:
-        """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next look asks again
-        for what is not done."""
+        """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next
+        look asks again for what is not done."""
         try:
             if isinstance(task, Provision):
                 await self._provision(task.number)
@@ -418,8 +419,8 @@ class Observer:
             raise
 
     def _made(self, number: int) -> None:
-        """Its channels were made, or made anew: in a process that stood still, maybe of a wagon that was removed meanwhile. Then they
-        are swept at once."""
+        """Its channels were made, or made anew: in a process that stood still, maybe of a wagon that was removed
+        meanwhile. Then they are swept at once."""
         if self._switcher.snapshot.manifest.wagon(number) is None:
             self._swept = float("-inf")
             self.poke()
@@ -486,7 +487,8 @@ def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[i
 
 
 def _together(attachments: Sequence[Attachment]) -> Deployment:
-    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to together."""
+    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to
+    together."""
     ready = [a for a in attachments if a.ready]
     asked = ready or attachments
     attached = [a.channels for a in asked if a.channels is not None]

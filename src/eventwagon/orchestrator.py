@@ -18,7 +18,8 @@ PLACE = "{revision}"
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a wagon should have: its channels (they exist and take writes) and how many workers.
 
-    `workers` is None where a crew shared between the wagons serves it; 0: scaled to zero, nothing is to be kept running.
+    `workers` is None where a crew shared between the wagons serves it; 0: scaled to zero, nothing is to be kept
+    running.
     """
 
     train: str
@@ -32,7 +33,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: Channel
     workers: int | None
     idle: bool = False
-    """They are to be ready and take nothing for now: the crew is needed elsewhere. Workers that can't be told so work."""
+    """They are to be ready and take nothing for now: the crew is needed elsewhere. Workers that can't be told so
+    work."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
 
@@ -59,7 +61,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     """The code that runs, as the spec named it."""
     missing: tuple[str, ...] = ()
-    """Inner channels of the wagon that none of its workers has a handler for, as far as is known here: the others are served."""
+    """Inner channels of the wagon that none of its workers has a handler for, as far as is known here: the others are
+    served."""
     trouble: str = ""
     """Why it is not ready."""
     handled: int = 0
@@ -73,8 +76,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orchestrator(Protocol):
-    """Level-triggered: say what should be, look at what is. A unit of workers is a train's name and the spec's `unit`. An
-    asynchronous context manager, entered once by its owner.
+    """Level-triggered: say what should be, look at what is. A unit of workers is a train's name and the spec's `unit`.
+    An asynchronous context manager, entered once by its owner.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """
@@ -84,9 +87,10 @@ class Orchestrator(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """Start the unit's workers, or bring them to what `spec` says: their number, the wagon that they serve. Idempotent;
-        returns before they are ready. A handler in flight is never ended by rescaling. With `workers=0` they end, handlers
-        in flight finished. A unit only moves on: a spec with a lower number than it was given is out of date."""
+        """Start the unit's workers, or bring them to what `spec` says: their number, the wagon that they serve.
+        Idempotent; returns before they are ready. A handler in flight is never ended by rescaling. With `workers=0`
+        they end, handlers in flight finished. A unit only moves on: a spec with a lower number than it was given is out
+        of date."""
         ...
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
@@ -104,6 +108,6 @@ class Witness(Protocol):
     """An orchestrator that sees the processes of its workers end. Not all do."""
 
     def why_ended(self, pod: Pod) -> str:
-        """The proof that the process which was there has ended, in words; empty where there is none: it may run still, on a machine
-        that nobody reaches. Asks nobody, since observers call it at each look."""
+        """The proof that the process which was there has ended, in words; empty where there is none: it may run still,
+        on a machine that nobody reaches. Asks nobody, since observers call it at each look."""
         ...

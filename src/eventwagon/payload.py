@@ -3,9 +3,9 @@
 JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists and plain values. What has to do with
 Pydantic goes through Pydantic's own TypeAdapter. `bytes`, `bytearray` and `memoryview` travel as they are.
 
-A payload comes back equal, or it is refused where it is published: where the type is known, each payload is decoded again
-and compared, which costs less than half a microsecond for a small one and can't be wrong about any type. Dicts and lists
-as JSON has them may stand for a class, where nothing of them gets lost.
+A payload comes back equal, or it is refused where it is published: where the type is known, each payload is decoded
+again and compared, which costs less than half a microsecond for a small one and can't be wrong about any type. Dicts
+and lists as JSON has them may stand for a class, where nothing of them gets lost.
 """
 
 from __future__ import annotations
@@ -246,7 +246,8 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 
 def _alike(sent: Any, got: Any) -> bool:
-    """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds such."""
+    """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds
+    such."""
     if type(sent) is not type(got):
         return bool(sent == got)
     if isinstance(sent, list | tuple):
@@ -320,8 +321,9 @@ class Codec(typing.NamedTuple):
 def codec(annotation: Any) -> Codec:
     """The codec of what is annotated so. Raises UsageError for a type that nothing can write and read.
 
-    `bytes`, `bytearray` and `memoryview` travel as they are, under a content type of their own, also as members of a union.
-    An `Event` is handed over whole. Without a type a payload is plain JSON, and comes back as dicts, lists and plain values.
+    `bytes`, `bytearray` and `memoryview` travel as they are, under a content type of their own, also as members of a
+    union. An `Event` is handed over whole. Without a type a payload is plain JSON, and comes back as dicts, lists and
+    plain values.
     """
     bare = _bare(annotation)
     if bare is Event:
@@ -359,8 +361,8 @@ def codec(annotation: Any) -> Codec:
 
 
 def encode(payload: object) -> tuple[bytes, str]:
-    """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't be
-    encoded, and for what its own class would not read back equal."""
+    """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't
+    be encoded, and for what its own class would not read back equal."""
     if isinstance(payload, _RAW):
         data = bytes(payload)
         if data != payload:
@@ -449,8 +451,8 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = None) -> Shape:
-    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError for what can't be called
-    so, and for annotations that can't be resolved.
+    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError for what can't be
+    called so, and for annotations that can't be resolved.
 
     `local_names` helps to resolve annotations of classes defined inside a function.
     """

@@ -73,10 +73,11 @@ def plan(
     """What an observer that sees all this should do next.
 
     `readings` by wagon number, `deployments` by unit, `now` in seconds since the epoch, `bounds`: the broker holds a
-    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each wagon
-    has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The manifest must have been
-    read before the readings and `members` were taken: a wagon counts as proven empty only if it was already known to be
-    sealed, and where the broker can't refuse writes a wagon is sealed only if it was already known to be cut off.
+    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each
+    wagon has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The
+    manifest must have been read before the readings and `members` were taken: a wagon counts as proven empty only if it
+    was already known to be sealed, and where the broker can't refuse writes a wagon is sealed only if it was already
+    known to be cut off.
     """
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
     draft.attempt("provisioning", draft.provision)
@@ -148,8 +149,8 @@ class _Draft:
             self.defects.append((step, e))
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not attached to
-        all of the channels that the wagon has by now."""
+        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not
+        attached to all of the channels that the wagon has by now."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -165,7 +166,8 @@ class _Draft:
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
     def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
-        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs nobody."""
+        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs
+        nobody."""
         if found.channels is None:
             return []
         return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
@@ -207,14 +209,14 @@ class _Draft:
                 self.tasks.append(AddChannels(wagon.number, missing))
 
     def wanted_channels(self) -> tuple[str, ...]:
-        """The declared channels, and those that a living program has handlers for: while programs are replaced one by one, old and
-        new work side by side, and each emits to its own."""
+        """The declared channels, and those that a living program has handlers for: while programs are replaced one by
+        one, old and new work side by side, and each emits to its own."""
         theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
-        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes from the wagon,
-        and is deleted with it; what is in one that is not stays, and that is told."""
+        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes
+        from the wagon, and is deleted with it; what is in one that is not stays, and that is told."""
         wanted = set(self.wanted_channels())
         for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
             found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
@@ -348,8 +350,8 @@ class _Draft:
         self.tasks.append(Provision(fact.number))
 
     def put_away(self, wanted: int, *, most: int) -> None:
-        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once; those
-        beyond `wanted` when that has been so for a while."""
+        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once;
+        those beyond `wanted` when that has been so for a while."""
         for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
             if wagon.revision != self.manifest.revision:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
@@ -409,7 +411,8 @@ class _Draft:
                 self.tasks.append(Remove(wagon.number))
 
     def stays_warm(self, wagon: Wagon) -> bool:
-        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too many."""
+        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too
+        many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
         return self.settings.reuse and fits and found is not None and found.ready
@@ -421,9 +424,9 @@ class _Draft:
     def stale_publishers(self, wagon: Wagon) -> bool:
         """Where the broker does not refuse them: may some process still publish to this wagon?
 
-        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a later
-        one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never was active
-        nobody can have published.
+        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a
+        later one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never
+        was active nobody can have published.
         """
         if not wagon.turn:
             return False

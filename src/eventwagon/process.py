@@ -15,8 +15,9 @@ POD = "EVENTWAGON_POD"
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process as others on its machine can look for it. Numbers of processes are reused, and the same in each container:
-    `boot` and `namespace` say among which one `pid` counts, `started` (clock ticks since the boot) which one had it."""
+    """A process as others on its machine can look for it. Numbers of processes are reused, and the same in each
+    container: `boot` and `namespace` say among which one `pid` counts, `started` (clock ticks since the boot) which one
+    had it."""
 
     host: str
     boot: str
@@ -26,8 +27,8 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """The Pod that a process was started in. `uid` is never used again, unlike its name. At `since` (seconds since the epoch, by the
-    clock of the node) the process ran: a container that ended before was another one, in the same Pod."""
+    """The Pod that a process was started in. `uid` is never used again, unlike its name. At `since` (seconds since the
+    epoch, by the clock of the node) the process ran: a container that ended before was another one, in the same Pod."""
 
     uid: str
     since: float

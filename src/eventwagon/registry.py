@@ -1,4 +1,5 @@
-"""The seam to the train's one shared document, its members and its journal. Contracts only: drivers in `registries/`."""
+"""The seam to the train's one shared document, its members and its journal. Contracts only: drivers in
+`registries/`."""
 
 from __future__ import annotations
 
@@ -40,9 +41,11 @@ class Attachment(msgspec.Struct, frozen=True):
     failed: int = 0
     """Handlings that failed in this process."""
     channels: tuple[str, ...] | None = None
-    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older code)."""
+    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older
+    code)."""
     losses: int | None = None
-    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not told."""
+    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not
+    told."""
     missing: tuple[str, ...] = ()
     """Its inner channels that this process has no handler for: it serves the others."""
     open: dict[str, str] = {}
@@ -63,7 +66,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     deployed: tuple[Attachment, ...] = ()
     """What the orchestrator of an observing process says of the wagons' workers."""
     publishing_to: int = 0
-    """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known yet."""
+    """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known
+    yet."""
     attachments: tuple[Attachment, ...] = ()
     channels: tuple[str, ...] | None = None
     """The inner channels that its program has handlers for; None: it does not say."""
@@ -94,7 +98,8 @@ def sound_member(member: Member) -> Member:
 
 
 def decode_members(found: Iterable[bytes | str]) -> list[Member]:
-    """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told once."""
+    """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told
+    once."""
     members = []
     for each in found:
         try:
@@ -110,7 +115,8 @@ def decode_members(found: Iterable[bytes | str]) -> list[Member]:
 class Registry(Protocol):
     """One train = one document. An asynchronous context manager: entered once, by its owner, before use.
 
-    Its methods may be called concurrently, from the event loop that entered it. All raise Unavailable and StorageBroken.
+    Its methods may be called concurrently, from the event loop that entered it. All raise Unavailable and
+    StorageBroken.
     """
 
     async def __aenter__(self) -> Registry: ...

@@ -35,11 +35,13 @@ class Remover:
         self._orchestrator = orchestrator
 
     async def remove(self, wagon: Wagon) -> None:
-        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look, from which on
-        there is no way back; its workers, its dead letters, its record, late events, its channels, its place in the manifest.
+        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
+        from which on there is no way back; its workers, its dead letters, its record, late events, its channels, its
+        place in the manifest.
 
-        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon draining
-        again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is being removed."""
+        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon
+        draining again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is
+        being removed."""
         manifest = self._switcher.snapshot.manifest
         if wagon.state is State.DRAINED:
             standing = await self._standing(wagon)
@@ -77,8 +79,9 @@ class Remover:
         return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
 
     async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
-        """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a worker
-        that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty (I5)."""
+        """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a
+        worker that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty
+        (I5)."""
         left = [c for c in channels if c in standing]
         count = outstanding(await self._broker.depth(left)) if left else 0
         if count is None:
@@ -86,8 +89,8 @@ class Remover:
         return count
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
-        """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash some may
-        stand there twice, with the same id."""
+        """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash
+        some may stand there twice, with the same id."""
         kept = Channel(self._train, 0, DEAD)
         moved = 0
         try:
@@ -100,7 +103,8 @@ class Remover:
         return moved
 
     async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
-        """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable, StorageBroken."""
+        """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable,
+        StorageBroken."""
         left = list(letters)
         while left:
             some = fitting(left, _MOVE_BATCH)

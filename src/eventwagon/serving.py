@@ -93,8 +93,8 @@ class Serving:
         return tuple(feed.channel.name for feed in self.feeds if feed.channel.name)
 
     async def attach(self) -> None:
-        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Raises UsageError, ChannelGone,
-        Unavailable."""
+        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Raises UsageError,
+        ChannelGone, Unavailable."""
         if why := why_not_served(self.kit.revision, self.spec.revision):
             raise UsageError(why)
         if "" not in self.kit.handlers:
@@ -172,15 +172,17 @@ class Serving:
             feed.nudge()
 
     def wake_up(self, *, own: bool) -> None:
-        """A worker is free. Feeds that rest fetch again; those of a wagon with workers of its `own` fetch when one is free."""
+        """A worker is free. Feeds that rest fetch again; those of a wagon with workers of its `own` fetch when one is
+        free."""
         for feed in self.feeds:
             feed.rouse()
             if own:
                 feed.nudge()
 
     def oldest(self) -> tuple[Feed, float] | None:
-        """Its channel whose next event belongs to the chain that began first, and when that was; None when nothing waits
-        here. A chain that has begun goes before a new one of the same moment, and what was passed over comes last."""
+        """Its channel whose next event belongs to the chain that began first, and when that was; None when nothing
+        waits here. A chain that has begun goes before a new one of the same moment, and what was passed over comes
+        last."""
         best: Feed | None = None
         began = 0.0
         for feed in self.feeds:
@@ -213,8 +215,8 @@ class Serving:
         self.on_trouble()
 
     async def _keep_claims(self) -> None:
-        """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker that
-        hangs on one keeps no other waiting."""
+        """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker
+        that hangs on one keeps no other waiting."""
         every = self.kit.settings.visibility / 3
         while not self.trouble:
             await asyncio.sleep(every)
@@ -240,9 +242,9 @@ class Serving:
             self._quiet.set()
 
     async def end(self, grace: float, *, drained: bool = False) -> None:
-        """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent;
-        cancelling the caller does not cut the leaving short. Where it is `drained` a receive under way can only be in vain, and is
-        not waited for."""
+        """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back.
+        Idempotent; cancelling the caller does not cut the leaving short. Where it is `drained` a receive under way can
+        only be in vain, and is not waited for."""
         if self._ending is None:
             self.leaving = True
             self._ending = asyncio.create_task(
@@ -255,8 +257,8 @@ class Serving:
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that back;
-        then leave the channels. What a receive brings that was under way is among it."""
+        """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that
+        back; then leave the channels. What a receive brings that was under way is among it."""
         least, most = _TO_GIVE_BACK
         to_give_back = max(least, min(most, grace))
         try:

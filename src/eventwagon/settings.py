@@ -23,15 +23,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Workers = Workers(total=8, floor=1)
     """Who works: `Workers(each=…)` a wagon, or `Workers(total=…, floor=…)` shared."""
     spares: int = 0
-    """READY wagons kept ahead: with one, a switch costs publishers nothing. 0: the next is made at the `prepare` mark."""
+    """READY wagons kept ahead: with one, a switch costs publishers nothing. 0: the next is made at the `prepare`
+    mark."""
     reuse: bool = False
-    """A drained wagon's warm workers become the next wagon's, so that a switch in a long burst starts nothing cold; they
-    are kept as one spare more. Worth it where wagons have processes of their own; a shared crew is never cold."""
+    """A drained wagon's warm workers become the next wagon's, so that a switch in a long burst starts nothing cold;
+    they are kept as one spare more. Worth it where wagons have processes of their own; a shared crew is never cold."""
     keep_warm: float = 60.0
     """How long a READY wagon beyond `spares` is kept that no switch needs: bursts come in waves."""
     idle_after: float = 300.0
-    """With an orchestrator and `spares=0`: the active wagon's workers end after so long with nothing to do; the next event
-    wakes them. As long as autoscalers wait by default. 0: never."""
+    """With an orchestrator and `spares=0`: the active wagon's workers end after so long with nothing to do; the next
+    event wakes them. As long as autoscalers wait by default. 0: never."""
     prepare: float = 0.5
     """The pressure at which the next wagon is made. Half full leaves as long again as it took so far."""
     wagons: int = 32
@@ -50,10 +51,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     provision_attempts: int = 4
     """Attempts at making a wagon before it is FAILED and removed; another is opened after a longer pause."""
     attempts: int | None = None
-    """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and for ten
-    minutes at least while nothing else there succeeds, so that an outage kills nothing. 1: never again, whatever happens."""
+    """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and
+    for ten minutes at least while nothing else there succeeds, so that an outage kills nothing. 1: never again,
+    whatever happens."""
     backoff: float = 0.5
-    """The first pause before an event is tried again; doubled each time. Each pause is between a half of that and the whole."""
+    """The first pause before an event is tried again; doubled each time. Each pause is between a half of that and the
+    whole."""
     backoff_most: float = 30.0
     """The longest such pause: that much later than a service comes back, at the most, its events are tried again."""
     breaker: Breaker | None = Breaker()
@@ -77,8 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker can't refuse writes: how long a process may publish on a manifest before it must look again, and
     the longest that one send may take. Shorter: sooner sealed; longer: less chatter."""
     keep_drained: float = 60.0
-    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that what a paused process still
-    sends there is found and published anew. Longer than any pause that you expect."""
+    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that what a paused process
+    still sends there is found and published anew. Longer than any pause that you expect."""
     keep: int = 10_000
     """Journal entries kept; the oldest go."""
 

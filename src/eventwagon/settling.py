@@ -51,7 +51,8 @@ Emitted = Sequence[tuple[str, Event]]
 
 
 class Line:
-    """Events of one channel that wait for the same answers of the broker: while one batch is under way the next gathers."""
+    """Events of one channel that wait for the same answers of the broker: while one batch is under way the next
+    gathers."""
 
     __slots__ = ("back", "done", "source", "task")
 
@@ -89,7 +90,8 @@ class Settling:
         self._ended = False
 
     def line(self, source: Source, key: Hashable) -> Line:
-        """The line of those from `source` that have `key` in common: where they emit to, or that they are given back."""
+        """The line of those from `source` that have `key` in common: where they emit to, or that they are given
+        back."""
         line = self._lines.get((source, key))
         if line is None:
             line = self._lines[source, key] = Line(source)
@@ -157,8 +159,8 @@ class Settling:
         *,
         again: bool = False,
     ) -> None:
-        """Store these emits; those that the broker never takes are found by halves and noted in `refused`, by the place of
-        the event that emitted them."""
+        """Store these emits; those that the broker never takes are found by halves and noted in `refused`, by the place
+        of the event that emitted them."""
         channel = Channel(self._kit.train, self._number, name)
         events = [event for _, event in part]
         try:
@@ -192,8 +194,8 @@ class Settling:
             source.fail(delivery, because)
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would be
-        swept with what it holds: handlers of a new version wait until it is added."""
+        """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would
+        be swept with what it holds: handlers of a new version wait until it is added."""
         if channel.name != DEAD and channel not in self._channels():
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
         await self._kit.broker.publish(channel, events)

@@ -1,4 +1,5 @@
-"""Single steps of policy, each a function of what is known: the tasks there are, founding, a full wagon, outcomes. Pure.
+"""Single steps of policy, each a function of what is known: the tasks there are, founding, a full wagon, outcomes.
+Pure.
 
 `plan` strings them together for observers; publishers and the switching half use them one by one.
 """
@@ -161,8 +162,8 @@ def load_of(wagon: Wagon, reading: Reading | None, deployment: Deployment | None
 def open_next(
     settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool, reuses: int | None = None
 ) -> tuple[Manifest, WagonOpened]:
-    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by unit `reuses`, or by one
-    of its own."""
+    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by unit `reuses`, or by
+    one of its own."""
     bound = capacity(settings.limit) if bounds else None
     number = manifest.next_number
     return opened(manifest, now=now, because=because, capacity=bound, reuses=reuses), WagonOpened(
@@ -185,8 +186,9 @@ def found(
     """The first wagon of a train that has none, or of one whose founder died half-way.
 
     `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
-    either, and the first wagon is not bounded. `revision` is the code of one that declares. The first wagon takes events as soon as its channels do: there is nothing
-    to redirect from, and what is published before workers come is stored.
+    either, and the first wagon is not bounded. `revision` is the code of one that declares. The first wagon takes
+    events as soon as its channels do: there is nothing to redirect from, and what is published before workers come is
+    stored.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
@@ -218,7 +220,8 @@ def found(
 
 
 _ATTEMPTS_UNSET = "attempts", "5", "None"
-"""A program that leaves the number of attempts open, at a train that an older program founded, whose default was five."""
+"""A program that leaves the number of attempts open, at a train that an older program founded, whose default was
+five."""
 
 
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
@@ -233,7 +236,8 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
 
 
 def _alike(theirs: str, ours: str) -> bool:
-    """Whether both write one value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, `Volume(10000)`."""
+    """Whether both write one value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it,
+    `Volume(10000)`."""
     if theirs == ours:
         return True
     for read in (ast.literal_eval, parse_limit):
@@ -295,7 +299,8 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
 
 
 def switch_asked(manifest: Manifest, request: Request) -> Plan:
-    """The request stands until it is done or given up. Idempotent; one for other code takes the place of an earlier one."""
+    """The request stands until it is done or given up. Idempotent; one for other code takes the place of an earlier
+    one."""
     standing = manifest.request
     if standing is not None and request.revision in (None, standing.revision):
         return Plan(manifest)
@@ -326,8 +331,8 @@ def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -
 
 
 def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Plan:
-    """An attempt at provisioning failed: again after a doubled pause, or given up after the last. A switch to other code
-    that was asked for is given up with it, or no switch would ever be made again."""
+    """An attempt at provisioning failed: again after a doubled pause, or given up after the last. A switch to other
+    code that was asked for is given up with it, or no switch would ever be made again."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.PROVISIONING:
         return Plan(manifest)
@@ -373,7 +378,8 @@ def sealed(manifest: Manifest, number: int, now: float) -> Plan:
 
 def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Plan:
     """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. Where its workers serve
-    another wagon by now it gets new ones, under a number that no wagon will have. `lost` are channels that it had before."""
+    another wagon by now it gets new ones, under a number that no wagon will have. `lost` are channels that it had
+    before."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
         return Plan(manifest)
@@ -387,8 +393,8 @@ def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...
 
 
 def removal_begun(manifest: Manifest, wagon: Wagon) -> Plan:
-    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood still. Nothing
-    changes unless the wagon is as it was at the last look."""
+    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood
+    still. Nothing changes unless the wagon is as it was at the last look."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
         return Plan(manifest)
     return Plan(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))

@@ -80,7 +80,8 @@ async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> Asy
 
 
 async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
-    """Reads no further while a list is being sent. All of the iteration is one task's, for the sake of its cancel scopes."""
+    """Reads no further while a list is being sent. All of the iteration is one task's, for the sake of its cancel
+    scopes."""
     events: list[Event] = []
     room = MOST_BYTES
     going, came, complete = asyncio.Event(), asyncio.Event(), asyncio.Event()

@@ -1,4 +1,5 @@
-"""The switcher. Its routing half, here, sends each event straight to the active wagon; its switching half moves the manifest.
+"""The switcher. Its routing half, here, sends each event straight to the active wagon; its switching half moves the
+manifest.
 
 Both live in every process that publishes: there is no central router and no extra hop.
 """
@@ -47,8 +48,8 @@ _SENDERS_MOST = 8
 
 
 class _Sender:
-    """One that delivers batches. `since`: when it began to depend on an answer to its own batch, on the event loop's clock;
-    None while it depends on none, or waits for what all wait for."""
+    """One that delivers batches. `since`: when it began to depend on an answer to its own batch, on the event loop's
+    clock; None while it depends on none, or waits for what all wait for."""
 
     __slots__ = ("since",)
 
@@ -130,9 +131,9 @@ class Switcher(Switching):
         """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
 
         Calls made while one is under way travel together in the next. Raises TrainFull, EventRefused, PublishTimeout,
-        StorageBroken, and PublishError when the broker's driver failed in a way that nobody planned for. What it raises,
-        CancelledError too, says by `accepted` how many of the leading events were stored. Cancelling the caller does not
-        call back what is already on its way.
+        StorageBroken, and PublishError when the broker's driver failed in a way that nobody planned for. What it
+        raises, CancelledError too, says by `accepted` how many of the leading events were stored. Cancelling the caller
+        does not call back what is already on its way.
         """
         if not events:
             return
@@ -164,8 +165,8 @@ class Switcher(Switching):
         task.add_done_callback(self._senders.pop)
 
     def _held_up(self, before: float) -> None:
-        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes its place, and that
-        one ends with its batch."""
+        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes its place, and
+        that one ends with its batch."""
         since = self._sender.since
         if since is None or since > before or self._tasks is None:
             return
@@ -197,8 +198,8 @@ class Switcher(Switching):
                 batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
     async def _get_ready(self) -> None:
-        """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only where
-        something is published."""
+        """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only
+        where something is published."""
         await self._publishes.wait()
         known: set[int] = set()
         while True:
@@ -294,8 +295,8 @@ class Switcher(Switching):
         return said(error)
 
     def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
-        """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it had
-        stored some. They are told apart like those that are refused."""
+        """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it
+        had stored some. They are told apart like those that are refused."""
         if count == 1:
             self._bulkhead.report("publishing", error)
         refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
@@ -303,8 +304,8 @@ class Switcher(Switching):
         batch.refuse(count, refused)
 
     async def readmit(self, events: Sequence[Event]) -> None:
-        """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap nor a
-        bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
+        """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap
+        nor a bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
         left = list(events)
         while left:
             if self._lease is not None:

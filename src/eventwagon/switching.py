@@ -24,8 +24,9 @@ class Switching:
     """What one process knows of a train's manifest, and how it changes it.
 
     `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
-    this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that to one
-    that does. `revision`: which code this program is, where it says so. `bulkhead` takes what its long tasks should not have met.
+    this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that
+    to one that does. `revision`: which code this program is, where it says so. `bulkhead` takes what its long tasks
+    should not have met.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ class Switching:
     async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
         """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
 
-        `base` is what the plan was made on. Raises Conflict when the train has moved on since, and Defect where what is to be
-        stored could not be read again, or makes no sense; then nothing has changed.
+        `base` is what the plan was made on. Raises Conflict when the train has moved on since, and Defect where what is
+        to be stored could not be read again, or makes no sense; then nothing has changed.
         """
         if plan.manifest is base.manifest:
             return base

@@ -21,12 +21,14 @@ _PAUSE = 0.5
 class InOwnTask(Generic[T]):
     """An asynchronous context manager that is entered and left in a task of its own. Enter it once.
 
-    Cancel scopes (`asyncio.TaskGroup`, `asyncio.timeout`, anyio's) belong to the task that enters them. Wrapped in this,
-    a manager that holds such scopes may be entered in one task and left in another: `async with InOwnTask(TaskGroup())`.
+    Cancel scopes (`asyncio.TaskGroup`, `asyncio.timeout`, anyio's) belong to the task that enters them. Wrapped in
+    this, a manager that holds such scopes may be entered in one task and left in another: `async with
+    InOwnTask(TaskGroup())`.
 
     Entering and leaving raise what the manager raises there. Cancelling either of them cancels the manager where it
-    waits, and the cancellation is raised once the manager has ended. The manager is not told of an exception in the body.
-    When the manager fails before it is left (a task of its TaskGroup raised) that is logged at once and raised on leaving.
+    waits, and the cancellation is raised once the manager has ended. The manager is not told of an exception in the
+    body. When the manager fails before it is left (a task of its TaskGroup raised) that is logged at once and raised on
+    leaving.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:

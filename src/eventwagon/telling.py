@@ -10,7 +10,8 @@ from .facts import Fact, Listener
 
 
 class Telling:
-    """All listeners as one. What one of them raises is logged, and keeps neither the others nor the caller from anything."""
+    """All listeners as one. What one of them raises is logged, and keeps neither the others nor the caller from
+    anything."""
 
     def __init__(self, train: str, listeners: Sequence[Listener]) -> None:
         self._listeners = list(listeners)

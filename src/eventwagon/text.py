@@ -7,8 +7,8 @@ MOST = 500
 
 
 def plain(text: str, most: int = MOST) -> str:
-    """The text on one line, without control characters or what UTF-8 can't hold (those are escaped), `most` characters long
-    at most. Never raises."""
+    """The text on one line, without control characters or what UTF-8 can't hold (those are escaped), `most` characters
+    long at most. Never raises."""
     text = text[: most + 1]
     if not (text.isascii() and text.isprintable()):
         text = text.encode("utf-8", "backslashreplace").decode()

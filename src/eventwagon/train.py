@@ -35,9 +35,9 @@ class Train:
 
     `limit` says when a wagon is full, `workers` who works, `spares` how many READY wagons are kept ahead; every further
     setting is a field of `Settings`, which has the units, the defaults and the reasons. `source` is the CloudEvents
-    source of what is published (default: `/eventwagon/` and the name). `revision` says which code this is, so that it serves
-    no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or it does not say). Raises UsageError for a
-    bad name or setting.
+    source of what is published (default: `/eventwagon/` and the name). `revision` says which code this is, so that it
+    serves no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or it does not say). Raises
+    UsageError for a bad name or setting.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Train:
         """By inner channel name; the ingress's under the empty name."""
 
     def on(self, channel: str) -> Callable[[_F], _F]:
-        """Register a handler: `@train.on("user_registrations")` (the train's own name: its ingress) or of an inner channel.
+        """Register a handler: `@train.on("user_registrations")` (the train's own name: its ingress) or of an inner
+        channel.
 
         The handler is `(payload)` or `(payload, ctx)`, sync (runs in a thread) or async; the payload's type is its
         annotation. It returns nothing; raising makes the event be tried again, `Reject` sends it to the dead letters.

@@ -18,7 +18,8 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def whole(what: str, value: Any, *, least: int = 1) -> int:
-    """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises UsageError."""
+    """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises
+    UsageError."""
     number = None
     if not isinstance(value, bool):
         try:
@@ -46,8 +47,8 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
 
 
 def text(what: str, value: object, *, most: int = 500) -> str:
-    """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't hold,
-    and for control characters other than the ends of lines and tabs, which become blanks."""
+    """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't
+    hold, and for control characters other than the ends of lines and tabs, which become blanks."""
     if not isinstance(value, str):
         raise UsageError(f"{what} must be text, not {shown(value)}")
     line = " ".join(value[: 4 * most].split())[:most]
@@ -62,7 +63,8 @@ def text(what: str, value: object, *, most: int = 500) -> str:
 
 
 def check_revision(revision: object) -> str:
-    """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises UsageError."""
+    """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises
+    UsageError."""
     if isinstance(revision, str) and (not revision or _REVISION.fullmatch(revision)):
         return revision
     raise UsageError(

@@ -124,12 +124,12 @@ class Context:
         """Send `payload` on, to an inner channel of this wagon.
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
-        sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated attempt
-        sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant) are those of
-        the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
-        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises UsageError
-        (an unknown channel, a payload that the channel's handler would not get back equal, attributes that no event may
-        have, a handler that has returned already) and EventTooLarge.
+        sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
+        attempt sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant)
+        are those of the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
+        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises
+        UsageError (an unknown channel, a payload that the channel's handler would not get back equal, attributes that
+        no event may have, a handler that has returned already) and EventTooLarge.
         """
         if self._closed:
             raise UsageError(
@@ -219,8 +219,9 @@ def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: in
 def smaller(letter: Event, *, cut: bool) -> Event | None:
     """A dead letter that is easier to store than `letter`, which the broker refused; None: there is none.
 
-    `cut`: it was refused, so its data may be cut. A letter is larger than its event, and may hold attributes that can't be stored. So first it loses what the event
-    brought along besides its data, then the end of its data, more and more; `deadsize` then says how many bytes there were.
+    `cut`: it was refused, so its data may be cut. A letter is larger than its event, and may hold attributes that can't
+    be stored. So first it loses what the event brought along besides its data, then the end of its data, more and more;
+    `deadsize` then says how many bytes there were.
     """
     ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
     bare = msgspec.structs.replace(
@@ -271,8 +272,8 @@ HANDLED = Handled(())
 def begin(
     handler: Handler, event: Event, context: Context | None, run: Run, threads: Threads
 ) -> Outcome | Awaitable[Outcome]:
-    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is None
-    for a handler that wants none.
+    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is
+    None for a handler that wants none.
 
     Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
     `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
@@ -310,8 +311,8 @@ async def _awaiting(awaitable: Any) -> Any:
 
 
 class _Rest:
-    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens to
-    its worker."""
+    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens
+    to its worker."""
 
     __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
 
@@ -360,7 +361,7 @@ async def _in_thread(
     if not inspect.isawaitable(result):
         return _returned(handler, context, result)
     outcome = _driven(handler, context, run, result)
-    return outcome if isinstance(outcome, Handled | Dead | Failed | Snoozed) else await outcome
+    return outcome if isinstance(outcome, Outcome) else await outcome
 
 
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
@@ -427,7 +428,8 @@ class Call:
 
 
 class Threads:
-    """Threads for sync handlers. Daemons, taken again when free: one that hangs for ever blocks neither others nor exit."""
+    """Threads for sync handlers. Daemons, taken again when free: one that hangs for ever blocks neither others nor
+    exit."""
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []

@@ -44,7 +44,8 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 def parse_workers(text: str) -> Workers:
-    """The workers that `text` writes: `"8"` (a shared crew of 8), `"total=8, floor=1"`, `"each=4"` or the Python call."""
+    """The workers that `text` writes: `"8"` (a shared crew of 8), `"total=8, floor=1"`, `"each=4"` or the Python
+    call."""
     source = text.strip()
     if source.isdigit():
         source = f"total={source}"
@@ -69,8 +70,8 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
 
 
 def may_serve(code: str, revision: str) -> bool:
-    """Whether a process whose code is of revision `code` (empty: it does not say) may serve a wagon of this revision. One
-    that has none may be served by any; one that has, only by the very code."""
+    """Whether a process whose code is of revision `code` (empty: it does not say) may serve a wagon of this revision.
+    One that has none may be served by any; one that has, only by the very code."""
     return not revision or code == revision
 
 
@@ -99,8 +100,8 @@ class Post(NamedTuple):
 class Journey:
     """How long a chain of events takes, from each channel on: a running average over those that were on time.
 
-    `channels` in the order of the choreography, the ingress (an empty name) first; a chain is taken to pass all that come
-    after. Pure.
+    `channels` in the order of the choreography, the ingress (an empty name) first; a chain is taken to pass all that
+    come after. Pure.
     """
 
     def __init__(self, channels: Sequence[str]) -> None:
@@ -108,7 +109,8 @@ class Journey:
         self._works = dict.fromkeys(channels, 0.0)
 
     def learn(self, channel: str, hop: float, work: float) -> None:
-        """An event of this channel was taken up `hop` seconds after it was emitted and took its worker `work` seconds."""
+        """An event of this channel was taken up `hop` seconds after it was emitted and took its worker `work`
+        seconds."""
         for known, value in ((self._hops, hop), (self._works, work)):
             known[channel] += (value - known[channel]) * (0.05 if known[channel] else 1.0)
 
@@ -126,9 +128,10 @@ def choose(
 ) -> int | None:
     """The number of the wagon where a free worker of a shared crew works next; None when nothing waits.
 
-    First the floors of the draining wagons, the oldest first, with `floors` workers at the most for all of them. Then, with a promise to newcomers (`slo`), the oldest
-    wagon whose next event's chain can still be on time, then the newest that holds any that can (`service`: how long a
-    whole chain takes). Without one, the newest wagon with work. Last the late backlog, oldest first.
+    First the floors of the draining wagons, the oldest first, with `floors` workers at the most for all of them. Then,
+    with a promise to newcomers (`slo`), the oldest wagon whose next event's chain can still be on time, then the newest
+    that holds any that can (`service`: how long a whole chain takes). Without one, the newest wagon with work. Last the
+    late backlog, oldest first.
     """
     waiting = [p for p in posts if p.next_at is not None]
     if not waiting:
@@ -171,7 +174,8 @@ class Load(NamedTuple):
 
 
 def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = None, now: float = 0.0) -> dict[int, int]:
-    """How many workers each wagon's own process should have, by number. `loads`: the oldest first, as they were cut off.
+    """How many workers each wagon's own process should have, by number. `loads`: the oldest first, as they were cut
+    off.
 
     `Workers(each=…)`: each wagon its own. A shared crew is divided as its workers would divide themselves (`choose`):
     the floors of the draining wagons, then newcomers, who keep a quarter of the crew more than they need now, then the

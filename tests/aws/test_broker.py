@@ -1,4 +1,5 @@
-"""What can go wrong between the table and the queue: nothing accepted is lost, and nothing is called empty that is not."""
+"""What can go wrong between the table and the queue: nothing accepted is lost, and nothing is called empty that is
+not."""
 
 from __future__ import annotations
 
@@ -135,8 +136,8 @@ def test_a_publisher_that_is_stopped_past_the_seal_keeps_the_wagon_and_loses_not
 
 
 def test_after_deletion_the_table_refuses_even_where_sqs_still_takes_messages(moto_server: MotoServer) -> None:
-    """AWS says that for a minute a deleted queue may take messages that are gone with it. moto's is gone at once: so the
-    queue is left standing here."""
+    """AWS says that for a minute a deleted queue may take messages that are gone with it. moto's is gone at once: so
+    the queue is left standing here."""
 
     async def run() -> None:
         channel = a_channel()
@@ -294,7 +295,8 @@ def test_a_message_that_others_sent_is_handled_and_counts_for_nothing(moto_serve
 
 
 def test_what_an_ordinary_event_reads_and_writes_for_suspicion(moto_server: MotoServer) -> None:
-    """Nothing at its first delivery. Of ten suspects in a batch one is handed on, and the rest is given back at once."""
+    """Nothing at its first delivery. Of ten suspects in a batch one is handed on, and the rest is given back at
+    once."""
 
     async def run() -> None:
         channel, some = a_channel(), events(10)

@@ -206,7 +206,8 @@ def same(model: Model, claims: Claims, now: int) -> bool:
 
 
 def test_a_readers_start_makes_no_difference() -> None:
-    """What was released in pieces is given out in the same order by whoever read all and whoever began with a snapshot."""
+    """What was released in pieces is given out in the same order by whoever read all and whoever began with a
+    snapshot."""
     claims = Claims()
     claims.apply(0, 10, encode([Claim("", 10, 1000, [(0, 10)])]))
     claims.apply(1, 20, encode([Settle("", [(0, 3, 5)])]))

@@ -11,8 +11,8 @@ from .support import LONG, events, holding, take
 
 
 def test_a_killed_process_s_claims_come_back_at_once(own_kafka: KafkaServer) -> None:
-    """At once when they are reclaimed, with their attempts; a suspect that was alone has one more. What others claim stays
-    theirs."""
+    """At once when they are reclaimed, with their attempts; a suspect that was alone has one more. What others claim
+    stays theirs."""
 
     async def main() -> None:
         async with (

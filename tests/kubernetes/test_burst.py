@@ -1,5 +1,5 @@
-"""The whole of it, installed as a user would: observers in Pods, wagons that come as Pods, drain and go, and what may befall
-them meanwhile. What was accepted was handled or stands in the dead letters, and nothing is left behind."""
+"""The whole of it, installed as a user would: observers in Pods, wagons that come as Pods, drain and go, and what may
+befall them meanwhile. What was accepted was handled or stands in the dead letters, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -189,7 +189,8 @@ def kill(words: str, directory: str) -> list[int]:
 
 
 def processes(words: str, *places: str) -> list[int]:
-    """The processes in containers whose command lines have these words, in control groups whose names have all of `places`."""
+    """The processes in containers whose command lines have these words, in control groups whose names have all of
+    `places`."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

@@ -1,4 +1,5 @@
-"""What a Pod had in hand when it ended: another has it at once where the end is proven, and else after the visibility time of 60 s."""
+"""What a Pod had in hand when it ended: another has it at once where the end is proven, and else after the visibility
+time of 60 s."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ WORK = "pods:claims\0--wagon\0"
 
 
 class Story:
-    """A train that is observed from here, and two Pods at its wagon, one of which handles an event that it never finishes."""
+    """A train that is observed from here, and two Pods at its wagon, one of which handles an event that it never
+    finishes."""
 
     def __init__(self, world: World, train: Connection, looking: Looking) -> None:
         self.world = world
@@ -98,7 +100,8 @@ def test_a_container_is_killed(world: World) -> None:
 
 
 def test_a_pod_is_deleted_and_does_not_end_by_itself(world: World) -> None:
-    """Its process stands still, so that the kubelet kills it. None comes after it in its Pod: the observer alone can know."""
+    """Its process stands still, so that the kubelet kills it. None comes after it in its Pod: the observer alone can
+    know."""
 
     async def main() -> None:
         async with story(world) as at:

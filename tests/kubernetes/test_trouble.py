@@ -157,8 +157,8 @@ def test_a_pod_without_its_deployment_is_found_and_removed(world: World) -> None
 
 
 def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its requests the cluster's own controllers have all the time that they need to end Pods in their way, which
-    grants as long as a handler may ever take: a minute here."""
+    """Between its requests the cluster's own controllers have all the time that they need to end Pods in their way,
+    which grants as long as a handler may ever take: a minute here."""
 
     async def main() -> None:
         await found(world)
@@ -185,7 +185,8 @@ def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, m
 
 
 def test_a_replica_set_that_is_made_anew_meanwhile_goes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its controller does so until it knows that the Deployment goes. Left over, it would replace each Pod that is ended."""
+    """Its controller does so until it knows that the Deployment goes. Left over, it would replace each Pod that is
+    ended."""
     labels = labels_of(held.name, 1)
     pod = {"containers": [{"name": "worker", "image": world.image, "command": ["sleep", "1000"]}]}
     again = {

@@ -2,8 +2,8 @@
 
     python -m tests.programs.claimer URL TRAIN COUNT VISIBILITY OWNER [alone]
 
-It consumes from the ingress of wagon 1, prints for each event its payload, its attempt and whether it is a suspect, and an
-empty line at the end. With `alone` it says so of what it has.
+It consumes from the ingress of wagon 1, prints for each event its payload, its attempt and whether it is a suspect, and
+an empty line at the end. With `alone` it says so of what it has.
 """
 
 from __future__ import annotations

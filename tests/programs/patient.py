@@ -78,8 +78,8 @@ async def until_noted(notes: Path, kind: str, count: int, *, seconds: float = 60
 
 
 async def killed_and_replaced(url: str, notes: Path) -> float:
-    """A process is killed with all its workers at work, and another is started: seconds until that one, once it runs, has
-    handled all."""
+    """A process is killed with all its workers at work, and another is started: seconds until that one, once it runs,
+    has handled all."""
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(publishing(url, notes))
         first = await stack.enter_async_context(working(url, notes, hold=True))

@@ -134,7 +134,8 @@ def test_what_says_nothing_of_the_channel_lets_the_next_probe_go(gone: bool) -> 
 
 @given(st.integers(0, 99))
 def test_bad_events_can_not_keep_good_ones_from_being_the_probe(bad: int) -> None:
-    """However many bad ones come first: so many are fetched that a good one is among them, and it is taken in its turn."""
+    """However many bad ones come first: so many are fetched that a good one is among them, and it is taken in its
+    turn."""
     c, _ = opened()
     for n in range(bad):
         c.failed(f"bad-{n}", 1, 101.0, 0.5, because="bad")

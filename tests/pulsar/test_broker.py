@@ -211,8 +211,8 @@ def test_too_large_an_event(pulsar_server: Server) -> None:
 
 
 def test_a_killed_process(pulsar_server: Server) -> None:
-    """What it had in hand comes to another, soon and with its attempts, as suspects; one that was alone has one more, and so
-    it goes on from process to process."""
+    """What it had in hand comes to another, soon and with its attempts, as suspects; one that was alone has one more,
+    and so it goes on from process to process."""
 
     async def run() -> None:
         channel = a_channel()

@@ -101,8 +101,8 @@ def test_thousands_of_claims_are_reclaimed(redis_server: Server) -> None:
 
 
 def test_nothing_stays_of_consumers_that_were(redis_server: Server) -> None:
-    """Each owner is a consumer of the group; those that claim nothing go as others come. And what is handled at the first
-    delivery is written nowhere but in the stream."""
+    """Each owner is a consumer of the group; those that claim nothing go as others come. And what is handled at the
+    first delivery is written nowhere but in the stream."""
 
     async def main() -> None:
         async with RedisBroker.from_url(redis_server.url) as broker, raw(redis_server) as redis:

@@ -28,7 +28,8 @@ async def fresh(broker: RedisBroker) -> None:
 
 
 def test_killed_amid_publishers_and_consumers(own_redis: RedisServer) -> None:
-    """What was accepted is there after kill -9 and a restart; who publishes and who consumes goes on without new entering."""
+    """What was accepted is there after kill -9 and a restart; who publishes and who consumes goes on without new
+    entering."""
     own_redis.stop()
     own_redis.config.append("appendfsync always")
     own_redis.start()
@@ -133,7 +134,8 @@ def test_connections_cut(redis_server: Server) -> None:
 
 
 def test_answers_that_never_come(redis_server: Server) -> None:
-    """The request arrives, its answer does not: uncertain, and what was claimed so comes back after its visibility time."""
+    """The request arrives, its answer does not: uncertain, and what was claimed so comes back after its visibility
+    time."""
 
     async def main() -> None:
         async with (
@@ -249,7 +251,8 @@ def test_scripts_flushed(redis_server: Server) -> None:
 
 
 def test_server_restarted_while_all_wait(own_redis: RedisServer) -> None:
-    """A receive that waits when the server goes says so at once; the next one waits for the server's return and is woken."""
+    """A receive that waits when the server goes says so at once; the next one waits for the server's return and is
+    woken."""
 
     async def main() -> None:
         async with RedisBroker.from_url(own_redis.url) as broker:

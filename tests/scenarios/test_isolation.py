@@ -88,9 +88,9 @@ class _Breakable(_Subscription):
 @pytest.mark.parametrize("seconds", [0.001, 5.0], ids=["refuses", "hangs"])
 @pytest.mark.parametrize("workers", [Workers(each=2), Workers(total=4, floor=1)], ids=str)
 def test_i8_a_wagon_that_is_away_holds_up_no_other(workers: Workers, seconds: float) -> None:
-    """Wagon 1 is away from the middle of its draining on: newcomers wait as without it, later wagons drain and go. When it
-    is back it drains too, and nothing is lost. Where its calls hang, so do the observers' looks: then a publisher may be
-    held for `hold` at a full wagon, and no longer."""
+    """Wagon 1 is away from the middle of its draining on: newcomers wait as without it, later wagons drain and go. When
+    it is back it drains too, and nothing is lost. Where its calls hang, so do the observers' looks: then a publisher
+    may be held for `hold` at a full wagon, and no longer."""
 
     async def waits(*, away: bool) -> list[float]:
         world, handled, found = World(), dict[str, float](), dict[str, float]()

@@ -1,4 +1,5 @@
-"""A service behind the handlers goes away and comes back: nobody dies of it, strangers go on, and it is told. Virtual time."""
+"""A service behind the handlers goes away and comes back: nobody dies of it, strangers go on, and it is told. Virtual
+time."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SOON = 31.0
 
 
 class Mail:
-    """A train whose inner channel `mail` needs a service; `up` says whether it is there at a moment (s since the start)."""
+    """A train whose inner channel `mail` needs a service; `up` says whether it is there at a moment (s since the
+    start)."""
 
     def __init__(self, world: World, up: Callable[[float], bool], **settings: object) -> None:
         self.world = world

@@ -320,7 +320,8 @@ def test_large_events_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_batches_take_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step of SQLite hands over the interpreter's lock, and a busy event loop may give it back milliseconds later."""
+    """Each step of SQLite hands over the interpreter's lock, and a busy event loop may give it back milliseconds
+    later."""
     steps = 0
 
     class Counting(apsw.Connection):

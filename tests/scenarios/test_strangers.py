@@ -1,4 +1,5 @@
-"""Callers of one connection share no fate: what is refused, fails or hangs for one is no matter of the others. In virtual time."""
+"""Callers of one connection share no fate: what is refused, fails or hangs for one is no matter of the others. In
+virtual time."""
 
 from __future__ import annotations
 

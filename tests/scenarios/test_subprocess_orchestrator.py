@@ -1,4 +1,5 @@
-"""Processes per wagon when something goes wrong: crashes, hangs, killed parents, two orchestrators, pids given again."""
+"""Processes per wagon when something goes wrong: crashes, hangs, killed parents, two orchestrators, pids given
+again."""
 
 from __future__ import annotations
 
@@ -120,8 +121,9 @@ def test_a_crashed_process_is_told_with_its_exit_code_and_last_words_and_started
 
 
 def test_an_event_that_always_kills_its_process_dies_and_takes_no_other_along(tmp_path: Path) -> None:
-    """Two attempts: it kills its first process among others, which counts against none, and two more alone. The orchestrator starts
-    each successor, which has what was in hand at once: all is over well within the visibility time of 30 s."""
+    """Two attempts: it kills its first process among others, which counts against none, and two more alone. The
+    orchestrator starts each successor, which has what was in hand at once: all is over well within the visibility time
+    of 30 s."""
 
     async def scenario() -> None:
         async with place(tmp_path) as at, at.orchestrator() as orchestrator:
@@ -316,7 +318,8 @@ def test_a_stopped_process_is_removed_after_its_grace(tmp_path: Path) -> None:
 
 
 def test_a_pid_given_again_is_never_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record of a process long gone names a pid that now belongs to somebody else; its lock is held by yet another."""
+    """The record of a process long gone names a pid that now belongs to somebody else; its lock is held by yet
+    another."""
 
     async def scenario(record: State) -> None:
         async with place(tmp_path) as at, at.orchestrator() as orchestrator:
@@ -414,7 +417,8 @@ def test_stillness_does_not_count_the_watchers_own_pause() -> None:
 
 
 def test_what_a_dead_orchestrator_wanted_of_a_unit_does_not_keep_a_new_train_from_it(tmp_path: Path) -> None:
-    """A unit moves only on, but for records of a train that was there before: wagon 1 of the new one gets its process."""
+    """A unit moves only on, but for records of a train that was there before: wagon 1 of the new one gets its
+    process."""
 
     async def main() -> None:
         async with place(tmp_path) as there:

@@ -34,7 +34,8 @@ from tests.support import SignUp, World, signups, until
 
 
 class Flaky(MemoryBroker):
-    """A memory broker whose publishes fail as the test says: `errors` are raised one by one, after taking effect or not."""
+    """A memory broker whose publishes fail as the test says: `errors` are raised one by one, after taking effect or
+    not."""
 
     def __init__(self, clock: object) -> None:
         super().__init__(clock=clock)  # type: ignore[arg-type]
@@ -355,8 +356,8 @@ def test_a_channel_that_a_crash_left_half_deleted_does_not_keep_its_wagon_for_ev
 
 
 def test_events_that_show_again_in_a_half_removed_wagon_keep_it_from_nothing() -> None:
-    """A server that is killed may forget what was settled last, when some of the wagon's channels are already deleted. It was
-    handled, and a wagon that is being removed has no way back."""
+    """A server that is killed may forget what was settled last, when some of the wagon's channels are already deleted.
+    It was handled, and a wagon that is being removed has no way back."""
 
     class Forgetting(MemoryBroker):
         forgot = False

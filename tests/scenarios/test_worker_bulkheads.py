@@ -120,7 +120,8 @@ def lanes_of(connection: Connection) -> list[Lanes]:
 
 @pytest.mark.parametrize("bad", BAD)
 def test_whatever_a_handler_raises_is_a_failed_attempt(bad: Callable[[Context], Awaitable[None]]) -> None:
-    """Two events make the handler do it; nine others are handled all the same, the two are dead, the pool has its size."""
+    """Two events make the handler do it; nine others are handled all the same, the two are dead, the pool has its
+    size."""
 
     async def main() -> None:
         world, done = World(), list[int]()

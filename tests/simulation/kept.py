@@ -204,7 +204,8 @@ REMOVED_WHILE_IT_DRAINED_AGAIN = Scenario(
     per_process=2,
     grows_at=4.651,
 )
-"""One observer waits for a unit to end before it deletes; another meanwhile finds late events in that wagon, which drains again."""
+"""One observer waits for a unit to end before it deletes; another meanwhile finds late events in that wagon, which
+drains again."""
 
 GREW_WHILE_NEWS_WERE_LATE = Scenario(
     seed=1146,

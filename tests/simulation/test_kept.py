@@ -1,4 +1,5 @@
-"""Scenarios that once broke an invariant: they do not any more, and a mutant that takes the mending out is caught in them."""
+"""Scenarios that once broke an invariant: they do not any more, and a mutant that takes the mending out is caught in
+them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, draw
 from eventwagon.testing.simulation.shrink import shrink
 
 MOST = 2000
-"""Seeds within which a mutant must be caught: those of a whole run. Most are within ten, the wrong order of reading takes hundreds."""
+"""Seeds within which a mutant must be caught: those of a whole run. Most are within ten, the wrong order of reading
+takes hundreds."""
 
 
 @pytest.mark.parametrize("start", range(0, 100, 20))

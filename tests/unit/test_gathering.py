@@ -47,7 +47,8 @@ def late(parcel: Parcel) -> EventwagonError:
 @given(
     calls=_calls,
     most=st.integers(1, 8),
-    # what the broker does with the calls that hold no bad event: how many it stores, None for all; and how long it takes
+    # what the broker does with the calls that hold no bad event: how many it stores, None for all; and how long it
+    # takes
     stores=st.lists(st.one_of(st.none(), st.integers(0, 4)), max_size=20),
     pauses=st.lists(st.sampled_from([0.0, 0.0, 2.0]), max_size=30),
 )

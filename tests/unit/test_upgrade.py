@@ -56,8 +56,8 @@ def test_noise_is_refused() -> None:
 
 
 def test_a_worker_serves_the_channels_that_it_has_handlers_for() -> None:
-    """The stated rule for programs of different versions that have no revision: each serves what it can, and says what it
-    lacks. The newer one serves the channel that the older one does not know."""
+    """The stated rule for programs of different versions that have no revision: each serves what it can, and says what
+    it lacks. The newer one serves the channel that the older one does not know."""
 
     def program(handled: list[str], *, newer: bool) -> Train:
         train = Train("t", limit=Volume(100), workers=Workers(total=4))

@@ -16,8 +16,8 @@ Held = tuple[int, int, int, int]
 
 
 class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
-    """Give me one suspect, or up to `limit` events, for `visibility` ms: what is back first, then what nobody ever had, as
-    far as its proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
+    """Give me one suspect, or up to `limit` events, for `visibility` ms: what is back first, then what nobody ever had,
+    as far as its proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
 
     channel: str
     limit: int
@@ -35,8 +35,8 @@ class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
 
 
 class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
-    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False. And all
-    that `owner` holds, which has ended, has run out."""
+    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False. And
+    all that `owner` holds, which has ended, has run out."""
 
     channel: str
     held: list[Held]

@@ -37,8 +37,8 @@ _LOCK_PATIENCE = 5.0
 
 
 class Follower:
-    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for what is in hand when it must leave;
-    the `want` may say another."""
+    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for what is in hand when it must
+    leave; the `want` may say another."""
 
     def __init__(self, files: UnitFiles, lock: int, state: State) -> None:
         self.files = files

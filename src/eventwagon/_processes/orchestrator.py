@@ -24,7 +24,8 @@ _BEAT = 0.25
 """Seconds between two signs of life of an orchestrator, and two looks at its processes' ends and logs."""
 _SWEEP = 10.0
 _SILENT = 5.0
-"""Seconds without a sign of life after which a process does not count as ready, and an orchestrator not as in charge."""
+"""Seconds without a sign of life after which a process does not count as ready, and an orchestrator not as in
+charge."""
 _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
 """A process that lived this long was well: the next is not held back."""
@@ -35,13 +36,14 @@ _Key = tuple[str, int]
 
 
 class Processes:
-    """Gives each unit a process of its own, that is started as `launch` says and follows the unit's `want` (see `Follower`).
+    """Gives each unit a process of its own, that is started as `launch` says and follows the unit's `want` (see
+    `Follower`).
 
-    All orchestrators of a train on a machine share the directory. One is in charge of each unit; when it is gone or says
-    nothing for five seconds another takes over. Processes end with the orchestrator that started them; one that does not
-    is ended by another. One that gives no sign of life for `hung_after` s, or does not begin within `start_timeout` s, is
-    killed and started again. `grace` is for leaving this object, in seconds. `words` are the user's own: where one has
-    `{revision}` in it, a wagon must have one.
+    All orchestrators of a train on a machine share the directory. One is in charge of each unit; when it is gone or
+    says nothing for five seconds another takes over. Processes end with the orchestrator that started them; one that
+    does not is ended by another. One that gives no sign of life for `hung_after` s, or does not begin within
+    `start_timeout` s, is killed and started again. `grace` is for leaving this object, in seconds. `words` are the
+    user's own: where one has `{revision}` in it, a wagon must have one.
     """
 
     def __init__(
@@ -253,7 +255,8 @@ class Processes:
         self._failed(key, own.hung or (f"its process {how}: {said}" if said else f"its process {how}"))
 
     def _called_back(self, key: _Key) -> None:
-        """It ended since no workers were wanted. They may be wanted again by now, and were asked for while it was ending."""
+        """It ended since no workers were wanted. They may be wanted again by now, and were asked for while it was
+        ending."""
         files = self._files(key)
         want = files.want()
         is_wanted = want is not None and bool(want.spec.workers) and want.leave is None and want.owner == self._name
@@ -331,7 +334,8 @@ class Processes:
             )
 
     async def _end_all(self) -> None:
-        """End the own processes, all at once, and remove the files of the wagons that this orchestrator is in charge of."""
+        """End the own processes, all at once, and remove the files of the wagons that this orchestrator is in charge
+        of."""
         self._closing = True
         until = _now() + self._grace + MARGIN
         for own in self._own.values():

@@ -1,9 +1,9 @@
 """What is written down about a unit's process, so that any orchestrator on the machine finds it, and who lives.
 
-Per unit there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state` (what
-it does; written by the process), `run` (how to find what it started; written by those that start others), `log` (what it
-says) and `lock`, held by the process for as long as it lives. The lock is the truth: the kernel releases it however the
-process ends, and no second process works without it.
+Per unit there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state`
+(what it does; written by the process), `run` (how to find what it started; written by those that start others), `log`
+(what it says) and `lock`, held by the process for as long as it lives. The lock is the truth: the kernel releases it
+however the process ends, and no second process works without it.
 """
 
 from __future__ import annotations
@@ -251,7 +251,8 @@ def held(path: Path) -> bool:
 
 
 def created(pid: int) -> float | None:
-    """When the process was created, in seconds since the epoch; None where there is none of that pid, or only its corpse."""
+    """When the process was created, in seconds since the epoch; None where there is none of that pid, or only its
+    corpse."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -274,7 +275,8 @@ def kill(state: State) -> bool:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL to the process and to its whole session, if it leads one. Gone is success. The pid must be known to be its."""
+    """SIGKILL to the process and to its whole session, if it leads one. Gone is success. The pid must be known to be
+    its."""
     leads = _session(pid) == pid
     send(pid, signal.SIGKILL)  # first: it starts nothing more
     while leads and (others := [other for other in psutil.pids() if other != pid and _runs_in(other, pid)]):
@@ -311,7 +313,8 @@ def _runs_in(pid: int, session: int) -> bool:
 
 
 class Stillness:
-    """For how long marks have stood still. A gap between two looks counts little: then this process was stopped itself."""
+    """For how long marks have stood still. A gap between two looks counts little: then this process was stopped
+    itself."""
 
     def __init__(self) -> None:
         self._seen: dict[object, tuple[object, float, float]] = {}

@@ -36,7 +36,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     dead: str | None = None
     """A query that tells whether nothing is left in it, so that it may be removed; None: it never is."""
     added: tuple[tuple[str, str, str], ...] = ()
-    """Columns (table, name, declaration) that files of earlier releases lack, with defaults: those go on with such a file."""
+    """Columns (table, name, declaration) that files of earlier releases lack, with defaults: those go on with such a
+    file."""
 
 
 def check_version(version: str | None = None) -> None:
@@ -208,8 +209,8 @@ def remove_dead(path: Path, form: Format) -> None:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Making and removing files in the directory exclude one another, in all processes: else the companions of a removed
-    file, which go after it, might be those of a new file under its name. Raises Unavailable."""
+    """Making and removing files in the directory exclude one another, in all processes: else the companions of a
+    removed file, which go after it, might be those of a new file under its name. Raises Unavailable."""
     try:
         import fcntl
     except ImportError:  # where there is none, a file that is open can't be removed either

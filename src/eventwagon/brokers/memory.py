@@ -21,7 +21,8 @@ class MemoryBroker:
 
     Visibility times and delays run on the event loop's clock, so they hold in virtual time too; ages of events are
     taken from the events. `clock` is what all drivers are given (seconds since the epoch); this one needs none. With
-    `fences=False` it does not refuse writes to a sealed channel, as some real brokers can't: the lease fence's test bed.
+    `fences=False` it does not refuse writes to a sealed channel, as some real brokers can't: the lease fence's test
+    bed.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, fences: bool = True) -> None:
@@ -79,7 +80,8 @@ class MemoryBroker:
 
 
 class _Hold(msgspec.Struct, gc=False):
-    """An event that was received and is not settled: claimed until `due`, or back in the queue and to be had from then."""
+    """An event that was received and is not settled: claimed until `due`, or back in the queue and to be had from
+    then."""
 
     number: int
     event: Event
@@ -126,7 +128,8 @@ class _Queue:
             raise ChannelFull(f"channel {self.channel} holds its {self.capacity} events", accepted=len(taken))
 
     def take(self, limit: int, now: float, due: float, owner: str, *, suspect_first: bool) -> list[Delivery]:
-        """Claim until `due` for this owner: one suspect, or up to `limit` others: those that are due again, then fresh ones."""
+        """Claim until `due` for this owner: one suspect, or up to `limit` others: those that are due again, then fresh
+        ones."""
         if self._claims_due <= now:
             self._expire(now)
         suspects = self._suspects or self._suspects_later

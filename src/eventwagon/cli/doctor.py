@@ -171,9 +171,9 @@ async def doctor(
 ) -> None:
     """Say what a broker can do, and whether this user may do there all that a train needs.
 
-    It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, and tries the registry. Each step is
-    printed; one that fails says what is wrong or which right is missing. Nothing is left behind but, on some brokers, an empty
-    registry topic of the train eventwagon-doctor.
+    It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, and tries the registry. Each step
+    is printed; one that fails says what is wrong or which right is missing. Nothing is left behind but, on some
+    brokers, an empty registry topic of the train eventwagon-doctor.
     """
     drivers = open_drivers(url)
     found = {"broker": Examination(), "registry": Examination()}

@@ -20,8 +20,8 @@ _logger = logging.getLogger("eventwagon.cli")
 
 
 class Health:
-    """`GET /ready` at `port`, on all interfaces: 200 while this process is attached to every channel of its wagons and an
-    event came through the broker beside them, else 503, and the reason in words. Nothing where `port` is None."""
+    """`GET /ready` at `port`, on all interfaces: 200 while this process is attached to every channel of its wagons and
+    an event came through the broker beside them, else 503, and the reason in words. Nothing where `port` is None."""
 
     def __init__(self, connection: Connection, port: int | None) -> None:
         self._connection = connection

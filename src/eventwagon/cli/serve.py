@@ -226,8 +226,8 @@ def level_of(text: str | None) -> int | None:
 
 
 def set_up_logging(level: int | None) -> None:
-    """Each fact as one line on stderr, unless the program, which is loaded by now, has set up logging itself: then its handlers stay,
-    and so do its levels, but for `level` where that was asked for."""
+    """Each fact as one line on stderr, unless the program, which is loaded by now, has set up logging itself: then its
+    handlers stay, and so do its levels, but for `level` where that was asked for."""
     logger = logging.getLogger("eventwagon")
     is_set_up = logger.hasHandlers()
     if level is not None or not (is_set_up or logger.level):

@@ -35,8 +35,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 def load_train(target: str, revision: str = "") -> Train:
-    """The train that `module:attribute` or `path/to/file.py:attribute` names, `{revision}` in it filled in; `revision` says
-    which code it is. Raises UsageError, also where the program says that it is another."""
+    """The train that `module:attribute` or `path/to/file.py:attribute` names, `{revision}` in it filled in; `revision`
+    says which code it is. Raises UsageError, also where the program says that it is another."""
     check_revision(revision)
     if PLACE in target:
         if not revision:
@@ -82,8 +82,8 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
 
 @asynccontextmanager
 async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str]]:
-    """The registry where that train is known, and its name: for what must work although its manifest can't be read. Raises
-    UnknownTrain, UsageError."""
+    """The registry where that train is known, and its name: for what must work although its manifest can't be read.
+    Raises UnknownTrain, UsageError."""
     name = load_train(target).name if ":" in target else _train_name(target)
     registry = open_drivers(url).registry
     async with registry:

@@ -64,8 +64,8 @@ class Serving(Protocol):
         ...
 
     async def end(self, grace: float, *, drained: bool = False) -> None:
-        """Take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent. `drained`: nothing can come
-        there any more."""
+        """Take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent. `drained`:
+        nothing can come there any more."""
         ...
 
 
@@ -74,7 +74,8 @@ Start = Callable[[WagonSpec], Awaitable[Serving]]
 
 
 class InProcess:
-    """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds each."""
+    """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds
+    each."""
 
     def __init__(self, start: Start, *, grace: float = 30.0, bulkhead: Bulkhead | None = None) -> None:
         self._start = start

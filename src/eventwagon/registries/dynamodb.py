@@ -1,7 +1,8 @@
 """The train's document, members and journal in a DynamoDB table, the same that the SQS broker keeps its account in.
 
-Items: a train's manifest with its revision and the entries that explain it (replaced by one conditional write), its members (each
-with the time at which it runs out), its journal (pages of entries by a number that only grows). Changes are found by polling: DynamoDB tells nobody.
+Items: a train's manifest with its revision and the entries that explain it (replaced by one conditional write), its
+members (each with the time at which it runs out), its journal (pages of entries by a number that only grows). Changes
+are found by polling: DynamoDB tells nobody.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _LONG_GONE = 3600.0  # seconds: members that ran out so long ago are removed by 
 class DynamoDBRegistry:
     """Trains in DynamoDB. `place` says where, or `from_url`; credentials come from AWS's usual chain.
 
-    Members' times run by the service's clock, as far as the date of its answers shows it. A watch finds a change of another
-    process within `place.poll` seconds. It belongs to the event loop that entered it.
+    Members' times run by the service's clock, as far as the date of its answers shows it. A watch finds a change of
+    another process within `place.poll` seconds. It belongs to the event loop that entered it.
     """
 
     def __init__(self, place: Place | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -89,7 +90,8 @@ class DynamoDBRegistry:
         return Snapshot(manifest, expect + 1)
 
     async def _swap(self, train: str, manifest: Manifest, expect: int, pages: Sequence[Item]) -> None:
-        """Manifest and entries in one conditional write. The mark tells a try whose answer was lost that it had succeeded."""
+        """Manifest and entries in one conditional write. The mark tells a try whose answer was lost that it had
+        succeeded."""
         pk, sk = self._manifest(train)
         mark = token_hex(8)
         item = {

@@ -27,8 +27,8 @@ _JOURNAL = ".0journal"
 
 
 class KafkaRegistry:
-    """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1 as
-    the cluster has it; `timeout` in s; `config`: options of librdkafka. Members' times are the cluster's. Raises
+    """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1
+    as the cluster has it; `timeout` in s; `config`: options of librdkafka. Members' times are the cluster's. Raises
     UsageError.
 
     A process needs READ, WRITE, DESCRIBE and CREATE on the topics, and DELETE (to trim them).

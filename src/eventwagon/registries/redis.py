@@ -1,8 +1,8 @@
 """The train's document, members and journal in Redis 7 or later, or Valkey; one server or a cluster.
 
 Keys, all of a train in one slot: `manifest` (a hash: revision, document, and whose write it was), `members` (a hash by
-name) with `alive` (scored by when each one's time ends, by the server's clock, in milliseconds), `journal` (a stream). The
-names of all trains stand in one set beside them.
+name) with `alive` (scored by when each one's time ends, by the server's clock, in milliseconds), `journal` (a stream).
+The names of all trains stand in one set beside them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ local function append(journal, keep, first)
 end
 """
 
-# ARGV: the revision expected, the document, this attempt's mark, entries to keep, new entries. The mark tells an attempt
-# whose answer was lost that it had succeeded.
+# ARGV: the revision expected, the document, this attempt's mark, entries to keep, new entries. The mark tells an
+# attempt whose answer was lost that it had succeeded.
 _REPLACE = Script(
     _APPEND
     + """
@@ -93,11 +93,11 @@ return found
 
 
 class RedisRegistry:
-    """Trains in Redis. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to all drivers:
-    members' times run by the server's.
+    """Trains in Redis. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to all
+    drivers: members' times run by the server's.
 
-    What was stored is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may lose what
-    had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    What was stored is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
+    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
     """
 
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:

@@ -31,9 +31,10 @@ _PAGE = 2000  # messages that a browse reads at once
 
 
 class KafkaBroker:
-    """A Kafka cluster (3.0 or later). `servers`: host:port,host:port; `partitions` of a new channel: with more than one,
-    events come in no order; `replication`: copies of new topics, -1 as the cluster has it; `timeout` in s; `cache`: bytes
-    of events that are read ahead; `config`: options of librdkafka, such as security.protocol. Raises UsageError.
+    """A Kafka cluster (3.0 or later). `servers`: host:port,host:port; `partitions` of a new channel: with more than
+    one, events come in no order; `replication`: copies of new topics, -1 as the cluster has it; `timeout` in s;
+    `cache`: bytes of events that are read ahead; `config`: options of librdkafka, such as security.protocol. Raises
+    UsageError.
 
     A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; who switches and removes also
     CREATE, DELETE and ALTER_CONFIGS.

@@ -150,7 +150,8 @@ class PulsarBroker:
         if not await self._admin.terminate(channel):
             return
         self._remember_sealed(channel)
-        # a topic that was being written to may stay fenced after that: then it takes no new consumers until it is unloaded
+        # a topic that was being written to may stay fenced after that: then it takes no new consumers until it is
+        # unloaded
         found = await self._admin.snapshot(channel)
         if found is None:
             return

@@ -1,8 +1,8 @@
 """Who has which message of one channel in hand, within this process. Pure: times are given, nothing is awaited.
 
-The server gives a message to one consumer and knows no more of it until it is acknowledged, or until that consumer goes.
-What the contract asks for beyond that is kept here: claims that end, delays, attempts, suspicion. `lost` is what the server has
-taken back because the connection broke: it is not given out, unless the server sends it again.
+The server gives a message to one consumer and knows no more of it until it is acknowledged, or until that consumer
+goes. What the contract asks for beyond that is kept here: claims that end, delays, attempts, suspicion. `lost` is what
+the server has taken back because the connection broke: it is not given out, unless the server sends it again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Claims:
     def take(
         self, limit: int, now: float, due: float, suspects: Literal["first", "last", "none"] = "last"
     ) -> list[Delivery]:
-        """Claim until `due` one suspect, or up to `limit` others: those that are due again, then those that came first."""
+        """Claim until `due` one suspect, or up to `limit` others: those that are due again, then those that came
+        first."""
         if self._claims_due <= now:
             self._expire(now)
         if suspects == "first" and (suspect := self._take_suspect(now, due)):
@@ -209,8 +210,8 @@ class Claims:
         return next(reversed(self._settled), None)
 
     def known(self) -> dict[Key, tuple[int, bool]]:
-        """What a later consumer of this process should know: attempt and suspicion of what nobody has in hand. Of the others
-        nobody knows that they were given back."""
+        """What a later consumer of this process should know: attempt and suspicion of what nobody has in hand. Of the
+        others nobody knows that they were given back."""
         return {hold.key: (hold.attempt, hold.suspect) for hold in self._holds.values() if hold.back and not hold.lost}
 
     def _expire(self, now: float) -> None:

@@ -243,7 +243,8 @@ class Attachment:
         self.wake()
 
     async def _note(self, key: Key, attempt: int) -> None:
-        """Store with the subscription as which attempt it comes next, whatever becomes of this process. Raises Unavailable."""
+        """Store with the subscription as which attempt it comes next, whatever becomes of this process. Raises
+        Unavailable."""
         settled = {noted for noted in self._noted if self.claims.is_settled(noted)}
         dropped = {noted[:2] for noted in settled}
         self._noted = (self._noted - settled) | {key}

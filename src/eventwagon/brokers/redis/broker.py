@@ -27,11 +27,11 @@ _MANY_BACK = 1000
 
 
 class RedisBroker:
-    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to all
-    drivers: claims and delays run by the server's.
+    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to
+    all drivers: claims and delays run by the server's.
 
-    What was accepted is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may lose
-    what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    What was accepted is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
+    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
     """
 
     capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
@@ -44,8 +44,8 @@ class RedisBroker:
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisBroker:
-        """`redis://[user:password@]host:port/db?prefix=eventwagon&timeout=5&wait=0&cluster=false`, or `rediss://` for TLS.
-        Raises UsageError."""
+        """`redis://[user:password@]host:port/db?prefix=eventwagon&timeout=5&wait=0&cluster=false`, or `rediss://` for
+        TLS. Raises UsageError."""
         return cls(Server.from_url(url), clock=clock)
 
     async def __aenter__(self) -> RedisBroker:
@@ -70,8 +70,8 @@ class RedisBroker:
         return f"{self.server.prefix}:{{{train}}}:channels"
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never one
-        # that nobody finds. (Both can't be one step: in a cluster they lie on different nodes.)
+        # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
+        # one that nobody finds. (Both can't be one step: in a cluster they lie on different nodes.)
         what = f"creating {channel}"
         await self._client.command(
             what, self._listing(channel.train), "SADD", self._listing(channel.train), _name(channel)

@@ -1,13 +1,13 @@
 """What is done to a channel on the server, each in one step. All keys of a call lie in one slot.
 
-A channel is four keys. The stream holds the events that are not settled: settling deletes an entry, so that
-published = entries-added and settled = entries-added - length, whoever wrote. The hash `meta` says that the channel
-exists, and whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is
-called by the visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer.
-What was given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts,
-far below zero. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
-suspect, and `!` for one that is alone in its process; the ticket is that of the receive that claimed it, so that a stale
-claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times are the server's, in
+A channel is four keys. The stream holds the events that are not settled: settling deletes an entry, so that published =
+entries-added and settled = entries-added - length, whoever wrote. The hash `meta` says that the channel exists, and
+whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is called by the
+visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer. What was
+given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts, far
+below zero. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
+suspect, and `!` for one that is alone in its process; the ticket is that of the receive that claimed it, so that a
+stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times are the server's, in
 milliseconds.
 """
 
@@ -169,10 +169,9 @@ return 1
 """)
 
 # Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
-# (then no new ones were asked for), and what there is to know for the next time.
-# ARGV: room, consumer, whether to be rung, most bytes, visibility (ms), 1 for a suspect.
-# Looking for claims that ran out costs a walk over all claims, so it is done every twentieth of the visibility time: `due`
-# is when next.
+# (then no new ones were asked for), and what there is to know for the next time. ARGV: room, consumer, whether to be
+# rung, most bytes, visibility (ms), 1 for a suspect. Looking for claims that ran out costs a walk over all claims, so
+# it is done every twentieth of the visibility time: `due` is when next.
 AGAIN = Script(
     _TIME
     + _LATE
@@ -425,7 +424,8 @@ return found
 )
 
 # The size of its largest event and whether there are suspects, to attach with; nothing where there is no channel.
-# Consumers that claim nothing go: the group keeps the names of all that ever were, and takes up again one that comes back.
+# Consumers that claim nothing go: the group keeps the names of all that ever were, and takes up again one that comes
+# back.
 ATTACH = Script(
     _LATE
     + """

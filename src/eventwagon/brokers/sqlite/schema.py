@@ -54,8 +54,8 @@ GIVEN_BACK, CLAIMED, SUSPECT_BACK, SUSPECT, SUSPECT_ALONE = range(5)
 HELD = f"held IN ({CLAIMED}, {SUSPECT}, {SUSPECT_ALONE})"
 """Claimed, if `until` is not over."""
 NEXT_ATTEMPT = f"attempt + (held NOT IN ({CLAIMED}, {SUSPECT}))"
-"""The attempt of an event that is received again. Giving it back untried has taken one off; a claim that ran out is none,
-unless its event was alone in its process."""
+"""The attempt of an event that is received again. Giving it back untried has taken one off; a claim that ran out is
+none, unless its event was alone in its process."""
 
 WAGON = Format(
     what="a wagon's file",

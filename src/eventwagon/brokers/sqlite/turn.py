@@ -148,7 +148,8 @@ class WagonTurn(Turn):
 
     @staticmethod
     def _share(limit: int, ticket: int) -> int:
-        """How many of a batch those that come back may take while there are fresh ones too: neither starves the other."""
+        """How many of a batch those that come back may take while there are fresh ones too: neither starves the
+        other."""
         return limit - limit // 2 if limit > 1 or ticket % 4 else 0
 
     def _claim_again(self, row: _Row, sql: str, limit: int, visibility: float, owner: int) -> list[Delivery]:

@@ -1,7 +1,8 @@
 """The SQS broker: a standard queue for each channel, and a DynamoDB table that keeps account of what they hold.
 
-SQS can't refuse writes to a queue and knows only about how much one holds. So an event is written to the table before it
-is sent and removed from it when it is settled; a channel is empty when it has no rows. docs/decisions has the reasoning.
+SQS can't refuse writes to a queue and knows only about how much one holds. So an event is written to the table before
+it is sent and removed from it when it is settled; a channel is empty when it has no rows. docs/decisions has the
+reasoning.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class _Look:
 class SQSBroker:
     """Events in SQS and DynamoDB. `place` says where, or `from_url`; credentials come from AWS's usual chain.
 
-    `clock` gives seconds since the epoch. It belongs to the event loop that entered it. docs/brokers/sqs.md has the rights
-    that it needs, what it costs, and what could not be tried.
+    `clock` gives seconds since the epoch. It belongs to the event loop that entered it. docs/brokers/sqs.md has the
+    rights that it needs, what it costs, and what could not be tried.
     """
 
     capabilities = Capabilities(fences=False, bounds=False, totals=False, durable=True, shared=True, ordered=False)
@@ -99,9 +100,9 @@ class SQSBroker:
         self._sealed.pop(channel, None)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Rows first, then the look at the seal, then the messages: an event that was ever admitted has its row from before
-        the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same event: it is
-        handled here too, under the same id."""
+        """Rows first, then the look at the seal, then the messages: an event that was ever admitted has its row from
+        before the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same
+        event: it is handled here too, under the same id."""
         if not events:
             await self._warm(channel)
             return
@@ -149,8 +150,8 @@ class SQSBroker:
             raise PublishUncertain(f"sending to {channel}: {e}") from e
 
     async def seal(self, channel: Channel) -> None:
-        """Every publish that looks at the seal from now on is refused. One that looked before may still end, and its rows
-        are there already: so it is no fence by the word of the contract, and nothing gets lost by that."""
+        """Every publish that looks at the seal from now on is refused. One that looked before may still end, and its
+        rows are there already: so it is no fence by the word of the contract, and nothing gets lost by that."""
         try:
             await self._rows.seal(channel)
         except TROUBLE as e:
@@ -169,7 +170,8 @@ class SQSBroker:
         yield Subscription(channel, self._queues, self._rows, self.place, visibility)
 
     def given(self, channel: Channel, *, visibility: float) -> Subscription:
-        """A consumer of messages that something else has received (an event-source mapping): for `Subscription.taken`."""
+        """A consumer of messages that something else has received (an event-source mapping): for
+        `Subscription.taken`."""
         return Subscription(channel, self._queues, self._rows, self.place, visibility)
 
     async def reclaim(self, channel: Channel, owner: str) -> int:

@@ -21,12 +21,13 @@ from ...event import Channel
 from .wire import Letter
 
 PARTS = 4
-"""Partitions of a channel's rows: DynamoDB writes about a thousand items a second in each. Fixed: all that read and write
-a channel must agree on it."""
+"""Partitions of a channel's rows: DynamoDB writes about a thousand items a second in each. Fixed: all that read and
+write a channel must agree on it."""
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """A channel's counters. `settled` may be a little off either way, `published` a little high: requests are repeated."""
+    """A channel's counters. `settled` may be a little off either way, `published` a little high: requests are
+    repeated."""
 
     published: int
     settled: int
@@ -170,8 +171,8 @@ class Rows:
     async def note(
         self, channel: Channel, key: str, tried: int, *, given_back: str = "", suspect: bool = False
     ) -> bool:
-        """So many attempts count so far. `given_back`: by which receive of which message it was given back last, if it was,
-        and whether as a suspect. False where it is settled meanwhile."""
+        """So many attempts count so far. `given_back`: by which receive of which message it was given back last, if it
+        was, and whether as a suspect. False where it is settled meanwhile."""
         values: dict[str, dict[str, str | bool]] = {":tried": {"N": str(tried)}}
         change = "SET tried = :tried"
         if given_back:

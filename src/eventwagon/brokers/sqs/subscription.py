@@ -97,8 +97,9 @@ class Subscription:
         return now
 
     async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
-        """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled before: SQS
-        has kept a copy, or its deletion failed. One that was received before and was not given back since is a suspect."""
+        """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled
+        before: SQS has kept a copy, or its deletion failed. One that was received before and was not given back since
+        is a suspect."""
         until = began + self._visibility
         seen = [_Seen(message) for message in messages]
         asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.body is None)}

@@ -1,4 +1,5 @@
-"""What a person sees while the demo runs: the wagons as cars, newcomers' wait, progress. Plain lines where no terminal is."""
+"""What a person sees while the demo runs: the wagons as cars, newcomers' wait, progress. Plain lines where no terminal
+is."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ from ..job import Bar, Job, Outcome
 
 _TRAIN = "lab"
 _LEAD = 1.0
-"""Seconds before the first arrival in which the first wagon and its spare are made, besides what a crew needs to come."""
+"""Seconds before the first arrival in which the first wagon and its spare are made, besides what a crew needs to
+come."""
 
 
 class _SlowStart:

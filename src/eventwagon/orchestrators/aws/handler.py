@@ -4,8 +4,8 @@
 
     handler = aws.handler("app:signups")      # the train, or where it is; EVENTWAGON_URL says where its events are
 
-An edge, not a driver: each batch is worked off by the same crew as in any worker process, with the same retries, dead letters
-and totals; only the receiving is Lambda's.
+An edge, not a driver: each batch is worked off by the same crew as in any worker process, with the same retries, dead
+letters and totals; only the receiving is Lambda's.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ class QueueBroker(Broker, Protocol):
 def handler(train: str | Served, *, url: str | None = None) -> Function:
     """The function that Lambda is to call: `(event, context) -> {"batchItemFailures": […]}`.
 
-    `train` is the train or where it is (`module:attribute`), `url` where its events are (`sqs://…`; else EVENTWAGON_URL).
-    Nothing is loaded or opened before the first call. The mapping must report batch item failures (ReportBatchItemFailures):
-    what is to be tried again is reported there, with its pause set as the message's visibility.
+    `train` is the train or where it is (`module:attribute`), `url` where its events are (`sqs://…`; else
+    EVENTWAGON_URL). Nothing is loaded or opened before the first call. The mapping must report batch item failures
+    (ReportBatchItemFailures): what is to be tried again is reported there, with its pause set as the message's
+    visibility.
     """
     return Function(train, url)
 
@@ -149,7 +150,8 @@ class Function:
         return self._broker
 
     async def _work(self, queue: str, records: Sequence[Mapping[str, Any]], until: float) -> list[str]:
-        """Work off one queue's records until all are settled or given back, or time is up: the ids of those not settled."""
+        """Work off one queue's records until all are settled or given back, or time is up: the ids of those not
+        settled."""
         assert self._train is not None  # noqa: S101 - for the type checker
         train, loop = self._train, asyncio.get_running_loop()
         left = {str(record["messageId"]) for record in records}

@@ -35,13 +35,14 @@ class ECSServices:
     """Gives a wagon its workers: a service of its own in `cluster`, whose tasks run `command` for `target`
     (`app:signups`) in the container named `container` of your task definition `task` (a family).
 
-    The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is registered for
-    each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. A task has `each` workers; as many tasks run as a
-    spec's `workers` need. `options` go to CreateService as they are: launchType, networkConfiguration, capacityProviderStrategy …
+    The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is
+    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. A task has `each`
+    workers; as many tasks run as a spec's `workers` need. `options` go to CreateService as they are: launchType,
+    networkConfiguration, capacityProviderStrategy …
 
-    Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered and left with
-    this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's `grace`, or ECS ends handlers
-    in flight; it allows 120 s.
+    Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered
+    and left with this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's
+    `grace`, or ECS ends handlers in flight; it allows 120 s.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class ECSServices:
 
     @classmethod
     def from_url(cls, url: str, target: str, *, registry: Registry) -> ECSServices:
-        """`ecs://eu-west-1/prefix/cluster?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c`: place as
-        in `sqs://` (with its options), then the cluster. Raises UsageError."""
+        """`ecs://eu-west-1/prefix/cluster?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c`:
+        place as in `sqs://` (with its options), then the cluster. Raises UsageError."""
         parts = urlsplit(url)
         prefix, _, cluster = unquote(parts.path).strip("/").rpartition("/")
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -169,7 +170,8 @@ class ECSServices:
             await self._forget(before.resources[1])
 
     async def _definition(self, spec: WagonSpec, before: Unit | None) -> tuple[str, str]:
-        """A task definition of the unit's own: the user's, with the command. The same one as long as nothing changes."""
+        """A task definition of the unit's own: the user's, with the command. The same one as long as nothing
+        changes."""
         theirs = f"{self._task}:{spec.revision}" if spec.revision else self._task
         answer = await self._clients.call("ecs", "describe_task_definition", taskDefinition=theirs)
         found = answer["taskDefinition"]
@@ -249,8 +251,8 @@ class ECSServices:
         return told
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. ECS asks the tasks to end at once; they finish what they have in hand within the train's own
-        `grace` and the container's `stopTimeout`, whatever `grace` says here."""
+        """See Orchestrator.remove. ECS asks the tasks to end at once; they finish what they have in hand within the
+        train's own `grace` and the container's `stopTimeout`, whatever `grace` says here."""
         try:
             async with self._turn(train, unit):
                 standing = await self._units.get(train, unit)

@@ -65,7 +65,8 @@ class Keeper:
         return code
 
     async def _end_left_over(self, grace: float) -> None:
-        """End what an earlier keeper left that was killed. From then on what is started here is on record before it is."""
+        """End what an earlier keeper left that was killed. From then on what is started here is on record before it
+        is."""
         files = self._follower.files
         while (before := files.run()) is not None and before.token != self._run.token:
             try:

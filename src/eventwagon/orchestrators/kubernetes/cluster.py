@@ -41,8 +41,8 @@ class Refused(Unavailable):
 class Cluster:
     """One namespace of a cluster. An asynchronous context manager.
 
-    In a Pod it is the Pod's own cluster and namespace, with its ServiceAccount; elsewhere those of the current context, or
-    of `context`, of the kubeconfig file. Entering raises UsageError where there is neither.
+    In a Pod it is the Pod's own cluster and namespace, with its ServiceAccount; elsewhere those of the current context,
+    or of `context`, of the kubeconfig file. Entering raises UsageError where there is neither.
     """
 
     def __init__(self, namespace: str = "", context: str = "") -> None:
@@ -158,8 +158,9 @@ class Cluster:
 
 
 class Watched:
-    """All objects of one kind with a label, as the API server has them. `run` keeps them so; while it can't, they stand as
-    they were last seen, and `trouble` says why. `see` is called with each state of each that is told of, the last one included."""
+    """All objects of one kind with a label, as the API server has them. `run` keeps them so; while it can't, they stand
+    as they were last seen, and `trouble` says why. `see` is called with each state of each that is told of, the last
+    one included."""
 
     def __init__(
         self, cluster: Cluster, kind: str, selector: str, see: Callable[[Object], object] = lambda _: None

@@ -9,7 +9,8 @@ from .cluster import Object
 from .template import WORKER
 
 _MARGIN = 1.0
-"""Seconds that a process must be older than the end of its container: so much a node's clock may be set back meanwhile."""
+"""Seconds that a process must be older than the end of its container: so much a node's clock may be set back
+meanwhile."""
 _MOST = 10_000
 """Pods that are remembered, the latest."""
 
@@ -17,9 +18,9 @@ _MOST = 10_000
 class Ends:
     """Until when the workers' containers of each Pod have ended.
 
-    That a Pod is gone proves nothing: deleted by force, or along with a node that nobody reaches, its processes may run still. What
-    counts is the end of a container, which the kubelet alone reports, with its time. A process that ran before that time ended with
-    it: the container that is started next in the same Pod begins later, by the same clock.
+    That a Pod is gone proves nothing: deleted by force, or along with a node that nobody reaches, its processes may run
+    still. What counts is the end of a container, which the kubelet alone reports, with its time. A process that ran
+    before that time ended with it: the container that is started next in the same Pod begins later, by the same clock.
     """
 
     def __init__(self) -> None:

@@ -36,17 +36,17 @@ _Key = tuple[str, int]
 class Kubernetes:
     """Gives each wagon a Deployment: Pods that run `eventwagon work` for `target` (`module:attribute`, in their image).
 
-    The Pods get their environment, EVENTWAGON_URL in it, from Secret `secret`. `template` is a Pod template (a mapping, or
-    the YAML file that holds it) that is merged in: what it says of the container named `worker` goes into ours. A unit keeps
-    the template that it was made from while any of its Pods is ready. `image` is for a template that names none; without
-    either it is the image of the Pod that this runs in. A wagon's `revision` takes the place of the image's tag. `per_pod`
-    workers run in each Pod, and Pods come and go as a wagon's number of workers changes.
+    The Pods get their environment, EVENTWAGON_URL in it, from Secret `secret`. `template` is a Pod template (a mapping,
+    or the YAML file that holds it) that is merged in: what it says of the container named `worker` goes into ours. A
+    unit keeps the template that it was made from while any of its Pods is ready. `image` is for a template that names
+    none; without either it is the image of the Pod that this runs in. A wagon's `revision` takes the place of the
+    image's tag. `per_pod` workers run in each Pod, and Pods come and go as a wagon's number of workers changes.
 
-    `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so itself, and no
-    Pod of a unit that has moved on is at the wagon before.
-    `handler_timeout` is the train's: a Pod that is to go has as long. `namespace` and `context` default to those of the Pod
-    that this runs in, or of the kubeconfig file. One namespace is for one deployment of a train: what is labelled with its
-    name there belongs to it. Raises UsageError.
+    `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so
+    itself, and no Pod of a unit that has moved on is at the wagon before. `handler_timeout` is the train's: a Pod that
+    is to go has as long. `namespace` and `context` default to those of the Pod that this runs in, or of the kubeconfig
+    file. One namespace is for one deployment of a train: what is labelled with its name there belongs to it. Raises
+    UsageError.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Kubernetes:
         self._deployments.put(made)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the workers
-        themselves say now. Raises Unavailable where nothing was seen yet."""
+        """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the
+        workers themselves say now. Raises Unavailable where nothing was seen yet."""
         await self._known()
         attached: dict[int, list[Attachment]] = {}
         places: dict[str, set[int]] = {}
@@ -233,9 +233,9 @@ class Kubernetes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, train: str, unit: int, grace: float) -> None:
-        """The Deployment and its ReplicaSet, which would replace the Pods, are deleted without them, then each Pod by its
-        name, with the grace. Deleted along with their owners they would have the longest that a handler may take, and a
-        kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
+        """The Deployment and its ReplicaSet, which would replace the Pods, are deleted without them, then each Pod by
+        its name, with the grace. Deleted along with their owners they would have the longest that a handler may take,
+        and a kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
         await self._known()
         name, seconds = name_of(train, unit), math.ceil(grace) + MARGIN
         until, asked = _now() + seconds + _STUCK, set[str]()

@@ -14,8 +14,8 @@ from ...orchestrator import WagonSpec
 from ...process import POD
 
 TRAIN, UNIT, WAGON, REVISION = "eventwagon/train", "eventwagon/unit", "eventwagon/wagon", "eventwagon/revision"
-"""The labels. A Deployment's selector, and its Pods, have the first two; the wagon is a label of the Deployment alone, so that
-warm Pods can be given to another wagon without being made anew."""
+"""The labels. A Deployment's selector, and its Pods, have the first two; the wagon is a label of the Deployment alone,
+so that warm Pods can be given to another wagon without being made anew."""
 MADE_FROM = "eventwagon/template"
 """The annotation that tells Pods of one template from those of another."""
 MANAGER = "eventwagon"
@@ -77,8 +77,8 @@ def merged(ours: object, theirs: object, where: str = "") -> object:
 class Template:
     """Makes Deployments for the workers of `target`. Raises UsageError where `given`, a Pod template, contradicts it.
 
-    `per_pod` workers run in each Pod, with the environment that Secret `secret` holds; a handler may take `handler_timeout`
-    seconds. `image` is for a template that names none.
+    `per_pod` workers run in each Pod, with the environment that Secret `secret` holds; a handler may take
+    `handler_timeout` seconds. `image` is for a template that names none.
     """
 
     def __init__(

@@ -113,8 +113,8 @@ class _Child:
         return code
 
     async def _inherit(self, broker: Broker, spec: WagonSpec) -> bool:
-        """Before it claims anything: give back what the unit's process before this one had. That has certainly ended, for this
-        one holds the unit's lock."""
+        """Before it claims anything: give back what the unit's process before this one had. That has certainly ended,
+        for this one holds the unit's lock."""
         if self._inherited:
             return True
         files = self._follower.files

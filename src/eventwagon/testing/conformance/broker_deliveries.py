@@ -524,7 +524,8 @@ async def cancelled_receive(t: BrokerTrial) -> None:
 
 @suite.check()
 async def delete_tells_consumers(t: BrokerTrial) -> None:
-    """When the channel is deleted a waiting receive soon raises ChannelGone, in any process, and so does a later one."""
+    """When the channel is deleted a waiting receive soon raises ChannelGone, in any process, and so does a later
+    one."""
     channel = await t.channel(holding=t.events(1))
 
     async def wait(broker: Broker) -> None:

@@ -22,7 +22,8 @@ from .check import Body, Check, Make, Suite, holds, identity, refused, same, sen
 
 
 class RegistryTrial:
-    """A registry under trial: the driver, a train's name of this check's own, and what the checks do again and again."""
+    """A registry under trial: the driver, a train's name of this check's own, and what the checks do again and
+    again."""
 
     def __init__(
         self,
@@ -106,7 +107,8 @@ def _full(train: str) -> Manifest:
 
 @suite.check()
 async def absent_train(t: RegistryTrial) -> None:
-    """Where there is no manifest an empty one of revision 0 is read, and reading, listing and watching create nothing."""
+    """Where there is no manifest an empty one of revision 0 is read, and reading, listing and watching create
+    nothing."""
     same(await t.registry.read(t.train), Snapshot(Manifest(train=t.train), 0), "what is read")
     same(list(await t.registry.members(t.train)), [], "members")
     same(await t.journal(), [], "journal")
@@ -165,7 +167,8 @@ async def first_one_wins(t: RegistryTrial) -> None:
 
 @suite.check()
 async def many_writers(t: RegistryTrial) -> None:
-    """Fifty concurrent writers in two processes, each reading again at a conflict: each wins once, none is overwritten."""
+    """Fifty concurrent writers in two processes, each reading again at a conflict: each wins once, none is
+    overwritten."""
     await t.first()
     revisions: list[int] = []
 

@@ -40,7 +40,8 @@ class Outcome(NamedTuple):
 
 
 def fences(seed: int) -> bool:
-    """Whether the seed's broker refuses writes to sealed channels. Each third one does not: there it is the lease fence."""
+    """Whether the seed's broker refuses writes to sealed channels. Each third one does not: there it is the lease
+    fence."""
     return seed % 3 != 2
 
 

@@ -1,4 +1,5 @@
-"""The invariants about events: none lost (I1), seals hold (I4), removed only when empty (I5), emits before settling (I6)."""
+"""The invariants about events: none lost (I1), seals hold (I4), removed only when empty (I5), emits before settling
+(I6)."""
 
 from __future__ import annotations
 
@@ -113,8 +114,8 @@ def _lost(books: Books, key: str, dead: frozenset[str]) -> str | None:
 def seals_hold(books: Books, *, fences: bool) -> Iterator[Violation]:
     """I4: nothing is stored in an ingress after a seal of it returned, nor once the manifest says that it is sealed.
 
-    A channel that rose again (a stale process made it anew after its removal) is another one: what is stored there is not
-    lost, which I1 holds. Without fences, a publish that was held up on its way (the process was stopped, the call
+    A channel that rose again (a stale process made it anew after its removal) is another one: what is stored there is
+    not lost, which I1 holds. Without fences, a publish that was held up on its way (the process was stopped, the call
     delayed) may come late, which I1 holds as well; one that was not held up may not.
     """
     sealed: dict[Channel, int] = {}
@@ -147,11 +148,12 @@ def seals_hold(books: Books, *, fences: bool) -> Iterator[Violation]:
 
 
 def taken_away(books: Books) -> Iterator[Violation]:
-    """I5: a channel goes only when its wagon was sealed, then drained, is being removed, and is empty but for duplicates; its dead
-    letters are kept elsewhere by then.
+    """I5: a channel goes only when its wagon was sealed, then drained, is being removed, and is empty but for
+    duplicates; its dead letters are kept elsewhere by then.
 
-    Duplicates of what was handled may come late: a worker that was given up for dead emits again, under the same ids, or a
-    stale publisher tries again. Where its event went to the dead letters meanwhile, that letter stands for all of the chain.
+    Duplicates of what was handled may come late: a worker that was given up for dead emits again, under the same ids,
+    or a stale publisher tries again. Where its event went to the dead letters meanwhile, that letter stands for all of
+    the chain.
     """
     manifest = Manifest(train="")
     standing: dict[Channel, dict[str, Stored]] = {}

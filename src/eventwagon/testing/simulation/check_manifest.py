@@ -1,4 +1,5 @@
-"""The invariants about the manifest: one active wagon (I2), redirected to a ready one (I3), all of it explained (I9)."""
+"""The invariants about the manifest: one active wagon (I2), redirected to a ready one (I3), all of it explained
+(I9)."""
 
 from __future__ import annotations
 
@@ -93,8 +94,8 @@ def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
 
 
 def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
-    """I3: ACTIVE only from READY; READY only when one process had consumers at all its channels, at some moment since the
-    wagon was made or its workers were lost. The first wagon is the exception: it takes events before workers come.
+    """I3: ACTIVE only from READY; READY only when one process had consumers at all its channels, at some moment since
+    the wagon was made or its workers were lost. The first wagon is the exception: it takes events before workers come.
     """
     before = Manifest(train="")
     attached: dict[str, dict[Channel, int]] = {}

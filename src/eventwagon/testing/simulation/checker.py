@@ -110,7 +110,8 @@ def _most_calls(run: Run) -> int:
 
 
 def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:
-    """Nobody is hurt by what others do: each innocent event is handled, each guest has its own end, no pool gets smaller."""
+    """Nobody is hurt by what others do: each innocent event is handled, each guest has its own end, no pool gets
+    smaller."""
     for what in case.short:
         yield Violation(invariant="pool", says=what)
     for key in sorted(case.touched):

@@ -19,7 +19,8 @@ LEFT_OVER = Channel("t", 1, PROBE)
 
 
 class CrashPoint(NamedTuple):
-    """Where to kill, as the simulation's gate sees it: at a call of `op` by a process of the role, while `when` holds."""
+    """Where to kill, as the simulation's gate sees it: at a call of `op` by a process of the role, while `when`
+    holds."""
 
     name: str
     after: str
@@ -303,8 +304,8 @@ POINTS = (
 
 
 def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
-    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is hit, and what
-    the point needs."""
+    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is
+    hit, and what the point needs."""
     settings: dict[str, float | int | str] = {
         "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
         "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,

@@ -252,7 +252,8 @@ class GatedBroker(AlwaysOpen):
         return [Depth() if i == hidden or pick(3) == 0 else d for i, d in enumerate(depths)]
 
     async def _torn(self, channels: Sequence[Channel], apart: float) -> Sequence[Depth]:
-        """One after another, as a broker that can't do it in one go: inner ones first (emits are missed), or in any order."""
+        """One after another, as a broker that can't do it in one go: inner ones first (emits are missed), or in any
+        order."""
         found: dict[int, Depth] = {}
         left, backwards = list(range(len(channels))), self._gate.process.pick(2)
         while left:

@@ -1,5 +1,5 @@
-"""Hostile guests: what users' functions, events and listeners do that nobody would do on purpose. Decided by the scenario and the
-event's key alone, so that the checker knows of each event whether it may fail."""
+"""Hostile guests: what users' functions, events and listeners do that nobody would do on purpose. Decided by the
+scenario and the event's key alone, so that the checker knows of each event whether it may fail."""
 
 from __future__ import annotations
 

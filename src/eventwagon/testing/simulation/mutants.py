@@ -1,4 +1,5 @@
-"""Mutants: small deliberate breaks of the core, each of which the checker must catch. One that survives is a hole in it.
+"""Mutants: small deliberate breaks of the core, each of which the checker must catch. One that survives is a hole in
+it.
 
 Each is a context manager that patches the core for as long as it is entered. Not for production, of course.
 """
@@ -194,8 +195,8 @@ def _ready_again() -> Iterator[None]:
 
 @_mutant("removal without a re-check")
 def _no_recheck() -> Iterator[None]:
-    """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at, not
-    then and not before its channels are deleted."""
+    """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at,
+    not then and not before its channels are deleted."""
     reading = Observer._reading
 
     def mutant(self: Observer, wagon: Wagon, *rest: Any) -> Any:
@@ -458,7 +459,8 @@ def _handlers_unchecked() -> Iterator[None]:
 
 @_mutant("a worker that ends is not replaced", HOSTILE)
 def _workers_lost() -> Iterator[None]:
-    """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its place."""
+    """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its
+    place."""
 
     async def mutant(self: Lanes, me: Any, hand: Any, handler: Any) -> None:
         raise asyncio.CancelledError

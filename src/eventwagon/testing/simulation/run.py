@@ -122,7 +122,8 @@ class World:
         """What listeners are told; the history has the journal."""
 
     def bury(self) -> None:
-        """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no news."""
+        """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no
+        news."""
         with warnings.catch_warnings(), mock.patch.object(sys, "unraisablehook"):
             warnings.simplefilter("ignore")
             for process in self._lived:
@@ -372,9 +373,8 @@ def _quietly() -> Iterator[None]:
 def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:
     """Run a scenario. Deterministic: the same scenario gives the same history.
 
-    `ambush` is asked at each call of a process (its name, its first role, the call, the manifest as it is) for a fault of
-    its own. The channels `left_over` rise again when their
-    wagons are gone.
+    `ambush` is asked at each call of a process (its name, its first role, the call, the manifest as it is) for a fault
+    of its own. The channels `left_over` rise again when their wagons are gone.
     """
     collecting = gc.isenabled()
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed

@@ -246,8 +246,8 @@ def unit_process(unit: int, index: int) -> str:
 
 
 def _orchestrated(scenario: Scenario, rng: random.Random) -> Scenario:
-    """Those that worked are gone, and what was to strike them strikes those that the orchestrator starts; observers have trouble
-    with the orchestrator, too."""
+    """Those that worked are gone, and what was to strike them strikes those that the orchestrator starts; observers
+    have trouble with the orchestrator, too."""
     programs = [
         msgspec.structs.replace(p, roles=roles)
         for p in scenario.programs
@@ -283,8 +283,9 @@ _TO_BROKERS: tuple[tuple[Guest, ...], ...] = (("refused",), ("breaks",), ("refus
 
 
 def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
-    """Some events are hostile, a driver has single defects, listeners fail. In half of these nothing else goes wrong, so that
-    each innocent event must fare as if it were alone: it loses no attempt but its own, and those that a defect cost it."""
+    """Some events are hostile, a driver has single defects, listeners fail. In half of these nothing else goes wrong,
+    so that each innocent event must fare as if it were alone: it loses no attempt but its own, and those that a defect
+    cost it."""
     kind = rng.choice(["handlers", "handlers", "broker", "kills", "defects", "all"])
     guests = tuple(rng.sample(GUESTS, rng.choice([1, 2, 4])))
     if kind == "broker":

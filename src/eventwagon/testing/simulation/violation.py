@@ -11,7 +11,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """An invariant that a run broke, by what, and where in the history to look."""
 
     invariant: str
-    """`I1` … `I10`; `alive`: a process ended by itself; `pool`: it lost a worker; `strangers`: what one event did hurt another."""
+    """`I1` … `I10`; `alive`: a process ended by itself; `pool`: it lost a worker; `strangers`: what one event did hurt
+    another."""
     says: str
     key: str = ""
     """The event that it is about."""

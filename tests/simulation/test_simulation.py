@@ -69,11 +69,16 @@ def test_one_seed_is_one_run_in_any_interpreter() -> None:
 
 
 def caught_at(mutant: Mutant, *, fenced: bool) -> tuple[int, str]:
-    """The first seed whose history the checker objects to, and the invariant it names."""
-    with mutant():
-        for seed in range(MOST):
-            if violations := check(simulate(draw(seed, fences=fenced))):
-                return seed, violations[0].invariant
+    """The first seed whose history the checker objects to, as it does not without the mutant; and the invariant it
+    names. A mutant that fails by itself, which a bulkhead holds up, would prove nothing."""
+    for seed in range(MOST):
+        scenario = draw(seed, fences=fenced)
+        with mutant():
+            run = simulate(scenario)
+        assert not [e for e in run.unexpected if ": Defect: " not in e], f"the mutant fails by itself: {run.unexpected}"
+        if violations := check(run):
+            assert not check(simulate(scenario)), f"seed {seed} is violated without it"
+            return seed, violations[0].invariant
     pytest.fail(f"survived {MOST} seeds: a hole in the checker or in the scenarios")
 
 
@@ -123,8 +128,8 @@ def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:
 
 
 def test_a_failing_seed_is_made_smaller_and_told() -> None:
+    seed, invariant = caught_at(FENCED["settle before emit"], fenced=True)
     with FENCED["settle before emit"]():
-        seed, invariant = caught_at(FENCED["settle before emit"], fenced=True)
         whole = draw(seed)
         small = shrink(whole, lambda s: invariant in {v.invariant for v in check(simulate(s))}, tries=60)
         assert len(small.faults) <= len(whole.faults)

@@ -264,9 +264,9 @@ def _workers_kept() -> Iterator[None]:
 def _never_woken() -> Iterator[None]:
     """An idle train's workers are sent home, and nobody calls them back."""
 
-    def mutant(settings: Any, manifest: Manifest, *rest: Any) -> Plan:
+    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Plan:
         asleep = manifest.active is not None and manifest.active.asleep_at is not None
-        return Plan(manifest) if asleep else rested(settings, manifest, *rest)
+        return Plan(manifest) if asleep else rested(settings, manifest, **seen)
 
     with mock.patch.object(plan_module, "rested", mutant):
         yield
@@ -430,7 +430,7 @@ def _lease_ignored() -> Iterator[None]:
 def _not_rescued() -> Iterator[None]:
     """Nobody looks again before a drained wagon is removed."""
 
-    async def nothing(self: Remover, of: Any) -> int:
+    async def nothing(self: Remover, *of: Any) -> int:
         return 0
 
     with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):

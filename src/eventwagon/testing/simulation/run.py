@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -20,11 +21,14 @@ import msgspec
 from ... import connection as connection_module
 from ... import crew as crew_module
 from ... import feed as feed_module
+from ...bulkhead import Bulkhead, traceback_of
+from ...errors import EventwagonError
 from ...event import DEAD, Channel, new_ids
 from ...facts import Fact
 from ...lifecycle import State
 from ...manifest import Manifest
 from ...orchestrator import Orchestrator
+from ...text import said
 from ..virtual_time import Deadlock
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
@@ -370,6 +374,28 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _held_up(unexpected: list[str]) -> Iterator[None]:
+    """Notes what a bulkhead holds up though the scenario did not throw it: else a defect of ours would hide behind it."""
+    report = Bulkhead.report
+
+    def noted(self: Bulkhead, step: str, error: BaseException) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EventwagonError) and not _is_thrown(error):
+            unexpected.append(f"{step}: {said(error)}")
+        report(self, step, error)
+
+    with mock.patch.object(Bulkhead, "report", noted):
+        yield
+
+
+def _is_thrown(error: BaseException) -> bool:
+    """Whether it was raised by the simulation itself."""
+    place = traceback_of(error)
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and Path(place.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
 def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:
     """Run a scenario. Deterministic: the same scenario gives the same history.
 
@@ -380,7 +406,7 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
     loop = SimulationLoop()
     try:
-        with _seeded(scenario.seed):
+        with _seeded(scenario.seed), _held_up(loop.unexpected):
             world = World(scenario, loop, ambush, left_over)
             try:
                 rest = loop.run_until_complete(world.run())

@@ -326,10 +326,12 @@ def _defect(rng: random.Random, program: Program) -> Fault:
 
 
 def _sleepy(scenario: Scenario, rng: random.Random) -> Scenario:
-    """Workers are sent home soon, and there is time for it between the arrivals."""
+    """Workers are sent home soon, and there is time for it between the arrivals. In some no switch ever calls them
+    back."""
     arrivals = tuple(msgspec.structs.replace(a, at=round(a.at * 4.0, 3)) for a in scenario.arrivals)
     settings = {**scenario.settings, "spares": 0, "idle_after": rng.choice([0.5, 2.0, 4.0])}
-    return msgspec.structs.replace(scenario, arrivals=arrivals, settings=settings)
+    limit = scenario.limit if rng.random() < 0.7 else "Volume(1000)"
+    return msgspec.structs.replace(scenario, arrivals=arrivals, settings=settings, limit=limit)
 
 
 def _with_reuse(scenario: Scenario, rng: random.Random) -> Scenario:

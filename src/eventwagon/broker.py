@@ -97,7 +97,8 @@ class Subscription(Protocol):
         suspect with the same attempt: nobody knows that it was handled, and most of what a dead process had in hand
         had nothing to do with its death.
 
-        A suspect comes alone: a batch is either one suspect or has none. Those with fewer attempts come first. While
+        A suspect comes alone: a batch is either one suspect or has none. Those with more attempts
+        come first, since what killed once will kill again: the sooner it is dead, the fewer it keeps waiting. While
         both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone,
         Unavailable.
         """

@@ -67,8 +67,8 @@ class Server(RuleBasedStateMachine):
         assert len(got) == 1 or not any(d.suspect for d in got), "a suspect comes alone"
         assert suspects != "none" or not any(d.suspect for d in got)
         if got and got[0].suspect and suspects == "first":
-            fewest = [n for n in free & self.suspects if n not in self.delayed()]
-            assert not fewest or got[0].attempt == min(self.attempts[n] for n in fewest)
+            due = [n for n in free & self.suspects if n not in self.delayed()]
+            assert not due or got[0].attempt == max(self.attempts[n] for n in due)
         for delivery in got:
             number = int(delivery.event.id)
             assert number in free, "given out twice, or what the server has given to another"

@@ -83,7 +83,7 @@ class ChannelClaims:
         self.back = 0
         """Offsets that are back, due or not."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
-        self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: attempt, due, partition, offset; likewise
+        self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: -attempt, due, partition, offset; likewise
         self._ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
 
     def partition(self, number: int) -> Partition:
@@ -198,12 +198,12 @@ class ChannelClaims:
         return Hold(hold.claim, hold.attempt, due, False, hold.owner, suspect=hold.suspect, alone=alone)
 
     def _claim_suspect(self, op: Claim, now: int, number: int) -> list[Grant]:
-        """The one with the fewest attempts that is due."""
+        """The one with the most attempts that is due."""
         later: list[tuple[int, int, int, int, Hold]] = []
         grants: list[Grant] = []
         while self._suspects and not grants:
             entry = heappop(self._suspects)
-            attempt, due, p, offset, old = entry
+            _, due, p, offset, old = entry
             taken = self.partitions[p].taken
             if taken.get(offset) is not old:
                 continue
@@ -211,9 +211,9 @@ class ChannelClaims:
                 later.append(entry)
                 continue
             self.back -= 1
-            taken[offset] = hold = Hold(number, attempt, now + op.visibility, False, op.owner, suspect=True)
+            taken[offset] = hold = Hold(number, old.attempt, now + op.visibility, False, op.owner, suspect=True)
             heappush(self._ends, (hold.due, p, offset, offset + 1, hold))
-            grants.append(Grant(p, offset, offset + 1, attempt, number, True))
+            grants.append(Grant(p, offset, offset + 1, old.attempt, number, True))
         for entry in later:
             heappush(self._suspects, entry)
         return grants
@@ -296,7 +296,7 @@ class ChannelClaims:
         self.partition(p).taken[offset] = back = Hold(0, attempt, due, True, suspect=suspect)
         self.back += 1
         if suspect:
-            heappush(self._suspects, (attempt, due, p, offset, back))
+            heappush(self._suspects, (-attempt, due, p, offset, back))
         else:
             heappush(self._again, (due, p, offset, back))
 

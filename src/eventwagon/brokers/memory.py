@@ -107,9 +107,7 @@ class _Queue:
         self._fresh: deque[Event] = deque()  # never received
         self._taken: dict[int, _Hold] = {}  # received at least once; the value is the claim that counts
         self._again: list[tuple[float, int, _Hold]] = []  # a heap of those that are back; stale where not in _taken
-        self._suspects: list[
-            tuple[int, float, int, _Hold]
-        ] = []  # the same, of suspects that are due: fewest attempts first
+        self._suspects: list[tuple[int, float, int, _Hold]] = []  # the same, of suspects that are due: by `-attempt`
         self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same, of those that are due later
         self._back = 0
         self._claims_due = inf  # no claim ends before
@@ -159,7 +157,7 @@ class _Queue:
     def _take_suspect(self, now: float, due: float, owner: str) -> list[Delivery]:
         while self._suspects_later and self._suspects_later[0][0] <= now:
             since, number, old = heappop(self._suspects_later)
-            heappush(self._suspects, (old.attempt, since, number, old))
+            heappush(self._suspects, (-old.attempt, since, number, old))
         while self._suspects:
             _, _, number, old = heappop(self._suspects)
             if self._taken.get(number) is old:

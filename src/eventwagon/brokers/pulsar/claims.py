@@ -47,7 +47,7 @@ class Claims:
         self._holds: dict[Key, Hold] = {}
         self._fresh: deque[Hold] = deque()  # stale where not in _holds, or lost
         self._again: list[tuple[float, Key, Hold]] = []  # a heap; the same
-        self._suspects: list[tuple[int, float, Key, Hold]] = []  # a heap, fewest attempts first; the same
+        self._suspects: list[tuple[int, float, Key, Hold]] = []  # a heap, by `-attempt`; the same
         self._claims_due = inf  # no claim ends before
         self._claimed = 0
         self._known = dict(known or {})
@@ -231,6 +231,6 @@ class Claims:
 
     def _wait(self, hold: Hold) -> None:
         if hold.suspect:
-            heappush(self._suspects, (hold.attempt, hold.due, hold.key, hold))
+            heappush(self._suspects, (-hold.attempt, hold.due, hold.key, hold))
         else:
             heappush(self._again, (hold.due, hold.key, hold))

@@ -185,7 +185,7 @@ class Attachment:
 
     def _take(self, limit: int, now: float, due: float, turn: Literal["first", "last", "none"]) -> list[Delivery]:
         if turn != "none" and self.claims.has_suspects():
-            self._pull(self._address.prefetch, now)  # of all that came the one with the fewest attempts
+            self._pull(self._address.prefetch, now)  # of all that came the one with the most attempts
         return self.claims.take(limit, now, due, turn)
 
     def _pull(self, most: int, now: float) -> bool:

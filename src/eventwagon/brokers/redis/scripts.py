@@ -5,7 +5,7 @@ entries-added and settled = entries-added - length, whoever wrote. The hash `met
 whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is called by the
 visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer. What was
 given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts, far
-below zero. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
+below zero, the most of them first. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
 suspect, and `!` for one that is alone in its process; the ticket is that of the receive that claimed it, so that a
 stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times are the server's, in
 milliseconds.
@@ -51,7 +51,7 @@ local function known(id)
   return string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
 end
 local function suspect(id, attempt)
-  redis.call('ZADD', back, attempt - 1e15, id)
+  redis.call('ZADD', back, -1e15 - attempt, id)
   redis.call('HSET', taken, id, '-:' .. attempt .. '?')
 end
 local function run_out(id)

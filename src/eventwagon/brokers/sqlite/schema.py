@@ -102,7 +102,7 @@ BACK = _GATHER.format(
 SUSPECTS = _GATHER.format(
     attempt=NEXT_ATTEMPT,
     rows=f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held<>{GIVEN_BACK}"
-    f" ORDER BY {NEXT_ATTEMPT}, c.until, c.seq LIMIT ?",
+    f" ORDER BY {NEXT_ATTEMPT} DESC, c.until, c.seq LIMIT ?",
 )
 
 _decode_rows = msgspec.json.Decoder(

@@ -83,7 +83,7 @@ class Subscription:
 
     async def _apart(self, got: list[Delivery]) -> list[Delivery]:
         """One suspect of them, or the others; the rest is given back, where it can be received again at once."""
-        suspects = sorted((d for d in got if d.suspect), key=lambda d: d.attempt)
+        suspects = sorted((d for d in got if d.suspect), key=lambda d: -d.attempt)
         if not suspects:
             self._suspect_first = self._suspect_first or bool(got)
             return got

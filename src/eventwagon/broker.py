@@ -109,7 +109,7 @@ class Subscription(Protocol):
 
         Durable when it returns True: after the claim has run out the event comes again with attempt + 1. Released as
         tried it has attempt + 1 too, not + 2; with `tried=False` it has the attempt that it was delivered with, and
-        stays a suspect. False: the claim has run out already and is left alone; do not handle it. Idempotent, and the
+        stays a suspect unless it is cleared. False: the claim has run out already and is left alone; do not handle it. Idempotent, and the
         visibility time goes on. Raises ChannelGone, Unavailable.
         """
         ...
@@ -119,9 +119,12 @@ class Subscription(Protocol):
         is counted as settled once, whoever settles it. Raises ChannelGone, Unavailable."""
         ...
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         """Give them back, to be delivered after `delay` s with attempt + 1, and no longer as suspects: their consumer
-        lives. With `tried=False` the attempt does not count (they were never handled), and a suspect stays one.
+        lives. With `tried=False` the attempt does not count, and a suspect stays one, unless it is `cleared`: it
+        was handled, and its process lives.
         A claim that ran out is left alone. Idempotent. Raises ChannelGone, Unavailable."""
         ...
 

@@ -414,15 +414,15 @@ class Feed:
     def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
         """It was not handled: another may have it, after `delay` s."""
         self.untried(delivery)
-        self._release(delivery, delay, tried=False)
+        self._release(delivery, delay, tried=False, handled=False)
 
     def untried(self, delivery: Delivery) -> None:
         """It was taken and not handled: as a probe it has shown nothing."""
         if self.circuit.probe is not None:
             self.serving.kit.circuits.passed(self.circuit, delivery.event.id, gone=False)
 
-    def _release(self, delivery: Delivery, delay: float, *, tried: bool) -> None:
-        self._released.back.append((delivery, delay, tried))
+    def _release(self, delivery: Delivery, delay: float, *, tried: bool, handled: bool = True) -> None:
+        self._released.back.append((delivery, delay, tried, handled))
         self._settling.go(self._released)
 
     def fail(self, delivery: Delivery, because: str) -> None:

@@ -49,6 +49,9 @@ class Source(Protocol):
 
 Emitted = Sequence[tuple[str, Event]]
 
+Return = tuple[Delivery, float, bool, bool]
+"""What is to be given back: after which pause, whether that was an attempt, and whether it was handled at all."""
+
 
 class Line:
     """Events of one channel that wait for the same answers of the broker: while one batch is under way the next
@@ -60,8 +63,7 @@ class Line:
         self.source = source
         self.done: list[tuple[Delivery, Emitted]] = []
         """What was handled, or died, and what is to be stored before it is settled."""
-        self.back: list[tuple[Delivery, float, bool]] = []
-        """What is to be given back: after which pause, and whether that was an attempt."""
+        self.back: list[Return] = []
         self.task: asyncio.Task[None] | None = None
 
 
@@ -215,17 +217,19 @@ class Settling:
 
     # --- given back ---------------------------------------------------------------------------
 
-    async def _release(self, source: Source, released: Sequence[tuple[Delivery, float, bool]]) -> None:
-        alike: dict[tuple[float, bool], list[Delivery]] = {}
-        for delivery, delay, tried in released:
-            alike.setdefault((delay, tried), []).append(delivery)
+    async def _release(self, source: Source, released: Sequence[Return]) -> None:
+        alike: dict[tuple[float, bool, bool], list[Delivery]] = {}
+        for delivery, delay, tried, cleared in released:
+            alike.setdefault((delay, tried, cleared), []).append(delivery)
         calls = list(alike.items())
         for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
             some = calls[start : start + _AT_ONCE]
             await _all([self._release_all(source, *key, deliveries) for key, deliveries in some])
 
-    async def _release_all(self, source: Source, delay: float, tried: bool, deliveries: list[Delivery]) -> None:
-        release = partial(source.subscription.release, deliveries, delay=delay, tried=tried)
+    async def _release_all(
+        self, source: Source, delay: float, tried: bool, cleared: bool, deliveries: list[Delivery]
+    ) -> None:
+        release = partial(source.subscription.release, deliveries, delay=delay, tried=tried, cleared=cleared)
         try:
             await self._insist("giving back", release)
         except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail in any way; then their claims run out

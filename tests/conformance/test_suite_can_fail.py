@@ -200,7 +200,9 @@ class IgnoresExtend(OtherConsumer):
 
 class ReleasesAnybodys(OtherConsumer):
     class consumer(_Subscription):  # noqa: N801
-        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        async def release(
+            self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+        ) -> None:
             for delivery in deliveries:
                 current = self._queue._taken.get(delivery.token.number)
                 if current is not None and not current.back:
@@ -209,14 +211,26 @@ class ReleasesAnybodys(OtherConsumer):
 
 class CountsUntried(OtherConsumer):
     class consumer(_Subscription):  # noqa: N801
-        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        async def release(
+            self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+        ) -> None:
             await super().release(deliveries, delay=delay)
+
+
+class ClearsNobody(OtherConsumer):
+    class consumer(_Subscription):  # noqa: N801
+        async def release(
+            self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+        ) -> None:
+            await super().release(deliveries, delay=delay, tried=tried)
 
 
 class IgnoresDelay(OtherConsumer):
     class consumer(_Subscription):  # noqa: N801
-        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-            await super().release(deliveries, tried=tried)
+        async def release(
+            self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+        ) -> None:
+            await super().release(deliveries, tried=tried, cleared=cleared)
 
 
 class CountsWhatRunsOut(MemoryBroker):
@@ -263,10 +277,12 @@ class IgnoresAlone(OtherConsumer):
 
 class ChargesTwice(OtherConsumer):
     class consumer(_Subscription):  # noqa: N801
-        async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+        async def release(
+            self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+        ) -> None:
             for d in deliveries:
                 d.token.attempt += d.token.alone
-            await super().release(deliveries, delay=delay, tried=tried)
+            await super().release(deliveries, delay=delay, tried=tried, cleared=cleared)
 
 
 class ReclaimsNothing(MemoryBroker):
@@ -325,6 +341,7 @@ BROKEN_BROKERS: list[tuple[type[MemoryBroker], str]] = [
     (IgnoresExtend, "extend_keeps_the_claim"),
     (ReleasesAnybodys, "release_of_a_stale_claim"),
     (CountsUntried, "release_untried"),
+    (ClearsNobody, "cleared_of_suspicion"),
     (IgnoresDelay, "release_with_delay"),
     (CountsWhatRunsOut, "unsettled_comes_back"),
     (CountsWhatRunsOut, "alone_of_a_stale_claim"),

@@ -95,17 +95,17 @@ class Server(RuleBasedStateMachine):
         self.now += seconds
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), tried=st.booleans(), delay=st.sampled_from([0.0, 3.0]))
-    def release(self, data: st.DataObject, tried: bool, delay: float) -> None:
+    @rule(data=st.data(), tried=st.booleans(), cleared=st.booleans(), delay=st.sampled_from([0.0, 3.0]))
+    def release(self, data: st.DataObject, tried: bool, cleared: bool, delay: float) -> None:
         self.ended()
         some = data.draw(st.lists(st.sampled_from(sorted(self.hands)), max_size=3)) if self.hands else []
         given = [self.hands[n][0] for n in some]
-        self.claims.release([*given, *self.old], self.now, self.now + delay, tried)
+        self.claims.release([*given, *self.old], self.now, self.now + delay, tried=tried, cleared=cleared)
         for number in set(some):
             self.attempts[number] += tried
             self.alone.discard(number)
             self.rests[number] = self.now + delay
-            if tried:
+            if tried or cleared:
                 self.suspects.discard(number)
             self.old.append(self.hands.pop(number)[0])
 

@@ -76,9 +76,11 @@ class _Breakable(_Subscription):
         await self._broker.reach(self._channel)
         await super().settle(deliveries)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         await self._broker.reach(self._channel)
-        await super().release(deliveries, delay=delay, tried=tried)
+        await super().release(deliveries, delay=delay, tried=tried, cleared=cleared)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._broker.reach(self._channel)

@@ -341,9 +341,11 @@ class _CrackedSubscription(_Subscription):
         self._broker.hit("settle")
         await super().settle(deliveries)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         self._broker.hit("release")
-        await super().release(deliveries, delay=delay, tried=tried)
+        await super().release(deliveries, delay=delay, tried=tried, cleared=cleared)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         self._broker.hit("extend")
@@ -566,6 +568,41 @@ def test_what_a_dead_process_had_in_hand_is_handled_with_nothing_else_beside_it(
                 await until(lambda: len([n for n, count in most.items() if count]) == 60)
         assert {most[n] for n in range(5)} == {1}
         assert max(most[n] for n in range(5, 60)) == 8
+
+    run(main())
+
+
+def test_a_suspect_that_snoozed_is_one_no_longer() -> None:
+    """Else all others would stand still each time it comes again."""
+
+    async def main() -> None:
+        world, beside = World(), list[bool]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), visibility=2.0)
+        others = 0
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            nonlocal others
+            assert ctx.attempt == 1
+            if n:
+                others += 1
+                await asyncio.sleep(100.0)
+                others -= 1
+                return
+            beside.append(others > 0)
+            if len(beside) < 3:
+                raise Snooze(after=5.0)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish(0)
+            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                assert await dead.receive(1, 1.0)
+            await asyncio.sleep(1.5)
+            async with world.running(train):
+                await until(lambda: len(beside) == 1)
+                await publisher.publish(1)
+                await until(lambda: len(beside) == 3)
+        assert beside == [False, True, True]
 
     run(main())
 

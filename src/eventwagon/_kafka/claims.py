@@ -162,7 +162,7 @@ class ChannelClaims:
         """What its owner had held."""
         self._expire(now)
         for p, start, stop, claim in op.held:
-            self._give_back(p, range(start, stop), claim, now + op.delay, op.tried)
+            self._give_back(p, range(start, stop), claim, now + op.delay, op)
         returned: list[Grant] = []
         for number, partition in self.partitions.items() if op.owner else ():
             for offset, hold in list(partition.taken.items()):
@@ -282,12 +282,13 @@ class ChannelClaims:
                 if taken.get(offset) is hold:
                     self._run_out(p, offset, hold, due)
 
-    def _give_back(self, p: int, offsets: Sequence[int], claim: int, due: int, tried: bool) -> None:
+    def _give_back(self, p: int, offsets: Sequence[int], claim: int, due: int, op: Release) -> None:
         taken = self.partition(p).taken
         for offset in offsets:
             hold = taken.get(offset)
             if hold is not None and not hold.back and hold.claim == claim:
-                self._back(p, offset, hold.attempt + tried, due, suspect=hold.suspect and not tried)
+                suspect = hold.suspect and not (op.tried or op.cleared)
+                self._back(p, offset, hold.attempt + op.tried, due, suspect=suspect)
 
     def _run_out(self, p: int, offset: int, hold: Hold, due: int) -> None:
         self._back(p, offset, hold.attempt + hold.alone, due, suspect=True)

@@ -35,14 +35,15 @@ class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
 
 
 class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
-    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False. And
-    all that `owner` holds, which has ended, has run out."""
+    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False;
+    then a suspect stays one, unless it is `cleared`. And all that `owner` holds, which has ended, has run out."""
 
     channel: str
     held: list[Held]
     delay: int
     tried: bool
     owner: str = ""
+    cleared: bool = False
 
 
 class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):

@@ -175,13 +175,14 @@ class _Queue:
                 self._settled += 1
                 self._back -= hold.back
 
-    def release(self, deliveries: Sequence[Delivery], now: float, due: float, tried: bool) -> None:
+    def release(self, deliveries: Sequence[Delivery], now: float, due: float, *, tried: bool, cleared: bool) -> None:
         if self._claims_due <= now:
             self._expire(now)
         for delivery in deliveries:
             hold: _Hold = delivery.token
             if self._taken.get(hold.number) is hold:
-                self._give_back(hold, due, hold.attempt + tried, suspect=hold.suspect and not tried)
+                suspect = hold.suspect and not (tried or cleared)
+                self._give_back(hold, due, hold.attempt + tried, suspect=suspect)
         self.wake()
 
     def alone(self, delivery: Delivery, now: float) -> bool:
@@ -303,9 +304,11 @@ class _Subscription:
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         self._queue.settle(deliveries)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         now = asyncio.get_running_loop().time()
-        self._queue.release(deliveries, now, now + delay, tried)
+        self._queue.release(deliveries, now, now + delay, tried=tried, cleared=cleared)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         now = asyncio.get_running_loop().time()

@@ -58,13 +58,14 @@ class KafkaSubscription:
         await self._wagon.propose(Settle(self._name, runs))
         self._feed.settled(runs)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         if not deliveries:
             return
         self._feed.check()
-        await self._wagon.propose(
-            Release(self._name, held_of(d.token for d in deliveries), max(0, round(delay * 1000)), tried)
-        )
+        held, later = held_of(d.token for d in deliveries), max(0, round(delay * 1000))
+        await self._wagon.propose(Release(self._name, held, later, tried, cleared=cleared))
 
     async def alone(self, delivery: Delivery) -> bool:
         self._feed.check()

@@ -153,7 +153,9 @@ class Claims:
             del self._settled[next(iter(self._settled))]
         return handles
 
-    def release(self, deliveries: Sequence[Delivery], now: float, due: float, tried: bool) -> None:
+    def release(
+        self, deliveries: Sequence[Delivery], now: float, due: float, *, tried: bool, cleared: bool = False
+    ) -> None:
         """Give them back, to be had from `due`; a claim that ran out is left alone."""
         if self._claims_due <= now:
             self._expire(now)
@@ -161,7 +163,8 @@ class Claims:
             token: Hold = delivery.token
             hold = self._holds.get(token.key)
             if hold is token and not hold.back:
-                self._give_back(hold, due, hold.attempt + tried, suspect=hold.suspect and not tried)
+                suspect = hold.suspect and not (tried or cleared)
+                self._give_back(hold, due, hold.attempt + tried, suspect=suspect)
 
     def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
         """Their claims end at `due`; a claim that ran out is left alone."""

@@ -222,7 +222,7 @@ class Attachment:
         except (TimeoutError, BrokerError) as e:
             log.info("%s: attempts could not be looked up: %s", self.channel, e)
         except BaseException:
-            self.claims.release([suspect], now, now, False)
+            self.claims.release([suspect], now, now, tried=False)
             raise
         hold.attempt = max(hold.attempt, self._tried.get(hold.key[:2], 1))
         return Delivery(suspect.event, hold.attempt, hold, True)
@@ -234,12 +234,12 @@ class Attachment:
             hold.alone = True
         return self.claims.stands(delivery, self._loop.time())
 
-    async def release(self, deliveries: Sequence[Delivery], delay: float, *, tried: bool) -> None:
+    async def release(self, deliveries: Sequence[Delivery], delay: float, *, tried: bool, cleared: bool) -> None:
         for delivery in [] if tried else deliveries:
             if delivery.token.alone and self.claims.stands(delivery, self._loop.time()):
                 await self._note(delivery.token.key, delivery.attempt)
         now = self._loop.time()
-        self.claims.release(deliveries, now, now + delay, tried)
+        self.claims.release(deliveries, now, now + delay, tried=tried, cleared=cleared)
         self.wake()
 
     async def _note(self, key: Key, attempt: int) -> None:
@@ -307,8 +307,10 @@ class Subscription:
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         await self._open.settle(deliveries)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        await self._open.release(deliveries, delay, tried=tried)
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        await self._open.release(deliveries, delay, tried=tried, cleared=cleared)
 
     async def alone(self, delivery: Delivery) -> bool:
         return await self._open.alone(delivery)

@@ -252,7 +252,7 @@ end
 return 'done'
 """)
 
-# ARGV: delay (ms), 1 if the attempt counts, then ids and the marks of their claims in turn.
+# ARGV: delay (ms), 1 if the attempt counts, 1 if they are no suspects any longer, then ids and the marks of their claims in turn.
 RELEASE = Script(
     _TIME
     + _LATE
@@ -264,12 +264,12 @@ local stream, meta, back, taken = unpack(KEYS)
     + """
 if redis.call('EXISTS', meta) == 0 then return 'gone' end
 local given = false
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local id = ARGV[i]
   local attempt, suspicion = held(id, ARGV[i + 1])
   if attempt then
     redis.call('XACK', stream, group, id)
-    if suspicion ~= '' and ARGV[2] == '0' then
+    if suspicion ~= '' and ARGV[2] == '0' and ARGV[3] == '0' then
       suspect(id, attempt)
       if ARGV[1] ~= '0' then redis.call('ZADD', back, now + tonumber(ARGV[1]), id) end
     else

@@ -147,8 +147,10 @@ class RedisSubscription:
             ids = [d.token[0] for d in deliveries[start : start + _MOST]]
             await self._change("settling in", scripts.SETTLE, ids)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        head = [int(delay * 1000 + 0.999), int(tried)]
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        head = [int(delay * 1000 + 0.999), int(tried), int(cleared)]
         for start in range(0, len(deliveries), _MOST):
             await self._change("giving back to", scripts.RELEASE, [*head, *_pairs(deliveries[start : start + _MOST])])
         self._more = self._more or not delay

@@ -198,9 +198,13 @@ class SQLiteSubscription:
             with contextlib.suppress(BrokerError):
                 self._broker.submit(self._channel, op)
 
-    def _release(self, deliveries: Sequence[Delivery], delay: float, *, tried: bool) -> Op[None]:
+    def _release(self, deliveries: Sequence[Delivery], delay: float, *, tried: bool, cleared: bool = False) -> Op[None]:
         channel, tokens = self._channel, [d.token for d in deliveries]
-        return Op(lambda turn: turn.release(channel, tokens, delay, tried), absent=_absent(channel), writes=True)
+        return Op(
+            lambda turn: turn.release(channel, tokens, delay, tried=tried, cleared=cleared),
+            absent=_absent(channel),
+            writes=True,
+        )
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         channel, tokens = self._channel, [d.token for d in deliveries]
@@ -208,8 +212,10 @@ class SQLiteSubscription:
             channel, Op(lambda turn: turn.settle(channel, tokens), absent=_absent(channel), writes=True)
         )
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        await self._broker.call(self._channel, self._release(deliveries, delay, tried=tried))
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        await self._broker.call(self._channel, self._release(deliveries, delay, tried=tried, cleared=cleared))
 
     async def alone(self, delivery: Delivery) -> bool:
         channel, token = self._channel, delivery.token

@@ -204,9 +204,9 @@ class WagonTurn(Turn):
             row.settled += gone
             row.changed = True
 
-    def release(self, channel: Channel, tokens: Sequence[Token], delay: float, tried: bool) -> None:
+    def release(self, channel: Channel, tokens: Sequence[Token], delay: float, *, tried: bool, cleared: bool) -> None:
         back = f"held=CASE WHEN held={CLAIMED} THEN {GIVEN_BACK} ELSE ? END, until=?, since=?, attempt=attempt-?"
-        stays = GIVEN_BACK if tried else SUSPECT_BACK
+        stays = GIVEN_BACK if tried or cleared else SUSPECT_BACK
         self._held(channel, tokens, back, (stays, self.now + delay, self.now, int(not tried)))
 
     def extend(self, channel: Channel, tokens: Sequence[Token], visibility: float) -> None:

@@ -139,12 +139,14 @@ class Subscription:
             raise ChannelGone(f"channel {self._channel} does not exist")
         await self._tidy(claim.receipt for claim in claims)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
         claims = self._held(deliveries)
         if not claims:
             return
         try:
-            await asyncio.gather(*(self._note(claim, tried=tried) for claim in claims))
+            await asyncio.gather(*(self._note(claim, tried=tried, cleared=cleared) for claim in claims))
             for claim in claims:
                 claim.done = True
             seconds = min(LONGEST, math.ceil(delay))
@@ -154,11 +156,11 @@ class Subscription:
                 claim.done = False
             raise self._explain(e, "giving back to") from e
 
-    async def _note(self, claim: Claim, *, tried: bool) -> None:
+    async def _note(self, claim: Claim, *, tried: bool, cleared: bool) -> None:
         """Before it is given back: else it would seem to have run out."""
         if claim.key is not None:
             attempts, by = claim.attempt if tried else claim.attempt - 1, f"{claim.message}:{claim.received}"
-            suspect = claim.suspect and not tried
+            suspect = claim.suspect and not (tried or cleared)
             await self._rows.note(self._channel, claim.key, attempts, given_back=by, suspect=suspect)
 
     async def alone(self, delivery: Delivery) -> bool:

@@ -259,8 +259,10 @@ class _Batch:
         self.settled.update(delivery.token.receipt for delivery in deliveries)
         self._done(deliveries)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        await self._given.release(deliveries, delay=delay, tried=tried)
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        await self._given.release(deliveries, delay=delay, tried=tried, cleared=cleared)
         self._done(deliveries)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
@@ -287,7 +289,9 @@ class _Nothing:
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None: ...
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None: ...
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None: ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None: ...
 

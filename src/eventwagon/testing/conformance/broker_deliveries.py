@@ -226,6 +226,23 @@ async def alone_and_released(t: BrokerTrial) -> None:
 
 
 @suite.check()
+async def cleared_of_suspicion(t: BrokerTrial) -> None:
+    """Released untried and cleared, after `alone` or not, a suspect has the attempt it had, and is one no longer."""
+    for marked in (False, True):
+        channel = await t.channel(holding=t.events(1))
+        async with t.claimed(channel, visibility=t.visibility):
+            await past(t.visibility)
+        async with t.broker.consume(channel, visibility=LONG) as consumer:
+            (got,) = await t.take(consumer, 1)
+            same((got.attempt, got.suspect), (1, True), "attempt and suspicion")
+            if marked:
+                holds(await consumer.alone(got), "alone says that a claim has run out which stands")
+            await consumer.release([got], tried=False, cleared=True)
+            (got,) = await t.take(consumer, 1)
+            same((got.attempt, got.suspect), (1, False), "attempt and suspicion once cleared")
+
+
+@suite.check()
 async def alone_of_a_stale_claim(t: BrokerTrial) -> None:
     """For a claim that ran out, `alone` says so, and counts nothing against the event: neither while it waits, nor
     while another has it, nor after it was settled."""

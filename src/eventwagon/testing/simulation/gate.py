@@ -322,8 +322,12 @@ class GatedSubscription:
 
         await self._gate.call("settle", effect)
 
-    async def release(self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True) -> None:
-        await self._gate.call("release", partial(self._inner.release, deliveries, delay=delay, tried=tried))
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        await self._gate.call(
+            "release", partial(self._inner.release, deliveries, delay=delay, tried=tried, cleared=cleared)
+        )
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         await self._gate.call("extend", partial(self._inner.extend, deliveries))

@@ -152,10 +152,12 @@ class EventsLate(_Fact, frozen=True):
 
 
 class EventsRescued(_Fact, frozen=True):
-    """Events that stood in a channel about to be deleted were published anew, with the same ids."""
+    """Events that stood in a channel about to be deleted were published anew, with the same ids; those that the broker
+    refused for good are among the train's dead letters."""
 
     number: int
     count: int
+    dead: int = 0
 
 
 class StepFailed(_Fact, frozen=True):
@@ -460,8 +462,9 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{count} late events were found in {_name(n)}: it drains again"
-        case EventsRescued(number=n, count=count):
-            return f"{count} late events of {_name(n)} were published anew"
+        case EventsRescued(number=n, count=count, dead=dead):
+            refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
+            return f"{count} late events of {_name(n)} were published anew{refused}"
         case StepFailed(step=step, because=why):
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):

@@ -438,7 +438,7 @@ class Feed:
         """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
         here."""
         kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery, self.handler.channel, number, because, attempt, kit.clock())])
+        self.done(delivery, [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())])
         kit.tell(
             EventDied(
                 train=kit.train,

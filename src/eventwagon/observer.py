@@ -90,7 +90,7 @@ class Observer:
         self._sweep_every = sweep_every
         self._bulkhead = bulkhead or Bulkhead(train)
         self._swept = float("-inf")
-        self._remover = Remover(train, settings, broker, switcher, orchestrator)
+        self._remover = Remover(train, settings, broker, switcher, orchestrator, clock)
         self._ended = Ended(
             train, broker, registry, switcher, tell=tell, orchestrator=orchestrator, bulkhead=self._bulkhead
         )

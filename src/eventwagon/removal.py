@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from .broker import Broker, outstanding
@@ -17,7 +17,8 @@ from .probe import PROBE
 from .settings import Settings
 from .steps import Plan, RemoveLeftover, found_late, removal_begun, removed
 from .switcher import Switcher
-from .worker import smaller
+from .text import said
+from .worker import died, smaller
 
 _MOVE_BATCH = 500
 
@@ -26,13 +27,20 @@ class Remover:
     """Removes wagons that are drained or failed, and what was left of those that are gone."""
 
     def __init__(
-        self, train: str, settings: Settings, broker: Broker, switcher: Switcher, orchestrator: Orchestrator | None
+        self,
+        train: str,
+        settings: Settings,
+        broker: Broker,
+        switcher: Switcher,
+        orchestrator: Orchestrator | None,
+        clock: Callable[[], float],
     ) -> None:
         self._train = train
         self._settings = settings
         self._broker = broker
         self._switcher = switcher
         self._orchestrator = orchestrator
+        self._clock = clock
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
@@ -124,13 +132,31 @@ class Remover:
     async def _rescue(self, ingress: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
         where the broker refuses writes to a sealed channel nothing is ever found."""
-        count = 0
+        count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(ingress):
-                await self._switcher.readmit(batch)
+                dead += await self._readmit(ingress, batch)
                 count += len(batch)
         if count:
-            await self._switcher.note(EventsRescued(train=self._train, number=ingress.wagon, count=count))
+            await self._switcher.note(
+                EventsRescued(train=self._train, number=ingress.wagon, count=count - dead, dead=dead)
+            )
+
+    async def _readmit(self, ingress: Channel, events: Sequence[Event]) -> int:
+        """Publish them anew. Those that the broker refuses for good go to the train's dead letters: how many."""
+        try:
+            await self._switcher.readmit(events)
+        except EventRefused as e:
+            if len(events) > 1:
+                half = len(events) // 2
+                return await self._readmit(ingress, events[:half]) + await self._readmit(ingress, events[half:])
+            because = f"it came late to {ingress}, and could not be published anew: {said(e)}"
+            _, letter = died(events[0], "", ingress.wagon, because, 0, self._clock())
+            kept = Channel(self._train, 0, DEAD)
+            await self._broker.create(kept)
+            await self._keep(kept, [letter])
+            return 1
+        return 0
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Idempotent."""

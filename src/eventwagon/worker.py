@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .broker import Delivery
 from .bulkhead import log_safely, traceback_of
 from .errors import Reject, Retry, Snooze, UsageError, check_pause
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
@@ -203,8 +202,8 @@ class Snoozed(NamedTuple):
 Outcome = Handled | Dead | Failed | Snoozed
 
 
-def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
-    """The dead letter of a delivery: the event as it was, and why, where, when it died, as extension attributes."""
+def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
+    """The dead letter of an event: the event as it was, and why, where, when it died, as extension attributes."""
     why = {
         "deadbecause": plain(because),
         "deadchannel": channel,
@@ -212,7 +211,6 @@ def died(delivery: Delivery, channel: str, wagon: int, because: str, attempt: in
         "deadattempts": str(attempt),
         "deadat": f"{now:.3f}",
     }
-    event = delivery.event
     return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
 
 

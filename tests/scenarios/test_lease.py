@@ -7,8 +7,18 @@ from collections.abc import Sequence
 
 from eventwagon import Event, Volume
 from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.event import Channel
-from eventwagon.facts import EventsLate, EventsRescued, SealWaits, Switched, WagonDrained, WagonRemoved, WagonSealed
+from eventwagon.errors import EventTooLarge
+from eventwagon.event import DEAD, Channel
+from eventwagon.facts import (
+    EventsLate,
+    EventsRescued,
+    OrphanRemoved,
+    SealWaits,
+    Switched,
+    WagonDrained,
+    WagonRemoved,
+    WagonSealed,
+)
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 
@@ -104,6 +114,41 @@ def test_what_a_paused_process_sends_after_its_lease_is_found_and_handled() -> N
             await until(lambda: sorted(handled) == ["before", "late"])
         assert world.of(EventsLate)[0].count == 1
         assert world.of(WagonRemoved)
+
+    run(main())
+
+
+class Shrunk(Shared):
+    """The server takes less by now than it did."""
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel.name != DEAD and any(len(event.data) > 100 for event in events):
+            raise EventTooLarge(f"{channel} takes 100 bytes at the most")
+        await super().publish(channel, events)
+
+
+def test_a_late_event_that_the_next_wagon_never_takes_is_a_dead_letter() -> None:
+    """Else the wagon would never be removed."""
+
+    async def main() -> None:
+        world, broker = unfenced()
+        handled = list[str]()
+        async with world.running(signups(handled), broker=Shrunk(broker)) as train:
+            await train.publish(SignUp("before"))
+            number = await train.request_switch()
+            await train.wait_switched(number)
+            await until(lambda: world.of(WagonRemoved), seconds=300)
+            texts = ["late", "x" * 200, "later"]
+            late = [Event(t[:5], "SignUp", "/", world.clock(), b'{"email": "%s"}' % t.encode()) for t in texts]
+            old = Channel("signups", number)  # a publisher that stood still makes it again
+            await broker.create(old)
+            await MemoryBroker.publish(broker, old, late)
+            await until(lambda: world.of(OrphanRemoved), seconds=300)
+            await until(lambda: sorted(handled) == ["before", "late", "later"])
+            (letter,) = [letter async for letter in train.dead_letters()]
+        assert (letter.id, letter.data, letter.extensions["deadattempts"]) == ("xxxxx", late[1].data, "0")
+        assert "100 bytes" in letter.extensions["deadbecause"]
+        assert [(f.count, f.dead) for f in world.of(EventsRescued)] == [(2, 1)]
 
     run(main())
 

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Event, Train, Volume, Workers
-from eventwagon.broker import Delivery
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import DEATH, EARLIEST, JSON, LATEST, born, checked, child_id
 from eventwagon.facts import EventDied
@@ -317,7 +316,7 @@ def test_a_handler_can_emit_whatever_a_foreign_client_wrote(foreign: dict[str, A
 
 def test_a_dead_letter_can_be_published_again() -> None:
     because = "ValueError: \x1b[31mred\x1b[0m\tand \ud800 half" + "\U0001f600" * 600
-    _, letter = died(Delivery(event(extensions={"tenant": "a"}), 2, None), "", 1, because, 2, 5.0)
+    _, letter = died(event(extensions={"tenant": "a"}), "", 1, because, 2, 5.0)
     assert checked(letter, MOST) == letter
     assert msgspec.json.encode(letter.extensions)
 

@@ -324,11 +324,35 @@ class ClaimsReturned(_Fact, frozen=True):
     because: str
 
 
+class RegistrySteppedBack(_Fact, frozen=True):
+    """The registry holds an older manifest than this process knew: it was restored from an older copy. The older one is
+    taken over, under a higher revision."""
+
+    known: int
+    """The revision that this process knew."""
+    found: int
+    """The revision that the registry came back with; 0: it had no manifest at all."""
+    wagons: tuple[int, ...] = ()
+    """Wagons that this process knew and that the older manifest does not have."""
+
+
+class EventsLost(_Fact, frozen=True):
+    """Events that were accepted are no longer at the broker: their channel has vanished, or the broker stepped back."""
+
+    number: int
+    channel: str
+    """The inner channel; empty: the ingress."""
+    count: int | None
+    """As many at the most, by what was last seen of it; None: not known."""
+    because: str
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
+    | RegistrySteppedBack | EventsLost
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -527,12 +551,22 @@ def sentence(fact: Fact) -> str:
             )
         case UnknownFact(kind=kind, raw=raw):
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
+        case RegistrySteppedBack(known=known, found=found, wagons=wagons):
+            lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
+            held = f"is back at revision {found}" if found else "has no manifest any more"
+            return (
+                f"the registry {held}, {known} was known: it was restored from an older copy, or lost what it held. "
+                f"What it holds now is taken over{lost}"
+            )
+        case EventsLost(number=n, channel=channel, count=count, because=why):
+            many = "an unknown number of" if count is None else f"up to {count:,}"
+            return f"{many} events of {channel or 'the ingress'} of {_name(n)} are lost: {why}"
         case ClaimsReturned(owner=owner, count=count, because=why):
             return f"{count:,} events that {owner} had in hand were given back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, EventsLost)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

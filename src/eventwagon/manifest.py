@@ -115,6 +115,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Wagons in a row that never got ready."""
     stops: int = 0
     """Goes up by one when the train's processes are asked to end: each ends that started before."""
+    epoch: int = 0
+    """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a
+    promoted replica). Older code drops it, which hurts nobody."""
+    stepped_back_at: float | None = None
+    """When that was found the last time."""
+    stepped_back_to: int = 0
+    """The revision that it was found at then; 0: it held no manifest."""
 
     @property
     def active(self) -> Wagon | None:

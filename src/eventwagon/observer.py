@@ -14,12 +14,12 @@ from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
-from .facts import ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
+from .facts import ChannelUnserved, DefectFound, EventsLost, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
-from .plan import plan
+from .plan import GONE, plan
 from .reading import History, Reading, Sample, busy_rate
 from .registry import Attachment, Member, Registry
 from .removal import Remover
@@ -48,6 +48,8 @@ from .workers import allocate
 
 _Key = tuple[type[Task], int]
 """A task and its wagon."""
+_SWEEP_AGAIN = 5.0
+"""Seconds after which leftovers that could not be removed are looked for again."""
 _AGAIN = 60.0
 """Seconds after which a failure that lasts is told again where its words have changed."""
 
@@ -105,6 +107,12 @@ class Observer:
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
+        self._held: dict[Channel, tuple[int, int]] = {}
+        """What each channel of the live wagons was last seen to have published and settled."""
+        self._missing: frozenset[Channel] = frozenset()
+        """Those that the broker did not have at the last look."""
+        self._epoch: int | None = None
+        """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
         self._wanted = False
@@ -141,6 +149,9 @@ class Observer:
         members = await self._registry.members(self._train)
         self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
+        if self._epoch is not None and base.manifest.epoch > self._epoch:
+            await self._after_stepping_back(base.manifest)
+        self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
         decided = plan(
             self._settings,
@@ -215,6 +226,7 @@ class Observer:
         channels = {w.number: manifest.working_channels(w) for w in wagons}
         depths, troubles = await self._depths(channels)
         now = self._clock()
+        gone, lost = await self._gone({c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)})
         samples: dict[int, Sample] = {}
         for number, of in depths.items():
             ingress = of[0]
@@ -222,19 +234,59 @@ class Observer:
                 samples[number] = Sample(now, ingress.published, ingress.settled, ingress.waiting or 0)
         self._history.add_all(samples, now)
         self._history.keep({w.number for w in wagons})
+        standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
         hopeful = {
-            w.number: channels[w.number]
+            w.number: [c for c in channels[w.number] if c not in gone]
             for w in wagons
-            if w.sealed_at is not None and w.number in depths and outstanding(depths[w.number]) == 0
+            if w.sealed_at is not None and w.number in depths and outstanding(standing[w.number]) == 0
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
         crew = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
         return {
-            w.number: self._reading(w, depths[w.number], later.get(w.number), now, crowding, crew)
+            w.number: msgspec.structs.replace(
+                self._reading(w, depths[w.number], now, crowding, crew),
+                outstanding_in_all=outstanding(standing[w.number]),
+                empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
+                vanished=tuple(c.name for c in channels[w.number] if c in gone),
+                lost={c.name: lost[c] for c in channels[w.number] if c in lost},
+            )
             for w in wagons
             if w.number in depths
         }, troubles
+
+    async def _gone(self, depths: Mapping[Channel, Depth]) -> tuple[frozenset[Channel], Mapping[Channel, int | None]]:
+        """Channels that the broker has not had at two looks in a row, and how many events are gone from which, at the
+        most. One of which nothing is known is looked for by name: unknown is not gone."""
+        doubtful = [c for c, depth in depths.items() if depth == Depth()]
+        there = set(await self._broker.channels(self._train)) if doubtful else set()
+        missing = frozenset(c for c in doubtful if c not in there)
+        gone, self._missing = missing & self._missing, missing
+        lost: dict[Channel, int | None] = {}
+        for channel, depth in depths.items():
+            before = self._held.get(channel)
+            if channel in gone:
+                lost[channel] = before[0] - before[1] if before is not None else None
+            elif depth.published is not None and depth.settled is not None:
+                if before is not None and depth.published < before[0] and self._broker.capabilities.totals:
+                    lost[channel] = before[0] - depth.published
+                self._held[channel] = depth.published, depth.settled
+        self._held = {c: held for c, held in self._held.items() if c in depths}
+        return gone, lost
+
+    async def _after_stepping_back(self, manifest: Manifest) -> None:
+        """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
+        anew; what does not is told."""
+        self._swept = float("-inf")
+        there = set(await self._broker.channels(self._train))
+        why = f"{GONE}, as is its wagon from the manifest"
+        lost = [
+            EventsLost(train=self._train, number=c.wagon, channel=c.name, count=published - settled, because=why)
+            for c, (published, settled) in self._held.items()
+            if manifest.wagon(c.wagon) is None and c not in there and published > settled
+        ]
+        if lost:
+            await self._switcher.note(*lost)
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
@@ -261,7 +313,6 @@ class Observer:
         self,
         wagon: Wagon,
         depths: Sequence[Depth],
-        later: Sequence[Depth] | None,
         now: float,
         crowding: float,
         crew: float | None,
@@ -281,9 +332,7 @@ class Observer:
             oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
             settle_rate=crew if shared else busy_rate(samples),
-            outstanding_in_all=outstanding(depths),
             inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
-            empty=later is not None and proven_empty(depths, later),
             samples=samples,
             crowding=crowding,
         )
@@ -393,6 +442,8 @@ class Observer:
             if is_ours(e):
                 raise
             self._failing[key] = self._failed(task, e)
+            if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
+                self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
             self._failing.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
@@ -462,7 +513,7 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
     match fact:
         case StepFailed(step=step) | DefectFound(step=step):
             return type(fact), step
-        case ChannelUnserved(channel=channel):
+        case ChannelUnserved(channel=channel) | EventsLost(channel=channel):
             return type(fact), number, channel
         case _:
             return type(fact), number, fact.because

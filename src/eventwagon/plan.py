@@ -19,6 +19,7 @@ from .facts import (
     ChannelUnserved,
     Decision,
     DrainUnproven,
+    EventsLost,
     OpenRefused,
     SealWaits,
     StepFailed,
@@ -50,10 +51,15 @@ from .steps import (
     attempt_failed,
     attempt_pause,
     not_wanted,
+    numbered_past,
     open_next,
     open_pause,
 )
 from .watching import judged
+
+GONE = (
+    "its channel has vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
+)
 
 
 def plan(
@@ -80,10 +86,12 @@ def plan(
     known to be cut off.
     """
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
+    draft.attempt("numbering", lambda: draft.number(leftovers))
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
     draft.attempt("switching", draft.switch)
+    draft.attempt("telling what is lost", draft.tell_lost)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
     if orchestrated:
@@ -180,6 +188,11 @@ class _Draft:
     def age(self, wagon: Wagon) -> float:
         return self.ages.get(wagon.number, 0.0)
 
+    def number(self, leftovers: Sequence[Channel]) -> None:
+        """A manifest that was restored from an older copy does not know of all channels that were made since. None of
+        their names is used again; that no other observer has just made them is known once this is stored."""
+        self.manifest = numbered_past(self.manifest, leftovers)
+
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
         for wagon in self.manifest.in_state(State.READY):
@@ -247,14 +260,17 @@ class _Draft:
         if active is None:
             return
         pressure, asked = self.pressure(active), self.manifest.request
-        full = pressure.value >= 1 or asked is not None
+        full = pressure.value >= 1 or asked is not None or self.is_gone(active)
         because = f"asked for: {asked.why}" if asked else pressure.why
+        if self.is_gone(active):
+            because = GONE
         self.next_wanted = full or pressure.value >= self.settings.prepare
         if not full:
             if self.manifest.refusing:
                 self.manifest = msgspec.structs.replace(self.manifest, refusing="")
             return
-        refusal = self.why_not(active, exact=asked is not None or self.exactly_full(active))
+        exact = asked is not None or self.exactly_full(active) or self.is_gone(active)
+        refusal = self.why_not(active, exact=exact)
         if refusal is None:
             ready = self.manifest.ready[0]
             self.manifest = switched(self.manifest, to=ready.number, now=self.now, because=because)
@@ -277,10 +293,10 @@ class _Draft:
                 pressure=pressure.value,
                 figures=because,
                 because=refusal,
-                passing=not at_cap(self.settings, self.manifest),
+                passing=not self.at_cap(active),
             )
         )
-        refusing = refusal if at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse" else ""
+        refusing = refusal if self.at_cap(active) and self.settings.at_cap == "refuse" else ""
         if refusing != self.manifest.refusing:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
@@ -294,9 +310,18 @@ class _Draft:
         coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
         if coming:
             return f"{coming[0].name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
-        if at_cap(self.settings, self.manifest):
+        if self.at_cap(active):
             return f"the cap of {self.settings.wagons} live wagons is reached"
         return "the next wagon is not opened yet"
+
+    def at_cap(self, active: Wagon) -> bool:
+        """There can't be a next wagon. One whose ingress has vanished takes no place: nothing else could follow it."""
+        return at_cap(self.settings, self.manifest) and not self.is_gone(active)
+
+    def is_gone(self, wagon: Wagon) -> bool:
+        """Its ingress has vanished from the broker."""
+        reading = self.readings.get(wagon.number)
+        return reading is not None and "" in reading.vanished
 
     def exactly_full(self, active: Wagon) -> bool:
         reading = self.readings.get(active.number)
@@ -331,7 +356,7 @@ class _Draft:
                 standing += 1
         if standing >= wanted:
             return
-        if len(self.manifest.wagons) >= self.settings.wagons:
+        if len(self.manifest.wagons) - self.is_gone(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
@@ -370,7 +395,21 @@ class _Draft:
         if self.manifest.request is not None:
             return f"a switch was asked for ({self.manifest.request.why})"
         active = self.manifest.active
+        if active is not None and self.is_gone(active):
+            return GONE
         return self.pressure(active).why if active else ""
+
+    def tell_lost(self) -> None:
+        """Events that are gone with their channel, or with what the broker has forgotten."""
+        for number, reading in self.readings.items():
+            for channel, count in reading.lost.items():
+                gone = channel in reading.vanished
+                why = GONE if gone else "the broker holds fewer than it did: it was restored from an older copy"
+                if not gone or count != 0 or channel == "":
+                    fact = EventsLost(
+                        train=self.manifest.train, number=number, channel=channel, count=count, because=why
+                    )
+                    self.refusals.append(fact)
 
     def drain(self) -> None:
         """Cut-off wagons: seal, prove empty, remove."""

@@ -44,7 +44,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     inner: Mapping[str, int | None] = {}
     """The same of each inner channel, by name."""
     empty: bool = False
-    """All channels proven empty: every settled total, read first, met every published total, read after."""
+    """All channels proven empty: every settled total, read first, met every published total, read after. Those that
+    have vanished hold nothing."""
+    vanished: tuple[str, ...] = ()
+    """Its channels that the broker does not have any more, by name."""
+    lost: Mapping[str, int | None] = {}
+    """How many events are gone from its channels, by name, at the most: by what was last seen of each. None: not
+    known."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""
@@ -110,6 +116,8 @@ class History:
         samples = self._of.setdefault(number, deque())
         if samples and sample.at < samples[-1].at:
             samples.clear()  # the clock went back: begin anew
+        if samples and sample.published < samples[-1].published:
+            samples.clear()  # the broker did
         if len(samples) > 1 and sample.at - samples[-2].at < self._apart:
             samples.pop()  # looks in quick succession: the last one says it all
         samples.append(sample)

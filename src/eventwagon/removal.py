@@ -129,44 +129,62 @@ class Remover:
                 else:
                     raise
 
-    async def _rescue(self, ingress: Channel) -> None:
+    async def _rescue(self, channel: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
         where the broker refuses writes to a sealed channel nothing is ever found."""
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
-            async for batch in self._batches(ingress):
-                dead += await self._readmit(ingress, batch)
+            async for batch in self._batches(channel):
+                dead += await self._readmit(channel, batch)
                 count += len(batch)
         if count:
             await self._switcher.note(
-                EventsRescued(train=self._train, number=ingress.wagon, count=count - dead, dead=dead)
+                EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
 
-    async def _readmit(self, ingress: Channel, events: Sequence[Event]) -> int:
-        """Publish them anew. Those that the broker refuses for good go to the train's dead letters: how many."""
+    async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
+        """Publish them anew, to the active wagon's channel of that name. Those that the broker refuses for good go to
+        the train's dead letters, as do those for an inner channel that it does not have: how many."""
         try:
-            await self._switcher.readmit(events)
-        except EventRefused as e:
+            if channel.name:
+                await self._emit_anew(channel.name, events)
+            else:
+                await self._switcher.readmit(events)
+        except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
+            raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
+        except (EventRefused, _NoSuchChannelError) as e:
             if len(events) > 1:
                 half = len(events) // 2
-                return await self._readmit(ingress, events[:half]) + await self._readmit(ingress, events[half:])
-            because = f"it came late to {ingress}, and could not be published anew: {said(e)}"
-            _, letter = died(events[0], "", ingress.wagon, because, 0, self._clock())
+                return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
+            because = f"it came late to {channel}, and could not be published anew: {said(e)}"
+            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._clock())
             kept = Channel(self._train, 0, DEAD)
             await self._broker.create(kept)
             await self._keep(kept, [letter])
             return 1
         return 0
 
+    async def _emit_anew(self, name: str, events: Sequence[Event]) -> None:
+        """Into that inner channel of the active wagon."""
+        active = self._switcher.snapshot.manifest.active
+        if active is None:
+            raise Unavailable(f"train {self._train} has no active wagon yet")
+        if name not in active.channels:
+            raise _NoSuchChannelError(f"{active.name} has no channel {name}")
+        await self._broker.publish(Channel(self._train, active.number, name), events)
+
     async def leftover(self, task: RemoveLeftover) -> None:
-        """Remove what belongs to no wagon in the manifest. Idempotent."""
+        """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
+        that was restored from an older copy does not know their wagon. The ingress goes first: what a handler still has
+        in hand is published anew there, and whatever else it emits stands already. Idempotent."""
         await self._end_workers(task.number)
-        for channel in task.channels:
+        for channel in sorted(task.channels, key=lambda c: bool(c.name)):
             if not channel.name:
                 await self._broker.seal(channel)
-                await self._rescue(channel)
-            elif channel.name == DEAD:
+            if channel.name == DEAD:
                 await self._move_dead_letters(channel)
+            elif channel.name != PROBE:
+                await self._rescue(channel)
             await self._broker.delete(channel)
         what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
@@ -181,3 +199,7 @@ class Remover:
                 batch = []
         if batch:
             yield batch
+
+
+class _NoSuchChannelError(Exception):
+    """The active wagon has no inner channel of that name."""

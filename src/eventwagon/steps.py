@@ -7,7 +7,7 @@ Pure.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -22,8 +22,10 @@ from .facts import (
     Discarded,
     DrainUnproven,
     EventsLate,
+    EventsLost,
     OpenRefused,
     ProvisioningFailed,
+    RegistrySteppedBack,
     SealWaits,
     StepFailed,
     Switched,
@@ -38,6 +40,7 @@ from .limits import capacity, parse_limit
 from .manifest import Manifest, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
+from .registry import Snapshot
 from .settings import Settings
 from .workers import Load
 
@@ -90,7 +93,9 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
     channels: tuple[Channel, ...] = ()
 
 
-Refusal = SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | DefectFound
+Refusal = (
+    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | DefectFound | EventsLost
+)
 """What was not done, and why."""
 
 Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
@@ -293,6 +298,42 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
         why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
         return Plan(manifest, tasks=(Lift(active.number, why),))
     return None
+
+
+# --- a registry that stepped back ---------------------------------------------------------
+
+
+def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
+    """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
+    of a new epoch."""
+    manifest = numbers_kept(known.manifest, found.manifest).manifest
+    epoch = max(known.manifest.epoch, manifest.epoch) + 1
+    manifest = msgspec.structs.replace(manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision)
+    return Plan(manifest, (went_back(known.manifest, manifest, known.revision),))
+
+
+def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
+    """The same in words, for each process that knew more; `revision` is that of `known`."""
+    there = {w.number for w in now.wagons}
+    missing = tuple(w.number for w in known.wagons if w.number not in there)
+    return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
+
+
+def numbers_kept(known: Manifest, manifest: Manifest) -> Plan:
+    """No number and no turn that `known` has used is used again. Idempotent."""
+    if known.next_number <= manifest.next_number and known.turns <= manifest.turns:
+        return Plan(manifest)
+    number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
+    return Plan(msgspec.structs.replace(manifest, next_number=number, turns=turns))
+
+
+def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Manifest:
+    """The next wagon's number is past every channel that was found: a manifest from an older copy does not know of all
+    that were made since."""
+    highest = max((c.wagon for c in channels), default=0)
+    if highest < manifest.next_number:
+        return manifest
+    return msgspec.structs.replace(manifest, next_number=highest + 1)
 
 
 # --- asked for by hand --------------------------------------------------------------------

@@ -73,6 +73,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     asked: str
     watched: str
     refusing: str
+    stepped_back: str
+    """When the registry was found to have stepped back to an older manifest; empty: never."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
     dead: int | None
@@ -156,6 +158,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         asked=_asked(manifest),
         watched=_watched(manifest),
         refusing=manifest.refusing,
+        stepped_back=_stepped_back(manifest, now),
         open=opened,
         dead=sum(dead),
         members=members,
@@ -169,6 +172,15 @@ def _asked(manifest: Manifest) -> str:
     if asked is None:
         return ""
     return asked.why if asked.revision is None else f"{asked.why} (to revision {asked.revision or 'none'})"
+
+
+def _stepped_back(manifest: Manifest, now: float) -> str:
+    at, times = manifest.stepped_back_at, manifest.epoch
+    if at is None:
+        return ""
+    found = f"revision {manifest.stepped_back_to}" if manifest.stepped_back_to else "no manifest"
+    often = f", the last of {times} times" if times > 1 else ""
+    return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 
 
 def _watched(manifest: Manifest) -> str:
@@ -248,6 +260,9 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     if view.refusing:
         parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+    if view.stepped_back:
+        text = f"the registry stepped back {view.stepped_back}; `why` says what was lost"
+        parts.append(Text(text, style="yellow"))
     for name, whys in view.open.items():
         count = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"

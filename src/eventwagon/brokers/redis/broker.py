@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._redis import Bell, Client, Lost, NotSent, Script, Server
 from ...broker import Capabilities, Depth, Subscription
-from ...errors import ChannelFull, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
+from ...errors import ChannelFull, ChannelGone, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import scripts
 from .entries import event_time, pack, unpack
@@ -78,7 +78,7 @@ class RedisBroker:
         )
         made = await self._surely(what, scripts.CREATE, self._keys(channel), ["" if capacity is None else capacity])
         if made == b"broken":
-            raise self._broken(channel)
+            raise StorageBroken(self._broken(channel))
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         keys = self._keys(channel)[:2]
@@ -114,7 +114,7 @@ class RedisBroker:
         if status == b"sealed":
             raise Sealed(f"channel {channel} is sealed: publish to the train's active wagon", accepted=before)
         if status == b"broken":
-            raise self._broken(channel)
+            raise ChannelGone(self._broken(channel))
         if why := self._unconfirmed(confirmed):
             raise PublishUncertain(f"{self.server.where}: {what}: stored, but {why}")
         if status == b"full":
@@ -194,10 +194,8 @@ class RedisBroker:
         return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
 
     def _depth(self, channel: Channel, answer: object) -> Depth:
-        if answer == b"gone":
+        if not isinstance(answer, list):  # gone, or its stream is
             return Depth()
-        if not isinstance(answer, list):
-            raise self._broken(channel)
         total, length, flying, known, oldest, newest = answer
         waiting = max(0, length - flying)
         return Depth(
@@ -238,8 +236,8 @@ class RedisBroker:
         made = await asyncio.gather(*(self._client.run(what, scripts.ATTACH, self._keys(c)) for c in listed))
         return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
 
-    def _broken(self, channel: Channel) -> StorageBroken:
-        return StorageBroken(
+    def _broken(self, channel: Channel) -> str:
+        return (
             f"{self.server.where}: the stream of channel {channel} is gone while the rest of it stands: it was deleted by hand, "
             "or evicted because the server's memory was full (set maxmemory-policy to noeviction)"
         )

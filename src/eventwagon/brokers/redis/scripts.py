@@ -431,7 +431,7 @@ ATTACH = Script(
     + """
 local stream, meta, back = unpack(KEYS)
 local largest = redis.call('HGET', meta, 'largest')
-if not largest or redis.call('EXISTS', stream) == 0 then return largest and {largest, 0} end
+if not largest or redis.call('EXISTS', stream) == 0 then return false end
 for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local found = {}
   for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end

@@ -347,9 +347,16 @@ class GatedRegistry(AlwaysOpen):
         return await self._gate.call("read", partial(self._truth.read, train))
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
-        effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep)
+        effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
         return await self._gate.call("replace", effect)
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:

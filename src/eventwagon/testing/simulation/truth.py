@@ -167,9 +167,16 @@ class TruthRegistry(MemoryRegistry):
         """The most entries that each train's journal ever held."""
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
-        snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep)
+        snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
         facts = tuple(e.fact for e in entries)
         self._record(Revised, revision=snapshot.revision, manifest=manifest, facts=facts)
         self._measure(train)

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
-from .broker import Broker
+from .broker import Broker, Troubled
 from .bulkhead import Bulkhead, is_ours
 from .errors import (
     ChannelFull,
@@ -156,7 +156,8 @@ class Switcher(Switching):
     def _late(self, parcel: Parcel) -> PublishTimeout:
         left = len(parcel.events) - parcel.accepted
         message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
-        why = self._trouble or "the broker has not answered"
+        known = self._broker.trouble if isinstance(self._broker, Troubled) else ""
+        why = known or self._trouble or "the broker has not answered"
         return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
 
     # --- senders --------------------------------------------------------------------------

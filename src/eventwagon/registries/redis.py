@@ -46,7 +46,8 @@ redis.call('HSET', document, 'revision', string.format('%.0f', new), 'document',
 append(journal, ARGV[4], 6)
 redis.pcall('PUBLISH', document .. ':bell', '')
 return {1, new}
-"""
+""",
+    when_full=True,
 )
 
 _OTHER = Script("""
@@ -60,10 +61,12 @@ _JOIN = Script(
     + """
 append(KEYS[1], ARGV[1], 2)
 return 1
-"""
+""",
+    when_full=True,
 )
 
-_CHECK_IN = Script("""
+_CHECK_IN = Script(
+    """
 local members, alive = unpack(KEYS)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -79,7 +82,9 @@ if ttl > 0 then
   redis.call('HSET', members, name, said)
 end
 return 1
-""")
+""",
+    when_full=True,
+)
 
 _MEMBERS = Script("""
 local members, alive = unpack(KEYS)

@@ -14,7 +14,7 @@ from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
 from eventwagon.testing.simulation.checker import check
 from eventwagon.testing.simulation.guests import guest, is_strict, may_die
 from eventwagon.testing.simulation.history import Faulted, Handled, Refused, Stored, Tried
-from eventwagon.testing.simulation.mutants import FENCED, HOSTILE, UNFENCED, Mutant
+from eventwagon.testing.simulation.mutants import FENCED, HOSTILE, STEPPING, UNFENCED, Mutant
 from eventwagon.testing.simulation.run import simulate
 from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, draw
 from eventwagon.testing.simulation.shrink import shrink
@@ -105,6 +105,23 @@ def test_a_bulkhead_that_is_taken_out_is_missed(name: str, record_property: Call
         with HOSTILE[name]():
             violations = check(simulate(scenario))
         if violations:
+            record_property("caught", (seed, violations[0].invariant))
+            return
+    pytest.fail("survived: a hole in the checker or in the scenarios")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", STEPPING)
+def test_a_registry_that_steps_back_is_hard(name: str, record_property: Callable[[str, object], None]) -> None:
+    """Within those of four hundred seeds in which it does, and those are good without the mutant."""
+    for seed in range(400):
+        scenario = draw(seed)
+        if not scenario.steps_back:
+            continue
+        with STEPPING[name]():
+            violations = check(simulate(scenario))
+        if violations:
+            assert not check(simulate(scenario))
             record_property("caught", (seed, violations[0].invariant))
             return
     pytest.fail("survived: a hole in the checker or in the scenarios")

@@ -84,6 +84,25 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
         known |= {w.number for w in manifest.wagons}
 
 
+def one_name(history: Iterable[Record]) -> Iterator[Violation]:
+    """I2, where the registry stepped back: at most one ACTIVE, and no number is opened twice while somebody lives who
+    may know of it."""
+    opened: dict[int, int] = {}
+    for record in history:
+        if not isinstance(record, Revised):
+            continue
+        active = [w.number for w in record.manifest.in_state(State.ACTIVE)]
+        if len(active) > 1:
+            yield Violation(invariant="I2", says=f"wagons {active} are all active", moments=(record.seq,))
+        for fact in record.facts:
+            if isinstance(fact, WagonOpened):
+                if fact.number in opened:
+                    says = f"number {fact.number} is used twice"
+                    moments = (opened[fact.number], record.seq)
+                    yield Violation(invariant="I2", says=says, wagon=fact.number, moments=moments)
+                opened[fact.number] = record.seq
+
+
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
     """I10: no more wagons live than the cap allows."""
     for _, record in _revisions(history):

@@ -77,6 +77,13 @@ class Revised(Record, frozen=True):
     facts: tuple[Decision, ...]
 
 
+class SteppedBack(Record, frozen=True):
+    """The registry holds an older manifest again, as one does that was restored from a copy."""
+
+    revision: int
+    manifest: Manifest
+
+
 class Noted(Record, frozen=True):
     facts: tuple[Decision, ...]
 

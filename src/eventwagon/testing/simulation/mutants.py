@@ -25,6 +25,7 @@ from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
 from ... import switcher as switcher_module
+from ... import switching as switching_module
 from ...broker import Depth, proven_empty
 from ...brokers import memory as memory_module
 from ...crew import Lanes
@@ -40,12 +41,13 @@ from ...observer import Observer
 from ...orchestrator import Deployment
 from ...orchestrators import in_process as in_process_module
 from ...plan import _Draft, plan
-from ...registry import Member
+from ...registry import Member, Snapshot
 from ...removal import Remover
 from ...settling import Settling
 from ...sleeping import rested
-from ...steps import Plan, Provision, Seal, Task, sealed
+from ...steps import Plan, Provision, RemoveLeftover, Seal, Task, sealed
 from ...switcher import Switcher
+from ...switching import Switching
 from ...telling import Telling
 from ...worker import Dead, Failed, Handled, begin
 
@@ -57,6 +59,8 @@ UNFENCED: dict[str, Mutant] = {}
 """Those for the lease fence."""
 HOSTILE: dict[str, Mutant] = {}
 """Those without one of the bulkheads, for scenarios with hostile guests."""
+STEPPING: dict[str, Mutant] = {}
+"""Those for registries that step back."""
 RARE: dict[str, Mutant] = {}
 """Those that few seeds in thousands are hit by: they are caught in scenarios that are kept in the tests."""
 
@@ -596,4 +600,48 @@ def _not_alone() -> Iterator[None]:
         yield
 
     with mock.patch.object(Gate, "alone", mutant):
+        yield
+
+
+@_mutant("a registry's step back taken for late news", STEPPING)
+def _step_back_ignored() -> Iterator[None]:
+    async def mutant(self: Switching) -> Snapshot:
+        self.see(await self._registry.read(self._train))
+        return self.snapshot
+
+    with mock.patch.object(Switching, "refresh", mutant):
+        yield
+
+
+@_mutant("wagons of the lost time dropped", STEPPING)
+def _lost_wagons_dropped() -> Iterator[None]:
+    """What stands in channels that the older manifest does not know goes with them."""
+
+    async def mutant(self: Remover, task: RemoveLeftover) -> None:
+        for channel in task.channels:
+            await self._broker.delete(channel)
+
+    with mock.patch.object(Remover, "leftover", mutant):
+        yield
+
+
+@_mutant("numbers of the lost time used again", STEPPING)
+def _numbers_forgotten() -> Iterator[None]:
+    with (
+        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
+        mock.patch.object(switching_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: manifest),
+    ):
+        yield
+
+
+@_mutant("an active wagon that is gone or sealed is kept", STEPPING)
+def _dead_end_kept() -> Iterator[None]:
+    async def nothing(self: Switcher, *_: object, **__: object) -> None:
+        pass
+
+    with (
+        mock.patch.object(Switcher, "_ask_for_next", nothing),
+        mock.patch.object(_Draft, "is_gone", return_value=False),
+    ):
         yield

@@ -163,6 +163,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events that are hostile."""
     deaf: float = 0.0
     """The share of facts at which a listener raises."""
+    steps_back: tuple[tuple[float, int], ...] = ()
+    """When the registry steps back, and over how many revisions. The broker does not."""
     redeclares: tuple[str, str] | None = None
     """The limit and the workers that the new version of the programs declares instead."""
 
@@ -237,6 +239,11 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     hosts = random.Random(f"{seed} guests")
     if hosts.random() < 0.25:
         scenario = _with_guests(scenario, hosts)
+    registry = random.Random(f"{seed} registry")
+    if fences and not scenario.guests and registry.random() < 0.15:
+        times = sorted(round(registry.uniform(1.0, span + 4.0), 3) for _ in range(registry.choice([1, 1, 2])))
+        back = tuple((at, registry.choice([1, 2, 5, 20, 1000])) for at in times)
+        scenario = msgspec.structs.replace(scenario, steps_back=back)
     return _bearable(scenario)
 
 

@@ -29,6 +29,7 @@ from .history import (
     SealedChannel,
     Settled,
     Started,
+    SteppedBack,
     Stored,
     Tried,
 )
@@ -140,6 +141,8 @@ def _tell(record: Record) -> str:
         case Faulted():
             amount = f" {record.amount:g} s" if record.amount else ""
             return f"FAULT at its {record.call}. {record.op}: {record.kind}{amount}"
+        case SteppedBack():
+            return f"the registry stepped back to revision {record.revision}"
         case Asked():
             return f"is asked for a {record.what}"
         case Healed():

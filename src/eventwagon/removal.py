@@ -69,9 +69,15 @@ class Remover:
             dead is not None or wagon.created_at is None
         ):  # that channel goes last: once it is gone, the record was written
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
-        await self._rescue(manifest.ingress(wagon))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        if wagon.state is State.FAILED and manifest.epoch:  # in a time that the registry forgot it may have been in use
+            await self._broker.seal(manifest.ingress(wagon))
+            for channel in (*named, *lost):
+                if channel.name != PROBE:
+                    await self._rescue(channel)
+        else:
+            await self._rescue(manifest.ingress(wagon))
         for channel in (*named, *lost, manifest.dead_letters(wagon)):
             await self._broker.delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))

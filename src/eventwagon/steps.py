@@ -201,14 +201,15 @@ def found(
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)
-    if not manifest.wagons:
+    if not manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE):
         why = "the train's first wagon"
         manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
         facts.append(fact)
-    first = manifest.wagons[0]
-    if first.state is State.PROVISIONING and first.created_at is not None and manifest.active is None:
+    first = manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE)[0]
+    if first.created_at is not None and manifest.active is None:
         why = "the first wagon takes events as soon as its channels do"
-        manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
+        if first.state is State.PROVISIONING:  # READY: its workers were seen while it was waited for its channels
+            manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
         manifest = switched(manifest, to=first.number, now=now, because=why)
         facts.append(
             Switched(

@@ -160,8 +160,8 @@ class Observer:
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
-            troubles.append(self._met("dividing the workers", e))
-        refusals = [*unasked, *troubles, *decided.refusals, *(self._met(*each) for each in decided.defects)]
+            troubles.append(self._broke("dividing the workers", e))
+        refusals = [*unasked, *troubles, *decided.refusals, *(self._broke(*each) for each in decided.defects)]
         for task in decided.tasks:
             try:
                 await self._carry_out(task, tasks)
@@ -357,6 +357,13 @@ class Observer:
         if isinstance(error, Defect):
             return DefectFound(train=self._train, step=step, because=said(error))
         return StepFailed(train=self._train, step=step, because=said(error))
+
+    def _broke(self, step: str, error: Exception) -> Refusal:
+        """What policy raised, which calls nothing but itself: a defect of ours, whatever it is."""
+        if not isinstance(error, Defect):
+            cause, error = error, Defect(said(error))
+            error.__cause__ = cause
+        return self._met(step, error)
 
     # --- doing ----------------------------------------------------------------------------
 

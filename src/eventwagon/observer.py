@@ -51,6 +51,9 @@ _Key = tuple[type[Task], int]
 _AGAIN = 60.0
 """Seconds after which a failure that lasts is told again where its words have changed."""
 
+_REST_MOST = 5.0
+"""Seconds after which what failed aside is tried again at the latest."""
+
 
 class _Told(NamedTuple):
     """A refusal that stands: what was told of it, and when."""
@@ -102,6 +105,8 @@ class Observer:
         """What is done aside now."""
         self._failing: dict[_Key, Refusal] = {}
         """What was done aside, failed, and has not succeeded since."""
+        self._resting: dict[_Key, tuple[float, float]] = {}
+        """Until when (the loop's time) each of those rests, and for how many seconds."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
@@ -127,8 +132,10 @@ class Observer:
                 except BaseException as e:
                     if is_ours(e):
                         raise
-                    for fact in self._new([self._met("a look", e)]):
+                    new, standing = self._new([self._met("a look", e)])
+                    for fact in new:
                         self._tell(fact)
+                    self._refused |= standing  # what else stands was not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
                         await self._poked.wait()
@@ -173,8 +180,11 @@ class Observer:
                 refusals.append(self._failed(task, e))
         self._forget_failing(decided.tasks)
         refusals += self._failing.values()
-        if new := self._new(refusals):
+        new, standing = self._new(refusals)
+        if new:
             await self._switcher.note(*new)
+        self._refused = standing
+        self._tell_lasting(refusals)
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -242,10 +252,13 @@ class Observer:
         """The depths of each wagon's channels; a wagon that can't be read keeps none of the others from it."""
         if not channels:
             return {}, []
-        with suppress(Exception):  # then one by one, to see which it is
+        try:
             asked = [c for of in channels.values() for c in of]
             flat = dict(zip(asked, await self._broker.depth(asked), strict=True))
             return {number: [flat[c] for c in of] for number, of in channels.items()}, []
+        except BaseException as e:
+            if is_ours(e):
+                raise
         found: dict[int, Sequence[Depth]] = {}
         troubles: list[Refusal] = []
         for number, of in channels.items():
@@ -314,10 +327,10 @@ class Observer:
 
     # --- saying ---------------------------------------------------------------------------
 
-    def _new(self, refusals: Sequence[Refusal]) -> list[Refusal]:
-        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures.
-        The words of an error may change at each look: that is told once a minute. A defect is told once, however often
-        it is met. What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+    def _new(self, refusals: Sequence[Refusal]) -> tuple[list[Refusal], dict[tuple[object, ...], _Told]]:
+        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures;
+        and what stands once they are told. The words of an error may change at each look: that is told once a minute. A
+        defect is told once, however often it is met."""
         now = asyncio.get_running_loop().time()
         standing: dict[tuple[object, ...], _Told] = {}
         new: list[Refusal] = []
@@ -331,11 +344,11 @@ class Observer:
         for key, told in self._refused.items():
             if key[0] is DefectFound:
                 standing.setdefault(key, told)
-        self._refused = standing
-        self._tell_lasting(refusals, now)
-        return new
+        return new, standing
 
-    def _tell_lasting(self, refusals: Sequence[Refusal], now: float) -> None:
+    def _tell_lasting(self, refusals: Sequence[Refusal]) -> None:
+        """What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+        now = asyncio.get_running_loop().time()
         lasting = next((r for r in refusals if isinstance(r, SwitchRefused) and r.passing), None)
         if lasting is None:
             self._passing_since = None
@@ -382,7 +395,7 @@ class Observer:
                 self._made(number)
             case Provision() | Remove() | RemoveLeftover():
                 key = _key(task)
-                if key not in self._under_way:
+                if key not in self._under_way and not self._rests(key):
                     self._under_way.add(key)
                     tasks.create_task(self._aside(key, task))
 
@@ -400,18 +413,27 @@ class Observer:
             if is_ours(e):
                 raise
             self._failing[key] = self._failed(task, e)
+            _, pause = self._resting.get(key, (0.0, self._settings.observe_every / 2))
+            pause = min(_REST_MOST, 2 * pause)
+            self._resting[key] = asyncio.get_running_loop().time() + pause, pause
         else:
             self._failing.pop(key, None)
+            self._resting.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
                 self.poke()
         finally:
             self._under_way.discard(key)
+
+    def _rests(self, key: _Key) -> bool:
+        """It failed a moment ago: it is tried again after a pause that grows."""
+        return asyncio.get_running_loop().time() < self._resting.get(key, (0.0, 0.0))[0]
 
     def _forget_failing(self, tasks: Sequence[Task]) -> None:
         """What another has done meanwhile is not asked for any more. Leftovers are asked for at some looks only."""
         wanted = {_key(task) for task in tasks}
         for key in [key for key in self._failing if key not in wanted and key[0] is not RemoveLeftover]:
             del self._failing[key]
+            self._resting.pop(key, None)
 
     async def _provision(self, number: int) -> None:
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from .broker import Broker, outstanding
-from .errors import ChannelGone, EventRefused, Unavailable
+from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .gathering import fitting
@@ -41,6 +41,9 @@ class Remover:
         self._switcher = switcher
         self._orchestrator = orchestrator
         self._clock = clock
+        self._moved: dict[Channel, set[tuple[str, str]]] = {}
+        """By channel: what a removal that has not succeeded yet has moved already, so that it is not moved again at each
+        attempt."""
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
@@ -73,7 +76,7 @@ class Remover:
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         for channel in (*named, *lost, manifest.dead_letters(wagon)):
-            await self._broker.delete(channel)
+            await self._delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
@@ -104,11 +107,23 @@ class Remover:
         try:
             async for batch in self._batches(channel):
                 await self._broker.create(kept)
-                await self._keep(kept, batch)
+                for some in self._parts(channel, batch, _MOVE_BATCH):
+                    await self._keep(kept, some)
                 moved += len(batch)
         except ChannelGone:
             return None
         return moved
+
+    def _parts(self, channel: Channel, events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
+        """What is still to be moved of these, in parts that fit into one call. Each counts as moved once the next is
+        asked for."""
+        moved = self._moved.setdefault(channel, set())
+        left = [event for event in events if _mark(event) not in moved]
+        while left:
+            some = fitting(left, most)
+            yield some
+            moved.update(map(_mark, some))
+            left = left[len(some) :]
 
     async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
         """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable,
@@ -119,7 +134,9 @@ class Remover:
             try:
                 await self._broker.publish(kept, some)
                 left = left[len(some) :]
-            except EventRefused:
+            except (Exception, BaseExceptionGroup) as e:
+                if _passes_over(e):
+                    raise
                 if len(some) > 1:
                     half = len(some) // 2
                     await self._keep(kept, some[:half])
@@ -135,18 +152,21 @@ class Remover:
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(ingress):
-                dead += await self._readmit(ingress, batch)
-                count += len(batch)
+                for some in self._parts(ingress, batch, self._settings.publish_batch):
+                    dead += await self._readmit(ingress, some)
+                    count += len(some)
         if count:
             await self._switcher.note(
                 EventsRescued(train=self._train, number=ingress.wagon, count=count - dead, dead=dead)
             )
 
     async def _readmit(self, ingress: Channel, events: Sequence[Event]) -> int:
-        """Publish them anew. Those that the broker refuses for good go to the train's dead letters: how many."""
+        """Publish them anew. Those that can't be, ever, go to the train's dead letters: how many."""
         try:
             await self._switcher.readmit(events)
-        except EventRefused as e:
+        except (Exception, BaseExceptionGroup) as e:
+            if _passes_over(e):
+                raise
             if len(events) > 1:
                 half = len(events) // 2
                 return await self._readmit(ingress, events[:half]) + await self._readmit(ingress, events[half:])
@@ -167,9 +187,13 @@ class Remover:
                 await self._rescue(channel)
             elif channel.name == DEAD:
                 await self._move_dead_letters(channel)
-            await self._broker.delete(channel)
+            await self._delete(channel)
         what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _delete(self, channel: Channel) -> None:
+        await self._broker.delete(channel)
+        self._moved.pop(channel, None)
 
     async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
         """What stands in the channel. Raises ChannelGone."""
@@ -181,3 +205,13 @@ class Remover:
                 batch = []
         if batch:
             yield batch
+
+
+def _mark(event: Event) -> tuple[str, str]:
+    """By what an event, or a dead letter of one channel, is known again."""
+    return event.id, event.extensions.get("deadchannel", "")
+
+
+def _passes_over(error: BaseException) -> bool:
+    """Whether this has nothing to do with the events of the call, and may pass."""
+    return isinstance(error, EventwagonError) and not isinstance(error, EventRefused)

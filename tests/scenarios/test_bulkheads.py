@@ -310,6 +310,32 @@ def test_an_impossible_move_is_told_once_and_the_rest_goes_on(
     assert all(r.levelno == logging.ERROR for r in told)
 
 
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError("nobody's"), TypeError("no")], ids=repr)
+def test_a_wagon_that_can_not_be_read_keeps_no_other_from_being_looked_at(error: BaseException) -> None:
+    class Broken(MemoryBroker):
+        breaks = False
+
+        async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+            if self.breaks and any(channel.wagon == 1 for channel in channels):
+                raise error
+            return await super().depth(channels)
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        broker = world.broker = Broken(clock=world.clock)
+        async with world.running(signups(handled, limit=Volume(3), spares=1)) as c:
+            await c.publish(SignUp("a"))
+            await c.request_switch()
+            await c.wait_switched(1)
+            broker.breaks = True
+            number = await c.request_switch()
+            await c.wait_switched(number)
+            await until(lambda: c.manifest.wagon(number) is None)
+            assert c.manifest.wagon(1) is not None
+
+    run(main())
+
+
 def test_whatever_policy_raises_is_a_defect_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """It calls nothing but itself: this is no weather."""
 

@@ -76,7 +76,9 @@ def _sqlite(address: Address) -> Drivers:
             f"{address.url}: sync={sync!r}; give full (each event on disk) or normal (the disk's own time)"
         )
     directory = address.host + address.path if address.host else address.path.removeprefix("/")
-    if address.host or not directory:
+    if directory.endswith(":memory:"):
+        raise UsageError(f"{address.url}: what is to be in memory only is memory:// here")
+    if address.host or not directory or not address.url.lower().startswith("sqlite://"):
         raise UsageError(
             f"{address.url}: write sqlite:///relative/directory or sqlite:////absolute/directory (three or four slashes)"
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 MOST = 500
 """Characters of a reason: it travels with dead letters."""
 
+_IN_A_GROUP = 5
+"""Errors of a group that are named."""
+
 
 def plain(text: str, most: int = MOST) -> str:
     """The text on one line, without control characters or what UTF-8 can't hold (those are escaped), `most` characters
@@ -21,7 +24,10 @@ def said(error: BaseException) -> str:
     name = "an exception"
     try:
         name = plain(str(type(error).__name__), 100)
-        text = str(error)[: 4 * MOST].strip()
+        if isinstance(error, BaseExceptionGroup):
+            text = f"({len(error.exceptions)}) " + "; ".join(map(said, error.exceptions[:_IN_A_GROUP]))
+        else:
+            text = str(error)[: 4 * MOST].strip()
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - a user's exception may do anything when it is printed

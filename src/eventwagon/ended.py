@@ -18,6 +18,7 @@ from .orchestrator import Witness
 from .process import Pod, Process, this_process, why_ended
 from .registry import Member, Registry
 from .switching import Switching
+from .tasks import all_of
 from .text import said
 
 _WITHIN = 30.0
@@ -138,8 +139,4 @@ class Ended:
             return 0
         manifest = self._switching.snapshot.manifest
         channels = [c for wagon in manifest.in_state(*LIVE) for c in manifest.working_channels(wagon)]
-        counts = await asyncio.gather(*(self._broker.reclaim(c, name) for c in channels), return_exceptions=True)
-        for outcome in counts:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return sum(count for count in counts if not isinstance(count, BaseException))
+        return sum(await all_of(self._broker.reclaim(channel, name) for channel in channels))

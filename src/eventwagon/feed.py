@@ -24,6 +24,8 @@ _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers stand by for it."""
+_CALL = 0.5
+"""Seconds for which a worker waits for what it has chosen to be fetched."""
 _OVER = 1.0
 """The longest that a process stays alone with an event for it to be settled, in seconds."""
 _KEPT_WAITING = 0.15
@@ -181,7 +183,7 @@ class Feed:
         before = self.circuit
         if circuit is not before:
             self.circuit = circuit
-            if before.probe is not None:
+            if before.probe is not None and any(d.event.id == before.probe for d in self.unsettled.values()):
                 self.serving.kit.circuits.passed(before, before.probe, gone=False)
             self.serving.lanes.wake(self.serving.lanes.target)
 
@@ -194,12 +196,13 @@ class Feed:
             self.serving.lanes.wake(self.serving.lanes.target)
 
     async def call_up(self) -> None:
-        """Fetch one event for a worker that has chosen this channel. Returns when it was tried."""
+        """Fetch one event for a worker that has chosen this channel. Returns when it was tried, or after a moment: a
+        broker that does not answer keeps no worker from other wagons."""
         self.remembered = None
         waiter = asyncio.get_running_loop().create_future()
         self._called.append(waiter)
         self._room.set()
-        await waiter
+        await asyncio.wait([waiter], timeout=_CALL)
 
     def pass_over(self, allowance: float, most: int) -> None:
         """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer
@@ -256,14 +259,13 @@ class Feed:
                         serving.kit.bulkhead.report(f"receiving from {self.channel}", e)
                     elif pause == PAUSES[0]:
                         serving.stumble(f"receiving from {self.channel}", str(e))
+                    _answer(called)
                     await asyncio.sleep(pause)
                     pause = min(PAUSES[1], pause * 2)
                     continue
                 finally:
                     self.receiving = False
-                    for waiter in called:
-                        if not waiter.done():
-                            waiter.set_result(None)
+                    _answer(called)
                 pause = PAUSES[0]
                 if self.looking and len(deliveries) == count and self._look_on():
                     continue
@@ -357,9 +359,7 @@ class Feed:
 
     def _answer_called(self) -> None:
         """Nothing can be fetched now: workers are not to wait for it."""
-        for waiter in self._called:
-            if not waiter.done():
-                waiter.set_result(None)
+        _answer(self._called)
         self._called.clear()
 
     def nudge(self) -> None:
@@ -411,10 +411,10 @@ class Feed:
         if line.task is None:
             self._settling.go(line)
 
-    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """It was not handled: another may have it, after `delay` s."""
+    def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
+        """Another may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
         self.untried(delivery)
-        self._release(delivery, delay, tried=False, handled=False)
+        self._release(delivery, delay, tried=False, handled=handled)
 
     def untried(self, delivery: Delivery) -> None:
         """It was taken and not handled: as a probe it has shown nothing."""
@@ -480,3 +480,9 @@ class Feed:
                 because=because,
             )
         )
+
+
+def _answer(called: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in called:
+        if not waiter.done():
+            waiter.set_result(None)

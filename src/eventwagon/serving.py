@@ -263,15 +263,13 @@ class Serving:
         to_give_back = max(least, min(most, grace))
         try:
             self.nudge()
-            if self._fetching:
-                await asyncio.wait(self._fetching, timeout=max(most, self.kit.settings.publish_timeout))
-            for fetching in self._fetching:
-                fetching.cancel()  # only a broker that has not answered yet
             self.give_back()
+            receiving = asyncio.create_task(self._receive_no_more(most + max(most, grace)))
             await self._until_quiet(grace)
             self.lanes.part(self)
             await self._until_quiet(to_give_back)
             self.lanes.give_up(self)
+            await receiving
             await self._until_quiet(to_give_back)
         except BaseException as e:
             if is_ours(e):
@@ -287,6 +285,14 @@ class Serving:
                 raise
             self.kit.bulkhead.report(f"leaving the channels of wagon_{self.spec.number}", e)
         self.on_left()
+
+    async def _receive_no_more(self, seconds: float) -> None:
+        """Wait for receives that are under way, so that what they bring can be given back."""
+        if self._fetching:
+            await asyncio.wait(self._fetching, timeout=seconds)
+        for fetching in self._fetching:
+            fetching.cancel()  # only a broker that has not answered yet
+        self.give_back()
 
     async def _until_quiet(self, seconds: float) -> None:
         self._quiet.clear()  # it may have been quiet before the last receive brought something

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,9 +14,12 @@ from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
 from .kit import PAUSES, Kit
+from .tasks import all_of
 from .text import said
 from .worker import smaller
 
+_LATER_MOST = 60.0
+"""The longest pause, in seconds, before something that could not be settled is to be settled again."""
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
 
@@ -30,8 +34,8 @@ class Source(Protocol):
         """They are in hand no longer: settled, given back, or left to run out."""
         ...
 
-    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """It was not handled: another may have it, after `delay` s."""
+    def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
+        """Another may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
         ...
 
     def nudge(self) -> None:
@@ -90,6 +94,9 @@ class Settling:
         self._changed = changed
         self._lines: dict[Hashable, Line] = {}
         self._ended = False
+        self._context = copy_context()  # of no event
+        self._later: dict[int, tuple[float, asyncio.TimerHandle]] = {}
+        """By identity: what could not be settled, the next pause, and the timer of this one."""
 
     def line(self, source: Source, key: Hashable) -> Line:
         """The line of those from `source` that have `key` in common: where they emit to, or that they are given
@@ -102,11 +109,13 @@ class Settling:
     def go(self, line: Line) -> None:
         """Something waits in the line."""
         if line.task is None and not self._ended:
-            line.task = self._kit.tasks.create_task(self._work_off(line))
+            line.task = self._kit.tasks.create_task(self._work_off(line), context=self._context.copy())
 
     def end(self, why: str) -> None:
         """Nothing more can be done, or is to be: what has no answer yet is left to run out."""
         self._ended = True
+        for _, timer in self._later.values():
+            timer.cancel()
         for line in self._lines.values():
             if line.task is not None:
                 line.task.cancel(why)
@@ -189,7 +198,7 @@ class Settling:
         if name == DEAD:  # not even as small as can be: the broker refuses everything
             step = f"keeping a dead letter of wagon_{self._number}"
             self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
-            source.give_back(delivery, PAUSES[1])
+            source.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             source.die(delivery, because, delivery.attempt)
         else:
@@ -212,7 +221,25 @@ class Settling:
                 await self._settle_all(source, deliveries[half:])
                 return
             self._kit.bulkhead.report(f"settling in {source.channel}", e)
+            self._settle_later(source, deliveries[0])
+            return
+        for delivery in deliveries if self._later else ():
+            self._later.pop(id(delivery), None)
         source.forget(deliveries)
+
+    def _settle_later(self, source: Source, delivery: Delivery) -> None:
+        """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody handles
+        it again, and settling is tried again after a pause that grows."""
+        pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
+        again = partial(self.settle, source, delivery)
+        timer = asyncio.get_running_loop().call_later(pause, again, context=self._context.copy())
+        self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer
+
+    def settle(self, source: Source, delivery: Delivery) -> None:
+        """It was handled, and what it emitted is stored."""
+        line = self.line(source, None)
+        line.done.append((delivery, ()))
+        self.go(line)
         source.nudge()
 
     # --- given back ---------------------------------------------------------------------------
@@ -269,4 +296,4 @@ async def _all(calls: list[Coroutine[Any, Any, None]]) -> None:
     if len(calls) == 1:
         await calls[0]
     elif calls:
-        await asyncio.gather(*calls)
+        await all_of(calls)

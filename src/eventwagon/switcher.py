@@ -249,6 +249,7 @@ class Switcher(Switching):
                 self._trouble = str(e)
                 if await self._refreshed(wagon) == wagon.number:
                     await self._pause(batch, pause)
+                    pause = min(_PAUSE_MOST, pause * 2)
             except (PublishUncertain, Unavailable) as e:
                 self._trouble = str(e)
                 await self._pause(batch, pause)

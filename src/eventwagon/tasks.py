@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
@@ -98,3 +98,22 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
             if is_cancelled():  # it failed while it ended
                 raise asyncio.CancelledError from e
         await asyncio.sleep(_PAUSE)
+
+
+async def all_of(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """What they return. They run at once; when all have ended, raises what the first of those raised that failed. Unlike
+    with asyncio.gather a SystemExit is a failure like any other, and ends no loop."""
+    outcomes = await asyncio.gather(*map(_outcome, calls))
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for results, _ in outcomes for result in results]
+
+
+async def _outcome(call: Awaitable[T]) -> tuple[list[T], BaseException | None]:
+    try:
+        return [await call], None
+    except BaseException as e:
+        if is_ours(e):
+            raise
+        return [], e

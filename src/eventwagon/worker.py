@@ -51,14 +51,23 @@ class Handler:
             )
 
 
-class _Stored:
-    """What `emit` returns: may be awaited, need not."""
+class _Stored(Coroutine[None, None, None]):
+    """What `emit` returns: may be awaited, or made a task, and need not."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
         return
         yield  # pragma: no cover - makes this a generator
+
+    def send(self, value: None) -> None:
+        raise StopIteration
+
+    def throw(self, *error: Any) -> None:
+        raise error[0]
+
+    def close(self) -> None:
+        pass
 
 
 _STORED = _Stored()
@@ -252,13 +261,17 @@ def handlers_own(error: BaseException) -> TracebackType | None:
 class Run:
     """One call of a handler after the other, and how the one that is under way is cut short."""
 
-    __slots__ = ("because", "given_up", "thread")
+    __slots__ = ("because", "given_up", "not_started", "strayed", "thread")
 
     def __init__(self) -> None:
         self.because = ""
         """Why it was cut short; empty while it was not."""
         self.given_up = False
         """It was cut short, went on all the same, and is run no further."""
+        self.strayed = False
+        """While the handler waited somebody else cancelled the task that it runs in."""
+        self.not_started: BaseException | None = None
+        """Why there was no thread to run it in."""
         self.thread: Call | None = None
         """What runs in a thread."""
 
@@ -325,9 +338,12 @@ class _Rest:
 
     def __await__(self) -> Generator[Any, Any, Outcome]:
         coroutine, signal = self._coroutine, self._signal
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - for the type checker: this runs in a worker
         while True:
             value: Any = None
             thrown: BaseException | None = None
+            cancelled = me.cancelling()
             try:
                 value = yield signal
             except GeneratorExit:  # the worker itself is thrown away
@@ -339,6 +355,7 @@ class _Rest:
                         coroutine.close()
                     return _outcome(e, self._context)
                 thrown = e
+                self._run.strayed = self._run.strayed or me.cancelling() > cancelled
             try:
                 signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
             except StopIteration as e:
@@ -353,7 +370,7 @@ async def _in_thread(
     try:
         result, error = await threads.run(run, handler.call, *arguments)
     except asyncio.CancelledError as e:
-        error = e
+        error, run.strayed = e, True
     if error is not None:
         return _outcome(error, context)
     if not inspect.isawaitable(result):
@@ -441,6 +458,7 @@ class Threads:
         try:
             mine = self._idle.pop() if self._idle else self._start()
         except RuntimeError as e:  # the system has no thread left
+            run.not_started = e
             return None, e
         run.thread = call = Call(loop)
 

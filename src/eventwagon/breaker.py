@@ -61,6 +61,10 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"Breaker: share must be at most 1, not {self.share!r}")
         if self.least > self.last or self.events > self.last:
             raise UsageError(f"Breaker: least={self.least} and events={self.events} can be at most last={self.last}")
+        if self.sparse > self.within:
+            raise UsageError(
+                f"Breaker: sparse={self.sparse:g} is more than within={self.within:g}: it would never apply"
+            )
         if self.pause_most < self.pause:
             raise UsageError(f"Breaker: pause_most={self.pause_most:g} is less than pause={self.pause:g}")
 

@@ -484,8 +484,8 @@ class Connection:
         back by itself when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
         """
         why = text("why", why)
-        if revision is not None:
-            check_revision(revision)
+        if revision is not None and not check_revision(revision):
+            raise UsageError("revision '': name the code that is to serve the next wagon, or leave the revision out")
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
         if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")

@@ -20,6 +20,7 @@ from .errors import EventwagonError
 from .event import born
 from .facts import HandlerOverran, Listener
 from .feed import Feed
+from .forks import forks, leave
 from .gate import Gate
 from .kit import PAUSES, Held, Kit
 from .orchestrator import WagonSpec
@@ -555,6 +556,8 @@ class Lanes:
         self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
     ) -> None:
         """The handling is over: what came of it goes where it belongs."""
+        if hand.forks != forks():  # in the copy of the process that it made
+            leave(outcome.error if isinstance(outcome, Failed) else None)
         serving = feed.serving
         serving.busy -= 1
         hand.busy = False
@@ -592,7 +595,7 @@ class Lanes:
         self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
     ) -> None:
         serving, circuits, event_id = feed.serving, self._kit.circuits, delivery.event.id
-        is_cut = isinstance(outcome, Failed) and isinstance(outcome.error, asyncio.CancelledError)
+        is_cut = isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError)
         if ((hand.because and serving.leaving) or (hand.is_stray and is_cut)) and self._kit.settings.attempts != 1:
             circuits.passed(circuit, event_id, gone=False)
             feed.give_back(delivery)  # cut short by our leaving, or by who cancelled its worker: no failure of its

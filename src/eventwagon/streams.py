@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from .bulkhead import is_ours
 from .errors import UsageError
 from .event import Event
 from .gathering import MOST_BYTES
@@ -86,7 +87,17 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
     room = MOST_BYTES
     going, came, complete = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def read() -> None:
+    async def read() -> BaseException | None:
+        """What the user's iterator raises: asyncio ends the loop at a SystemExit that a task raises."""
+        try:
+            await iterate()
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            return e
+        return None
+
+    async def iterate() -> None:
         nonlocal room  # and `events`, which is another list for each that was given out
         iterator = aiter(payloads)
         try:
@@ -122,12 +133,13 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
             if events:
                 some, events, room = events, [], MOST_BYTES
                 yield some
-        reader.result()
+        if (failure := reader.result()) is not None:
+            raise failure
     finally:
         await _end(reader)
 
 
-async def _end(reader: asyncio.Task[None]) -> None:
+async def _end(reader: asyncio.Task[BaseException | None]) -> None:
     """Have the user's iterator closed; a cancellation meanwhile is raised after that."""
     cancelled = False
     reader.cancel()

@@ -65,7 +65,11 @@ class InOwnTask(Generic[T]):
             await self._leave.wait()
 
     def _look(self, task: asyncio.Task[None]) -> None:
-        if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
+        if self._leave.is_set():
+            return
+        if task.cancelled():
+            _logger.warning("%s ended early: somebody has cancelled its task", self._manager)
+        elif error := task.exception():
             _logger.error("%s ended early", self._manager, exc_info=error)
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:

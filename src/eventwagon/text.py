@@ -19,13 +19,21 @@ def plain(text: str, most: int = MOST) -> str:
     return text[:most]
 
 
+def parts_of(error: BaseException) -> tuple[BaseException, ...]:
+    """The errors of a group, whatever its class makes of that attribute; none of what is no group."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    found: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(error)
+    return found
+
+
 def said(error: BaseException) -> str:
     """An error in one line. Never raises, whatever the error's own text does, but for KeyboardInterrupt."""
     name = "an exception"
     try:
         name = plain(str(type(error).__name__), 100)
-        if isinstance(error, BaseExceptionGroup):
-            text = f"({len(error.exceptions)}) " + "; ".join(map(said, error.exceptions[:_IN_A_GROUP]))
+        if parts := parts_of(error):
+            text = f"({len(parts)}) " + "; ".join(map(said, parts[:_IN_A_GROUP]))
         else:
             text = str(error)[: 4 * MOST].strip()
     except KeyboardInterrupt:

@@ -18,8 +18,9 @@ import msgspec
 from .bulkhead import log_safely, traceback_of
 from .errors import Reject, Retry, Snooze, UsageError, check_pause
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from .forks import forks, leave
 from .payload import Shape, codec, name_of, type_name
-from .text import plain, said
+from .text import parts_of, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -261,11 +262,12 @@ def handlers_own(error: BaseException) -> TracebackType | None:
 class Run:
     """One call of a handler after the other, and how the one that is under way is cut short."""
 
-    __slots__ = ("because", "given_up", "not_started", "strayed", "thread")
+    __slots__ = ("because", "forks", "given_up", "not_started", "strayed", "thread")
 
     def __init__(self) -> None:
         self.because = ""
         """Why it was cut short; empty while it was not."""
+        self.forks = forks()
         self.given_up = False
         """It was cut short, went on all the same, and is run no further."""
         self.strayed = False
@@ -373,14 +375,22 @@ async def _in_thread(
         error, run.strayed = e, True
     if error is not None:
         return _outcome(error, context)
-    if not inspect.isawaitable(result):
+    if not _is_awaitable(result):
         return _returned(handler, context, result)
     outcome = _driven(handler, context, run, result)
     return outcome if isinstance(outcome, Outcome) else await outcome
 
 
+def _is_awaitable(result: object) -> bool:
+    try:
+        return inspect.isawaitable(result)
+    except Exception:  # noqa: BLE001 - a user's object may do anything when it is asked what it is
+        return False
+
+
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
-    if isinstance(result, Reject | Retry | Snooze):
+    if issubclass(type(result), Reject | Retry | Snooze):
+        assert isinstance(result, Exception)  # noqa: S101 - for the type checker
         return _outcome(result, context)  # it meant to raise it
     if context is not None:
         context.close()
@@ -393,11 +403,9 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
     """What a handler says by raising this."""
     if context is not None:
         context.close()
-    if isinstance(error, KeyboardInterrupt):
+    if issubclass(type(error), KeyboardInterrupt):
         raise error
-    with suppress(
-        AttributeError, TypeError, ValueError
-    ):  # a subclass that did not initialise its base is a failure like any other
+    try:
         match _meant(error):
             case Reject() as reject:
                 reason = said(reject).partition(": ")[2]
@@ -407,13 +415,17 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
             case Retry() as retry:
                 after = None if retry.after is None else check_pause("Retry", retry.after)
                 return Failed(plain(retry.because) or "its handler asked for another attempt", after=after)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001, S110 - one that can't even be asked what it is, is a failure like any other
+        pass
     return Failed(said(error), error)
 
 
 def _meant(error: BaseException) -> BaseException:
     """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while len(parts := parts_of(error)) == 1:
+        error = parts[0]
     return error
 
 
@@ -475,6 +487,8 @@ class Threads:
                 result = context.run(function, *arguments)
             except BaseException as e:  # noqa: BLE001 - carried over to the awaiting side, whatever it is
                 error = e
+            if forks() != run.forks:
+                leave(error)
             try:
                 loop.call_soon_threadsafe(finish, result, error)
             except RuntimeError:

@@ -12,21 +12,22 @@ from eventwagon.brokers.pulsar.address import channel_of, parse
 from eventwagon.brokers.pulsar.positions import snapshot
 from eventwagon.brokers.pulsar.wire import event_from, properties
 from eventwagon.errors import UsageError
-from eventwagon.event import Channel, Event
+from eventwagon.event import Channel, Event, legible
 
-TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20).filter(lambda text: legible(text) == text)
+WORD = TEXT.filter(lambda text: bool(text) and not text.isspace())
 
 
 @given(
     st.builds(
         Event,
-        id=st.text(st.characters(codec="utf-8"), min_size=1),
-        type=st.text(st.characters(codec="utf-8"), min_size=1),
-        source=st.text(st.characters(codec="utf-8"), min_size=1),
+        id=WORD,
+        type=WORD,
+        source=WORD,
         time=st.floats(-1e9, 4e9),
         data=st.binary(max_size=50),
-        subject=st.none() | TEXT,
-        content_type=TEXT,
+        subject=st.none() | WORD,
+        content_type=WORD,
         extensions=st.dictionaries(st.from_regex(r"x[a-z0-9]{0,10}", fullmatch=True), TEXT, max_size=3),
     )
 )

@@ -129,7 +129,7 @@ def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, bec
     attribute `undecodable`, the reason as `deadbecause`, and its headers as `rawheaders`."""
     extensions = {UNDECODABLE: position, "deadbecause": plain(f"can't be decoded: {because}")}
     if pairs:
-        text = json.dumps([[_shown(name), _shown(value)] for name, value in pairs]).replace("\x7f", "\\u007f")
+        text = json.dumps([[_shown(name), _shown(value)] for name, value in pairs])
         for number, start in enumerate(range(0, len(text), LONGEST_VALUE), 1):
             extensions[HEADERS if number == 1 else f"{HEADERS}{number}"] = text[start : start + LONGEST_VALUE]
     return Event(position, UNKNOWN, UNKNOWN, _within(written), data, None, BINARY, extensions)

@@ -59,6 +59,8 @@ def test_a_large_event_is_named_in_its_message_and_a_larger_one_refused() -> Non
     body, kind = large.message
     assert kind == REFERENCE
     assert reference_from(body) == large.key == key_of(Event("1", "t", "s", 0.0, b""))
+    for odd in ('{"key":""}', '{"key":"' + "é" * 600 + '"}', '{"key":5}', "{}", "[" * 100_000, '{"key":"\\ud800"}'):
+        assert reference_from(odd) is None
     with pytest.raises(
         EventTooLarge, match=r"event 1 for c is \d+ bytes as JSON; a row of the table takes up to 390000"
     ):

@@ -16,6 +16,7 @@ from .breaker import DEATHS, Circuit
 from .broker import Broker, Delivery
 from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
+from .cloudevents import is_batch
 from .errors import EventwagonError
 from .event import born
 from .facts import HandlerOverran, Listener
@@ -539,7 +540,7 @@ class Lanes:
         hand.busy, hand.until = True, now + settings.handler_timeout
         if self._timer is None:
             self._arm(hand.until)
-        if not feed.handler.wants_context:
+        if not (feed.handler.wants_context or is_batch(delivery.event)):
             return None
         return Context(
             delivery.event,
@@ -587,6 +588,8 @@ class Lanes:
             else:
                 self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
             feed.done(delivery, outcome.emitted)
+            if outcome.emitted:
+                feed.tell_deaths(outcome.emitted)
         else:
             self._ends_badly(hand, feed, delivery, outcome, circuit)
         hand.feed = hand.delivery = None

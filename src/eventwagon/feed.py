@@ -11,7 +11,7 @@ from .breaker import USUAL, Again, Circuit
 from .broker import Delivery, Subscription
 from .bulkhead import is_ours
 from .errors import ChannelGone, EventwagonError
-from .event import Channel, born
+from .event import DEAD, Channel, born
 from .facts import EventDied, EventRetried, EventSnoozed
 from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
@@ -438,17 +438,26 @@ class Feed:
         """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
         here."""
         kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())])
-        kit.tell(
-            EventDied(
-                train=kit.train,
-                number=number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                attempts=attempt,
-                because=because,
-            )
-        )
+        letters = [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())]
+        self.done(delivery, letters)
+        self.tell_deaths(letters)
+
+    def tell_deaths(self, emitted: Emitted) -> None:
+        """Tell of the dead letters among what is to be stored."""
+        kit = self.serving.kit
+        for channel, letter in emitted:
+            if channel == DEAD:
+                why = letter.extensions
+                kit.tell(
+                    EventDied(
+                        train=kit.train,
+                        number=self.serving.spec.number,
+                        channel=self.handler.channel,
+                        id=letter.id,
+                        attempts=int(why["deadattempts"]),
+                        because=why["deadbecause"],
+                    )
+                )
 
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
         """Again after the pause that its handler asked for; that was no attempt."""

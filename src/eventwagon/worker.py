@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .bulkhead import log_safely, traceback_of
+from .cloudevents import UNDECODABLE, is_batch, parts
 from .errors import Reject, Retry, Snooze, UsageError, check_pause
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
 from .forks import forks, leave
@@ -176,13 +177,24 @@ class Context:
         self.emitted.append((channel, event))
         return _STORED
 
+    def of(self, event: Event) -> Context:
+        """The same for another event: one of a batch."""
+        return Context(
+            event, self.attempt, self.train, self.wagon, self.channel, self._handlers, self._max_bytes, self._clock
+        )
+
+    def died(self, because: str) -> tuple[str, Event]:
+        """The dead letter of the event."""
+        return died(self.event, self.channel, self.wagon, because, self.attempt, self._clock())
+
     def close(self) -> None:
         """The handler has ended: nothing can be emitted any more."""
         self._closed = True
 
 
 class Handled(NamedTuple):
-    """The handler returned: settle, after storing what it emitted."""
+    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are among
+    it."""
 
     emitted: Sequence[tuple[str, Event]]
 
@@ -290,8 +302,13 @@ def begin(
 
     Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
     `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
-    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended.
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to come
+    with a context.
     """
+    if event.extensions and UNDECODABLE in event.extensions:
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+    if context is not None and is_batch(event):
+        return _each(handler, event, context, run, threads)
     try:
         payload = handler.decode(event)
     except KeyboardInterrupt:
@@ -305,6 +322,31 @@ def begin(
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _driven(handler, context, run, work)
+
+
+async def _each(handler: Handler, batch: Event, context: Context, run: Run, threads: Threads) -> Outcome:
+    """Handle the events of a batch one after the other: what they all emitted, and the letters of those that died. One
+    that fails, or wants to come later, brings the whole message again: it is what the broker keeps and gives out."""
+    emitted: list[tuple[str, Event]] = []
+    for event in parts(batch):
+        own = context.of(event)
+        try:
+            await asyncio.sleep(0)  # handlers that never wait must let others run
+        except asyncio.CancelledError as e:
+            return _outcome(e, own)
+        outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if run.because:
+            return Failed(run.because)
+        match outcome:
+            case Handled(emitted=more):
+                emitted += more
+            case Dead(because=because):
+                emitted.append(own.died(because))
+            case _:
+                return outcome
+    return Handled(emitted) if emitted else HANDLED
 
 
 def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:

@@ -20,7 +20,7 @@ from .consumer import Attachment, Subscription
 from .native import Native, Refused, error, log
 from .positions import Snapshot
 from .producer import Sender
-from .wire import event_from
+from .wire import event_of
 
 MOST_BYTES = 5 * 1024 * 1024
 """What a server takes as it comes (maxMessageSize). One set lower refuses by itself."""
@@ -274,13 +274,7 @@ class PulsarBroker:
                     position = (handle.ledger_id(), handle.entry_id())
                     if found.is_settled(position):
                         continue
-                    try:
-                        given = message.properties()
-                    except UnicodeDecodeError:
-                        given = {}
-                    name = f"{channel}/{position[0]}:{position[1]}:{handle.batch_index()}"
-                    published = message.publish_timestamp() / 1000
-                    yield event_from(given, message.data(), position=name, published=published)
+                    yield event_of(message, channel)
         except Refused as e:
             raise error(e, self._address, f"reading {channel}") from None
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from .errors import Defect
+from .redaction import redacted
 from .text import said
 
 _logger = logging.getLogger("eventwagon")
@@ -148,12 +149,13 @@ def kind_of(error: BaseException) -> Hashable:
 
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
+    or holds control characters or secrets, is shown by a stand-in: no log is to be broken or forged by what somebody
+    sent, or to hold a password."""
     place = place or traceback_of(error)
     try:
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()
-        is_plain = not _CONTROLS.search(text)
+        is_plain = not _CONTROLS.search(text) and redacted(text) == text
     except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
         is_plain = False
     if is_plain:

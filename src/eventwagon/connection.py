@@ -32,6 +32,7 @@ from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
 from .payload import encode, type_name
+from .redaction import redacted
 from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
 from .steps import Plan, differences, differing, switch_asked
@@ -483,7 +484,7 @@ class Connection:
         ready. If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes
         back by itself when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
         """
-        why = text("why", why)
+        why = redacted(text("why", why))
         if revision is not None:
             check_revision(revision)
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
@@ -502,7 +503,7 @@ class Connection:
         """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored.
         Raises UsageError."""
         self._here()
-        fact = StopRequested(train=self.train.name, because=text("why", why))
+        fact = StopRequested(train=self.train.name, because=redacted(text("why", why)))
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))

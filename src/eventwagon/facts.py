@@ -11,6 +11,7 @@ import msgspec
 
 from .documents import as_read
 from .manifest import Wagon
+from .text import as_line
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact"):
@@ -414,7 +415,12 @@ def _revision(revision: str | None) -> str:
 
 
 def sentence(fact: Fact) -> str:
-    """The fact in words, with its figures, as logs and `eventwagon why` print it."""
+    """The fact in words, with its figures, on one line, as logs and `eventwagon why` print it: whatever a payload, an
+    error or a name holds, it looks like no line but this one."""
+    return as_line(_sentence(fact))
+
+
+def _sentence(fact: Fact) -> str:
     match fact:
         case Declared(settings=settings, channels=channels):
             said = ", ".join(f"{name}={value}" for name, value in settings.items())

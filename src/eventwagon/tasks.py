@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
-from .bulkhead import Bulkhead, is_cancelled, is_ours
+from .bulkhead import Bulkhead, is_cancelled, is_ours, shown
 
 _logger = logging.getLogger("eventwagon")
 
@@ -66,7 +66,7 @@ class InOwnTask(Generic[T]):
 
     def _look(self, task: asyncio.Task[None]) -> None:
         if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
-            _logger.error("%s ended early", self._manager, exc_info=error)
+            _logger.error("%s ended early", self._manager, exc_info=shown(error))
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
         """Wait for its end; each cancellation meanwhile is handed on."""

@@ -14,7 +14,7 @@ from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..facts import SwitchGivenUp, sentence
 from ..values import check_revision
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
 from .target import reached
 
 Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
@@ -150,9 +150,9 @@ async def _until(done: Awaitable[None], deadline: float, doing: str, left: Calla
                     raise Ended(Code.NOT_IN_TIME, f"not done in time: {await left()}")
                 if spinner is not None:
                     try:
-                        spinner.update(f"{doing}: {await left()}")
+                        spinner.update(words(f"{doing}: {await left()}"))
                     except EventwagonError as e:
-                        spinner.update(f"{doing}: {e}")
+                        spinner.update(words(f"{doing}: {e}"))
                 await asyncio.wait([task], timeout=min(0.2, deadline - now))
         await task
     finally:

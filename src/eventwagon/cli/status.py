@@ -170,7 +170,9 @@ def _asked(manifest: Manifest) -> str:
     asked = manifest.request
     if asked is None:
         return ""
-    return asked.why if asked.revision is None else f"{asked.why} (to revision {asked.revision or 'none'})"
+    more = [f"to revision {asked.revision or 'none'}"] if asked.revision is not None else []
+    more += [f"by {asked.by}"] if asked.by else []
+    return f"{asked.why} ({', '.join(more)})" if more else asked.why
 
 
 def _watched(manifest: Manifest) -> str:

@@ -28,8 +28,10 @@ _MOST = 1000
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>`]+", re.IGNORECASE)
 _AFTER = ").,:;!]}…"
 """What may follow a URL in a sentence."""
+# `?secret=NAME` outside of other URLs is Kubernetes': the name of a Secret.
 _GIVEN = re.compile(
-    rf"((?:{_WORDS})[\w.-]{{0,40}}(?:\s?=\s?|[\"']\s?:\s?))(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}}\"']+)", re.IGNORECASE
+    rf"((?!(?<=[?&])secret=)(?:{_WORDS})[\w.-]{{0,40}}(?:\s?=\s?|[\"']\s?:\s?))(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}}\"']+)",
+    re.IGNORECASE,
 )
 _HEADER = re.compile(r"(authorization[\"']?\s?[:=]\s?[\"']?(?:basic |bearer )?)[^\s,\"'}]+", re.IGNORECASE)
 _SHAPE = re.compile(

@@ -81,6 +81,8 @@ def test_a_short_one_only_where_it_stands_alone() -> None:
 def test_the_name_of_a_kubernetes_secret_is_none() -> None:
     learn("kubernetes://shop?secret=birdsong")
     assert redacted("birdsong") == "birdsong"
+    assert redacted("write kubernetes:?secret=NAME&x=y") == "write kubernetes:?secret=NAME&x=y"
+    assert redacted("a?client_secret=x, redis://h?secret=y") == "a?client_secret=***, redis://h?secret=***"
 
 
 def test_what_is_no_url_is_refused_without_its_secrets() -> None:

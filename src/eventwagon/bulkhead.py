@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from .errors import Defect
+from .redaction import redacted
 from .text import parts_of, said
 
 _logger = logging.getLogger("eventwagon")
@@ -166,14 +167,15 @@ def _is_endless(error: BaseException) -> bool:
 
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
+    or holds control characters or secrets, is shown by a stand-in: no log is to be broken or forged by what somebody
+    sent, or to hold a password."""
     place = place or traceback_of(error)
     try:
         if _is_endless(error):
             raise RecursionError
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()
-        is_plain = not _CONTROLS.search(text)
+        is_plain = not _CONTROLS.search(text) and redacted(text) == text
     except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
         is_plain = False
     if is_plain:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import NamedTuple, cast, get_args
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 from .broker import Broker, Named
 from .errors import UsageError
 from .orchestrator import Orchestrator
 from .registry import Registry
 from .settings import Settings
+from .values import split_url
 
 ENTRY_POINTS = "eventwagon.drivers"
 """The entry point group in which a package names its drivers: scheme = function(Address) -> Drivers."""
@@ -154,7 +155,7 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
     schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     given = parse_qsl(parts.query, keep_blank_values=True)
     elsewhere = next((value for name, value in given if name == "registry"), None)
     options = [(name, value) for name, value in given if name != "registry"]
@@ -255,7 +256,7 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
 
     Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
-    parts = urlsplit(url if ":" in url else f"{url}:")
+    parts = split_url(url if ":" in url else f"{url}:")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     address = Address(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock)
     others = {e.name: e for e in entry_points(group=ORCHESTRATORS)}

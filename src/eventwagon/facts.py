@@ -11,6 +11,7 @@ import msgspec
 
 from .documents import as_read
 from .manifest import Wagon
+from .text import as_line
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact"):
@@ -18,10 +19,11 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact
 
 
 class Declared(_Fact, frozen=True):
-    """The train was declared, or declared anew."""
+    """The train was declared, or declared anew (`by` a person, whose program differs)."""
 
     settings: dict[str, str]
     channels: tuple[str, ...]
+    by: str = ""
 
 
 class WagonOpened(_Fact, frozen=True):
@@ -223,11 +225,12 @@ class BreakerClosed(_Fact, frozen=True):
 
 
 class SwitchRequested(_Fact, frozen=True):
-    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
+    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
 
     because: str
     revision: str | None = None
     watch: float | None = None
+    by: str = ""
 
 
 class SwitchGivenUp(_Fact, frozen=True):
@@ -269,7 +272,10 @@ class WokenUp(_Fact, frozen=True):
 
 
 class StopRequested(_Fact, frozen=True):
+    """`by`: who asked."""
+
     because: str
+    by: str = ""
 
 
 class HandlerOverran(_Fact, frozen=True):
@@ -409,16 +415,25 @@ def _code(revision: str) -> str:
     return f" (revision {revision})" if revision else ""
 
 
+def _who(by: str) -> str:
+    return f" by {by}" if by else ""
+
+
 def _revision(revision: str | None) -> str:
     return f"revision {revision}" if revision else "no revision"
 
 
 def sentence(fact: Fact) -> str:
-    """The fact in words, with its figures, as logs and `eventwagon why` print it."""
+    """The fact in words, with its figures, on one line, as logs and `eventwagon why` print it: whatever a payload, an
+    error or a name holds, it looks like no line but this one."""
+    return as_line(_sentence(fact))
+
+
+def _sentence(fact: Fact) -> str:
     match fact:
-        case Declared(settings=settings, channels=channels):
+        case Declared(settings=settings, channels=channels, by=by):
             said = ", ".join(f"{name}={value}" for name, value in settings.items())
-            return f"train declared: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
+            return f"train declared{_who(by)}: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
         case WagonOpened(number=n, because=why, revision=revision, unit=unit):
             warm = f", with the warm workers of {_name(unit)}" if unit is not None else ""
             return f"{_name(n)}{_code(revision)} opened{warm}: {why}"
@@ -488,12 +503,12 @@ def sentence(fact: Fact) -> str:
                 f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
                 "a handling succeeded"
             )
-        case SwitchRequested(because=why, revision=None):
-            return f"a switch was asked for: {why}"
-        case SwitchRequested(because=why, revision=revision, watch=None):
-            return f"a switch to {_revision(revision)} was asked for: {why}"
-        case SwitchRequested(because=why, revision=revision, watch=watch):
-            return f"a switch to {_revision(revision)} was asked for, and back when more than {watch:.3g} of it fails: {why}"
+        case SwitchRequested(because=why, revision=None, by=by):
+            return f"a switch was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=None, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=watch, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}, and back when more than {watch:.3g} of it fails: {why}"
         case SwitchGivenUp(revision=revision, back=back, because=why):
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
         case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
@@ -507,8 +522,8 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
         case WokenUp(number=n, because=why):
             return f"{_name(n)} is woken: {why}"
-        case StopRequested(because=why):
-            return f"the train's processes were asked to end: {why}"
+        case StopRequested(because=why, by=by):
+            return f"the train's processes were asked to end{_who(by)}: {why}"
         case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
             over = f", over {skipped} in between" if skipped else ""
             return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")

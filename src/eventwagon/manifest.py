@@ -78,6 +78,8 @@ class Request(msgspec.Struct, frozen=True):
     """The code that the next wagon is to run; None: the same as now."""
     watch: float | None = None
     """Go back when more than this share of the new wagon's handlings fail; None: don't look."""
+    by: str = ""
+    """Who asked for it; empty: not told (older code, or the train itself)."""
 
 
 class Watch(msgspec.Struct, frozen=True):

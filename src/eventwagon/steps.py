@@ -304,7 +304,9 @@ def switch_asked(manifest: Manifest, request: Request) -> Plan:
     standing = manifest.request
     if standing is not None and request.revision in (None, standing.revision):
         return Plan(manifest)
-    fact = SwitchRequested(train=manifest.train, because=request.why, revision=request.revision, watch=request.watch)
+    fact = SwitchRequested(
+        train=manifest.train, because=request.why, revision=request.revision, watch=request.watch, by=request.by
+    )
     revision = manifest.revision if request.revision is None else request.revision
     return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
 

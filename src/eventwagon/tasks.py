@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
-from .bulkhead import Bulkhead, is_cancelled, is_ours
+from .bulkhead import Bulkhead, is_cancelled, is_ours, shown
 
 _logger = logging.getLogger("eventwagon")
 
@@ -70,7 +70,7 @@ class InOwnTask(Generic[T]):
         if task.cancelled():
             _logger.warning("%s ended early: somebody has cancelled its task", self._manager)
         elif error := task.exception():
-            _logger.error("%s ended early", self._manager, exc_info=error)
+            _logger.error("%s ended early", self._manager, exc_info=shown(error))
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
         """Wait for its end; each cancellation meanwhile is handed on."""

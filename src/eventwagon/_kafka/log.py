@@ -18,6 +18,7 @@ import msgspec
 from confluent_kafka import KafkaError, Message
 
 from ..errors import BrokerError, Unavailable
+from ..text import said
 from .admin import Admin
 from .options import LOGGER, Options
 from .reader import Reader
@@ -266,7 +267,7 @@ class Log:
             if error is None:
                 await self._client.admin.trim(self.topic, before)
         except BrokerError as e:
-            LOGGER.warning("topic %s could not be trimmed: %s", self.topic, e)
+            LOGGER.warning("topic %s could not be trimmed: %s", self.topic, said(e))
 
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -20,8 +20,10 @@ from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
 from ..manifest import Manifest, Wagon
+from ..redaction import shown
 from ..registry import Member
-from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, listing, out, span
+from ..text import escaped
+from .console import DEFAULT_URL, Anchor, AsJson, Url, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5
@@ -111,7 +113,7 @@ async def status(
 
 def _print(view: View, as_json: bool) -> None:
     if as_json:
-        line(msgspec.json.encode(view).decode())
+        json_line(view)
     else:
         console = out()
         console.print(table(view, console))
@@ -148,7 +150,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     return View(
         train=manifest.train,
-        url=url,
+        url=escaped(shown(url)),
         at=now,
         revision=snapshot.revision,
         declared=dict(manifest.declared),
@@ -168,7 +170,9 @@ def _asked(manifest: Manifest) -> str:
     asked = manifest.request
     if asked is None:
         return ""
-    return asked.why if asked.revision is None else f"{asked.why} (to revision {asked.revision or 'none'})"
+    more = [f"to revision {asked.revision or 'none'}"] if asked.revision is not None else []
+    more += [f"by {asked.by}"] if asked.by else []
+    return f"{asked.why} ({', '.join(more)})" if more else asked.why
 
 
 def _watched(manifest: Manifest) -> str:
@@ -247,17 +251,17 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     if left_out:
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     if view.refusing:
-        parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+        parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     for name, whys in view.open.items():
         count = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"
-        parts.append(Text(text, style="bold red"))
+        parts.append(words(text, "bold red"))
     if view.asked:
-        parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
+        parts.append(words(f"a switch is asked for: {view.asked}", "bold"))
     if view.watched:
-        parts.append(Text(f"watched: {view.watched}", style="bold"))
-    parts += [Text(said, style="yellow") for said in _missing(view)]
-    parts += [Text(f"{m.name}: {m.trouble}", style="bold red") for m in view.members if m.trouble]
+        parts.append(words(f"watched: {view.watched}", "bold"))
+    parts += [words(said, "yellow") for said in _missing(view)]
+    parts += [words(f"{m.name}: {m.trouble}", "bold red") for m in view.members if m.trouble]
     if held := sum(m.held for m in view.members):
         text = "workers take nothing: their handlers go on in threads after handler_timeout; `why` says which"
         parts.append(Text(f"{held} {text}", style="yellow"))
@@ -289,9 +293,8 @@ def _head(view: View) -> Text:
     )
     who = f"{count} process{'es' if count > 1 else ''} ({roles})" if count else "no process is alive"
     text = Text(overflow="ellipsis", no_wrap=True)
-    text.append(view.train, style="bold").append(
-        f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}\n"
-    )
+    declared = f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}"
+    text.append(words(view.train, "bold")).append(words(declared)).append("\n")
     text.append(f"{who}, {view.dead or 0:,} dead letters", style="red" if view.dead else "")
     return text
 
@@ -309,7 +312,7 @@ def _row(w: WagonView, wide: bool, coded: bool) -> list[str | Text]:
     return [
         w.name if wide else f"v{w.number}",
         *([w.revision] if coded else []),
-        Text(w.state, style=COLOURS[State(w.state)] if w.state in set(State) else "dim"),
+        words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
         *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
         span(w.age),

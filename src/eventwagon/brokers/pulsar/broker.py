@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from ...broker import Capabilities, Depth
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
+from ...text import said
 from .address import Address, parse
 from .admin import Admin
 from .browse import messages
@@ -162,7 +163,7 @@ class PulsarBroker:
             try:
                 await self._admin.unload(channel)
             except BrokerError as trouble:
-                log.warning("%s takes no new consumers until it is unloaded: %s", channel, trouble)
+                log.warning("%s takes no new consumers until it is unloaded: %s", channel, said(trouble))
         else:
             self._native.spawn(self._native.end(*parts))
 

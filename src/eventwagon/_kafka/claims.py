@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .proposals import Claim, Extend, Gone, Op, Release, Run, Settle, Void, decode
+from .proposals import Claim, Extend, Gone, Op, Release, Run, Settle, Void, decode, runs_of
 
 
 class Grant(NamedTuple):
@@ -80,6 +80,8 @@ class ChannelClaims:
         self.settled = 0
         self.voids = 0
         """Offsets without an event."""
+        self.lost = 0
+        """Offsets that were removed before they were settled."""
         self.back = 0
         """Offsets that are back, due or not."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
@@ -157,6 +159,27 @@ class ChannelClaims:
                     partition.ahead.add(offset)
                     self.voids += 1
             self._advance(partition)
+
+    def lose(self, runs: Iterable[Run], now: int) -> None:
+        """Not what is held: who has it in hand may still settle it."""
+        self._expire(now)
+        for p, start, stop in runs:
+            partition = self.partition(p)
+            known = [o for o in partition.taken if start <= o < min(stop, partition.fresh)]
+            gone = [o for o in known if partition.taken[o].back]
+            self.lost += self._drop([(p, o, o + 1) for o in gone])
+            for offset in range(max(start, partition.fresh), stop):
+                if offset not in partition.ahead:
+                    partition.ahead.add(offset)
+                    self.lost += 1
+            self._advance(partition)
+
+    def to_lose(self, number: int, start: int, now: float) -> list[Run]:
+        """What is lost of this partition when it begins at `start` by now, and is not known to be."""
+        partition = self.partition(number)
+        back = [o for o, hold in partition.taken.items() if o < start and (hold.back or hold.due <= now)]
+        runs = runs_of((number, o) for o in back)
+        return [*runs, (number, partition.fresh, start)] if partition.fresh < start else runs
 
     def release(self, op: Release, now: int) -> list[Grant]:
         """What its owner had held."""
@@ -329,12 +352,12 @@ class ChannelClaims:
                 hold = partition.taken[start]
                 if hold.owner or hold.suspect or hold.alone:
                     marks.append((number, start, hold.owner, hold.suspect, hold.alone))
-        return _ChannelDump(self.settled, self.voids, partitions, marks)
+        return _ChannelDump(self.settled, self.voids, partitions, marks, self.lost)
 
     @classmethod
     def load(cls, dump: _ChannelDump) -> ChannelClaims:
         self = cls()
-        self.settled, self.voids = dump.settled, dump.voids
+        self.settled, self.voids, self.lost = dump.settled, dump.voids, dump.lost
         marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
@@ -384,6 +407,8 @@ class Claims:
                 return channel.release(op, now)
             case Extend():
                 return channel.extend(op, now)
+            case Void(lost=True):
+                channel.lose(op.runs, now)
             case Void():
                 channel.void(op.runs)
             case Gone():
@@ -408,6 +433,7 @@ class _ChannelDump(msgspec.Struct, array_like=True):
     partitions: list[tuple[int, int, list[int], list[tuple[int, int, int, int, int, bool]]]]
     marks: list[tuple[int, int, str, bool, bool]] = []
     """Of runs of which more is to be said: partition, start, owner, suspect, alone."""
+    lost: int = 0
 
 
 class _Dump(msgspec.Struct, array_like=True):

@@ -57,9 +57,10 @@ class Client:
         self.me = os.urandom(8)
         """Tells this client's records from all others'."""
         self.admin = Admin(options)
-        self.sender = Sender(options.producer(linger=0))
-        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096))
-        self.tail = Tail(options.consumer(wait=50, queued=4096), f"eventwagon-kafka-{name}")
+        causes = self.admin.causes
+        self.sender = Sender(options.producer(linger=0, logger=causes))
+        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
+        self.tail = Tail(options.consumer(wait=50, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
 
     async def close(self) -> None:
         """End all of it."""
@@ -151,6 +152,7 @@ class Log:
             raise Unavailable(
                 f"Kafka at {self._client.options.servers}: topic {self.topic} could not be read up to offset {end} "
                 f"within {self._client.options.timeout:g} s (it stands at {self.next}): try again"
+                f"{self._because(KafkaError(KafkaError._TIMED_OUT))}"
             ) from None
         finally:
             if entry in self._waiting:
@@ -280,9 +282,13 @@ class Log:
         if isinstance(found, Unavailable):
             return Unavailable(
                 f"Kafka at {self._client.options.servers}: WRITE on topic {self.topic}: {error.str()} ({error.name()}): it may "
-                "be done all the same; try again"
+                f"be done all the same; try again{self._because(error)}"
             )
         return found
+
+    def _because(self, error: KafkaError) -> str:
+        why = self._client.admin.why(error)
+        return f"; {why}" if why else ""
 
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode

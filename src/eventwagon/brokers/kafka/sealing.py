@@ -17,7 +17,6 @@ from ..._kafka.admin import Admin
 from ..._kafka.sender import Sender
 from ..._kafka.trouble import absent
 from ...errors import Unavailable
-from ...event import Channel
 from .publishing import LIMIT, PROBES_ONLY, SEALED
 from .wire import PROBE_HEADERS
 
@@ -32,54 +31,52 @@ class Gone(Exception):
     """The topic does not exist: nothing is left to seal."""
 
 
-async def seal(admin: Admin, sender: Sender, channel: Channel, partitions: int, copies: int, found: Found) -> None:
+async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies: int, found: Found) -> None:
     """Returns when every partition has refused a write. Raises Gone, Unavailable, StorageBroken."""
-    places = [(str(channel), p) for p in range(partitions)]
+    places = [(topic, p) for p in range(partitions)]
     deadline = asyncio.get_running_loop().time() + 3 * admin.options.timeout
-    sealed = await admin.option(str(channel), LIMIT) == str(SEALED)
+    sealed = await admin.option(topic, LIMIT) == str(SEALED)
     while True:
         epochs = await admin.epochs(places)
         if copies > 1 and not sealed:
-            await _limit(admin, channel, PROBES_ONLY)
-            await _each(partitions, lambda p: until_refused(admin, sender, channel, p, found, _LARGER))
-            await _each(partitions, lambda p: take(admin, sender, channel, p, found))
-        await _limit(admin, channel, SEALED)
-        await _each(partitions, lambda p: until_refused(admin, sender, channel, p, found))
+            await _limit(admin, topic, PROBES_ONLY)
+            await _each(partitions, lambda p: until_refused(admin, sender, topic, p, found, _LARGER))
+            await _each(partitions, lambda p: take(admin, sender, topic, p, found))
+        await _limit(admin, topic, SEALED)
+        await _each(partitions, lambda p: until_refused(admin, sender, topic, p, found))
         if copies == 1 or await admin.epochs(places) == epochs:
             return
         sealed = False  # another leader took over meanwhile: what the one before it has shown is not shown of this one
         if asyncio.get_running_loop().time() > deadline:
-            raise Unavailable(
-                f"Kafka at {admin.options.servers}: leaders of topic {channel} change too often: try again"
-            )
+            raise Unavailable(f"Kafka at {admin.options.servers}: leaders of topic {topic} change too often: try again")
 
 
 async def until_refused(
-    admin: Admin, sender: Sender, channel: Channel, partition: int, found: Found, data: bytes | None = None
+    admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
 ) -> None:
     """Probe until the partition's leader refuses one for its size."""
     deadline = asyncio.get_running_loop().time() + admin.options.timeout
     pause = 0.002
-    while await probe(admin, sender, channel, partition, found, data):
+    while await probe(admin, sender, topic, partition, found, data):
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(
-                f"Kafka at {admin.options.servers}: partition {partition} of topic {channel} still takes writes "
+                f"Kafka at {admin.options.servers}: partition {partition} of topic {topic} still takes writes "
                 f"{admin.options.timeout:g} s after {LIMIT} was lowered: try again"
             )
         await asyncio.sleep(pause)
         pause = min(0.1, pause * 2)
 
 
-async def take(admin: Admin, sender: Sender, channel: Channel, partition: int, found: Found) -> None:
+async def take(admin: Admin, sender: Sender, topic: str, partition: int, found: Found) -> None:
     """One probe, unless the topic is sealed already."""
-    await probe(admin, sender, channel, partition, found)
+    await probe(admin, sender, topic, partition, found)
 
 
 async def probe(
-    admin: Admin, sender: Sender, channel: Channel, partition: int, found: Found, data: bytes | None = None
+    admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
 ) -> bool:
     """Write one probe; whether the leader took it. Raises Gone, Unavailable, StorageBroken."""
-    error, message = await sender.one(str(channel), partition, data, headers=PROBE_HEADERS)
+    error, message = await sender.one(topic, partition, data, headers=PROBE_HEADERS)
     if error is None:
         assert message is not None  # noqa: S101
         offset = message.offset()
@@ -90,11 +87,11 @@ async def probe(
         return False
     if absent(error):
         raise Gone
-    raise admin.trouble(error, "WRITE", f"topic {channel}")
+    raise admin.trouble(error, "WRITE", f"topic {topic}")
 
 
-async def _limit(admin: Admin, channel: Channel, most: int) -> None:
-    if not await admin.alter(str(channel), LIMIT, str(most)):
+async def _limit(admin: Admin, topic: str, most: int) -> None:
+    if not await admin.alter(topic, LIMIT, str(most)):
         raise Gone
 
 

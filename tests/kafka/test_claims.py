@@ -58,7 +58,7 @@ class Model:
         self.claims += 1
         self.expire(now)
         due = [(at, r) for at, r in self.rows.items() if r.again is not None and r.again <= now]
-        suspects = [at for *_, at in sorted((r.attempt, r.again, at) for at, r in due if r.suspect)]
+        suspects = [at for *_, at in sorted((-r.attempt, r.again, at) for at, r in due if r.suspect)]
         back = sorted((r.again, *at) for at, r in due if not r.suspect)
         got = suspects[:1] if op.suspect_first else []
         alone = bool(got)

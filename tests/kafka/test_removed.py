@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
     AdminClient,
     AlterConfigOpType,
@@ -255,5 +255,99 @@ def test_what_was_changed_later_is_told(
                 while (await connection.broker.depth([Channel(train.name, 1)]))[0].trouble:
                     await asyncio.sleep(0.3)
                 assert [w for w in warnings(caplog) if topic in w] == told
+
+    asyncio.run(main())
+
+
+# --- logs that lost their beginning -----------------------------------------------------------
+
+
+async def six_settled(url: str, channel: Channel) -> list[str]:
+    """Of ten events, in two records of the claims log; the ids of all."""
+    async with KafkaBroker.from_url(url) as broker:
+        await broker.create(channel)
+        await broker.publish(channel, sent := events(10))
+        async with broker.consume(channel, visibility=LONG) as consumer:
+            got = await take(consumer, 10)
+            await consumer.settle(got[:4])
+            await consumer.settle(got[4:6])
+    return [event.id for event in sent]
+
+
+def ends(server: Server, topic: str) -> int:
+    consumer = Consumer({"bootstrap.servers": server.url.removeprefix("kafka://").partition("?")[0], "group.id": "x"})
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
+    consumer.close()
+    return int(end)
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_a_claims_log_that_lost_its_beginning_is_rebuilt(
+    kafka_server: Server, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What its last records say is settled is settled, all else comes again, to whoever asks first; it is told."""
+
+    async def main() -> None:
+        channel = new_channel()
+        ids = await six_settled(kafka_server.url, channel)
+        log = f"{channel}.0claims"
+        remove_records(kafka_server, log, ends(kafka_server, log) - left)
+        again = ids[:4] + ids[6:] if left else ids
+        async with KafkaBroker.from_url(kafka_server.url) as one, KafkaBroker.from_url(kafka_server.url) as other:
+            (first,), (second,) = await asyncio.gather(one.depth([channel]), other.depth([channel]))
+            for depth in (first, second):
+                known = 2 if left else 0
+                assert (depth.published or 0) - known == depth.waiting == len(again) + 1  # the probe, until it is read
+                assert (depth.settled, depth.in_flight, depth.lost) == (known, 0, 0)
+                assert "was rebuilt" in depth.trouble
+            assert f"topic {log} lost its beginning" in " ".join(warnings(caplog))
+            async with one.consume(channel, visibility=LONG) as a, other.consume(channel, visibility=LONG) as b:
+                got = await take(a, 3)
+                got += await take(b, len(again) - 3)
+                assert sorted(d.event.id for d in got) == sorted(again)
+                await a.settle(got)
+                assert await b.receive(1, 0.3) == []
+            async with KafkaBroker.from_url(kafka_server.url) as late:
+                (depth,) = await late.depth([channel])
+                assert (depth.published, depth.settled, depth.waiting) == (10, 10, 0)
+            await one.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_who_knows_the_claims_tells_those_who_do_not(kafka_server: Server) -> None:
+    """While one lives who has read all, nothing comes again."""
+
+    async def main() -> None:
+        channel = new_channel()
+        ids = await six_settled(kafka_server.url, channel)
+        async with KafkaBroker.from_url(kafka_server.url) as knows, KafkaBroker.from_url(kafka_server.url) as other:
+            await knows.depth([channel])
+            log = f"{channel}.0claims"
+            remove_records(kafka_server, log, ends(kafka_server, log))
+            (depth,) = await other.depth([channel])
+            assert (depth.published, depth.settled, depth.in_flight, depth.trouble) == (10, 6, 4, "")
+            for broker in (other, knows):
+                assert await standing(broker, channel) == ids[6:]
+            await other.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_a_manifest_log_that_lost_its_beginning_is_told(kafka_server: Server) -> None:
+    """Who knows it tells it; if nobody lives who does, the error says what happened."""
+
+    async def main() -> None:
+        train = new_channel().train
+        log = f"{train}.0manifest"
+        async with KafkaRegistry.from_url(kafka_server.url) as knows:
+            stored = await knows.replace(train, Manifest(train=train, stops=3), expect=0)
+            remove_records(kafka_server, log, ends(kafka_server, log))
+            async with KafkaRegistry.from_url(kafka_server.url) as other:
+                assert await other.read(train) == stored
+        remove_records(kafka_server, log, ends(kafka_server, log))
+        async with KafkaRegistry.from_url(kafka_server.url) as nobody:
+            with pytest.raises(StorageBroken, match=rf"topic {train}\.0manifest lost its records before offset"):
+                await nobody.read(train)
 
     asyncio.run(main())

@@ -72,6 +72,9 @@ class Partition:
         return sorted(self.taken)
 
 
+_NUMBERS = 1000  # more than the claims that a record can have
+
+
 class ChannelClaims:
     """One channel: what is settled, what is held, what is back."""
 
@@ -173,6 +176,15 @@ class ChannelClaims:
                     partition.ahead.add(offset)
                     self.lost += 1
             self._advance(partition)
+
+    def rebuild(self, number: int, settled: set[int], voids: set[int], lost: set[int], now: int) -> None:
+        """All before the first that was never claimed is back, but for these."""
+        self.settled += len(settled)
+        self.voids += len(voids)
+        self.lost += len(lost)
+        for offset in range(self.partition(number).fresh):
+            if not (offset in settled or offset in voids or offset in lost):
+                self._back(number, offset, 1, now, suspect=False)
 
     def to_lose(self, number: int, start: int, now: float) -> list[Run]:
         """What is lost of this partition when it begins at `start` by now, and is not known to be."""
@@ -382,6 +394,8 @@ class Claims:
         self.now = 0
         """The log's time, in ms: never goes back, whatever the clocks of its leaders say."""
         self._claims = 0
+        self.rebuilt = False
+        """Made of a log that had lost its beginning: what was settled may have come again."""
 
     def channel(self, name: str) -> ChannelClaims:
         """The channel of this name."""
@@ -418,12 +432,34 @@ class Claims:
     def dump(self) -> bytes:
         """All of it: a reader that begins with this comes to the same answers as one that has read everything."""
         channels = {name: channel.dump() for name, channel in self.channels.items()}
-        return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels))
+        return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels, self.rebuilt))
+
+    def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
+        """What is known from the last records alone: what they settle is settled, and all else that was there before is
+        back, to be had at once. Its claims get numbers that none had before."""
+        new = Claims()
+        new.rebuilt, new._claims = True, _NUMBERS * before
+        known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}
+        for time, record in records:
+            new.now = max(new.now, time)
+            for op in decode(record):
+                runs = op.runs if isinstance(op, Settle | Void) else []
+                held = op.held if isinstance(op, Release | Extend) else []
+                for p, start, stop in (*runs, *((p, start, stop) for p, start, stop, _ in held)):
+                    settled, voids, lost = known.setdefault((op.channel, p), (set(), set(), set()))
+                    into = settled if isinstance(op, Settle) else lost if isinstance(op, Void) and op.lost else voids
+                    if runs:
+                        into.update(range(start, stop))
+                    channel = new.channel(op.channel)
+                    channel.partition(p).fresh = max(channel.partition(p).fresh, stop)
+        for (name, p), (settled, voids, lost) in known.items():
+            new.channel(name).rebuild(p, settled - voids - lost, voids - lost, lost, new.now)
+        return new.dump()
 
     def load(self, dump: bytes) -> None:
         """Take over what another dumped."""
         found = _decode_dump(dump)
-        self.now, self._claims = found.now, found.claims
+        self.now, self._claims, self.rebuilt = found.now, found.claims, found.rebuilt
         self.channels = {name: ChannelClaims.load(channel) for name, channel in found.channels.items()}
 
 
@@ -440,6 +476,7 @@ class _Dump(msgspec.Struct, array_like=True):
     now: int
     claims: int
     channels: dict[str, _ChannelDump]
+    rebuilt: bool = False
 
 
 _decode_dump = msgspec.msgpack.Decoder(_Dump).decode

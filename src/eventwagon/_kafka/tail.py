@@ -51,6 +51,10 @@ class Tail:
 
         self._asked.append(assign)
 
+    def follows(self, topic: str, partition: int) -> bool:
+        """Whether it reads this partition."""
+        return (topic, partition) in self._sinks
+
     def leave(self, topic: str, partition: int) -> None:
         """Read it no more."""
         if self._sinks.pop((topic, partition), None) is not None:

@@ -360,7 +360,7 @@ class KafkaBroker:
             waiting=max(0, published - claims.settled - in_flight),
             in_flight=in_flight,
             lost=claims.lost,
-            trouble="; ".join(filter(None, (topic.trouble, "" if channel.name else wagon.trouble))),
+            trouble="; ".join(filter(None, (topic.trouble, "" if channel.name else wagon.in_trouble))),
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:

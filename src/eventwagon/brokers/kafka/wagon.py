@@ -37,6 +37,15 @@ class Wagon:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Op, asyncio.Future[list[Grant]]]] = []
 
+    @property
+    def in_trouble(self) -> str:
+        """What loses claims, or has lost some."""
+        rebuilt = (
+            f"topic {self.log.topic} lost its beginning, by retention or by somebody's hand, and was rebuilt from what was "
+            "left: events that were settled may have come again"
+        )
+        return "; ".join(filter(None, (self.trouble, rebuilt if self.claims.rebuilt else "")))
+
     def channel(self, name: str) -> ChannelClaims:
         """The claims of one channel."""
         return self.claims.channel(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -15,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     NewTopic,
     ResourceType,
 )
+from msgspec import structs
 
 from eventwagon import Train, Volume
 from eventwagon.brokers.kafka import KafkaBroker, wagons
@@ -113,6 +115,66 @@ def test_all_that_stood_there_was_removed(kafka_server: Server) -> None:
             assert lane.cached == 0
 
     asyncio.run(main())
+
+
+async def until_lost(broker: KafkaBroker, channel: Channel, count: int) -> None:
+    async with asyncio.timeout(60):
+        while (await broker.depth([channel]))[0].lost < count:
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_what_retention_and_compaction_take_is_lost(tmp_path: Path) -> None:
+    """By the server's own doing: an old segment goes, and of records with one key only the last stays."""
+
+    async def main(server: KafkaServer) -> None:
+        async with holding(server.url, *events(5)) as (ours, channel):
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 2))
+            alter(server, str(channel), "retention.ms", "1")
+            await until_lost(ours, channel, 3)
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.waiting, depth.lost) == (2, 2, 0, 3)
+        async with holding(server.url) as (ours, channel):
+            topic = str(channel)
+            keyed = [structs.replace(event, subject="one") for event in events(5)]
+            await ours.publish(channel, keyed)
+            for name, value in (
+                ("segment.ms", "100"),
+                ("max.compaction.lag.ms", "100"),
+                ("min.cleanable.dirty.ratio", "0.01"),
+                ("cleanup.policy", "compact"),
+            ):
+                alter(server, topic, name, value)
+            await asyncio.sleep(0.3)
+            await ours.publish(channel, last := [structs.replace(event, subject="two") for event in events(1)])
+            consumer_config = {"bootstrap.servers": server.bootstrap, "group.id": "x"}
+            async with asyncio.timeout(60):
+                while len(await asyncio.to_thread(standing_offsets, consumer_config, topic)) > 2:
+                    await asyncio.sleep(0.5)
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                got = await take(consumer, 2)
+                assert [d.event.id for d in got] == [keyed[-1].id, last[0].id]
+                await consumer.settle(got)
+            await until_lost(ours, channel, 4)
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.lost) == (2, 2, 4)
+
+    config = {"log.retention.check.interval.ms": "300", "log.cleaner.backoff.ms": "200"}
+    with KafkaServer(tmp_path, config=config) as server:
+        asyncio.run(main(server))
+
+
+def standing_offsets(config: dict[str, str], topic: str) -> list[int]:
+    """Of records with a key."""
+    consumer = Consumer({**config, "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[int] = []
+    while (message := consumer.poll(10)) is not None and message.error() is None:
+        if message.key():
+            found.append(message.offset() or 0)
+    consumer.close()
+    return found
 
 
 def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:

@@ -279,7 +279,8 @@ class Admin:
             self._client = AdminClient(self.options.common(self.causes))
             old = [asked]
             del asked
-            self.threads.submit(old.clear)  # its end waits for what it does: a look-up of a name, say
+            with suppress(RuntimeError):  # closed meanwhile
+                self.threads.submit(old.clear)  # its end waits for what it does: a look-up of a name, say
         return error
 
     def _times(self) -> dict[str, float]:

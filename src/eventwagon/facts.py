@@ -153,6 +153,23 @@ class EventsLate(_Fact, frozen=True):
     count: int
 
 
+class EventsLost(_Fact, frozen=True):
+    """Events of a wagon went from the broker without being settled: they are handled by nobody any more."""
+
+    number: int
+    count: int
+    total: int
+    """With those that were told before."""
+
+
+class ChannelThreatened(_Fact, frozen=True):
+    """Something on the broker's server loses events of this channel, or may: a setting, something that was removed."""
+
+    number: int
+    channel: str
+    because: str
+
+
 class EventsRescued(_Fact, frozen=True):
     """Events that stood in a channel about to be deleted were published anew, with the same ids; those that the broker
     refused for good are among the train's dead letters."""
@@ -332,7 +349,7 @@ class ClaimsReturned(_Fact, frozen=True):
 
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
 )  # fmt: skip
@@ -470,6 +487,8 @@ def _sentence(fact: Fact) -> str:
             took = (
                 "it was never in use" if w.published is None else f"took {w.published} events, {dead} dead letters kept"
             )
+            if w.lost:
+                took += f", {w.lost:,} events lost"
             return f"{w.name}{_code(w.revision)} removed: {took}"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
@@ -477,6 +496,14 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{count} late events were found in {_name(n)}: it drains again"
+        case EventsLost(number=n, count=count, total=total):
+            more = f" ({total:,} in all)" if total > count else ""
+            return (
+                f"{_name(n)} lost {count:,} events{more}: they went from the broker without being settled, by its "
+                "retention or somebody's hand; the log of the process that found it says where"
+            )
+        case ChannelThreatened(number=n, channel=channel, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
             refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
             return f"{count} late events of {_name(n)} were published anew{refused}"
@@ -547,7 +574,7 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -57,6 +57,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     published: int | None = None
     """Events it took at its ingress: known once it is drained."""
     settled: int | None = None
+    lost: int = 0
+    """Events that went from the broker without being settled, as far as that was told."""
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
-from .facts import ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
+from .facts import ChannelThreatened, ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
 from .manifest import Manifest, Wagon
@@ -224,6 +224,12 @@ class Observer:
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
         depths, troubles = await self._depths(channels)
+        troubles += [
+            ChannelThreatened(train=self._train, number=number, channel=channel.name, because=depth.trouble)
+            for number, of in depths.items()
+            for channel, depth in zip(channels[number], of, strict=True)
+            if depth.trouble
+        ]
         now = self._clock()
         samples: dict[int, Sample] = {}
         for number, of in depths.items():
@@ -296,6 +302,7 @@ class Observer:
             settle_rate=crew if shared else busy_rate(samples),
             outstanding_in_all=outstanding(depths),
             inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
+            lost=sum(depth.lost for depth in depths),
             empty=later is not None and proven_empty(depths, later),
             samples=samples,
             crowding=crowding,
@@ -491,7 +498,7 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
     match fact:
         case StepFailed(step=step) | DefectFound(step=step):
             return type(fact), step
-        case ChannelUnserved(channel=channel):
+        case ChannelUnserved(channel=channel) | ChannelThreatened(channel=channel):
             return type(fact), number, channel
         case _:
             return type(fact), number, fact.because

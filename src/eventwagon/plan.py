@@ -19,6 +19,7 @@ from .facts import (
     ChannelUnserved,
     Decision,
     DrainUnproven,
+    EventsLost,
     OpenRefused,
     SealWaits,
     StepFailed,
@@ -83,6 +84,7 @@ def plan(
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
@@ -371,6 +373,15 @@ class _Draft:
             return f"a switch was asked for ({self.manifest.request.why})"
         active = self.manifest.active
         return self.pressure(active).why if active else ""
+
+    def losses(self) -> None:
+        """Events that went without being settled: told once, whoever sees it first."""
+        for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            if reading is not None and (more := reading.lost - wagon.lost) > 0:
+                self.manifest = changed(self.manifest, wagon.number, lost=reading.lost)
+                lost = EventsLost(train=self.manifest.train, number=wagon.number, count=more, total=reading.lost)
+                self.facts.append(lost)
 
     def drain(self) -> None:
         """Cut-off wagons: seal, prove empty, remove."""

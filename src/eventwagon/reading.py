@@ -43,6 +43,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Published and not settled, over all channels of the wagon; None while any of them is unknown."""
     inner: Mapping[str, int | None] = {}
     """The same of each inner channel, by name."""
+    lost: int = 0
+    """Events that went without being settled, over all channels: see `Depth`."""
     empty: bool = False
     """All channels proven empty: every settled total, read first, met every published total, read after."""
     samples: Sequence[Sample] = ()

@@ -15,6 +15,7 @@ import msgspec
 from .event import Channel
 from .facts import (
     ChannelsAdded,
+    ChannelThreatened,
     ChannelUnserved,
     Decision,
     Declared,
@@ -90,7 +91,9 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
     channels: tuple[Channel, ...] = ()
 
 
-Refusal = SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | DefectFound
+Refusal = (
+    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | ChannelThreatened | DefectFound
+)  # fmt: skip
 """What was not done, and why."""
 
 Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover

@@ -53,6 +53,8 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
     settled: int | None
     inside: int | None
     dead: int | None
+    lost: int
+    """Events that went from the broker without being settled."""
     workers: int
     revision: str
     asleep: bool
@@ -77,6 +79,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     refusing: str
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
+    threatened: list[str]
+    """What loses events on the broker's server, or may."""
     dead: int | None
     members: list[Member]
     wagons: list[WagonView]
@@ -159,6 +163,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         watched=_watched(manifest),
         refusing=manifest.refusing,
         open=opened,
+        threatened=sorted({d.trouble for of in depths.values() for d in of.values() if d.trouble}),
         dead=sum(dead),
         members=members,
         wagons=wagons,
@@ -202,6 +207,7 @@ def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int
         settled=ingress.settled,
         inside=sum(known) if len(known) == len(inner) else None,
         dead=_held(depths.get(DEAD, Depth())),
+        lost=max(wagon.lost, sum(d.lost for d in depths.values())),
         workers=workers,
         revision=wagon.revision,
         asleep=wagon.asleep_at is not None,
@@ -228,6 +234,7 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
         settled=w.settled,
         inside=0,
         dead=fact.dead,
+        lost=w.lost,
         workers=0,
         revision=w.revision,
         asleep=False,
@@ -250,6 +257,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
     if left_out:
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
+    parts += [Text(f"{w.name} lost {w.lost:,} events", style="bold red") for w in rows if w.lost]
+    parts += [Text(why, style="bold red") for why in view.threatened]
     if view.refusing:
         parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     for name, whys in view.open.items():

@@ -71,7 +71,7 @@ def test_rights(own_redis: RedisServer) -> None:
                 assert await registry.trains() == ["refusals"]
 
             await redis.execute_command("ACL", "SETUSER", "some", "on", ">Siskin", "-@all", *RIGHTS.split())
-            async with RedisBroker.from_url(of("some:pass", own_redis)) as broker:
+            async with RedisBroker.from_url(of("some:Siskin", own_redis)) as broker:
                 await broker.create(CHANNEL)
                 for change in ("-xadd", "resetkeys", "-@scripting"):
                     await redis.execute_command("ACL", "SETUSER", "some", change)
@@ -81,7 +81,7 @@ def test_rights(own_redis: RedisServer) -> None:
                 assert await standing(broker, CHANNEL) == []
                 await redis.execute_command("ACL", "SETUSER", "some", "resetchannels")
             async with (
-                RedisBroker.from_url(of("some:pass", own_redis)) as broker,
+                RedisBroker.from_url(of("some:Siskin", own_redis)) as broker,
                 broker.consume(CHANNEL, visibility=LONG) as consumer,
             ):
                 waiting = asyncio.create_task(consumer.receive(1, 20.0))
@@ -119,7 +119,7 @@ def test_too_large(tmp_path: Path) -> None:
                 with pytest.raises(EventTooLarge, match="proto-max-bulk-len=1048576"):
                     await broker.publish(CHANNEL, [*events(2), *events(1, size=3_000_000)])
                 await redis.execute_command("ACL", "SETUSER", "some", "on", ">Siskin", "-@all", *RIGHTS.split())
-                async with RedisBroker.from_url(of("some:pass", server)) as other:
+                async with RedisBroker.from_url(of("some:Siskin", server)) as other:
                     with pytest.raises(EventTooLarge, match="proto-max-bulk-len"):
                         await other.publish(CHANNEL, events(1, size=3_000_000))
                 assert await standing(broker, CHANNEL) == []

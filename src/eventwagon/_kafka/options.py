@@ -104,7 +104,10 @@ class Options(msgspec.Struct, frozen=True):
                     f"{where}: unknown option {name}; known are {', '.join(_OURS)} and every option of librdkafka"
                 )
         if refusal := _refusal(dict(self.config)):
-            raise UsageError(f"{where}: librdkafka does not take {', '.join(self.config)}: {refusal}")
+            repeats = any(len(text) > 3 and text in refusal for text in self.config.values())  # under a wrong name, say
+            raise UsageError(
+                f"{where}: librdkafka does not take {', '.join(self.config)}{'' if repeats else f': {refusal}'}"
+            )
         return self
 
     def common(self, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 from eventwagon import observer
+from eventwagon.facts import BreakerClosed, BreakerOpened
 from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
 from eventwagon.testing.simulation.checker import check
 from eventwagon.testing.simulation.guests import (
@@ -25,7 +26,7 @@ from eventwagon.testing.simulation.guests import (
     may_fail,
     raised,
 )
-from eventwagon.testing.simulation.history import Faulted, Handled, Refused, Stored, Tried
+from eventwagon.testing.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
 from eventwagon.testing.simulation.mutants import ALL, DEFECTS, FENCED, HANGING, HOSTILE, LEAVING, UNFENCED, Mutant
 from eventwagon.testing.simulation.run import simulate
 from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, Scenario, draw
@@ -42,6 +43,7 @@ CAUGHT = {
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 119,
     "each claim that runs out counts": 41,
+    "an open circuit is never probed": 15,
     "emits refused together": 28,
     "late events not rescued": 29,
     "leaving gives nothing back": 100,
@@ -213,6 +215,15 @@ def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:
         if not kinds and strict > 5:
             return
     pytest.fail(f"never came: {sorted(kinds)}")
+
+
+def test_circuits_open_and_close_among_guests() -> None:
+    """What is listed and never happens proves nothing."""
+    for scenario in filter(lambda s: s.breaker, map(draw, range(MOST))):
+        told = {type(fact) for noted in simulate(scenario).history.of(Noted) for fact in noted.facts}
+        if {BreakerOpened, BreakerClosed} <= told:
+            return
+    pytest.fail("no circuit has opened and closed")
 
 
 def test_a_failing_seed_is_made_smaller_and_told() -> None:

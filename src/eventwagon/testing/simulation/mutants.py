@@ -691,6 +691,12 @@ def _snoozes_count() -> Iterator[None]:
         yield
 
 
+@_mutant("an open circuit is never probed", "I7", HOSTILE)
+def _never_probed() -> Iterator[None]:
+    with mock.patch.object(Circuits, "_look"):
+        yield
+
+
 @_mutant("the pause that a handler asks for is ignored", "pause", HOSTILE)
 def _pauses_ignored() -> Iterator[None]:
     failed = Circuits.failed

@@ -258,9 +258,7 @@ class Process(Actor):
             limit=parse_limit(limit),
             workers=parse_workers(workers),
             revision=self.slot.program.revision,
-            breaker=None
-            if scenario.poison or scenario.guests
-            else Breaker(),  # it keeps what always fails: no end would come
+            breaker=_breaker(scenario),
             **settings,
         )
         if self.slot.program.roles == ("publish",):
@@ -448,6 +446,13 @@ class Process(Actor):
         done = self.slot.steps + self.steps
         ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
         self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+def _breaker(scenario: Scenario) -> Breaker | None:
+    """It keeps what always fails for long: the usual one would let no end come."""
+    if scenario.breaker:
+        return Breaker(last=4, least=3, sparse=0.5, events=2, share=0.5, pause=0.2, pause_most=0.5)
+    return None if scenario.poison or scenario.guests else Breaker()
 
 
 async def _nothing() -> None:

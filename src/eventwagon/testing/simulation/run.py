@@ -17,6 +17,7 @@ from unittest import mock
 
 import msgspec
 
+from ... import breaker as breaker_module
 from ... import connection as connection_module
 from ... import crew as crew_module
 from ... import feed as feed_module
@@ -42,6 +43,8 @@ Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 REST_WITHIN = 900.0
 """Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
 LEAVE_WITHIN = 60.0
+_PATIENCE = 30.0
+"""Seconds for which a breaker that opens soon keeps what always fails."""
 QUIET = 10.0
 """Seconds of rest over which calls are counted."""
 
@@ -335,7 +338,7 @@ class _Random:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, *, patience: float) -> Iterator[None]:
     """Everything in the core that draws from the system draws from the seed."""
     rng = random.Random(f"{seed} ids")
 
@@ -349,6 +352,7 @@ def _seeded(seed: int) -> Iterator[None]:
         mock.patch.object(crew_module, "random", _Random(seed)),
         mock.patch.object(feed_module, "_RECEIVE", 5.0),
         mock.patch.object(crew_module, "Lanes", _Lanes),
+        mock.patch.object(breaker_module, "PATIENCE", patience),
         _quietly(),
     ):
         yield
@@ -400,7 +404,10 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
     loop = SimulationLoop()
     try:
-        with _seeded(scenario.seed), _held_up(loop):
+        with (
+            _seeded(scenario.seed, patience=_PATIENCE if scenario.breaker else breaker_module.PATIENCE),
+            _held_up(loop),
+        ):
             world = World(scenario, loop, ambush, left_over)
             try:
                 rest = loop.run_until_complete(world.run())

@@ -175,6 +175,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events that are hostile."""
     deaf: float = 0.0
     """The share of facts at which a listener raises."""
+    breaker: bool = False
+    """A circuit breaker that opens soon stands before the handlers, though guests come."""
     redeclares: tuple[str, str] | None = None
     """The limit and the workers that the new version of the programs declares instead."""
 
@@ -250,6 +252,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     if hosts.random() < 0.25:
         scenario = _with_guests(scenario, hosts)
     scenario = _with_mild_guests(scenario, random.Random(f"{seed} mild"))
+    breaker = random.Random(f"{seed} breaker")
+    if scenario.guests and not scenario.poison and "swallows" not in scenario.guests and breaker.random() < 0.25:
+        scenario = msgspec.structs.replace(scenario, breaker=True, hostility=max(0.25, scenario.hostility))
     scenario = _with_batches(scenario, random.Random(f"{seed} batches"))
     scenario = _with_hangs(scenario, random.Random(f"{seed} hangs"))
     scenario = _with_leavers(scenario, random.Random(f"{seed} leavers"))

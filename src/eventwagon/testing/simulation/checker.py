@@ -9,6 +9,7 @@ from .check_manifest import capped, explained, one_active, ready_before_active, 
 from .guests import REFUSED, guest, is_strict, may_die, may_fail
 from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Tried
 from .run import Run
+from .scenario import Scenario
 from .violation import Evidence, Violation
 
 _MOST_WORKERS = 4
@@ -40,11 +41,17 @@ def evidence(run: Run) -> Evidence:
         most_calls=_most_calls(run) if rest.reached else None,
         short=rest.short,
         charged=tuple(_charged(run)) if strict else (),
-        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and not run.scenario.faults),
+        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and _could_give_back(run.scenario)),
         punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
         unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
+
+
+def _could_give_back(scenario: Scenario) -> bool:
+    """Nothing keeps a process that leaves from giving back what it has claimed. A roll-out may: emits to a channel that
+    is being added wait for it."""
+    return not scenario.faults and scenario.grows_at is None
 
 
 def _charged(run: Run) -> Iterator[int]:

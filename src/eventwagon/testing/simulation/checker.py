@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...facts import ChannelsAdded
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
 from .check_manifest import capped, explained, one_active, ready_before_active, right_code
 from .guests import REFUSED, guest, is_strict, may_die, may_fail
-from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Tried
+from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Revised, Tried
 from .run import Run
-from .scenario import Scenario
 from .violation import Evidence, Violation
 
 _MOST_WORKERS = 4
@@ -24,6 +24,7 @@ def check(run: Run) -> list[Violation]:
 def evidence(run: Run) -> Evidence:
     """What the checker looks at in a run."""
     settings, rest, strict = run.scenario.settings, run.rest, is_strict(run.scenario)
+    could = _could_give_back(run)
     published = [r.key for r in run.history if isinstance(r, Accepted | Refused)] if run.scenario.guests else ()
     return Evidence(
         history=list(run.history),
@@ -41,17 +42,18 @@ def evidence(run: Run) -> Evidence:
         most_calls=_most_calls(run) if rest.reached else None,
         short=rest.short,
         charged=tuple(_charged(run)) if strict else (),
-        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and _could_give_back(run.scenario)),
+        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and could),
         punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
         unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
 
 
-def _could_give_back(scenario: Scenario) -> bool:
-    """Nothing keeps a process that leaves from giving back what it has claimed. A roll-out may: emits to a channel that
-    is being added wait for it."""
-    return not scenario.faults and scenario.grows_at is None
+def _could_give_back(run: Run) -> bool:
+    """Nothing keeps a process that leaves from giving back what it has claimed. A channel that a wagon gets meanwhile
+    may: emits wait for it."""
+    added = any(isinstance(fact, ChannelsAdded) for revised in run.history.of(Revised) for fact in revised.facts)
+    return not run.scenario.faults and not added
 
 
 def _charged(run: Run) -> Iterator[int]:

@@ -396,9 +396,10 @@ def _dead_letters_dropped() -> Iterator[None]:
         yield
 
 
-@_mutant("two active", "I2")
+@_mutant("two active", "alive", then=("are all active",))
 def _two_active() -> Iterator[None]:
-    """The switch activates the new wagon and forgets to cut the old one off."""
+    """The switch activates the new wagon and forgets to cut the old one off: the core refuses to store that, as a defect
+    of its own."""
     switched = manifest_module.switched
 
     def mutant(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:

@@ -136,13 +136,13 @@ class Serving:
 
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
+        self.spec = spec  # handlers emit to further channels before this process is attached to them, or leaves instead
         known = {f.channel for f in self.feeds}
         for channel in spec.channels:
             if channel not in known and channel.name in self.kit.handlers:
                 feed = await self._add(channel, self._stack)
                 fetching = kept_up(feed.fetch, "fetching", self.kit.bulkhead)
                 self._fetching.append(self.kit.tasks.create_task(fetching))
-        self.spec = spec
         for feed in self.feeds:
             feed.change_circuit(self.kit.circuits.of(feed.channel.name, guarded=spec.guarded))
         self._tell_missing()

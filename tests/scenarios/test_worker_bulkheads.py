@@ -691,7 +691,7 @@ def test_no_event_waits_at_a_busy_process_of_a_shared_crew_while_another_has_a_f
                 await connection.publish(n)
                 await asyncio.sleep(0.5)
             await until(lambda: len(waits) == 30)
-        assert max(waits.values()) < 0.5, waits
+            assert max(waits.values()) < 0.5, waits
 
     run(main())
 

@@ -77,6 +77,8 @@ def _sqlite(address: Address) -> Drivers:
             f"{address.url}: sync={sync!r}; give full (each event on disk) or normal (the disk's own time)"
         )
     directory = address.host + address.path if address.host else address.path.removeprefix("/")
+    if not directory.isprintable():
+        raise UsageError(f"sqlite: the directory {directory!a} holds what no name of a directory should")
     if directory.endswith(":memory:"):
         raise UsageError(f"{address.url}: what is to be in memory only is memory:// here")
     if address.host or not directory or not address.url.lower().startswith("sqlite://"):

@@ -122,6 +122,8 @@ def test_orchestrators_by_url(tmp_path: Path) -> None:
         ("sqlite:/abs/olute", "three or four slashes"),
         ("sqlite:relative", "three or four slashes"),
         ("sqlite:///:memory:", "memory://"),
+        ("sqlite:////x%00y", "no name of a directory"),
+        ("sqlite:///\udcff", "no name of a directory"),
     ],
 )
 def test_a_url_that_would_be_quietly_another_place_is_refused(url: str, hint: str) -> None:

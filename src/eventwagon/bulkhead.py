@@ -148,7 +148,6 @@ def kind_of(error: BaseException) -> Hashable:
 
 def _is_endless(error: BaseException) -> bool:
     """Whether one of the groups in it may say that it holds itself: `exceptions` is its class's own."""
-    held = vars(BaseExceptionGroup)["exceptions"]
     met, left = set[int](), [error]
     while left:
         one = left.pop()
@@ -156,9 +155,7 @@ def _is_endless(error: BaseException) -> bool:
             continue
         met.add(id(one))
         if parts := parts_of(one):
-            if any(
-                "exceptions" in vars(each) for each in type(one).__mro__ if vars(each).get("exceptions") is not held
-            ):
+            if getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]:
                 return True
             left += parts
         left += [each for each in (one.__cause__, one.__context__) if each is not None]

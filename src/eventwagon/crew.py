@@ -631,11 +631,12 @@ class Lanes:
         this worker's place until it has ended, or there would be one worker more."""
         is_stray, because, thread = hand.is_stray, hand.because, hand.thread
         hand.because, hand.given_up, hand.strayed, hand.thread = "", False, False, None
-        is_over = thread is None or thread.over or self._closed
-        if is_stray and is_over:
+        if thread is not None and (thread.over or self._closed):
+            thread = None
+        if is_stray and thread is None:
             raise asyncio.CancelledError  # somebody has cancelled this worker
         await _absorb(me)
-        if is_over or thread is None:
+        if thread is None:
             return
         self._tell_overran(feed, because, given_up=False)
         self._held.add(me)

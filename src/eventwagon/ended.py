@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from .broker import Broker
 from .bulkhead import Bulkhead, is_ours
@@ -139,4 +140,4 @@ class Ended:
             return 0
         manifest = self._switching.snapshot.manifest
         channels = [c for wagon in manifest.in_state(*LIVE) for c in manifest.working_channels(wagon)]
-        return sum(await all_of(self._broker.reclaim(channel, name) for channel in channels))
+        return sum(await all_of([partial(self._broker.reclaim, channel, name) for channel in channels]))

@@ -55,6 +55,14 @@ _REST_MOST = 5.0
 """Seconds after which what failed aside is tried again at the latest."""
 
 
+class _Failing(NamedTuple):
+    """What failed aside: what is told of it, until when (the loop's time) it rests, and for how many seconds."""
+
+    fact: Refusal
+    until: float
+    pause: float
+
+
 class _Told(NamedTuple):
     """A refusal that stands: what was told of it, and when."""
 
@@ -103,10 +111,8 @@ class Observer:
         self._seen: dict[int, tuple[object, float]] = {}
         self._under_way: set[_Key] = set()
         """What is done aside now."""
-        self._failing: dict[_Key, Refusal] = {}
+        self._failing: dict[_Key, _Failing] = {}
         """What was done aside, failed, and has not succeeded since."""
-        self._resting: dict[_Key, tuple[float, float]] = {}
-        """Until when (the loop's time) each of those rests, and for how many seconds."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
@@ -179,7 +185,7 @@ class Observer:
                     raise
                 refusals.append(self._failed(task, e))
         self._forget_failing(decided.tasks)
-        refusals += self._failing.values()
+        refusals += [failing.fact for failing in self._failing.values()]
         new, standing = self._new(refusals)
         if new:
             await self._switcher.note(*new)
@@ -419,13 +425,12 @@ class Observer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            self._failing[key] = self._failed(task, e)
-            _, pause = self._resting.get(key, (0.0, self._settings.observe_every / 2))
-            pause = min(_REST_MOST, 2 * pause)
-            self._resting[key] = asyncio.get_running_loop().time() + pause, pause
+            before = self._failing.get(key)
+            pause = min(_REST_MOST, 2 * before.pause if before else self._settings.observe_every)
+            until = asyncio.get_running_loop().time() + pause
+            self._failing[key] = _Failing(self._failed(task, e), until, pause)
         else:
             self._failing.pop(key, None)
-            self._resting.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
                 self.poke()
         finally:
@@ -433,14 +438,14 @@ class Observer:
 
     def _rests(self, key: _Key) -> bool:
         """It failed a moment ago: it is tried again after a pause that grows."""
-        return asyncio.get_running_loop().time() < self._resting.get(key, (0.0, 0.0))[0]
+        failing = self._failing.get(key)
+        return failing is not None and asyncio.get_running_loop().time() < failing.until
 
     def _forget_failing(self, tasks: Sequence[Task]) -> None:
         """What another has done meanwhile is not asked for any more. Leftovers are asked for at some looks only."""
         wanted = {_key(task) for task in tasks}
         for key in [key for key in self._failing if key not in wanted and key[0] is not RemoveLeftover]:
             del self._failing[key]
-            self._resting.pop(key, None)
 
     async def _provision(self, number: int) -> None:
         try:

@@ -68,9 +68,8 @@ class Remover:
                 return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        if (
-            dead is not None or wagon.created_at is None
-        ):  # that channel goes last: once it is gone, the record was written
+        # that channel goes last: once it is gone, the record was written
+        if dead is not None or wagon.created_at is None:
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         await self._rescue(manifest.ingress(wagon))
         named = manifest.working_channels(wagon)

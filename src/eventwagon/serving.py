@@ -247,9 +247,8 @@ class Serving:
         only be in vain, and is not waited for."""
         if self._ending is None:
             self.leaving = True
-            self._ending = asyncio.create_task(
-                self._leave(grace)
-            )  # its own: it ends gracefully whatever ended the others
+            # a task of its own: it ends gracefully whatever ended the others
+            self._ending = asyncio.create_task(self._leave(grace))
         if drained:
             for feed, fetching in zip(self.feeds, self._fetching, strict=True):
                 if feed.receiving:

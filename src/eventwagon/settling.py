@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from .broker import Delivery, Subscription
 from .bulkhead import is_ours
@@ -40,6 +40,10 @@ class Source(Protocol):
 
     def nudge(self) -> None:
         """There may be room again."""
+        ...
+
+    def done(self, delivery: Delivery, emitted: Emitted) -> None:
+        """Handled: to be settled once what it emitted is stored."""
         ...
 
     def die(self, delivery: Delivery, because: str, attempt: int) -> None:
@@ -148,7 +152,7 @@ class Settling:
                 emitted.setdefault(name, []).append((place, event))
         refused: dict[int, tuple[str, BaseException]] = {}
         if emitted:
-            await _all([self._store_all(name, some, refused) for name, some in emitted.items()])
+            await all_of([partial(self._store_all, name, some, refused) for name, some in emitted.items()])
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
             await self._settle_all(source, kept)
@@ -231,16 +235,8 @@ class Settling:
         """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody handles
         it again, and settling is tried again after a pause that grows."""
         pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
-        again = partial(self.settle, source, delivery)
-        timer = asyncio.get_running_loop().call_later(pause, again, context=self._context.copy())
+        timer = asyncio.get_running_loop().call_later(pause, source.done, delivery, (), context=self._context.copy())
         self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer
-
-    def settle(self, source: Source, delivery: Delivery) -> None:
-        """It was handled, and what it emitted is stored."""
-        line = self.line(source, None)
-        line.done.append((delivery, ()))
-        self.go(line)
-        source.nudge()
 
     # --- given back ---------------------------------------------------------------------------
 
@@ -251,7 +247,7 @@ class Settling:
         calls = list(alike.items())
         for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
             some = calls[start : start + _AT_ONCE]
-            await _all([self._release_all(source, *key, deliveries) for key, deliveries in some])
+            await all_of([partial(self._release_all, source, *key, deliveries) for key, deliveries in some])
 
     async def _release_all(
         self, source: Source, delay: float, tried: bool, cleared: bool, deliveries: list[Delivery]
@@ -289,11 +285,3 @@ class Settling:
                     self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
                 await asyncio.sleep(pause)
                 pause = min(PAUSES[1], pause * 2)
-
-
-async def _all(calls: list[Coroutine[Any, Any, None]]) -> None:
-    """All of them at once; one is awaited as it is."""
-    if len(calls) == 1:
-        await calls[0]
-    elif calls:
-        await all_of(calls)

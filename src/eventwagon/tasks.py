@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
@@ -104,19 +104,23 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
         await asyncio.sleep(_PAUSE)
 
 
-async def all_of(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """What they return. They run at once; when all have ended, raises what the first of those raised that failed. Unlike
-    with asyncio.gather a SystemExit is a failure like any other, and ends no loop."""
-    outcomes = await asyncio.gather(*map(_outcome, calls))
+async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What they return. They run at once, one alone without a task; when all have ended, raises what the first of those
+    raised that failed."""
+    if len(calls) == 1:
+        return [await calls[0]()]
+    outcomes = await asyncio.gather(*map(outcome_of, calls))
     for _, error in outcomes:
         if error is not None:
             raise error
     return [result for results, _ in outcomes for result in results]
 
 
-async def _outcome(call: Awaitable[T]) -> tuple[list[T], BaseException | None]:
+async def outcome_of(call: Callable[[], Awaitable[T]]) -> tuple[list[T], BaseException | None]:
+    """What it returns, or what it raises, for a task that somebody waits for: asyncio ends the loop at a SystemExit that
+    a task raises."""
     try:
-        return [await call], None
+        return [await call()], None
     except BaseException as e:
         if is_ours(e):
             raise

@@ -142,8 +142,9 @@ def test_the_claims_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.Mon
                 await second.release(got[2:], delay=0.0)
             log = f"{channel}.0claims"
             async with asyncio.timeout(20):
-                while not (await ours._have.admin.starts([(log, 0)]))[log, 0]:
+                while not (start := (await ours._have.admin.starts([(log, 0)]))[log, 0]):
                     await asyncio.sleep(0.05)
+            assert start <= ours._have._live()[0].log.next - 10  # who is a little behind reads on
             async with KafkaBroker.from_url(kafka_server.url) as newcomer:
                 depths = [
                     structs.replace((await b.depth([channel]))[0], oldest_at=None, newest_at=None)

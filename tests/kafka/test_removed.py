@@ -203,6 +203,9 @@ def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:
             (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
             assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (2, 2, 6)
             assert sorted(handled) == [6, 7]
+            async with asyncio.timeout(20):
+                while (await connection.refresh()).manifest.wagon(1):  # the fact is told before the wagon leaves it
+                    await asyncio.sleep(0.05)
             view = await look(connection, kafka_server.url, removed=True)
             assert [w.lost for w in view.removed] == [6]
 

@@ -2,8 +2,9 @@
 
 Each record is a proposal. Its writer learns what became of it when it applies its own record: as soon as it is
 acknowledged, if nobody else's stands before it, and else when it is read. From time to time a writer adds a snapshot of
-the state as it was before a given offset and removes the records before that; a reader that finds the beginning removed
-waits for the first snapshot that covers what is missing. If none comes, others have removed the beginning. Then it asks
+the state as it was before a given offset and removes old records, but for as many as lie between two snapshots: readers
+that are a little behind lose nothing. A reader that finds the beginning removed waits for the first snapshot that covers
+what is missing. If none comes, others have removed the beginning. Then it asks
 those who know the state for one, and where nobody answers it rebuilds the state from the records that are left, in a
 snapshot that all take over, whatever they know, so that all go on with the same.
 """
@@ -352,8 +353,8 @@ class Log:
             return
         error, _ = await self._client.sender.one(self.topic, 0, msgspec.msgpack.encode((before, dump)), key=_SNAPSHOT)
         try:
-            if error is None:
-                await self._client.admin.trim(self.topic, before)
+            if error is None and before > self._every:
+                await self._client.admin.trim(self.topic, before - self._every)
         except BrokerError as e:
             LOGGER.warning("topic %s could not be trimmed: %s", self.topic, said(e))
 

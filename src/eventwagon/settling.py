@@ -74,6 +74,17 @@ class Line:
         self.back: list[Return] = []
         self.task: asyncio.Task[None] | None = None
 
+    def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
+        """What comes next, one at least, with `most` emits together: each batch is settled once its emits are stored."""
+        taken = self.done
+        for place, (_, emitted) in enumerate(taken):
+            most -= len(emitted)
+            if most < 0 and place:
+                self.done = taken[place:]
+                return taken[:place]
+        self.done = []
+        return taken
+
 
 class Settling:
     """Settles the events of one wagon in one process.
@@ -115,6 +126,14 @@ class Settling:
         if line.task is None and not self._ended:
             line.task = self._kit.tasks.create_task(self._work_off(line), context=self._context.copy())
 
+    def give_back(self) -> None:
+        """No time is left for what waits to be stored and settled: others may have it, and handle it again. A batch that
+        is under way goes on."""
+        for line in list(self._lines.values()):
+            left, line.done = line.done, []
+            for delivery, _ in left:
+                line.source.give_back(delivery, handled=True)
+
     def end(self, why: str) -> None:
         """Nothing more can be done, or is to be: what has no answer yet is left to run out."""
         self._ended = True
@@ -127,7 +146,7 @@ class Settling:
     async def _work_off(self, line: Line) -> None:
         try:
             while line.done or line.back:
-                done, line.done = line.done, []
+                done = line.take(self._kit.settings.publish_batch)
                 back, line.back = line.back, []
                 try:
                     if back:

@@ -8,6 +8,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,8 @@ class Troubled(MemoryBroker):
         """What the next publish to a channel of that name raises."""
         self.stored_as: set[str] = set()
         """What the context of the caller said at publishes to inner channels."""
+        self.inner_delay = 0.0
+        """Seconds that a publish to an inner channel takes."""
 
     def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> TroubledSubscription:
         return TroubledSubscription(self, channel, visibility, owner)
@@ -45,6 +48,7 @@ class Troubled(MemoryBroker):
             raise error
         if channel.name:
             self.stored_as.add(tenant.get())
+            await asyncio.sleep(self.inner_delay)
         await super().publish(channel, events)
 
 
@@ -180,6 +184,38 @@ def test_grace_begins_at_once_though_a_receive_hangs() -> None:
             began = loop.time()
         assert cut[0] - began == pytest.approx(1.0)
         assert loop.time() - began < 15
+
+    run(main())
+
+
+def test_what_was_handled_and_is_not_yet_stored_is_given_back_on_leaving() -> None:
+    """Emits wait for a slow broker, batch by batch. What is stored is settled batch by batch, and nothing stays claimed."""
+
+    async def main() -> None:
+        world, broker = troubled()
+        broker.inner_delay = 0.4
+        settings: dict[str, Any] = {"grace": 1.0, "publish_batch": 3, "visibility": 600.0}
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), **settings)
+        handled: list[int] = []
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            handled.append(n)
+            await ctx.emit("mail", n)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            pass
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(60))
+            await until(lambda: len(handled) == 60)
+        (depth,) = await broker.depth([Channel("t", 1)])
+        assert depth.in_flight == 0
+        assert 6 <= (depth.settled or 0) < 60
+        broker.inner_delay = 0.0
+        async with world.running(train) as connection:
+            await until(lambda: len(handled) == 120 - (depth.settled or 0))
 
     run(main())
 

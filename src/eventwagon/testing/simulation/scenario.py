@@ -320,7 +320,7 @@ def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
     faults = scenario.faults if rng.random() < 0.5 else ()
     settings = scenario.settings
     if not faults:
-        settings = {**settings, "attempts": 8 if defects else 2}
+        settings = {**settings, "attempts": len(defects) + 1 if defects else 2}
         hand = tuple(h for h in scenario.by_hand if h.what != "stop")
         scenario = msgspec.structs.replace(scenario, by_hand=hand, grows_at=None)
     elif scenario.grows_at is not None and rng.random() < 0.5:
@@ -354,9 +354,11 @@ def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
     if scenario.orchestrated:
         names = [unit_process(unit, 0) for unit in (1, 2, 3)]
     defects = [Fault(name, "publish", call, "bug") for name in names for call in rng.sample(range(1, 13), 6)]
+    faults = (*scenario.faults, *defects)
     return msgspec.structs.replace(
         scenario,
-        faults=(*scenario.faults, *defects),
+        settings={**scenario.settings, "attempts": len(faults) + 1, "backoff_most": 2.0},  # one event may meet all
+        faults=faults,
         workers="each=3" if scenario.workers.startswith("each") else "total=4, floor=1",
         depth=max(2, scenario.depth),
         work=min(0.02, scenario.work),

@@ -84,7 +84,7 @@ test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into y
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
 	@$(BIN)/python -m eventwagon.testing.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
 
-chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, "--url URL" for a broker)
+chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, EVENTWAGON_CHAOS_URL=… for a broker)
 	@$(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) $(ARGS)
 
 docs: $(STAMP) ## Write the generated parts of the docs anew

@@ -14,6 +14,9 @@ from .values import real, whole
 
 USUAL = 5
 """Attempts at an event where the train does not say how many, as long as its channel works."""
+DEATHS = 8
+"""Attempts after which an event is dead there whose process died of the last one: failures count among them, and those of
+an outage are not its own."""
 PATIENCE = 600.0
 """Seconds for which an event goes on being retried then, while nothing else of its channel succeeds."""
 _HELD_LEAST = 1.0
@@ -58,6 +61,10 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"Breaker: share must be at most 1, not {self.share!r}")
         if self.least > self.last or self.events > self.last:
             raise UsageError(f"Breaker: least={self.least} and events={self.events} can be at most last={self.last}")
+        if self.sparse > self.within:
+            raise UsageError(
+                f"Breaker: sparse={self.sparse:g} is more than within={self.within:g}: it would never apply"
+            )
         if self.pause_most < self.pause:
             raise UsageError(f"Breaker: pause_most={self.pause_most:g} is less than pause={self.pause:g}")
 

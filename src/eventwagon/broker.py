@@ -36,7 +36,9 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 
     `published` and `settled` are totals since it was created; `waiting` can be received now or after a pause;
     `in_flight` was received and is not settled. Times are of the oldest and newest event that waits, in seconds
-    since the epoch, None when none waits.
+    since the epoch, None when none waits. `lost` is the total of events that went without being settled, by the
+    server's retention or somebody's hand: they are neither in `published` nor in `settled`. `trouble` says what
+    threatens the channel on the server, and what to do; empty where nothing is known to.
     """
 
     published: int | None = None
@@ -45,6 +47,8 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int | None = None
     oldest_at: float | None = None
     newest_at: float | None = None
+    lost: int = 0
+    trouble: str = ""
 
 
 def outstanding(depths: Sequence[Depth]) -> int | None:

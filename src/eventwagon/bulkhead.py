@@ -12,7 +12,8 @@ from contextlib import suppress
 from types import TracebackType
 
 from .errors import Defect
-from .text import said
+from .redaction import redacted
+from .text import parts_of, said
 
 _logger = logging.getLogger("eventwagon")
 
@@ -133,9 +134,8 @@ def is_ours(error: BaseException) -> bool:
 
 def passes(error: BaseException) -> bool:
     """Whether it must not be held up by any bulkhead: somebody interrupts the program."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(passes, error.exceptions))
-    return isinstance(error, KeyboardInterrupt)
+    parts = parts_of(error)
+    return any(map(passes, parts)) if parts else issubclass(type(error), KeyboardInterrupt)
 
 
 def kind_of(error: BaseException) -> Hashable:
@@ -146,14 +146,33 @@ def kind_of(error: BaseException) -> Hashable:
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
 
 
+def _is_endless(error: BaseException) -> bool:
+    """Whether one of the groups in it may say that it holds itself: `exceptions` is its class's own."""
+    met, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in met:
+            continue
+        met.add(id(one))
+        if parts := parts_of(one):
+            if getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]:
+                return True
+            left += parts
+        left += [each for each in (one.__cause__, one.__context__) if each is not None]
+    return False
+
+
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters, is shown by a stand-in: no log is to be broken or forged by what somebody sent."""
+    or holds control characters or secrets, is shown by a stand-in: no log is to be broken or forged by what somebody
+    sent, or to hold a password."""
     place = place or traceback_of(error)
     try:
+        if _is_endless(error):
+            raise RecursionError
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()
-        is_plain = not _CONTROLS.search(text)
+        is_plain = not _CONTROLS.search(text) and redacted(text) == text
     except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
         is_plain = False
     if is_plain:

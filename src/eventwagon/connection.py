@@ -32,6 +32,8 @@ from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
 from .payload import encode, type_name
+from .process import this_user
+from .redaction import redacted
 from .registry import Attachment, Member, Registry, Snapshot
 from .settings import Settings
 from .steps import Plan, differences, differing, switch_asked
@@ -456,7 +458,8 @@ class Connection:
                 f"train {self.train.name!r} was declared differently: {differences(differs)}. Make the programs agree, or "
                 "declare it anew with redeclare=True (--redeclare)"
             )
-        fact = Declared(train=self.train.name, settings=declared, channels=channels)
+        by = this_user() if self.manifest.declared else ""
+        fact = Declared(train=self.train.name, settings=declared, channels=channels, by=by)
 
         def edit(m: Manifest) -> Plan:
             return Plan(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
@@ -474,23 +477,29 @@ class Connection:
     # --- by hand --------------------------------------------------------------------------
 
     async def request_switch(
-        self, why: str = "by hand", *, revision: str | None = None, watch_errors: float | None = None
+        self,
+        why: str = "by hand",
+        *,
+        revision: str | None = None,
+        watch_errors: float | None = None,
+        by: str | None = None,
     ) -> int:
         """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon
         that was active. Idempotent until it is done.
 
         With `revision`, the next wagon and those after it run that code, and the switch is made when such a wagon is
         ready. If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes
-        back by itself when more than that of the new wagon's handlings fail, out of twenty or more. Raises UsageError.
+        back by itself when more than that of the new wagon's handlings fail, out of twenty or more. `by` says who asks,
+        for the journal; default: this process's user at this host. Raises UsageError.
         """
-        why = text("why", why)
-        if revision is not None:
-            check_revision(revision)
+        why, by = redacted(text("why", why)), _asker(by)
+        if revision is not None and not check_revision(revision):
+            raise UsageError("revision '': name the code that is to serve the next wagon, or leave the revision out")
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
         if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
         self._here()
-        request = Request(why, self._clock(), revision, watch)
+        request = Request(why, self._clock(), revision, watch, by)
         async with self._answering():
             await self._found()
             before = (await self._switcher.refresh()).manifest.active
@@ -498,11 +507,11 @@ class Connection:
         assert before is not None  # noqa: S101 - `found` saw to it
         return before.number
 
-    async def request_stop(self, why: str = "by hand") -> None:
-        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored.
-        Raises UsageError."""
+    async def request_stop(self, why: str = "by hand", *, by: str | None = None) -> None:
+        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored. `by` as of
+        `request_switch`. Raises UsageError."""
         self._here()
-        fact = StopRequested(train=self.train.name, because=text("why", why))
+        fact = StopRequested(train=self.train.name, because=redacted(text("why", why)), by=_asker(by))
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
@@ -587,6 +596,12 @@ class Connection:
                     yield event
             except ChannelGone:
                 continue
+
+
+def _asker(by: str | None) -> str:
+    """Who asks for a change, for the journal. It proves nothing: whoever may write to the registry may write any name.
+    Raises UsageError."""
+    return redacted(text("by", this_user() if by is None else by, most=200))
 
 
 def check_timeout(timeout: float) -> float:

@@ -12,14 +12,16 @@ from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
 from typing import Literal, Self
 
-from .breaker import USUAL, Circuit
+from .breaker import DEATHS, Circuit
 from .broker import Broker, Delivery
 from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
+from .cloudevents import is_batch
 from .errors import EventwagonError
 from .event import born
 from .facts import HandlerOverran, Listener
 from .feed import Feed
+from .forks import forks, leave
 from .gate import Gate
 from .kit import PAUSES, Held, Kit
 from .orchestrator import WagonSpec
@@ -53,6 +55,8 @@ _TURN = 0.002
 _OUTCOMES = (Handled, Dead, Failed, Snoozed)
 _TO_MARK = 5.0
 """The longest that all wait for a suspect's claim to be marked, in seconds."""
+_BEFORE_ANOTHER_THREAD = 1.0
+"""Seconds after which an event comes again for which the system had no thread left."""
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again whose claim could not be marked."""
 
@@ -182,6 +186,11 @@ class _Hand(Run):
         self.busy = False
         """Its handler is under way."""
 
+    @property
+    def is_stray(self) -> bool:
+        """Somebody else has cancelled this worker, not we, nor its handler."""
+        return self.strayed and not self.because
+
     def drop(self) -> None:
         """Something failed that should not: what is in hand is left to run out."""
         if self.feed is not None and self.delivery is not None:
@@ -222,6 +231,9 @@ class Lanes:
         self._credit = 1.0
         """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows:
         of handlers that never wait none is at work when the next is chosen."""
+        settings = kit.settings
+        self._blocks_from = min(settings.handler_timeout, settings.member_ttl, settings.visibility / 2)
+        """Seconds for which a handler may hold the event loop unnoticed: then check-ins and claims begin to lapse."""
         self._failures = Seldom()
         self._time = asyncio.get_running_loop().time
 
@@ -515,10 +527,10 @@ class Lanes:
         handle."""
         serving, settings, circuit = feed.serving, self._kit.settings, feed.circuit
         attempt = delivery.attempt
-        if delivery.suspect and attempt > (settings.attempts or USUAL):
+        if delivery.suspect and attempt > (settings.attempts or DEATHS):
             serving.failed += 1
             self._kit.circuits.passed(circuit, delivery.event.id, gone=True)
-            feed.die(delivery, f"{settings.attempts or USUAL} attempts ended with their worker", attempt)
+            feed.die(delivery, "its process ended while nothing else was handled there", attempt - 1)
             hand.feed = hand.delivery = None
             return False
         if circuit.failing:
@@ -528,7 +540,7 @@ class Lanes:
         hand.busy, hand.until = True, now + settings.handler_timeout
         if self._timer is None:
             self._arm(hand.until)
-        if not feed.handler.wants_context:
+        if not (feed.handler.wants_context or is_batch(delivery.event)):
             return None
         return Context(
             delivery.event,
@@ -545,6 +557,8 @@ class Lanes:
         self, hand: _Hand, feed: Feed, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
     ) -> None:
         """The handling is over: what came of it goes where it belongs."""
+        if hand.forks != forks():  # in the copy of the process that it made
+            leave(outcome.error if isinstance(outcome, Failed) else None)
         serving = feed.serving
         serving.busy -= 1
         hand.busy = False
@@ -553,7 +567,7 @@ class Lanes:
         ended = self._time()
         took = ended - now
         self.service += (took - self.service) * 0.05 if self.service else took
-        if at_once and took > self._kit.settings.handler_timeout:
+        if at_once and took > self._blocks_from:
             self._warn_of_blocking(feed.handler, took)
         if self._slo is not None:
             wall = self._kit.clock() - took
@@ -574,6 +588,8 @@ class Lanes:
             else:
                 self._kit.circuits.succeeded(circuit, delivery.event.id, now, ended)
             feed.done(delivery, outcome.emitted)
+            if outcome.emitted:
+                feed.tell_deaths(outcome.emitted)
         else:
             self._ends_badly(hand, feed, delivery, outcome, circuit)
         hand.feed = hand.delivery = None
@@ -582,9 +598,16 @@ class Lanes:
         self, hand: _Hand, feed: Feed, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
     ) -> None:
         serving, circuits, event_id = feed.serving, self._kit.circuits, delivery.event.id
-        if hand.because and serving.leaving and self._kit.settings.attempts != 1:
+        is_cut = isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError)
+        if ((hand.because and serving.leaving) or (hand.is_stray and is_cut)) and self._kit.settings.attempts != 1:
             circuits.passed(circuit, event_id, gone=False)
-            feed.give_back(delivery)  # cut short by our own leaving: that is no failure of its
+            feed.give_back(delivery)  # cut short by our leaving, or by who cancelled its worker: no failure of its
+            return
+        if hand.not_started is not None:
+            self._kit.bulkhead.report("starting a handler", hand.not_started)
+            hand.not_started = None
+            circuits.passed(circuit, event_id, gone=False)
+            feed.give_back(delivery, _BEFORE_ANOTHER_THREAD)
             return
         match outcome:
             case Snoozed(after=after, because=because):
@@ -606,10 +629,14 @@ class Lanes:
     async def _after_cut(self, me: asyncio.Task[None], hand: _Hand, feed: Feed) -> None:
         """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps
         this worker's place until it has ended, or there would be one worker more."""
+        is_stray, because, thread = hand.is_stray, hand.because, hand.thread
+        hand.because, hand.given_up, hand.strayed, hand.thread = "", False, False, None
+        if thread is not None and (thread.over or self._closed):
+            thread = None
+        if is_stray and thread is None:
+            raise asyncio.CancelledError  # somebody has cancelled this worker
         await _absorb(me)
-        because, thread = hand.because, hand.thread
-        hand.because, hand.given_up, hand.thread = "", False, None
-        if thread is None or thread.over or self._closed:
+        if thread is None:
             return
         self._tell_overran(feed, because, given_up=False)
         self._held.add(me)
@@ -637,8 +664,9 @@ class Lanes:
             log_safely(
                 _logger,
                 logging.WARNING,
-                "%s: handler %s held the event loop for %.1f s, and nothing else could run: let it wait with await, or make "
-                "it a plain function, which runs in a thread",
+                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so others may have taken this "
+                "process for dead, and its events: let it wait with await, or make it a plain function, which runs in a "
+                "thread",
                 self._kit.train,
                 handler.name,
                 took,

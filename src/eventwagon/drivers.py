@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import NamedTuple, cast, get_args
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 from .broker import Broker, Named
 from .errors import UsageError
 from .orchestrator import Orchestrator
 from .registry import Registry
 from .settings import Settings
+from .values import split_url
 
 ENTRY_POINTS = "eventwagon.drivers"
 """The entry point group in which a package names its drivers: scheme = function(Address) -> Drivers."""
@@ -76,7 +77,11 @@ def _sqlite(address: Address) -> Drivers:
             f"{address.url}: sync={sync!r}; give full (each event on disk) or normal (the disk's own time)"
         )
     directory = address.host + address.path if address.host else address.path.removeprefix("/")
-    if address.host or not directory:
+    if not directory.isprintable():
+        raise UsageError(f"sqlite: the directory {directory!a} holds what no name of a directory should")
+    if directory.endswith(":memory:"):
+        raise UsageError(f"{address.url}: what is to be in memory only is memory:// here")
+    if address.host or not directory or not address.url.lower().startswith("sqlite://"):
         raise UsageError(
             f"{address.url}: write sqlite:///relative/directory or sqlite:////absolute/directory (three or four slashes)"
         )
@@ -152,7 +157,7 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
     schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     given = parse_qsl(parts.query, keep_blank_values=True)
     elsewhere = next((value for name, value in given if name == "registry"), None)
     options = [(name, value) for name, value in given if name != "registry"]
@@ -253,7 +258,7 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
 
     Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
-    parts = urlsplit(url if ":" in url else f"{url}:")
+    parts = split_url(url if ":" in url else f"{url}:")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     address = Address(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock)
     others = {e.name: e for e in entry_points(group=ORCHESTRATORS)}

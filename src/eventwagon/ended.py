@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from .broker import Broker
 from .bulkhead import Bulkhead, is_ours
@@ -18,6 +19,7 @@ from .orchestrator import Witness
 from .process import Pod, Process, this_process, why_ended
 from .registry import Member, Registry
 from .switching import Switching
+from .tasks import all_of
 from .text import said
 
 _WITHIN = 30.0
@@ -138,8 +140,4 @@ class Ended:
             return 0
         manifest = self._switching.snapshot.manifest
         channels = [c for wagon in manifest.in_state(*LIVE) for c in manifest.working_channels(wagon)]
-        counts = await asyncio.gather(*(self._broker.reclaim(c, name) for c in channels), return_exceptions=True)
-        for outcome in counts:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return sum(count for count in counts if not isinstance(count, BaseException))
+        return sum(await all_of([partial(self._broker.reclaim, channel, name) for channel in channels]))

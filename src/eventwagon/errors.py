@@ -5,14 +5,19 @@ The docstring of each class says when it is raised and what the caller can do ab
 
 from __future__ import annotations
 
+from .redaction import redacted
 from .text import said
 
 
 class EventwagonError(Exception):
-    """The root: catch it to catch everything that eventwagon raises on purpose."""
+    """The root: catch it to catch everything that eventwagon raises on purpose. Its text holds no secrets: passwords
+    and tokens in it are replaced by `***`."""
 
     accepted: int = 0
     """How many of the leading events of a publishing call were stored."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
 
 
 class UsageError(EventwagonError, ValueError):
@@ -116,6 +121,9 @@ class BrokenManifest(RegistryError):
 class Defect(Exception):
     """A rule of eventwagon's own is broken: a bug, please report it. Nothing was stored. It stands outside the tree of
     EventwagonError, so that nothing takes it for trouble that passes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 # --- what a handler may say ---------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -289,18 +288,6 @@ def born(event: Event) -> float:
         except ValueError:
             pass
     return event.time
-
-
-def seconds_of(text: str | None, otherwise: float) -> float:
-    """A CloudEvents `time` (RFC 3339) in seconds since the epoch, UTC where it names no zone; `otherwise` where there
-    is none."""
-    if not text:
-        return otherwise
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return otherwise
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
 def child_id(parent: Event, channel: str, index: int) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from .documents import as_read
 from .manifest import Wagon
+from .text import as_line
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact"):
@@ -18,10 +19,11 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact
 
 
 class Declared(_Fact, frozen=True):
-    """The train was declared, or declared anew."""
+    """The train was declared, or declared anew (`by` a person, whose program differs)."""
 
     settings: dict[str, str]
     channels: tuple[str, ...]
+    by: str = ""
 
 
 class WagonOpened(_Fact, frozen=True):
@@ -151,6 +153,25 @@ class EventsLate(_Fact, frozen=True):
     count: int
 
 
+class EventsLost(_Fact, frozen=True):
+    """Events of a wagon went from the broker without being settled: they are handled by nobody any more."""
+
+    number: int
+    count: int | None
+    """As many at the most; None: not known."""
+    total: int
+    """Of the wagon, with those that were told before."""
+    because: str = ""
+
+
+class ChannelThreatened(_Fact, frozen=True):
+    """Something on the broker's server loses events of this channel, or may: a setting, something that was removed."""
+
+    number: int
+    channel: str
+    because: str
+
+
 class EventsRescued(_Fact, frozen=True):
     """Events that stood in a channel about to be deleted were published anew, with the same ids; those that the broker
     refused for good are among the train's dead letters."""
@@ -223,11 +244,12 @@ class BreakerClosed(_Fact, frozen=True):
 
 
 class SwitchRequested(_Fact, frozen=True):
-    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures."""
+    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
 
     because: str
     revision: str | None = None
     watch: float | None = None
+    by: str = ""
 
 
 class SwitchGivenUp(_Fact, frozen=True):
@@ -269,7 +291,10 @@ class WokenUp(_Fact, frozen=True):
 
 
 class StopRequested(_Fact, frozen=True):
+    """`by`: who asked."""
+
     because: str
+    by: str = ""
 
 
 class HandlerOverran(_Fact, frozen=True):
@@ -336,23 +361,12 @@ class RegistrySteppedBack(_Fact, frozen=True):
     """Wagons that this process knew and that the older manifest does not have."""
 
 
-class EventsLost(_Fact, frozen=True):
-    """Events that were accepted are no longer at the broker: their channel has vanished, or the broker stepped back."""
-
-    number: int
-    channel: str
-    """The inner channel; empty: the ingress."""
-    count: int | None
-    """As many at the most, by what was last seen of it; None: not known."""
-    because: str
-
-
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsRescued | StepFailed
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
-    | RegistrySteppedBack | EventsLost
+    | RegistrySteppedBack
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -433,16 +447,25 @@ def _code(revision: str) -> str:
     return f" (revision {revision})" if revision else ""
 
 
+def _who(by: str) -> str:
+    return f" by {by}" if by else ""
+
+
 def _revision(revision: str | None) -> str:
     return f"revision {revision}" if revision else "no revision"
 
 
 def sentence(fact: Fact) -> str:
-    """The fact in words, with its figures, as logs and `eventwagon why` print it."""
+    """The fact in words, with its figures, on one line, as logs and `eventwagon why` print it: whatever a payload, an
+    error or a name holds, it looks like no line but this one."""
+    return as_line(_sentence(fact))
+
+
+def _sentence(fact: Fact) -> str:
     match fact:
-        case Declared(settings=settings, channels=channels):
+        case Declared(settings=settings, channels=channels, by=by):
             said = ", ".join(f"{name}={value}" for name, value in settings.items())
-            return f"train declared: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
+            return f"train declared{_who(by)}: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
         case WagonOpened(number=n, because=why, revision=revision, unit=unit):
             warm = f", with the warm workers of {_name(unit)}" if unit is not None else ""
             return f"{_name(n)}{_code(revision)} opened{warm}: {why}"
@@ -479,6 +502,8 @@ def sentence(fact: Fact) -> str:
             took = (
                 "it was never in use" if w.published is None else f"took {w.published} events, {dead} dead letters kept"
             )
+            if w.lost:
+                took += f", {w.lost:,} events lost"
             return f"{w.name}{_code(w.revision)} removed: {took}"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
@@ -486,6 +511,12 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{count} late events were found in {_name(n)}: it drains again"
+        case EventsLost(number=n, count=count, total=total, because=why):
+            many = "an unknown number of" if count is None else f"{count:,}"
+            more = f" ({total:,} in all)" if total > (count or 0) else ""
+            return f"{_name(n)} lost {many} events{more}, which went without being settled: {why}"
+        case ChannelThreatened(number=n, channel=channel, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
             refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
             return f"{count} late events of {_name(n)} were published anew{refused}"
@@ -512,12 +543,12 @@ def sentence(fact: Fact) -> str:
                 f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
                 "a handling succeeded"
             )
-        case SwitchRequested(because=why, revision=None):
-            return f"a switch was asked for: {why}"
-        case SwitchRequested(because=why, revision=revision, watch=None):
-            return f"a switch to {_revision(revision)} was asked for: {why}"
-        case SwitchRequested(because=why, revision=revision, watch=watch):
-            return f"a switch to {_revision(revision)} was asked for, and back when more than {watch:.3g} of it fails: {why}"
+        case SwitchRequested(because=why, revision=None, by=by):
+            return f"a switch was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=None, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=watch, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}, and back when more than {watch:.3g} of it fails: {why}"
         case SwitchGivenUp(revision=revision, back=back, because=why):
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
         case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
@@ -531,8 +562,8 @@ def sentence(fact: Fact) -> str:
             return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
         case WokenUp(number=n, because=why):
             return f"{_name(n)} is woken: {why}"
-        case StopRequested(because=why):
-            return f"the train's processes were asked to end: {why}"
+        case StopRequested(because=why, by=by):
+            return f"the train's processes were asked to end{_who(by)}: {why}"
         case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
             over = f", over {skipped} in between" if skipped else ""
             return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
@@ -558,15 +589,12 @@ def sentence(fact: Fact) -> str:
                 f"the registry {held}, {known} was known: it was restored from an older copy, or lost what it held. "
                 f"What it holds now is taken over{lost}"
             )
-        case EventsLost(number=n, channel=channel, count=count, because=why):
-            many = "an unknown number of" if count is None else f"up to {count:,}"
-            return f"{many} events of {channel or 'the ingress'} of {_name(n)} are lost: {why}"
         case ClaimsReturned(owner=owner, count=count, because=why):
             return f"{count:,} events that {owner} had in hand were given back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, EventsLost)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

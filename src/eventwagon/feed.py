@@ -11,7 +11,7 @@ from .breaker import USUAL, Again, Circuit
 from .broker import Delivery, Subscription
 from .bulkhead import is_ours
 from .errors import ChannelGone, EventwagonError
-from .event import Channel, born
+from .event import DEAD, Channel, born
 from .facts import EventDied, EventRetried, EventSnoozed
 from .kit import PAUSES, Kit
 from .orchestrator import WagonSpec
@@ -24,6 +24,8 @@ _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers stand by for it."""
+_CALL = 0.5
+"""Seconds for which a worker waits for what it has chosen to be fetched."""
 _OVER = 1.0
 """The longest that a process stays alone with an event for it to be settled, in seconds."""
 _KEPT_WAITING = 0.15
@@ -181,7 +183,7 @@ class Feed:
         before = self.circuit
         if circuit is not before:
             self.circuit = circuit
-            if before.probe is not None:
+            if before.probe is not None and any(d.event.id == before.probe for d in self.unsettled.values()):
                 self.serving.kit.circuits.passed(before, before.probe, gone=False)
             self.serving.lanes.wake(self.serving.lanes.target)
 
@@ -194,12 +196,13 @@ class Feed:
             self.serving.lanes.wake(self.serving.lanes.target)
 
     async def call_up(self) -> None:
-        """Fetch one event for a worker that has chosen this channel. Returns when it was tried."""
+        """Fetch one event for a worker that has chosen this channel. Returns when it was tried, or after a moment: a
+        broker that does not answer keeps no worker from other wagons."""
         self.remembered = None
         waiter = asyncio.get_running_loop().create_future()
         self._called.append(waiter)
         self._room.set()
-        await waiter
+        await asyncio.wait([waiter], timeout=_CALL)
 
     def pass_over(self, allowance: float, most: int) -> None:
         """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer
@@ -256,14 +259,13 @@ class Feed:
                         serving.kit.bulkhead.report(f"receiving from {self.channel}", e)
                     elif pause == PAUSES[0]:
                         serving.stumble(f"receiving from {self.channel}", str(e))
+                    _answer(called)
                     await asyncio.sleep(pause)
                     pause = min(PAUSES[1], pause * 2)
                     continue
                 finally:
                     self.receiving = False
-                    for waiter in called:
-                        if not waiter.done():
-                            waiter.set_result(None)
+                    _answer(called)
                 pause = PAUSES[0]
                 if self.looking and len(deliveries) == count and self._look_on():
                     continue
@@ -357,9 +359,7 @@ class Feed:
 
     def _answer_called(self) -> None:
         """Nothing can be fetched now: workers are not to wait for it."""
-        for waiter in self._called:
-            if not waiter.done():
-                waiter.set_result(None)
+        _answer(self._called)
         self._called.clear()
 
     def nudge(self) -> None:
@@ -411,10 +411,10 @@ class Feed:
         if line.task is None:
             self._settling.go(line)
 
-    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """It was not handled: another may have it, after `delay` s."""
+    def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
+        """Another may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
         self.untried(delivery)
-        self._release(delivery, delay, tried=False, handled=False)
+        self._release(delivery, delay, tried=False, handled=handled)
 
     def untried(self, delivery: Delivery) -> None:
         """It was taken and not handled: as a probe it has shown nothing."""
@@ -438,17 +438,26 @@ class Feed:
         """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
         here."""
         kit, number = self.serving.kit, self.serving.spec.number
-        self.done(delivery, [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())])
-        kit.tell(
-            EventDied(
-                train=kit.train,
-                number=number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                attempts=attempt,
-                because=because,
-            )
-        )
+        letters = [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())]
+        self.done(delivery, letters)
+        self.tell_deaths(letters)
+
+    def tell_deaths(self, emitted: Emitted) -> None:
+        """Tell of the dead letters among what is to be stored."""
+        kit = self.serving.kit
+        for channel, letter in emitted:
+            if channel == DEAD:
+                why = letter.extensions
+                kit.tell(
+                    EventDied(
+                        train=kit.train,
+                        number=self.serving.spec.number,
+                        channel=self.handler.channel,
+                        id=letter.id,
+                        attempts=int(why["deadattempts"]),
+                        because=why["deadbecause"],
+                    )
+                )
 
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
         """Again after the pause that its handler asked for; that was no attempt."""
@@ -480,3 +489,9 @@ class Feed:
                 because=because,
             )
         )
+
+
+def _answer(called: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in called:
+        if not waiter.done():
+            waiter.set_result(None)

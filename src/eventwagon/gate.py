@@ -42,8 +42,8 @@ class Gate:
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
-        self._wanted_since: float | None = None
-        """Since when nobody who wanted to be alone has been."""
+        self._wanted_since = self._wanted_at = float("-inf")
+        """Since when somebody has wanted to be alone, in vain, and when last: often for as long as that lasts."""
 
     def left(self) -> None:
         """A handling is over."""
@@ -71,6 +71,9 @@ class Gate:
             await self.opened()
             await asyncio.sleep(0)  # the others first
         loop = asyncio.get_running_loop()
+        if loop.time() - self._wanted_at > 2 * _PAUSE:
+            self._wanted_since = loop.time()
+        self._wanted_at = loop.time()
         if loop.time() < self._shut_until or (self._busy() and loop.time() < self._not_before):
             yield False
             return
@@ -84,7 +87,7 @@ class Gate:
         if not quiet:
             yield False
             return
-        self._wanted_since = None
+        self._wanted_at = float("-inf")
         try:
             yield True
         finally:
@@ -92,8 +95,7 @@ class Gate:
 
     async def _quieted(self, loop: asyncio.AbstractEventLoop) -> bool:
         began = loop.time()
-        since = self._wanted_since = began if self._wanted_since is None else self._wanted_since
-        forced = began - since >= _FORCED_AFTER
+        forced = began - self._wanted_since >= _FORCED_AFTER
         try:
             async with asyncio.timeout(None if forced else _PATIENCE):
                 while self._busy():

@@ -57,6 +57,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     published: int | None = None
     """Events it took at its ingress: known once it is drained."""
     settled: int | None = None
+    lost: int = 0
+    """Events that went from the broker without being settled, as far as that was told."""
 
     @property
     def name(self) -> str:
@@ -78,6 +80,8 @@ class Request(msgspec.Struct, frozen=True):
     """The code that the next wagon is to run; None: the same as now."""
     watch: float | None = None
     """Go back when more than this share of the new wagon's handlings fail; None: don't look."""
+    by: str = ""
+    """Who asked for it; empty: not told (older code, or the train itself)."""
 
 
 class Watch(msgspec.Struct, frozen=True):

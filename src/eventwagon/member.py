@@ -13,7 +13,7 @@ from .broker import Broker
 from .bulkhead import Bulkhead, is_ours
 from .crew import Crew
 from .ended import Ended
-from .errors import EventwagonError
+from .errors import EventwagonError, Unavailable
 from .facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, Listener, StepFailed
 from .lifecycle import LIVE
 from .limits import slo
@@ -296,25 +296,27 @@ class Membership:
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
             return
-        await self._registry.check_in(
-            self._train,
-            Member(
-                name=self._name,
-                roles=self._roles,
-                revision=self._switcher.snapshot.revision,
-                code=self._revision,
-                crew=self._crew_size,
-                attachments=attachments,
-                deployed=deployed,
-                channels=tuple(name for name in self._handlers if name) if self._handlers else None,
-                caught=self._bulkhead.caught,
-                held=self._crew.held if self._crew is not None else 0,
-                trouble=self._bulkhead.trouble,
-                process=self._process,
-                pod=self._pod,
-            ),
-            ttl=self._settings.member_ttl,
+        me = Member(
+            name=self._name,
+            roles=self._roles,
+            revision=self._switcher.snapshot.revision,
+            code=self._revision,
+            crew=self._crew_size,
+            attachments=attachments,
+            deployed=deployed,
+            channels=tuple(name for name in self._handlers if name) if self._handlers else None,
+            caught=self._bulkhead.caught,
+            held=self._crew.held if self._crew is not None else 0,
+            trouble=self._bulkhead.trouble,
+            process=self._process,
+            pod=self._pod,
         )
+        ttl = self._settings.member_ttl
+        try:
+            async with asyncio.timeout(ttl):
+                await self._registry.check_in(self._train, me, ttl=ttl)
+        except TimeoutError:
+            raise Unavailable(f"the registry has not answered a check-in within member_ttl={ttl:g} s") from None
         news, self._said = saying != self._said, saying
         self._due = now + self._settings.member_ttl / 3 * 0.9
         if news:

@@ -14,12 +14,13 @@ from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
-from .facts import ChannelUnserved, DefectFound, EventsLost, Listener, StepFailed, SwitchRefused
+from .facts import ChannelThreatened, ChannelUnserved, DefectFound, EventsLost, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
+from .losses import GONE, Losses
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
-from .plan import GONE, plan
+from .plan import plan
 from .reading import History, Reading, Sample, busy_rate
 from .registry import Attachment, Member, Registry
 from .removal import Remover
@@ -52,6 +53,17 @@ _SWEEP_AGAIN = 5.0
 """Seconds after which leftovers that could not be removed are looked for again."""
 _AGAIN = 60.0
 """Seconds after which a failure that lasts is told again where its words have changed."""
+
+_REST_MOST = 5.0
+"""Seconds after which what failed aside is tried again at the latest."""
+
+
+class _Failing(NamedTuple):
+    """What failed aside: what is told of it, until when (the loop's time) it rests, and for how many seconds."""
+
+    fact: Refusal
+    until: float
+    pause: float
 
 
 class _Told(NamedTuple):
@@ -102,15 +114,12 @@ class Observer:
         self._seen: dict[int, tuple[object, float]] = {}
         self._under_way: set[_Key] = set()
         """What is done aside now."""
-        self._failing: dict[_Key, Refusal] = {}
+        self._failing: dict[_Key, _Failing] = {}
         """What was done aside, failed, and has not succeeded since."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
-        self._held: dict[Channel, tuple[int, int]] = {}
-        """What each channel of the live wagons was last seen to have published and settled."""
-        self._missing: frozenset[Channel] = frozenset()
-        """Those that the broker did not have at the last look."""
+        self._losses = Losses(totals=broker.capabilities.totals)
         self._epoch: int | None = None
         """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -135,8 +144,10 @@ class Observer:
                 except BaseException as e:
                     if is_ours(e):
                         raise
-                    for fact in self._new([self._met("a look", e)]):
+                    new, standing = self._new([self._met("a look", e)])
+                    for fact in new:
                         self._tell(fact)
+                    self._refused |= standing  # what else stands was not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
                         await self._poked.wait()
@@ -171,8 +182,8 @@ class Observer:
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
-            troubles.append(self._met("dividing the workers", e))
-        refusals = [*unasked, *troubles, *decided.refusals, *(self._met(*each) for each in decided.defects)]
+            troubles.append(self._broke("dividing the workers", e))
+        refusals = [*unasked, *troubles, *decided.refusals, *(self._broke(*each) for each in decided.defects)]
         for task in decided.tasks:
             try:
                 await self._carry_out(task, tasks)
@@ -183,9 +194,12 @@ class Observer:
                     raise
                 refusals.append(self._failed(task, e))
         self._forget_failing(decided.tasks)
-        refusals += self._failing.values()
-        if new := self._new(refusals):
+        refusals += [failing.fact for failing in self._failing.values()]
+        new, standing = self._new(refusals)
+        if new:
             await self._switcher.note(*new)
+        self._refused = standing
+        self._tell_lasting(refusals)
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -225,8 +239,17 @@ class Observer:
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
         depths, troubles = await self._depths(channels)
+        troubles += [
+            ChannelThreatened(train=self._train, number=number, channel=channel.name, because=depth.trouble)
+            for number, of in depths.items()
+            for channel, depth in zip(channels[number], of, strict=True)
+            if depth.trouble
+        ]
         now = self._clock()
-        gone, lost = await self._gone({c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)})
+        await self._look_for_losses(
+            wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
+        )
+        gone = self._losses.vanished
         samples: dict[int, Sample] = {}
         for number, of in depths.items():
             ingress = of[0]
@@ -248,45 +271,30 @@ class Observer:
                 self._reading(w, depths[w.number], now, crowding, crew),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
-                vanished=tuple(c.name for c in channels[w.number] if c in gone),
-                lost={c.name: lost[c] for c in channels[w.number] if c in lost},
+                vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
+                lost=self._losses.of(w.number),
+                lost_because=self._losses.why(w.number),
             )
             for w in wagons
             if w.number in depths
         }, troubles
 
-    async def _gone(self, depths: Mapping[Channel, Depth]) -> tuple[frozenset[Channel], Mapping[Channel, int | None]]:
-        """Channels that the broker has not had at two looks in a row, and how many events are gone from which, at the
-        most. One of which nothing is known is looked for by name: unknown is not gone."""
-        doubtful = [c for c, depth in depths.items() if depth == Depth()]
+    async def _look_for_losses(self, wagons: Sequence[Wagon], depths: Mapping[Channel, Depth]) -> None:
+        doubtful = any(depth == Depth() for depth in depths.values())
         there = set(await self._broker.channels(self._train)) if doubtful else set()
-        missing = frozenset(c for c in doubtful if c not in there)
-        gone, self._missing = missing & self._missing, missing
-        lost: dict[Channel, int | None] = {}
-        for channel, depth in depths.items():
-            before = self._held.get(channel)
-            if channel in gone:
-                lost[channel] = before[0] - before[1] if before is not None else None
-            elif depth.published is not None and depth.settled is not None:
-                if before is not None and depth.published < before[0] and self._broker.capabilities.totals:
-                    lost[channel] = before[0] - depth.published
-                self._held[channel] = depth.published, depth.settled
-        self._held = {c: held for c, held in self._held.items() if c in depths}
-        return gone, lost
+        self._losses.look(depths, there, {w.number: w.lost for w in wagons})
 
     async def _after_stepping_back(self, manifest: Manifest) -> None:
         """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
         anew; what does not is told."""
         self._swept = float("-inf")
-        there = set(await self._broker.channels(self._train))
-        why = f"{GONE}, as is its wagon from the manifest"
-        lost = [
-            EventsLost(train=self._train, number=c.wagon, channel=c.name, count=published - settled, because=why)
-            for c, (published, settled) in self._held.items()
-            if manifest.wagon(c.wagon) is None and c not in there and published > settled
-        ]
+        there = await self._broker.channels(self._train)
+        why = f"its channels have {GONE}; it is not in the manifest either"
+        lost = self._losses.without({w.number for w in manifest.wagons}, there)
         if lost:
-            await self._switcher.note(*lost)
+            await self._switcher.note(
+                *(EventsLost(train=self._train, number=n, count=c, total=c, because=why) for n, c in lost.items())
+            )
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
@@ -294,10 +302,13 @@ class Observer:
         """The depths of each wagon's channels; a wagon that can't be read keeps none of the others from it."""
         if not channels:
             return {}, []
-        with suppress(Exception):  # then one by one, to see which it is
+        try:
             asked = [c for of in channels.values() for c in of]
             flat = dict(zip(asked, await self._broker.depth(asked), strict=True))
             return {number: [flat[c] for c in of] for number, of in channels.items()}, []
+        except BaseException as e:
+            if is_ours(e):
+                raise
         found: dict[int, Sequence[Depth]] = {}
         troubles: list[Refusal] = []
         for number, of in channels.items():
@@ -363,10 +374,10 @@ class Observer:
 
     # --- saying ---------------------------------------------------------------------------
 
-    def _new(self, refusals: Sequence[Refusal]) -> list[Refusal]:
-        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures.
-        The words of an error may change at each look: that is told once a minute. A defect is told once, however often
-        it is met. What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+    def _new(self, refusals: Sequence[Refusal]) -> tuple[list[Refusal], dict[tuple[object, ...], _Told]]:
+        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures;
+        and what stands once they are told. The words of an error may change at each look: that is told once a minute. A
+        defect is told once, however often it is met."""
         now = asyncio.get_running_loop().time()
         standing: dict[tuple[object, ...], _Told] = {}
         new: list[Refusal] = []
@@ -380,11 +391,11 @@ class Observer:
         for key, told in self._refused.items():
             if key[0] is DefectFound:
                 standing.setdefault(key, told)
-        self._refused = standing
-        self._tell_lasting(refusals, now)
-        return new
+        return new, standing
 
-    def _tell_lasting(self, refusals: Sequence[Refusal], now: float) -> None:
+    def _tell_lasting(self, refusals: Sequence[Refusal]) -> None:
+        """What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+        now = asyncio.get_running_loop().time()
         lasting = next((r for r in refusals if isinstance(r, SwitchRefused) and r.passing), None)
         if lasting is None:
             self._passing_since = None
@@ -407,6 +418,13 @@ class Observer:
             return DefectFound(train=self._train, step=step, because=said(error))
         return StepFailed(train=self._train, step=step, because=said(error))
 
+    def _broke(self, step: str, error: Exception) -> Refusal:
+        """What policy raised, which calls nothing but itself: a defect of ours, whatever it is."""
+        if not isinstance(error, Defect):
+            cause, error = error, Defect(said(error))
+            error.__cause__ = cause
+        return self._met(step, error)
+
     # --- doing ----------------------------------------------------------------------------
 
     async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
@@ -424,7 +442,7 @@ class Observer:
                 self._made(number)
             case Provision() | Remove() | RemoveLeftover():
                 key = _key(task)
-                if key not in self._under_way:
+                if key not in self._under_way and not self._rests(key):
                     self._under_way.add(key)
                     tasks.create_task(self._aside(key, task))
 
@@ -441,7 +459,10 @@ class Observer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            self._failing[key] = self._failed(task, e)
+            before = self._failing.get(key)
+            pause = min(_REST_MOST, 2 * before.pause if before else self._settings.observe_every)
+            until = asyncio.get_running_loop().time() + pause
+            self._failing[key] = _Failing(self._failed(task, e), until, pause)
             if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
                 self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
@@ -450,6 +471,11 @@ class Observer:
                 self.poke()
         finally:
             self._under_way.discard(key)
+
+    def _rests(self, key: _Key) -> bool:
+        """It failed a moment ago: it is tried again after a pause that grows."""
+        failing = self._failing.get(key)
+        return failing is not None and asyncio.get_running_loop().time() < failing.until
 
     def _forget_failing(self, tasks: Sequence[Task]) -> None:
         """What another has done meanwhile is not asked for any more. Leftovers are asked for at some looks only."""
@@ -513,7 +539,9 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
     match fact:
         case StepFailed(step=step) | DefectFound(step=step):
             return type(fact), step
-        case ChannelUnserved(channel=channel) | EventsLost(channel=channel):
+        case EventsLost():
+            return type(fact), number
+        case ChannelUnserved(channel=channel) | ChannelThreatened(channel=channel):
             return type(fact), number, channel
         case _:
             return type(fact), number, fact.because

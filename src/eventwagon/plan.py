@@ -31,6 +31,7 @@ from .facts import (
 )
 from .lifecycle import LIVE, Move, State
 from .limits import Pressure, measured
+from .losses import GONE
 from .manifest import Manifest, Wagon, changed, check, moved, switched
 from .orchestrator import Deployment
 from .reading import Reading
@@ -56,10 +57,6 @@ from .steps import (
     open_pause,
 )
 from .watching import judged
-
-GONE = (
-    "its channel has vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
-)
 
 
 def plan(
@@ -90,8 +87,8 @@ def plan(
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
-    draft.attempt("telling what is lost", draft.tell_lost)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
     if orchestrated:
@@ -263,7 +260,7 @@ class _Draft:
         full = pressure.value >= 1 or asked is not None or self.is_gone(active)
         because = f"asked for: {asked.why}" if asked else pressure.why
         if self.is_gone(active):
-            because = GONE
+            because = f"its channel has {GONE}"
         self.next_wanted = full or pressure.value >= self.settings.prepare
         if not full:
             if self.manifest.refusing:
@@ -396,20 +393,27 @@ class _Draft:
             return f"a switch was asked for ({self.manifest.request.why})"
         active = self.manifest.active
         if active is not None and self.is_gone(active):
-            return GONE
+            return f"its channel has {GONE}"
         return self.pressure(active).why if active else ""
 
-    def tell_lost(self) -> None:
-        """Events that are gone with their channel, or with what the broker has forgotten."""
-        for number, reading in self.readings.items():
-            for channel, count in reading.lost.items():
-                gone = channel in reading.vanished
-                why = GONE if gone else "the broker holds fewer than it did: it was restored from an older copy"
-                if not gone or count != 0 or channel == "":
-                    fact = EventsLost(
-                        train=self.manifest.train, number=number, channel=channel, count=count, because=why
-                    )
-                    self.refusals.append(fact)
+    def losses(self) -> None:
+        """Events that went without being settled: told once, whoever sees it first. How many is not always known."""
+        for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            if reading is None:
+                continue
+            lost = EventsLost(
+                train=self.manifest.train,
+                number=wagon.number,
+                count=reading.lost - wagon.lost,
+                total=reading.lost,
+                because=reading.lost_because,
+            )
+            if reading.lost > wagon.lost:
+                self.manifest = changed(self.manifest, wagon.number, lost=reading.lost)
+                self.facts.append(lost)
+            if None in reading.vanished.values():
+                self.refusals.append(msgspec.structs.replace(lost, count=None))
 
     def drain(self) -> None:
         """Cut-off wagons: seal, prove empty, remove."""

@@ -40,6 +40,19 @@ def this_pod() -> Pod | None:
     return Pod(uid, time.time()) if uid and uid.isascii() and uid.isprintable() else None
 
 
+def this_user() -> str:
+    """Who runs this process, for the journal: `user@host`, as the system has it, not as the environment says."""
+    try:
+        import pwd
+
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except ImportError:  # no POSIX
+        name = os.environ.get("USERNAME", "somebody")
+    except KeyError:  # a number without a name, as in containers
+        name = f"uid {os.geteuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
 def this_process() -> Process | None:
     """This one; None where the system does not say enough (it is no Linux)."""
     try:

@@ -43,13 +43,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Published and not settled, over all channels of the wagon; None while any of them is unknown."""
     inner: Mapping[str, int | None] = {}
     """The same of each inner channel, by name."""
+    lost: int = 0
+    """Events that went without being settled, over all channels, by all that was told and seen: see `Losses`."""
+    lost_because: str = ""
     empty: bool = False
     """All channels proven empty: every settled total, read first, met every published total, read after. Those that
     have vanished hold nothing."""
-    vanished: tuple[str, ...] = ()
-    """Its channels that the broker does not have any more, by name."""
-    lost: Mapping[str, int | None] = {}
-    """How many events are gone from its channels, by name, at the most: by what was last seen of each. None: not
+    vanished: Mapping[str, int | None] = {}
+    """Its channels that the broker does not have any more, by name, and how many events went with each; None: not
     known."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0

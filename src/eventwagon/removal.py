@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from .broker import Broker, outstanding
-from .errors import ChannelGone, EventRefused, Unavailable
+from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .gathering import fitting
@@ -41,6 +41,9 @@ class Remover:
         self._switcher = switcher
         self._orchestrator = orchestrator
         self._clock = clock
+        self._moved: dict[Channel, set[tuple[str, str]]] = {}
+        """By channel: what a removal that has not succeeded yet has moved already, so that it is not moved again at each
+        attempt."""
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
@@ -65,9 +68,8 @@ class Remover:
                 return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        if (
-            dead is not None or wagon.created_at is None
-        ):  # that channel goes last: once it is gone, the record was written
+        # that channel goes last: once it is gone, the record was written
+        if dead is not None or wagon.created_at is None:
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
@@ -79,7 +81,7 @@ class Remover:
         else:
             await self._rescue(manifest.ingress(wagon))
         for channel in (*named, *lost, manifest.dead_letters(wagon)):
-            await self._broker.delete(channel)
+            await self._delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
@@ -110,11 +112,23 @@ class Remover:
         try:
             async for batch in self._batches(channel):
                 await self._broker.create(kept)
-                await self._keep(kept, batch)
+                for some in self._parts(channel, batch, _MOVE_BATCH):
+                    await self._keep(kept, some)
                 moved += len(batch)
         except ChannelGone:
             return None
         return moved
+
+    def _parts(self, channel: Channel, events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
+        """What is still to be moved of these, in parts that fit into one call. Each counts as moved once the next is
+        asked for."""
+        moved = self._moved.setdefault(channel, set())
+        left = [event for event in events if _mark(event) not in moved]
+        while left:
+            some = fitting(left, most)
+            yield some
+            moved.update(map(_mark, some))
+            left = left[len(some) :]
 
     async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
         """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable,
@@ -125,7 +139,9 @@ class Remover:
             try:
                 await self._broker.publish(kept, some)
                 left = left[len(some) :]
-            except EventRefused:
+            except (Exception, BaseExceptionGroup) as e:
+                if _passes_over(e):
+                    raise
                 if len(some) > 1:
                     half = len(some) // 2
                     await self._keep(kept, some[:half])
@@ -141,16 +157,17 @@ class Remover:
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(channel):
-                dead += await self._readmit(channel, batch)
-                count += len(batch)
+                for some in self._parts(channel, batch, self._settings.publish_batch):
+                    dead += await self._readmit(channel, some)
+                    count += len(some)
         if count:
             await self._switcher.note(
                 EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
 
     async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
-        """Publish them anew, to the active wagon's channel of that name. Those that the broker refuses for good go to
-        the train's dead letters, as do those for an inner channel that it does not have: how many."""
+        """Publish them anew, to the active wagon's channel of that name. Those that can't be, ever, go to the train's
+        dead letters, as do those for an inner channel that it does not have: how many."""
         try:
             if channel.name:
                 await self._emit_anew(channel.name, events)
@@ -158,7 +175,9 @@ class Remover:
                 await self._switcher.readmit(events)
         except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
             raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
-        except (EventRefused, _NoSuchChannelError) as e:
+        except (Exception, BaseExceptionGroup) as e:
+            if _passes_over(e):
+                raise
             if len(events) > 1:
                 half = len(events) // 2
                 return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
@@ -191,9 +210,13 @@ class Remover:
                 await self._move_dead_letters(channel)
             elif channel.name != PROBE:
                 await self._rescue(channel)
-            await self._broker.delete(channel)
+            await self._delete(channel)
         what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _delete(self, channel: Channel) -> None:
+        await self._broker.delete(channel)
+        self._moved.pop(channel, None)
 
     async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
         """What stands in the channel. Raises ChannelGone."""
@@ -209,3 +232,13 @@ class Remover:
 
 class _NoSuchChannelError(Exception):
     """The active wagon has no inner channel of that name."""
+
+
+def _mark(event: Event) -> tuple[str, str]:
+    """By what an event, or a dead letter of one channel, is known again."""
+    return event.id, event.extensions.get("deadchannel", "")
+
+
+def _passes_over(error: BaseException) -> bool:
+    """Whether this has nothing to do with the events of the call, and may pass."""
+    return isinstance(error, EventwagonError) and not isinstance(error, EventRefused)

@@ -136,13 +136,13 @@ class Serving:
 
     async def update(self, spec: WagonSpec) -> None:
         """Bring it to a changed spec: cut off, rescaled, with further channels. Idempotent."""
+        self.spec = spec  # handlers emit to further channels before this process is attached to them, or leaves instead
         known = {f.channel for f in self.feeds}
         for channel in spec.channels:
             if channel not in known and channel.name in self.kit.handlers:
                 feed = await self._add(channel, self._stack)
                 fetching = kept_up(feed.fetch, "fetching", self.kit.bulkhead)
                 self._fetching.append(self.kit.tasks.create_task(fetching))
-        self.spec = spec
         for feed in self.feeds:
             feed.change_circuit(self.kit.circuits.of(feed.channel.name, guarded=spec.guarded))
         self._tell_missing()
@@ -247,9 +247,8 @@ class Serving:
         only be in vain, and is not waited for."""
         if self._ending is None:
             self.leaving = True
-            self._ending = asyncio.create_task(
-                self._leave(grace)
-            )  # its own: it ends gracefully whatever ended the others
+            # a task of its own: it ends gracefully whatever ended the others
+            self._ending = asyncio.create_task(self._leave(grace))
         if drained:
             for feed, fetching in zip(self.feeds, self._fetching, strict=True):
                 if feed.receiving:
@@ -258,20 +257,20 @@ class Serving:
 
     async def _leave(self, grace: float) -> None:
         """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that
-        back; then leave the channels. What a receive brings that was under way is among it."""
+        back, and what was handled and still waits to be settled; then leave the channels. What a receive brings that was
+        under way is among it."""
         least, most = _TO_GIVE_BACK
         to_give_back = max(least, min(most, grace))
         try:
             self.nudge()
-            if self._fetching:
-                await asyncio.wait(self._fetching, timeout=max(most, self.kit.settings.publish_timeout))
-            for fetching in self._fetching:
-                fetching.cancel()  # only a broker that has not answered yet
             self.give_back()
+            receiving = asyncio.create_task(self._receive_no_more(most + max(most, grace)))
             await self._until_quiet(grace)
             self.lanes.part(self)
             await self._until_quiet(to_give_back)
             self.lanes.give_up(self)
+            self._settling.give_back()
+            await receiving
             await self._until_quiet(to_give_back)
         except BaseException as e:
             if is_ours(e):
@@ -287,6 +286,14 @@ class Serving:
                 raise
             self.kit.bulkhead.report(f"leaving the channels of wagon_{self.spec.number}", e)
         self.on_left()
+
+    async def _receive_no_more(self, seconds: float) -> None:
+        """Wait for receives that are under way, so that what they bring can be given back."""
+        if self._fetching:
+            await asyncio.wait(self._fetching, timeout=seconds)
+        for fetching in self._fetching:
+            fetching.cancel()  # only a broker that has not answered yet
+        self.give_back()
 
     async def _until_quiet(self, seconds: float) -> None:
         self._quiet.clear()  # it may have been quiet before the last receive brought something

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from contextvars import copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from .broker import Delivery, Subscription
 from .bulkhead import is_ours
@@ -13,9 +14,12 @@ from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import StepFailed
 from .kit import PAUSES, Kit
+from .tasks import all_of
 from .text import said
 from .worker import smaller
 
+_LATER_MOST = 60.0
+"""The longest pause, in seconds, before something that could not be settled is to be settled again."""
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
 
@@ -30,12 +34,16 @@ class Source(Protocol):
         """They are in hand no longer: settled, given back, or left to run out."""
         ...
 
-    def give_back(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """It was not handled: another may have it, after `delay` s."""
+    def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
+        """Another may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
         ...
 
     def nudge(self) -> None:
         """There may be room again."""
+        ...
+
+    def done(self, delivery: Delivery, emitted: Emitted) -> None:
+        """Handled: to be settled once what it emitted is stored."""
         ...
 
     def die(self, delivery: Delivery, because: str, attempt: int) -> None:
@@ -66,6 +74,17 @@ class Line:
         self.back: list[Return] = []
         self.task: asyncio.Task[None] | None = None
 
+    def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
+        """What comes next, one at least, with `most` emits together: each batch is settled once its emits are stored."""
+        taken = self.done
+        for place, (_, emitted) in enumerate(taken):
+            most -= len(emitted)
+            if most < 0 and place:
+                self.done = taken[place:]
+                return taken[:place]
+        self.done = []
+        return taken
+
 
 class Settling:
     """Settles the events of one wagon in one process.
@@ -90,6 +109,9 @@ class Settling:
         self._changed = changed
         self._lines: dict[Hashable, Line] = {}
         self._ended = False
+        self._context = copy_context()  # of no event
+        self._later: dict[int, tuple[float, asyncio.TimerHandle]] = {}
+        """By identity: what could not be settled, the next pause, and the timer of this one."""
 
     def line(self, source: Source, key: Hashable) -> Line:
         """The line of those from `source` that have `key` in common: where they emit to, or that they are given
@@ -102,11 +124,21 @@ class Settling:
     def go(self, line: Line) -> None:
         """Something waits in the line."""
         if line.task is None and not self._ended:
-            line.task = self._kit.tasks.create_task(self._work_off(line))
+            line.task = self._kit.tasks.create_task(self._work_off(line), context=self._context.copy())
+
+    def give_back(self) -> None:
+        """No time is left for what waits to be stored and settled: others may have it, and handle it again. A batch that
+        is under way goes on."""
+        for line in list(self._lines.values()):
+            left, line.done = line.done, []
+            for delivery, _ in left:
+                line.source.give_back(delivery, handled=True)
 
     def end(self, why: str) -> None:
         """Nothing more can be done, or is to be: what has no answer yet is left to run out."""
         self._ended = True
+        for _, timer in self._later.values():
+            timer.cancel()
         for line in self._lines.values():
             if line.task is not None:
                 line.task.cancel(why)
@@ -114,7 +146,7 @@ class Settling:
     async def _work_off(self, line: Line) -> None:
         try:
             while line.done or line.back:
-                done, line.done = line.done, []
+                done = line.take(self._kit.settings.publish_batch)
                 back, line.back = line.back, []
                 try:
                     if back:
@@ -139,7 +171,7 @@ class Settling:
                 emitted.setdefault(name, []).append((place, event))
         refused: dict[int, tuple[str, BaseException]] = {}
         if emitted:
-            await _all([self._store_all(name, some, refused) for name, some in emitted.items()])
+            await all_of([partial(self._store_all, name, some, refused) for name, some in emitted.items()])
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
             await self._settle_all(source, kept)
@@ -189,7 +221,7 @@ class Settling:
         if name == DEAD:  # not even as small as can be: the broker refuses everything
             step = f"keeping a dead letter of wagon_{self._number}"
             self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
-            source.give_back(delivery, PAUSES[1])
+            source.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             source.die(delivery, because, delivery.attempt)
         else:
@@ -212,8 +244,18 @@ class Settling:
                 await self._settle_all(source, deliveries[half:])
                 return
             self._kit.bulkhead.report(f"settling in {source.channel}", e)
+            self._settle_later(source, deliveries[0])
+            return
+        for delivery in deliveries if self._later else ():
+            self._later.pop(id(delivery), None)
         source.forget(deliveries)
-        source.nudge()
+
+    def _settle_later(self, source: Source, delivery: Delivery) -> None:
+        """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody handles
+        it again, and settling is tried again after a pause that grows."""
+        pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
+        timer = asyncio.get_running_loop().call_later(pause, source.done, delivery, (), context=self._context.copy())
+        self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer
 
     # --- given back ---------------------------------------------------------------------------
 
@@ -224,7 +266,7 @@ class Settling:
         calls = list(alike.items())
         for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
             some = calls[start : start + _AT_ONCE]
-            await _all([self._release_all(source, *key, deliveries) for key, deliveries in some])
+            await all_of([partial(self._release_all, source, *key, deliveries) for key, deliveries in some])
 
     async def _release_all(
         self, source: Source, delay: float, tried: bool, cleared: bool, deliveries: list[Delivery]
@@ -262,11 +304,3 @@ class Settling:
                     self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
                 await asyncio.sleep(pause)
                 pause = min(PAUSES[1], pause * 2)
-
-
-async def _all(calls: list[Coroutine[Any, Any, None]]) -> None:
-    """All of them at once; one is awaited as it is."""
-    if len(calls) == 1:
-        await calls[0]
-    elif calls:
-        await asyncio.gather(*calls)

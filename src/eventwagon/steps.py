@@ -15,6 +15,7 @@ import msgspec
 from .event import Channel
 from .facts import (
     ChannelsAdded,
+    ChannelThreatened,
     ChannelUnserved,
     Decision,
     Declared,
@@ -94,8 +95,9 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
 
 
 Refusal = (
-    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | DefectFound | EventsLost
-)
+    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | ChannelThreatened | DefectFound
+    | EventsLost
+)  # fmt: skip
 """What was not done, and why."""
 
 Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
@@ -346,7 +348,9 @@ def switch_asked(manifest: Manifest, request: Request) -> Plan:
     standing = manifest.request
     if standing is not None and request.revision in (None, standing.revision):
         return Plan(manifest)
-    fact = SwitchRequested(train=manifest.train, because=request.why, revision=request.revision, watch=request.watch)
+    fact = SwitchRequested(
+        train=manifest.train, because=request.why, revision=request.revision, watch=request.watch, by=request.by
+    )
     revision = manifest.revision if request.revision is None else request.revision
     return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from .errors import UsageError
 from .event import Event
 from .gathering import MOST_BYTES
+from .tasks import outcome_of
 
 Make = Callable[[Sequence[object]], Iterator[Event]]
 """Makes events of payloads, one by one; raises at the first that can't be published."""
@@ -108,7 +110,7 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
         came.set()
         complete.set()
 
-    reader = asyncio.get_running_loop().create_task(read())
+    reader = asyncio.get_running_loop().create_task(outcome_of(read))
     reader.add_done_callback(ended)
     try:
         while events or not reader.done():
@@ -122,12 +124,14 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
             if events:
                 some, events, room = events, [], MOST_BYTES
                 yield some
-        reader.result()
+        _, failure = reader.result()
+        if failure is not None:
+            raise failure
     finally:
         await _end(reader)
 
 
-async def _end(reader: asyncio.Task[None]) -> None:
+async def _end(reader: asyncio.Task[Any]) -> None:
     """Have the user's iterator closed; a cancellation meanwhile is raised after that."""
     cancelled = False
     reader.cancel()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, TypeVar
 
-from .bulkhead import Bulkhead, is_cancelled, is_ours
+from .bulkhead import Bulkhead, is_cancelled, is_ours, shown
 
 _logger = logging.getLogger("eventwagon")
 
@@ -65,8 +65,12 @@ class InOwnTask(Generic[T]):
             await self._leave.wait()
 
     def _look(self, task: asyncio.Task[None]) -> None:
-        if not self._leave.is_set() and not task.cancelled() and (error := task.exception()):
-            _logger.error("%s ended early", self._manager, exc_info=error)
+        if self._leave.is_set():
+            return
+        if task.cancelled():
+            _logger.warning("%s ended early: somebody has cancelled its task", self._manager)
+        elif error := task.exception():
+            _logger.error("%s ended early", self._manager, exc_info=shown(error))
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
         """Wait for its end; each cancellation meanwhile is handed on."""
@@ -98,3 +102,26 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
             if is_cancelled():  # it failed while it ended
                 raise asyncio.CancelledError from e
         await asyncio.sleep(_PAUSE)
+
+
+async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What they return. They run at once, one alone without a task; when all have ended, raises what the first of those
+    raised that failed."""
+    if len(calls) == 1:
+        return [await calls[0]()]
+    outcomes = await asyncio.gather(*map(outcome_of, calls))
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [result for results, _ in outcomes for result in results]
+
+
+async def outcome_of(call: Callable[[], Awaitable[T]]) -> tuple[list[T], BaseException | None]:
+    """What it returns, or what it raises, for a task that somebody waits for: asyncio ends the loop at a SystemExit that
+    a task raises."""
+    try:
+        return [await call()], None
+    except BaseException as e:
+        if is_ours(e):
+            raise
+        return [], e

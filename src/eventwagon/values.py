@@ -8,7 +8,9 @@ import operator
 import re
 from contextlib import suppress
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
+from . import redaction
 from .errors import UsageError
 
 MOST = 2**53
@@ -60,6 +62,15 @@ def text(what: str, value: object, *, most: int = 500) -> str:
     if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in line):
         raise UsageError(f"{what} holds a control character: {shown(line)}")
     return line
+
+
+def split_url(url: str) -> SplitResult:
+    """A URL, taken apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
+    redaction.learn(url)
+    try:
+        return urlsplit(url)
+    except ValueError as e:
+        raise UsageError(f"{url}: it is no URL: {e}") from None
 
 
 def check_revision(revision: object) -> str:

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .bulkhead import log_safely, traceback_of
+from .cloudevents import UNDECODABLE, is_batch, parts
 from .errors import Reject, Retry, Snooze, UsageError, check_pause
 from .event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from .forks import forks, leave
 from .payload import Shape, codec, name_of, type_name
-from .text import plain, said
+from .text import parts_of, plain, said
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -51,14 +53,23 @@ class Handler:
             )
 
 
-class _Stored:
-    """What `emit` returns: may be awaited, need not."""
+class _Stored(Coroutine[None, None, None]):
+    """What `emit` returns: may be awaited, or made a task, and need not."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
         return
         yield  # pragma: no cover - makes this a generator
+
+    def send(self, value: None) -> None:
+        raise StopIteration
+
+    def throw(self, *error: Any) -> None:
+        raise error[0]
+
+    def close(self) -> None:
+        pass
 
 
 _STORED = _Stored()
@@ -166,13 +177,24 @@ class Context:
         self.emitted.append((channel, event))
         return _STORED
 
+    def of(self, event: Event) -> Context:
+        """The same for another event: one of a batch."""
+        return Context(
+            event, self.attempt, self.train, self.wagon, self.channel, self._handlers, self._max_bytes, self._clock
+        )
+
+    def died(self, because: str) -> tuple[str, Event]:
+        """The dead letter of the event."""
+        return died(self.event, self.channel, self.wagon, because, self.attempt, self._clock())
+
     def close(self) -> None:
         """The handler has ended: nothing can be emitted any more."""
         self._closed = True
 
 
 class Handled(NamedTuple):
-    """The handler returned: settle, after storing what it emitted."""
+    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are among
+    it."""
 
     emitted: Sequence[tuple[str, Event]]
 
@@ -252,13 +274,18 @@ def handlers_own(error: BaseException) -> TracebackType | None:
 class Run:
     """One call of a handler after the other, and how the one that is under way is cut short."""
 
-    __slots__ = ("because", "given_up", "thread")
+    __slots__ = ("because", "forks", "given_up", "not_started", "strayed", "thread")
 
     def __init__(self) -> None:
         self.because = ""
         """Why it was cut short; empty while it was not."""
+        self.forks = forks()
         self.given_up = False
         """It was cut short, went on all the same, and is run no further."""
+        self.strayed = False
+        """While the handler waited somebody else cancelled the task that it runs in."""
+        self.not_started: BaseException | None = None
+        """Why there was no thread to run it in."""
         self.thread: Call | None = None
         """What runs in a thread."""
 
@@ -275,8 +302,13 @@ def begin(
 
     Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
     `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
-    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended.
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to come
+    with a context.
     """
+    if event.extensions and UNDECODABLE in event.extensions:
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+    if context is not None and is_batch(event):
+        return _each(handler, event, context, run, threads)
     try:
         payload = handler.decode(event)
     except KeyboardInterrupt:
@@ -290,6 +322,31 @@ def begin(
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _driven(handler, context, run, work)
+
+
+async def _each(handler: Handler, batch: Event, context: Context, run: Run, threads: Threads) -> Outcome:
+    """Handle the events of a batch one after the other: what they all emitted, and the letters of those that died. One
+    that fails, or wants to come later, brings the whole message again: it is what the broker keeps and gives out."""
+    emitted: list[tuple[str, Event]] = []
+    for event in parts(batch):
+        own = context.of(event)
+        try:
+            await asyncio.sleep(0)  # handlers that never wait must let others run
+        except asyncio.CancelledError as e:
+            return _outcome(e, own)
+        outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if run.because:
+            return Failed(run.because)
+        match outcome:
+            case Handled(emitted=more):
+                emitted += more
+            case Dead(because=because):
+                emitted.append(own.died(because))
+            case _:
+                return outcome
+    return Handled(emitted) if emitted else HANDLED
 
 
 def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
@@ -325,9 +382,12 @@ class _Rest:
 
     def __await__(self) -> Generator[Any, Any, Outcome]:
         coroutine, signal = self._coroutine, self._signal
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - for the type checker: this runs in a worker
         while True:
             value: Any = None
             thrown: BaseException | None = None
+            cancelled = me.cancelling()
             try:
                 value = yield signal
             except GeneratorExit:  # the worker itself is thrown away
@@ -339,6 +399,7 @@ class _Rest:
                         coroutine.close()
                     return _outcome(e, self._context)
                 thrown = e
+                self._run.strayed = self._run.strayed or me.cancelling() > cancelled
             try:
                 signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
             except StopIteration as e:
@@ -353,17 +414,25 @@ async def _in_thread(
     try:
         result, error = await threads.run(run, handler.call, *arguments)
     except asyncio.CancelledError as e:
-        error = e
+        error, run.strayed = e, True
     if error is not None:
         return _outcome(error, context)
-    if not inspect.isawaitable(result):
+    if not _is_awaitable(result):
         return _returned(handler, context, result)
     outcome = _driven(handler, context, run, result)
     return outcome if isinstance(outcome, Outcome) else await outcome
 
 
+def _is_awaitable(result: object) -> bool:
+    try:
+        return inspect.isawaitable(result)
+    except Exception:  # noqa: BLE001 - a user's object may do anything when it is asked what it is
+        return False
+
+
 def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
-    if isinstance(result, Reject | Retry | Snooze):
+    if issubclass(type(result), Reject | Retry | Snooze):
+        assert isinstance(result, Exception)  # noqa: S101 - for the type checker
         return _outcome(result, context)  # it meant to raise it
     if context is not None:
         context.close()
@@ -376,11 +445,9 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
     """What a handler says by raising this."""
     if context is not None:
         context.close()
-    if isinstance(error, KeyboardInterrupt):
+    if issubclass(type(error), KeyboardInterrupt):
         raise error
-    with suppress(
-        AttributeError, TypeError, ValueError
-    ):  # a subclass that did not initialise its base is a failure like any other
+    try:
         match _meant(error):
             case Reject() as reject:
                 reason = said(reject).partition(": ")[2]
@@ -390,13 +457,17 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
             case Retry() as retry:
                 after = None if retry.after is None else check_pause("Retry", retry.after)
                 return Failed(plain(retry.because) or "its handler asked for another attempt", after=after)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001, S110 - one that can't even be asked what it is, is a failure like any other
+        pass
     return Failed(said(error), error)
 
 
 def _meant(error: BaseException) -> BaseException:
     """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while len(parts := parts_of(error)) == 1:
+        error = parts[0]
     return error
 
 
@@ -441,6 +512,7 @@ class Threads:
         try:
             mine = self._idle.pop() if self._idle else self._start()
         except RuntimeError as e:  # the system has no thread left
+            run.not_started = e
             return None, e
         run.thread = call = Call(loop)
 
@@ -457,6 +529,8 @@ class Threads:
                 result = context.run(function, *arguments)
             except BaseException as e:  # noqa: BLE001 - carried over to the awaiting side, whatever it is
                 error = e
+            if forks() != run.forks:
+                leave(error)
             try:
                 loop.call_soon_threadsafe(finish, result, error)
             except RuntimeError:

@@ -39,6 +39,7 @@ class Model:
     rows: dict[Place, Row] = field(default_factory=dict)  # not settled, claimed at least once
     done: set[Place] = field(default_factory=set)
     voids: set[Place] = field(default_factory=set)
+    lost: set[Place] = field(default_factory=set)
     fresh: list[int] = field(default_factory=lambda: [0, 0])
     claims: int = 0
 
@@ -57,7 +58,7 @@ class Model:
         self.claims += 1
         self.expire(now)
         due = [(at, r) for at, r in self.rows.items() if r.again is not None and r.again <= now]
-        suspects = [at for *_, at in sorted((r.attempt, r.again, at) for at, r in due if r.suspect)]
+        suspects = [at for *_, at in sorted((-r.attempt, r.again, at) for at, r in due if r.suspect)]
         back = sorted((r.again, *at) for at, r in due if not r.suspect)
         got = suspects[:1] if op.suspect_first else []
         alone = bool(got)
@@ -67,11 +68,10 @@ class Model:
             while len(got) < op.limit and self.fresh[p] < end:
                 at = (p, self.fresh[p])
                 self.fresh[p] += 1
-                if at not in self.voids:
+                if at not in self.voids | self.lost:
                     self.rows[at] = Row(attempt=1)
                     got.append(at)
-            while (p, self.fresh[p]) in self.voids:
-                self.fresh[p] += 1
+            self.pass_over()
         got = got or suspects[:1]
         for at in got:
             row = self.rows[at]
@@ -88,9 +88,21 @@ class Model:
         for p, offset in places:
             if offset >= self.fresh[p] or (p, offset) in self.rows:
                 self.rows.pop((p, offset), None)
-                self.voids.add((p, offset))
+                self.voids |= {(p, offset)} - self.lost
+        self.pass_over()
+
+    def lose(self, places: list[Place], now: int) -> None:
+        self.expire(now)
+        for p, offset in places:
+            row = self.rows.get((p, offset))
+            if offset >= self.fresh[p] or (row is not None and row.again is not None):
+                self.rows.pop((p, offset), None)
+                self.lost |= {(p, offset)} - self.voids
+        self.pass_over()
+
+    def pass_over(self) -> None:
         for p in (0, 1):
-            while (p, self.fresh[p]) in self.voids:
+            while (p, self.fresh[p]) in self.voids | self.lost:
                 self.fresh[p] += 1
 
     def mine(self, tokens: list[tuple[int, int, int]], now: int) -> list[Row]:
@@ -118,6 +130,7 @@ steps = st.lists(
             st.tuples(st.just("alone"), places, st.integers(0, 3)),
             st.tuples(st.just("settle"), places),
             st.tuples(st.just("void"), places),
+            st.tuples(st.just("lose"), places),
             st.tuples(st.just("release"), places, spans, st.booleans(), st.integers(0, 3)),
             st.tuples(st.just("extend"), places, st.integers(1, 60), st.integers(0, 3)),
             st.tuples(st.just("reload")),
@@ -159,6 +172,9 @@ def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dic
     elif step[0] == "void":
         model.void(step[1])
         op = Void("", runs_of(step[1]))
+    elif step[0] == "lose":
+        model.lose(step[1], now)
+        op = Void("", runs_of(step[1]), lost=True)
     elif step[0] == "reclaim":
         model.reclaim(step[1], now)
         op = Release("", [], 0, False, step[1])
@@ -198,6 +214,7 @@ def same(model: Model, claims: Claims, now: int) -> bool:
     dues = [r.again if r.again is not None else r.due for r in rows]
     assert channel.settled == len(model.done)
     assert channel.voids == len(model.voids)
+    assert channel.lost == len(model.lost)
     assert channel.held() == len(model.rows)
     assert channel.waiting_again(now) == again
     assert channel.due() == min((due for due in dues if due is not None), default=float("inf"))

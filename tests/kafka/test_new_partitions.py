@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, Message
 from eventwagon._kafka.admin import Admin
 from eventwagon._kafka.options import Options
 from eventwagon._kafka.sender import REPEATED, Sender
+from eventwagon.brokers.kafka.names import Names
 from eventwagon.brokers.kafka.publishing import Publisher, Topic
 from eventwagon.errors import PublishUncertain
 from eventwagon.event import Channel
@@ -98,10 +99,10 @@ def test_a_success_without_an_offset_is_none(offsets: tuple[int | None, ...], at
 def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaServer) -> None:
     async def main() -> None:
         admin = Admin(Options.from_url(kafka_server.url))
-        publisher = Publisher(admin, linger=0)
+        publisher = Publisher(admin, Names(""), linger=0)
         channel = Channel("t", 1)
         await admin.create(str(channel), 1, {})
-        publisher._topics[str(channel)] = Topic(str(channel), 1, 2_000_000)
+        publisher._topics[str(channel)] = Topic(channel, str(channel), 1, 2_000_000)
         publisher.sender.producer = _Producer(0, None, 1)  # type: ignore[assignment]
         with pytest.raises(PublishUncertain, match="1 of 3 events were not acknowledged: taken for a repetition"):
             await publisher.publish(channel, events(3))

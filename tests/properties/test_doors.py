@@ -140,7 +140,7 @@ def test_what_publish_is_given_is_refused_or_stored(options: list[dict[str, Any]
 
 
 def _by_sqs(event: Event) -> Event:
-    return sqs.event_from(sqs.letter(event, "t_v1").body, message="m", sent=0.0)
+    return sqs.event_from(sqs.letter(event, "t_v1").body.encode(), message="m", sent=0.0)
 
 
 def _by_pulsar(event: Event) -> Event:

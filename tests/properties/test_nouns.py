@@ -29,6 +29,7 @@ from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State, after, d
 from eventwagon.limits import Volume
 from eventwagon.manifest import Wagon
 from eventwagon.settings import Settings, make_settings
+from eventwagon.text import as_line
 
 # --- lifecycle ----------------------------------------------------------------------------
 
@@ -244,7 +245,8 @@ def test_every_fact_has_a_sentence(kind: type) -> None:
         assert said
         for figure in ("number", "because", "what"):
             if hasattr(fact, figure):
-                assert str(getattr(fact, figure)) in said
+                assert as_line(str(getattr(fact, figure))) in said
+        assert said.isprintable()
 
     has_one()
 

@@ -60,7 +60,7 @@ def test_foreign_clients(own_redis: RedisServer) -> None:
         assert (mine.type, mine.subject) == ("Order", "k")
         assert (complete.id, complete.source, complete.type) == ("a-1", "/shop", "Order")
         assert (complete.time, dict(complete.extensions)) == (1769900399.5, {"tenant": "t1"})
-        assert (bare.data, bare.type, bare.content_type) == (b"bare", "", "application/json")
+        assert (bare.data, bare.type, bare.content_type) == (b"bare", "unknown", "application/json")
         assert bare.id.startswith("orders_v1/")
         assert abs(bare.time - datetime.now(UTC).timestamp()) < 60
         assert (odd.data, dict(odd.extensions)) == (b"", {"hello": "world"})

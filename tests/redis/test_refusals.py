@@ -30,17 +30,17 @@ def of(user: str, server: RedisServer) -> str:
 
 
 def test_passwords(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, config=["requirepass secret"]) as server:
+    with RedisServer(tmp_path, config=["requirepass Redpoll"]) as server:
 
         async def main() -> None:
-            for url in (server.url, of(":wrong", server), of("nobody:secret", server)):
+            for url in (server.url, of(":Waxwing", server), of("nobody:Redpoll", server)):
                 for kind in (RedisBroker, RedisRegistry):
                     with pytest.raises(
                         StorageBroken, match=rf"127.0.0.1:{server.port}/0: .*password is wrong or missing"
                     ):
                         async with kind.from_url(url):
                             pass
-            async with RedisBroker.from_url(of(":secret", server)) as broker:
+            async with RedisBroker.from_url(of(":Redpoll", server)) as broker:
                 await broker.create(CHANNEL)
                 await broker.publish(CHANNEL, events(1))
 
@@ -50,8 +50,8 @@ def test_passwords(tmp_path: Path) -> None:
 def test_rights(own_redis: RedisServer) -> None:
     async def main() -> None:
         async with raw(own_redis) as redis:
-            await redis.execute_command("ACL", "SETUSER", "enough", "on", ">pass", "-@all", *RIGHTS.split())
-            url = of("enough:pass", own_redis)
+            await redis.execute_command("ACL", "SETUSER", "enough", "on", ">Siskin", "-@all", *RIGHTS.split())
+            url = of("enough:Siskin", own_redis)
             async with RedisBroker.from_url(url) as broker, RedisRegistry.from_url(url) as registry:
                 await broker.create(CHANNEL, capacity=10)
                 async with broker.consume(CHANNEL, visibility=LONG) as consumer:
@@ -71,8 +71,8 @@ def test_rights(own_redis: RedisServer) -> None:
                 assert len(await registry.members("refusals")) == 1
                 assert await registry.trains() == ["refusals"]
 
-            await redis.execute_command("ACL", "SETUSER", "some", "on", ">pass", "-@all", *RIGHTS.split())
-            async with RedisBroker.from_url(of("some:pass", own_redis)) as broker:
+            await redis.execute_command("ACL", "SETUSER", "some", "on", ">Siskin", "-@all", *RIGHTS.split())
+            async with RedisBroker.from_url(of("some:Siskin", own_redis)) as broker:
                 await broker.create(CHANNEL)
                 for change in ("-xadd", "resetkeys", "-@scripting"):
                     await redis.execute_command("ACL", "SETUSER", "some", change)
@@ -82,7 +82,7 @@ def test_rights(own_redis: RedisServer) -> None:
                 assert await standing(broker, CHANNEL) == []
                 await redis.execute_command("ACL", "SETUSER", "some", "resetchannels")
             async with (
-                RedisBroker.from_url(of("some:pass", own_redis)) as broker,
+                RedisBroker.from_url(of("some:Siskin", own_redis)) as broker,
                 broker.consume(CHANNEL, visibility=LONG) as consumer,
             ):
                 waiting = asyncio.create_task(consumer.receive(1, 20.0))
@@ -119,8 +119,8 @@ def test_too_large(tmp_path: Path) -> None:
                 await broker.create(CHANNEL)
                 with pytest.raises(EventTooLarge, match="proto-max-bulk-len=1048576"):
                     await broker.publish(CHANNEL, [*events(2), *events(1, size=3_000_000)])
-                await redis.execute_command("ACL", "SETUSER", "some", "on", ">pass", "-@all", *RIGHTS.split())
-                async with RedisBroker.from_url(of("some:pass", server)) as other:
+                await redis.execute_command("ACL", "SETUSER", "some", "on", ">Siskin", "-@all", *RIGHTS.split())
+                async with RedisBroker.from_url(of("some:Siskin", server)) as other:
                     with pytest.raises(EventTooLarge, match="proto-max-bulk-len"):
                         await other.publish(CHANNEL, events(1, size=3_000_000))
                 assert await standing(broker, CHANNEL) == []

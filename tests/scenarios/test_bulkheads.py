@@ -19,6 +19,7 @@ from eventwagon.facts import DefectFound, Fact, StepFailed, Switched, log
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, State
 from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.in_process import InProcess
+from eventwagon.plan import _Draft
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registry import Member, Snapshot
 from eventwagon.telling import Telling
@@ -307,6 +308,50 @@ def test_an_impossible_move_is_told_once_and_the_rest_goes_on(
     told = [r for r in caplog.records if r.exc_info]
     assert 1 <= len(told) <= 5
     assert all(r.levelno == logging.ERROR for r in told)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError("nobody's"), TypeError("no")], ids=repr)
+def test_a_wagon_that_can_not_be_read_keeps_no_other_from_being_looked_at(error: BaseException) -> None:
+    class Broken(MemoryBroker):
+        breaks = False
+
+        async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+            if self.breaks and any(channel.wagon == 1 for channel in channels):
+                raise error
+            return await super().depth(channels)
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        broker = world.broker = Broken(clock=world.clock)
+        async with world.running(signups(handled, limit=Volume(3), spares=1)) as c:
+            await c.publish(SignUp("a"))
+            await c.request_switch()
+            await c.wait_switched(1)
+            broker.breaks = True
+            number = await c.request_switch()
+            await c.wait_switched(number)
+            await until(lambda: c.manifest.wagon(number) is None)
+            assert c.manifest.wagon(1) is not None
+
+    run(main())
+
+
+def test_whatever_policy_raises_is_a_defect_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls nothing but itself: this is no weather."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        monkeypatch.setattr(_Draft, "drain", lambda self: [][0])
+        async with world.running(signups(handled)) as c:
+            await c.publish(SignUp("a"))
+            await until(lambda: bool(handled))
+            await asyncio.sleep(5)
+            found = [e.fact async for e in c.journal() if isinstance(e.fact, DefectFound)]
+            assert [(f.step, f.because) for f in found] == [("draining", "Defect: IndexError: list index out of range")]
+            assert "IndexError" in c.trouble
+        assert not world.of(StepFailed)
+
+    run(main())
 
 
 # --- listeners ------------------------------------------------------------------------------

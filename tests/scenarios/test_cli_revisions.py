@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon.process import this_user
+
 from .test_cli import PROGRAM, cli, lines, running, until_handled
 
 
@@ -40,7 +42,10 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         assert back.stdout.endswith(", revision v1\n")
     told = cli(place, "why", "signups").stdout
     assert "wagon_1 (revision v1) active" in told
-    assert "a switch to revision v2 was asked for, and back when more than 0.02 of it fails: release 2" in told
+    assert (
+        f"a switch to revision v2 was asked for by {this_user()}, and back when more than 0.02 of it fails: release 2"
+        in told
+    )
     assert "(revision v2) at pressure 0.00: asked for: release 2" in told
 
 

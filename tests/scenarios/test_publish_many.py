@@ -360,3 +360,28 @@ def test_a_stream_that_fails_while_its_batch_is_refused_is_closed_and_looked_at(
             assert caught.value.accepted == 3
 
     run(main())
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_stream_that_exits_ends_its_call_and_no_process(closing: bool) -> None:
+    class Exits:
+        def __aiter__(self) -> Exits:
+            return self
+
+        async def __anext__(self) -> str:
+            if closing:
+                raise StopAsyncIteration
+            raise SystemExit(3)
+
+        async def aclose(self) -> None:
+            if closing:
+                raise SystemExit(3)
+
+    async def main() -> None:
+        world = World()
+        async with world.connect(Train("t", limit=Volume(100))) as connection:
+            with pytest.raises(SystemExit):
+                await connection.publish_many(Exits())
+            assert await connection.publish("still there")
+
+    run(main())

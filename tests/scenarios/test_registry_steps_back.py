@@ -8,6 +8,7 @@ import logging
 import msgspec
 
 from eventwagon import Connection
+from eventwagon.cli.status import look
 from eventwagon.event import Channel
 from eventwagon.facts import EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
 from eventwagon.lifecycle import State
@@ -172,16 +173,18 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 await connection.publish(SignUp(name))
             await asyncio.sleep(2.0)
             await world.broker.delete(Channel("signups", 1))
+            view = await look(connection, "memory:")
+            assert [t for t in view.threatened if t.startswith("signups_v1 has vanished from the broker")]
             async with world.running(signups(handled), observe=False, work=True):
                 began = asyncio.get_running_loop().time()
                 await connection.publish(SignUp("d"))
                 assert asyncio.get_running_loop().time() - began < 5.0
                 await until(lambda: handled == ["d"])
-                assert [(f.number, f.channel, f.count) for f in world.of(EventsLost)] == [(1, "", 3)]
+                assert [(f.number, f.count, f.total) for f in world.of(EventsLost)] == [(1, 3, 3)]
                 await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}
 
-        assert warned(world, "up to 3 events of the ingress of wagon_1 are lost")
+        assert warned(world, "wagon_1 lost 3 events, which went without being settled: signups_v1 has vanished")
 
     run(main())
 

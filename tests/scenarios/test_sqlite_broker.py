@@ -16,7 +16,7 @@ from eventwagon._sqlite import actor, storage
 from eventwagon.broker import Delivery
 from eventwagon.brokers.sqlite import SQLiteBroker, turn
 from eventwagon.errors import Unavailable
-from eventwagon.event import Channel, Event
+from eventwagon.event import LATEST, Channel, Event, checked
 from tests.sqlite import DEAD, INGRESS, INNER, Clock, broker_with, events
 
 
@@ -32,6 +32,52 @@ def test_deleting_one_channel_keeps_the_others_of_its_wagon(tmp_path: Path) -> N
             await broker.delete(DEAD)
             assert await broker.channels("signups") == []
             assert not (tmp_path / "signups" / "v1.db").exists()
+
+    asyncio.run(main())
+
+
+ODD_ROWS: list[tuple[object, ...]] = [
+    (b"\xff", "t", "s", 1.0, None, "a/b", None, b"blob id"),
+    ("i", b"Z\xfcrich", "s", 1.0, None, "a/b", None, b"latin"),
+    ("i", "t", "s", "yesterday", None, "a/b", None, b"time"),
+    ("", "", "", 9e999, "", "", None, b"left out"),
+    ("i", "t", "s", 1.0, None, "a/b", "{", b"extensions"),
+    ("i", "t", "s", 1.0, None, "a/b", '{"a": 1}', b"numbers"),
+    ("i", "t", "s", 1.0, None, "a/b", "[" * 5000, b"deep"),
+    ("i", "t", "s", 1.0, 5, "a/b", '{"Bad-Name": "x"}', "text"),
+]
+
+
+def test_rows_that_others_wrote_end_no_receive_and_no_reading(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker_with(tmp_path, INNER) as broker:
+            await broker.publish(INNER, events(1))
+            db = apsw.Connection(str(tmp_path / "signups" / "v1.db"))
+            for row in ODD_ROWS:
+                sql = "INSERT INTO event SELECT channel, max(seq) + 1,?,CAST(? AS TEXT),?,?,?,?,?,? FROM event GROUP BY channel"
+                db.execute(sql, row)
+            db.close()
+            await broker.publish(INNER, events(1))
+            found = [event async for event in broker.read(INNER)]
+            async with broker.consume(INNER, visibility=60.0) as consumer:
+                got: list[Delivery] = []
+                while len(got) < 10:
+                    got += await consumer.receive(20, 5.0)
+                assert [d.event for d in got] == found
+                await consumer.release(got)
+                again = await consumer.receive(20, 5.0)
+                assert sorted(d.event.id for d in again) == sorted(e.id for e in found)
+                await consumer.settle(again)
+            (depth,) = await broker.depth([INNER])
+            assert (depth.published, depth.settled) == (10, 10)
+        for event in found:
+            assert checked(event, 10**9) == event
+        bad = [e for e in found if "undecodable" in e.extensions]
+        assert [e.data for e in bad] == [b"blob id", b"latin", b"extensions", b"numbers", b"deep", b"text"]
+        assert [e.id for e in bad][:2] == ["signups_v1.welcome/2", "signups_v1.welcome/3"]
+        time, left_out = [e for e in found[1:-1] if e not in bad]
+        assert (time.id, time.time, time.data) == ("i", 0.0, b"time")
+        assert left_out == Event("signups_v1.welcome/5", "unknown", "unknown", LATEST, b"left out")
 
     asyncio.run(main())
 

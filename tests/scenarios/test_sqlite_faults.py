@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,88 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
                 await broker.create(Channel("t", 1))
 
     asyncio.run(below())
+
+
+def modes(directory: Path) -> dict[str, int]:
+    """Of all that stands in it, by path."""
+    return {str(p.relative_to(directory)): stat.S_IMODE(p.lstat().st_mode) for p in directory.rglob("*")}
+
+
+def seen(directory: Path, seconds: float) -> dict[str, set[int]]:
+    """The modes that things there have had, by their kind, looked at all the time."""
+    found: dict[str, set[int]] = {"files": set(), "directories": set()}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for path in directory.rglob("*"):
+            with suppress(FileNotFoundError):
+                mode = path.lstat().st_mode
+                found["directories" if stat.S_ISDIR(mode) else "files"].add(stat.S_IMODE(mode))
+    return found
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_what_is_made_is_for_this_user_alone(tmp_path: Path, umask: int) -> None:
+    async def use() -> None:
+        async with SQLiteBroker(tmp_path / "a" / "b") as broker, SQLiteRegistry(tmp_path / "a" / "b") as registry:
+            await registry.replace("signups", Manifest(train="signups"), expect=0)
+            for number in range(1, 20):
+                channel = Channel("signups", number)
+                await broker.create(channel)
+                await broker.publish(channel, events(3))
+            standing.update(modes(tmp_path))
+
+    standing: dict[str, int] = {}
+    before = os.umask(umask)
+    try:
+        with ThreadPoolExecutor() as pool:
+            looking = pool.submit(seen, tmp_path, 2.0)
+            asyncio.run(use())
+            ever = looking.result()
+    finally:
+        os.umask(before)
+    assert {
+        "a/b/signups/v1.db",
+        "a/b/signups/v1.db-wal",
+        "a/b/signups/v1.db-shm",
+        "a/b/signups/train.db",
+    } <= standing.keys()
+    for name, mode in standing.items():
+        assert mode == (0o600 if "db" in name else 0o700), name
+    assert ever == {"files": {0o600}, "directories": {0o700}}  # not even for a moment
+
+
+def test_an_existing_directory_is_left_as_it_is_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def use() -> None:
+        async with SQLiteBroker(tmp_path / "open") as broker:
+            await broker.create(INGRESS)
+
+    (tmp_path / "open" / "signups").mkdir(parents=True)
+    for directory in (tmp_path / "open", tmp_path / "open" / "signups"):
+        directory.chmod(0o755)
+    with caplog.at_level("INFO", "eventwagon"):
+        asyncio.run(use())
+    assert modes(tmp_path)["open"] == modes(tmp_path)["open/signups"] == 0o755
+    assert modes(tmp_path)["open/signups/v1.db"] == 0o600
+    (record,) = [r for r in caplog.records if "other users may look into it" in r.getMessage()]
+    assert record.levelname == "INFO"
+    assert f"chmod -R go= {tmp_path / 'open'}" in record.getMessage()
+    (tmp_path / "open").chmod(0o700)
+    caplog.clear()
+    with caplog.at_level("INFO", "eventwagon"):
+        asyncio.run(use())
+    assert not caplog.records
+
+
+def test_what_a_killed_maker_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with SQLiteBroker(tmp_path) as broker:
+            await broker.create(INGRESS)
+            assert list(await broker.channels("signups")) == [INGRESS]
+
+    (tmp_path / "signups").mkdir()
+    (tmp_path / "signups" / ".v1.db.new").write_bytes(b"")
+    asyncio.run(use())
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_missing_directories_are_made_and_the_probe_leaves_nothing(tmp_path: Path) -> None:

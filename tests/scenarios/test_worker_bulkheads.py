@@ -38,6 +38,33 @@ class UnprintableInEveryWay(BaseException):
     __repr__ = __str__
 
 
+class OfNoClass(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("no connection")
+
+
+class Lazy:
+    """As an object is that looks up what it stands for when it is asked for its class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("no connection")
+
+
+class Endless(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> tuple[Exception, ...]:
+        return (self,)
+
+
+class OddRetry(Retry):
+    def __getattribute__(self, name: str) -> Any:
+        if name == "after":
+            raise KeyError("after")
+        return super().__getattribute__(name)
+
+
 def raising(error: BaseException) -> Callable[[Context], Awaitable[None]]:
     async def bad(ctx: Context) -> None:
         raise error
@@ -82,6 +109,18 @@ async def awaits_nonsense(ctx: Context) -> None:
     await Nonsense()
 
 
+async def raises_of_no_class(ctx: Context) -> None:
+    raise OfNoClass
+
+
+async def raises_an_endless_group(ctx: Context) -> None:
+    raise Endless("endless", [ValueError("x")])
+
+
+async def raises_an_odd_retry(ctx: Context) -> None:
+    raise OddRetry
+
+
 async def recursion(ctx: Context) -> None:
     await recursion(ctx)
 
@@ -106,7 +145,16 @@ BAD = [
     *(pytest.param(raising_later(e), id=f"raises {type(e).__name__} later") for e in ERRORS),
     *(
         pytest.param(f, id=f.__name__)
-        for f in (awaits_what_was_cancelled, cancels_itself, cancels_itself_and_fails, awaits_nonsense, recursion)
+        for f in (
+            awaits_what_was_cancelled,
+            cancels_itself,
+            cancels_itself_and_fails,
+            awaits_nonsense,
+            recursion,
+            raises_of_no_class,
+            raises_an_endless_group,
+            raises_an_odd_retry,
+        )
     ),
 ]
 
@@ -143,6 +191,26 @@ def test_whatever_a_handler_raises_is_a_failed_attempt(bad: Callable[[Context], 
             async for letter in connection.dead_letters():
                 assert letter.extensions["deadbecause"].isprintable()
         assert done == list(range(1, 10))
+
+    run(main())
+
+
+def test_what_a_handler_returns_is_not_asked_what_it_is() -> None:
+    async def main() -> None:
+        world, done = World(), list[int]()
+        train = Train("t", limit=Volume(100), workers=Workers(total=2), attempts=2)
+
+        @train.on("t")
+        async def handle(n: int) -> object:
+            await asyncio.sleep(0.01)
+            done.append(n)
+            return Lazy()
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: done == [1])
+            await asyncio.sleep(200)
+        assert done == [1]
 
     run(main())
 
@@ -623,7 +691,7 @@ def test_no_event_waits_at_a_busy_process_of_a_shared_crew_while_another_has_a_f
                 await connection.publish(n)
                 await asyncio.sleep(0.5)
             await until(lambda: len(waits) == 30)
-        assert max(waits.values()) < 0.5, waits
+            assert max(waits.values()) < 0.5, waits
 
     run(main())
 

@@ -21,7 +21,8 @@ from eventwagon.facts import (
 )
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest, Wagon
-from eventwagon.testing.simulation import Evidence, Violation, check_evidence
+from eventwagon.testing.simulation import Evidence, Violation, check_evidence, draw, evidence, simulate
+from eventwagon.testing.simulation.guests import is_strict, may_fail
 from eventwagon.testing.simulation.history import (
     Accepted,
     Attached,
@@ -31,8 +32,11 @@ from eventwagon.testing.simulation.history import (
     Ended,
     Faulted,
     Handled,
+    History,
+    Leaked,
     Noted,
     Paused,
+    PutOff,
     Record,
     Refused,
     Revised,
@@ -328,10 +332,53 @@ def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) 
         ("pool", {"short": ("p1.1 has 1 workers, not 2",)}),
         ("strangers", {"touched": frozenset({"k"})}),
         ("strangers", {"unfit": frozenset({"k"})}),
+        ("strangers", {"charged": (4,)}),
     ],
 )
 def test_what_a_run_says_besides_its_history(invariant: str, more: dict[str, object]) -> None:
     assert {v.invariant for v in whole().judged(**more)} == {invariant}
+
+
+def test_what_ends_as_it_was_asked_to_keeps_no_claim() -> None:
+    tale = whole().add(Ended, error="", early=False, held=("k of t_v1",))
+    assert tale.judged() == []  # something kept it from giving back
+    assert [v.invariant for v in tale.judged(kept=(len(tale.records) - 1,))] == ["I7"]
+
+
+def test_an_event_comes_when_the_pause_is_over_that_its_handler_asked_for() -> None:
+    """Each record of a tale is a second after the one before."""
+    tale = Tale().founded().stored().add(PutOff, channel=ONE, id="id-k", key="k", seconds=2.5)
+    early = tale.event()
+    assert [v.invariant for v in early.judged(punctual=True)] == []
+    tale = Tale().founded().stored().add(PutOff, channel=ONE, id="id-k", key="k", seconds=3.5)
+    early = tale.event()
+    assert [v.invariant for v in early.judged(punctual=True)] == ["pause"]
+    assert early.judged() == []  # a death may have cost the event its pause
+
+
+def test_no_event_sees_another_s_context_variables() -> None:
+    assert [v.invariant for v in whole().add(Leaked, key="k", left_by="j").judged()] == ["strangers"]
+
+
+def test_an_innocent_pays_for_no_defect_but_its_own() -> None:
+    """A defect that struck a call which held its emits alone, and no other."""
+    scenario = draw(next(s for s in range(1000) if is_strict(draw(s)) and draw(s).trouble == 0))
+    innocent = next(key for i in range(1000) if not may_fail(scenario, key := f"p0-{i}"))
+    run = simulate(replace(scenario, arrivals=()))
+
+    def judged(*records: Record) -> tuple[int, ...]:
+        history = History()
+        for record in records:
+            history.add(replace(record, seq=len(history)))
+        return evidence(replace(run, history=history)).charged
+
+    handled = Handled(channel=ONE, id="i", key=innocent, children=(("a", "x"), ("a", "y")), attempt=2)
+    own = Faulted(op="publish", call=1, kind="bug", amount=0.0, keys=("x", "y"))
+    assert judged(replace(handled, attempt=1)) == ()
+    assert judged(handled) == (0,)
+    assert judged(own, handled) == ()
+    assert judged(own, replace(handled, attempt=3)) == (1,)
+    assert judged(replace(own, keys=("x", "y", "z")), handled) == (1,)
 
 
 def test_a_process_may_fail_to_start_and_not_end_by_itself_later() -> None:

@@ -23,6 +23,8 @@ def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular() 
     sources = [word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for word in line.split()]
     for source in (*program, *(s for s in sources if "$" not in s)):
         assert (ROOT / source).exists(), source
+    assert "--constraint /source/requirements-dev.txt" in text, "an image is made of known versions"
+    assert not {*sources, *program} & set((ROOT / ".dockerignore").read_text().splitlines())
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE), "Kubernetes trusts numbers alone"
     extras = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)[0].split(",")
     assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)

@@ -114,3 +114,18 @@ def test_orchestrators_by_url(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=why):
             open_orchestrator(url, program)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("sqlite:/abs/olute", "three or four slashes"),
+        ("sqlite:relative", "three or four slashes"),
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite:////x%00y", "no name of a directory"),
+        ("sqlite:///\udcff", "no name of a directory"),
+    ],
+)
+def test_a_url_that_would_be_quietly_another_place_is_refused(url: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        open_drivers(url)

@@ -100,3 +100,20 @@ def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_
             assert not entered
 
     run(main())
+
+
+def test_who_wanted_to_be_alone_long_ago_shuts_nobody_out_now() -> None:
+    async def main() -> None:
+        gate, worker, loop = Gate(), Worker(), asyncio.get_running_loop()
+        gate.hands.add(worker)
+        worker.busy = True
+        async with gate.alone() as entered:
+            assert not entered
+        await asyncio.sleep(3600)  # what was to be handled alone went to another process
+        began = loop.time()
+        async with gate.alone() as entered:
+            assert not entered
+        assert loop.time() - began < 1.0
+        assert not gate.closed
+
+    run(main())

@@ -9,6 +9,7 @@ import pytest
 
 from eventwagon import Age, Lag, Pressure, Reading, Settings, Workers
 from eventwagon.facts import (
+    EventsLost,
     OpenRefused,
     ProvisioningFailed,
     StepFailed,
@@ -334,3 +335,15 @@ def test_results_are_idempotent_and_ignore_what_has_gone() -> None:
     assert created(m, 9, NOW) is m
     assert removed(m, 1) is m  # draining: not to be removed
     assert removed(m, 9) is m
+
+
+def test_events_that_went_without_being_settled_are_told_once() -> None:
+    before = manifest(wagon(1, State.DRAINING, sealed_at=991.0), wagon(2, State.ACTIVE))
+    decided = decide(before, [reading(1, 5, 5, lost=3), reading(2, 9)])
+    (fact,) = (f for f in decided.facts if isinstance(f, EventsLost))
+    assert (fact.number, fact.count, fact.total) == (1, 3, 3)
+    after = decided.manifest
+    assert [w.lost for w in after.wagons] == [3, 0]
+    again = decide(after, [reading(1, 5, 5, lost=4), reading(2, 9)])
+    assert [(f.count, f.total) for f in again.facts if isinstance(f, EventsLost)] == [(1, 4)]
+    assert not [f for f in decide(again.manifest, [reading(1, 5, 5, lost=4)]).facts if isinstance(f, EventsLost)]

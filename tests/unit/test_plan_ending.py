@@ -147,11 +147,11 @@ def test_i7_numbers_go_past_every_channel_that_is_found() -> None:
 def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> None:
     """At once: no cooldown, and no cap keeps the next one from being opened."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse", cooldown=600.0)
-    gone = Reading(number=3, at=NOW, age=100.0, outstanding_in_all=0, vanished=("",), lost={"": 7})
+    gone = Reading(number=3, at=NOW, age=100.0, outstanding_in_all=0, vanished={"": 7}, lost=7)
     opened = decide(manifest(wagon(3, State.ACTIVE)), [gone], ready(3), settings=settings)
     assert [w.number for w in opened.manifest.wagons] == [3, 4]
     assert not opened.manifest.refusing
-    assert [(r.number, r.count) for r in opened.refusals if isinstance(r, EventsLost)] == [(3, 7)]
+    assert [(f.number, f.count) for f in opened.facts if isinstance(f, EventsLost)] == [(3, 7)]
     m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
     switched = decide(m, [gone], ready(3, 4), settings=settings).manifest
     assert switched.active is not None

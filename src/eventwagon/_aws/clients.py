@@ -7,7 +7,7 @@ import email.utils
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import get_session  # type: ignore[import-untyped]
@@ -18,7 +18,7 @@ from .trouble import Refused
 
 _CONNECTIONS = 200  # at once, to each service: a waiting receive holds one
 _SKEW = 2.0  # seconds: the server's Date has whole seconds, and comes late
-Trouble = Refused | BotoCoreError | OSError
+Trouble: TypeAlias = Refused | BotoCoreError | OSError
 TROUBLE = (Refused, BotoCoreError, OSError)
 
 

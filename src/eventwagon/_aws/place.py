@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from .. import redaction
 from ..errors import UsageError
 from ..event import Channel
+from ..values import split_url
 
 _KNOWN = ("endpoint", "table", "poll", "resend")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
@@ -49,8 +51,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Place:
     """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises UsageError."""
-    parts = urlsplit(url)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    parts = split_url(url)
+    shown = redaction.shown(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := given.keys() - set(_KNOWN):
         raise UsageError(
@@ -66,7 +68,8 @@ def parse(url: str) -> Place:
     if prefix and not _PREFIX.fullmatch(prefix):
         raise UsageError(f"{shown}: prefix {prefix!r}: use 1 to 16 of a-z, 0-9, '_' and '-', beginning with a letter")
     endpoint = given.get("endpoint")
-    if endpoint is not None and (urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc):
+    at = split_url(endpoint or "")
+    if endpoint is not None and (at.scheme not in ("http", "https") or not at.netloc):
         raise UsageError(f"{shown}: endpoint={endpoint!r}: give a URL, say http://127.0.0.1:5000")
     table = given.get("table", "eventwagon")
     if not _TABLE.fullmatch(table):

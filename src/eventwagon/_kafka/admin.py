@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
     AdminClient,
     AlterConfigOpType,
@@ -19,9 +20,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     TopicMetadata,
 )
 
-from ..errors import BrokerError
+from ..errors import BrokerError, StorageBroken
+from .causes import Causes
 from .options import Options
-from .trouble import MOVING, absent, cause, translate
+from .trouble import AWAY, MOVING, absent, cause, translate
 
 R = TypeVar("R")
 
@@ -32,6 +34,33 @@ Place = tuple[str, int]
 
 FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """Nothing goes but by our own hand, whatever the cluster's defaults are."""
+LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
+"""The log's time is its leader's: the clock of who has what until when."""
+_HARM = {
+    "cleanup.policy": "removes records that nobody has handled",
+    "retention.ms": "removes records by their age",
+    "retention.bytes": "removes records when there are many",
+    "message.timestamp.type": "takes its time from its writers' clocks",
+    "max.message.bytes": "takes no records as large as max_message_bytes allows",
+}
+
+
+def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mapping[str, str]) -> str:
+    """As `Admin.unsuitable`, of a configuration that is known."""
+    wrong, right = list[str](), list[str]()
+    for name, value in {**FOREVER, **needed}.items():
+        is_value = found.get(name, value)  # a server that does not know it does not do it
+        least = value.removeprefix(">=")
+        if is_value == value or (least != value and int(is_value) >= int(least)):
+            continue
+        wrong.append(f"{name}={is_value} {_HARM[name]}")
+        right.append(f"{name}={least}")
+    if not wrong:
+        return ""
+    return (
+        f"Kafka at {servers}: topic {topic}: {'; '.join(wrong)}: set {', '.join(right)} (kafka-configs.sh "
+        f"--bootstrap-server {servers} --alter --topic {topic} --add-config {','.join(right)})"
+    )
 
 
 class Admin:
@@ -39,7 +68,9 @@ class Admin:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._client = AdminClient(options.common())
+        self.causes = Causes()
+        """Of the clients that were made with it as their logger."""
+        self._client = AdminClient(options.common(self.causes))
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="eventwagon-kafka")
         """For calls that block."""
 
@@ -54,7 +85,15 @@ class Admin:
 
     def trouble(self, error: KafkaError, right: str, resource: str) -> BrokerError:
         """What this error means."""
-        return translate(error, self.options.servers, right, resource)
+        return translate(error, self.options.servers, right, resource, self.why(error))
+
+    def why(self, error: KafkaError) -> str:
+        """What has kept us from the server, where the error says only that it took too long; empty where nothing did."""
+        if error.code() not in AWAY:
+            return ""
+        with suppress(KafkaException):
+            self._client.poll(0)  # brings what its log says
+        return self.causes.why(self.options.servers, self.options.timeout)
 
     async def names(self) -> list[str]:
         """Of all topics that exist."""
@@ -70,6 +109,9 @@ class Admin:
         try:
             found = await self.blocking(lambda: asked.list_topics(topic, timeout=self.options.timeout))
         except KafkaException as e:
+            if client is not None:
+                with suppress(KafkaException):
+                    client.poll(0)
             raise self.trouble(cause(e), "DESCRIBE", f"topic {topic}") from None
         metadata: TopicMetadata | None = found.topics.get(topic)
         if metadata is None or (metadata.error is not None and absent(metadata.error)):
@@ -99,28 +141,44 @@ class Admin:
         entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         error, _ = await self._insist(
-            lambda: self._client.incremental_alter_configs([resource], request_timeout=self._try)[resource]
+            lambda seconds: self._client.incremental_alter_configs([resource], request_timeout=seconds)[resource]
         )
         if error is not None and not absent(error):
             raise self.trouble(error, "ALTER_CONFIGS", f"topic {topic}")
         return error is None
 
-    async def option(self, topic: str, name: str) -> str | None:
-        """One option of the topic; None where there is no such topic, or this user may not see it."""
+    async def configuration(self, topic: str) -> dict[str, str] | None:
+        """The topic's options as they hold; None where there is no such topic, or this user may not see them."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
         error, future = await self._insist(
-            lambda: self._client.describe_configs([resource], request_timeout=self._try)[resource]
+            lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
         )
         if error is not None:
             if absent(error) or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 return None
             raise self.trouble(error, "DESCRIBE_CONFIGS", f"topic {topic}")
-        entry = future.result().get(name)
-        return None if entry is None else entry.value
+        return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
 
-    async def ends(self, places: Iterable[Place]) -> dict[Place, int | None]:
-        """The offset after the last record of each; None where there is no such topic. One call for all."""
-        found = await self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    async def option(self, topic: str, name: str) -> str | None:
+        """One of them."""
+        return (await self.configuration(topic) or {}).get(name)
+
+    async def unsuitable(self, topic: str, needed: Mapping[str, str]) -> str:
+        """What of the topic's configuration loses what it holds, and what to set; empty where all is well, and where it
+        can't be seen. `needed` beside FOREVER; a number that begins with >= is the least."""
+        found = await self.configuration(topic)
+        return "" if found is None else unsuitable(self.options.servers, topic, found, needed)
+
+    async def check(self, topic: str, needed: Mapping[str, str]) -> None:
+        """Raise StorageBroken if it is unsuitable."""
+        if wrong := await self.unsuitable(topic, needed):
+            raise StorageBroken(wrong)
+
+    async def ends(self, places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
+        """The offset after the last record of each; None where there is no such topic. One call for all. `stable`:
+        before the first record of a transaction that is open."""
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        found = await self._offsets(places, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
@@ -133,13 +191,15 @@ class Admin:
         found = await self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.offset for place, one in found.items()}
 
-    async def _offsets(self, places: Iterable[Place], spec: OffsetSpec) -> dict[Place, Any]:
+    async def _offsets(
+        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED
+    ) -> dict[Place, Any]:
         found: dict[Place, Any] = {}
         left = set(places)
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self.options.timeout, 0.005
         while left:
-            moving = await self._ask(left, spec, found)
+            moving = await self._ask(left, spec, level, found)
             left -= found.keys()
             if moving is None:
                 break
@@ -151,12 +211,16 @@ class Admin:
                 await self.describe(topic)
         return found
 
-    async def _ask(self, places: Iterable[Place], spec: OffsetSpec, found: dict[Place, Any]) -> KafkaError | None:
+    async def _ask(
+        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel, found: dict[Place, Any]
+    ) -> KafkaError | None:
         """Fill in what is known; an error of those that have no leader just now."""
         asked = {TopicPartition(topic, partition): spec for topic, partition in places}
         moving = None
         try:
-            futures = self._client.list_offsets(asked, request_timeout=min(_TRY, self.options.timeout))
+            futures = self._client.list_offsets(
+                asked, isolation_level=level, request_timeout=min(_TRY, self.options.timeout)
+            )
         except KafkaException as e:
             raise self.trouble(cause(e), "DESCRIBE", "topics") from None
         for at, future in futures.items():
@@ -185,18 +249,14 @@ class Admin:
         if error is not None and not absent(error):
             raise self.trouble(error, "DELETE", f"records of topic {topic}")
 
-    @property
-    def _try(self) -> float:
-        return min(2 * _TRY, self.options.timeout)
-
-    async def _insist(self, start: Callable[[], Future[Any]]) -> tuple[KafkaError | None, Future[Any]]:
+    async def _insist(self, start: Callable[[float], Future[Any]]) -> tuple[KafkaError | None, Future[Any]]:
         """The error, if any, and the answer of what may be asked again: of another broker when one does not answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.timeout
         while True:
-            future = start()
+            future = start(max(0.1, min(2 * _TRY, deadline - loop.time())))
             error = await self._done(future)
-            if error is None or error.code() != KafkaError._TIMED_OUT or loop.time() > deadline:
+            if error is None or error.code() != KafkaError._TIMED_OUT or loop.time() > deadline - 0.1:
                 return error, future
 
     async def _done(self, future: Future[Any], *, renew: bool = True) -> KafkaError | None:
@@ -212,8 +272,15 @@ class Admin:
             error = KafkaError(KafkaError._TIMED_OUT, "no answer")
         else:
             return None
+        if error.code() in AWAY:
+            with suppress(KafkaException):
+                asked.poll(0)
         if renew and error.code() == KafkaError._TIMED_OUT and self._client is asked:
-            self._client = AdminClient(self.options.common())
+            self._client = AdminClient(self.options.common(self.causes))
+            old = [asked]
+            del asked
+            with suppress(RuntimeError):  # closed meanwhile
+                self.threads.submit(old.clear)  # its end waits for what it does: a look-up of a name, say
         return error
 
     def _times(self) -> dict[str, float]:

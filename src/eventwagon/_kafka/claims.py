@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .proposals import Claim, Extend, Gone, Op, Release, Run, Settle, Void, decode
+from .proposals import Claim, Extend, Gone, Op, Release, Run, Settle, Void, decode, runs_of
 
 
 class Grant(NamedTuple):
@@ -72,6 +72,9 @@ class Partition:
         return sorted(self.taken)
 
 
+_NUMBERS = 1000  # more than the claims that a record can have
+
+
 class ChannelClaims:
     """One channel: what is settled, what is held, what is back."""
 
@@ -80,6 +83,8 @@ class ChannelClaims:
         self.settled = 0
         self.voids = 0
         """Offsets without an event."""
+        self.lost = 0
+        """Offsets that were removed before they were settled."""
         self.back = 0
         """Offsets that are back, due or not."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
@@ -157,6 +162,36 @@ class ChannelClaims:
                     partition.ahead.add(offset)
                     self.voids += 1
             self._advance(partition)
+
+    def lose(self, runs: Iterable[Run], now: int) -> None:
+        """Not what is held: who has it in hand may still settle it."""
+        self._expire(now)
+        for p, start, stop in runs:
+            partition = self.partition(p)
+            known = [o for o in partition.taken if start <= o < min(stop, partition.fresh)]
+            gone = [o for o in known if partition.taken[o].back]
+            self.lost += self._drop([(p, o, o + 1) for o in gone])
+            for offset in range(max(start, partition.fresh), stop):
+                if offset not in partition.ahead:
+                    partition.ahead.add(offset)
+                    self.lost += 1
+            self._advance(partition)
+
+    def rebuild(self, number: int, settled: set[int], voids: set[int], lost: set[int], now: int) -> None:
+        """All before the first that was never claimed is back, but for these."""
+        self.settled += len(settled)
+        self.voids += len(voids)
+        self.lost += len(lost)
+        for offset in range(self.partition(number).fresh):
+            if not (offset in settled or offset in voids or offset in lost):
+                self._back(number, offset, 1, now, suspect=False)
+
+    def to_lose(self, number: int, start: int, now: float) -> list[Run]:
+        """What is lost of this partition when it begins at `start` by now, and is not known to be."""
+        partition = self.partition(number)
+        back = [o for o, hold in partition.taken.items() if o < start and (hold.back or hold.due <= now)]
+        runs = runs_of((number, o) for o in back)
+        return [*runs, (number, partition.fresh, start)] if partition.fresh < start else runs
 
     def release(self, op: Release, now: int) -> list[Grant]:
         """What its owner had held."""
@@ -329,12 +364,12 @@ class ChannelClaims:
                 hold = partition.taken[start]
                 if hold.owner or hold.suspect or hold.alone:
                     marks.append((number, start, hold.owner, hold.suspect, hold.alone))
-        return _ChannelDump(self.settled, self.voids, partitions, marks)
+        return _ChannelDump(self.settled, self.voids, partitions, marks, self.lost)
 
     @classmethod
     def load(cls, dump: _ChannelDump) -> ChannelClaims:
         self = cls()
-        self.settled, self.voids = dump.settled, dump.voids
+        self.settled, self.voids, self.lost = dump.settled, dump.voids, dump.lost
         marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
@@ -359,6 +394,8 @@ class Claims:
         self.now = 0
         """The log's time, in ms: never goes back, whatever the clocks of its leaders say."""
         self._claims = 0
+        self.rebuilt = False
+        """Made of a log that had lost its beginning: what was settled may have come again."""
 
     def channel(self, name: str) -> ChannelClaims:
         """The channel of this name."""
@@ -384,6 +421,8 @@ class Claims:
                 return channel.release(op, now)
             case Extend():
                 return channel.extend(op, now)
+            case Void(lost=True):
+                channel.lose(op.runs, now)
             case Void():
                 channel.void(op.runs)
             case Gone():
@@ -393,12 +432,34 @@ class Claims:
     def dump(self) -> bytes:
         """All of it: a reader that begins with this comes to the same answers as one that has read everything."""
         channels = {name: channel.dump() for name, channel in self.channels.items()}
-        return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels))
+        return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels, self.rebuilt))
+
+    def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
+        """What is known from the last records alone: what they settle is settled, and all else that was there before is
+        back, to be had at once. Its claims get numbers that none had before."""
+        new = Claims()
+        new.rebuilt, new._claims = True, _NUMBERS * before
+        known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}
+        for time, record in records:
+            new.now = max(new.now, time)
+            for op in decode(record):
+                runs = op.runs if isinstance(op, Settle | Void) else []
+                held = op.held if isinstance(op, Release | Extend) else []
+                for p, start, stop in (*runs, *((p, start, stop) for p, start, stop, _ in held)):
+                    settled, voids, lost = known.setdefault((op.channel, p), (set(), set(), set()))
+                    into = settled if isinstance(op, Settle) else lost if isinstance(op, Void) and op.lost else voids
+                    if runs:
+                        into.update(range(start, stop))
+                    channel = new.channel(op.channel)
+                    channel.partition(p).fresh = max(channel.partition(p).fresh, stop)
+        for (name, p), (settled, voids, lost) in known.items():
+            new.channel(name).rebuild(p, settled - voids - lost, voids - lost, lost, new.now)
+        return new.dump()
 
     def load(self, dump: bytes) -> None:
         """Take over what another dumped."""
         found = _decode_dump(dump)
-        self.now, self._claims = found.now, found.claims
+        self.now, self._claims, self.rebuilt = found.now, found.claims, found.rebuilt
         self.channels = {name: ChannelClaims.load(channel) for name, channel in found.channels.items()}
 
 
@@ -408,12 +469,14 @@ class _ChannelDump(msgspec.Struct, array_like=True):
     partitions: list[tuple[int, int, list[int], list[tuple[int, int, int, int, int, bool]]]]
     marks: list[tuple[int, int, str, bool, bool]] = []
     """Of runs of which more is to be said: partition, start, owner, suspect, alone."""
+    lost: int = 0
 
 
 class _Dump(msgspec.Struct, array_like=True):
     now: int
     claims: int
     channels: dict[str, _ChannelDump]
+    rebuilt: bool = False
 
 
 _decode_dump = msgspec.msgpack.Decoder(_Dump).decode

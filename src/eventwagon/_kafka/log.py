@@ -2,8 +2,11 @@
 
 Each record is a proposal. Its writer learns what became of it when it applies its own record: as soon as it is
 acknowledged, if nobody else's stands before it, and else when it is read. From time to time a writer adds a snapshot of
-the state as it was before a given offset and removes the records before that; a reader that finds the beginning removed
-waits for the first snapshot that covers what is missing.
+the state as it was before a given offset and removes old records, but for as many as lie between two snapshots: readers
+that are a little behind lose nothing. A reader that finds the beginning removed waits for the first snapshot that covers
+what is missing. If none comes, others have removed the beginning. Then it asks
+those who know the state for one, and where nobody answers it rebuilds the state from the records that are left, in a
+snapshot that all take over, whatever they know, so that all go on with the same.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Any, Protocol
 import msgspec
 from confluent_kafka import KafkaError, Message
 
-from ..errors import BrokerError, Unavailable
+from ..errors import BrokerError, StorageBroken, Unavailable
+from ..text import said
 from .admin import Admin
 from .options import LOGGER, Options
 from .reader import Reader
@@ -27,6 +31,9 @@ from .trouble import absent
 
 _SNAPSHOT = b"s"
 _RECORD = b"r"
+_ASKED = b"q"  # for a snapshot, by who has no state
+_REBUILT = _SNAPSHOT + b"!"  # good only where no record stands between the state and it: all must have read the same
+_PATIENCE = 1.0  # s that a snapshot is waited for, and an answer
 _MOST = 900_000  # bytes of a snapshot: a state that is larger is not worth one, and would not fit
 
 
@@ -48,6 +55,11 @@ class Rule(Protocol):
 
     def load(self, dump: bytes) -> None: ...
 
+    def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
+        """A dump of what can be known from the last records before offset `before` (time, record) alone; None where that
+        is nothing to go on with."""
+        ...
+
 
 class Client:
     """What all logs of one driver share. Belongs to the event loop that made it."""
@@ -57,9 +69,10 @@ class Client:
         self.me = os.urandom(8)
         """Tells this client's records from all others'."""
         self.admin = Admin(options)
-        self.sender = Sender(options.producer(linger=0))
-        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096))
-        self.tail = Tail(options.consumer(wait=50, queued=4096), f"eventwagon-kafka-{name}")
+        causes = self.admin.causes
+        self.sender = Sender(options.producer(linger=0, logger=causes))
+        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
+        self.tail = Tail(options.consumer(wait=50, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
 
     async def close(self) -> None:
         """End all of it."""
@@ -93,6 +106,8 @@ class Log:
         self._count = 0
         self._held_back: list[tuple[int, bytes, bytes, int]] | None = None  # records that wait for a snapshot
         self._from = 0
+        self._whole = asyncio.Event()
+        self._whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = False
 
@@ -117,6 +132,12 @@ class Log:
             self._feed(some)
             at = _offset(some[-1]) + 1
         self._client.tail.follow(self.topic, 0, at, self._feed)
+        if self._held_back is not None:
+            try:
+                await self._recover()
+            except BaseException:
+                self.leave()
+                raise
 
     def leave(self) -> None:
         """Follow it no more; whoever waits for it gets LogGone."""
@@ -151,6 +172,7 @@ class Log:
             raise Unavailable(
                 f"Kafka at {self._client.options.servers}: topic {self.topic} could not be read up to offset {end} "
                 f"within {self._client.options.timeout:g} s (it stands at {self.next}): try again"
+                f"{self._because(KafkaError(KafkaError._TIMED_OUT))}"
             ) from None
         finally:
             if entry in self._waiting:
@@ -162,6 +184,9 @@ class Log:
         done: asyncio.Future[Any] = self._loop.create_future()
         if self._left:
             done.set_exception(LogGone(f"topic {self.topic} is left"))
+            return done
+        if self._held_back is not None:
+            done.set_exception(Unavailable(f"topic {self.topic} lost its beginning, and is being rebuilt: try again"))
             return done
         self._count += 1
         key = _RECORD + self._client.me + self._count.to_bytes(8, "big")
@@ -210,6 +235,13 @@ class Log:
             self._applied(result, key in self._mine)
             if (done := self._mine.pop(key, None)) is not None and not done.done():
                 done.set_result(result)
+        elif key == _REBUILT:
+            before, dump = _decode_snapshot(value)
+            if before == offset:
+                self._warn_of_rebuilding()
+                self.rule.load(dump)
+        elif key[:1] == _ASKED:
+            self._start(self._snapshot())
         if self._waiting:
             self._wake()
 
@@ -224,8 +256,62 @@ class Log:
             for mine in self._mine.values():
                 _fail(mine, Unavailable(f"topic {self.topic} was trimmed beyond what was read: try again"))
             self._mine.clear()
+        if self._held_back is None:
+            self._whole.clear()
+            if self._follows:
+                self._start(self._recover_while_following())
         self._held_back = []
         self._from = offset
+
+    async def _recover_while_following(self) -> None:
+        try:
+            await self._recover()
+        except BrokerError as e:
+            LOGGER.warning("%s", e)
+
+    async def _recover(self) -> None:
+        """Until a snapshot has come: somebody's who knows the state, or else one that is made of what is left. Raises
+        Unavailable, StorageBroken."""
+        if await self._is_whole():
+            return
+        await self._client.sender.one(self.topic, 0, b"", key=_ASKED + self._client.me)
+        deadline = self._loop.time() + self._client.options.timeout
+        while not await self._is_whole():
+            held_back = self._held_back or []
+            before = held_back[-1][0] + 1 if held_back else self._from
+            known = [(at, value) for _, key, value, at in held_back if key[:1] == _RECORD]
+            dump = self.rule.rebuild(before, known)
+            if dump is None:
+                raise StorageBroken(
+                    f"{self._lost_head()}, and nobody is alive who knows what stood there: see to it that "
+                    "retention.ms and retention.bytes are -1 and cleanup.policy is delete"
+                )
+            if self._loop.time() > deadline:
+                raise Unavailable(f"{self._lost_head()}, and could not be rebuilt yet: try again")
+            await self._client.sender.one(self.topic, 0, msgspec.msgpack.encode((before, dump)), key=_REBUILT)
+
+    async def _is_whole(self) -> bool:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._whole.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _lost_head(self) -> str:
+        return (
+            f"Kafka at {self._client.options.servers}: topic {self.topic} lost its records before offset {self._from}, "
+            "by retention or by somebody's hand"
+        )
+
+    def _warn_of_rebuilding(self) -> None:
+        LOGGER.warning(
+            "Kafka at %s: topic %s lost its beginning, by retention or by somebody's hand, and was rebuilt from what was "
+            "left: all that is not known to be settled comes again; see to it that retention.ms and retention.bytes "
+            "are -1 and cleanup.policy is delete",
+            self._client.options.servers,
+            self.topic,
+        )
 
     def _hold_back(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         held_back = self._held_back
@@ -239,14 +325,18 @@ class Log:
         if key[:1] != _SNAPSHOT:
             return
         before, dump = _decode_snapshot(value)
-        if before < self._from:
+        if before < self._from or (key == _REBUILT and before != offset):
             return
+        if key == _REBUILT:
+            self._warn_of_rebuilding()
         self.rule.load(dump)
         self._held_back = None
+        self._whole.set()
         self.next = before
         for one in held_back:
-            if one[0] >= before:
+            if one[0] >= before and one[1] != _REBUILT:
                 self._apply(*one)
+        self.next = held_back[-1][0] + 1
 
     def _set_clock(self, at: int, now: float, sent: float | None = None) -> None:
         self._ahead = max(self._ahead, at - now * 1000)
@@ -263,10 +353,14 @@ class Log:
             return
         error, _ = await self._client.sender.one(self.topic, 0, msgspec.msgpack.encode((before, dump)), key=_SNAPSHOT)
         try:
-            if error is None:
-                await self._client.admin.trim(self.topic, before)
+            if error is None and before > self._every:
+                await self._client.admin.trim(self.topic, before - self._every)
         except BrokerError as e:
-            LOGGER.warning("topic %s could not be trimmed: %s", self.topic, e)
+            LOGGER.warning("topic %s could not be trimmed: %s", self.topic, said(e))
+
+    @property
+    def _follows(self) -> bool:
+        return self._client.tail.follows(self.topic, 0)
 
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -280,9 +374,13 @@ class Log:
         if isinstance(found, Unavailable):
             return Unavailable(
                 f"Kafka at {self._client.options.servers}: WRITE on topic {self.topic}: {error.str()} ({error.name()}): it may "
-                "be done all the same; try again"
+                f"be done all the same; try again{self._because(error)}"
             )
         return found
+
+    def _because(self, error: KafkaError) -> str:
+        why = self._client.admin.why(error)
+        return f"; {why}" if why else ""
 
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode

@@ -7,6 +7,7 @@ is the only clock. A revision is the offset of the record that won, plus 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -61,6 +62,10 @@ class Manifests:
     def members(self, now: int) -> list[bytes]:
         """Those that are alive at `now` (ms), ordered by name."""
         return [member for _, (until, member) in sorted(self._members.items()) if until > now]
+
+    def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
+        """None: which proposals won is not to be told without those before them."""
+        return None
 
     def dump(self) -> bytes:
         """All of it."""

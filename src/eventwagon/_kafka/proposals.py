@@ -57,10 +57,12 @@ class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
 
 
 class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):
-    """No events stand there: probes, or offsets that the log left out."""
+    """No events stand there: probes, or offsets that the log left out. `lost`: events may have stood there and were
+    removed; those that somebody still holds are left to him."""
 
     channel: str
     runs: list[Run]
+    lost: bool = False
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True):

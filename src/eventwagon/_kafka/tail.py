@@ -10,12 +10,14 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from .options import LOGGER
 
 Sink = Callable[[list[Message]], None]
 """Takes the next messages of one partition, in order, in the event loop."""
+End = Callable[[int], None]
+"""Told, likewise, that nothing is left to read before an offset: the log may have left out some at the end."""
 
 _BATCH = 2000  # messages that are handed over at once, and about how many bytes
 _BYTES = 1_000_000
@@ -29,7 +31,7 @@ class Tail:
     def __init__(self, config: dict[str, Any], name: str) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._sinks: dict[tuple[str, int], Sink] = {}
+        self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
@@ -37,9 +39,9 @@ class Tail:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def follow(self, topic: str, partition: int, offset: int, sink: Sink) -> None:
-        """Read this partition from `offset` on."""
-        self._sinks[topic, partition] = sink
+    def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
+        """Read this partition from `offset` on. `end` is told where the consumer's configuration says so."""
+        self._sinks[topic, partition] = sink, end
 
         def assign(consumer: Consumer) -> None:
             # without it the consumer learns of a new topic only at its next regular look
@@ -48,6 +50,10 @@ class Tail:
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
 
         self._asked.append(assign)
+
+    def follows(self, topic: str, partition: int) -> bool:
+        """Whether it reads this partition."""
+        return (topic, partition) in self._sinks
 
     def leave(self, topic: str, partition: int) -> None:
         """Read it no more."""
@@ -95,25 +101,36 @@ class Tail:
         size = max(self._size, len(first) if first.error() is None else 0)
         batch = [first, *consumer.consume(max(1, min(_BATCH, _BYTES // size)), 0)]
         self._size = 1 + sum(map(len, batch)) // len(batch)
-        groups = [(at, list(some)) for at, some in groupby((m for m in batch if _sound(m)), _place)]
+        groups: list[tuple[tuple[str, int], list[Message] | int]] = []
+        for (at, sound), some in groupby(batch, lambda m: (_place(m), m.error() is None)):
+            if sound:
+                groups.append((at, list(some)))
+            else:
+                groups += [(at, end) for message in some if (end := _end(message)) is not None]
         if groups:
             self._room.acquire()
             if not self._closing:
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
 
-    def _hand_over(self, groups: list[tuple[tuple[str, int], list[Message]]]) -> None:
+    def _hand_over(self, groups: list[tuple[tuple[str, int], list[Message] | int]]) -> None:
         self._room.release()
-        for at, messages in groups:
-            if sink := self._sinks.get(at):
-                sink(messages)
+        for at, read in groups:
+            sink, end = self._sinks.get(at, (None, None))
+            if isinstance(read, int):
+                if end:
+                    end(read)
+            elif sink:
+                sink(read)
 
 
 def _place(message: Message) -> tuple[str, int]:
     return message.topic(), message.partition()  # type: ignore[return-value]
 
 
-def _sound(message: Message) -> bool:
+def _end(message: Message) -> int | None:
+    """The offset that was read to, where that is what the consumer says."""
     error = message.error()
-    if error is not None:
-        LOGGER.debug("a Kafka consumer says: %s", error)
-    return error is None
+    if error is not None and error.code() == KafkaError._PARTITION_EOF:
+        return message.offset()
+    LOGGER.debug("a Kafka consumer says: %s", error)
+    return None

@@ -27,6 +27,18 @@ MOVING = frozenset(
     }
 )
 """The partition has no leader that is known here just now: soon it will."""
+AWAY = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError._SSL,
+        KafkaError._UNSUPPORTED_FEATURE,
+    }
+)
+"""Nobody answered, or nobody who can."""
 _FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
@@ -60,8 +72,8 @@ def cause(error: BaseException) -> KafkaError:
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
 
-def translate(error: KafkaError, servers: str, right: str, resource: str) -> BrokerError:
-    """Nothing was done: `right` (an operation of Kafka's access control: "WRITE") on `resource` ("topic x") was needed."""
+def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:
+    """Nothing was done; `why` is what has kept us from the server. `right` (an operation of Kafka's access control: "WRITE") on `resource` ("topic x") was needed."""
     code = error.code()
     where = f"Kafka at {servers}: {right} on {resource}"
     if code in _FORBIDDEN:
@@ -73,5 +85,16 @@ def translate(error: KafkaError, servers: str, right: str, resource: str) -> Bro
     if code in _CONFIGURED:
         return StorageBroken(
             f"{where}: {error.str()} ({error.name()}): change the cluster's or the topic's configuration"
+        )
+    if why:
+        return Unavailable(f"{where}: nothing was done: {why}")
+    if code == KafkaError._UNSUPPORTED_FEATURE:
+        return Unavailable(
+            f"{where}: nothing was done: what listens there is no broker that serves clients (a controller's port, or "
+            "a server older than 3.0): check the port"
+        )
+    if code in AWAY:
+        return Unavailable(
+            f"{where}: {error.str()}: nothing was done; nobody answered in time: check host, port and firewall, or try again"
         )
     return Unavailable(f"{where}: {error.str()} ({error.name()}): nothing was done; try again")

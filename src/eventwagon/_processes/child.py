@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import EventwagonError
 from ..orchestrator import Deployment
+from ..text import LogFormatter, as_line
 from .records import State, UnitFiles, Want, created, mark, older, stands, take
 
 OWNER = "EVENTWAGON_OWNER"
@@ -162,7 +163,7 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
         _set_up_logging()
         return asyncio.run(running)
     except EventwagonError as e:
-        sys.stderr.write(f"{type(e).__name__}: {e}\n")
+        sys.stderr.write(as_line(f"{type(e).__name__}: {e}") + "\n")
         return 1
     finally:
         if stands(lock, files.lock_path):
@@ -174,7 +175,9 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
 def _set_up_logging() -> None:
     """Where the program, which is loaded by now, has not set it up itself."""
     if not logging.getLogger("eventwagon").hasHandlers():
-        logging.basicConfig(level=logging.INFO, format="%(levelname)-7s %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter("%(levelname)-7s %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
 
 

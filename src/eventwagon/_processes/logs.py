@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..text import as_line
 from .records import older, stands
 
 _LINE = 8192
@@ -48,7 +49,7 @@ class Tail:
             *lines, self._partial = (self._partial + got).split(b"\n")
             if len(self._partial) > _LINE:
                 lines, self._partial = [*lines, self._partial], b""
-            text = "".join(f"{self._name} | {line.decode(errors='replace')}\n" for line in lines)
+            text = "".join(f"{self._name} | {as_line(line.decode(errors='replace'))}\n" for line in lines)
             if text:
                 sys.stderr.write(text)
 
@@ -65,8 +66,8 @@ def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
 
 
 def in_one(lines: Iterable[str], *, most: int = 1000) -> str:
-    """These lines as one."""
-    joined = " / ".join(lines)
+    """These lines as one, without secrets."""
+    joined = as_line(" / ".join(lines))
     return joined if len(joined) <= most else "… " + joined[-most:]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import StorageBroken, Unavailable, UsageError
 from ..orchestrator import PLACE, Deployment, WagonSpec
+from ..redaction import shown
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, Process
@@ -367,7 +368,9 @@ def _now() -> float:
 
 
 def default_directory(url: str) -> Path:
-    """Where the records of the trains at this URL stand, where nothing else was said."""
+    """Where the records of the trains at this URL stand, where nothing else was said. Its name, which is to be seen
+    among the processes, is made of what of the URL is no secret."""
+    url = shown(url)
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):  # relative: means another train elsewhere
         url = f"{Path.cwd()} {url}"
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
@@ -14,7 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from .. import redaction
 from ..errors import UsageError
+from ..values import split_url
 
 _OWN = ("db", "prefix", "timeout", "wait", "cluster")
 _TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers",
@@ -73,11 +75,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_url(cls, url: str) -> Server:
         """`redis://[user:password@]host[:port][/db][?option=value&...]`, `rediss://` for TLS. Raises UsageError."""
-        parts = urlsplit(url)
-        shown = url if "@" not in parts.netloc else url.replace(parts.netloc.rpartition("@")[0] + "@", "", 1)
+        parts = split_url(url)
+        shown = redaction.shown(url)
 
         def refuse(why: str) -> NoReturn:
-            raise UsageError(f"{shown}: {why}")
+            raise UsageError(f"{shown}: {why}") from None
 
         known = _OWN + (_TLS if parts.scheme == "rediss" else ())
         options = dict(parse_qsl(parts.query, keep_blank_values=True))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
+import stat
 import sys
 import threading
 import uuid
@@ -18,6 +20,8 @@ from ..errors import StorageBroken
 from .storage import Format, check_version, connect, explain, install, make_directory
 
 _PROBE = Format(what="a probe", application_id=0x65767770, version=1, schema="CREATE TABLE probe (x)", dead="SELECT 1")
+
+_logger = logging.getLogger("eventwagon")
 
 _NETWORK = """
     afs beegfs ceph cifs coda fhgfs glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 orangefs pvfs2 smb2 smb3 smbfs
@@ -39,6 +43,22 @@ class Place:
             if not self._fit and (make or os.path.lexists(self.directory)):
                 prepare(self.directory)
                 self._fit = True
+                if hint := open_to_others(self.directory):
+                    _logger.info("%s", hint)
+
+
+def open_to_others(directory: Path) -> str:
+    """A hint where other users of the machine may look into the directory; empty where not."""
+    try:
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except OSError:
+        return ""
+    if os.name != "posix" or not mode & 0o077:
+        return ""
+    return (
+        f"{directory} has mode {mode:04o}: other users may look into it. What eventwagon makes there is for this user "
+        f"alone (0700, 0600), what stood there before is left as it is: `chmod -R go= {directory}` closes all of it"
+    )
 
 
 def prepare(directory: Path) -> None:

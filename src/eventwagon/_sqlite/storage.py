@@ -23,6 +23,8 @@ from ..errors import BrokerError, StorageBroken, Unavailable, UsageError
 Sync = Literal["full", "normal"]
 
 OLDEST = (3, 51, 3)
+_FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
+"""Of what is made: events are their owner's business."""
 BUSY_SECONDS = 10.0  # how long another process's lock is waited for
 
 
@@ -103,8 +105,15 @@ def _open(path: Path) -> apsw.Connection | None:
 
 
 def _make(path: Path) -> None:
-    """Make an empty file in WAL mode, unless it stands already."""
-    db = _connection(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    """Make an empty file in WAL mode, for this user alone, unless it stands already. Its companions get its mode from
+    SQLite. To be called by one process at a time (`_alone`)."""
+    if not os.path.lexists(path):
+        # Made under another name, which no connection of this process has: see the rule about descriptors above.
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)  # of a process that was killed here
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
+        new.rename(path)
+    db = _connection(path, apsw.SQLITE_OPEN_READWRITE)
     try:
         if not db.pragma("page_count"):
             _use_wal(db, path)
@@ -233,14 +242,16 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def make_directory(directory: Path) -> None:
-    """Make it and its parents, and have their entries on the disk when this returns."""
+    """Make it and its parents, for this user alone, and have their entries on the disk when this returns. What stands
+    is left as it is."""
     made = []
     while not directory.exists():
         made.append(directory)
         directory = directory.parent
     if not made:
         return
-    made[0].mkdir(parents=True, exist_ok=True)
+    for child in reversed(made):
+        child.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
     for child in made:
         with contextlib.suppress(OSError):  # some systems can't sync a directory; nothing more can be done there
             handle = os.open(child.parent, os.O_RDONLY)
@@ -296,6 +307,8 @@ def explain(error: Exception, path: Path) -> Exception:
             return StorageBroken(f"{path}: unexpected answer of SQLite: {type(error).__name__}: {error}")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return StorageBroken(f"{path}: no space left: free some on the disk of {path.parent}")
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.EMFILE | errno.ENFILE):
+            return StorageBroken(f"{path} can't be opened: {_why_not(path)} ({error.strerror})")
         case OSError():
             return StorageBroken(f"{path} can't be used: {error.strerror or error}: mend that or use another directory")
         case _:

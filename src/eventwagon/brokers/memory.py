@@ -287,9 +287,8 @@ class _Subscription:
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        await asyncio.sleep(
-            0
-        )  # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        await asyncio.sleep(0)
         while True:
             queue = self._queue
             now = loop.time()

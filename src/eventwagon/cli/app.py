@@ -7,12 +7,15 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from ..text import as_line
 from . import demo, doctor, lab, plan, publish, serve, status, steer, why
 from .console import EXIT_CODES, ending, line
 
@@ -22,7 +25,31 @@ TARGET is a train of your program (module:attribute, or path/to/file.py:attribut
 of a train that runs at the URL will do.
 """
 
+
+class _Commands(TyperGroup):
+    """What is said of a wrong command line repeats words of it: no secrets of them, and no control characters."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _made_plain():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _made_plain():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _made_plain() -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        if hasattr(e, "format_message"):  # Click's, or that of Typer's own copy of it
+            e.message = as_line(str(e.message))  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="eventwagon",
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -13,12 +13,14 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any, ParamSpec
 
+import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..errors import EventwagonError, UsageError
+from ..text import as_line, escaped, indented, said
 
 _P = ParamSpec("_P")
 
@@ -73,18 +75,49 @@ def err() -> Console:
 
 
 def say(message: str) -> None:
-    """A note for the person who watches: on stderr, not wrapped, no markup."""
-    print(f"eventwagon: {message}", file=sys.stderr, flush=True)
+    """A note for the person who watches: one line on stderr, not wrapped, no markup, no secrets."""
+    print(as_line(f"eventwagon: {message}"), file=sys.stderr, flush=True)
 
 
 def line(text: str = "") -> None:
-    """One line of a result on stdout, as it is."""
-    sys.stdout.write(text + "\n")
+    """One line of a result on stdout, whatever is in it."""
+    sys.stdout.write(escaped(text) + "\n")
+
+
+def json_line(value: object) -> None:
+    """One line of JSON on stdout. What a terminal would not show as a character is written as `\\u….`, which means the
+    same."""
+    found = msgspec.json.encode(value).decode()
+    if not found.isprintable():
+        found = "".join(c if c.isprintable() else _in_json(c) for c in found)
+    sys.stdout.write(found + "\n")
+
+
+def _in_json(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def words(text: str, style: str = "") -> Text:
+    """Text of others for a terminal: on one line, no markup, no control characters."""
+    return Text(escaped(text), style)
+
+
+def beside(head: Text, text: str) -> RenderableType:
+    """`text` to the right of `head`, and nothing of it below that: it can't look like another line."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, words(text))
+    return grid
 
 
 def local_time(at: float, *, date: bool = True) -> str:
-    """Seconds since the epoch as the clock on the wall shows them."""
-    moment = datetime.fromtimestamp(at).astimezone()
+    """Seconds since the epoch as the clock on the wall shows them; as they are where no clock does."""
+    try:
+        moment = datetime.fromtimestamp(at).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return f"{at:g} s"
     return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}" if date else f"{moment:%H:%M:%S}"
 
 
@@ -101,7 +134,7 @@ def span(seconds: float | None) -> str:
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is left."""
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    cells = [[cell if isinstance(cell, Text) else words(cell) for cell in row] for row in rows]
     names = [name.removeprefix(">") for name in columns]
     taken = sum(max([len(name), *(row[i].cell_len for row in cells)]) + 2 for i, name in enumerate(names[:-1]))
     room = max(12, width - taken)
@@ -131,7 +164,7 @@ def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
 
 
 class ending:  # noqa: N801 - used as a statement: `with ending():`
-    """Turns what the body raises into a line on stderr and an exit code. Defects keep their traceback."""
+    """Turns what the body raises into a line on stderr and an exit code; a defect's traceback stands before it."""
 
     def __enter__(self) -> None:
         return None
@@ -145,19 +178,29 @@ class ending:  # noqa: N801 - used as a statement: `with ending():`
             raise typer.Exit(Code.FAILED)
         causes = list(_leaves(error))
         if debugging():
-            traceback.print_exception(error)
+            _print_traceback(error)
         if any(isinstance(e, BrokenPipeError) for e in causes):
             _forget_stdout()
             raise typer.Exit(Code.FAILED) from None
         if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError) for e in causes):
             say("interrupted")
             raise typer.Exit(Code.INTERRUPTED) from None
-        if not all(isinstance(e, EventwagonError | Ended) for e in causes):
+        if isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort):
             return
+        if not all(isinstance(e, EventwagonError | Ended) for e in causes):
+            if not debugging():
+                _print_traceback(error)
+            say(f"unexpected, please report it: {said(error)}")
+            raise typer.Exit(Code.FAILED) from None
         for e in dict.fromkeys(map(str, causes)):
             if e:
                 say(e)
         raise typer.Exit(max(_code(e) for e in causes)) from None
+
+
+def _print_traceback(error: BaseException) -> None:
+    """On stderr, without secrets; none of its lines begins as one of ours does."""
+    print(indented("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

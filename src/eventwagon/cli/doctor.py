@@ -19,7 +19,7 @@ from ..errors import ChannelGone, Conflict, EventwagonError, Sealed
 from ..event import Channel, Event, new_ids
 from ..manifest import Manifest
 from ..registry import Member, Registry
-from .console import AsJson, Code, Ended, job, line, listing, out
+from .console import AsJson, Code, Ended, job, json_line, listing, out, words
 
 _TRAIN = "eventwagon-doctor"
 """Never listed among the trains: it has no manifest."""
@@ -166,7 +166,14 @@ async def examine_registry(registry: Registry, examination: Examination) -> None
 
 @job
 async def doctor(
-    url: Annotated[str, typer.Argument(help="The broker and registry to try: redis://host:6379, kafka://host:9092 …")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            envvar="EVENTWAGON_URL",
+            help="The broker and registry to try: redis://host:6379, kafka://host:9092 … With a password in it: in the "
+            "environment, for all can read a command line.",
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Say what a broker can do, and whether this user may do there all that a train needs.
@@ -195,7 +202,7 @@ async def doctor(
             "steps": {name: examination.steps for name, examination in found.items()},
             "well": well,
         }
-        line(msgspec.json.encode(report).decode())
+        json_line(report)
     else:
         _show(capabilities, found)
     if not well:
@@ -214,9 +221,9 @@ def _show(capabilities: Capabilities, found: dict[str, Examination]) -> None:
         console.print(f"\n[bold]{name}[/]")
         for step in examination.steps:
             if step.skipped:
-                console.print(Text(f"- {step.what}: not tried", style="dim"))
+                console.print(words(f"- {step.what}: not tried", "dim"))
             elif step.problem:
-                console.print(Text.assemble(_mark(False), f" {step.what}: {step.problem}"), soft_wrap=True)
+                console.print(Text.assemble(_mark(False), words(f" {step.what}: {step.problem}")), soft_wrap=True)
             else:
                 console.print(Text.assemble(_mark(True), f" {step.what} ", (f"{step.seconds * 1000:.0f} ms", "dim")))
 

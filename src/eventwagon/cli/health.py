@@ -11,7 +11,7 @@ from ..bulkhead import is_ours
 from ..connection import Connection
 from ..errors import EventwagonError, UsageError
 from ..probe import probe
-from ..text import said
+from ..text import as_line, said
 
 _LOOK = 0.1
 _AGAIN = 0.5
@@ -106,6 +106,6 @@ class Health:
             status, text = "503 Service Unavailable", self.trouble
         else:
             status, text = "200 OK", "ready"
-        body = f"{text}\n".encode()
+        body = f"{as_line(text)}\n".encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
         return f"{head}Connection: close\r\n\r\n".encode() + (body if method != b"HEAD" else b"")

@@ -19,7 +19,7 @@ from ..lab.pictures import check, sequence, write
 from ..lab.planning import fewest
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..limits import parse_limit
-from .console import AsJson, ending, err, line, listing, out
+from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
     ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("old_p99_s", ">old p99"), ("mean_s", ">mean"),
@@ -96,7 +96,7 @@ def lab(
         for path in picture or []:
             write(job, found, rows, path)
         if as_json:
-            line(msgspec.json.encode({"job": _said(job), "strategies": rows}).decode())
+            json_line({"job": _said(job), "strategies": rows})
         else:
             _show(job, found, rows)
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -15,7 +14,7 @@ from ..lab.experiment import one
 from ..lab.job import figures
 from ..lab.planning import Candidate, best, search, with_crew
 from ..lab.scenarios import SCENARIOS
-from .console import AsJson, ending, err, line, listing, out
+from .console import AsJson, ending, err, json_line, line, listing, out
 from .lab import cell, make_job
 
 
@@ -65,7 +64,7 @@ def plan(
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
             }
-            line(msgspec.json.encode(told).decode())
+            json_line(told)
         else:
             _show(now, found, same, most, tried, on_time)
 

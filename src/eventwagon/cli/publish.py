@@ -93,6 +93,8 @@ class Parser:
             raise BadLine(f"not JSON: {e}") from None
         except UnicodeDecodeError as e:
             raise BadLine(f"not UTF-8: {e}") from None
+        except RecursionError:
+            raise BadLine("nested too deep") from None
         event = Event(event_id, self._type or type_name(payload), train.source, now, text, self._subject(payload))
         if self._handler is not None:
             try:

@@ -17,6 +17,8 @@ from rich.logging import RichHandler
 
 from ..drivers import Program, open_orchestrator
 from ..errors import UsageError
+from ..redaction import shown
+from ..text import LogFormatter
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
 from .target import load_train
@@ -177,7 +179,7 @@ async def _serve(
             Health(c, health_port) as health,
             asyncio.TaskGroup() as tasks,
         ):
-            _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, url)
+            _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, shown(url))
             waits = [tasks.create_task(asked.wait()), tasks.create_task(c.stopped())]
             if wagon is not None:
                 waits.append(tasks.create_task(c.released(wagon)))
@@ -237,8 +239,8 @@ def set_up_logging(level: int | None) -> None:
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(LogFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.getLogger().addHandler(handler)

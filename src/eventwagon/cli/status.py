@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any
 
 import msgspec
@@ -19,9 +20,12 @@ from ..connection import Connection
 from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
+from ..losses import GONE
 from ..manifest import Manifest, Wagon
+from ..redaction import shown
 from ..registry import Member
-from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, listing, out, span
+from ..text import escaped
+from .console import DEFAULT_URL, Anchor, AsJson, Url, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5
@@ -51,6 +55,8 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
     settled: int | None
     inside: int | None
     dead: int | None
+    lost: int
+    """Events that went from the broker without being settled."""
     workers: int
     revision: str
     asleep: bool
@@ -77,6 +83,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """When the registry was found to have stepped back to an older manifest; empty: never."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
+    threatened: list[str]
+    """What loses events on the broker's server, or may."""
     dead: int | None
     members: list[Member]
     wagons: list[WagonView]
@@ -113,7 +121,7 @@ async def status(
 
 def _print(view: View, as_json: bool) -> None:
     if as_json:
-        line(msgspec.json.encode(view).decode())
+        json_line(view)
     else:
         console = out()
         console.print(table(view, console))
@@ -150,7 +158,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     return View(
         train=manifest.train,
-        url=url,
+        url=escaped(shown(url)),
         at=now,
         revision=snapshot.revision,
         declared=dict(manifest.declared),
@@ -160,6 +168,9 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         refusing=manifest.refusing,
         stepped_back=_stepped_back(manifest, now),
         open=opened,
+        threatened=sorted(
+            {d.trouble for of in depths.values() for d in of.values() if d.trouble} | await _gone(c, manifest, depths)
+        ),
         dead=sum(dead),
         members=members,
         wagons=wagons,
@@ -167,11 +178,25 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     )
 
 
+async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[str, Depth]]) -> AbstractSet[str]:
+    """Of channels of wagons in use that the broker does not have."""
+    doubtful = [
+        Channel(manifest.train, w.number, name)
+        for w in manifest.in_state(State.ACTIVE, State.DRAINING)
+        for name, depth in depths.get(w.number, {}).items()
+        if depth == Depth()
+    ]
+    there = set(await c.broker.channels(manifest.train)) if doubtful else set()
+    return {f"{channel} has {GONE}" for channel in doubtful if channel not in there}
+
+
 def _asked(manifest: Manifest) -> str:
     asked = manifest.request
     if asked is None:
         return ""
-    return asked.why if asked.revision is None else f"{asked.why} (to revision {asked.revision or 'none'})"
+    more = [f"to revision {asked.revision or 'none'}"] if asked.revision is not None else []
+    more += [f"by {asked.by}"] if asked.by else []
+    return f"{asked.why} ({', '.join(more)})" if more else asked.why
 
 
 def _stepped_back(manifest: Manifest, now: float) -> str:
@@ -210,6 +235,7 @@ def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int
         settled=ingress.settled,
         inside=sum(known) if len(known) == len(inner) else None,
         dead=_held(depths.get(DEAD, Depth())),
+        lost=max(wagon.lost, sum(d.lost for d in depths.values())),
         workers=workers,
         revision=wagon.revision,
         asleep=wagon.asleep_at is not None,
@@ -236,6 +262,7 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
         settled=w.settled,
         inside=0,
         dead=fact.dead,
+        lost=w.lost,
         workers=0,
         revision=w.revision,
         asleep=False,
@@ -258,21 +285,22 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
     if left_out:
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
+    parts += [Text(f"{w.name} lost {w.lost:,} events", style="bold red") for w in rows if w.lost]
+    parts += [Text(why, style="bold red") for why in view.threatened]
     if view.refusing:
-        parts.append(Text(f"publishers are refused: {view.refusing}", style="bold red"))
+        parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     if view.stepped_back:
-        text = f"the registry stepped back {view.stepped_back}; `why` says what was lost"
-        parts.append(Text(text, style="yellow"))
+        parts.append(Text(f"the registry stepped back {view.stepped_back}; `why` says what was lost", style="yellow"))
     for name, whys in view.open.items():
         count = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"
-        parts.append(Text(text, style="bold red"))
+        parts.append(words(text, "bold red"))
     if view.asked:
-        parts.append(Text(f"a switch is asked for: {view.asked}", style="bold"))
+        parts.append(words(f"a switch is asked for: {view.asked}", "bold"))
     if view.watched:
-        parts.append(Text(f"watched: {view.watched}", style="bold"))
-    parts += [Text(said, style="yellow") for said in _missing(view)]
-    parts += [Text(f"{m.name}: {m.trouble}", style="bold red") for m in view.members if m.trouble]
+        parts.append(words(f"watched: {view.watched}", "bold"))
+    parts += [words(said, "yellow") for said in _missing(view)]
+    parts += [words(f"{m.name}: {m.trouble}", "bold red") for m in view.members if m.trouble]
     if held := sum(m.held for m in view.members):
         text = "workers take nothing: their handlers go on in threads after handler_timeout; `why` says which"
         parts.append(Text(f"{held} {text}", style="yellow"))
@@ -304,9 +332,8 @@ def _head(view: View) -> Text:
     )
     who = f"{count} process{'es' if count > 1 else ''} ({roles})" if count else "no process is alive"
     text = Text(overflow="ellipsis", no_wrap=True)
-    text.append(view.train, style="bold").append(
-        f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}\n"
-    )
+    declared = f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}"
+    text.append(words(view.train, "bold")).append(words(declared)).append("\n")
     text.append(f"{who}, {view.dead or 0:,} dead letters", style="red" if view.dead else "")
     return text
 
@@ -324,7 +351,7 @@ def _row(w: WagonView, wide: bool, coded: bool) -> list[str | Text]:
     return [
         w.name if wide else f"v{w.number}",
         *([w.revision] if coded else []),
-        Text(w.state, style=COLOURS[State(w.state)] if w.state in set(State) else "dim"),
+        words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
         *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
         span(w.age),

@@ -14,10 +14,16 @@ from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..facts import SwitchGivenUp, sentence
 from ..values import check_revision
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
 from .target import reached
 
 Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by", envvar="EVENTWAGON_BY", help="Who asks for it, for the journal. Default: this user at this host."
+    ),
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait for it to be done.")]
 
 
@@ -34,6 +40,7 @@ async def switch(
         typer.Option("--watch-errors", help="Go back when more of the new wagon's handlings fail: 2% or 0.02."),
     ] = None,
     reason: Reason = "by hand",
+    by: By = None,
     timeout: Timeout = 30.0,
 ) -> None:
     """Switch to the next wagon now, whatever the limit says, and wait until it is done.
@@ -47,7 +54,7 @@ async def switch(
     if watch is not None and revision is None:
         raise UsageError("--watch-errors needs --revision: it is new code that is watched")
     async with reached(target, url) as c:
-        old, new = await _switched(c, reason, timeout, revision, watch)
+        old, new = await _switched(c, reason, by, timeout, revision, watch)
         line(f"switched from wagon {old} to wagon {new}" + (f", revision {revision}" if revision else ""))
 
 
@@ -62,14 +69,18 @@ def share(text: str) -> float:
 
 @job
 async def drain(
-    target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "drain, by hand", timeout: Timeout = 300.0
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    reason: Reason = "drain, by hand",
+    by: By = None,
+    timeout: Timeout = 300.0,
 ) -> None:
     """Switch now, then wait until every event published before is handled and its wagons are removed."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     async with reached(target, url) as c:
         await _warn_without(c, "work", "nothing is handled until one is")
-        old, _ = await _switched(c, reason, timeout)
+        old, _ = await _switched(c, reason, by, timeout)
 
         async def left() -> str:
             wagons = [w for w in c.manifest.wagons if w.number <= old and w.active_at is not None]
@@ -87,7 +98,9 @@ async def drain(
 
 
 @job
-async def stop(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", timeout: Timeout = 60.0) -> None:
+async def stop(
+    target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", by: By = None, timeout: Timeout = 60.0
+) -> None:
     """Ask every process that runs the train to end gracefully, and wait until all are gone.
 
     Events go on being stored; they are handled when a process runs again.
@@ -95,7 +108,7 @@ async def stop(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
         before = await c.members()
-        await c.request_stop(reason)
+        await c.request_stop(reason, by=by)
 
         async def gone() -> None:
             while await c.members():  # noqa: ASYNC110 - members have no watch to wait for
@@ -109,10 +122,10 @@ async def stop(target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand
 
 
 async def _switched(
-    c: Connection, reason: str, timeout: float, revision: str | None = None, watch: float | None = None
+    c: Connection, reason: str, by: str | None, timeout: float, revision: str | None = None, watch: float | None = None
 ) -> tuple[int, int]:
     await _warn_without(c, "observe", "the switch is asked for, and made when one is")
-    old = await c.request_switch(reason, revision=revision, watch_errors=watch)
+    old = await c.request_switch(reason, revision=revision, watch_errors=watch, by=by)
     try:
         async with asyncio.timeout(timeout):
             new = await c.wait_answered()
@@ -150,9 +163,9 @@ async def _until(done: Awaitable[None], deadline: float, doing: str, left: Calla
                     raise Ended(Code.NOT_IN_TIME, f"not done in time: {await left()}")
                 if spinner is not None:
                     try:
-                        spinner.update(f"{doing}: {await left()}")
+                        spinner.update(words(f"{doing}: {await left()}"))
                     except EventwagonError as e:
-                        spinner.update(f"{doing}: {e}")
+                        spinner.update(words(f"{doing}: {e}"))
                 await asyncio.wait([task], timeout=min(0.2, deadline - now))
         await task
     finally:

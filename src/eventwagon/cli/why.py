@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..event import Event
 from ..facts import Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
-from .console import DEFAULT_URL, Anchor, AsJson, Url, job, line, local_time, out, say
+from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, line, local_time, out, say
 from .target import reached, registered
+
+_SHOWN = 200
+"""Characters of a dead letter's data."""
 
 
 @job
@@ -33,9 +37,9 @@ async def why(
         console = out()
         for entry in entries:
             if as_json:
-                line(encode_entry(entry).decode())
+                json_line(msgspec.Raw(encode_entry(entry)))
             elif console.is_terminal:
-                console.print(f"[dim]{local_time(entry.at)}[/dim]  {escape(sentence(entry.fact))}")
+                console.print(beside(Text(local_time(entry.at), "dim"), sentence(entry.fact)))
             else:
                 line(f"{local_time(entry.at)}  {sentence(entry.fact)}")
 
@@ -65,27 +69,36 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             seen.add(event.id)
             count += 1
             if as_json:
-                line(msgspec.json.encode(_letter(event)).decode())
+                json_line(_letter(event))
+                continue
+            at, head, *rest = _told(event)
+            if console.is_terminal:
+                console.print(beside(Text(at), head))
+                for text in rest:
+                    console.print(beside(Text("  "), text))
             else:
-                x = event.extensions
-                where = f"wagon {x.get('deadwagon', '?')} {x.get('deadchannel') or 'ingress'}"
-                head = (
-                    f"{local_time(float(x.get('deadat', event.time)))}  {where}, {x.get('deadattempts', '?')} attempts"
-                )
-                console.print(f"{head}  [dim]{event.id}[/dim]", soft_wrap=True)
-                console.print(f"  {escape(x.get('deadbecause', ''))}", soft_wrap=True)
-                console.print(
-                    f"  {event.type} {escape(event.data[:200].decode(errors='replace'))}", soft_wrap=True, style="dim"
-                )
+                line(f"{at}  {head}")
+                for text in rest:
+                    line(f"  {text}")
         if not as_json:
             line(f"{count:,} dead letters")
 
 
+def _told(event: Event) -> tuple[str, ...]:
+    """A dead letter for a person: when, which, why, and how its data begins."""
+    x = event.extensions
+    where = f"wagon {x.get('deadwagon', '?')} {x.get('deadchannel') or 'ingress'}"
+    data = event.data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
+    more = f" … ({len(event.data):,} bytes)" if len(event.data) > 4 * _SHOWN or len(data) == _SHOWN else ""
+    return (
+        local_time(_number(x.get("deadat"), event.time)),
+        f"{where}, {x.get('deadattempts', '?')} attempts  {event.id}",
+        x.get("deadbecause", ""),
+        f"{event.type} {data}{more}",
+    )
+
+
 def _letter(event: Event) -> dict[str, object]:
-    try:
-        data: object = msgspec.json.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        data = event.data  # as Base64
     x = event.extensions
     return {
         "id": event.id,
@@ -94,8 +107,26 @@ def _letter(event: Event) -> dict[str, object]:
         "time": event.time,
         "because": x.get("deadbecause", ""),
         "channel": x.get("deadchannel", ""),
-        "wagon": int(x.get("deadwagon", 0)),
-        "attempts": int(x.get("deadattempts", 0)),
-        "at": float(x.get("deadat", 0)),
-        "data": data,
+        "wagon": int(_number(x.get("deadwagon"), 0)),
+        "attempts": int(_number(x.get("deadattempts"), 0)),
+        "at": _number(x.get("deadat"), 0.0),
+        "data": _data(event.data),
     }
+
+
+def _data(data: bytes) -> object:
+    """JSON as it is, but on one line; anything else as bytes, which become Base64."""
+    try:
+        data.decode()
+        return msgspec.Raw(msgspec.json.format(data, indent=-1))
+    except (ValueError, RecursionError):
+        return data
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    """What a letter says of itself, where that is a number: others may have written it."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise

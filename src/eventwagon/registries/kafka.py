@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from .. import facts
 from .. import manifest as manifests
+from .._kafka.admin import LOG_TIME
 from .._kafka.log import Client, Log, LogGone
 from .._kafka.manifests import CheckIn, Manifests, Outcome, Replace, encode
-from .._kafka.options import Options
-from ..errors import BrokenManifest, BrokerError, Conflict, Unavailable
+from .._kafka.options import LOGGER, Options
+from ..errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -28,8 +30,8 @@ _JOURNAL = ".0journal"
 
 class KafkaRegistry:
     """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1
-    as the cluster has it; `timeout` in s; `config`: options of librdkafka. Members' times are the cluster's. Raises
-    UsageError.
+    as the cluster has it; `timeout` in s; `topic_prefix`, `oauth_cb`: as of KafkaBroker; `config`: options of
+    librdkafka. Members' times are the cluster's. Raises UsageError.
 
     A process needs READ, WRITE, DESCRIBE and CREATE on the topics, and DELETE (to trim them).
     """
@@ -40,10 +42,21 @@ class KafkaRegistry:
         *,
         replication: int = -1,
         timeout: float = 10.0,
+        topic_prefix: str = "",
+        oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
         config: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._options = Options(servers, 1, replication, timeout=timeout, config=config or {}).checked()
+        self._options = Options(
+            servers,
+            1,
+            replication,
+            timeout=timeout,
+            topic_prefix=topic_prefix,
+            config=config or {},
+            oauth_cb=oauth_cb,
+        ).checked()
+        self._prefix = topic_prefix
         self._client: Client | None = None
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
 
@@ -51,7 +64,14 @@ class KafkaRegistry:
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
         """`kafka://host:9092,host2:9092?replication=3&sasl.username=…`. Raises UsageError."""
         o = Options.from_url(url)
-        return cls(o.servers, replication=o.replication, timeout=o.timeout, config=dict(o.config), clock=clock)
+        return cls(
+            o.servers,
+            replication=o.replication,
+            timeout=o.timeout,
+            topic_prefix=o.topic_prefix,
+            config=dict(o.config),
+            clock=clock,
+        )
 
     async def __aenter__(self) -> Self:
         """Connects when it is first used."""
@@ -114,17 +134,18 @@ class KafkaRegistry:
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         if not entries:
             return
-        topic, client = train + _JOURNAL, self._have
+        topic, client = self._prefix + train + _JOURNAL, self._have
         lines = [facts.encode_entry(entry) for entry in entries]
         end = await self._write(topic, lines)
         if end is None:
-            await client.admin.create(topic, 1, {})
+            if not await client.admin.create(topic, 1, {}):
+                await client.admin.check(topic, {})
             end = await self._write(topic, lines, patient=True)
         if end is not None and end > keep:
             await client.admin.trim(topic, end - keep)
 
     async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
-        topic, client = train + _JOURNAL, self._have
+        topic, client = self._prefix + train + _JOURNAL, self._have
         place = (topic, 0)
         starts, ends = await asyncio.gather(client.admin.starts([place]), client.admin.ends([place]))
         at, end = starts[place], ends[place]
@@ -142,7 +163,8 @@ class KafkaRegistry:
 
     async def trains(self) -> Sequence[str]:
         names = await self._have.admin.names()
-        trains = sorted(name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST))
+        form = re.compile(rf"{re.escape(self._prefix)}([a-z][a-z0-9_-]*){re.escape(_MANIFEST)}")
+        trains = sorted(match[1] for name in names if (match := form.fullmatch(name)))
         found = await asyncio.gather(*map(self._exists, trains))
         return [train for train, exists in zip(trains, found, strict=True) if exists]
 
@@ -191,9 +213,9 @@ class KafkaRegistry:
         return found
 
     async def _attach(self, train: str, make: bool) -> _Train | None:
-        topic, client = train + _MANIFEST, self._have
+        topic, client = self._prefix + train + _MANIFEST, self._have
         if make:
-            await client.admin.create(topic, 1, {"message.timestamp.type": "LogAppendTime"})
+            await client.admin.create(topic, 1, LOG_TIME)
         standing = _Train(client, train, topic)
         deadline = time.monotonic() + self._options.timeout
         while True:
@@ -206,6 +228,11 @@ class KafkaRegistry:
                     raise Unavailable(f"Kafka at {self._options.servers}: {e}, though it was made") from None
                 await asyncio.sleep(0.02)
             else:
+                if wrong := await client.admin.unsuitable(topic, LOG_TIME):
+                    if not standing.rule.revision:  # nothing stands there yet that somebody may need
+                        standing.log.leave()
+                        raise StorageBroken(wrong)
+                    LOGGER.warning("%s", wrong)
                 await client.admin.describe(topic, client.sender.producer)
                 return standing
 

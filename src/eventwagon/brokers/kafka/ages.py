@@ -21,7 +21,7 @@ class Ages:
 
     def __init__(self, admin: Admin) -> None:
         few = {"fetch.message.max.bytes": 1024, "queued.min.messages": 1}
-        self._reader = Reader(admin, {**admin.options.consumer(wait=5, queued=1024), **few})
+        self._reader = Reader(admin, {**admin.options.consumer(wait=5, queued=1024, logger=admin.causes), **few})
         self._known: dict[Spot, float | None] = {}
         self._next = 0.0
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
-from ..._kafka.admin import Place
+from ..._kafka.admin import LOG_TIME, Place, unsuitable
 from ..._kafka.options import LOGGER, Options
 from ..._kafka.proposals import Gone, Release, Void, runs_of
 from ..._kafka.reader import Spot
 from ...broker import Capabilities, Depth, Subscription
-from ...errors import ChannelGone, Unavailable
+from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import sealing
-from .names import channels_in, claims_in, claims_topic
-from .publishing import LIMIT
+from .names import Names
+from .publishing import LIMIT, PROBES_ONLY, Topic
 from .subscription import KafkaSubscription
 from .wagon import Wagon
 from .wagons import Wagons
@@ -33,8 +33,9 @@ _PAGE = 2000  # messages that a browse reads at once
 class KafkaBroker:
     """A Kafka cluster (3.0 or later). `servers`: host:port,host:port; `partitions` of a new channel: with more than
     one, events come in no order; `replication`: copies of new topics, -1 as the cluster has it; `timeout` in s;
-    `cache`: bytes of events that are read ahead; `config`: options of librdkafka, such as security.protocol. Raises
-    UsageError.
+    `cache`: bytes of events that are read ahead; `topic_prefix`: begins the name of each topic; `oauth_cb`: a plain
+    function that gives tokens for SASL/OAUTHBEARER, called from any thread (see confluent_kafka); `config`: options of
+    librdkafka, such as security.protocol. Raises UsageError.
 
     A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; who switches and removes also
     CREATE, DELETE and ALTER_CONFIGS.
@@ -49,10 +50,22 @@ class KafkaBroker:
         max_message_bytes: int = 1_048_588,
         timeout: float = 10.0,
         cache: int = 32 * 1024 * 1024,
+        topic_prefix: str = "",
+        oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
         config: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._options = Options(servers, partitions, replication, max_message_bytes, timeout, config or {}).checked()
+        self._options = Options(
+            servers,
+            partitions,
+            replication,
+            max_message_bytes,
+            timeout,
+            topic_prefix=topic_prefix,
+            config=config or {},
+            oauth_cb=oauth_cb,
+        ).checked()
+        self._names = Names(topic_prefix)
         self._cache = cache
         self.capabilities = Capabilities(
             fences=True,
@@ -76,6 +89,7 @@ class KafkaBroker:
             replication=o.replication,
             max_message_bytes=o.max_message_bytes,
             timeout=o.timeout,
+            topic_prefix=o.topic_prefix,
             config=dict(o.config),
             clock=clock,
         )
@@ -101,19 +115,18 @@ class KafkaBroker:
 
     def name_of(self, channel: Channel) -> str:
         """See Named. Its topic."""
-        return str(channel)
+        return self._names.topic(channel)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         async with self._have.few:
             await self._create(channel)
 
     async def _create(self, channel: Channel) -> None:
-        admin, topic = self._have.admin, str(channel)
-        log = {"message.timestamp.type": "LogAppendTime"}
+        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
         events = {LIMIT: str(self._options.max_message_bytes)}
         self._have.publisher.forget(channel)
-        _, new = await asyncio.gather(
-            admin.create(claims_topic(channel), 1, log), admin.create(topic, self._options.partitions, events)
+        new_log, new = await asyncio.gather(
+            admin.create(log, 1, LOG_TIME), admin.create(topic, self._options.partitions, events)
         )
 
         async def ready() -> None:
@@ -121,6 +134,10 @@ class KafkaBroker:
             if metadata is None or any(p.leader < 0 for p in metadata.partitions.values()):
                 raise Unavailable(f"topic {topic} has no leader yet")
             wagon = await self._have.of(channel)
+            if not new_log:
+                await admin.check(log, LOG_TIME)
+            if not new:
+                await self._check(channel, topic)
             await admin.describe(topic)
             places = [(topic, p) for p in metadata.partitions]
             ends = await admin.ends(places)
@@ -129,12 +146,23 @@ class KafkaBroker:
 
         await self._patiently(ready, f"channel {channel} does not take writes")
 
+    async def _check(self, channel: Channel, topic: str) -> None:
+        """A topic that was there before must keep what it holds, and take what we publish. Raises StorageBroken."""
+        found = await self._have.admin.configuration(topic)
+        if found is None:
+            return
+        sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
+        # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
+        size = {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
+        if wrong := unsuitable(self._options.servers, topic, found, size):
+            raise StorageBroken(wrong)
+
     async def _prove(self, wagon: Wagon, channel: Channel, partitions: Sequence[int]) -> None:
         """Write a probe to each: it takes writes, or is sealed."""
         client, probes = self._have.client, list[tuple[int, int]]()
         done = await asyncio.gather(
             *(
-                sealing.probe(client.admin, client.sender, channel, p, lambda *at: probes.append(at))
+                sealing.probe(client.admin, client.sender, self._names.topic(channel), p, lambda *at: probes.append(at))
                 for p in partitions
             ),
             return_exceptions=True,
@@ -167,14 +195,15 @@ class KafkaBroker:
         await self._have.publisher.publish(channel, events)
 
     async def seal(self, channel: Channel) -> None:
-        metadata = await self._have.admin.describe(str(channel))
+        topic = self._names.topic(channel)
+        metadata = await self._have.admin.describe(topic)
         if metadata is None:
             return
         client, probes = self._have.client, list[tuple[int, int]]()
         copies = max((len(p.replicas) for p in metadata.partitions.values()), default=1)
         count = len(metadata.partitions)
         try:
-            await sealing.seal(client.admin, client.sender, channel, count, copies, lambda *at: probes.append(at))
+            await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
             self._have.publisher.sealed(channel)
         except sealing.Gone:
             return
@@ -184,7 +213,7 @@ class KafkaBroker:
                 await self._void(wagon, channel, probes)
 
     async def delete(self, channel: Channel) -> None:
-        admin, topic, log = self._have.admin, str(channel), claims_topic(channel)
+        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
         self._have.publisher.forget(channel)
         names = await admin.names()
         if topic in names and log in names:
@@ -193,22 +222,23 @@ class KafkaBroker:
         await admin.delete(topic)
         if (attached := self._have.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
             feed.end()
-        left = [c for c in channels_in(await admin.names(), channel.train) if c.wagon == channel.wagon and c != channel]
+        standing = self._names.channels_in(await admin.names(), channel.train)
+        left = [c for c in standing if c.wagon == channel.wagon and c != channel]
         if not left:
             await admin.delete(log)
             self._have.forget(channel)
 
     async def channels(self, train: str) -> Sequence[Channel]:
         names = await self._have.admin.names()
-        found = channels_in(names, train)
+        found = self._names.channels_in(names, train)
         await self._remove_orphans(names, train, {c.wagon for c in found})
         return found
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:
         """Claims logs whose wagon has no channel, and had none a while ago."""
         now = asyncio.get_running_loop().time()
-        alone = {claims_topic(c): c for c in claims_in(names, train) if c.wagon not in wagons}
-        for gone in [t for t, _ in self._orphans.items() if t not in alone and t.startswith(train)]:
+        alone = {self._names.claims(c): c for c in self._names.claims_in(names, train) if c.wagon not in wagons}
+        for gone in [t for t in self._orphans if t not in alone and self._names.claims_in([t], train)]:
             del self._orphans[gone]
         for topic, channel in alone.items():
             if now - self._orphans.setdefault(topic, now) > _ORPHAN:
@@ -248,9 +278,11 @@ class KafkaBroker:
     # --- figures ----------------------------------------------------------------------------
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        wagons, partitions = await self._known(channels)
+        wagons, topics = await self._known(channels)
+        partitions = {c: topic.partitions for c, topic in topics.items()}
         settled, ends = await self._have.totals(wagons.values(), partitions)
-        depths = {c: self._depth(wagons[c.train, c.wagon], c, partitions[c], settled[c], ends) for c in partitions}
+        await self._look_for_losses(wagons, partitions, ends)
+        depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
         # whoever decides on ages decides on the ingress's: the others are spared the reading
         spots = {
             c: self._spots(wagons[c.train, c.wagon], c, partitions[c], ends)
@@ -264,31 +296,58 @@ class KafkaBroker:
                 depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
         return [depths.get(c, Depth()) for c in channels]
 
+    async def _look_for_losses(
+        self,
+        wagons: Mapping[tuple[str, int], Wagon],
+        partitions: Mapping[Channel, int],
+        ends: Mapping[Place, int | None],
+    ) -> None:
+        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is told."""
+        asked = dict[Place, Channel]()
+        for channel, count in partitions.items():
+            claims = wagons[channel.train, channel.wagon].channel(channel.name)
+            for place in ((self._names.topic(channel), p) for p in range(count)):
+                part = claims.partition(place[1])
+                if part.taken or part.fresh < (ends[place] or 0):
+                    asked[place] = channel
+        if not asked:
+            return
+        for (topic, p), start in (await self._have.admin.starts(asked)).items():
+            channel = asked[topic, p]
+            wagon = wagons[channel.train, channel.wagon]
+            if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
+                with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
+                    await wagon.lose(channel, runs, f"what stood before offset {start} of {topic}, partition {p}")
+
     def _spots(self, wagon: Wagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """Where the oldest and the newest event that waits stand, by each partition's order."""
-        claims, topic, now = wagon.channel(channel.name), str(channel), wagon.log.now
+        claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
         spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
         return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
 
-    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[tuple[str, int], Wagon], dict[Channel, int]]:
-        """The wagons of those channels that exist, and the channels' partitions."""
-        topics = await asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True)
-        followed = await asyncio.gather(*map(self._have.of, channels), return_exceptions=True)
+    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[tuple[str, int], Wagon], dict[Channel, Topic]]:
+        """The wagons of those channels that exist, and the channels' topics."""
+        topics, followed = await asyncio.gather(
+            asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True),
+            asyncio.gather(*map(self._have.of, channels), return_exceptions=True),
+        )
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
                 raise one
-        wagons, partitions = dict[tuple[str, int], Wagon](), dict[Channel, int]()
+        wagons, found = dict[tuple[str, int], Wagon](), dict[Channel, Topic]()
         for channel, topic, wagon in zip(channels, topics, followed, strict=True):
             if not isinstance(topic, BaseException) and not isinstance(wagon, BaseException):
                 wagons[channel.train, channel.wagon] = wagon
-                partitions[channel] = topic.partitions
-        return wagons, partitions
+                found[channel] = topic
+        return wagons, found
 
-    def _depth(self, wagon: Wagon, channel: Channel, count: int, settled: int, ends: dict[Place, int | None]) -> Depth:
+    def _depth(
+        self, wagon: Wagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
+    ) -> Depth:
         claims = wagon.channel(channel.name)
-        published = -claims.voids
-        for partition in range(count):
-            end = ends[str(channel), partition]
+        published = -claims.voids - claims.lost
+        for partition in range(topic.partitions):
+            end = ends[topic.name, partition]
             if end is None:
                 self._have.publisher.forget(channel)
                 return Depth()
@@ -300,12 +359,15 @@ class KafkaBroker:
             settled=settled,
             waiting=max(0, published - claims.settled - in_flight),
             in_flight=in_flight,
+            lost=claims.lost,
+            trouble="; ".join(filter(None, (topic.trouble, "" if channel.name else wagon.in_trouble))),
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
         wagon = await self._have.of(channel)
         topic = await self._have.publisher.topic(channel)
-        _, ends = await self._have.totals([wagon], {channel: topic.partitions})
+        await self._have.totals([wagon], {channel: topic.partitions})
+        ends = await self._have.admin.ends(self._have.places({channel: topic.partitions}), stable=True)
         claims = wagon.channel(channel.name)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
         for p, held, fresh in pieces:

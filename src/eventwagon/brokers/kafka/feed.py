@@ -76,6 +76,7 @@ class Feed:
     def __init__(
         self,
         channel: Channel,
+        topic: str,
         partitions: int,
         claims: Claims,
         tail: Tail,
@@ -83,7 +84,7 @@ class Feed:
         room: Callable[[], int],
     ) -> None:
         self.channel = channel
-        self.topic = str(channel)
+        self.topic = topic
         self.users = 0
         self.asked = 0
         """Events that are being claimed right now."""
@@ -110,7 +111,9 @@ class Feed:
                     first = await self._reader.range(self.topic, number, lane.position, stop, _FIRST, room)
                     self._take_in(lane, first)
         for lane in self.lanes:
-            self._tail.follow(self.topic, lane.number, lane.position, partial(self._read, lane))
+            self._tail.follow(
+                self.topic, lane.number, lane.position, partial(self._read, lane), partial(self._read_to, lane)
+            )
             if lane.paused:  # asked for before the tail had it
                 self._tail.pause(self.topic, lane.number)
 
@@ -171,6 +174,12 @@ class Feed:
 
     def _read(self, lane: Lane, messages: list[Message]) -> None:
         if self.lanes and self._take_in(lane, messages):
+            self.wake()
+
+    def _read_to(self, lane: Lane, end: int) -> None:
+        """Nothing is left to read before `end`: what was left out there is no message, but is to be claimed as one."""
+        if self.lanes and end > lane.position:
+            lane.position = end
             self.wake()
 
     def _take_in(self, lane: Lane, messages: list[Message]) -> bool:
@@ -239,6 +248,15 @@ class Feed:
             lane.keep([m for m, _, _ in messages if len(self.lanes) == 1 or m.partition() == lane.number], keep)
             self._mind_room(lane)
         return Taken(messages, missing)
+
+    def lost(self, runs: Sequence[Run]) -> None:
+        """These are given out no more."""
+        for lane in self.lanes:
+            for p, start, stop in runs:
+                if p == lane.number:
+                    lane.drop(start, stop)
+            self._mind_room(lane)
+        self.wake()
 
     def settled(self, runs: Sequence[Run]) -> None:
         """These need not be kept."""

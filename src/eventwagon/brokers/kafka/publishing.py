@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from ..._kafka.admin import Admin
-from ..._kafka.options import BATCH
+from ..._kafka.admin import Admin, unsuitable
+from ..._kafka.options import BATCH, LOGGER
 from ..._kafka.sender import Sender, failure
 from ..._kafka.trouble import absent, cause
 from ...errors import BrokerError, ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
+from .names import Names
 from .wire import encode, size
 
 _FRAME = 512  # bytes of a batch beside its records, generously
@@ -32,34 +33,38 @@ _turns = itertools.count()
 class Topic:
     """What this process knows of one channel's topic."""
 
-    def __init__(self, name: str, partitions: int, limit: int) -> None:
+    def __init__(self, channel: Channel, name: str, partitions: int, limit: int) -> None:
+        self.channel = channel
         self.name = name
         self.partitions = partitions
         self.limit = limit
         """Bytes of the largest batch that it takes."""
         self.sealed = limit <= PROBES_ONLY
+        self.trouble = ""
+        """What of its configuration loses events."""
 
 
 class Publisher:
     """Publishes to any channel. `warm` makes a topic known to the producer, so that its first send is a fast one."""
 
-    def __init__(self, admin: Admin, *, linger: float) -> None:
+    def __init__(self, admin: Admin, names: Names, *, linger: float) -> None:
         self._admin = admin
+        self._names = names
         self._linger = linger
-        self.sender = Sender(admin.options.producer(linger=linger))
+        self.sender = Sender(admin.options.producer(linger=linger, logger=admin.causes))
         self._smaller: dict[int, Sender] = {}  # for topics that take only smaller batches
         self._topics: dict[str, Topic] = {}
         self._asked: dict[str, asyncio.Task[Topic | None]] = {}
 
     async def topic(self, channel: Channel) -> Topic:
         """The channel's topic, known to the producer. Raises ChannelGone, Unavailable, StorageBroken."""
-        name = str(channel)
+        name = self._names.topic(channel)
         known = self._topics.get(name)
         if known is not None:
             return known
         task = self._asked.get(name)
         if task is None:
-            task = self._asked[name] = asyncio.create_task(self._look(name))
+            task = self._asked[name] = asyncio.create_task(self._look(channel, name))
             task.add_done_callback(lambda _: self._asked.pop(name, None))
         found = await asyncio.shield(task)
         if found is None:
@@ -68,11 +73,11 @@ class Publisher:
 
     def forget(self, channel: Channel) -> None:
         """It was deleted, or made anew."""
-        self._topics.pop(str(channel), None)
+        self._topics.pop(self._names.topic(channel), None)
 
     def sealed(self, channel: Channel) -> None:
         """It was sealed."""
-        if topic := self._topics.get(str(channel)):
+        if topic := self._topics.get(self._names.topic(channel)):
             topic.sealed = True
 
     async def close(self) -> None:
@@ -84,20 +89,37 @@ class Publisher:
             return self.sender
         sender = self._smaller.get(topic.limit)
         if sender is None:
-            options = self._admin.options.producer(linger=self._linger, batch=max(1, topic.limit - _FRAME))
+            options = self._admin.options.producer(
+                linger=self._linger, batch=max(1, topic.limit - _FRAME), logger=self._admin.causes
+            )
             sender = self._smaller[topic.limit] = Sender(options)
         return sender
 
-    async def _look(self, name: str) -> Topic | None:
-        metadata, limit = await asyncio.gather(
-            self._admin.describe(name, self.sender.producer), self._admin.option(name, LIMIT)
+    async def _look(self, channel: Channel, name: str) -> Topic | None:
+        metadata, found = await asyncio.gather(
+            self._admin.describe(name, self.sender.producer), self._admin.configuration(name)
         )
         if metadata is None:
             return None
-        topic = Topic(name, len(metadata.partitions), int(limit or self._admin.options.max_message_bytes))
+        limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
+        topic = Topic(channel, name, len(metadata.partitions), limit)
+        self._judge(topic, found or {})
         if topic.partitions:
             self._topics[name] = topic
         return topic
+
+    async def look_again(self) -> None:
+        """Whether the topics that are known still keep what they hold. Raises Unavailable, StorageBroken."""
+        for name, topic in list(self._topics.items()):
+            found = await self._admin.configuration(name)
+            if found is not None and self._topics.get(name) is topic:
+                self._judge(topic, found)
+
+    def _judge(self, topic: Topic, found: Mapping[str, str]) -> None:
+        trouble = unsuitable(self._admin.options.servers, topic.name, found, {}) if found else ""
+        if trouble and trouble != topic.trouble:
+            LOGGER.warning("%s", trouble)
+        topic.trouble = trouble
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """As `Broker.publish`."""
@@ -154,9 +176,10 @@ class Publisher:
         elif not sending.stored and await self._is_gone(topic):
             self.forget(channel)
             raise ChannelGone(f"channel {channel} does not exist (any more)")
+        why = self._admin.why(first)
         raise PublishUncertain(
             f"{where}: {len(errors)} of {len(events)} events were not acknowledged: {first.str()} ({first.name()}); they may "
-            "be stored: publish them again with the same ids"
+            f"be stored: publish them again with the same ids{f'; {why}' if why else ''}"
         )
 
     async def _is_gone(self, topic: Topic) -> bool:

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 from ..._kafka.claims import Grant
+from ..._kafka.options import LOGGER
 from ..._kafka.proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
 from ...broker import Delivery
+from ...errors import BrokerError
 from ...event import Channel
 from .feed import Feed
 from .wagon import Wagon
@@ -97,7 +99,7 @@ class KafkaSubscription:
             self._give_back(proposed)
             raise
         got: list[Delivery] = []
-        nothing = taken.missing
+        nothing: list[tuple[int, int]] = []
         for message, attempt, claim in taken.messages:
             event = decode(message)
             partition, offset = message.partition(), message.offset()
@@ -107,7 +109,36 @@ class KafkaSubscription:
                 got.append(Delivery(event, attempt, (partition, offset, claim), grants[0].suspect))
         if nothing:
             self._wagon.propose(Void(self._name, runs_of(nothing)))
+        if taken.missing:
+            try:
+                await self._leave_out(taken.missing, grants)
+            except BrokerError as e:  # who meets them next tries again
+                LOGGER.debug("channel %s: offsets without an event are left for later: %s", feed.channel, e)
+            except BaseException:
+                self._give_back(proposed)
+                raise
         return got
+
+    async def _leave_out(self, missing: list[tuple[int, int]], grants: Sequence[Grant]) -> None:
+        """No messages stand there. Before the partition's beginning they were removed, and so they were, maybe, where the
+        topic is compacted; elsewhere these are the traces of transactions."""
+        wagon, feed, admin = self._wagon, self._feed, self._wagon.client.admin
+        places = {(feed.topic, p) for p, _ in missing}
+        try:
+            starts, policy = await asyncio.gather(admin.starts(places), admin.option(feed.topic, "cleanup.policy"))
+        except BrokerError:
+            starts, policy = {}, None
+        compacted = "compact" in (policy or "")
+        lost = [(p, o) for p, o in missing if compacted or o < (starts.get((feed.topic, p)) or 0)]
+        if not starts or lost:  # they are ours until they are given back: what is held is not lost
+            claims = {(g.partition, o): g.claim for g in grants for o in range(g.start, g.stop)}
+            gone = missing if not starts else lost
+            wagon.propose(Release(self._name, held_of((*at, claims[at]) for at in gone), 0, False))
+        if starts and (traces := sorted(set(missing).difference(lost))):
+            wagon.propose(Void(self._name, runs_of(traces)))
+        if lost:
+            what = f"offsets {min(o for _, o in lost)} to {max(o for _, o in lost)} of {feed.topic}"
+            await wagon.lose(feed.channel, runs_of(lost), what)
 
     def _give_back(self, proposed: asyncio.Future[list[Grant]]) -> None:
         """Nobody waits for what was claimed any more: it need not run out first."""

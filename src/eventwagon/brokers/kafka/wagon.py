@@ -8,11 +8,12 @@ from typing import Any
 
 from ..._kafka.claims import ChannelClaims, Claims, Grant
 from ..._kafka.log import Client, Log, LogGone
-from ..._kafka.proposals import Claim, Gone, Op, Release, encode
+from ..._kafka.options import LOGGER
+from ..._kafka.proposals import Claim, Gone, Op, Release, Run, Void, encode
 from ...errors import ChannelGone
 from ...event import Channel
 from .feed import Feed
-from .names import claims_topic
+from .names import Names
 
 _EVERY = 20_000  # records from one snapshot of the claims to the next
 _AT_ONCE = 50  # proposals in one record
@@ -21,17 +22,29 @@ _AT_ONCE = 50  # proposals in one record
 class Wagon:
     """Attach it before use."""
 
-    def __init__(self, client: Client, channel: Channel, look: Callable[[Channel], None]) -> None:
+    def __init__(self, client: Client, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
+        self.client = client
         self.train = channel.train
         self.number = channel.wagon
         self.claims = Claims()
-        self.log = Log(client, claims_topic(channel), self.claims, every=_EVERY, applied=self._applied)
+        self.log = Log(client, names.claims(channel), self.claims, every=_EVERY, applied=self._applied)
         self.feeds: dict[str, Feed] = {}
         self.missed = 0
         """Looks in a row that did not find the log."""
+        self.trouble = ""
+        """What of the log's configuration loses claims."""
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Op, asyncio.Future[list[Grant]]]] = []
+
+    @property
+    def in_trouble(self) -> str:
+        """What loses claims, or has lost some."""
+        rebuilt = (
+            f"topic {self.log.topic} lost its beginning, by retention or by somebody's hand, and was rebuilt from what was "
+            "left: events that were settled may have come again"
+        )
+        return "; ".join(filter(None, (self.trouble, rebuilt if self.claims.rebuilt else "")))
 
     def channel(self, name: str) -> ChannelClaims:
         """The claims of one channel."""
@@ -45,6 +58,20 @@ class Wagon:
             self._loop.call_soon(self._flush)
         self._waiting.append((op, done))
         return done
+
+    async def lose(self, channel: Channel, runs: list[Run], what: str) -> None:
+        """These were removed before they were settled: store that, and tell how many. Raises ChannelGone, Unavailable."""
+        claims = self.channel(channel.name)
+        before = claims.lost
+        await self.propose(Void(channel.name, runs, lost=True))
+        if (count := claims.lost - before) > 0:
+            LOGGER.warning(
+                "channel %s lost %d events that nobody had settled: %s was removed, by retention or by somebody; see to "
+                "it that retention.ms and retention.bytes are -1, cleanup.policy is delete, and nobody deletes records",
+                channel,
+                count,
+                what,
+            )
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -77,6 +104,9 @@ class Wagon:
                     feed.claimed_by_others(grants)
             elif isinstance(op, Release):
                 feed.wake()
+            elif isinstance(op, Void):
+                if op.lost:
+                    feed.lost(op.runs)
             elif isinstance(op, Gone):
                 self._look(feed.channel)
 

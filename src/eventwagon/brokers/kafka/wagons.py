@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from ..._kafka.admin import Place
+from ..._kafka.admin import LOG_TIME, Place
 from ..._kafka.log import Client, LogGone
 from ..._kafka.options import LOGGER, Options
 from ..._kafka.reader import Reader
@@ -15,10 +15,12 @@ from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .ages import Ages
 from .feed import Feed
+from .names import Names
 from .publishing import Publisher
 from .wagon import Wagon
 
 _LOOK = 1.0  # s between two looks whether what is followed still exists
+_LOOK_CLOSER = 60  # looks from one at the configuration to the next
 _SURE = 2  # looks that find nothing before a topic counts as gone: one broker may not know yet of what is new
 _LINGER = 0.2  # ms that the producer gathers a batch
 
@@ -27,14 +29,18 @@ class Wagons:
     """All that stands while a broker is entered. Belongs to the event loop that made it."""
 
     def __init__(self, options: Options, cache: int) -> None:
+        self.names = Names(options.topic_prefix)
         self.client = Client(options, "claims")
         self.admin = self.client.admin
-        self.publisher = Publisher(self.admin, linger=_LINGER)
-        self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192))
+        self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
+        causes = self.admin.causes
+        self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192, logger=causes))
         self.few = asyncio.Semaphore(8)
         """Channels that are made at once: a cluster makes one topic after the other, and has its own work too."""
         self.ages = Ages(self.admin)
-        self._tail = Tail(options.consumer(wait=50), "eventwagon-kafka-events")
+        self._tail = Tail(
+            {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
+        )
         self._cache = cache
         self._wagons: dict[tuple[str, int], asyncio.Task[Wagon]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -89,10 +95,11 @@ class Wagons:
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed  # made meanwhile by another consumer
-        feed = Feed(channel, topic.partitions, wagon.claims, self._tail, self.reader, self._room)
+        feed = Feed(channel, topic.name, topic.partitions, wagon.claims, self._tail, self.reader, self._room)
         wagon.feeds[channel.name] = feed
         try:
-            await feed.start([ends[place] or 0 for place in places])
+            stable = await self.admin.ends(places, stable=True)
+            await feed.start([stable[place] or 0 for place in places])
         except BaseException:
             feed.end()
             del wagon.feeds[channel.name]
@@ -110,7 +117,11 @@ class Wagons:
                 await logs[place].log.sync(end)
         named = {(wagon.train, wagon.number): wagon for wagon in logs.values()}
         settled = {c: named[c.train, c.wagon].channel(c.name).settled for c in partitions}
-        return settled, await self.admin.ends([(str(c), p) for c, count in partitions.items() for p in range(count)])
+        return settled, await self.admin.ends(self.places(partitions))
+
+    def places(self, partitions: Mapping[Channel, int]) -> list[Place]:
+        """Each partition of these channels."""
+        return [(self.names.topic(c), p) for c, count in partitions.items() for p in range(count)]
 
     def look_soon(self, channel: Channel) -> None:
         """Somebody says that this channel is about to go: look, and look again."""
@@ -124,7 +135,7 @@ class Wagons:
             self._start(look())
 
     async def _attach(self, channel: Channel) -> Wagon:
-        wagon = Wagon(self.client, channel, self.look_soon)
+        wagon = Wagon(self.client, channel, self.names, self.look_soon)
         try:
             await wagon.log.attach()
         except LogGone:
@@ -132,9 +143,25 @@ class Wagons:
         return wagon
 
     async def _watch(self) -> None:
+        turn = 0
         while True:
             await asyncio.sleep(_LOOK)
             await self._look()
+            turn += 1
+            if turn % _LOOK_CLOSER == 0:
+                await self._look_closer()
+
+    async def _look_closer(self) -> None:
+        """Whether what is used here still keeps what it holds: somebody may have changed its configuration."""
+        try:
+            await self.publisher.look_again()
+            for wagon in self._live():
+                trouble = await self.admin.unsuitable(wagon.log.topic, LOG_TIME)
+                if trouble and trouble != wagon.trouble:
+                    LOGGER.warning("%s", trouble)
+                wagon.trouble = trouble
+        except BrokerError as e:
+            LOGGER.debug("could not look at the configuration of topics: %s", e)
 
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are."""

@@ -1,21 +1,18 @@
-"""An event as a Kafka message: CloudEvents 1.0, Kafka protocol binding 1.0.2, binary mode; reading takes structured mode
-and messages that are no CloudEvents, too.
+"""An event as a Kafka message: CloudEvents 1.0, Kafka protocol binding 1.0.2, binary mode; reading takes structured and
+batch mode and messages that are no CloudEvents, too.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
 """
 
 from __future__ import annotations
 
-import base64
-from datetime import UTC, datetime
 from functools import lru_cache
-from math import floor
-from typing import Any
 
-import msgspec
 from confluent_kafka import Message
 
-from ...event import BINARY, JSON, Event
+from ...cloudevents import known, read, rfc3339, undecodable
+from ...event import Event
+from ...text import said
 
 PROBE = "0probe"
 """The one header of a message that is no event: written to see whether a partition takes writes."""
@@ -33,7 +30,7 @@ def encode(event: Event) -> tuple[str | None, list[tuple[str, str | bytes | None
         ("ce_id", event.id),
         ("ce_source", event.source),
         ("ce_type", event.type),
-        ("ce_time", _rfc3339(event.time)),
+        ("ce_time", rfc3339(event.time)),
         ("content-type", event.content_type),
     ]
     key = event.subject
@@ -53,116 +50,36 @@ def size(event: Event) -> int:
 
 
 def decode(message: Message) -> Event | None:
-    """The event; None for a probe. What a foreign client left out is filled in: the time by the message's, the id by its
-    position."""
-    headers: list[tuple[str, bytes]] | None = message.headers()  # type: ignore[assignment]
+    """The event; None for a probe. See `cloudevents.read` for what others wrote. Never raises."""
     data: bytes = message.value() or b""
-    if not headers:
-        return _plain(message, data)
-    if headers[0][0] == PROBE:
+    try:
+        headers: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]
+    except Exception as e:  # noqa: BLE001 - the client reads their names as UTF-8
+        return undecodable(data, (), position=_position(message), written=_written(message), because=said(e))
+    if headers and headers[0][0] == PROBE:
         return None
     if len(headers) == len(_OURS):
-        (first, _), (second, name), (third, source), (fourth, kind), (fifth, at), (sixth, content) = headers
-        if (first, second, third, fourth, fifth, sixth) == _OURS:
-            return Event(
-                name.decode(), _word(kind), _word(source), _seconds(_word(at), message), data, None, _word(content)
-            )  # fmt: skip
-    found: dict[str, str] = {}
-    content_type = JSON
-    for key, value in headers:
-        if key[:3] == "ce_":
-            found[key[3:]] = _text(value)
-        elif key == "content-type":
-            content_type = _text(value)
-    if not found:
-        if content_type.startswith("application/cloudevents+json"):
-            return _structured(message, data)
-        return _plain(message, data, content_type)
-    return _event(message, found, data, content_type)
-
-
-def _event(message: Message, found: dict[str, str], data: bytes, content_type: str) -> Event:
-    found.pop("specversion", None)
-    pop = found.pop
-    name, kind, source = pop("id", None), pop("type", None), pop("source", None)
-    at, subject = pop("time", None), pop("subject", None)
-    return Event(
-        name or _position(message),
-        kind or "message",
-        source or f"kafka:{message.topic()}",
-        _seconds(at, message),
-        data,
-        subject,
-        content_type,
-        found,
-    )
-
-
-def _plain(message: Message, data: bytes, content_type: str = JSON) -> Event:
-    return _event(message, {}, data, content_type)
-
-
-def _structured(message: Message, data: bytes) -> Event:
-    try:
-        document: Any = msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        return _plain(message, data, "application/cloudevents+json")
-    if not isinstance(document, dict):
-        return _plain(message, data, "application/cloudevents+json")
-    content_type = str(document.pop("datacontenttype", JSON))
-    body = document.pop("data", None)
-    if "data_base64" in document:
-        content_type = BINARY if content_type == JSON else content_type
-        try:
-            payload = base64.b64decode(str(document.pop("data_base64")))
-        except ValueError:
-            return _plain(message, data, "application/cloudevents+json")
-    elif isinstance(body, str) and "json" not in content_type:
-        payload = body.encode()
-    else:
-        payload = b"" if body is None else msgspec.json.encode(body)
-    return _event(message, {str(k): str(v) for k, v in document.items() if v is not None}, payload, content_type)
+        (first, spec), (second, name), (third, source), (fourth, kind), (fifth, at), (sixth, content) = headers
+        if (first, second, third, fourth, fifth, sixth) == _OURS and spec == b"1.0":
+            try:
+                event = known(name.decode(), _word(kind), _word(source), _word(at), data, _word(content))  # type: ignore[union-attr]
+            except (UnicodeDecodeError, AttributeError):  # no text, or a header without a value
+                event = None
+            if event is not None:
+                return event
+    return read(headers, data, position=_position(message), written=_written(message))
 
 
 def _position(message: Message) -> str:
     return f"{message.topic()}/{message.partition()}/{message.offset()}"
 
 
-@lru_cache(256)
-def _word(value: bytes) -> str:
-    """What comes again and again: types, sources, times."""
-    return value.decode("utf-8", "replace")
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-
-
-@lru_cache(64)  # what is published together has one time
-def _rfc3339(seconds: float) -> str:
-    whole = floor(seconds)
-    fraction = round((seconds - whole) * 1e6)
-    if fraction == 1_000_000:
-        whole, fraction = whole + 1, 0
-    return f"{_second(whole)}.{fraction:06d}Z"
-
-
-@lru_cache(64)
-def _second(whole: int) -> str:
-    return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
-
-
-@lru_cache(64)
-def _parsed(text: str) -> float | None:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _seconds(text: str | None, message: Message) -> float:
-    if text and (at := _parsed(text)) is not None:
-        return at
+def _written(message: Message) -> float:
     kind, milliseconds = message.timestamp()
     return milliseconds / 1000 if kind else 0.0
+
+
+@lru_cache(256)
+def _word(value: bytes | None) -> str:
+    """What comes again and again: types, sources, times."""
+    return value.decode()  # type: ignore[union-attr]

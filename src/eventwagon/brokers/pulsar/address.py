@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
+from ... import redaction
 from ...errors import UsageError
 from ...event import Channel
+from ...values import split_url
 
 SUBSCRIPTION = "eventwagon"
 """The one subscription that consumers share."""
@@ -51,9 +53,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Address:
     """Take `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…` apart. Raises UsageError."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    shown = parts._replace(query="", netloc=parts.netloc.rpartition("@")[2]).geturl()  # options may hold secrets
+    shown = redaction.shown(parts._replace(query="").geturl())
     if unknown := given.keys() - set(_KNOWN):
         raise UsageError(
             f"{shown}: unknown option {', '.join(sorted(unknown))}; {parts.scheme} knows {', '.join(_KNOWN)}"
@@ -66,7 +68,8 @@ def parse(url: str) -> Address:
     tenant, namespace = pieces or ("public", "default")
     secure = parts.scheme == "pulsar+ssl"
     admin = given.get("admin") or f"{'https' if secure else 'http'}://{parts.hostname}:{8443 if secure else 8080}"
-    if urlsplit(admin).scheme not in ("http", "https") or not urlsplit(admin).netloc:
+    at = split_url(admin)
+    if at.scheme not in ("http", "https") or not at.netloc:
         raise UsageError(
             f"{shown}: admin={admin!r}: give the URL of the admin API, say admin=http://{parts.hostname}:8080"
         )

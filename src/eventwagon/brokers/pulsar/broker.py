@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from ...broker import Capabilities, Depth
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
+from ...text import said
 from .address import Address, parse
 from .admin import Admin
 from .browse import messages
@@ -20,7 +21,7 @@ from .consumer import Attachment, Subscription
 from .native import Native, Refused, error, log
 from .positions import Snapshot
 from .producer import Sender
-from .wire import event_from
+from .wire import event_of
 
 MOST_BYTES = 5 * 1024 * 1024
 """What a server takes as it comes (maxMessageSize). One set lower refuses by itself."""
@@ -162,7 +163,7 @@ class PulsarBroker:
             try:
                 await self._admin.unload(channel)
             except BrokerError as trouble:
-                log.warning("%s takes no new consumers until it is unloaded: %s", channel, trouble)
+                log.warning("%s takes no new consumers until it is unloaded: %s", channel, said(trouble))
         else:
             self._native.spawn(self._native.end(*parts))
 
@@ -274,13 +275,7 @@ class PulsarBroker:
                     position = (handle.ledger_id(), handle.entry_id())
                     if found.is_settled(position):
                         continue
-                    try:
-                        given = message.properties()
-                    except UnicodeDecodeError:
-                        given = {}
-                    name = f"{channel}/{position[0]}:{position[1]}:{handle.batch_index()}"
-                    published = message.publish_timestamp() / 1000
-                    yield event_from(given, message.data(), position=name, published=published)
+                    yield event_of(message, channel)
         except Refused as e:
             raise error(e, self._address, f"reading {channel}") from None
 

@@ -21,7 +21,7 @@ from .claims import Claims, Key
 from .handed import handed
 from .native import Native, Result, log
 from .positions import Position
-from .wire import event_from
+from .wire import event_of
 
 _NOTE = 2.0  # seconds for attempts to be looked up
 _MOST_NOTED = 300
@@ -261,14 +261,7 @@ class Attachment:
     def _add(self, message: Any, now: float) -> None:
         handle = message.message_id()
         key = (handle.ledger_id(), handle.entry_id(), handle.batch_index())
-        published = message.publish_timestamp() / 1000
-        try:
-            found = message.properties()
-        except UnicodeDecodeError:  # somebody else's, not of CloudEvents
-            found = {}
-        event = event_from(
-            found, message.data(), position=f"{self.channel}/{key[0]}:{key[1]}:{key[2]}", published=published
-        )
+        event = event_of(message, self.channel)
         attempt = max(1 + message.redelivery_count(), self._tried.get(key[:2], 1))
         suspect = key[:2] < self._before or key < self._highest or key[:2] in self._tried
         if not suspect:

@@ -14,6 +14,7 @@ import _pulsar  # type: ignore[import-not-found]
 import pulsar  # type: ignore[import-untyped]
 
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
+from ...text import as_line
 from .address import SUBSCRIPTION, Address
 from .handed import handed
 
@@ -204,7 +205,7 @@ class Native:
             return
         *lines, self._rest = text.split(b"\n")
         for line in lines:
-            log.info("%s", line.decode(errors="replace"))
+            log.info("%s", as_line(line.decode(errors="replace")))
 
 
 def error(refused: Refused, address: Address, what: str) -> BrokerError | EventTooLarge:

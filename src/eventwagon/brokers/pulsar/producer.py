@@ -17,7 +17,7 @@ from .browse import messages
 from .handed import handed
 from .native import Native, Refused, Result, error
 from .positions import Position
-from .wire import properties
+from .wire import event_of, properties
 
 _CHUNK = 500  # messages handed over before others get their turn
 _UNDER_WAY = 5_000  # messages sent and not answered, of one channel
@@ -185,10 +185,7 @@ class Sender:
     async def _ids(self, after: Position, last: Position) -> set[str]:
         found: set[str] = set()
         async for message in messages(self.native, self._address.topic(self.channel), after, last):
-            try:
-                found.add(message.properties().get("ce-id", ""))
-            except UnicodeDecodeError:  # somebody else's
-                continue
+            found.add(event_of(message, self.channel).id)
         return found
 
 

@@ -3,18 +3,17 @@
 CloudEvents has no adopted binding for Pulsar; this is its binary content mode with the prefix of its HTTP binding
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md): an attribute is the
 message's property `ce-` + name, `datacontenttype` the property `content-type`, the data the payload, and the subject
-also the partition key. When reading, the prefix `ce_` of other bindings is taken as well.
+also the partition key. When reading, the prefix `ce_` of other bindings is taken as well, and structured and batch mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from typing import Any
 
-from ...event import JSON, Event, seconds_of
-
-_PREFIXES = ("ce-", "ce_")
-_OWN = frozenset(("specversion", "id", "type", "source", "time", "subject", "datacontenttype"))
+from ...cloudevents import known, read, rfc3339, undecodable
+from ...event import Event
+from ...text import said
 
 _ALL = frozenset(("ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time", "content-type"))
 
@@ -26,7 +25,7 @@ def properties(event: Event) -> dict[str, str]:
         "ce-id": event.id,
         "ce-type": event.type,
         "ce-source": event.source,
-        "ce-time": _rfc3339(event.time),
+        "ce-time": rfc3339(event.time),
         "content-type": event.content_type,
     }
     if event.subject is not None:
@@ -36,36 +35,24 @@ def properties(event: Event) -> dict[str, str]:
     return found
 
 
+def event_of(message: Any, channel: object) -> Event:
+    """The event of a message of the client's, whoever wrote it. Never raises."""
+    handle = message.message_id()
+    position = f"{channel}/{handle.ledger_id()}:{handle.entry_id()}:{handle.batch_index()}"
+    published = message.publish_timestamp() / 1000
+    try:
+        found = message.properties()
+    except Exception as e:  # noqa: BLE001 - the client reads them as UTF-8
+        return undecodable(message.data(), (), position=position, written=published, because=said(e))
+    return event_from(found, message.data(), position=position, published=published)
+
+
 def event_from(found: Mapping[str, str], data: bytes, *, position: str, published: float) -> Event:
-    """The event of a message, whoever wrote it. What is missing: the id is its `position` (stable), the time that of its
-    publishing, the type and source say that they are unknown."""
-    subject = found.get("ce-subject")
-    if "ce-id" in found and len(found) == (6 if subject is None else 7) and found.keys() >= _ALL:
-        # as written here, without extensions: most events
-        return Event(
-            found["ce-id"] or position,
-            found["ce-type"] or "unknown",
-            found["ce-source"] or "unknown",
-            seconds_of(found["ce-time"], published),
-            data,
-            subject,
-            found["content-type"],
+    """The event of a message with these properties, whoever wrote it; see `cloudevents.read`. Never raises."""
+    if len(found) == len(_ALL) and found.keys() == _ALL and found["ce-specversion"] == "1.0":  # as written here
+        event = known(
+            found["ce-id"], found["ce-type"], found["ce-source"], found["ce-time"], data, found["content-type"]
         )
-    ce = {key[3:]: value for key, value in found.items() if key.startswith(_PREFIXES)}
-    content_type = found.get("content-type")
-    if content_type is None:
-        content_type = ce.get("datacontenttype", JSON)
-    return Event(
-        ce.get("id") or position,
-        ce.get("type") or "unknown",
-        ce.get("source") or "unknown",
-        seconds_of(ce.get("time"), published),
-        data,
-        ce.get("subject"),
-        content_type,
-        {name: value for name, value in ce.items() if name not in _OWN},
-    )
-
-
-def _rfc3339(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+        if event is not None:
+            return event
+    return read(list(found.items()), data, position=position, written=published)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
 
 from ..._sqlite import Format
+from ...cloudevents import read, undecodable
 from ...event import Event
 
 _SCHEMA = """
@@ -93,15 +96,30 @@ _GATHER = (
     "SELECT json_group_array(json_array(seq, {attempt}, id, type, source, time, subject, content_type, extensions,"
     " octet_length(data))), CAST(group_concat(data, '') AS BLOB) FROM ({rows})"
 )
-FRESH = _GATHER.format(attempt="1", rows="SELECT * FROM event WHERE channel=? AND seq>? ORDER BY seq LIMIT ?")
-_AGAIN = "SELECT e.*, c.attempt, c.held FROM claim c CROSS JOIN event e ON e.channel=c.channel AND e.seq=c.seq"
-BACK = _GATHER.format(
-    attempt=NEXT_ATTEMPT,
-    rows=f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held={GIVEN_BACK} ORDER BY c.until, c.seq LIMIT ?",
+# The same for what others have written: row by row, whatever stands in their columns.
+_APART = (
+    "SELECT seq, {attempt}, CAST(id AS BLOB), CAST(type AS BLOB), CAST(source AS BLOB), CAST(time AS REAL), CAST(subject AS BLOB),"
+    " CAST(content_type AS BLOB), CAST(extensions AS BLOB), CAST(data AS BLOB) FROM ({rows})"
 )
-SUSPECTS = _GATHER.format(
-    attempt=NEXT_ATTEMPT,
-    rows=f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held<>{GIVEN_BACK}"
+_apart: dict[str, str] = {}
+"""By the statement that gathers."""
+
+
+def _gathering(attempt: str, rows: str) -> str:
+    sql = _GATHER.format(attempt=attempt, rows=rows)
+    _apart[sql] = _APART.format(attempt=attempt, rows=rows)
+    return sql
+
+
+FRESH = _gathering("1", "SELECT * FROM event WHERE channel=? AND seq>? ORDER BY seq LIMIT ?")
+_AGAIN = "SELECT e.*, c.attempt, c.held FROM claim c CROSS JOIN event e ON e.channel=c.channel AND e.seq=c.seq"
+BACK = _gathering(
+    NEXT_ATTEMPT,
+    f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held={GIVEN_BACK} ORDER BY c.until, c.seq LIMIT ?",
+)
+SUSPECTS = _gathering(
+    NEXT_ATTEMPT,
+    f"{_AGAIN} WHERE c.channel=? AND c.until<=? AND c.held<>{GIVEN_BACK}"
     f" ORDER BY {NEXT_ATTEMPT} DESC, c.until, c.seq LIMIT ?",
 )
 
@@ -116,8 +134,19 @@ def encode_extensions(extensions: Mapping[str, str]) -> str:
     return msgspec.json.encode(extensions).decode()
 
 
-def gather(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> Iterator[tuple[int, int, Event]]:
-    """Seq, attempt and event of what FRESH, BACK or SUSPECTS finds."""
+Row = tuple[int, int, Event]
+"""Seq, attempt and event."""
+
+
+def gather(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> list[Row]:
+    """What FRESH, BACK or SUSPECTS finds. A row that we did not write may hold anything; it raises nothing."""
+    try:
+        return list(_gathered(db, sql, bindings))
+    except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):
+        return [_row(db, int(bindings[0]), columns) for columns in db.execute(_apart[sql], bindings)]
+
+
+def _gathered(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> Iterator[Row]:
     head, body = db.execute(sql, bindings).get
     body = body or b""
     start = 0
@@ -129,3 +158,21 @@ def gather(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> 
         else:
             more = _decode_extensions(extensions)
             yield seq, attempt, Event(i, kind, source, time, data, subject, content_type, more)
+
+
+_NAMES = ("id", "type", "source", "subject", "datacontenttype", "extensions")
+
+
+def _row(db: apsw.Connection, channel: int, columns: tuple[Any, ...]) -> Row:
+    seq, attempt, i, kind, source, time, subject, content_type, extensions, data = columns
+    file = Path(db.filename)
+    name = db.execute("SELECT CAST(name AS TEXT) FROM channel WHERE id=?", (channel,)).get
+    position = f"{file.parent.name}_{file.stem}{'.' if name else ''}{name}/{seq}"
+    pairs = list(zip(_NAMES, (i, kind, source, subject, content_type, extensions), strict=True))
+    try:
+        more = {} if extensions is None else _decode_extensions(extensions)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        because = f"extensions: {e}"
+        return seq, attempt, undecodable(data or b"", pairs, position=position, written=time or 0.0, because=because)
+    pairs[-1:] = more.items()
+    return seq, attempt, read(pairs, data or b"", position=position, written=time or 0.0, bare=True)

@@ -274,7 +274,7 @@ class WagonTurn(Turn):
         oldest, newest = execute(ends, (here, now)).get
         if row.published > row.received:
             oldest, newest = oldest or row.received + 1, row.published
-        at = "SELECT time FROM event WHERE channel=? AND seq=?"
+        at = "SELECT CAST(time AS REAL) FROM event WHERE channel=? AND seq=?"
         return Depth(
             published=row.published,
             settled=row.settled,
@@ -289,7 +289,7 @@ class WagonTurn(Turn):
         row = self.standing(channel)
         self._write_events()
         size = min(PAGE, max(1, BATCH_BYTES // row.largest)) if row.largest else PAGE
-        rows = list(gather(self.db, FRESH, (row.id, after, size)))
+        rows = gather(self.db, FRESH, (row.id, after, size))
         return [event for _, _, event in rows], rows[-1][0] if rows else after
 
     def names(self) -> list[str]:

@@ -236,7 +236,7 @@ class SQSBroker:
         batch: list[Letter] = []
         try:
             async for key, body in self._rows.browse(channel):
-                batch.append(Letter(key, body.decode(), len(body)))
+                batch.append(Letter(key, body.decode(errors="replace"), len(body)))
                 if len(batch) >= _RESEND_BATCH:
                     await self._queues.send(channel, batch)
                     batch = []
@@ -250,7 +250,7 @@ class SQSBroker:
             if not await self._rows.counted([channel]):
                 raise ChannelGone(f"channel {channel} does not exist")
             async for key, body in self._rows.browse(channel):
-                yield event_from(body.decode(), message=key, sent=0.0)
+                yield event_from(body, message=key, sent=0.0)
         except TROUBLE as e:
             raise explain(e, f"reading {channel}", self.place) from e
 

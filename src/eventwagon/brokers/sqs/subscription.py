@@ -12,8 +12,9 @@ from ..._aws.clients import TROUBLE, Trouble
 from ..._aws.place import Place
 from ..._aws.trouble import Refused, explain
 from ...broker import Delivery
+from ...cloudevents import UNDECODABLE, undecodable
 from ...errors import BrokerError, ChannelGone, Unavailable
-from ...event import Channel
+from ...event import Channel, Event
 from .queues import LONGEST, NotTaken, Queues
 from .rows import Rows
 from .wire import CONTENT_TYPE, REFERENCE, event_from, key_of, reference_from
@@ -29,7 +30,7 @@ class Claim:
 
     __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
 
-    def __init__(self, seen: _Seen, attempt: int, until: float, *, suspect: bool) -> None:
+    def __init__(self, seen: Seen, attempt: int, until: float, *, suspect: bool) -> None:
         self.message = seen.id
         self.receipt = seen.receipt
         self.key = seen.key
@@ -101,21 +102,21 @@ class Subscription:
         before: SQS has kept a copy, or its deletion failed. One that was received before and was not given back since
         is a suspect."""
         until = began + self._visibility
-        seen = [_Seen(message) for message in messages]
-        asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.body is None)}
+        seen = [Seen(message) for message in messages]
+        asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.event is None)}
         rows = await self._rows.find(self._channel, list(asked)) if asked else {}
         deliveries: list[Delivery] = []
         settled: list[str] = []
         for one in seen:
-            attempt, suspect, body = one.received, False, one.body
+            attempt, suspect, event = one.received, False, one.event
             if one.key is not None and one.key in asked:
                 if one.key not in rows:
                     settled.append(one.receipt)
                     continue
                 row = rows[one.key]
-                attempt, body = row.tried + 1, row.body.decode()
+                attempt, event = row.tried + 1, event_from(row.body, message=one.id, sent=one.sent)
                 suspect = one.received > 1 and (row.suspect or row.given_back != f"{one.id}:{one.received - 1}")
-            event = event_from(body or "", message=one.id, sent=one.sent)
+            assert event is not None  # noqa: S101 - for the type checker: what stands in its row alone was asked for
             deliveries.append(Delivery(event, attempt, Claim(one, attempt, until, suspect=suspect), suspect))
         await self._tidy(settled)
         return deliveries
@@ -209,10 +210,10 @@ class Subscription:
         return explain(error, what, self._place)
 
 
-class _Seen:
+class Seen:
     """A message as SQS gave it."""
 
-    __slots__ = ("body", "id", "key", "receipt", "received", "sent")
+    __slots__ = ("event", "id", "key", "receipt", "received", "sent")
 
     def __init__(self, message: dict[str, Any]) -> None:
         attributes = message.get("Attributes", {})
@@ -220,14 +221,22 @@ class _Seen:
         self.receipt = str(message["ReceiptHandle"])
         self.received = int(attributes.get("ApproximateReceiveCount", 1))
         self.sent = int(attributes.get("SentTimestamp", 0)) / 1000
-        self.body: str | None = str(message["Body"])
+        body = str(message["Body"])
+        data = body.encode(errors="surrogatepass")
         kind = message.get("MessageAttributes", {}).get("contentType", {}).get("StringValue")
         self.key: str | None = None
-        if kind == CONTENT_TYPE:
-            self.key = key_of(event_from(self.body, message=self.id, sent=self.sent))
-        elif kind == REFERENCE:
-            self.key = reference_from(self.body)
-            self.body = None
+        self.event: Event | None = None
+        """None where it stands in its row alone."""
+        if kind == REFERENCE:
+            self.key = reference_from(body)
+            if self.key is None:
+                pairs = [("contentType", kind)]
+                because = "it names no row of the table"
+                self.event = undecodable(data, pairs, position=self.id, written=self.sent, because=because)
+            return
+        self.event = event_from(data, message=self.id, sent=self.sent, kind=kind)
+        if kind == CONTENT_TYPE and self.event.extensions.get(UNDECODABLE) != self.id:
+            self.key = key_of(self.event)
 
 
 def _claims(deliveries: Sequence[Delivery]) -> list[Claim]:

@@ -8,15 +8,14 @@ CloudEvents has no binding for SQS, and SQS allows ten attributes: so the body i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
+from ...cloudevents import is_json, looks_structured, read, rfc3339
 from ...errors import EventTooLarge
-from ...event import JSON, Event, seconds_of
+from ...event import Event
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 REFERENCE = "application/vnd.eventwagon.reference+json"
@@ -25,14 +24,11 @@ INLINE = 65_536
 """The largest body in bytes that travels in a message: what SQS bills as one request."""
 MOST_BYTES = 390_000
 """The largest event as JSON: what a DynamoDB item (400 KB) holds beside its key."""
-_KEY = 900  # bytes: a sort key may have 1,024
+_KEY_MOST = 1024  # bytes of a sort key
+_KEY = 900  # bytes of one as it is
 
-_OWN = frozenset(
-    ("specversion", "id", "type", "source", "time", "subject", "datacontenttype", "data", "data_base64", "dataschema")
-)
 _REFUSED = re.compile("[\ufffe\uffff]")  # no character of XML 1.0: SQS takes none of them
 _encoder = msgspec.json.Encoder()
-_parse = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder()
 
 
@@ -78,7 +74,7 @@ def _body(event: Event) -> str:
         "id": event.id,
         "type": event.type,
         "source": event.source,
-        "time": datetime.fromtimestamp(event.time, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+        "time": rfc3339(event.time),
         "datacontenttype": event.content_type,
     }
     if event.subject is not None:
@@ -94,9 +90,8 @@ def _body(event: Event) -> str:
 
 def _is_json(event: Event) -> bool:
     """Whether the data can stand in JSON and come back byte for byte."""
-    kind = event.content_type.partition(";")[0].strip()
     data = event.data
-    if not (kind == JSON or kind.endswith("+json")) or data != data.strip():
+    if not is_json(event.content_type) or data != data.strip():
         return False
     try:
         _text.decode(data)
@@ -105,47 +100,18 @@ def _is_json(event: Event) -> bool:
         return False
 
 
-def event_from(body: str, *, message: str, sent: float) -> Event:
-    """The event of a body, whoever wrote it. What is not a CloudEvent in JSON is data, of unknown type and source; its id
-    is the `message` id (stable), its time that of sending."""
-    raw = body.encode()
-    try:
-        found = _parse.decode(raw)
-        specversion = found.get("specversion")
-        if specversion is None:
-            raise ValueError
-    except (msgspec.DecodeError, ValueError):
-        return Event(message, "unknown", "unknown", sent, raw)
-    given: Mapping[str, str] = {name: _word(value) for name, value in found.items() if name != "data"}
-    if "data_base64" in found:
-        try:
-            data = msgspec.json.decode(found["data_base64"], type=bytes)
-        except msgspec.DecodeError:
-            data = b""
-    else:
-        data = bytes(found.get("data", b""))
-    return Event(
-        given.get("id") or message,
-        given.get("type") or "unknown",
-        given.get("source") or "unknown",
-        seconds_of(given.get("time"), sent),
-        data,
-        given.get("subject"),
-        given.get("datacontenttype", JSON),
-        {name: value for name, value in given.items() if name not in _OWN},
-    )
+def event_from(body: bytes, *, message: str, sent: float, kind: str | None = CONTENT_TYPE) -> Event:
+    """The event of a body, whoever wrote it; `kind` is what its attribute `contentType` says. See `cloudevents.read`: the
+    id that is filled in is the `message` id, the time that of sending. Never raises."""
+    if kind is None and looks_structured(body):
+        kind = CONTENT_TYPE
+    return read([("content-type", kind)], body, position=message, written=sent)
 
 
 def reference_from(body: str) -> str | None:
-    """The key that a body of type REFERENCE names."""
+    """The key that a body of type REFERENCE names; None where it names none that there could be."""
     try:
-        return str(msgspec.json.decode(body, type=dict[str, str])["key"])
-    except (msgspec.DecodeError, KeyError):
+        key = str(msgspec.json.decode(body, type=dict[str, str])["key"])
+        return key if 0 < len(key.encode()) <= _KEY_MOST else None
+    except (msgspec.DecodeError, KeyError, RecursionError, UnicodeError):
         return None
-
-
-def _word(value: msgspec.Raw) -> str:
-    found = _text.decode(value)
-    if isinstance(found, str):
-        return found
-    return bytes(value).decode()

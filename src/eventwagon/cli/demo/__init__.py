@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from ...errors import UsageError
@@ -18,7 +17,7 @@ from ...lab.pace import loop_factory
 from ...limits import Limit, Volume, Wait, parse_limit
 from ...limits import slo as promised
 from ...workers import parse_workers
-from ..console import Code, Ended, ending, err, line, out
+from ..console import Code, Ended, ending, err, json_line, line, out
 from .burst import Burst, Order
 from .live import watching
 from .report import figures, report
@@ -59,7 +58,14 @@ def demo(
         Path | None, typer.Option("--dir", help="Keep it on SQLite in this directory, to look at afterwards.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", "--broker", "-u", help="Run it there: memory://, sqlite:///dir?sync=normal …")
+        str | None,
+        typer.Option(
+            "--url",
+            "--broker",
+            "-u",
+            envvar="EVENTWAGON_DEMO_URL",
+            help="Run it there: memory://, sqlite:///dir?sync=normal …",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Figures for machines on stdout.")] = False,
@@ -96,7 +102,7 @@ def demo(
             with asyncio.Runner(loop_factory=loop_factory(speed)) as runner:
                 result = runner.run(burst.run(watching(console)))
             if as_json:
-                line(msgspec.json.encode(figures(result)).decode())
+                json_line(figures(result))
             else:
                 report(result, console)
                 if directory:

@@ -20,6 +20,7 @@ from ...lab.queueing import percentile
 from ...lifecycle import State
 from ...manifest import Wagon
 from ...reading import History, Reading, Sample, busy_rate
+from ...redaction import shown
 from ..console import span
 from ..status import COLOURS
 from .burst import Burst
@@ -149,7 +150,7 @@ class Picture:
         order = self._burst.order
         head = Text(f"{order.title}: {len(order.arrivals):,} sign-ups in {order.arrivals[-1]:.0f} s", style="bold")
         head.append(f", at {order.speed:g} times the speed", style="not bold")
-        said = Text(f"{order.limit!r}, {order.workers!r}, spares=1 on {order.url}", style="dim")
+        said = Text(f"{order.limit!r}, {order.workers!r}, spares=1 on {shown(order.url)}", style="dim")
         foot = self._foot(width)
         room = max(5, height - len(foot) - 4)
         rows = [_cut(head, width), _cut(said, width), Text(), *self._cars(width, room)]

@@ -34,6 +34,7 @@ from ...event import DEAD, Channel, Event
 from ...facts import log
 from ...orchestrator import WagonSpec
 from ...settings import Settings
+from ...text import as_line, said
 from ...worker import Handler
 from .tallies import Tallies
 
@@ -201,7 +202,7 @@ class Function:
             await Tallies(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed)
         except TROUBLE as e:
             print(
-                f"eventwagon: wagon_{wagon}: {handled} handled and {failed} failed are not counted: {e}",
+                f"eventwagon: wagon_{wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
                 file=sys.stderr,
             )
 
@@ -338,7 +339,7 @@ def _message(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _complain(queue: str, error: EventwagonError) -> None:
-    print(f"eventwagon: {queue}: the whole batch is given back: {error}", file=sys.stderr)
+    print(as_line(f"eventwagon: {queue}: the whole batch is given back: {error}"), file=sys.stderr)
 
 
 def _load(target: str) -> Served:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -18,6 +18,7 @@ from ..._aws.trouble import Refused, explain
 from ...errors import Unavailable, UsageError
 from ...event import Channel
 from ...orchestrator import Deployment, WagonSpec
+from ...values import split_url
 from .handler import PROBE
 from .tallies import Tallies
 from .units import Unit, Units
@@ -56,7 +57,7 @@ class LambdaMappings:
     @classmethod
     def from_url(cls, url: str) -> LambdaMappings:
         """`lambda://eu-west-1/prefix/function?table=…&batch=10`: place as in `sqs://`, then the function. Raises UsageError."""
-        parts = urlsplit(url)
+        parts = split_url(url)
         prefix, _, function = unquote(parts.path).strip("/").rpartition("/")
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         batch = given.pop("batch", "10")

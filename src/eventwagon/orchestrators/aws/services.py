@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from hashlib import blake2b
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ..._aws.trouble import Refused, explain
 from ...errors import Unavailable, UsageError
 from ...orchestrator import Deployment, WagonSpec
 from ...registry import Attachment, Registry
+from ...values import split_url
 from .units import Unit, Units
 
 _LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves say is asked each time
@@ -82,7 +83,7 @@ class ECSServices:
     def from_url(cls, url: str, target: str, *, registry: Registry) -> ECSServices:
         """`ecs://eu-west-1/prefix/cluster?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c`:
         place as in `sqs://` (with its options), then the cluster. Raises UsageError."""
-        parts = urlsplit(url)
+        parts = split_url(url)
         prefix, _, cluster = unquote(parts.path).strip("/").rpartition("/")
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         own = {name: given.pop(name, "") for name in ("task", "container", "each", "launch", "subnets", "groups")}

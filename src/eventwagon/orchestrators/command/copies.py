@@ -19,6 +19,7 @@ import psutil
 from ..._processes import RUN, Run, in_one, send, started_by
 from ...errors import Unavailable
 from ...orchestrator import WagonSpec
+from ...text import as_line
 from .ready import CheckIn, Http, Line, Ready, Tcp, ask
 from .words import environment, filled, words
 
@@ -203,7 +204,7 @@ class Copy:
         self._output = None
 
     def _note(self, *lines: str) -> None:
-        sys.stderr.write("".join(f"[{self.index}] {line}\n" for line in lines))
+        sys.stderr.write("".join(f"[{self.index}] {as_line(line)}\n" for line in lines))
         self._last.extend(line.strip() for line in lines if line.strip())
         ready = self._plan.ready
         if isinstance(ready, Line) and not self.is_ready and not self.asked:

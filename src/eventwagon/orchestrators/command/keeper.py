@@ -14,6 +14,7 @@ import msgspec
 from ..._processes import MARGIN, SENT_HOME, Follower, Run, Want, follow
 from ...errors import Unavailable
 from ...orchestrator import Deployment
+from ...text import as_line
 from .copies import Copy, Plan, end_left_over, told
 
 PLAN = "EVENTWAGON_COMMAND"
@@ -72,7 +73,7 @@ class Keeper:
             try:
                 await end_left_over(before, grace=grace)
             except Unavailable as e:
-                _logger.error("%s", e)  # noqa: TRY400 - no traceback: it says what is wrong
+                _logger.error("%s", as_line(str(e)))  # noqa: TRY400 - no traceback: it says what is wrong
             else:
                 break
         files.write(self._run)

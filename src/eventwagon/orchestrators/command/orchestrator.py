@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -18,6 +18,7 @@ from ...errors import UsageError
 from ...event import Channel
 from ...orchestrator import Deployment, WagonSpec
 from ...registry import Registry
+from ...values import split_url
 from .copies import Plan, end_left_over
 from .keeper import PLAN
 from .ready import CheckIn, Ready, checked, parse
@@ -110,7 +111,7 @@ class Command(Processes):
         """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
         them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises UsageError.
         """
-        parts = urlsplit(url)
+        parts = split_url(url)
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.fragment or parts.netloc or set(given) - set(_OPTIONS):
             raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...registry import Attachment
+from ...text import as_line
 from .cluster import Object
 
 _STARTING = ("ContainerCreating", "PodInitializing", "")
@@ -74,4 +75,5 @@ def _condition(found: Object, name: str) -> Object:
 
 
 def _short(text: str) -> str:
+    text = as_line(text)
     return text if len(text) <= _MOST else f"{text[:_MOST]} …"

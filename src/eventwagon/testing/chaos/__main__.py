@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import sys
@@ -11,6 +12,9 @@ import tempfile
 from pathlib import Path
 
 from .run import Chaos, ChaosFailed
+
+URL = "EVENTWAGON_CHAOS_URL"
+"""A train of its own is made there: not the URL of a train in use."""
 
 
 def main() -> int:
@@ -22,7 +26,11 @@ def main() -> int:
     parser.add_argument(
         "--workers", choices=("subprocess", "work"), default="subprocess", help="a process per wagon, or shared ones"
     )
-    parser.add_argument("--url", default=None, help="broker and registry (default: SQLite in the directory)")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get(URL),
+        help=f"broker and registry (default: {URL} of the environment, or SQLite in the directory)",
+    )
     parser.add_argument(
         "--patience",
         type=float,

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from .plan import Role, Strike
-from .program import NOTES
+from .program import NOTES, URL
 
 _AT_START = 0.15
 """So many of the blows (of those with `back` from 0 to 1) may also hit who has not yet begun; were it all of them, a slow
@@ -85,11 +85,11 @@ class Cast:
         """Start one; its output goes to a file of its name."""
         with (self._directory / f"{name}.out").open("ab") as out:
             popen = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "eventwagon.testing.chaos.program", role, self._url, self._processes],
+                [sys.executable, "-m", "eventwagon.testing.chaos.program", role, self._processes],
                 stdin=subprocess.PIPE,  # ends with this process, and the program with it
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, URL: self._url},
             )
         actor = Actor(role, name, popen.pid, popen)
         self.actors[name] = actor

@@ -35,6 +35,7 @@ NAME = "EVENTWAGON_CHAOS_TRAIN"
 """The train's name: one of its own for each run, since runs may share a server."""
 VOLUME = "EVENTWAGON_CHAOS_VOLUME"
 """Events in a wagon."""
+URL = "EVENTWAGON_URL"
 TARGET = "eventwagon.testing.chaos.program:chaos"
 
 chaos = Train(
@@ -178,7 +179,8 @@ def _end_with_parent() -> None:
 
 def main(arguments: list[str]) -> None:
     """One process."""
-    role, url, processes = arguments
+    role, processes = arguments
+    url = os.environ.pop(URL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # says every request
     faulthandler.enable()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ...facts import Switched
 from .checker import check
 from .history import Accepted, Revised
-from .mutants import FENCED, HOSTILE, RARE, STEPPING, UNFENCED
+from .mutants import ALL, UNFENCED
 from .run import simulate
 from .scenario import draw
 from .shrink import shrink
@@ -141,7 +141,7 @@ def _parts(seeds: Iterable[int], size: int) -> Iterator[list[int]]:
 
 
 def _mutated(name: str) -> AbstractContextManager[None]:
-    return {**FENCED, **UNFENCED, **HOSTILE, **STEPPING, **RARE}[name]() if name else nullcontext()
+    return ALL[name]() if name else nullcontext()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,12 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, help="only this one, with its story; shrunk when it fails")
     parser.add_argument("--tries", type=int, default=300, help="runs that shrinking may take; 0: none (default: 300)")
-    parser.add_argument(
-        "--mutant",
-        default="",
-        choices=["", *FENCED, *UNFENCED, *HOSTILE, *STEPPING, *RARE],
-        help="with this deliberate break",
-    )
+    parser.add_argument("--mutant", default="", choices=["", *ALL], help="with this deliberate break")
     return parser
 
 

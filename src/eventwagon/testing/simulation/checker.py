@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...facts import ChannelsAdded
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code
-from .guests import REFUSED, guest, is_strict, may_die
-from .history import Accepted, Ended, Refused, SteppedBack
+from .guests import REFUSED, guest, is_strict, may_die, may_fail
+from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Revised, SteppedBack, Tried
 from .run import Run
 from .violation import Evidence, Violation
 
@@ -23,6 +24,7 @@ def check(run: Run) -> list[Violation]:
 def evidence(run: Run) -> Evidence:
     """What the checker looks at in a run."""
     settings, rest, strict = run.scenario.settings, run.rest, is_strict(run.scenario)
+    could = _could_give_back(run)
     published = [r.key for r in run.history if isinstance(r, Accepted | Refused)] if run.scenario.guests else ()
     return Evidence(
         history=list(run.history),
@@ -39,9 +41,30 @@ def evidence(run: Run) -> Evidence:
         calls=rest.calls,
         most_calls=_most_calls(run) if rest.reached else None,
         short=rest.short,
+        charged=tuple(_charged(run)) if strict else (),
+        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and could),
+        punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
         unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
+
+
+def _could_give_back(run: Run) -> bool:
+    """Nothing keeps a process that leaves from giving back what it has claimed. A channel that a wagon gets meanwhile
+    may: emits wait for it."""
+    added = any(isinstance(fact, ChannelsAdded) for revised in run.history.of(Revised) for fact in revised.facts)
+    return not run.scenario.faults and not added
+
+
+def _charged(run: Run) -> Iterator[int]:
+    """The handlings of events that do not fail of their own doing, and had more attempts than one and one for each
+    defect that struck a call of their own."""
+    struck = [f.keys for f in run.history.of(Faulted) if f.keys]
+    for handled in run.history.of(Handled):
+        if handled.attempt > 1 and not may_fail(run.scenario, handled.key):
+            own = {handled.key, *(child for _, child in handled.children)}
+            if handled.attempt > 1 + sum(own.issuperset(keys) for keys in struck):
+                yield handled.seq
 
 
 def check_evidence(case: Evidence) -> list[Violation]:
@@ -75,6 +98,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from capped(case.history, case.wagons)
     yield from _alive(case)
     yield from _strangers(books, case)
+    yield from _paused(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:
@@ -83,6 +107,10 @@ def _at_rest(case: Evidence) -> Iterator[Violation]:
         yield Violation(invariant="I7", says=f"the train does not come to rest: {'; '.join(case.lacking)}")
     for what in case.left_behind:
         yield Violation(invariant="I7", says=f"left behind when all had been asked to leave: {what}")
+    for moment in case.kept:
+        ended = case.history[moment]
+        says = f"{ended.by} ended as it was asked to, and had claimed still: {', '.join(ended.held)}"
+        yield Violation(invariant="I7", says=says, moments=(moment,))
 
 
 def _bounded(case: Evidence) -> Iterator[Violation]:
@@ -125,13 +153,32 @@ def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:
     for key in sorted(case.touched):
         says = f"{key} is innocent, and ended in the dead letters"
         yield Violation(invariant="strangers", says=says, key=key, moments=tuple(s.seq for s in books.stored[key][:6]))
+    for moment in case.charged:
+        handled = case.history[moment]
+        says = f"{handled.key} is innocent, and had lost attempts: it was handled as attempt {handled.attempt}"
+        yield Violation(invariant="strangers", says=says, key=handled.key, moments=(moment,))
     for record in case.history:
+        if isinstance(record, Leaked):
+            says = f"the handling of {record.key} saw a context variable that {record.left_by} had set"
+            yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
         if isinstance(record, Refused) and record.key not in case.unfit and "EventRefused" in record.why:
             says = f"{record.key} was refused for another event: {record.why}"
             yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
         if isinstance(record, Accepted) and record.key in case.unfit:
             says = f"{record.key} can't be stored, and was accepted"
             yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
+
+
+def _paused(case: Evidence) -> Iterator[Violation]:
+    """An event does not come again before the pause is over that its handler asked for."""
+    put_off: dict[str, PutOff] = {}
+    for record in case.history if case.punctual else ():
+        if isinstance(record, Handled | Tried) and (last := put_off.pop(record.id, None)) is not None:
+            if record.at < last.at + last.seconds - 1e-3:
+                says = f"{record.key} came {record.at - last.at:.3f} s after it was put off for {last.seconds:g} s"
+                yield Violation(invariant="pause", says=says, key=record.key, moments=(last.seq, record.seq))
+        elif isinstance(record, PutOff):
+            put_off[record.id] = record
 
 
 def _alive(case: Evidence) -> Iterator[Violation]:
@@ -142,4 +189,4 @@ def _alive(case: Evidence) -> Iterator[Violation]:
                 invariant="alive", says=f"{record.by} ended by itself: {record.error}", moments=(record.seq,)
             )
     for error in case.unexpected:
-        yield Violation(invariant="alive", says=f"nobody caught: {error}")
+        yield Violation(invariant="alive", says=f"nothing threw it in the scenario, or nobody caught it: {error}")

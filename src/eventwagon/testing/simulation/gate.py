@@ -15,6 +15,7 @@ from ...event import Channel, Event
 from ...facts import Entry
 from ...manifest import Manifest
 from ...registry import Member, Snapshot
+from .guests import DriversDefect
 from .loop import PROCESS, for_ever
 from .truth import SENT_BY
 
@@ -27,23 +28,25 @@ _MOMENT = 0.001
 _SPECIAL = ("twice", "unknown", "torn", "half")
 
 
-class DriversDefect(TypeError):
-    """What a driver raises that has a defect."""
-
-
 class Gated(Protocol):
     """What a gate needs to know of its process."""
 
     name: str
     dead: bool
     world: World
+    owners: set[str]
+    """The names under which it has claimed."""
 
-    def next_fault(self, op: str) -> Fault | None:
-        """Count a call, and say what is to happen at it."""
+    def next_fault(self, op: str, events: Sequence[Event] = ()) -> Fault | None:
+        """Count a call that is about these events, and say what is to happen at it."""
         ...
 
     def latency(self) -> float:
-        """Seconds that this call takes."""
+        """Seconds that this call takes to take effect."""
+        ...
+
+    def answer(self) -> float:
+        """Seconds that its answer takes after that."""
         ...
 
     def pick(self, most: int) -> int:
@@ -90,17 +93,19 @@ class Gate:
         op: str,
         effect: Callable[[], Awaitable[T]],
         *,
+        events: Sequence[Event] = (),
         lost: type[BrokerError] = Unavailable,
         special: Callable[[Fault], Awaitable[T]] | None = None,
     ) -> T:
         """Make a call, with whatever fault is due at it.
 
-        `lost` is raised where the answer gets lost; `special` takes the effect's place for faults of the op's own.
+        `events` are what it is about; `lost` is raised where the answer gets lost; `special` takes the effect's place
+        for faults of the op's own.
         """
         process = self.process
         if process.dead:
             await for_ever()
-        fault = process.next_fault(op)
+        fault = process.next_fault(op, events)
         latency = process.latency()
         if latency > 0:
             await self._wait(latency)
@@ -108,7 +113,10 @@ class Gate:
             await self._wait(_MOMENT)
             raise Unavailable(f"{op}: simulated: no way through")
         if fault is None:
-            return await effect()
+            result = await effect()
+            if op != "handle" and (answer := process.answer()) > 0:
+                await self._wait(answer)
+            return result
         await self._before(fault, op)
         error: EventwagonError | None = None
         try:
@@ -141,6 +149,8 @@ class Gate:
                 process.cut(fault.amount)
                 await self._wait(_MOMENT)
                 raise Unavailable(f"{op}: simulated: no way through")
+            case "hang":
+                await for_ever()
             case "pause":
                 await self._pause(fault.amount)
             case "crash":
@@ -168,6 +178,8 @@ class Gate:
         match fault.kind:
             case "slow":
                 await self._wait(fault.amount)
+            case "hang-after":
+                await for_ever()
             case "pause-after":
                 await self._pause(fault.amount)
             case "crash-after":
@@ -218,7 +230,7 @@ class GatedBroker(AlwaysOpen):
                 await self._truth.publish(channel, events, twice=True)
 
         effect = partial(self._truth.publish, channel, events)
-        await self._gate.call("publish", effect, lost=PublishUncertain, special=twice)
+        await self._gate.call("publish", effect, events=events, lost=PublishUncertain, special=twice)
 
     async def seal(self, channel: Channel) -> None:
         await self._gate.call("seal", partial(self._truth.seal, channel))
@@ -289,6 +301,7 @@ class GatedSubscription:
         self._truth = gate.process.world.broker
         self._inner = self._truth.consume(channel, visibility=visibility, owner=owner)
         self._attached = False
+        gate.process.owners.add(owner)
 
     async def __aenter__(self) -> Subscription:
         async def effect() -> None:
@@ -320,7 +333,7 @@ class GatedSubscription:
             await self._inner.settle(deliveries)
             self._truth.settled(self._channel, deliveries)
 
-        await self._gate.call("settle", effect)
+        await self._gate.call("settle", effect, events=[delivery.event for delivery in deliveries])
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False

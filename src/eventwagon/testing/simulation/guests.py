@@ -10,6 +10,8 @@ from .scenario import INNER, Guest, Scenario
 
 REFUSED: tuple[Guest, ...] = ("refused", "breaks")
 """Those that are hostile to the broker: they are never stored."""
+_HARMLESS: tuple[Guest, ...] = ("returns", "snooze", "stains")
+"""Those whose handling never fails."""
 _ONCE = 0.4
 """The share of hostile events that are so at their first attempt alone."""
 
@@ -37,16 +39,40 @@ def children(scenario: Scenario, key: str, after: str | None) -> list[str]:
     return [f"{key}/{after}{i}" for i in range(scenario.fan_out)] if after else []
 
 
+def snoozes(scenario: Scenario, key: str) -> int:
+    """How often the handling of a `snooze` event puts it off."""
+    return 1 + int(_share(scenario, key, "snoozes") * 3)
+
+
+def pause(scenario: Scenario, key: str) -> float:
+    """The pause in seconds that a `snooze` or `retry` event's handler asks for."""
+    return round(0.2 + 4.0 * _share(scenario, key, "pause"), 3)
+
+
 def may_die(scenario: Scenario, key: str) -> bool:
     """Whether the event may end among the dead letters: of its own doing, or because what it emits is refused."""
-    depth = key.count("/")
-    channel = ("", *INNER)[depth]
     kind = guest(scenario, key)
-    if kind is not None and kind != "returns" and (kind in REFUSED or not is_once(scenario, key)):
+    if kind is not None and kind not in _HARMLESS and (kind in REFUSED or not is_once(scenario, key)):
         return True
-    mine = fate(scenario, key, channel)
-    if mine < scenario.poison or mine > 1.0 - scenario.reject:
+    mine = _fate_there(scenario, key)
+    return mine < scenario.poison or mine > 1.0 - scenario.reject or _emits_refused(scenario, key)
+
+
+def may_fail(scenario: Scenario, key: str) -> bool:
+    """Whether an attempt at the event may fail of its own doing, or because what it emits is refused."""
+    kind = guest(scenario, key)
+    if kind is not None and kind not in _HARMLESS:
         return True
+    mine = _fate_there(scenario, key)
+    return mine < scenario.poison + scenario.trouble or mine > 1.0 - scenario.reject or _emits_refused(scenario, key)
+
+
+def _fate_there(scenario: Scenario, key: str) -> float:
+    return fate(scenario, key, ("", *INNER)[key.count("/")])
+
+
+def _emits_refused(scenario: Scenario, key: str) -> bool:
+    depth = key.count("/")
     emits = children(scenario, key, INNER[depth] if depth < len(INNER) else None)
     return any(guest(scenario, child) in REFUSED for child in emits)
 
@@ -64,7 +90,38 @@ def _share(scenario: Scenario, key: str, of: str) -> float:
     return zlib.crc32(f"{scenario.seed} {of} {key}".encode()) / 2**32
 
 
-class Unprintable(Exception):
+class Thrown:
+    """Marks what the simulation throws: whatever else a bulkhead of the core holds up is a defect."""
+
+
+def is_thrown(error: BaseException) -> bool:
+    """Whether the simulation threw it, or all that it holds."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_thrown, error.exceptions))
+    return isinstance(error, Thrown)
+
+
+class DriversDefect(Thrown, TypeError):
+    """What a driver raises that has a defect."""
+
+
+class Stray(Thrown, asyncio.CancelledError):
+    """A cancellation that nobody sent."""
+
+
+class Exit(Thrown, SystemExit):
+    """An end of the program that is none."""
+
+
+class Close(Thrown, GeneratorExit):
+    """A coroutine's end that is none."""
+
+
+class Failure(Thrown, ValueError):
+    """An ordinary failure."""
+
+
+class Unprintable(Thrown, Exception):
     """An exception that can't be printed."""
 
     def __str__(self) -> str:
@@ -77,16 +134,17 @@ def raised(kind: Guest) -> BaseException | None:
     """What a handler raises for this guest; None where it does something else."""
     match kind:
         case "cancelled":
-            return asyncio.CancelledError("simulated: nobody's")
+            return Stray("simulated: nobody's")
         case "exits":
-            return SystemExit(3)
+            return Exit(3)
         case "closes":
-            return GeneratorExit()
+            return Close()
         case "group":
-            return BaseExceptionGroup("simulated", [SystemExit(1), KeyError("simulated")])
+            several: list[BaseException] = [Exit(1), Failure("simulated")]
+            return BaseExceptionGroup("simulated", several)
         case "unprintable":
             return Unprintable()
         case "unencodable":
-            return ValueError("simulated: \ud800")
+            return Failure("simulated: \ud800")
         case _:
             return None

@@ -112,6 +112,7 @@ class Handled(Record, frozen=True):
     key: str
     children: tuple[tuple[str, str], ...]
     """(channel name, key) of what it emitted."""
+    attempt: int = 1
 
 
 class Tried(Record, frozen=True):
@@ -122,6 +123,22 @@ class Tried(Record, frozen=True):
     key: str
     attempt: int
     why: str
+
+
+class PutOff(Record, frozen=True):
+    """A handler asked for the event again, so many seconds later."""
+
+    channel: Channel
+    id: str
+    key: str
+    seconds: float
+
+
+class Leaked(Record, frozen=True):
+    """A handler saw in a context variable what the handling of another event left there."""
+
+    key: str
+    left_by: str
 
 
 # --- processes and faults -------------------------------------------------------------------
@@ -141,6 +158,8 @@ class Ended(Record, frozen=True):
 
     error: str
     early: bool
+    held: tuple[str, ...] = ()
+    """What it had claimed and not given back."""
 
 
 class Crashed(Record, frozen=True):
@@ -162,6 +181,8 @@ class Faulted(Record, frozen=True):
     call: int
     kind: str
     amount: float
+    keys: tuple[str, ...] = ()
+    """The events that the call was about, where it is a publish or settles."""
 
 
 class Asked(Record, frozen=True):

@@ -13,7 +13,9 @@ from collections.abc import Coroutine
 from contextvars import Context, ContextVar
 from typing import Any, Never
 
+from ...text import said
 from ..virtual_time import Deadlock, VirtualLoop
+from .guests import is_thrown
 
 _STILL = 200_000
 """Steps at one instant after which time counts as standing still: some loop of the program does not wait."""
@@ -112,7 +114,9 @@ class SimulationLoop(VirtualLoop):
     def __init__(self) -> None:
         super().__init__()
         self.unexpected: list[str] = []
-        """Errors that nobody caught."""
+        """Errors that nobody caught, or that a bulkhead held up though nothing in the scenario threw them."""
+        self.foreign: list[str] = []
+        """Those among them, and among what ended a process, that nothing in the scenario threw."""
         self._number = 0
         self._since_jump = 0
         self.set_task_factory(self._make)  # type: ignore[arg-type]
@@ -135,7 +139,14 @@ class SimulationLoop(VirtualLoop):
         error = context.get("exception")
         actor = PROCESS.get()
         if actor is None or not actor.dead:
-            self.unexpected.append(f"{context.get('message')}: {error!r}")
+            self.note(f"{context.get('message')}", error)
+
+    def note(self, where: str, error: BaseException | None) -> None:
+        """Something that should not have come as far as here."""
+        text = f"{where}: {said(error)}" if error is not None else where
+        self.unexpected.append(text)
+        if error is None or not is_thrown(error):
+            self.foreign.append(text)
 
     def _run_once(self) -> None:
         """As BaseEventLoop does, without a selector, and with an eye on whose callback it is."""

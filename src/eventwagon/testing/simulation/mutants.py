@@ -7,9 +7,12 @@ Each is a context manager that patches the core for as long as it is entered. No
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any
+from copy import copy
+from itertools import count
+from typing import Any, NamedTuple
 from unittest import mock
 
 import msgspec
@@ -28,10 +31,12 @@ from ... import switcher as switcher_module
 from ... import switching as switching_module
 from ...broker import Depth, proven_empty
 from ...brokers import memory as memory_module
+from ...circuits import Circuits
 from ...crew import Lanes
 from ...errors import EventwagonError, PublishUncertain, Unavailable
 from ...event import DEAD, Channel, Event, new_ids
 from ...facts import Fact
+from ...feed import Feed
 from ...gate import Gate
 from ...gathering import Batch
 from ...lease import Lease
@@ -43,6 +48,7 @@ from ...orchestrators import in_process as in_process_module
 from ...plan import _Draft, plan
 from ...registry import Member, Snapshot
 from ...removal import Remover
+from ...serving import Serving
 from ...settling import Settling
 from ...sleeping import rested
 from ...steps import Plan, Provision, RemoveLeftover, Seal, Task, sealed
@@ -50,8 +56,22 @@ from ...switcher import Switcher
 from ...switching import Switching
 from ...telling import Telling
 from ...worker import Dead, Failed, Handled, begin
+from .guests import Close, DriversDefect
 
-Mutant = Callable[[], AbstractContextManager[None]]
+
+class Mutant(NamedTuple):
+    """Called, it gives the context manager that breaks the core."""
+
+    enter: Callable[[], AbstractContextManager[None]]
+    breaks: str
+    """The invariant that it must be caught by."""
+    then: tuple[str, ...] = ()
+    """Words of the errors that follow from it. Any other that the scenario did not throw: it fails by itself, which
+    proves nothing."""
+
+    def __call__(self) -> AbstractContextManager[None]:
+        return self.enter()
+
 
 FENCED: dict[str, Mutant] = {}
 """Those for brokers that refuse writes to sealed channels, by name."""
@@ -61,19 +81,27 @@ HOSTILE: dict[str, Mutant] = {}
 """Those without one of the bulkheads, for scenarios with hostile guests."""
 STEPPING: dict[str, Mutant] = {}
 """Those for registries that step back."""
+LEAVING: dict[str, Mutant] = {}
+"""Those of processes that leave, for scenarios in which some do and nothing else goes wrong."""
+HANGING: dict[str, Mutant] = {}
+"""Those for scenarios in which some calls are never answered."""
+DEFECTS: dict[str, Mutant] = {}
+"""Those whose own failing must be seen though a bulkhead holds it up."""
 RARE: dict[str, Mutant] = {}
 """Those that few seeds in thousands are hit by: they are caught in scenarios that are kept in the tests."""
 
 
-def _mutant(name: str, into: dict[str, Mutant] = FENCED) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
+def _mutant(
+    name: str, breaks: str, into: dict[str, Mutant] = FENCED, *, then: tuple[str, ...] = ()
+) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
     def register(function: Callable[[], Iterator[None]]) -> Mutant:
-        into[name] = contextmanager(function)
+        into[name] = Mutant(contextmanager(function), breaks, then)
         return into[name]
 
     return register
 
 
-@_mutant("seal skipped")
+@_mutant("seal skipped", "I4")
 def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
     carry_out = Observer._carry_out
@@ -88,7 +116,7 @@ def _seal_skipped() -> Iterator[None]:
         yield
 
 
-@_mutant("redirect before ready")
+@_mutant("redirect before ready", "I3")
 def _redirect_before_ready() -> Iterator[None]:
     """A wagon counts as ready when its channels stand, whether or not workers are attached."""
 
@@ -100,7 +128,7 @@ def _redirect_before_ready() -> Iterator[None]:
         yield
 
 
-@_mutant("emptiness read published before settled")
+@_mutant("emptiness read published before settled", "I5")
 def _published_first() -> Iterator[None]:
     """The order that proves nothing: published totals first, settled ones after."""
 
@@ -111,7 +139,7 @@ def _published_first() -> Iterator[None]:
         yield
 
 
-@_mutant("unknown depth read as zero")
+@_mutant("unknown depth read as zero", "I5")
 def _unknown_is_zero() -> Iterator[None]:
     outstanding = broker_module.outstanding
 
@@ -131,7 +159,7 @@ def _unknown_is_zero() -> Iterator[None]:
         yield
 
 
-@_mutant("settle before emit")
+@_mutant("settle before emit", "I6")
 def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
     settle = Settling._settle
@@ -147,7 +175,7 @@ def _settle_before_emit() -> Iterator[None]:
         yield
 
 
-@_mutant("settle before the dead letter")
+@_mutant("settle before the dead letter", "I6")
 def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
     settle = Settling._settle
@@ -165,7 +193,7 @@ def _settle_before_burial() -> Iterator[None]:
         yield
 
 
-@_mutant("the cap counts for nothing")
+@_mutant("the cap counts for nothing", "I10")
 def _uncapped() -> Iterator[None]:
     def mutant(settings: Any, *rest: Any, **more: Any) -> Plan:
         return plan(msgspec.structs.replace(settings, wagons=1000), *rest, **more)
@@ -174,7 +202,7 @@ def _uncapped() -> Iterator[None]:
         yield
 
 
-@_mutant("ready again without workers")
+@_mutant("ready again without workers", "I3")
 def _ready_again() -> Iterator[None]:
     """A wagon that lost its workers counts as ready all the same, since it once was."""
     known: set[int] = set()
@@ -197,7 +225,7 @@ def _ready_again() -> Iterator[None]:
         yield
 
 
-@_mutant("removal without a re-check")
+@_mutant("removal without a re-check", "I5")
 def _no_recheck() -> Iterator[None]:
     """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at,
     not then and not before its channels are deleted."""
@@ -211,7 +239,7 @@ def _no_recheck() -> Iterator[None]:
         yield
 
 
-@_mutant("numbers used twice")
+@_mutant("numbers used twice", "I2")
 def _numbers_reused() -> Iterator[None]:
     """A new wagon takes the lowest number that no live one has."""
     opened = manifest_module.opened
@@ -238,7 +266,7 @@ def _numbers_reused() -> Iterator[None]:
         yield
 
 
-@_mutant("spare leaked after a crash")
+@_mutant("spare leaked after a crash", "I7")
 def _spare_leaked() -> Iterator[None]:
     """Only the observer that opened a wagon makes its channels; when it dies in between, nobody does."""
 
@@ -252,19 +280,19 @@ def _spare_leaked() -> Iterator[None]:
         yield
 
 
-@_mutant("leftovers never swept")
+@_mutant("leftovers never swept", "I7")
 def _no_sweep() -> Iterator[None]:
     with mock.patch.object(_Draft, "sweep", return_value=None):
         yield
 
 
-@_mutant("workers of a removed wagon kept")
+@_mutant("workers of a removed wagon kept", "I7")
 def _workers_kept() -> Iterator[None]:
     with mock.patch.object(Remover, "_end_workers"):
         yield
 
 
-@_mutant("sent home for ever")
+@_mutant("sent home for ever", "I7")
 def _never_woken() -> Iterator[None]:
     """An idle train's workers are sent home, and nobody calls them back."""
 
@@ -276,7 +304,7 @@ def _never_woken() -> Iterator[None]:
         yield
 
 
-@_mutant("retry with a new id")
+@_mutant("retry with a new id", "I1")
 def _new_id() -> Iterator[None]:
     """After an uncertain publish the events are sent again under new ids."""
     publish = Switcher._publish
@@ -300,7 +328,7 @@ def _new_id() -> Iterator[None]:
         yield
 
 
-@_mutant("half deleted taken for unknown")
+@_mutant("half deleted taken for unknown", "I7")
 def _half_deleted_kept() -> Iterator[None]:
     """A listed channel that is gone keeps its wagon from being removed, for ever."""
     move = Remover._move_dead_letters
@@ -315,7 +343,7 @@ def _half_deleted_kept() -> Iterator[None]:
         yield
 
 
-@_mutant("attached to all that was known", RARE)
+@_mutant("attached to all that was known", "I3", RARE)
 def _attached_to_fewer() -> Iterator[None]:
     """A process's word counts for channels, too, that the wagon got after it was given."""
 
@@ -328,7 +356,7 @@ def _attached_to_fewer() -> Iterator[None]:
         yield
 
 
-@_mutant("ready again on an old word", RARE)
+@_mutant("ready again on an old word", "I3", RARE)
 def _old_word() -> Iterator[None]:
     """What a process said of a wagon before it lost its workers makes it ready again."""
     said = observer_module._said_of_themselves
@@ -341,7 +369,7 @@ def _old_word() -> Iterator[None]:
         yield
 
 
-@_mutant("removal begun with a way back")
+@_mutant("removal begun with a way back", "I5")
 def _removal_unfenced() -> Iterator[None]:
     """Channels of a wagon go while another observer may still find it draining again."""
     remove = Remover.remove
@@ -363,7 +391,7 @@ def _removal_unfenced() -> Iterator[None]:
         yield
 
 
-@_mutant("dead letters not moved out")
+@_mutant("dead letters not moved out", "I5")
 def _dead_letters_dropped() -> Iterator[None]:
     async def mutant(self: Remover, channel: Channel) -> int:
         return 0
@@ -372,9 +400,10 @@ def _dead_letters_dropped() -> Iterator[None]:
         yield
 
 
-@_mutant("two active")
+@_mutant("two active", "alive", then=("are all active",))
 def _two_active() -> Iterator[None]:
-    """The switch activates the new wagon and forgets to cut the old one off."""
+    """The switch activates the new wagon and forgets to cut the old one off: the core refuses to store that, as a defect
+    of its own."""
     switched = manifest_module.switched
 
     def mutant(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
@@ -386,13 +415,13 @@ def _two_active() -> Iterator[None]:
         yield
 
 
-@_mutant("any program serves any wagon")
+@_mutant("any program serves any wagon", "I3")
 def _any_code() -> Iterator[None]:
     with mock.patch.object(serving_module, "why_not_served", return_value=""):
         yield
 
 
-@_mutant("switched to a spare with other code")
+@_mutant("switched to a spare with other code", "I3")
 def _any_spare() -> Iterator[None]:
     """Spares of other code are neither put away nor passed over."""
     ready = property(lambda self: self.in_state(State.READY))
@@ -400,7 +429,7 @@ def _any_spare() -> Iterator[None]:
         yield
 
 
-@_mutant("a switch that nobody explains")
+@_mutant("a switch that nobody explains", "I9")
 def _unexplained() -> Iterator[None]:
     store = Switcher.store
 
@@ -411,7 +440,7 @@ def _unexplained() -> Iterator[None]:
         yield
 
 
-@_mutant("lease ignored", UNFENCED)
+@_mutant("lease ignored", "I4", UNFENCED)
 def _lease_ignored() -> Iterator[None]:
     """Publishers take no lease, and observers wait for none."""
 
@@ -430,7 +459,7 @@ def _lease_ignored() -> Iterator[None]:
         yield
 
 
-@_mutant("late events not rescued", UNFENCED)
+@_mutant("late events not rescued", "I5", UNFENCED)
 def _not_rescued() -> Iterator[None]:
     """Nobody looks again before a drained wagon is removed."""
 
@@ -441,7 +470,7 @@ def _not_rescued() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around handlers", HOSTILE)
+@_mutant("no bulkhead around handlers", "alive", HOSTILE, then=("is shutting down",))
 def _handlers_unchecked() -> Iterator[None]:
     """What a handler raises that is no Exception is raised at its worker."""
 
@@ -454,14 +483,14 @@ def _handlers_unchecked() -> Iterator[None]:
 
     def _checked(outcome: Any) -> Any:
         if isinstance(outcome, Failed) and outcome.error is not None and not isinstance(outcome.error, Exception):
-            raise GeneratorExit from outcome.error  # which no bulkhead behind it may stop
+            raise Close from outcome.error  # which no bulkhead behind it may stop
         return outcome
 
     with mock.patch.object(crew_module, "begin", mutant):
         yield
 
 
-@_mutant("a worker that ends is not replaced", HOSTILE)
+@_mutant("a worker that ends is not replaced", "pool", HOSTILE)
 def _workers_lost() -> Iterator[None]:
     """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its
     place."""
@@ -491,7 +520,7 @@ def _workers_lost() -> Iterator[None]:
         yield
 
 
-@_mutant("emits refused together", HOSTILE)
+@_mutant("emits refused together", "strangers", HOSTILE)
 def _emits_together() -> Iterator[None]:
     """Where the broker refuses one event of a batch, all that travelled with it are taken for refused."""
 
@@ -517,7 +546,7 @@ async def _not_kept_up(work: Callable[[], Awaitable[object]], *_: object) -> Non
     await work()
 
 
-@_mutant("no bulkhead around looks", HOSTILE)
+@_mutant("no bulkhead around looks", "alive", HOSTILE)
 def _looks_unchecked() -> Iterator[None]:
     with (
         mock.patch.object(observer_module, "is_ours", _only_ours),
@@ -526,7 +555,7 @@ def _looks_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around check-ins", HOSTILE)
+@_mutant("no bulkhead around check-ins", "alive", HOSTILE)
 def _check_ins_unchecked() -> Iterator[None]:
     with (
         mock.patch.object(member_module, "is_ours", _only_ours),
@@ -535,7 +564,7 @@ def _check_ins_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around units", HOSTILE)
+@_mutant("no bulkhead around units", "alive", HOSTILE)
 def _units_unchecked() -> Iterator[None]:
     with (
         mock.patch.object(in_process_module, "is_ours", _only_ours),
@@ -544,7 +573,7 @@ def _units_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around publishing", HOSTILE)
+@_mutant("no bulkhead around publishing", "alive", HOSTILE)
 def _sender_unchecked() -> Iterator[None]:
     """What a driver raises that it should not ends the task that sends."""
 
@@ -558,7 +587,7 @@ def _sender_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("publishes refused together", HOSTILE)
+@_mutant("publishes refused together", "strangers", HOSTILE)
 def _publishes_together() -> Iterator[None]:
     """Where the broker refuses one event of a batch, all that travelled with it are refused."""
 
@@ -570,7 +599,7 @@ def _publishes_together() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around listeners", HOSTILE)
+@_mutant("no bulkhead around listeners", "alive", HOSTILE)
 def _listeners_unchecked() -> Iterator[None]:
     def mutant(self: Telling, fact: Fact) -> None:
         for listener in self._listeners:
@@ -580,7 +609,7 @@ def _listeners_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("each claim that runs out counts", HOSTILE)
+@_mutant("each claim that runs out counts", "strangers", HOSTILE)
 def _deaths_count() -> Iterator[None]:
     """All that a process had in hand when it died loses an attempt."""
 
@@ -591,19 +620,19 @@ def _deaths_count() -> Iterator[None]:
         yield
 
 
-@_mutant("suspects beside others", HOSTILE)
+@_mutant("suspects beside others", "strangers", HOSTILE)
 def _not_alone() -> Iterator[None]:
     """A suspect's claim counts, and others are handled beside it."""
 
     @asynccontextmanager
     async def mutant(self: Gate) -> Any:
-        yield
+        yield True
 
     with mock.patch.object(Gate, "alone", mutant):
         yield
 
 
-@_mutant("a registry's step back taken for late news", STEPPING)
+@_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
     async def mutant(self: Switching) -> Snapshot:
         self.see(await self._registry.read(self._train))
@@ -613,7 +642,7 @@ def _step_back_ignored() -> Iterator[None]:
         yield
 
 
-@_mutant("wagons of the lost time dropped", STEPPING)
+@_mutant("wagons of the lost time dropped", "I7", STEPPING)
 def _lost_wagons_dropped() -> Iterator[None]:
     """What stands in channels that the older manifest does not know goes with them."""
 
@@ -625,7 +654,7 @@ def _lost_wagons_dropped() -> Iterator[None]:
         yield
 
 
-@_mutant("numbers of the lost time used again", STEPPING)
+@_mutant("numbers of the lost time used again", "I2", STEPPING)
 def _numbers_forgotten() -> Iterator[None]:
     with (
         mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
@@ -635,7 +664,7 @@ def _numbers_forgotten() -> Iterator[None]:
         yield
 
 
-@_mutant("an active wagon that is gone or sealed is kept", STEPPING)
+@_mutant("an active wagon that is gone or sealed is kept", "I7", STEPPING)
 def _dead_end_kept() -> Iterator[None]:
     async def nothing(self: Switcher, *_: object, **__: object) -> None:
         pass
@@ -645,3 +674,156 @@ def _dead_end_kept() -> Iterator[None]:
         mock.patch.object(_Draft, "is_gone", return_value=False),
     ):
         yield
+
+
+@_mutant("a worker whose handler was cut short works no more", "pool", HOSTILE)
+def _workers_parked() -> Iterator[None]:
+    """All but one of each pool: the work goes on, and the pool has its size."""
+    after_cut = Lanes._after_cut
+    parked: Counter[Lanes] = Counter()
+
+    async def mutant(self: Lanes, me: Any, hand: Any, feed: Any) -> None:
+        await after_cut(self, me, hand, feed)
+        if parked[self] + 1 < len(self._workers):
+            parked[self] += 1
+            while not self._closed and len(self._workers) <= self.target:  # noqa: ASYNC110 - until it is to end
+                await asyncio.sleep(1.0)
+            parked[self] -= 1
+
+    with mock.patch.object(Lanes, "_after_cut", mutant):
+        yield
+
+
+@_mutant("a stained worker goes on", "strangers", HOSTILE)
+def _stains_stay() -> Iterator[None]:
+    """A worker whose context a handler has changed takes the next event in it."""
+    turns = Lanes._turns
+
+    async def mutant(self: Lanes, me: Any, hand: Any) -> bool:
+        await turns(self, me, hand)
+        return False
+
+    with mock.patch.object(Lanes, "_turns", mutant):
+        yield
+
+
+@_mutant("a defect is charged to all that travelled together", "strangers", HOSTILE)
+def _defects_charged() -> Iterator[None]:
+    """Where the driver fails on emits, each event that emitted some of them loses an attempt."""
+    store = Settling._store
+
+    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any, **more: Any) -> None:
+        insist = self._insist
+
+        async def insisted(step: str, call: Any) -> None:
+            try:
+                await insist(step, call)
+            except DriversDefect as e:
+                if name == DEAD:
+                    raise
+                refused.update({place: (name, e) for place, _ in part})
+
+        charged: Any = copy(self)
+        charged._insist = insisted
+        await store(charged, name, part, refused, **more)
+
+    with mock.patch.object(Settling, "_store", mutant):
+        yield
+
+
+@_mutant("a snooze is an attempt", "strangers", HOSTILE)
+def _snoozes_count() -> Iterator[None]:
+    def mutant(self: Feed, delivery: Any, pause: float, because: str) -> None:
+        self._release(delivery, pause, tried=True)
+
+    with mock.patch.object(Feed, "snooze", mutant):
+        yield
+
+
+@_mutant("an open circuit is never probed", "I7", HOSTILE)
+def _never_probed() -> Iterator[None]:
+    with mock.patch.object(Circuits, "_look"):
+        yield
+
+
+@_mutant("the pause that a handler asks for is ignored", "pause", HOSTILE)
+def _pauses_ignored() -> Iterator[None]:
+    failed = Circuits.failed
+
+    def mutant(self: Circuits, *of: Any, because: str, after: float | None = None) -> Any:
+        return failed(self, *of, because=because)
+
+    with mock.patch.object(Circuits, "failed", mutant):
+        yield
+
+
+@_mutant("leaving gives nothing back", "I7", LEAVING)
+def _nothing_given_back() -> Iterator[None]:
+    """Who leaves a wagon cancels the receives, and what was fetched is left to run out."""
+    leave = Serving._leave
+
+    async def mutant(self: Serving, grace: float) -> None:
+        for fetching in self._fetching:
+            fetching.cancel()
+        with mock.patch.object(self, "give_back"):
+            await leave(self, grace)
+
+    with mock.patch.object(Serving, "_leave", mutant):
+        yield
+
+
+@_mutant("settling waits for ever", "I7", HANGING)
+def _settling_waits() -> Iterator[None]:
+    """A call of the broker's that is never answered is never given up."""
+    begin = Settling.__init__
+
+    def mutant(self: Settling, kit: Any, *rest: Any) -> None:
+        begin(self, kit._replace(settings=msgspec.structs.replace(kit.settings, publish_timeout=1e9)), *rest)
+
+    with mock.patch.object(Settling, "__init__", mutant):
+        yield
+
+
+def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
+    """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows it."""
+    looks = count(1)
+
+    def mutant(*of: Any, **more: Any) -> Plan:
+        if next(looks) % 5 == 0:
+            raise error()
+        return plan(*of, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("a cancellation that nobody sent", "alive", DEFECTS, then=("CancelledError",))
+def _strays() -> Iterator[None]:
+    yield from _defective(asyncio.CancelledError)
+
+
+@_mutant("a group of what is no Exception", "alive", DEFECTS, then=("BaseExceptionGroup",))
+def _groups() -> Iterator[None]:
+    yield from _defective(lambda: BaseExceptionGroup("a defect", [GeneratorExit()]))
+
+
+@_mutant("a wrong argument", "alive", DEFECTS, then=("AttributeError",))
+def _wrong_argument() -> Iterator[None]:
+    """Each fifth call of one kind has one; it fails in a file of the simulation."""
+    settle_all = Settling._settle_all
+    calls = count(1)
+
+    async def mutant(self: Settling, source: Any, deliveries: list[Any]) -> None:
+        if next(calls) % 5 == 0:
+            try:
+                await source.subscription.settle([None])
+            except AttributeError as e:
+                self._kit.bulkhead.report("settling", e)
+        await settle_all(self, source, deliveries)
+
+    with mock.patch.object(Settling, "_settle_all", mutant):
+        yield
+
+
+ALL: dict[str, Mutant] = {**FENCED, **UNFENCED, **HOSTILE, **LEAVING, **HANGING, **DEFECTS, **STEPPING, **RARE}
+"""Each of them, by name."""

@@ -6,22 +6,36 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from ...breaker import Breaker
 from ...connection import Connection
 from ...crew import Lanes
-from ...errors import EventwagonError, PublishError, Reject
-from ...event import Channel
+from ...errors import EventwagonError, PublishError, Reject, Retry, Snooze
+from ...event import Channel, Event
 from ...facts import Fact
 from ...limits import parse_limit
 from ...text import said
 from ...train import Train
 from ...worker import Context
 from ...workers import parse_workers
-from .gate import DriversDefect, Gate, GatedBroker, GatedRegistry
-from .guests import REFUSED, Unprintable, children, fate, guest, is_once, raised
+from .gate import Gate, GatedBroker, GatedRegistry
+from .guests import (
+    REFUSED,
+    DriversDefect,
+    Exit,
+    Failure,
+    Unprintable,
+    children,
+    fate,
+    guest,
+    is_once,
+    is_thrown,
+    pause,
+    raised,
+    snoozes,
+)
 from .history import (
     Accepted,
     Asked,
@@ -29,7 +43,9 @@ from .history import (
     Ended,
     Faulted,
     Handled,
+    Leaked,
     Paused,
+    PutOff,
     Refused,
     Resumed,
     Running,
@@ -38,12 +54,16 @@ from .history import (
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
+from .truth import key_of
 
 if TYPE_CHECKING:
     from .run import World
 
 TRAIN = "t"
 EPOCH = 1_750_000_000.0
+
+_LEFT: ContextVar[str] = ContextVar("_LEFT", default="")
+"""Set by handlers of events that change it."""
 
 
 class Slot:
@@ -95,6 +115,8 @@ class Process(Actor):
         self.publishing = 0
         self.pools: list[Lanes] = []
         """Its workers."""
+        self.owners: set[str] = set()
+        """The names under which it has claimed."""
         self._watch_steps()
 
     # --- its life -------------------------------------------------------------------------
@@ -116,7 +138,11 @@ class Process(Actor):
         said = "" if error is None else _said(error)
         if error is None and self.tasks:
             said = f"tasks were left: {', '.join(sorted(map(whereabouts, self.tasks)))}"
-        self.world.record(Ended, by=self.name, error=said, early=not self.is_up and _is_ours(error))
+        early = not self.is_up and _is_ours(error)
+        if error is not None and not early and not is_thrown(error):
+            self.world.loop.foreign.append(said)
+        held = self.world.broker.held_by(self.owners)
+        self.world.record(Ended, by=self.name, error=said, early=early, held=tuple(held))
         self.world.broker.detach_all(self.name)
         self.finished.set()
 
@@ -156,7 +182,7 @@ class Process(Actor):
     def _hear(self, fact: Fact) -> None:
         self.world.heard(fact)
         if self._by_chance(self.slot.scenario.deaf):
-            error: BaseException = (RuntimeError("simulated"), Unprintable(), SystemExit(2))[self.pick(3)]
+            error: BaseException = (Failure("simulated"), Unprintable(), Exit(2))[self.pick(3)]
             raise error
 
     # --- publishing -----------------------------------------------------------------------
@@ -232,9 +258,7 @@ class Process(Actor):
             limit=parse_limit(limit),
             workers=parse_workers(workers),
             revision=self.slot.program.revision,
-            breaker=None
-            if scenario.poison or scenario.guests
-            else Breaker(),  # it keeps what always fails: no end would come
+            breaker=_breaker(scenario),
             **settings,
         )
         if self.slot.program.roles == ("publish",):
@@ -251,9 +275,11 @@ class Process(Actor):
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
             try:
+                if left := _LEFT.get():
+                    self.world.record(Leaked, key=payload, left_by=left)
                 await self._point()
                 if (kind := guest(scenario, payload)) and (ctx.attempt == 1 or not is_once(scenario, payload)):
-                    await self._misbehave(kind, ctx)
+                    await self._misbehave(kind, payload, ctx)
                 mine = fate(scenario, payload, ctx.channel)
                 if scenario.work:
                     seconds = scenario.work * (0.5 + mine) * (scenario.deeper if ctx.channel else 1.0)
@@ -270,6 +296,8 @@ class Process(Actor):
                     self.world.record(
                         Tried, channel=where, id=ctx.event.id, key=payload, attempt=ctx.attempt, why=_said(e)
                     )
+                if isinstance(e, Snooze | Retry) and e.after is not None:
+                    self.world.record(PutOff, channel=where, id=ctx.event.id, key=payload, seconds=e.after)
                 raise
             emitted = children(scenario, payload, after)
             for child in emitted:
@@ -280,13 +308,14 @@ class Process(Actor):
                 id=ctx.event.id,
                 key=payload,
                 children=tuple((after or "", child) for child in emitted),
+                attempt=ctx.attempt,
             )
             await self._point()
             return object() if kind == "returns" else None
 
         return handle
 
-    async def _misbehave(self, kind: Guest, ctx: Context) -> None:
+    async def _misbehave(self, kind: Guest, key: str, ctx: Context) -> None:
         """What a hostile event's handler does."""
         if (error := raised(kind)) is not None:
             raise error
@@ -305,18 +334,26 @@ class Process(Actor):
             case "kills":
                 self.crash(0.5)
                 await for_ever()
+            case "retry":
+                raise Retry(pause(self.slot.scenario, key), "simulated")
+            case "snooze":
+                snoozed = self.world.snoozed
+                if snoozed[key] < snoozes(self.slot.scenario, key):
+                    snoozed[key] += 1
+                    raise Snooze(pause(self.slot.scenario, key), "simulated: too early")
+            case "stains":
+                _LEFT.set(key)
 
     async def _point(self) -> None:
         """A point in a handler at which faults strike."""
         await Gate(self).call("handle", _nothing)
 
-    def short(self) -> list[str]:
-        """Pools of workers that are not of their size."""
-        return [
-            f"{self.name} has {pool.size} workers, not {pool.target}"
-            for pool in self.pools
-            if not pool._closed and pool.size != pool.target
-        ]
+    def short(self, *, at_rest: bool) -> list[str]:
+        """Pools of workers that are not of their size, or, `at_rest`, whose workers do not all wait for an event."""
+        open_pools = [pool for pool in self.pools if not pool._closed]
+        lacks = [f"{self.name} has {p.size} workers, not {p.target}" for p in open_pools if p.size != p.target]
+        idle = [p for p in open_pools if at_rest and p.size == p.target != p.free]
+        return lacks + [f"{p.free} of {p.target} workers of {self.name} wait for an event" for p in idle]
 
     # --- what a gate asks of it -----------------------------------------------------------
 
@@ -324,7 +361,7 @@ class Process(Actor):
         """Its own wall clock."""
         return EPOCH + asyncio.get_running_loop().time() + self.slot.jumped
 
-    def next_fault(self, op: str) -> Fault | None:
+    def next_fault(self, op: str, events: Sequence[Event] = ()) -> Fault | None:
         slot = self.slot
         self.calls[op] = self.calls.get(op, 0) + 1
         if self.world.healed:
@@ -335,14 +372,18 @@ class Process(Actor):
         if fault is None and self.world.ambush is not None:
             fault = self.world.ambush(self.name, slot.program.roles[0], op, self.world.registry.newest(TRAIN).manifest)
         if fault is not None:
-            self._faulted(fault, op, count)
+            self._faulted(fault, op, count, tuple(map(key_of, events)))
         return fault
 
-    def _faulted(self, fault: Fault, op: str, call: int) -> None:
-        self.world.record(Faulted, by=self.name, op=op, call=call, kind=fault.kind, amount=fault.amount)
+    def _faulted(self, fault: Fault, op: str, call: int, keys: tuple[str, ...] = ()) -> None:
+        self.world.record(Faulted, by=self.name, op=op, call=call, kind=fault.kind, amount=fault.amount, keys=keys)
 
     def latency(self) -> float:
         most = self.slot.scenario.latency
+        return self.slot.rng.random() * most if most else 0.0
+
+    def answer(self) -> float:
+        most = self.slot.scenario.answers
         return self.slot.rng.random() * most if most else 0.0
 
     def pick(self, most: int) -> int:
@@ -405,6 +446,13 @@ class Process(Actor):
         done = self.slot.steps + self.steps
         ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
         self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+def _breaker(scenario: Scenario) -> Breaker | None:
+    """It keeps what always fails for long: the usual one would let no end come."""
+    if scenario.breaker:
+        return Breaker(last=4, least=3, sparse=0.5, events=2, share=0.5, pause=0.2, pause_most=0.5)
+    return None if scenario.poison or scenario.guests else Breaker()
 
 
 async def _nothing() -> None:

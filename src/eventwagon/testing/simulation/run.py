@@ -12,27 +12,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import msgspec
 
+from ... import breaker as breaker_module
 from ... import connection as connection_module
 from ... import crew as crew_module
 from ... import feed as feed_module
-from ...bulkhead import Bulkhead, traceback_of
+from ...bulkhead import Bulkhead
 from ...errors import EventwagonError
 from ...event import DEAD, Channel, new_ids
 from ...facts import Fact
 from ...lifecycle import State
 from ...manifest import Manifest
 from ...orchestrator import Orchestrator
-from ...text import said
 from ..virtual_time import Deadlock
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
-from .guests import guest
+from .guests import guest, is_thrown
 from .history import Faulted, Healed, History, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
@@ -44,6 +43,8 @@ Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 REST_WITHIN = 900.0
 """Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
 LEAVE_WITHIN = 60.0
+_PATIENCE = 30.0
+"""Seconds for which a breaker that opens soon keeps what always fails."""
 QUIET = 10.0
 """Seconds of rest over which calls are counted."""
 
@@ -75,10 +76,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     history: Any
     rest: Rest
     unexpected: tuple[str, ...]
-    """Errors that nobody caught."""
+    """Errors that nobody caught, or that a bulkhead held up though nothing in the scenario threw them."""
     longest_journal: int
     seconds: float
     """Virtual."""
+    foreign: tuple[str, ...] = ()
+    """Those of the unexpected, and of what ended processes, that nothing in the scenario threw."""
 
     @property
     def faults(self) -> Counter[str]:
@@ -106,6 +109,8 @@ class World:
         self._left_over = left_over
         self._lived: list[Process] = []
         self._arriving: dict[asyncio.Task[Any], None] = {}
+        self.snoozed: Counter[str] = Counter()
+        """How often the handling of each event has put it off."""
 
     def orchestrator(self, gate: Gate) -> Orchestrator | None:
         """How a process reaches the control plane, where there is one."""
@@ -241,7 +246,7 @@ class World:
             calls=calls,
             quiet=QUIET,
             left_behind=(),
-            short=tuple(lack for process in self._living() for lack in process.short()),
+            short=tuple(lack for process in self._living() for lack in process.short(at_rest=not lacking)),
         )
 
     def _calls(self) -> Counter[str]:
@@ -341,7 +346,7 @@ class _Random:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, *, patience: float) -> Iterator[None]:
     """Everything in the core that draws from the system draws from the seed."""
     rng = random.Random(f"{seed} ids")
 
@@ -355,6 +360,7 @@ def _seeded(seed: int) -> Iterator[None]:
         mock.patch.object(crew_module, "random", _Random(seed)),
         mock.patch.object(feed_module, "_RECEIVE", 5.0),
         mock.patch.object(crew_module, "Lanes", _Lanes),
+        mock.patch.object(breaker_module, "PATIENCE", patience),
         _quietly(),
     ):
         yield
@@ -383,25 +389,17 @@ def _quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _held_up(unexpected: list[str]) -> Iterator[None]:
+def _held_up(loop: SimulationLoop) -> Iterator[None]:
     """Notes what a bulkhead holds up though the scenario did not throw it: else a defect of ours would hide behind it."""
     report = Bulkhead.report
 
     def noted(self: Bulkhead, step: str, error: BaseException) -> None:
-        if isinstance(error, Exception) and not isinstance(error, EventwagonError) and not _is_thrown(error):
-            unexpected.append(f"{step}: {said(error)}")
+        if not isinstance(error, EventwagonError) and not is_thrown(error):
+            loop.note(step, error)
         report(self, step, error)
 
     with mock.patch.object(Bulkhead, "report", noted):
         yield
-
-
-def _is_thrown(error: BaseException) -> bool:
-    """Whether it was raised by the simulation itself."""
-    place = traceback_of(error)
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place is not None and Path(place.tb_frame.f_code.co_filename).parent == Path(__file__).parent
 
 
 def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:
@@ -414,7 +412,10 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
     loop = SimulationLoop()
     try:
-        with _seeded(scenario.seed), _held_up(loop.unexpected):
+        with (
+            _seeded(scenario.seed, patience=_PATIENCE if scenario.breaker else breaker_module.PATIENCE),
+            _held_up(loop),
+        ):
             world = World(scenario, loop, ambush, left_over)
             try:
                 rest = loop.run_until_complete(world.run())
@@ -427,6 +428,7 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
                 unexpected=tuple(loop.unexpected),
                 longest_journal=world.registry.longest.get(TRAIN, 0),
                 seconds=loop.time(),
+                foreign=tuple(loop.foreign),
             )
             loop.close()
             world.bury()

@@ -31,6 +31,8 @@ KINDS = (
     "skipped",  # news are left out; the newest come `amount` seconds later
     "old",  # old news come again after the new ones
     "bug",  # no effect, and a TypeError: a defect of the driver
+    "hang",  # no effect and no answer, until its caller gives up or the process ends
+    "hang-after",  # effect, and no answer
 )
 
 INNER = ("a", "b", "c")
@@ -67,10 +69,18 @@ Guest = Literal[
     "kills",  # its handling kills its process
     "refused",  # the broker refuses the event for good
     "breaks",  # the broker's driver raises a TypeError at it
+    "snooze",  # its handler wants it later, once or a few times
+    "retry",  # its handler wants another attempt, after a pause of its own
+    "stains",  # its handler changes a context variable
 ]
 
 GUESTS: tuple[Guest, ...] = get_args(Guest)
 """What hostile events do."""
+_MILD: tuple[Guest, ...] = ("snooze", "retry", "stains")
+_ROUGH: tuple[Guest, ...] = tuple(g for g in GUESTS if g not in _MILD)
+
+_MAY_HANG = ("publish", "settle", "release", "extend")
+"""Calls that publishers and workers give up by themselves. All others are the driver's to give up."""
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
@@ -143,6 +153,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     reject: float = 0.0
     latency: float = 0.0
     """Seconds that a call takes at most."""
+    answers: float = 0.0
+    """Seconds that an answer takes at most, once its call took effect."""
     torn: float = 0.0
     """The share of depths that are read torn, whatever the faults."""
     unknown: float = 0.0
@@ -165,6 +177,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of facts at which a listener raises."""
     steps_back: tuple[tuple[float, int], ...] = ()
     """When the registry steps back, and over how many revisions. The broker does not."""
+    breaker: bool = False
+    """A circuit breaker that opens soon stands before the handlers, though guests come."""
     redeclares: tuple[str, str] | None = None
     """The limit and the workers that the new version of the programs declares instead."""
 
@@ -239,6 +253,13 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     hosts = random.Random(f"{seed} guests")
     if hosts.random() < 0.25:
         scenario = _with_guests(scenario, hosts)
+    scenario = _with_mild_guests(scenario, random.Random(f"{seed} mild"))
+    breaker = random.Random(f"{seed} breaker")
+    if scenario.guests and not scenario.poison and "swallows" not in scenario.guests and breaker.random() < 0.25:
+        scenario = msgspec.structs.replace(scenario, breaker=True, hostility=max(0.25, scenario.hostility))
+    scenario = _with_batches(scenario, random.Random(f"{seed} batches"))
+    scenario = _with_hangs(scenario, random.Random(f"{seed} hangs"))
+    scenario = _with_leavers(scenario, random.Random(f"{seed} leavers"))
     registry = random.Random(f"{seed} registry")
     if fences and not scenario.guests and registry.random() < 0.15:
         times = sorted(round(registry.uniform(1.0, span + 4.0), 3) for _ in range(registry.choice([1, 1, 2])))
@@ -294,7 +315,7 @@ def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
     so that each innocent event must fare as if it were alone: it loses no attempt but its own, and those that a defect
     cost it."""
     kind = rng.choice(["handlers", "handlers", "broker", "kills", "defects", "all"])
-    guests = tuple(rng.sample(GUESTS, rng.choice([1, 2, 4])))
+    guests = tuple(rng.sample(_ROUGH, rng.choice([1, 2, 4])))
     if kind == "broker":
         guests = rng.choice(_TO_BROKERS)
     elif kind == "kills":
@@ -306,7 +327,7 @@ def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
     faults = scenario.faults if rng.random() < 0.5 else ()
     settings = scenario.settings
     if not faults:
-        settings = {**settings, "attempts": 8 if defects else 2}
+        settings = {**settings, "attempts": len(defects) + 1 if defects else 2}
         hand = tuple(h for h in scenario.by_hand if h.what != "stop")
         scenario = msgspec.structs.replace(scenario, by_hand=hand, grows_at=None)
     elif scenario.grows_at is not None and rng.random() < 0.5:
@@ -323,6 +344,66 @@ def _with_guests(scenario: Scenario, rng: random.Random) -> Scenario:
         hostility=hostility,
         deaf=0.0 if rng.random() < 0.6 else 0.2,
     )
+
+
+def _with_mild_guests(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some of the hostile events do nothing worse than ask for a pause, or leave something behind."""
+    if not scenario.guests or rng.random() >= 0.4:
+        return scenario
+    return msgspec.structs.replace(scenario, guests=(*scenario.guests, *rng.sample(_MILD, rng.choice([1, 2, 3]))))
+
+
+def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Where nothing but a driver's defects happens: emits travel together, and some of these calls are struck."""
+    if not scenario.faults or any(f.kind != "bug" for f in scenario.faults) or rng.random() >= 0.6:
+        return scenario
+    names = [p.name for p in scenario.programs if "work" in p.roles]
+    if scenario.orchestrated:
+        names = [unit_process(unit, 0) for unit in (1, 2, 3)]
+    defects = [Fault(name, "publish", call, "bug") for name in names for call in rng.sample(range(1, 13), 6)]
+    faults = (*scenario.faults, *defects)
+    return msgspec.structs.replace(
+        scenario,
+        settings={**scenario.settings, "attempts": len(faults) + 1, "backoff_most": 2.0},  # one event may meet all
+        faults=faults,
+        workers="each=3" if scenario.workers.startswith("each") else "total=4, floor=1",
+        depth=max(2, scenario.depth),
+        work=min(0.02, scenario.work),
+        trouble=0.0,
+        latency=0.001,
+        answers=0.5,
+    )
+
+
+def _with_leavers(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Where nothing else goes wrong: some that work are asked to end while there is work, and answers take their time."""
+    workers = [p.name for p in scenario.programs if "work" in p.roles]
+    if scenario.faults or scenario.guests or not workers or rng.random() >= 0.7:
+        return scenario
+    asked = [
+        ByHand(round(rng.choice(scenario.arrivals).at + rng.choice([0.05, 0.3, 1.0]), 3), rng.choice(workers), "stop")
+        for _ in range(rng.randint(1, 4))
+    ]
+    by_hand = tuple(sorted([*scenario.by_hand, *asked], key=lambda h: h.at))
+    settings = {**scenario.settings, "publish_timeout": 15.0}  # no receive takes longer, in which there may be claims
+    return msgspec.structs.replace(scenario, by_hand=by_hand, settings=settings, answers=0.3)
+
+
+def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some calls are never answered."""
+    if all(f.kind == "bug" for f in scenario.faults) or rng.random() >= 0.2:
+        return scenario
+    observers = {p.name for p in scenario.programs if "observe" in p.roles}
+    hangs = []
+    for _ in range(rng.randint(1, 4)):
+        op, kind, process = (
+            rng.choice(_MAY_HANG),
+            rng.choice(["hang", "hang-after"]),
+            rng.choice(scenario.faults).process,
+        )
+        if op != "publish" or process not in observers:  # whose removals publish, too
+            hangs.append(Fault(process, op, 1 + int(rng.expovariate(1 / OPS[op])), kind))
+    return msgspec.structs.replace(scenario, faults=(*scenario.faults, *hangs))
 
 
 def _defect(rng: random.Random, program: Program) -> Fault:

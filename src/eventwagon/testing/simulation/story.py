@@ -18,8 +18,10 @@ from .history import (
     Faulted,
     Handled,
     Healed,
+    Leaked,
     Noted,
     Paused,
+    PutOff,
     Record,
     Refused,
     Rested,
@@ -65,6 +67,7 @@ def describe(scenario: Scenario) -> str:
     settings = ", ".join(f"{k}={v}" for k, v in s.settings.items())
     extras = {
         "latency": s.latency, "work": s.work, "poison": s.poison, "trouble": s.trouble, "reject": s.reject, "torn": s.torn,
+        "answers": s.answers, "guests": " ".join(s.guests), "hostility": s.hostility, "deaf": s.deaf,
     }  # fmt: skip
     said = ", ".join(f"{k}={v}" for k, v in extras.items() if v)
     lines = [
@@ -126,12 +129,17 @@ def _tell(record: Record) -> str:
             return f"has handled {record.key} of {record.channel}{emits}"
         case Tried():
             return f"failed at {record.key} of {record.channel}, attempt {record.attempt}: {record.why}"
+        case PutOff():
+            return f"puts off {record.key} of {record.channel} for {record.seconds:g} s"
+        case Leaked():
+            return f"sees at {record.key} what {record.left_by} has left"
         case Started():
             return f"starts, to {', '.join(record.roles)}"
         case Running():
             return "is up"
         case Ended():
-            return f"ends{': ' + record.error if record.error else ''}"
+            held = f", and keeps {', '.join(record.held)}" if record.held else ""
+            return f"ends{': ' + record.error if record.error else ''}{held}"
         case Crashed():
             return "is killed"
         case Paused():

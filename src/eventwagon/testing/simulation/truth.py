@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 
 from ...broker import Delivery, Depth
@@ -14,6 +14,7 @@ from ...facts import Entry
 from ...manifest import Manifest
 from ...registries.memory import MemoryRegistry
 from ...registry import Snapshot
+from .guests import DriversDefect
 from .history import (
     Attached,
     Created,
@@ -100,7 +101,7 @@ class TruthBroker(MemoryBroker):
             if kind == "refused":
                 raise EventRefused(f"simulated: {key_of(event)} can't be stored")
             if kind == "breaks":
-                raise TypeError(f"simulated: {key_of(event)} breaks the driver")
+                raise DriversDefect(f"simulated: {key_of(event)} breaks the driver")
 
     async def seal(self, channel: Channel) -> None:
         await super().seal(channel)
@@ -151,6 +152,16 @@ class TruthBroker(MemoryBroker):
         """What is not settled there."""
         queue = self._queues.get(channel)
         return queue.unsettled() if queue else []
+
+    def held_by(self, owners: Collection[str]) -> list[str]:
+        """What these owners have claimed and not given back, at this instant."""
+        now = asyncio.get_running_loop().time()
+        return [
+            f"{key_of(hold.event)} of {channel}"
+            for channel, queue in self._queues.items()
+            for hold in queue._taken.values()
+            if hold.owner in owners and not hold.back and hold.due > now
+        ]
 
     def depth_now(self, channel: Channel) -> Depth:
         """The exact depth at this instant."""

@@ -11,8 +11,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """An invariant that a run broke, by what, and where in the history to look."""
 
     invariant: str
-    """`I1` … `I10`; `alive`: a process ended by itself; `pool`: it lost a worker; `strangers`: what one event did hurt
-    another."""
+    """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
+    `strangers`: what one event did hurt another; `pause`: an event came too early."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -50,5 +50,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Pools of workers that were not of their size at rest."""
     touched: frozenset[str] = frozenset()
     """Keys of events that had done nothing, and ended in the dead letters."""
+    charged: tuple[int, ...] = ()
+    """Numbers of the records of handlings of events that had done nothing, with more attempts than they should have."""
+    punctual: bool = False
+    """Nothing in the run could make an event come before the pause is over that its handler asked for."""
+    kept: tuple[int, ...] = ()
+    """Numbers of the records of processes that ended and kept claims, where nothing prevented them from giving back."""
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

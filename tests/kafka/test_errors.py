@@ -1,0 +1,168 @@
+"""What a call says when nobody answers, or the wrong one: the cause, where, and what to do, within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from eventwagon._kafka.causes import Causes
+from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.errors import BrokerError
+from eventwagon.registries.kafka import KafkaRegistry
+from tests.servers.kafka import KafkaServer, login, sasl
+from tests.servers.ports import free_port
+
+from .support import events, new_channel
+
+USERS = {"admin": "adm1n-s3cret", "bob": "b0b-s3cret"}
+TIMEOUT = 2.0
+
+
+async def refused(url: str, *, timeout: float = TIMEOUT) -> str:
+    """What every call says, each within its time."""
+    url += f"{'&' if '?' in url else '?'}timeout={timeout:g}"
+    said: list[str] = []
+    async with KafkaBroker.from_url(url) as broker, KafkaRegistry.from_url(url) as registry:
+        channel = new_channel()
+        for step in (
+            lambda: broker.create(channel),
+            lambda: broker.publish(channel, events(1)),
+            lambda: broker.depth([channel]),
+            lambda: broker.channels("t"),
+            lambda: registry.read("t"),
+            lambda: registry.trains(),
+        ):
+            async with asyncio.timeout(10 * timeout):  # this machine has other work too
+                with pytest.raises(BrokerError) as caught:
+                    await step()
+            said.append(str(caught.value))
+    for one in said:
+        assert "s3cret" not in one
+    return "\n".join(said)
+
+
+def each_says(text: str, *words: str) -> None:
+    for line in text.splitlines():
+        for word in words:
+            assert word in line, line
+
+
+def test_a_host_that_is_unknown() -> None:
+    said = asyncio.run(refused("kafka://no-such-host.invalid:9092"))
+    each_says(said, "no-such-host.invalid:9092", "the host no-such-host.invalid:9092 is unknown")
+
+
+def test_a_port_at_which_nobody_listens() -> None:
+    port = free_port()
+    each_says(asyncio.run(refused(f"kafka://127.0.0.1:{port}")), f"127.0.0.1:{port}", "nothing listens there")
+
+
+@asynccontextmanager
+async def listening(answer: bytes) -> AsyncIterator[int]:
+    """Somebody who answers so to whatever comes."""
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(OSError):
+            while await reader.read(100):
+                if answer:
+                    writer.write(answer)
+                    await writer.drain()
+                    break
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        for writer in writers:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def test_a_port_of_something_else() -> None:
+    async def main() -> None:
+        async with listening(b"HTTP/1.1 400 Bad Request\r\n\r\nno") as port:
+            each_says(await refused(f"kafka://127.0.0.1:{port}"), "does not speak Kafka", "check the port")
+
+    asyncio.run(main())
+
+
+def test_somebody_who_never_answers() -> None:
+    async def main() -> None:
+        async with listening(b"") as port:
+            each_says(await refused(f"kafka://127.0.0.1:{port}"), f"127.0.0.1:{port}")
+
+    asyncio.run(main())
+
+
+def test_logins(tmp_path: Path) -> None:
+    """No login where one is wanted, a wrong one, a mechanism that the server has not, TLS where there is none."""
+
+    async def main(server: KafkaServer) -> None:
+        at = f"kafka://{server.bootstrap}"
+        right = login("admin", USERS["admin"])
+        each_says(await refused(at), "it may want TLS or a login", "security.protocol")
+        each_says(await refused(f"{at}?{urlencode(login('admin', 'wr0ng-s3cret'))}"), "the login was refused")
+        other = {**right, "sasl.mechanism": "SCRAM-SHA-256"}
+        each_says(await refused(f"{at}?{urlencode(other)}"), "does not know this sasl.mechanism; it has PLAIN")
+        each_says(await refused(f"{at}?security.protocol=SSL"), "we speak TLS and the server seems not to")
+        controller = f"kafka://127.0.0.1:{server.controller_port}"
+        each_says(await refused(controller), "port")
+
+    with KafkaServer(tmp_path, config=sasl(USERS), client=login("admin", USERS["admin"])) as server:
+        asyncio.run(main(server))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    file = tmp_path / "server.pem"
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "both.pem").write_text(key.read_text() + file.read_text())
+    return file
+
+
+def test_a_server_that_speaks_tls(certificate: Path, tmp_path: Path) -> None:
+    """Without TLS, and with a certificate that is not trusted; with the right options it works."""
+    config = {
+        "listener.security.protocol.map": "CLIENTS:SSL,CONTROLLER:PLAINTEXT",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificate.with_name("both.pem")),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(certificate),
+        "ssl.client.auth": "none",
+    }
+    client = {"security.protocol": "SSL", "ssl.ca.location": str(certificate)}
+
+    async def main(server: KafkaServer) -> None:
+        at = f"kafka://{server.bootstrap}"
+        each_says(await refused(at), "TLS")
+        each_says(await refused(f"{at}?security.protocol=SSL"), "certificate is not trusted", "ssl.ca.location")
+        async with KafkaBroker.from_url(server.url) as broker:
+            channel = new_channel()
+            await broker.create(channel)
+            await broker.publish(channel, events(1))
+            await broker.delete(channel)
+
+    with KafkaServer(tmp_path, config=config, client=client) as server:
+        asyncio.run(main(server))
+
+
+def test_a_cluster_that_names_a_host_which_is_unknown_here() -> None:
+    """Only the first server is reached: the cluster's own name for itself is what is wrong."""
+    causes = Causes()
+    causes.log(30, "%s", "FAIL", "x", "[thrd:a]: kafka-0.internal:9092/0: Failed to resolve 'kafka-0.internal:9092': x")
+    assert "advertised.listeners" in causes.why("10.0.0.1:9092", 1.0)

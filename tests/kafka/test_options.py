@@ -1,0 +1,128 @@
+"""Options that decide what topics are called and how clients log in."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from eventwagon import Train, Volume
+from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.errors import UsageError
+from eventwagon.event import Channel
+from eventwagon.registries.kafka import KafkaRegistry
+from tests.servers.kafka import KafkaServer
+from tests.servers.ports import free_port
+from tests.servers.server import Server
+
+from .support import LONG, events, new_channel, take
+
+
+async def one_event(train: Train, url: str, number: int, handled: list[int]) -> None:
+    @train.on(train.name)
+    async def handle(payload: int) -> None:
+        handled.append(payload)
+
+    async with train.connect(url) as connection:
+        await connection.publish(number)
+        async with asyncio.timeout(60), connection.running():
+            while not handled:
+                await asyncio.sleep(0.05)
+
+
+def test_a_prefix_keeps_two_installations_apart(kafka_server: Server) -> None:
+    """The same train twice, under two prefixes and without one: none sees the others' topics."""
+
+    async def main() -> None:
+        name = new_channel().train
+        urls = [kafka_server.url, f"{kafka_server.url}?topic_prefix=acme.", f"{kafka_server.url}?topic_prefix=Other_"]
+        handled: list[list[int]] = [[], [], []]
+        for at, url in enumerate(urls):
+            await one_event(Train(name, limit=Volume(100)), url, at, handled[at])
+        assert handled == [[0], [1], [2]]
+        for url, prefix in zip(urls, ("", "acme.", "Other_"), strict=True):
+            async with KafkaBroker.from_url(url) as broker, KafkaRegistry.from_url(url) as registry:
+                assert broker.name_of(Channel(name, 1)) == f"{prefix}{name}_v1"
+                found = await broker.channels(name)
+                assert Channel(name, 1) in found
+                assert name in await registry.trains()
+                assert not [train for train in await registry.trains() if "." in train]
+                for channel in found:
+                    await broker.seal(channel)
+                    await broker.delete(channel)
+                assert await broker.channels(name) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 101, "a/b", "a\n"])
+def test_prefixes_that_cannot_be(prefix: str) -> None:
+    for driver in (KafkaBroker, KafkaRegistry):
+        with pytest.raises(UsageError, match="topic_prefix"):
+            driver("host:9092", topic_prefix=prefix)
+
+
+def token() -> tuple[str, float]:
+    """One that nobody signed, as Kafka takes them in tests."""
+    until = time.time() + 600
+    parts = ({"alg": "none"}, {"sub": "tests", "iat": int(time.time()) - 5, "exp": int(until)})
+    words = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+    return ".".join((*words, "")), until
+
+
+def test_tokens_come_from_a_function(tmp_path: Path) -> None:
+    """SASL/OAUTHBEARER, for all clients of the broker and of the registry."""
+    bearer = (
+        "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="
+    )
+    config = {
+        "listener.security.protocol.map": "CLIENTS:PLAINTEXT,TOKENS:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "OAUTHBEARER",
+        "listener.name.tokens.oauthbearer.sasl.jaas.config": f'{bearer}"server";',
+    }
+    asked: list[str] = []
+
+    def give(config: str) -> tuple[str, float]:
+        asked.append(config)
+        return token()
+
+    async def main(servers: str) -> None:
+        options = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER"}
+        channel = new_channel()
+        async with (
+            KafkaBroker(servers, oauth_cb=give, config=options) as broker,
+            KafkaRegistry(servers, oauth_cb=give, config=options) as registry,
+        ):
+            await broker.create(channel)
+            await broker.publish(channel, events(2))
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 2))
+            await broker.seal(channel)
+            assert channel.train not in await registry.trains()
+            await broker.delete(channel)
+        assert len(asked) >= 5
+
+    server = TwoListeners(tmp_path, config=config)
+    with server:
+        asyncio.run(main(f"{server.host}:{server.tokens}"))
+
+
+class TwoListeners(KafkaServer):
+    """A second listener, for clients with tokens."""
+
+    def properties(self) -> dict[str, str]:
+        found = super().properties()
+        listener = f"TOKENS://{self.host}:{self.tokens}"
+        found["listeners"] += f",{listener}"
+        found["advertised.listeners"] += f",{listener}"
+        return found
+
+    @property
+    def tokens(self) -> int:
+        if not hasattr(self, "_tokens"):
+            self._tokens = free_port()
+        return self._tokens

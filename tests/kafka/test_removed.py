@@ -1,0 +1,418 @@
+"""What goes from a topic by other hands than ours: retention, a deletion of records, a topic that was set up otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+from msgspec import structs
+
+from eventwagon import Train, Volume
+from eventwagon.brokers.kafka import KafkaBroker, wagons
+from eventwagon.cli.status import look
+from eventwagon.errors import StorageBroken
+from eventwagon.event import Channel
+from eventwagon.facts import ChannelThreatened, EventsLost, WagonRemoved, sentence
+from eventwagon.manifest import Manifest
+from eventwagon.registries.kafka import KafkaRegistry
+from tests.servers.kafka import KafkaServer
+from tests.servers.server import Server
+
+from .support import LONG, events, holding, new_channel, standing, take
+
+
+def remove_records(server: KafkaServer | Server, topic: str, before: int) -> None:
+    """As kafka-delete-records.sh does, and retention, a segment at a time."""
+    admin = AdminClient({"bootstrap.servers": server.url.removeprefix("kafka://").partition("?")[0]})
+    (done,) = admin.delete_records([TopicPartition(topic, 0, before)]).values()
+    done.result(10)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == "eventwagon.kafka"]
+
+
+def test_events_that_were_removed_are_lost_not_settled(kafka_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether anybody consumes or not; who looks later knows the same; it is told once."""
+
+    async def main() -> None:
+        async with holding(kafka_server.url, *events(10)) as (ours, channel):
+            remove_records(kafka_server, str(channel), 5)  # of them offset 0 is a probe
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.waiting, depth.lost) == (6, 0, 6, 4)
+            assert len(told := warnings(caplog)) == 1
+            assert f"channel {channel} lost 4 events" in told[0]
+            assert "retention.ms" in told[0]
+            async with KafkaBroker.from_url(kafka_server.url) as other:
+                assert (await other.depth([channel]))[0].lost == 4
+                async with other.consume(channel, visibility=LONG) as consumer:
+                    got = await take(consumer, 6)
+                    await consumer.settle(got)
+                    assert await consumer.receive(1, 0.3) == []
+                (depth,) = await other.depth([channel])
+                assert (depth.published, depth.settled, depth.waiting, depth.lost) == (6, 6, 0, 4)
+            assert len(warnings(caplog)) == 1
+
+    asyncio.run(main())
+
+
+def test_what_somebody_has_in_hand_is_not_lost(kafka_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """It can still be settled; given back, it is lost to the next one, who finds out by itself."""
+
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url, *events(4)) as (ours, channel),
+            ours.consume(channel, visibility=LONG) as consumer,
+            KafkaBroker.from_url(kafka_server.url) as other,
+        ):
+            got = await take(consumer, 4)
+            remove_records(kafka_server, str(channel), 5)
+            (depth,) = await other.depth([channel])
+            assert (depth.published, depth.in_flight, depth.lost) == (4, 4, 0)
+            await consumer.settle(got[:1])
+            await consumer.release(got[1:], delay=0.0)
+            async with other.consume(channel, visibility=LONG) as second:
+                assert await second.receive(4, 0.5) == []
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.waiting, depth.lost) == (1, 1, 0, 3)
+            assert "lost 3 events" in " ".join(warnings(caplog))
+            await ours.publish(channel, more := events(2))
+            assert [d.event.id for d in await take(consumer, 2)] == [e.id for e in more]
+
+    asyncio.run(main())
+
+
+def test_all_that_stood_there_was_removed(kafka_server: Server) -> None:
+    """Amid a consumer that has read ahead, and another that comes later."""
+
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url, *events(50)) as (ours, channel),
+            ours.consume(channel, visibility=LONG) as consumer,
+        ):
+            await consumer.settle(await take(consumer, 10))
+            remove_records(kafka_server, str(channel), 51)
+            async with KafkaBroker.from_url(kafka_server.url) as other:
+                (depth,) = await other.depth([channel])
+                assert (depth.published, depth.settled, depth.lost) == (10, 10, 40)
+                await ours.publish(channel, more := events(3))
+                assert await standing(other, channel) == [e.id for e in more]
+                async with other.consume(channel, visibility=LONG) as second:
+                    assert [d.event.id for d in await take(second, 3)] == [e.id for e in more]
+            (lane,) = ours._have._live()[0].feeds[""].lanes
+            assert not lane.cache
+            assert lane.cached == 0
+
+    asyncio.run(main())
+
+
+async def until_lost(broker: KafkaBroker, channel: Channel, count: int) -> None:
+    async with asyncio.timeout(60):
+        while (await broker.depth([channel]))[0].lost < count:
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_what_retention_and_compaction_take_is_lost(tmp_path: Path) -> None:
+    """By the server's own doing: an old segment goes, and of records with one key only the last stays."""
+
+    async def main(server: KafkaServer) -> None:
+        async with holding(server.url, *events(5)) as (ours, channel):
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 2))
+            alter(server, str(channel), "retention.ms", "1")
+            await until_lost(ours, channel, 3)
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.waiting, depth.lost) == (2, 2, 0, 3)
+        async with holding(server.url) as (ours, channel):
+            topic = str(channel)
+            keyed = [structs.replace(event, subject="one") for event in events(5)]
+            await ours.publish(channel, keyed)
+            for name, value in (
+                ("segment.ms", "100"),
+                ("max.compaction.lag.ms", "100"),
+                ("min.cleanable.dirty.ratio", "0.01"),
+                ("cleanup.policy", "compact"),
+            ):
+                alter(server, topic, name, value)
+            await asyncio.sleep(0.3)
+            await ours.publish(channel, last := [structs.replace(event, subject="two") for event in events(1)])
+            consumer_config = {"bootstrap.servers": server.bootstrap, "group.id": "x"}
+            async with asyncio.timeout(60):
+                while len(await asyncio.to_thread(standing_offsets, consumer_config, topic)) > 2:
+                    await asyncio.sleep(0.5)
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                got = await take(consumer, 2)
+                assert [d.event.id for d in got] == [keyed[-1].id, last[0].id]
+                await consumer.settle(got)
+            await until_lost(ours, channel, 4)
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.lost) == (2, 2, 4)
+
+    config = {"log.retention.check.interval.ms": "300", "log.cleaner.backoff.ms": "200"}
+    with KafkaServer(tmp_path, config=config) as server:
+        asyncio.run(main(server))
+
+
+def standing_offsets(config: dict[str, str], topic: str) -> list[int]:
+    """Of records with a key."""
+    consumer = Consumer({**config, "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[int] = []
+    while (message := consumer.poll(10)) is not None and message.error() is None:
+        if message.key():
+            found.append(message.offset() or 0)
+    consumer.close()
+    return found
+
+
+def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:
+    """Once, with their number, and the wagon's last record has it; the wagon drains and goes all the same."""
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(5), observe_every=0.1)
+        handled: list[int] = []
+
+        @train.on(train.name)
+        async def handle(payload: dict[str, int]) -> None:
+            handled.append(payload["n"])
+
+        async with train.connect(kafka_server.url) as connection:
+            await connection.publish_many([{"n": n} for n in range(8)])
+            remove_records(kafka_server, str(Channel(train.name, 1)), 7)  # with the probe
+            async with asyncio.timeout(60), connection.running():
+                await connection.request_switch("by hand")
+                facts: list[object] = []
+                while not any(isinstance(f, WagonRemoved) for f in facts):
+                    await asyncio.sleep(0.2)
+                    facts = [entry.fact async for entry in connection.journal()]
+            lost = [f for f in facts if isinstance(f, EventsLost)]
+            assert [(f.number, f.count, f.total) for f in lost] == [(1, 6, 6)]
+            assert "wagon_1 lost 6 events" in sentence(lost[0])
+            (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
+            assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (2, 2, 6)
+            assert sorted(handled) == [6, 7]
+            async with asyncio.timeout(20):
+                while (await connection.refresh()).manifest.wagon(1):  # the fact is told before the wagon leaves it
+                    await asyncio.sleep(0.05)
+            view = await look(connection, kafka_server.url, removed=True)
+            assert [w.lost for w in view.removed] == [6]
+
+    asyncio.run(main())
+
+
+# --- topics that are there already --------------------------------------------------------
+
+
+def set_up(server: Server, topic: str, **config: str) -> None:
+    admin = AdminClient({"bootstrap.servers": server.url.removeprefix("kafka://").partition("?")[0]})
+    admin.create_topics([NewTopic(topic, 1, 1, config={k.replace("_", "."): v for k, v in config.items()})])[
+        topic
+    ].result(10)
+
+
+def alter(server: Server, topic: str, name: str, value: str) -> None:
+    admin = AdminClient({"bootstrap.servers": server.url.removeprefix("kafka://").partition("?")[0]})
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(10)
+
+
+@pytest.mark.parametrize(
+    ("of", "setting", "value", "right"),
+    [
+        ("{}", "retention.ms", "604800000", "retention.ms=-1"),
+        ("{}", "retention.bytes", "1000000", "retention.bytes=-1"),
+        ("{}", "cleanup.policy", "compact", "cleanup.policy=delete"),
+        ("{}", "max.message.bytes", "20000", "max.message.bytes=1048588"),
+        ("{}.0claims", "retention.ms", "604800000", "retention.ms=-1"),
+        ("{}.0claims", "message.timestamp.type", "CreateTime", "message.timestamp.type=LogAppendTime"),
+    ],
+)
+def test_a_topic_that_would_lose_events_is_not_taken(
+    kafka_server: Server, of: str, setting: str, value: str, right: str
+) -> None:
+    """The error names the topic, the setting, its value, and what to set; set so, it is taken."""
+
+    async def main() -> None:
+        channel = new_channel()
+        topic = of.format(channel)
+        well = {"retention_ms": "-1", "message_timestamp_type": "LogAppendTime"}
+        set_up(kafka_server, topic, **{**well, setting.replace(".", "_"): value})
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            with pytest.raises(StorageBroken) as refused:
+                await broker.create(channel)
+            assert f"topic {topic}: {setting}={value} " in str(refused.value)
+            assert f"set {right}" in str(refused.value)
+            alter(kafka_server, topic, *right.split("="))
+            await broker.create(channel)
+            await broker.publish(channel, events(1))
+            await broker.seal(channel)
+            await broker.create(channel)  # its size says that it is sealed
+            await broker.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_a_manifest_topic_that_forgets_is_not_taken(kafka_server: Server) -> None:
+    async def main() -> None:
+        train = new_channel().train
+        set_up(kafka_server, f"{train}.0manifest", cleanup_policy="compact")
+        set_up(kafka_server, f"{train}.0journal", retention_ms="1000")
+        async with KafkaRegistry.from_url(kafka_server.url) as registry:
+            with pytest.raises(StorageBroken, match=rf"topic {train}\.0manifest: cleanup\.policy=compact .* set "):
+                await registry.replace(train, Manifest(train=train), expect=0)
+
+    asyncio.run(main())
+
+
+def test_dead_letters_of_a_smaller_size_are_taken(kafka_server: Server) -> None:
+    """The train's own dead letters keep the size of the day on which they were made."""
+
+    async def main() -> None:
+        dead = Channel(new_channel().train, 0, "dead")
+        async with KafkaBroker.from_url(f"{kafka_server.url}?max_message_bytes=20000") as before:
+            await before.create(dead)
+        async with KafkaBroker.from_url(kafka_server.url) as now:
+            await now.create(dead)
+            await now.delete(dead)
+
+    asyncio.run(main())
+
+
+def test_what_was_changed_later_is_told(
+    kafka_server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Topics in use are looked at again: once in the log, once in the journal, for as long as it lasts in `depth`."""
+    monkeypatch.setattr(wagons, "_LOOK_CLOSER", 1)
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(5), observe_every=0.1)
+        topic = str(Channel(train.name, 1))
+        async with train.connect(kafka_server.url) as connection:
+            await connection.publish({"n": 1})
+            alter(kafka_server, topic, "retention.ms", "86400000")
+            alter(kafka_server, f"{topic}.0claims", "cleanup.policy", "compact")
+            async with asyncio.timeout(60), connection.running(work=False):
+                facts: list[ChannelThreatened] = []
+                while not any("0claims" in f.because and "retention.ms" in f.because for f in facts):
+                    await asyncio.sleep(0.3)
+                    facts = [e.fact async for e in connection.journal() if isinstance(e.fact, ChannelThreatened)]
+                (depth,) = await connection.broker.depth([Channel(train.name, 1)])
+                assert f"topic {topic}: retention.ms=86400000 " in depth.trouble
+                threatened = (await look(connection, kafka_server.url)).threatened
+                assert f"topic {topic}: retention.ms=86400000 " in " ".join(threatened)
+                told = [w for w in warnings(caplog) if topic in w]
+                assert len(told) == 2
+                alter(kafka_server, topic, "retention.ms", "-1")
+                alter(kafka_server, f"{topic}.0claims", "cleanup.policy", "delete")
+                while (await connection.broker.depth([Channel(train.name, 1)]))[0].trouble:
+                    await asyncio.sleep(0.3)
+                assert [w for w in warnings(caplog) if topic in w] == told
+
+    asyncio.run(main())
+
+
+# --- logs that lost their beginning -----------------------------------------------------------
+
+
+async def six_settled(url: str, channel: Channel) -> list[str]:
+    """Of ten events, in two records of the claims log; the ids of all."""
+    async with KafkaBroker.from_url(url) as broker:
+        await broker.create(channel)
+        await broker.publish(channel, sent := events(10))
+        async with broker.consume(channel, visibility=LONG) as consumer:
+            got = await take(consumer, 10)
+            await consumer.settle(got[:4])
+            await consumer.settle(got[4:6])
+    return [event.id for event in sent]
+
+
+def ends(server: Server, topic: str) -> int:
+    consumer = Consumer({"bootstrap.servers": server.url.removeprefix("kafka://").partition("?")[0], "group.id": "x"})
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
+    consumer.close()
+    return int(end)
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_a_claims_log_that_lost_its_beginning_is_rebuilt(
+    kafka_server: Server, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What its last records say is settled is settled, all else comes again, to whoever asks first; it is told."""
+
+    async def main() -> None:
+        channel = new_channel()
+        ids = await six_settled(kafka_server.url, channel)
+        log = f"{channel}.0claims"
+        remove_records(kafka_server, log, ends(kafka_server, log) - left)
+        again = ids[:4] + ids[6:] if left else ids
+        async with KafkaBroker.from_url(kafka_server.url) as one, KafkaBroker.from_url(kafka_server.url) as other:
+            (first,), (second,) = await asyncio.gather(one.depth([channel]), other.depth([channel]))
+            for depth in (first, second):
+                known = 2 if left else 0
+                assert (depth.published or 0) - known == depth.waiting == len(again) + 1  # the probe, until it is read
+                assert (depth.settled, depth.in_flight, depth.lost) == (known, 0, 0)
+                assert "was rebuilt" in depth.trouble
+            assert f"topic {log} lost its beginning" in " ".join(warnings(caplog))
+            async with one.consume(channel, visibility=LONG) as a, other.consume(channel, visibility=LONG) as b:
+                got = await take(a, 3)
+                got += await take(b, len(again) - 3)
+                assert sorted(d.event.id for d in got) == sorted(again)
+                await a.settle(got)
+                assert await b.receive(1, 0.3) == []
+            async with KafkaBroker.from_url(kafka_server.url) as late:
+                (depth,) = await late.depth([channel])
+                assert (depth.published, depth.settled, depth.waiting) == (10, 10, 0)
+            await one.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_who_knows_the_claims_tells_those_who_do_not(kafka_server: Server) -> None:
+    """While one lives who has read all, nothing comes again."""
+
+    async def main() -> None:
+        channel = new_channel()
+        ids = await six_settled(kafka_server.url, channel)
+        async with KafkaBroker.from_url(kafka_server.url) as knows, KafkaBroker.from_url(kafka_server.url) as other:
+            await knows.depth([channel])
+            log = f"{channel}.0claims"
+            remove_records(kafka_server, log, ends(kafka_server, log))
+            (depth,) = await other.depth([channel])
+            assert (depth.published, depth.settled, depth.in_flight, depth.trouble) == (10, 6, 4, "")
+            for broker in (other, knows):
+                assert await standing(broker, channel) == ids[6:]
+            await other.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_a_manifest_log_that_lost_its_beginning_is_told(kafka_server: Server) -> None:
+    """Who knows it tells it; if nobody lives who does, the error says what happened."""
+
+    async def main() -> None:
+        train = new_channel().train
+        log = f"{train}.0manifest"
+        async with KafkaRegistry.from_url(kafka_server.url) as knows:
+            stored = await knows.replace(train, Manifest(train=train, stops=3), expect=0)
+            remove_records(kafka_server, log, ends(kafka_server, log))
+            async with KafkaRegistry.from_url(kafka_server.url) as other:
+                assert await other.read(train) == stored
+        remove_records(kafka_server, log, ends(kafka_server, log))
+        async with KafkaRegistry.from_url(kafka_server.url) as nobody:
+            with pytest.raises(StorageBroken, match=rf"topic {train}\.0manifest lost its records before offset"):
+                await nobody.read(train)
+
+    asyncio.run(main())

@@ -1,0 +1,124 @@
+"""The one redactor."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventwagon.errors import StorageBroken, UsageError
+from eventwagon.redaction import is_secret, learn, learn_options, redacted, shown
+from eventwagon.text import said
+from eventwagon.values import split_url
+
+
+@pytest.mark.parametrize(
+    ("url", "as_shown"),
+    [
+        ("redis://h:6379/0?timeout=5&wait=1", "redis://h:6379/0?timeout=5&wait=1"),
+        ("redis://:pw@h", "redis://:***@h"),
+        ("redis://me:p%40w@[::1]:7000/3", "redis://me:***@[::1]:7000/3"),
+        ("redis://sesame@h", "redis://***@h"),
+        ("redis://:p@s/wo?rd@h:1", "redis://:***@h:1"),
+        ("redis://me:sesame", "redis://me:***"),
+        (
+            "kafka://h:1,h2:2?sasl.username=me&sasl.password=a%26b",
+            "kafka://h:1,h2:2?sasl.username=me&sasl.password=***",
+        ),
+        ("kafka://h?sasl.password=a&b&timeout=1", "kafka://h?sasl.password=***&***&timeout=1"),
+        ("kafka://h?ssl.key.pem=x&ssl.ca.location=/ca", "kafka://h?ssl.key.pem=***&ssl.ca.location=/ca"),
+        ("rediss://h?ssl_password=pw&ssl_keyfile=/key", "rediss://h?ssl_password=***&ssl_keyfile=/key"),
+        (
+            "pulsar://h/a/b?token=x&admin=http://u:pw@h:8080&registry=redis%3A%2F%2F%3Apw%40h",
+            "pulsar://h/a/b?token=***&admin=http://u:***@h:8080&registry=redis://:***@h",
+        ),
+        ("sqs://eu-west-1/x?aws_secret_access_key=x", "sqs://eu-west-1/x?aws_secret_access_key=***"),
+        ("sqlite:////var/trains?sync=normal", "sqlite:////var/trains?sync=normal"),
+        ("command:node x.js?ready=http://127.0.0.1:{port}/", "command:node x.js?ready=http://127.0.0.1:{port}/"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, as_shown: str) -> None:
+    assert shown(url) == as_shown
+    assert redacted(f"it failed (at {url}).") == f"it failed (at {as_shown})."
+
+
+@pytest.mark.parametrize(
+    ("text", "as_shown"),
+    [
+        ("Options(sasl_password='s e', x=1)", "Options(sasl_password=***, x=1)"),
+        ("{'password': 'x', 'n': 1}", "{'password': ***, 'n': 1}"),
+        ("client_secret=abc;", "client_secret=***;"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("key AKIAABCDEFGHIJKLMNOP is", "key *** is"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY----- and", "*** and"),
+        ("user or password is wrong: try another token", "user or password is wrong: try another token"),
+        ("passing=True, bypass=1, compass=2", "passing=True, bypass=1, compass=2"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_in_any_text(text: str, as_shown: str) -> None:
+    assert redacted(text) == as_shown
+
+
+def test_a_secret_that_was_seen_is_hidden_wherever_it_turns_up() -> None:
+    learn(f"redis://me:{quote('Nightingale 5/7', safe='')}@h")
+    assert redacted("tried 'Nightingale 5/7', Nightingale%205%2F7 and Nightingale+5%2F7") == "tried '***', *** and ***"
+    assert str(StorageBroken("refused: Nightingale 5/7")) == "refused: ***"
+    assert said(RuntimeError("Nightingale 5/7")) == "RuntimeError: ***"
+    learn_options({"sasl.password": "Blackcap", "client.id": "Whitethroat"})
+    assert redacted("Blackcap Whitethroat") == "*** Whitethroat"
+
+
+def test_a_short_one_only_where_it_stands_alone() -> None:
+    learn("redis://:Wren7@h")
+    assert redacted("Wren7, Wren78") == "***, Wren78"
+    learn("redis://:q7@h")
+    assert redacted("q7 redis://:q7@h") == "q7 redis://:***@h"
+
+
+def test_the_name_of_a_kubernetes_secret_is_none() -> None:
+    learn("kubernetes://shop?secret=birdsong")
+    assert redacted("birdsong") == "birdsong"
+    assert redacted("write kubernetes:?secret=NAME&x=y") == "write kubernetes:?secret=NAME&x=y"
+    assert redacted("a?client_secret=x, redis://h?secret=y") == "a?client_secret=***, redis://h?secret=***"
+
+
+def test_what_is_no_url_is_refused_without_its_secrets() -> None:
+    with pytest.raises(UsageError, match="it is no URL") as refused:
+        split_url("redis://:Chiffchaff@[h")
+    assert "Chiffchaff" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+@given(st.text() | st.from_regex(r"[a-z]+://[^ ]*@[^ ]*\?password=[^ ]*"))
+def test_it_is_total_and_idempotent(text: str) -> None:
+    found = redacted(text)
+    assert redacted(found) == found
+    assert shown(shown(text)) == shown(text)
+
+
+@given(st.text(min_size=6).filter(lambda text: (text.strip("*") and not text.isascii()) or "x" in text))
+def test_no_password_is_shown(password: str) -> None:
+    password = f"Q7z{password}"
+    url = f"redis://u:{quote(password, safe='')}@h:1/0"
+    assert password not in shown(url)
+    assert quote(password, safe="") not in redacted(f"see {url}, or not")
+
+
+@pytest.mark.parametrize("text", ["a", "a.", "password", "://", "a://", "a://b@", "a=b&", "token=", "eyJ", "AKIA"])
+def test_its_time_grows_with_the_text_alone(text: str) -> None:
+    began = time.process_time()
+    redacted(text * (200_000 // len(text)))
+    assert time.process_time() - began < 10
+
+
+def test_names() -> None:
+    hidden = (
+        "password ssl_password sasl.password sasl.oauthbearer.client.secret token tokn_secret aws_session_token pwd"
+    )
+    assert all(map(is_secret, hidden.split()))
+    assert not any(
+        map(is_secret, ["timeout", "prefix", "sasl.username", "ssl.ca.location", "sasl.oauthbearer.token.endpoint.url"])
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 from .broker import Broker, outstanding
 from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
@@ -20,7 +22,10 @@ from .switcher import Switcher
 from .text import said
 from .worker import died, smaller
 
+_logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
+_DEFECTS = 3
+"""How often a driver may fail in a row before it is taken for the event's doing."""
 
 
 class Remover:
@@ -137,7 +142,7 @@ class Remover:
         while left:
             some = fitting(left, _MOVE_BATCH)
             try:
-                await self._broker.publish(kept, some)
+                await _in_spite_of_defects(partial(self._broker.publish, kept, some))
                 left = left[len(some) :]
             except (Exception, BaseExceptionGroup) as e:
                 if _passes_over(e):
@@ -170,9 +175,9 @@ class Remover:
         dead letters, as do those for an inner channel that it does not have: how many."""
         try:
             if channel.name:
-                await self._emit_anew(channel.name, events)
+                await _in_spite_of_defects(partial(self._emit_anew, channel.name, events))
             else:
-                await self._switcher.readmit(events)
+                await _in_spite_of_defects(partial(self._switcher.readmit, events))
         except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
             raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
         except (Exception, BaseExceptionGroup) as e:
@@ -232,6 +237,19 @@ class Remover:
 
 class _NoSuchChannelError(Exception):
     """The active wagon has no inner channel of that name."""
+
+
+async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
+    """A few defects of a driver must not cost an event anything: only one that lasts is taken for the event's doing."""
+    for _ in range(_DEFECTS):
+        try:
+            await call()
+            return
+        except (Exception, BaseExceptionGroup) as e:
+            if isinstance(e, EventwagonError | _NoSuchChannelError):
+                raise
+            _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=e)
+    await call()
 
 
 def _mark(event: Event) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from hashlib import blake2b
+from string import Formatter
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
@@ -26,6 +27,8 @@ _LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves sa
 _PAUSE = 0.5
 _MARGIN = 30.0  # seconds that tasks may take to be gone, beyond the grace
 COMMAND = ("eventwagon", "work", "{target}", "--wagon", "{unit}", "--workers", "{each}")
+_PLACEHOLDERS = ("target", "unit", "each")
+_OURS = frozenset({"cluster", "serviceName", "taskDefinition", "desiredCount", "tags"})
 _COPIED = (
     "taskRoleArn", "executionRoleArn", "networkMode", "volumes", "placementConstraints", "requiresCompatibilities", "cpu",
     "memory", "pidMode", "ipcMode", "proxyConfiguration", "inferenceAccelerators", "ephemeralStorage", "runtimePlatform",
@@ -37,9 +40,10 @@ class ECSServices:
     (`app:signups`) in the container named `container` of your task definition `task` (a family).
 
     The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is
-    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. A task has `each`
-    workers; as many tasks run as a spec's `workers` need. `options` go to CreateService as they are: launchType,
-    networkConfiguration, capacityProviderStrategy …
+    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. In `command`, {target},
+    {unit} and {each} are filled in, and {{ and }} are braces. A task has `each` workers; as many tasks run as a spec's
+    `workers` need. `options` go to CreateService as they are: launchType, networkConfiguration,
+    capacityProviderStrategy … Raises UsageError for what could only fail later.
 
     Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered
     and left with this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's
@@ -61,6 +65,11 @@ class ECSServices:
     ) -> None:
         if each < 1:
             raise UsageError(f"each={each}: a task has at least one worker")
+        for what, name in (("cluster", cluster), ("task", task), ("container", container)):
+            if not isinstance(name, str) or not name:
+                raise UsageError(f"{what}={name!r}: give a name")
+        if taken := sorted(_OURS & set(options or {})):
+            raise UsageError(f"options: {', '.join(taken)} can't be set, they are each wagon's own")
         self.place = place or Place()
         self._target = target
         self._cluster = cluster
@@ -68,7 +77,7 @@ class ECSServices:
         self._container = container
         self._registry = registry
         self._each = each
-        self._command = tuple(command)
+        self._command = _checked(command)
         self._options = dict(options or {})
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
@@ -301,6 +310,25 @@ class ECSServices:
 
     def _turn(self, train: str, unit: int) -> asyncio.Lock:
         return self._turns.setdefault((train, unit), asyncio.Lock())
+
+
+def _checked(command: Sequence[str]) -> tuple[str, ...]:
+    """The command, in which nothing but a placeholder can be filled in: what can't is told now, not with a wagon half
+    made. Raises UsageError."""
+    if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
+        raise UsageError(f"command={command!r}: give a list of words, the program first: {list(COMMAND)}")
+    known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
+    for word in command:
+        try:
+            parts = list(Formatter().parse(word))
+        except ValueError as e:
+            raise UsageError(f"command: {word!r}: {e}; write {{{{ and }}}} for braces, or one of {known}") from e
+        for _, name, kind, conversion in parts:
+            if name is not None and (name not in _PLACEHOLDERS or kind or conversion):
+                raise UsageError(
+                    f"command: {word!r}: there are only {known}, as they are; write {{{{ and }}}} for braces"
+                )
+    return tuple(command)
 
 
 def _tags(spec: WagonSpec) -> list[dict[str, str]]:

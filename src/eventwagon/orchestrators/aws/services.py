@@ -153,6 +153,8 @@ class ECSServices:
         definition = await self._definition(spec, before)
         tasks = self._tasks(spec)
         service = await self._service(name)
+        if service is not None and (taken := self._taken(service, spec.train)):
+            raise UsageError(taken)
         if service is None:
             await self._clients.call(
                 "ecs",
@@ -161,7 +163,7 @@ class ECSServices:
                 serviceName=name,
                 taskDefinition=definition[1],
                 desiredCount=tasks,
-                tags=_tags(spec),
+                tags=self._tags(spec),
                 **self._options,
             )
         elif service["desiredCount"] != tasks or service["taskDefinition"] != definition[1]:
@@ -197,11 +199,15 @@ class ECSServices:
         digest = blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
         if before is not None and before.resources and before.resources[0] == digest:
             return digest, before.resources[1]
+        name = self.name(spec.train, spec.unit)
+        for arn in (await self._definitions(name))[-1:]:
+            if whose := await self._stranger(arn, spec.train):
+                raise UsageError(f"the task definitions {name} {whose}; choose another prefix or train name")
         made = await self._clients.call(
             "ecs",
             "register_task_definition",
-            family=self.name(spec.train, spec.unit),
-            tags=_tags(spec),
+            family=name,
+            tags=self._tags(spec),
             **content,
         )
         return digest, str(made["taskDefinition"]["taskDefinitionArn"])
@@ -210,9 +216,30 @@ class ECSServices:
         return math.ceil((self._each if spec.workers is None else spec.workers) / self._each)
 
     async def _service(self, name: str) -> dict[str, Any] | None:
-        answer = await self._clients.call("ecs", "describe_services", cluster=self._cluster, services=[name])
+        answer = await self._clients.call(
+            "ecs", "describe_services", cluster=self._cluster, services=[name], include=["TAGS"]
+        )
         standing = [each for each in answer["services"] if each["status"] != "INACTIVE"]
         return dict(standing[0]) if standing else None
+
+    def _taken(self, service: Mapping[str, Any], train: str) -> str:
+        """That somebody else has the service; empty if it is this train's."""
+        whose = self.place.stranger(_tags_in(service), train)
+        name = f"the service {service['serviceName']} in cluster {self._cluster}"
+        return f"{name} {whose}; choose another prefix or train name" if whose else ""
+
+    async def _definitions(self, name: str) -> list[str]:
+        """The active task definitions of that very family."""
+        answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
+        found = [str(arn) for arn in answer.get("taskDefinitionArns", [])]
+        return [arn for arn in found if arn.rpartition("/")[2].rpartition(":")[0] == name]
+
+    async def _stranger(self, definition: str, train: str) -> str:
+        """Whose a task definition is, if not this train's; else empty."""
+        answer = await self._clients.call(
+            "ecs", "describe_task_definition", taskDefinition=definition, include=["TAGS"]
+        )
+        return self.place.stranger(_tags_in(answer), train)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
@@ -233,7 +260,7 @@ class ECSServices:
         wanted = self._tasks(spec) * self._each
         trouble = next((each.trouble for each in mine if each.trouble), "")
         if not trouble and workers != wanted:
-            told = await self._tells(self.name(spec.train, spec.unit))
+            told = await self._tells(self.name(spec.train, spec.unit), spec.train)
             trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
         return Deployment(
             number=spec.number,
@@ -244,7 +271,7 @@ class ECSServices:
             open={name: why for each in mine for name, why in each.open.items()},
         )
 
-    async def _tells(self, name: str) -> str:
+    async def _tells(self, name: str, train: str) -> str:
         """What ECS has to say of a service: how many tasks run, and its last event."""
         now = asyncio.get_running_loop().time()
         if name in self._said and now - self._said[name][0] < _LOOK:
@@ -253,6 +280,8 @@ class ECSServices:
         if service is None:
             told = f"there is no service {name}"
             self._missing.add(name)
+        elif taken := self._taken(service, train):
+            told = taken
         else:
             told = f"ECS runs {service.get('runningCount', 0)} of {service['desiredCount']} tasks"
             if events := service.get("events"):
@@ -275,7 +304,8 @@ class ECSServices:
 
     async def _remove(self, unit: Unit, grace: float) -> None:
         spec, name = unit.spec, self.name(unit.spec.train, unit.spec.unit)
-        if await self._service(name) is not None:
+        service = await self._service(name)
+        if service is not None and not self._taken(service, spec.train):
             given = {"cluster": self._cluster, "service": name}
             await self._clients.call("ecs", "update_service", desiredCount=0, **given)
             until = asyncio.get_running_loop().time() + grace + _MARGIN
@@ -288,9 +318,8 @@ class ECSServices:
             await self._clients.call("ecs", "delete_service", force=True, **given)
         self._said.pop(name, None)
         self._missing.discard(name)
-        answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
-        for arn in answer.get("taskDefinitionArns", []):
-            if arn.rpartition("/")[2].rpartition(":")[0] == name:
+        for arn in await self._definitions(name):
+            if not await self._stranger(arn, spec.train):
                 await self._forget(arn)
 
     async def _running(self, spec: WagonSpec, name: str) -> bool:
@@ -307,6 +336,14 @@ class ECSServices:
         except Refused as e:
             if e.code not in ("ClientException", "InvalidParameterException"):  # it is gone
                 raise
+
+    def _tags(self, spec: WagonSpec) -> list[dict[str, str]]:
+        tags = {
+            **self.place.tags(spec.train),
+            "eventwagon-unit": str(spec.unit),
+            "eventwagon-wagon": str(spec.number),
+        }
+        return [{"key": key, "value": value} for key, value in tags.items()]
 
     def _turn(self, train: str, unit: int) -> asyncio.Lock:
         return self._turns.setdefault((train, unit), asyncio.Lock())
@@ -331,6 +368,5 @@ def _checked(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(command)
 
 
-def _tags(spec: WagonSpec) -> list[dict[str, str]]:
-    said = {"eventwagon-train": spec.train, "eventwagon-unit": str(spec.unit), "eventwagon-wagon": str(spec.number)}
-    return [{"key": key, "value": value} for key, value in said.items()]
+def _tags_in(answer: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in answer.get("tags", [])}

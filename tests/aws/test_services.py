@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import pytest
 
+from eventwagon._aws.place import Place, parse
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrator import Deployment, Orchestrator, WagonSpec
@@ -142,3 +144,74 @@ def test_a_url_names_place_cluster_and_task() -> None:
     ):
         with pytest.raises(UsageError, match=says):
             ECSServices.from_url(wrong, "app:signups", registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("{wagon}", "there are only {target}, {unit}, {each}"),
+        ("{}", "there are only"),
+        ("{0}", "there are only"),
+        ("{unit", "expected '}'"),
+        ("unit}", "Single '}'"),
+        ("{", "Single '{'"),
+        ('{"a": 1}', "there are only"),
+        ("{unit:>10}", "as they are"),
+        ("{unit:{each}}", "as they are"),
+        ("{unit!r}", "as they are"),
+        ("{unit.numerator}", "there are only"),
+        ("{unit[0]}", "there are only"),
+        ("{target.__class__.__init__.__globals__}", "there are only"),
+        ("{unit }", "there are only"),
+    ],
+)
+def test_a_command_that_can_not_be_filled_in_is_refused_before_anything_is_made(word: str, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)) as refused:
+        _services(command=["sh", "-c", word])
+    assert repr(word) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"command": "eventwagon work"}, "give a list of words"),
+        ({"command": []}, "give a list of words"),
+        ({"command": ["sh", 1]}, "give a list of words"),
+        (
+            {"options": {"desiredCount": 3, "cluster": "other", "launchType": "EC2"}},
+            "cluster, desiredCount can't be set",
+        ),
+        ({"cluster": ""}, "cluster=''"),
+        ({"task": ""}, "task=''"),
+        ({"container": ""}, "container=''"),
+        ({"each": 0}, "each=0"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        _services(**given)
+
+
+def test_braces_may_stand_in_a_command(moto_server: MotoServer) -> None:
+    async def run() -> None:
+        place, cluster = parse(moto_server.url), f"c{token_hex(4)}"
+        services = _services(cluster=cluster, task=f"{cluster}-task", place=place, command=["sh", '{{"u": {unit}}}'])
+        async with services:
+            await a_cluster(services._clients, cluster, {})
+            train = f"t_{token_hex(4)}"
+            channel, dead = Channel(train, 1), Channel(train, 1, DEAD)
+            spec = WagonSpec(train=train, number=1, unit=1, channels=(channel,), dead_letters=dead, workers=1)
+            await services.ensure(spec)
+            found = await services._clients.call(
+                "ecs", "describe_task_definition", taskDefinition=services.name(train, 1)
+            )
+            assert found["taskDefinition"]["containerDefinitions"][0]["command"] == ["sh", '{"u": 1}']
+            await services.remove(train, 1, grace=1.0)
+
+    asyncio.run(run())
+
+
+def _services(**given: Any) -> ECSServices:
+    place = given.pop("place", Place())
+    names = {"cluster": "main", "task": "signups", "container": "worker"}
+    return ECSServices("app:signups", registry=DynamoDBRegistry(place), place=place, **(names | given))

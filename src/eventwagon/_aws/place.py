@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from urllib.parse import parse_qsl, unquote
 
@@ -18,6 +19,7 @@ _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,15}")
 _TABLE = re.compile(r"[a-zA-Z0-9_.-]{3,255}")
 _QUEUE_NAME = 80  # characters that SQS allows
+_TRAIN_TAG = "eventwagon-train"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,22 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         at = f" at {self.endpoint}" if self.endpoint else ""
         return f"table {self.table} in {self.region or 'the default region'}{at}"
+
+    def tags(self, train: str) -> dict[str, str]:
+        """What queues, services and mappings say of whose they are: names alone may meet (prefix `a`, train `b-c`, and
+        prefix `a-b`, train `c`)."""
+        return {"eventwagon-prefix": self.prefix, "eventwagon-table": self.table, _TRAIN_TAG: train}
+
+    def stranger(self, tags: Mapping[str, str], train: str) -> str:
+        """Whose something with these tags is, if not this train's at this place; else empty. Earlier releases wrote the
+        train alone."""
+        if _TRAIN_TAG not in tags:
+            return "was not made by eventwagon"
+        whose = {name: tags.get(name, value) for name, value in self.tags(train).items()}
+        if whose == self.tags(train):
+            return ""
+        prefix, table, of = whose.values()
+        return f"belongs to train {of} with prefix {prefix} and table {table}"
 
     def queue(self, channel: Channel) -> str:
         """The name of the channel's queue: a dot is not allowed in one, so that inner channels end in a digest."""

@@ -114,7 +114,7 @@ class Table:
         await self._write_all([{"DeleteRequest": {"Key": _key(key)}} for key in keys])
 
     async def _write_all(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        await _together(self._write(part) for part in _parts(requests))
+        await together(self._write(part) for part in _parts(requests))
 
     async def _write(self, requests: Sequence[Mapping[str, Any]]) -> None:
         left: Sequence[Mapping[str, Any]] = requests
@@ -130,7 +130,7 @@ class Table:
     async def get_all(self, keys: Sequence[Key]) -> dict[Key, Item]:
         """Those that exist."""
         found: dict[Key, Item] = {}
-        await _together(self._read(keys[at : at + _READ], found) for at in range(0, len(keys), _READ))
+        await together(self._read(keys[at : at + _READ], found) for at in range(0, len(keys), _READ))
         return found
 
     async def _read(self, keys: Sequence[Key], found: dict[Key, Item]) -> None:
@@ -214,7 +214,7 @@ def _parts(requests: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[s
         yield part
 
 
-async def _together(steps: Iterable[Any]) -> None:
+async def together(steps: Iterable[Any]) -> None:
     """All of them; the first failure, when all have ended: nothing goes on behind the caller's back."""
     for outcome in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(outcome, BaseException):

@@ -199,8 +199,8 @@ class SQSBroker:
         published = counted.published
         if look.empty_at != published:
             left = await self._left(channel, counted, look)
-            if left:
-                return Depth(published=published, settled=max(0, published - left))
+            if left:  # more than was counted where a publisher died before it counted
+                return Depth(published=max(published, left), settled=max(0, published - left))
         return Depth(published=published, settled=published, waiting=0, in_flight=0)
 
     async def _left(self, channel: Channel, counted: Counted, look: _Look) -> int:

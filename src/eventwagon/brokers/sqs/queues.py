@@ -8,6 +8,7 @@ from typing import Any
 
 from ..._aws.clients import Clients
 from ..._aws.trouble import Refused
+from ...errors import StorageBroken
 from ...event import Channel
 from .wire import Letter
 
@@ -36,20 +37,14 @@ class Queues:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def create(self, channel: Channel) -> None:
-        """Make the queue; idempotent; returns when it answers."""
+        """Make the queue; idempotent; returns when it answers. Raises StorageBroken where somebody else has it."""
         name = self._place.queue(channel)
         try:
-            answer = await self._call(
-                "create_queue",
-                QueueName=name,
-                Attributes={"MessageRetentionPeriod": _RETENTION},
-                tags={"eventwagon-train": channel.train, "eventwagon-wagon": str(channel.wagon)},
-            )
+            await self._whose(channel)
         except Refused as e:
-            if e.code not in ("QueueAlreadyExists", "QueueNameExists"):  # somebody has changed its attributes: theirs
+            if not e.gone:
                 raise
-            answer = await self._call("get_queue_url", QueueName=name)
-        self._know(channel, answer["QueueUrl"])
+            await self._make(channel, name)
         for attempt in range(10):  # AWS says that a new queue may take a second
             try:
                 await self.in_sight(channel)
@@ -59,10 +54,37 @@ class Queues:
                     raise
             await asyncio.sleep(0.3)
 
-    async def delete(self, channel: Channel) -> None:
-        """Absent is success."""
+    async def _make(self, channel: Channel, name: str) -> None:
         try:
-            await self._call("delete_queue", QueueUrl=await self.url(channel))
+            answer = await self._call(
+                "create_queue",
+                QueueName=name,
+                Attributes={"MessageRetentionPeriod": _RETENTION},
+                tags={**self._place.tags(channel.train), "eventwagon-wagon": str(channel.wagon)},
+            )
+        except Refused as e:
+            if e.code not in ("QueueAlreadyExists", "QueueNameExists"):  # another was first, and has changed it since
+                raise
+            await self._whose(channel)
+        else:
+            self._know(channel, answer["QueueUrl"])
+
+    async def _whose(self, channel: Channel) -> None:
+        """Whether the queue that there is is this channel's; else StorageBroken."""
+        if whose := await self._stranger(channel):
+            name = self._place.queue(channel)
+            self.forget(channel)
+            raise StorageBroken(f"channel {channel}: queue {name} {whose}; choose another prefix or train name")
+
+    async def _stranger(self, channel: Channel) -> str:
+        answer = await self._call("list_queue_tags", QueueUrl=await self.url(channel))
+        return self._place.stranger(answer.get("Tags", {}), channel.train)
+
+    async def delete(self, channel: Channel) -> None:
+        """Absent is success; what somebody else has is left alone."""
+        try:
+            if not await self._stranger(channel):
+                await self._call("delete_queue", QueueUrl=await self.url(channel))
         except Refused as e:
             if not e.gone:
                 raise

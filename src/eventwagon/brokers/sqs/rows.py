@@ -2,7 +2,8 @@
 
 An event has a row from before it is sent until it is settled, by its key, in one of a few partitions of its channel. So
 "no row" is "nothing outstanding", whatever the queue says; and an event whose message got lost can be sent again.
-Two counters beside them say about how much was published and settled; docs/decisions has the reasoning.
+Two counters beside them say about how much was published and settled. Each call of a publisher or worker writes to one
+of a few items that keep them, and their sum counts; docs/decisions has the reasoning.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Literal
+from random import choice
+from typing import Any, Literal
 
 import msgspec
 
 from ..._aws.place import Place
-from ..._aws.table import Item, Key, Table
+from ..._aws.table import Item, Key, Table, together
 from ..._aws.trouble import Refused
 from ...event import Channel
 from .wire import Letter
 
 PARTS = 4
-"""Partitions of a channel's rows: DynamoDB writes about a thousand items a second in each. Fixed: all that read and
-write a channel must agree on it."""
+"""Partitions of a channel's rows, and of its counters: DynamoDB writes about a thousand items a second in each. Fixed:
+all that read and write a channel must agree on it."""
+_KNOWN = 4096
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -49,8 +52,15 @@ class Rows:
     def __init__(self, table: Table, place: Place) -> None:
         self._table = table
         self._prefix = place.prefix
+        self._found: dict[Channel, tuple[Key, ...]] = {}
+        """The items with the counters of channels that were seen."""
 
-    def _totals(self, channel: Channel) -> Key:
+    def _totals(self, channel: Channel) -> tuple[Key, ...]:
+        """The items with its counters, each under a partition key of its own."""
+        return tuple((f"{self._prefix}:channel:{channel}:{part}", "totals") for part in range(PARTS))
+
+    def _single(self, channel: Channel) -> Key:
+        """The one item with its counters, where an earlier release has made it."""
         return f"{self._prefix}:channel:{channel}", "totals"
 
     def _listed(self, channel: Channel) -> Key:
@@ -73,15 +83,21 @@ class Rows:
 
     async def open(self, channel: Channel) -> None:
         """It takes events from now on; one that is open keeps its counters and seal."""
-        await self._table.update(
-            self._totals(channel),
-            UpdateExpression="SET published = if_not_exists(published, :none), settled = if_not_exists(settled, :none)",
-            ExpressionAttributeValues={":none": {"N": "0"}},
+        if await self._table.get(self._single(channel)):
+            return
+        await together(
+            self._table.update(
+                key,
+                UpdateExpression="SET published = if_not_exists(published, :none), settled = if_not_exists(settled, :none)",
+                ExpressionAttributeValues={":none": {"N": "0"}},
+            )
+            for key in self._totals(channel)
         )
 
     async def close(self, channel: Channel) -> None:
         """It takes no events any more."""
-        await self._table.remove(self._totals(channel))
+        await self._table.remove_all([*self._totals(channel), self._single(channel)])
+        self._found.pop(channel, None)
 
     async def forget(self, channel: Channel) -> None:
         """Nothing of it is left."""
@@ -91,17 +107,16 @@ class Rows:
         await self._table.remove(self._listed(channel))
 
     async def seal(self, channel: Channel) -> None:
-        """From now on `admit` refuses. Absent is success."""
-        try:
-            await self._table.update(
-                self._totals(channel),
+        """From now on `admit` refuses: when all items are marked, for each is looked at by some. Absent is success."""
+        await together(
+            self._change(
+                key,
                 UpdateExpression="SET sealed = :yes",
                 ConditionExpression="attribute_exists(pk)",
                 ExpressionAttributeValues={":yes": {"BOOL": True}},
             )
-        except Refused as e:
-            if not e.condition:
-                raise
+            for key in (*self._totals(channel), self._single(channel))
+        )
 
     async def channels(self, train: str) -> Sequence[Channel]:
         """Those listed, half deleted ones included."""
@@ -111,13 +126,49 @@ class Rows:
         return found
 
     async def counted(self, channels: Sequence[Channel]) -> dict[Channel, Counted]:
-        """The counters of those that exist."""
-        keys = {self._totals(channel): channel for channel in channels}
-        items = await self._table.get_all(list(keys))
-        return {
-            keys[key]: Counted(int(item["published"]["N"]), int(item["settled"]["N"]), "sealed" in item)
-            for key, item in items.items()
+        """The counters of those that exist, whole. A sum that is read twice stood still in between: counters only grow."""
+        asked = {
+            channel: self._found.get(channel) or (*self._totals(channel), self._single(channel)) for channel in channels
         }
+        items = await self._table.get_all([key for keys in asked.values() for key in keys])
+        counted: dict[Channel, Counted] = {}
+        for channel, keys in asked.items():
+            found = {key: items[key] for key in keys if key in items}
+            if self._single(channel) not in found and len(found) < PARTS:
+                self._found.pop(channel, None)
+                continue
+            self._found[channel] = tuple(found)
+            counted[channel] = Counted(
+                sum(int(item["published"]["N"]) for item in found.values()),
+                sum(int(item["settled"]["N"]) for item in found.values()),
+                all("sealed" in item for item in found.values()),
+            )
+        while len(self._found) > _KNOWN:
+            del self._found[next(iter(self._found))]
+        return counted
+
+    async def _add(self, channel: Channel, counter: str, count: int, *, only_if: str) -> bool:
+        """Add to one of its items; False where that does not exist or does not meet the condition."""
+        while True:
+            known = channel in self._found
+            changed = await self._change(
+                choice(self._found.get(channel) or self._totals(channel)),
+                UpdateExpression=f"ADD {counter} :count",
+                ConditionExpression=only_if,
+                ExpressionAttributeValues={":count": {"N": str(count)}},
+            )
+            if changed or known or not await self.counted([channel]):
+                return changed
+
+    async def _change(self, key: Key, **given: Any) -> bool:
+        """Update an item; False where the condition does not hold."""
+        try:
+            await self._table.update(key, **given)
+        except Refused as e:
+            if not e.condition:
+                raise
+            return False
+        return True
 
     # --- events -------------------------------------------------------------------------------
 
@@ -131,18 +182,10 @@ class Rows:
 
     async def admit(self, channel: Channel, count: int) -> Literal["admitted", "sealed", "gone"]:
         """Count so many as published, unless the channel is sealed or gone: in one step."""
-        try:
-            await self._table.update(
-                self._totals(channel),
-                UpdateExpression="ADD published :count",
-                ConditionExpression="attribute_exists(pk) AND attribute_not_exists(sealed)",
-                ExpressionAttributeValues={":count": {"N": str(count)}},
-            )
-        except Refused as e:
-            if not e.condition:
-                raise
-            return "sealed" if await self._table.get(self._totals(channel)) else "gone"
-        return "admitted"
+        still_open = "attribute_exists(pk) AND attribute_not_exists(sealed)"
+        if await self._add(channel, "published", count, only_if=still_open):
+            return "admitted"
+        return "sealed" if await self.counted([channel]) else "gone"
 
     async def remove(self, channel: Channel, keys: Iterable[str]) -> None:
         """They are settled. Absent is success."""
@@ -155,18 +198,7 @@ class Rows:
 
     async def settled(self, channel: Channel, count: int) -> bool:
         """Count so many as settled; False where the channel is gone."""
-        try:
-            await self._table.update(
-                self._totals(channel),
-                UpdateExpression="ADD settled :count",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":count": {"N": str(count)}},
-            )
-        except Refused as e:
-            if not e.condition:
-                raise
-            return False
-        return True
+        return await self._add(channel, "settled", count, only_if="attribute_exists(pk)")
 
     async def note(
         self, channel: Channel, key: str, tried: int, *, given_back: str = "", suspect: bool = False
@@ -178,18 +210,12 @@ class Rows:
         if given_back:
             change += ", given_back = :by, suspect = :suspect"
             values |= {":by": {"S": given_back}, ":suspect": {"BOOL": suspect}}
-        try:
-            await self._table.update(
-                self._row(channel, key),
-                UpdateExpression=change,
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues=values,
-            )
-        except Refused as e:
-            if not e.condition:
-                raise
-            return False
-        return True
+        return await self._change(
+            self._row(channel, key),
+            UpdateExpression=change,
+            ConditionExpression="attribute_exists(pk)",
+            ExpressionAttributeValues=values,
+        )
 
     async def find(self, channel: Channel, keys: Sequence[str]) -> Mapping[str, Found]:
         """Those that are not settled."""
@@ -224,18 +250,12 @@ class Rows:
 
     async def may_resend(self, channel: Channel, now: float, pause: float) -> bool:
         """Whether it is this process's turn to send again what the queue has lost: one does, every `pause` seconds."""
-        try:
-            await self._table.update(
-                self._totals(channel),
-                UpdateExpression="SET resent = :now",
-                ConditionExpression="attribute_exists(pk) AND (attribute_not_exists(resent) OR resent < :before)",
-                ExpressionAttributeValues={":now": {"N": f"{now:.3f}"}, ":before": {"N": f"{now - pause:.3f}"}},
-            )
-        except Refused as e:
-            if not e.condition:
-                raise
-            return False
-        return True
+        return await self._change(
+            (self._found.get(channel) or self._totals(channel))[0],
+            UpdateExpression="SET resent = :now",
+            ConditionExpression="attribute_exists(pk) AND (attribute_not_exists(resent) OR resent < :before)",
+            ExpressionAttributeValues={":now": {"N": f"{now:.3f}"}, ":before": {"N": f"{now - pause:.3f}"}},
+        )
 
 
 def _found(item: Item) -> Found:

@@ -128,7 +128,10 @@ class LambdaMappings:
         }
         found = await self._mappings(source)
         if not found:
-            made = await self._clients.call("lambda", "create_event_source_mapping", EventSourceArn=source, **wanted)
+            tags = {**self.place.tags(spec.train), "eventwagon-wagon": str(spec.number)}
+            made = await self._clients.call(
+                "lambda", "create_event_source_mapping", EventSourceArn=source, Tags=tags, **wanted
+            )
             return [str(made["UUID"])]
         standing = found[0]
         if not _is(standing, wanted):

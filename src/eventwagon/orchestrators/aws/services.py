@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from hashlib import blake2b
+from string import Formatter
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
@@ -26,6 +27,8 @@ _LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves sa
 _PAUSE = 0.5
 _MARGIN = 30.0  # seconds that tasks may take to be gone, beyond the grace
 COMMAND = ("eventwagon", "work", "{target}", "--wagon", "{unit}", "--workers", "{each}")
+_PLACEHOLDERS = ("target", "unit", "each")
+_OURS = frozenset({"cluster", "serviceName", "taskDefinition", "desiredCount", "tags"})
 _COPIED = (
     "taskRoleArn", "executionRoleArn", "networkMode", "volumes", "placementConstraints", "requiresCompatibilities", "cpu",
     "memory", "pidMode", "ipcMode", "proxyConfiguration", "inferenceAccelerators", "ephemeralStorage", "runtimePlatform",
@@ -37,9 +40,10 @@ class ECSServices:
     (`app:signups`) in the container named `container` of your task definition `task` (a family).
 
     The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is
-    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. A task has `each`
-    workers; as many tasks run as a spec's `workers` need. `options` go to CreateService as they are: launchType,
-    networkConfiguration, capacityProviderStrategy …
+    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. In `command`, {target},
+    {unit} and {each} are filled in, and {{ and }} are braces. A task has `each` workers; as many tasks run as a spec's
+    `workers` need. `options` go to CreateService as they are: launchType, networkConfiguration,
+    capacityProviderStrategy … Raises UsageError for what could only fail later.
 
     Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered
     and left with this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's
@@ -61,6 +65,11 @@ class ECSServices:
     ) -> None:
         if each < 1:
             raise UsageError(f"each={each}: a task has at least one worker")
+        for what, name in (("cluster", cluster), ("task", task), ("container", container)):
+            if not isinstance(name, str) or not name:
+                raise UsageError(f"{what}={name!r}: give a name")
+        if taken := sorted(_OURS & set(options or {})):
+            raise UsageError(f"options: {', '.join(taken)} can't be set, they are each wagon's own")
         self.place = place or Place()
         self._target = target
         self._cluster = cluster
@@ -68,7 +77,7 @@ class ECSServices:
         self._container = container
         self._registry = registry
         self._each = each
-        self._command = tuple(command)
+        self._command = _checked(command)
         self._options = dict(options or {})
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
@@ -144,6 +153,8 @@ class ECSServices:
         definition = await self._definition(spec, before)
         tasks = self._tasks(spec)
         service = await self._service(name)
+        if service is not None and (taken := self._taken(service, spec.train)):
+            raise UsageError(taken)
         if service is None:
             await self._clients.call(
                 "ecs",
@@ -152,7 +163,7 @@ class ECSServices:
                 serviceName=name,
                 taskDefinition=definition[1],
                 desiredCount=tasks,
-                tags=_tags(spec),
+                tags=self._tags(spec),
                 **self._options,
             )
         elif service["desiredCount"] != tasks or service["taskDefinition"] != definition[1]:
@@ -188,11 +199,15 @@ class ECSServices:
         digest = blake2b(msgspec.json.encode(content, order="deterministic"), digest_size=8).hexdigest()
         if before is not None and before.resources and before.resources[0] == digest:
             return digest, before.resources[1]
+        name = self.name(spec.train, spec.unit)
+        for arn in (await self._definitions(name))[-1:]:
+            if whose := await self._stranger(arn, spec.train):
+                raise UsageError(f"the task definitions {name} {whose}; choose another prefix or train name")
         made = await self._clients.call(
             "ecs",
             "register_task_definition",
-            family=self.name(spec.train, spec.unit),
-            tags=_tags(spec),
+            family=name,
+            tags=self._tags(spec),
             **content,
         )
         return digest, str(made["taskDefinition"]["taskDefinitionArn"])
@@ -201,9 +216,30 @@ class ECSServices:
         return math.ceil((self._each if spec.workers is None else spec.workers) / self._each)
 
     async def _service(self, name: str) -> dict[str, Any] | None:
-        answer = await self._clients.call("ecs", "describe_services", cluster=self._cluster, services=[name])
+        answer = await self._clients.call(
+            "ecs", "describe_services", cluster=self._cluster, services=[name], include=["TAGS"]
+        )
         standing = [each for each in answer["services"] if each["status"] != "INACTIVE"]
         return dict(standing[0]) if standing else None
+
+    def _taken(self, service: Mapping[str, Any], train: str) -> str:
+        """That somebody else has the service; empty if it is this train's."""
+        whose = self.place.stranger(_tags_in(service), train)
+        name = f"the service {service['serviceName']} in cluster {self._cluster}"
+        return f"{name} {whose}; choose another prefix or train name" if whose else ""
+
+    async def _definitions(self, name: str) -> list[str]:
+        """The active task definitions of that very family."""
+        answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
+        found = [str(arn) for arn in answer.get("taskDefinitionArns", [])]
+        return [arn for arn in found if arn.rpartition("/")[2].rpartition(":")[0] == name]
+
+    async def _stranger(self, definition: str, train: str) -> str:
+        """Whose a task definition is, if not this train's; else empty."""
+        answer = await self._clients.call(
+            "ecs", "describe_task_definition", taskDefinition=definition, include=["TAGS"]
+        )
+        return self.place.stranger(_tags_in(answer), train)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
@@ -224,7 +260,7 @@ class ECSServices:
         wanted = self._tasks(spec) * self._each
         trouble = next((each.trouble for each in mine if each.trouble), "")
         if not trouble and workers != wanted:
-            told = await self._tells(self.name(spec.train, spec.unit))
+            told = await self._tells(self.name(spec.train, spec.unit), spec.train)
             trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
         return Deployment(
             number=spec.number,
@@ -235,7 +271,7 @@ class ECSServices:
             open={name: why for each in mine for name, why in each.open.items()},
         )
 
-    async def _tells(self, name: str) -> str:
+    async def _tells(self, name: str, train: str) -> str:
         """What ECS has to say of a service: how many tasks run, and its last event."""
         now = asyncio.get_running_loop().time()
         if name in self._said and now - self._said[name][0] < _LOOK:
@@ -244,6 +280,8 @@ class ECSServices:
         if service is None:
             told = f"there is no service {name}"
             self._missing.add(name)
+        elif taken := self._taken(service, train):
+            told = taken
         else:
             told = f"ECS runs {service.get('runningCount', 0)} of {service['desiredCount']} tasks"
             if events := service.get("events"):
@@ -266,7 +304,8 @@ class ECSServices:
 
     async def _remove(self, unit: Unit, grace: float) -> None:
         spec, name = unit.spec, self.name(unit.spec.train, unit.spec.unit)
-        if await self._service(name) is not None:
+        service = await self._service(name)
+        if service is not None and not self._taken(service, spec.train):
             given = {"cluster": self._cluster, "service": name}
             await self._clients.call("ecs", "update_service", desiredCount=0, **given)
             until = asyncio.get_running_loop().time() + grace + _MARGIN
@@ -279,9 +318,8 @@ class ECSServices:
             await self._clients.call("ecs", "delete_service", force=True, **given)
         self._said.pop(name, None)
         self._missing.discard(name)
-        answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
-        for arn in answer.get("taskDefinitionArns", []):
-            if arn.rpartition("/")[2].rpartition(":")[0] == name:
+        for arn in await self._definitions(name):
+            if not await self._stranger(arn, spec.train):
                 await self._forget(arn)
 
     async def _running(self, spec: WagonSpec, name: str) -> bool:
@@ -299,10 +337,36 @@ class ECSServices:
             if e.code not in ("ClientException", "InvalidParameterException"):  # it is gone
                 raise
 
+    def _tags(self, spec: WagonSpec) -> list[dict[str, str]]:
+        tags = {
+            **self.place.tags(spec.train),
+            "eventwagon-unit": str(spec.unit),
+            "eventwagon-wagon": str(spec.number),
+        }
+        return [{"key": key, "value": value} for key, value in tags.items()]
+
     def _turn(self, train: str, unit: int) -> asyncio.Lock:
         return self._turns.setdefault((train, unit), asyncio.Lock())
 
 
-def _tags(spec: WagonSpec) -> list[dict[str, str]]:
-    said = {"eventwagon-train": spec.train, "eventwagon-unit": str(spec.unit), "eventwagon-wagon": str(spec.number)}
-    return [{"key": key, "value": value} for key, value in said.items()]
+def _checked(command: Sequence[str]) -> tuple[str, ...]:
+    """The command, in which nothing but a placeholder can be filled in: what can't is told now, not with a wagon half
+    made. Raises UsageError."""
+    if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
+        raise UsageError(f"command={command!r}: give a list of words, the program first: {list(COMMAND)}")
+    known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
+    for word in command:
+        try:
+            parts = list(Formatter().parse(word))
+        except ValueError as e:
+            raise UsageError(f"command: {word!r}: {e}; write {{{{ and }}}} for braces, or one of {known}") from e
+        for _, name, kind, conversion in parts:
+            if name is not None and (name not in _PLACEHOLDERS or kind or conversion):
+                raise UsageError(
+                    f"command: {word!r}: there are only {known}, as they are; write {{{{ and }}}} for braces"
+                )
+    return tuple(command)
+
+
+def _tags_in(answer: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in answer.get("tags", [])}

@@ -13,7 +13,7 @@ WORKERS ?= --numprocesses=2 --dist=worksteal
 ON_SERVERS := redis kafka pulsar aws kubernetes servers
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -41,7 +41,7 @@ endif
 
 test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
-check: lint types layers ## Format, lint, types, layers
+check: lint types layers manifests ## Format, lint, types, layers, what is deployed with
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -52,6 +52,10 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+manifests: $(STAMP) ## Lint the Dockerfile, the Kubernetes base and the Helm chart (Helm is built once into your cache, with Go)
+	$(call get,helm)
+	@$(BIN)/python scripts/manifests.py
 
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)
@@ -78,7 +82,7 @@ test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 	$(call run,aws)
 
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
-	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
+	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes helm redis || test "$$CI" != true
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)

@@ -43,6 +43,12 @@ def test_what_the_docs_have_built_reaches_the_builder() -> None:
             assert ignored.index("tests") < ignored.index(f"!{program}"), "the later line counts"
 
 
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((ROOT / "deploy" / "helm" / "eventwagon" / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == version
+
+
 def test_compose_runs_what_the_tests_run() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     tags = {name: service["image"].rpartition(":")[2] for name, service in services.items()}

@@ -7,13 +7,15 @@ ARGS   ?=
 SEEDS  ?= 2000
 FIRST  ?= commit
 SWITCHES ?= 200
+FUZZ   ?= 10
 JOBS   ?= 2
 WORKERS ?= --numprocesses=2 --dist=worksteal
 # the folders of tests that need servers: each has a target of its own
 ON_SERVERS := redis kafka pulsar aws kubernetes servers
+CHAOS_ON := redis kafka pulsar
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -41,7 +43,7 @@ endif
 
 test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
-check: lint types layers ## Format, lint, types, layers
+check: lint types layers manifests ## Format, lint, types, layers, what is deployed with
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -52,6 +54,15 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+manifests: $(STAMP) ## Lint the Dockerfile, the Kubernetes base and the Helm chart (Helm is built once into your cache, with Go)
+	$(call get,helm)
+	@$(BIN)/python scripts/manifests.py
+
+audit: $(STAMP) ## Ask the advisories of PyPI about all pinned packages (needs their server; not part of `make test`)
+	@$(PYTHON) -m venv .audit
+	@.audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@.audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements-dev.txt
 
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)
@@ -78,7 +89,7 @@ test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 	$(call run,aws)
 
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
-	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
+	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes helm redis || test "$$CI" != true
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
@@ -86,6 +97,20 @@ simulate: $(STAMP) ## The real code in virtual time, faults injected, the histor
 
 chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, EVENTWAGON_CHAOS_URL=… for a broker)
 	@$(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) $(ARGS)
+
+fuzz: $(STAMP) ## The property tests and the fuzzers of all decoders, with FUZZ=10 times the examples
+	@EVENTWAGON_FUZZ=$(FUZZ) $(BIN)/pytest $(WORKERS) --timeout=0 -m hypothesis $(ARGS)
+
+soak: SEEDS = 50000
+soak: FUZZ = 50
+soak: SWITCHES = 500
+soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the examples, chaos with SWITCHES=500 on SQLite, Redis, Kafka, Pulsar
+	@$(BIN)/python scripts/servers.py install redis kafka pulsar
+	@$(MAKE) --no-print-directory --keep-going -j1 simulate fuzz chaos $(CHAOS_ON:%=chaos-%) \
+		SEEDS=$(SEEDS) FUZZ=$(FUZZ) SWITCHES=$(SWITCHES)
+
+$(CHAOS_ON:%=chaos-%): chaos-%: $(STAMP)
+	@$(BIN)/python scripts/with_server.py $* -- $(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) --url URL $(ARGS)
 
 docs: $(STAMP) ## Write the generated parts of the docs anew
 	@$(BIN)/python scripts/docs.py
@@ -98,4 +123,4 @@ bench-peers: $(STAMP) ## The same burst on the same Redis with Celery, Dramatiq,
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean: ## Remove what was set up
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .audit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fuzz import by_default
 from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     kafka_cluster,
     kafka_server,
@@ -23,6 +24,8 @@ from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     valkey_server,
 )
 from tests.servers.install import Missing
+
+by_default()
 
 
 @pytest.hookimpl(wrapper=True)

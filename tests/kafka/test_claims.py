@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon._kafka.claims import Claims, Grant
 from eventwagon._kafka.proposals import Claim, Extend, Op, Release, Settle, Void, encode, held_of, runs_of
+from tests.fuzz import examples
 
 Place = tuple[int, int]
 
@@ -140,7 +141,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(steps)
 def test_the_rule_is_the_models(script: list[tuple[int, Any]]) -> None:
     model, claims, now = Model(), Claims(), 1000

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon.lab.arrivals import uniform
@@ -16,6 +16,7 @@ from eventwagon.lab.queueing import most_on_time, one_queue
 from eventwagon.lab.strategies.rivals import RIVALS
 from eventwagon.lab.strategies.station import Fifo, Lifo, Scaling, Sideline, Station
 from eventwagon.lab.strategies.wagons import WAGONS
+from tests.fuzz import examples
 
 from .shapes import SHAPES
 
@@ -60,7 +61,7 @@ def test_functions_are_paid_for_while_they_work() -> None:
     st.integers(1, 4),
     st.sampled_from([2.0, 4.0]),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: int, slo: float) -> None:
     burst = job(arrivals, service, workers=workers, slo=slo)
     assert Station(burst, Fifo(burst)).run().finished == pytest.approx(one_queue(arrivals, (service,), workers))

@@ -15,7 +15,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon import Connection, Context, Event, Train
@@ -27,6 +27,7 @@ from eventwagon.event import JSON, Channel, checked
 from eventwagon.payload import codec, encode, shape
 from eventwagon.testing.virtual_time import run
 from eventwagon.worker import Handler
+from tests.fuzz import examples
 from tests.support import World
 from tests.unit import test_payloads as kinds
 
@@ -94,7 +95,7 @@ def test_what_cloudevents_allows_is_taken_as_it_is(event: Event) -> None:
     assert checked(event, 262_144) == event
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.lists(GOOD | ODD | ALMOST, min_size=1, max_size=20))
 def test_an_event_of_the_users_is_refused_or_stored_as_it_is(events: list[Event]) -> None:
     async def main() -> None:
@@ -115,7 +116,7 @@ def test_an_event_of_the_users_is_refused_or_stored_as_it_is(events: list[Event]
     asyncio.run(main())
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.lists(
         st.fixed_dictionaries({}, optional={"id": WORD, "event_type": WORD, "subject": WORD}), min_size=1, max_size=20
@@ -156,7 +157,7 @@ def _by_redis(event: Event) -> Event:
 
 
 @pytest.mark.parametrize("through", [_by_sqs, _by_pulsar, _by_redis])
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(event=GOOD | ALMOST | ODD)
 def test_what_the_door_lets_in_every_brokers_wire_can_hold(through: Callable[[Event], Event], event: Event) -> None:
     try:
@@ -171,7 +172,7 @@ def test_what_the_door_lets_in_every_brokers_wire_can_hold(through: Callable[[Ev
 def _inner(n: int) -> None: ...
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     parent=GOOD,
     emits=st.lists(
@@ -278,7 +279,7 @@ PAYLOADS: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(st.sampled_from(list(PAYLOADS)).flatmap(lambda annotation: st.tuples(st.just(annotation), PAYLOADS[annotation])))
 def test_a_payload_comes_back_equal_or_is_refused(given: tuple[Any, Any]) -> None:
     annotation, payload = given
@@ -293,7 +294,7 @@ def test_a_payload_comes_back_equal_or_is_refused(given: tuple[Any, Any]) -> Non
         assert type(got) is type(payload)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(JSON_VALUE)
 def test_plain_json_of_a_publisher_that_knows_no_handler_holds_every_value(payload: object) -> None:
     try:

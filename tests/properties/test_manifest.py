@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from eventwagon.errors import BrokenManifest, Defect
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
 from eventwagon.manifest import Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
+from tests.fuzz import examples
 
 NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)
 
@@ -122,7 +122,7 @@ class Steps(RuleBasedStateMachine):
         assert decode(encode(self.manifest)) == self.manifest
 
 
-Steps.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Steps.TestCase.settings = examples(60, stateful_step_count=40)
 test_steps = Steps.TestCase
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventwagon.brokers.kafka import wire as kafka
@@ -19,6 +19,7 @@ from eventwagon.brokers.sqs import wire as sqs
 from eventwagon.brokers.sqs.subscription import Seen
 from eventwagon.cloudevents import BATCH, STRUCTURED, UNDECODABLE, parts
 from eventwagon.event import Event, checked
+from tests.fuzz import examples
 
 # --- what travels ---------------------------------------------------------------------------
 
@@ -166,7 +167,7 @@ PREFIXED = st.tuples(st.sampled_from(["ce_", "ce-", "Ce-", "CE_"]), st.sampled_f
 HEADER = (
     PREFIXED | st.just("content-type") | st.sampled_from(["Content-Type", "foo", "ce_", "ce"]) | st.text(max_size=6)
 )
-FEW = settings(max_examples=400, deadline=None)
+FEW = examples(400)
 
 OURS = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"/s"), ("ce_type", b"t"), ("ce_time", b"2026-01-31T23:59:59.000001Z"),
         ("content-type", b"application/json")]  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from eventwagon.broker import Delivery
 from eventwagon.brokers.pulsar.claims import Claims, Key
 from eventwagon.event import Event
+from tests.fuzz import examples
 
 NUMBERS = st.integers(0, 12)
 
@@ -154,5 +154,5 @@ class Server(RuleBasedStateMachine):
         assert {int(d.event.id): d.attempt for d in got} == {n: self.attempts[n] for n in self.ours}
 
 
-Server.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+Server.TestCase.settings = examples(300, stateful_step_count=30)
 TestClaims = Server.TestCase

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .helm import install as helm_module
 from .kubernetes import install as kubernetes_module
 
 KAFKA, PULSAR = "4.4.0", "4.2.4"
@@ -27,8 +28,8 @@ CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 _LOG4J = "2.25.5"
 _JAVA = 17
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes",)
-"""Not among what is got when nothing is named: it is built, which takes long."""
+WHEN_NAMED = ("kubernetes", "helm")
+"""Not among what is got when nothing is named: they are built, which takes long."""
 HELP = "make servers"
 
 
@@ -286,7 +287,7 @@ def _make_archive(installed: Installed) -> None:
         part.unlink(missing_ok=True)
 
 
-# --- Kubernetes: see there ------------------------------------------------------------------------
+# --- Kubernetes, Helm: see there ------------------------------------------------------------------
 
 
 def kubernetes() -> Path:
@@ -294,6 +295,13 @@ def kubernetes() -> Path:
     if lacking := kubernetes_module.lacking(cache()):
         raise Missing(f"kubernetes: {lacking} (make test-kubernetes gets it)")
     return kubernetes_module.programs(cache())
+
+
+def helm() -> Path:
+    """The folder of `helm`, `kustomize` and `kube-score`. Raises Missing."""
+    if lacking := helm_module.lacking(cache()):
+        raise Missing(f"helm: {lacking} (make manifests gets it)")
+    return helm_module.programs(cache())
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -313,6 +321,9 @@ def install(name: str) -> str:
         if name == "kubernetes":
             kubernetes_module.install(cache(), _run)
             return f"kubernetes: {kubernetes_module.VERSION} in {kubernetes()}"
+        if name == "helm":
+            helm_module.install(cache(), _run)
+            return f"helm: {helm()}"
         version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
         _install_java(name, version)
         found = _found(name, version)

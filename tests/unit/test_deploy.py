@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import yaml
 
 from eventwagon.orchestrators.kubernetes.template import Template
+from tests.servers.install import KAFKA, PULSAR
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,5 +28,31 @@ def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular() 
     assert "--constraint /source/requirements-dev.txt" in text, "an image is made of known versions"
     assert not {*sources, *program} & set((ROOT / ".dockerignore").read_text().splitlines())
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE), "Kubernetes trusts numbers alone"
+    said = dict(re.findall(r'org\.opencontainers\.image\.(\S+)="(.*?)"', text))
+    assert said["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert said["base.name"] == re.findall(r"^FROM (\S+)$", text, re.MULTILINE)[0]
     extras = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)[0].split(",")
     assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+
+
+def test_what_the_docs_have_built_reaches_the_builder() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for document in (ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for program in re.findall(r"PROGRAM=(tests/[\w/.]+\w)", document.read_text()):
+            assert (ROOT / program).exists(), program
+            assert ignored.index("tests") < ignored.index(f"!{program}"), "the later line counts"
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((ROOT / "deploy" / "helm" / "eventwagon" / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == version
+
+
+def test_compose_runs_what_the_tests_run() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    tags = {name: service["image"].rpartition(":")[2] for name, service in services.items()}
+    assert (tags["kafka"], tags["pulsar"]) == (KAFKA, PULSAR)
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", tag) for tag in tags.values()), (
+        "of a tag that moves nobody knows what it is"
+    )

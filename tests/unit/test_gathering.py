@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon import Event
 from eventwagon.errors import ChannelFull, EventRefused, EventTooLarge, EventwagonError, PublishTimeout, Sealed
 from eventwagon.gathering import MOST_BYTES, Batch, Gathering, Parcel, fitting, own
 from eventwagon.testing.virtual_time import run
+from tests.fuzz import examples
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ def late(parcel: Parcel) -> EventwagonError:
     return PublishTimeout("late", accepted=parcel.accepted)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     calls=_calls,
     most=st.integers(1, 8),

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..text import as_line
-from . import demo, doctor, lab, plan, publish, serve, status, steer, why
+from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Trains of wagons: event channels that stay fast for newcomers under unpredictable peaks.
@@ -95,6 +95,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
     (steer.stop, "Steer", "eventwagon stop user_registrations"),
+    (undeploy.undeploy, "Steer", "eventwagon undeploy app:signups --orchestrator 'kubernetes:?secret=eventwagon'"),
     (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
     (lab.lab, "See", "eventwagon lab black-friday --workers 8 --picture burst.html"),
     (plan.plan, "See", "eventwagon plan --trace arrivals.csv --service 0.2 --slo 2 --workers 8 --price 0.00002"),

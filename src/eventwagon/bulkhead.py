@@ -20,6 +20,7 @@ _logger = logging.getLogger("eventwagon")
 _EVERY = 60.0
 """Seconds between two records of the same kind."""
 _KINDS_MOST = 1000
+_PACKAGE = __name__.partition(".")[0]
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -127,9 +128,22 @@ def is_ours(error: BaseException) -> bool:
     """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
     if is_closed():
         return True
-    if isinstance(error, asyncio.CancelledError):
+    if issubclass(type(error), asyncio.CancelledError):
         return is_cancelled()
-    return passes(error) or isinstance(error, GeneratorExit)
+    return passes(error) or (issubclass(type(error), GeneratorExit) and _closes(error))
+
+
+def _closes(error: BaseException) -> bool:
+    """Whether this GeneratorExit closes our own coroutine: it is thrown in where that waits. One that something raised
+    which we called comes from another's code."""
+    frame = _innermost(traceback_of(error))
+    return frame is None or str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE
+
+
+def _innermost(place: TracebackType | None) -> TracebackType | None:
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place
 
 
 def passes(error: BaseException) -> bool:
@@ -140,9 +154,7 @@ def passes(error: BaseException) -> bool:
 
 def kind_of(error: BaseException) -> Hashable:
     """What tells one failure from another: its type, and the place where it was raised."""
-    place = traceback_of(error)
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
+    place = _innermost(traceback_of(error))
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
 
 

@@ -308,7 +308,9 @@ class Connection:
             raise PublishTimeout(
                 f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
             ) from None
-        except Exception as e:
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._bulkhead.report("founding the train", e)
             raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {said(e)}") from e
 

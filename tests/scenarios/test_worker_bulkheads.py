@@ -420,7 +420,15 @@ class _CrackedSubscription(_Subscription):
         await super().extend(deliveries)
 
 
-@pytest.mark.parametrize("error", [TypeError, asyncio.CancelledError, ZeroDivisionError], ids=lambda e: e.__name__)
+class OfNobody(BaseException):
+    """No Exception: what nobody catches by accident."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError, asyncio.CancelledError, ZeroDivisionError, SystemExit, GeneratorExit, OfNobody],
+    ids=lambda e: e.__name__,
+)
 @pytest.mark.parametrize("call", ["receive", "settle", "release", "extend", "emit"])
 def test_a_driver_that_fails_in_an_unforeseen_way_hurts_nobody_for_good(
     call: str, error: Callable[[], BaseException]

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from .errors import Defect
 from .redaction import redacted
-from .text import parts_of, said
+from .text import innermost, parts_of, said, without_values
 
 _logger = logging.getLogger("eventwagon")
 
@@ -136,14 +136,8 @@ def is_ours(error: BaseException) -> bool:
 def _closes(error: BaseException) -> bool:
     """Whether this GeneratorExit closes our own coroutine: it is thrown in where that waits. One that something raised
     which we called comes from another's code."""
-    frame = _innermost(traceback_of(error))
-    return frame is None or str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE
-
-
-def _innermost(place: TracebackType | None) -> TracebackType | None:
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place
+    frame = innermost(traceback_of(error))
+    return frame is None or str(frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE
 
 
 def passes(error: BaseException) -> bool:
@@ -154,7 +148,9 @@ def passes(error: BaseException) -> bool:
 
 def kind_of(error: BaseException) -> Hashable:
     """What tells one failure from another: its type, and the place where it was raised."""
-    place = _innermost(traceback_of(error))
+    place = traceback_of(error)
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
 
 
@@ -174,19 +170,35 @@ def _is_endless(error: BaseException) -> bool:
     return False
 
 
+def _quotes(error: BaseException) -> bool:
+    """Whether one of the errors that would be printed quotes the input that it refuses. May raise."""
+    met, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in met:
+            continue
+        met.add(id(one))
+        if without_values(one) is not None:
+            return True
+        left += parts_of(one)
+        cause = one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__
+        left += [] if cause is None else [cause]
+    return False
+
+
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters or secrets, is shown by a stand-in: no log is to be broken or forged by what somebody
-    sent, or to hold a password."""
+    or holds control characters, secrets or the input that a check refused, is shown by a stand-in: no log is to be
+    broken or forged by what somebody sent, or to hold a password."""
     place = place or traceback_of(error)
     try:
         if _is_endless(error):
             raise RecursionError
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()
-        is_plain = not _CONTROLS.search(text) and redacted(text) == text
+        is_plain = not _CONTROLS.search(text) and redacted(text) == text and not _quotes(error)
     except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
         is_plain = False
     if is_plain:
         return type(error), error, place
-    return RuntimeError, RuntimeError(f"{said(error)} (what can't be printed is left out)"), place
+    return RuntimeError, RuntimeError(f"{said(error)} (what is not for a log is left out)"), place

@@ -26,6 +26,7 @@ import msgspec
 from .errors import UsageError
 from .event import BINARY, JSON, Event, legible
 from .text import plain, without_values
+from .values import class_name, is_a
 
 _RAW = (bytes, bytearray, memoryview)
 _UNTYPED = (Any, object, inspect.Parameter.empty)
@@ -166,7 +167,7 @@ def _by_member(forms: list[_Form]) -> _Form:
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
-        if isinstance(payload, dict | list):  # JSON that may stand for one of them
+        if is_a(payload, dict, list):  # JSON that may stand for one of them
             return _json.encode(payload)
         raise TypeError("it is of none of the union's types")
 
@@ -211,15 +212,15 @@ def _dump_open(payload: Any) -> bytes:
 
 def _open(value: Any) -> Any:
     """The value with its attrs classes as dicts that have all fields, as msgspec reads them."""
-    if isinstance(value, Mapping):
+    if issubclass(type(value), Mapping):
         return {key: _open(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if is_a(value, list, tuple, set, frozenset):
         return [_open(item) for item in value]
     fields = _fields(value)
     if fields is None:
         return value
     opened = {name: _open(item) for name, item in fields.items()}
-    if isinstance(value, msgspec.Struct):
+    if is_a(value, msgspec.Struct):
         config = value.__struct_config__
         opened = dict(zip(value.__struct_encode_fields__, opened.values(), strict=True))
         if config.tag is not None:
@@ -233,7 +234,7 @@ def _fields(value: Any) -> dict[str, Any] | None:
     cls = type(value)
     if _is_pydantic(cls):
         return None
-    if isinstance(value, msgspec.Struct):
+    if is_a(value, msgspec.Struct):
         names: list[str] = list(value.__struct_fields__)
     elif hasattr(cls, "__attrs_attrs__"):
         names = [a.name for a in cls.__attrs_attrs__]
@@ -254,9 +255,9 @@ def _alike(sent: Any, got: Any) -> bool:
         return True
     if type(sent) is not type(got):
         return bool(sent == got)
-    if isinstance(sent, list | tuple):
+    if is_a(sent, list, tuple):
         return len(sent) == len(got) and all(map(_alike, sent, got))
-    if isinstance(sent, dict):
+    if is_a(sent, dict):
         return sent.keys() == got.keys() and all(_alike(item, got[key]) for key, item in sent.items())
     fields, others = _fields(sent), _fields(got)
     if fields is None or others is None:
@@ -276,16 +277,16 @@ def _is_json(value: Any) -> bool:
 
 def _missing(read: Any, given: Any, at: str = "") -> str | None:
     """Where something of the JSON that was given is missing in what was read of it; None: nowhere."""
-    if isinstance(given, dict):
-        if not isinstance(read, dict):
+    if is_a(given, dict):
+        if not is_a(read, dict):
             return at
         parts = ((_step(at, key), key in read, read.get(key), item) for key, item in given.items())
-    elif isinstance(given, list):
-        if not isinstance(read, list) or len(read) != len(given):
+    elif is_a(given, list):
+        if not is_a(read, list) or len(read) != len(given):
             return at
         parts = ((f"{at}[{place}]", True, *both) for place, both in enumerate(zip(read, given, strict=True)))
     else:
-        return at if isinstance(read, dict | list) else None
+        return at if is_a(read, dict, list) else None
     for where, is_there, found, item in parts:
         if not is_there:
             return where
@@ -317,7 +318,7 @@ def _lost(sent: Any, got: Any) -> str:
 
 def _both(sent: Any, got: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
     """The parts of two objects of one type, side by side."""
-    if isinstance(sent, list | tuple):
+    if is_a(sent, list, tuple):
         if len(sent) == len(got):
             yield from ((f"{at}[{place}]", *both) for place, both in enumerate(zip(sent, got, strict=True)))
         return
@@ -327,7 +328,7 @@ def _both(sent: Any, got: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _open_dict(value: Any) -> Mapping[Any, Any]:
-    if isinstance(value, dict):
+    if is_a(value, dict):
         return value
     if not hasattr(type(value), "__pydantic_fields__"):
         return _fields(value) or {}
@@ -336,7 +337,7 @@ def _open_dict(value: Any) -> Mapping[Any, Any]:
 
 
 def _step(at: str, key: Any) -> str:
-    name = plain(key, 60) if isinstance(key, str) else f"a key of {type(key).__name__}"
+    name = plain(key, 60) if is_a(key, str) else f"a key of {type(key).__name__}"
     return f"{at}.{name}" if at else name
 
 
@@ -349,15 +350,15 @@ def _check_whole(value: Any) -> None:
     cls = type(value)
     if cls in _SIMPLE:
         return
-    if isinstance(value, float):
+    if is_a(value, float):
         if not math.isfinite(value):
             raise ValueError(f"JSON has no number for {float(value)}")
-    elif isinstance(value, Mapping):
+    elif issubclass(type(value), Mapping):
         for key, item in value.items():
             if type(key) is not str:
                 _check_whole(key)
             _check_whole(item)
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif is_a(value, list, tuple, set, frozenset):
         for item in value:
             _check_whole(item)
     elif not _is_pydantic(cls):  # whose own codec `_to_plain` has used
@@ -406,8 +407,8 @@ def codec(annotation: Any) -> Codec:
     if not rest:
 
         def encode_raw(payload: object) -> tuple[bytes, str]:
-            if not isinstance(payload, _RAW):
-                raise UsageError(f"{type(payload).__name__} can't be published where a handler takes bytes")
+            if not issubclass(type(payload), _RAW):
+                raise UsageError(f"{class_name(payload)} can't be published where a handler takes bytes")
             return encode(payload)
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
@@ -422,14 +423,16 @@ def codec(annotation: Any) -> Codec:
                 pass
         return as_they_are(event.data)
 
-    return Codec(lambda payload: encode(payload) if isinstance(payload, _RAW) else encode_typed(payload), decode_either)
+    return Codec(
+        lambda payload: encode(payload) if issubclass(type(payload), _RAW) else encode_typed(payload), decode_either
+    )
 
 
 def encode(payload: object) -> tuple[bytes, str]:
     """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't
     be encoded, and for what its own class would not read back equal."""
-    if isinstance(payload, _RAW):
-        data = bytes(payload)
+    if issubclass(type(payload), _RAW):
+        data = bytes(payload)  # type: ignore[call-overload]
         if data != payload:
             raise UsageError("a memoryview of other than bytes can't be published: cast it")
         return data, BINARY
@@ -441,7 +444,7 @@ def encode(payload: object) -> tuple[bytes, str]:
     except UsageError:
         raise
     except Exception as e:  # noqa: BLE001 - whatever a payload's own methods raise
-        raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from _cause(e)
+        raise UsageError(f"{class_name(payload)} can't be published: {_line(e)}") from _cause(e)
     return data, JSON
 
 
@@ -457,7 +460,7 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
             if (equality and payload == got) or _alike(payload, got):
                 return data, JSON
             where: str | None = ""
-            if isinstance(payload, dict | list) and _is_json(payload):
+            if is_a(payload, dict, list) and _is_json(payload):
                 where = _missing(shown := _anything(write(got)), payload)
                 if where is None:
                     return _lasting(form, payload, data, shown, got), JSON
@@ -465,9 +468,9 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
         except UsageError:
             raise
         except Exception as e:  # noqa: BLE001 - whatever a payload's own methods and checks raise
-            raise UsageError(f"{type(payload).__name__} can't be published as {wanted}: {_line(e)}") from _cause(e)
+            raise UsageError(f"{class_name(payload)} can't be published as {wanted}: {_line(e)}") from _cause(e)
         raise UsageError(
-            f"{type(payload).__name__} can't be published as {wanted}: {lost}. "
+            f"{class_name(payload)} can't be published as {wanted}: {lost}. "
             "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared one"
         )
 
@@ -487,7 +490,7 @@ def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> by
         return data
     where, _, _ = _difference(got, again)
     raise UsageError(
-        f"{type(payload).__name__} can't be published as {type(got).__name__}: {where or 'it'} would be another at each "
+        f"{class_name(payload)} can't be published as {type(got).__name__}: {where or 'it'} would be another at each "
         "attempt. Publish the object itself, or say what is left out"
     )
 
@@ -541,7 +544,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
-    name = type(payload).__name__
+    name = class_name(payload)
     return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
 
 

@@ -7,11 +7,13 @@ import numbers
 import operator
 import re
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from . import redaction
 from .errors import UsageError
+
+T = TypeVar("T")
 
 MOST = 2**53
 """The largest whole number that every store keeps exactly."""
@@ -19,17 +21,29 @@ MOST = 2**53
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
+    """Whether the value is of one of these classes. Unlike isinstance it asks nothing of the value, which may lie, or
+    raise."""
+    return issubclass(type(value), kinds)
+
+
+def class_name(value: object) -> str:
+    """The name of the value's class, whatever that makes of the attribute."""
+    name: str = vars(type)["__name__"].__get__(type(value))
+    return name
+
+
 def whole(what: str, value: Any, *, least: int = 1) -> int:
     """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises
     UsageError."""
     number = None
-    if not isinstance(value, bool):
+    if not is_a(value, bool):
         try:
             number = operator.index(value)
         except TypeError:
             with suppress(OverflowError, ValueError):  # infinity, NaN
-                if isinstance(value, numbers.Real) and value == int(value):  # type: ignore[call-overload]
-                    number = int(value)  # type: ignore[call-overload]
+                if issubclass(type(value), numbers.Real) and value == int(value):
+                    number = int(value)
     if number is None or not least <= number <= MOST:
         raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
     return number
@@ -38,7 +52,7 @@ def whole(what: str, value: Any, *, least: int = 1) -> int:
 def real(what: str, value: Any, *, zero: bool = False) -> float:
     """`value` as a finite float above 0, or with `zero` also 0. Raises UsageError."""
     number = math.nan
-    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+    if not is_a(value, bool) and issubclass(type(value), numbers.Real):
         try:
             number = float(value) + 0.0  # -0.0 is 0.0
         except OverflowError:
@@ -51,7 +65,7 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
 def text(what: str, value: object, *, most: int = 500) -> str:
     """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't
     hold, and for control characters other than the ends of lines and tabs, which become blanks."""
-    if not isinstance(value, str):
+    if not is_a(value, str):
         raise UsageError(f"{what} must be text, not {shown(value)}")
     line = " ".join(value[: 4 * most].split())[:most]
     if not line.isascii():
@@ -76,7 +90,7 @@ def split_url(url: str) -> SplitResult:
 def check_revision(revision: object) -> str:
     """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises
     UsageError."""
-    if isinstance(revision, str) and (not revision or _REVISION.fullmatch(revision)):
+    if is_a(revision, str) and (not revision or _REVISION.fullmatch(revision)):
         return revision
     raise UsageError(
         f"revision {shown(revision)}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"

@@ -6,7 +6,10 @@ import math
 import numbers
 import operator
 import re
+import sys
+import warnings
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -14,6 +17,8 @@ from . import redaction
 from .errors import UsageError
 
 T = TypeVar("T")
+
+_PACKAGE = __name__.partition(".")[0]
 
 MOST = 2**53
 """The largest whole number that every store keeps exactly."""
@@ -60,6 +65,37 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
     if not (1e-9 <= number <= 1e15 or (zero and number == 0)):
         raise UsageError(f"{what} must be a number {'of 0 or more' if zero else 'above 0'}, not {shown(value)}")
     return number
+
+
+_NEVER = 1e9
+"""Seconds from which on a time means never."""
+
+
+def in_seconds(what: str, value: Any, *, zero: bool = False, brief: bool = False) -> float:
+    """`value` as `real` takes it, in seconds. What looks like milliseconds is warned of, where it is written: a round
+    number of 1,000 or more that is no number of half hours, and of what is `brief` by nature also one of 100 or more
+    that is no number of minutes. Raises UsageError."""
+    number = real(what, value, zero=zero)
+    if (1000 <= number < _NEVER and number % 100 == 0 and number % 1800) or (
+        brief and 100 <= number < 1000 and number % 50 == 0 and number % 60
+    ):
+        warnings.warn(
+            f"{what} is in seconds, and {number:g} s are {timedelta(seconds=number)} hours. If milliseconds are meant, "
+            f"write {number / 1000:g}",
+            stacklevel=_outside(),
+        )
+    return number
+
+
+def _outside() -> int:
+    """How many frames below the caller the first one lies that is not of this package's."""
+    level, frame = 1, sys._getframe(1)
+    while (deeper := frame.f_back) is not None:
+        frame = deeper
+        if frame.f_globals.get("__name__", "").partition(".")[0] != _PACKAGE:
+            break
+        level += 1
+    return level + 1
 
 
 def text(what: str, value: object, *, most: int = 500) -> str:

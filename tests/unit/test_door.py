@@ -356,8 +356,8 @@ def liar(said: Any) -> object:
     """An object that says it is of another class, or raises when it is asked."""
 
     class Liar:
-        @property
-        def __class__(self) -> Any:  # type: ignore[misc]
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
             if said is None:
                 raise RuntimeError("no class")
             return said

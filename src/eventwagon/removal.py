@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from .broker import Broker, outstanding
-from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
+from .errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .gathering import fitting
@@ -131,7 +132,7 @@ class Remover:
         while left:
             some = fitting(left, _MOVE_BATCH)
             try:
-                await self._broker.publish(kept, some)
+                await self._publish(kept, some)
                 left = left[len(some) :]
             except (Exception, BaseExceptionGroup) as e:
                 if _passes_over(e):
@@ -144,6 +145,15 @@ class Remover:
                     left[0] = less
                 else:
                     raise
+
+    async def _publish(self, kept: Channel, letters: Sequence[Event]) -> None:
+        """One call to the broker; one that is never answered holds up no removal for longer than a publisher would
+        wait."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._broker.publish(kept, letters)
+        except TimeoutError:
+            raise PublishUncertain(f"storing in {kept}: the broker has not answered in time") from None
 
     async def _rescue(self, ingress: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:

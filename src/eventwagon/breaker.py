@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from .errors import UsageError
-from .values import real, whole
+from .values import in_seconds, real, whole
 
 USUAL = 5
 """Attempts at an event where the train does not say how many, as long as its channel works."""
@@ -54,9 +54,10 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("last", "least", "events"):
             msgspec.structs.force_setattr(self, name, whole(f"Breaker: {name}", getattr(self, name)))
-        for name in ("within", "sparse", "share", "pause", "pause_most"):
-            value = real(f"Breaker: {name}", getattr(self, name), zero=name == "sparse")
+        for name in ("within", "sparse", "pause", "pause_most"):
+            value = in_seconds(f"Breaker: {name}", getattr(self, name), zero=name == "sparse", brief=name == "pause")
             msgspec.structs.force_setattr(self, name, value)
+        msgspec.structs.force_setattr(self, "share", real("Breaker: share", self.share))
         if self.share > 1:
             raise UsageError(f"Breaker: share must be at most 1, not {self.share!r}")
         if self.least > self.last or self.events > self.last:

@@ -13,13 +13,14 @@ from types import TracebackType
 
 from .errors import Defect
 from .redaction import redacted
-from .text import parts_of, said
+from .text import innermost, parts_of, said, without_values
 
 _logger = logging.getLogger("eventwagon")
 
 _EVERY = 60.0
 """Seconds between two records of the same kind."""
 _KINDS_MOST = 1000
+_PACKAGE = __name__.partition(".")[0]
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -127,9 +128,16 @@ def is_ours(error: BaseException) -> bool:
     """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
     if is_closed():
         return True
-    if isinstance(error, asyncio.CancelledError):
+    if issubclass(type(error), asyncio.CancelledError):
         return is_cancelled()
-    return passes(error) or isinstance(error, GeneratorExit)
+    return passes(error) or (issubclass(type(error), GeneratorExit) and _closes(error))
+
+
+def _closes(error: BaseException) -> bool:
+    """Whether this GeneratorExit closes our own coroutine: it is thrown in where that waits. One that something raised
+    which we called comes from another's code."""
+    frame = innermost(traceback_of(error))
+    return frame is None or str(frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE
 
 
 def passes(error: BaseException) -> bool:
@@ -162,19 +170,35 @@ def _is_endless(error: BaseException) -> bool:
     return False
 
 
+def _quotes(error: BaseException) -> bool:
+    """Whether one of the errors that would be printed quotes the input that it refuses. May raise."""
+    met, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in met:
+            continue
+        met.add(id(one))
+        if without_values(one) is not None:
+            return True
+        left += parts_of(one)
+        cause = one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__
+        left += [] if cause is None else [cause]
+    return False
+
+
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters or secrets, is shown by a stand-in: no log is to be broken or forged by what somebody
-    sent, or to hold a password."""
+    or holds control characters, secrets or the input that a check refused, is shown by a stand-in: no log is to be
+    broken or forged by what somebody sent, or to hold a password."""
     place = place or traceback_of(error)
     try:
         if _is_endless(error):
             raise RecursionError
         text = "".join(traceback.format_exception(type(error), error, place))
         text.encode()
-        is_plain = not _CONTROLS.search(text) and redacted(text) == text
+        is_plain = not _CONTROLS.search(text) and redacted(text) == text and not _quotes(error)
     except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
         is_plain = False
     if is_plain:
         return type(error), error, place
-    return RuntimeError, RuntimeError(f"{said(error)} (what can't be printed is left out)"), place
+    return RuntimeError, RuntimeError(f"{said(error)} (what is not for a log is left out)"), place

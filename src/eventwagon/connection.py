@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, cast
 
 import msgspec
 
@@ -42,7 +42,7 @@ from .switcher import Switcher
 from .tasks import InOwnTask, kept_up
 from .telling import Telling
 from .text import said
-from .values import check_revision, real, text
+from .values import check_revision, is_a, real, shown, text
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
@@ -211,7 +211,7 @@ class Connection:
         `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate. `timeout` in
         seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout, StorageBroken.
         """
-        if (id is not None or subject is not None or event_type is not None) and isinstance(payload, Event):
+        if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
         now = self._clock()
         event = self._event(
@@ -267,8 +267,8 @@ class Connection:
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
         """The event of a payload; the other attributes have been checked. Raises UsageError, EventTooLarge."""
         most = self.train.settings.max_event_bytes
-        if isinstance(payload, Event):
-            return checked(payload, most)
+        if issubclass(type(payload), Event):
+            return checked(cast("Event", payload), most)
         ingress = self.train.handlers.get("")
         data, content_type = ingress.encode(payload) if ingress else encode(payload)
         kind = type_name(payload) if event_type is None else event_type
@@ -308,7 +308,9 @@ class Connection:
             raise PublishTimeout(
                 f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
             ) from None
-        except Exception as e:
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._bulkhead.report("founding the train", e)
             raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {said(e)}") from e
 
@@ -606,8 +608,8 @@ def _asker(by: str | None) -> str:
 
 def check_timeout(timeout: float) -> float:
     """Return `timeout`, or raise UsageError unless it is a number of seconds."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
-        raise UsageError(f"timeout={timeout!r}: give a number of seconds above 0, at most {_LONGEST:g}")
+    if is_a(timeout, bool) or not is_a(timeout, int, float) or not 0 < timeout <= _LONGEST:
+        raise UsageError(f"timeout={shown(timeout)}: give a number of seconds above 0, at most {_LONGEST:g}")
     return timeout
 
 

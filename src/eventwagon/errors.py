@@ -164,6 +164,6 @@ def _reason(because: object) -> str:
 
 
 def check_pause(name: str, after: float) -> float:
-    if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after <= AFTER_MOST:
+    if type(after) is bool or not issubclass(type(after), int | float) or not 0 <= after <= AFTER_MOST:
         raise UsageError(f"{name}: after must be a number of seconds from 0 to {AFTER_MOST:,.0f}, not {after!r:.100}")
     return float(after)

@@ -11,6 +11,7 @@ from hashlib import blake2b
 import msgspec
 
 from .errors import EventTooLarge, UsageError
+from .values import class_name, is_a
 
 RandomBytes = Callable[[int], bytes]
 
@@ -136,8 +137,8 @@ def check_word(attribute: str, text: object) -> str:
 
 
 def _text(what: str, text: object, most: int) -> str:
-    if not isinstance(text, str):
-        raise UsageError(f"an event's {what} must be a str, not a {type(text).__name__}")
+    if not is_a(text, str):
+        raise UsageError(f"an event's {what} must be a str, not a {class_name(text)}")
     text = str.__str__(text)  # of an enum, or another class of strings, the plain text
     if found := _NO_TEXT.search(text):
         raise UsageError(
@@ -157,35 +158,35 @@ def _bytes(text: str) -> int:
 
 
 def _time(time: object) -> float:
-    if isinstance(time, bool) or not isinstance(time, int | float):
-        raise UsageError(f"an event's time must be a number (seconds since 1970, UTC), not a {type(time).__name__}")
+    if is_a(time, bool) or not is_a(time, int, float):
+        raise UsageError(f"an event's time must be a number (seconds since 1970, UTC), not a {class_name(time)}")
     if EARLIEST <= time <= LATEST:
         return float(time)
     for unit, factor in _UNITS.items():
         if LATEST < time <= _PLAUSIBLE * factor:
             raise UsageError(f"an event's time is in seconds; {time!r} looks like {unit}: divide it by {factor:,.0f}")
-    shown = repr(time) if isinstance(time, float) else f"an int of {time.bit_length()} bits"
+    shown = f"an int of {time.bit_length()} bits" if is_a(time, int) else repr(time)
     raise UsageError(f"an event's time must be in seconds since 1970 (UTC), between the years 1 and 9999, not {shown}")
 
 
 def _data(data: object) -> bytes:
-    if isinstance(data, bytes | bytearray | memoryview):
+    if is_a(data, bytes, bytearray, memoryview):
         return bytes(data)
     raise UsageError(
-        f"an event's data must be bytes, not a {type(data).__name__}: publish it as a payload to have it encoded"
+        f"an event's data must be bytes, not a {class_name(data)}: publish it as a payload to have it encoded"
     )
 
 
 def check_extensions(extensions: object) -> dict[str, str]:
     """Return a copy of the extension attributes, or raise UsageError."""
-    if not isinstance(extensions, Mapping):
-        raise UsageError(f"an event's extensions must be a mapping, not a {type(extensions).__name__}")
+    if not is_a(extensions, Mapping):  # type: ignore[type-abstract]
+        raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
     return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
 
 
 def _extension(name: object) -> str:
-    if not isinstance(name, str) or not _EXTENSION.fullmatch(name):
-        shown = _show(name) if isinstance(name, str) else f"a {type(name).__name__}"
+    if not is_a(name, str) or not _EXTENSION.fullmatch(name):
+        shown = _show(name) if is_a(name, str) else f"a {class_name(name)}"
         raise UsageError(f"an extension attribute's name is 1 to 64 of a-z and 0-9, not {shown}")
     if name in _CORE:
         raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")

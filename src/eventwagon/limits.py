@@ -11,7 +11,7 @@ import msgspec
 from .errors import UsageError
 from .reading import Reading
 from .text import said
-from .values import real, shown, whole
+from .values import in_seconds, real, shown, whole
 
 
 class Pressure(msgspec.Struct, frozen=True, gc=False):
@@ -33,6 +33,12 @@ class Limit(Protocol):
 
 
 class _Combinable:
+    def __bool__(self) -> bool:
+        """Raises UsageError: `a or b` would drop b."""
+        raise UsageError(
+            f"{self!r} is neither true nor false: join limits with | (the fuller one) and & (the emptier one)"
+        )
+
     def __or__(self, other: Limit) -> Any_:
         return Any_(_limit(self), _limit(other))
 
@@ -56,7 +62,7 @@ def _count_events(limit: Volume | Lag) -> None:
     msgspec.structs.force_setattr(limit, "events", whole(f"{type(limit).__name__}: events", limit.events))
 
 
-def _positive(limit: Age | Throughput | Wait, *fields: str) -> None:
+def _positive(limit: Throughput | Wait, *fields: str) -> None:
     for field in fields:
         number = real(f"{type(limit).__name__}: {field}", getattr(limit, field))
         msgspec.structs.force_setattr(limit, field, number)
@@ -97,7 +103,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
     seconds: float
 
     def __post_init__(self) -> None:
-        _positive(self, "seconds")
+        msgspec.structs.force_setattr(self, "seconds", in_seconds("Age: seconds", self.seconds))
 
     def __repr__(self) -> str:
         return f"Age({_written(self.seconds)})"
@@ -192,7 +198,8 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     cut: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive(self, "slo", "cut")
+        _positive(self, "cut")
+        msgspec.structs.force_setattr(self, "slo", in_seconds("Wait: slo", self.slo, brief=True))
 
     def __repr__(self) -> str:
         slo = _written(self.slo)

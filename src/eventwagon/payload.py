@@ -18,12 +18,15 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from .errors import UsageError
 from .event import BINARY, JSON, Event, legible
+from .text import plain, without_values
+from .values import class_name, is_a
 
 _RAW = (bytes, bytearray, memoryview)
 _UNTYPED = (Any, object, inspect.Parameter.empty)
@@ -164,7 +167,7 @@ def _by_member(forms: list[_Form]) -> _Form:
                     return data
             except Exception:  # noqa: BLE001, S112 - not of this member
                 continue
-        if isinstance(payload, dict | list):  # JSON that may stand for one of them
+        if is_a(payload, dict, list):  # JSON that may stand for one of them
             return _json.encode(payload)
         raise TypeError("it is of none of the union's types")
 
@@ -209,15 +212,15 @@ def _dump_open(payload: Any) -> bytes:
 
 def _open(value: Any) -> Any:
     """The value with its attrs classes as dicts that have all fields, as msgspec reads them."""
-    if isinstance(value, Mapping):
+    if issubclass(type(value), Mapping):
         return {key: _open(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if is_a(value, list, tuple, set, frozenset):
         return [_open(item) for item in value]
     fields = _fields(value)
     if fields is None:
         return value
     opened = {name: _open(item) for name, item in fields.items()}
-    if isinstance(value, msgspec.Struct):
+    if is_a(value, msgspec.Struct):
         config = value.__struct_config__
         opened = dict(zip(value.__struct_encode_fields__, opened.values(), strict=True))
         if config.tag is not None:
@@ -231,7 +234,7 @@ def _fields(value: Any) -> dict[str, Any] | None:
     cls = type(value)
     if _is_pydantic(cls):
         return None
-    if isinstance(value, msgspec.Struct):
+    if is_a(value, msgspec.Struct):
         names: list[str] = list(value.__struct_fields__)
     elif hasattr(cls, "__attrs_attrs__"):
         names = [a.name for a in cls.__attrs_attrs__]
@@ -248,11 +251,13 @@ def _fields(value: Any) -> dict[str, Any] | None:
 def _alike(sent: Any, got: Any) -> bool:
     """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds
     such."""
+    if sent is got:
+        return True
     if type(sent) is not type(got):
         return bool(sent == got)
-    if isinstance(sent, list | tuple):
+    if is_a(sent, list, tuple):
         return len(sent) == len(got) and all(map(_alike, sent, got))
-    if isinstance(sent, dict):
+    if is_a(sent, dict):
         return sent.keys() == got.keys() and all(_alike(item, got[key]) for key, item in sent.items())
     fields, others = _fields(sent), _fields(got)
     if fields is None or others is None:
@@ -270,13 +275,74 @@ def _is_json(value: Any) -> bool:
     return cls in _SIMPLE or (cls is float and math.isfinite(value))
 
 
-def _holds(read: Any, given: Any) -> bool:
-    """Whether nothing of the JSON that was given is missing in what was read of it."""
-    if isinstance(given, dict):
-        return isinstance(read, dict) and all(key in read and _holds(read[key], item) for key, item in given.items())
-    if isinstance(given, list):
-        return isinstance(read, list) and len(read) == len(given) and all(map(_holds, read, given))
-    return not isinstance(read, dict | list)
+def _missing(read: Any, given: Any, at: str = "") -> str | None:
+    """Where something of the JSON that was given is missing in what was read of it; None: nowhere."""
+    if is_a(given, dict):
+        if not is_a(read, dict):
+            return at
+        parts = ((_step(at, key), key in read, read.get(key), item) for key, item in given.items())
+    elif is_a(given, list):
+        if not is_a(read, list) or len(read) != len(given):
+            return at
+        parts = ((f"{at}[{place}]", True, *both) for place, both in enumerate(zip(read, given, strict=True)))
+    else:
+        return at if is_a(read, dict, list) else None
+    for where, is_there, found, item in parts:
+        if not is_there:
+            return where
+        if (deeper := _missing(found, item, where)) is not None:
+            return deeper
+    return None
+
+
+def _difference(sent: Any, got: Any, at: str = "") -> tuple[str, Any, Any]:
+    """Where the first difference lies, the path of an empty text being the whole, and what stands there on both
+    sides."""
+    if type(sent) is type(got):
+        for where, one, other in _both(sent, got, at):
+            if not _alike(one, other):
+                return _difference(one, other, where)
+    return at, sent, got
+
+
+def _lost(sent: Any, got: Any) -> str:
+    """What would not come back, in words."""
+    where, one, other = _difference(sent, got)
+    kinds = type(one).__name__, type(other).__name__
+    if other is _ABSENT:
+        return f"{where} would get lost"
+    if kinds[0] == kinds[1]:
+        return f"{where or 'it'} would come back as another {kinds[0]}"
+    return f"{where or 'it'} is of type {kinds[0]}, and would come back as {kinds[1]}"
+
+
+def _both(sent: Any, got: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
+    """The parts of two objects of one type, side by side."""
+    if is_a(sent, list, tuple):
+        if len(sent) == len(got):
+            yield from ((f"{at}[{place}]", *both) for place, both in enumerate(zip(sent, got, strict=True)))
+        return
+    one, other = (_open_dict(each) for each in (sent, got))
+    for key, item in one.items():
+        yield _step(at, key), item, other.get(key, _ABSENT)
+
+
+def _open_dict(value: Any) -> Mapping[Any, Any]:
+    if is_a(value, dict):
+        return value
+    if not hasattr(type(value), "__pydantic_fields__"):
+        return _fields(value) or {}
+    places = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
+    return {key: item for place in places for key, item in (getattr(value, place, None) or {}).items()}
+
+
+def _step(at: str, key: Any) -> str:
+    name = plain(key, 60) if is_a(key, str) else f"a key of {type(key).__name__}"
+    return f"{at}.{name}" if at else name
+
+
+_ABSENT: Any = object()
+"""What stands where nothing does."""
 
 
 def _check_whole(value: Any) -> None:
@@ -284,15 +350,15 @@ def _check_whole(value: Any) -> None:
     cls = type(value)
     if cls in _SIMPLE:
         return
-    if isinstance(value, float):
+    if is_a(value, float):
         if not math.isfinite(value):
             raise ValueError(f"JSON has no number for {float(value)}")
-    elif isinstance(value, Mapping):
+    elif issubclass(type(value), Mapping):
         for key, item in value.items():
             if type(key) is not str:
                 _check_whole(key)
             _check_whole(item)
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif is_a(value, list, tuple, set, frozenset):
         for item in value:
             _check_whole(item)
     elif not _is_pydantic(cls):  # whose own codec `_to_plain` has used
@@ -341,8 +407,8 @@ def codec(annotation: Any) -> Codec:
     if not rest:
 
         def encode_raw(payload: object) -> tuple[bytes, str]:
-            if not isinstance(payload, _RAW):
-                raise UsageError(f"{type(payload).__name__} can't be published where a handler takes bytes")
+            if not issubclass(type(payload), _RAW):
+                raise UsageError(f"{class_name(payload)} can't be published where a handler takes bytes")
             return encode(payload)
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
@@ -357,14 +423,16 @@ def codec(annotation: Any) -> Codec:
                 pass
         return as_they_are(event.data)
 
-    return Codec(lambda payload: encode(payload) if isinstance(payload, _RAW) else encode_typed(payload), decode_either)
+    return Codec(
+        lambda payload: encode(payload) if issubclass(type(payload), _RAW) else encode_typed(payload), decode_either
+    )
 
 
 def encode(payload: object) -> tuple[bytes, str]:
     """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't
     be encoded, and for what its own class would not read back equal."""
-    if isinstance(payload, _RAW):
-        data = bytes(payload)
+    if issubclass(type(payload), _RAW):
+        data = bytes(payload)  # type: ignore[call-overload]
         if data != payload:
             raise UsageError("a memoryview of other than bytes can't be published: cast it")
         return data, BINARY
@@ -375,8 +443,8 @@ def encode(payload: object) -> tuple[bytes, str]:
         _check_whole(payload)
     except UsageError:
         raise
-    except Exception as e:
-        raise UsageError(f"{type(payload).__name__} can't be published: {_line(e)}") from e
+    except Exception as e:  # noqa: BLE001 - whatever a payload's own methods raise
+        raise UsageError(f"{class_name(payload)} can't be published: {_line(e)}") from _cause(e)
     return data, JSON
 
 
@@ -391,16 +459,51 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
             got = read(data)
             if (equality and payload == got) or _alike(payload, got):
                 return data, JSON
-            if isinstance(payload, dict | list) and _is_json(payload) and _holds(_anything(write(got)), payload):
-                return data, JSON
-        except Exception as e:  # whatever a payload's own methods and checks raise
-            raise UsageError(f"{type(payload).__name__} can't be published as {wanted}: {_line(e)}") from e
+            where: str | None = ""
+            if is_a(payload, dict, list) and _is_json(payload):
+                where = _missing(shown := _anything(write(got)), payload)
+                if where is None:
+                    return _lasting(form, payload, data, shown, got), JSON
+            lost = f"{where} would get lost" if where else _lost(payload, got)
+        except UsageError:
+            raise
+        except Exception as e:  # noqa: BLE001 - whatever a payload's own methods and checks raise
+            raise UsageError(f"{class_name(payload)} can't be published as {wanted}: {_line(e)}") from _cause(e)
         raise UsageError(
-            f"{type(payload).__name__} can't be published as {wanted}: it would come back as another {type(got).__name__}. "
+            f"{class_name(payload)} can't be published as {wanted}: {lost}. "
             "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared one"
         )
 
     return encode
+
+
+def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> bytes:
+    """JSON that stands for a class, with what it leaves out: defaults that a factory makes (an id, the time) are to be
+    the same at every attempt."""
+    whole = _json.encode(_filled(shown, payload))
+    if whole != data:
+        with suppress(Exception):  # a default that the type itself would not take
+            if _alike(got, form.loads(whole)):
+                return whole
+    again = form.loads(data)
+    if _alike(got, again):
+        return data
+    where, _, _ = _difference(got, again)
+    raise UsageError(
+        f"{class_name(payload)} can't be published as {type(got).__name__}: {where or 'it'} would be another at each "
+        "attempt. Publish the object itself, or say what is left out"
+    )
+
+
+def _filled(read: Any, given: Any) -> Any:
+    """The JSON that was given, and what was read of it besides."""
+    if isinstance(given, dict):
+        return {key: _filled(read[key], item) for key, item in given.items()} | {
+            key: item for key, item in read.items() if key not in given
+        }
+    if isinstance(given, list):
+        return list(map(_filled, read, given))
+    return given
 
 
 class _Own(typing.NamedTuple):
@@ -423,19 +526,25 @@ _own: Callable[[Any], _Own | None] = functools.lru_cache(1024)(_form_of)
 
 
 def _line(error: BaseException) -> str:
-    """An error's text in one line; of Pydantic's errors without the values."""
+    """An error's text in one line, without the values that it is about."""
     try:
-        if hasattr(error, "errors"):
-            found = error.errors(include_input=False, include_url=False)
-            return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
-        return "; ".join(str(error).split("\n"))
+        tidy = without_values(error)
+        return "; ".join((str(error) if tidy is None else tidy).split("\n"))
     except Exception:  # noqa: BLE001 - an error whose text can't be had
         return type(error).__name__
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    """The error as the cause of another; None for one that quotes values, which would be printed with it."""
+    try:
+        return None if without_values(error) is not None else error
+    except Exception:  # noqa: BLE001 - an error whose text can't be had
+        return error
+
+
 def type_name(payload: object) -> str:
     """The event type that a payload stands for: the name of its class."""
-    name = type(payload).__name__
+    name = class_name(payload)
     return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
 from .broker import Broker, outstanding
-from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
+from .errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
 from .event import DEAD, Channel, Event
 from .facts import EventsRescued, OrphanRemoved, WagonRemoved
 from .gathering import fitting
@@ -142,7 +143,7 @@ class Remover:
         while left:
             some = fitting(left, _MOVE_BATCH)
             try:
-                await _in_spite_of_defects(partial(self._broker.publish, kept, some))
+                await _in_spite_of_defects(partial(self._publish, kept, some))
                 left = left[len(some) :]
             except (Exception, BaseExceptionGroup) as e:
                 if _passes_over(e):
@@ -155,6 +156,15 @@ class Remover:
                     left[0] = less
                 else:
                     raise
+
+    async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        """One call to the broker; one that is never answered holds up no removal for longer than a publisher would
+        wait."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._broker.publish(channel, events)
+        except TimeoutError:
+            raise PublishUncertain(f"storing in {channel}: the broker has not answered in time") from None
 
     async def _rescue(self, channel: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
@@ -201,7 +211,7 @@ class Remover:
             raise Unavailable(f"train {self._train} has no active wagon yet")
         if name not in active.channels:
             raise _NoSuchChannelError(f"{active.name} has no channel {name}")
-        await self._broker.publish(Channel(self._train, active.number, name), events)
+        await self._publish(Channel(self._train, active.number, name), events)
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest

@@ -9,7 +9,7 @@ import msgspec
 from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_written, written
-from .values import real, shown, whole
+from .values import in_seconds, real, shown, whole
 from .workers import Workers
 
 AtCap = Literal["fill", "refuse"]
@@ -98,8 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if not (value is None and name == "attempts"):
                 msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
-            seconds = real(f"{name} (seconds)", getattr(self, name), zero=name not in _NEVER_ZERO)
-            msgspec.structs.force_setattr(self, name, seconds)
+            zero, brief = name not in _NEVER_ZERO, name in _BRIEF
+            number = in_seconds(f"{name} (seconds)", getattr(self, name), zero=zero, brief=brief)
+            msgspec.structs.force_setattr(self, name, number)
         if self.breaker is not None and not isinstance(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
@@ -137,6 +138,7 @@ _NEVER_ZERO = (
     "member_ttl",
     "lease",
 )
+_BRIEF = ("cooldown", "hold", "observe_every", "backoff", "member_ttl", "lease")
 _SHARED = (
     "limit",
     "workers",

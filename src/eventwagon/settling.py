@@ -199,7 +199,9 @@ class Settling:
         events = [event for _, event in part]
         try:
             await self._insist(f"emitting to {channel}", partial(self._emit, channel, events))
-        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail on an event in any way
+        except BaseException as e:  # a driver may fail on an event in any way
+            if _ends(e):
+                raise
             if len(part) > 1:
                 for half in (part[: len(part) // 2], part[len(part) // 2 :]):
                     await self._store(name, half, refused)
@@ -237,7 +239,9 @@ class Settling:
     async def _settle_all(self, source: Source, deliveries: list[Delivery]) -> None:
         try:
             await self._insist(f"settling in {source.channel}", partial(source.subscription.settle, deliveries))
-        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail on one of them in any way
+        except BaseException as e:  # a driver may fail on one of them in any way
+            if _ends(e):
+                raise
             if len(deliveries) > 1:
                 half = len(deliveries) // 2
                 await self._settle_all(source, deliveries[:half])
@@ -274,7 +278,9 @@ class Settling:
         release = partial(source.subscription.release, deliveries, delay=delay, tried=tried, cleared=cleared)
         try:
             await self._insist("giving back", release)
-        except (Exception, BaseExceptionGroup) as e:  # noqa: BLE001 - a driver may fail in any way; then their claims run out
+        except BaseException as e:  # a driver may fail in any way; then their claims run out
+            if _ends(e):
+                raise
             self._kit.bulkhead.report(f"giving back to {source.channel}", e)
         source.forget(deliveries)
         source.nudge()
@@ -304,3 +310,8 @@ class Settling:
                     self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
                 await asyncio.sleep(pause)
                 pause = min(PAUSES[1], pause * 2)
+
+
+def _ends(error: BaseException) -> bool:
+    """Whether this ends the settling: it is cancelled, or its wagon was left meanwhile."""
+    return issubclass(type(error), asyncio.CancelledError) or is_ours(error)

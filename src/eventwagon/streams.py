@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from .errors import UsageError
 from .event import Event
 from .gathering import MOST_BYTES
 from .tasks import outcome_of
+from .values import class_name
 
 Make = Callable[[Sequence[object]], Iterator[Event]]
 """Makes events of payloads, one by one; raises at the first that can't be published."""
@@ -23,12 +24,13 @@ _TURN = 0.1
 
 def check_payloads(payloads: object) -> None:
     """Raise UsageError for what is no iterable of payloads, or is one by mistake."""
-    if isinstance(payloads, str | bytes | bytearray | memoryview | Mapping | Event) or hasattr(payloads, "model_dump"):
+    kind = type(payloads)
+    if issubclass(kind, str | bytes | bytearray | memoryview | Mapping | Event) or hasattr(kind, "model_dump"):
         raise UsageError(
-            f"publish_many: give several payloads, not one {type(payloads).__name__}; `publish` takes a single one"
+            f"publish_many: give several payloads, not one {class_name(payloads)}; `publish` takes a single one"
         )
-    if not isinstance(payloads, AsyncIterable | Iterable):
-        raise UsageError(f"publish_many: {type(payloads).__name__} can't be iterated over")
+    if not issubclass(kind, AsyncIterable | Iterable):
+        raise UsageError(f"publish_many: {class_name(payloads)} can't be iterated over")
 
 
 def batches(
@@ -39,9 +41,9 @@ def batches(
     What the payloads' iterator raises, and what `make` does, is raised after all that came before was given out. To be
     closed (`aclosing`): an asynchronous iterator is then closed too.
     """
-    if isinstance(payloads, AsyncIterable):
-        return _of_stream(payloads, make, most)
-    return _of_iterable(payloads, make, most)
+    if issubclass(type(payloads), AsyncIterable):
+        return _of_stream(cast("AsyncIterable[object]", payloads), make, most)
+    return _of_iterable(cast("Iterable[object]", payloads), make, most)
 
 
 async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:

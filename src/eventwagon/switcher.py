@@ -128,7 +128,9 @@ class Switcher(Switching):
                 await lease.give_up()
         except TimeoutError:
             pass
-        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: leaving goes on
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._bulkhead.report("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
@@ -196,7 +198,9 @@ class Switcher(Switching):
                 continue
             try:
                 await self._deliver(batch, me)
-            except (Exception, BaseExceptionGroup, SystemExit) as e:
+            except BaseException as e:
+                if is_ours(e):
+                    raise
                 batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
                 raise
             finally:
@@ -216,7 +220,9 @@ class Switcher(Switching):
                         await self._broker.publish(Channel(self._train, number), [])
                 except (EventwagonError, TimeoutError):
                     pass  # the first publish says it, if it lasts
-                except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the next wagon is another one
+                except BaseException as e:
+                    if is_ours(e):
+                        raise
                     self._bulkhead.report("getting ready for the next wagon", e)
             known = ready
             await changed.wait()
@@ -276,7 +282,9 @@ class Switcher(Switching):
                 self._trouble = said(e)
                 await self._pause(batch, pause)
                 pause = min(_PAUSE_MOST, pause * 2)
-            except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: it is one caller's, not everybody's
+            except BaseException as e:
+                if is_ours(e):
+                    raise
                 self._refuse_unexpected(batch, len(events), e)
             else:
                 batch.accept(len(events))
@@ -293,11 +301,9 @@ class Switcher(Switching):
             return str(e)
         except TimeoutError:
             return "the lease on publishing can't be renewed: the registry has not answered in time"
-        except asyncio.CancelledError as e:
+        except BaseException as e:
             if is_ours(e):
                 raise
-            return self._noted("holding the lease", e)
-        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
             return self._noted("holding the lease", e)
         return None
 
@@ -359,7 +365,9 @@ class Switcher(Switching):
                 active = (await self.refresh()).manifest.active
         except (EventwagonError, TimeoutError):
             return wagon.number
-        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: what is known stays good
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._bulkhead.report("reading the manifest", e)
             return wagon.number
         return active.number if active else None
@@ -426,7 +434,9 @@ class Switcher(Switching):
             return True
         except EventwagonError:
             return False
-        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers are held until their deadlines
+        except BaseException as e:
+            if is_ours(e):
+                raise
             self._bulkhead.report("going on after a full wagon", e)
             return False
 

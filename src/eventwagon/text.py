@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import Any
 
 from .redaction import redacted
 
@@ -41,8 +45,49 @@ def parts_of(error: BaseException) -> tuple[BaseException, ...]:
     return found
 
 
+def without_values(error: BaseException) -> str | None:
+    """What a validation error of Pydantic's, msgspec's or attrs' says, without the input that it quotes: personal data
+    and secrets. None for all other errors. What a user's own check says stays as it is. May raise."""
+    library = type(error).__module__.partition(".")[0]
+    if library in ("pydantic", "pydantic_core") and callable(found := getattr(error, "errors", None)):
+        try:
+            each = found(include_input=False, include_url=False)
+        except TypeError:  # the first Pydantic's, which quote less
+            each = found()
+        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {_untagged(one)}" for one in each)
+    if library == "msgspec":
+        text = str(error)
+        at = _AT.search(text)
+        tidy = None if error.__cause__ is None else without_values(error.__cause__)
+        if tidy is not None:
+            return tidy + (at[0] if at else "")
+        tidy = _QUOTED.sub(r"\1", text)
+        return None if tidy == text else tidy
+    place = innermost(error.__traceback__)
+    if place is not None and str(place.f_globals.get("__name__")).partition(".")[0] == "attr":
+        return f"{getattr(place.f_locals.get('attr'), 'name', 'a field')}: its validator refuses it"
+    return None
+
+
+_AT = re.compile(r" - at `[^`]*`\Z")
+_QUOTED = re.compile(r"\A(Invalid (?:enum )?value) .*?(?= - at `[^`]*`\Z|\Z)", re.DOTALL)
+
+
+def _untagged(one: Mapping[str, Any]) -> str:
+    """The message of one of Pydantic's errors; the only one that quotes is about the tag of a union."""
+    tag = one.get("ctx", {}).get("tag")
+    return str(one["msg"] if tag is None else one["msg"].replace(f"'{tag}'", "", 1).replace("  ", " "))
+
+
+def innermost(place: TracebackType | None) -> FrameType | None:
+    """Where something was raised."""
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return None if place is None else place.tb_frame
+
+
 def said(error: BaseException) -> str:
-    """An error in one line, without secrets. Never raises, whatever the error's own text does, but for
+    """An error in one line, without secrets, and without the input that a validation error quotes. Never raises, whatever the error's own text does, but for
     KeyboardInterrupt."""
     name = "an exception"
     try:
@@ -50,7 +95,8 @@ def said(error: BaseException) -> str:
         if parts := parts_of(error):
             text = f"({len(parts)}) " + "; ".join(map(said, parts[:_IN_A_GROUP]))
         else:
-            text = redacted(str(error)[: 4 * MOST].strip())
+            tidy = without_values(error)
+            text = redacted((str(error) if tidy is None else tidy)[: 4 * MOST].strip())
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - a user's exception may do anything when it is printed

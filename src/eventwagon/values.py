@@ -6,12 +6,19 @@ import math
 import numbers
 import operator
 import re
+import sys
+import warnings
 from contextlib import suppress
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from . import redaction
 from .errors import UsageError
+
+T = TypeVar("T")
+
+_PACKAGE = __name__.partition(".")[0]
 
 MOST = 2**53
 """The largest whole number that every store keeps exactly."""
@@ -19,17 +26,29 @@ MOST = 2**53
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
+    """Whether the value is of one of these classes. Unlike isinstance it asks nothing of the value, which may lie, or
+    raise."""
+    return issubclass(type(value), kinds)
+
+
+def class_name(value: object) -> str:
+    """The name of the value's class, whatever that makes of the attribute."""
+    name: str = vars(type)["__name__"].__get__(type(value))
+    return name
+
+
 def whole(what: str, value: Any, *, least: int = 1) -> int:
     """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises
     UsageError."""
     number = None
-    if not isinstance(value, bool):
+    if not is_a(value, bool):
         try:
             number = operator.index(value)
         except TypeError:
             with suppress(OverflowError, ValueError):  # infinity, NaN
-                if isinstance(value, numbers.Real) and value == int(value):  # type: ignore[call-overload]
-                    number = int(value)  # type: ignore[call-overload]
+                if issubclass(type(value), numbers.Real) and value == int(value):
+                    number = int(value)
     if number is None or not least <= number <= MOST:
         raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
     return number
@@ -38,7 +57,7 @@ def whole(what: str, value: Any, *, least: int = 1) -> int:
 def real(what: str, value: Any, *, zero: bool = False) -> float:
     """`value` as a finite float above 0, or with `zero` also 0. Raises UsageError."""
     number = math.nan
-    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+    if not is_a(value, bool) and issubclass(type(value), numbers.Real):
         try:
             number = float(value) + 0.0  # -0.0 is 0.0
         except OverflowError:
@@ -48,10 +67,41 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
     return number
 
 
+_NEVER = 1e9
+"""Seconds from which on a time means never."""
+
+
+def in_seconds(what: str, value: Any, *, zero: bool = False, brief: bool = False) -> float:
+    """`value` as `real` takes it, in seconds. What looks like milliseconds is warned of, where it is written: a round
+    number of 1,000 or more that is no number of half hours, and of what is `brief` by nature also one of 100 or more
+    that is no number of minutes. Raises UsageError."""
+    number = real(what, value, zero=zero)
+    if (1000 <= number < _NEVER and number % 100 == 0 and number % 1800) or (
+        brief and 100 <= number < 1000 and number % 50 == 0 and number % 60
+    ):
+        warnings.warn(
+            f"{what} is in seconds, and {number:g} s are {timedelta(seconds=number)} hours. If milliseconds are meant, "
+            f"write {number / 1000:g}",
+            stacklevel=_outside(),
+        )
+    return number
+
+
+def _outside() -> int:
+    """How many frames below the caller the first one lies that is not of this package's."""
+    level, frame = 1, sys._getframe(1)
+    while (deeper := frame.f_back) is not None:
+        frame = deeper
+        if frame.f_globals.get("__name__", "").partition(".")[0] != _PACKAGE:
+            break
+        level += 1
+    return level + 1
+
+
 def text(what: str, value: object, *, most: int = 500) -> str:
     """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't
     hold, and for control characters other than the ends of lines and tabs, which become blanks."""
-    if not isinstance(value, str):
+    if not is_a(value, str):
         raise UsageError(f"{what} must be text, not {shown(value)}")
     line = " ".join(value[: 4 * most].split())[:most]
     if not line.isascii():
@@ -76,7 +126,7 @@ def split_url(url: str) -> SplitResult:
 def check_revision(revision: object) -> str:
     """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises
     UsageError."""
-    if isinstance(revision, str) and (not revision or _REVISION.fullmatch(revision)):
+    if is_a(revision, str) and (not revision or _REVISION.fullmatch(revision)):
         return revision
     raise UsageError(
         f"revision {shown(revision)}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"

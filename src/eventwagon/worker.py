@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from types import CoroutineType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -22,6 +22,7 @@ from .event import DEAD, Event, check_extensions, check_word, checked, child_id,
 from .forks import forks, leave
 from .payload import Shape, codec, name_of, type_name
 from .text import parts_of, plain, said
+from .values import shown
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -145,18 +146,18 @@ class Context:
             raise UsageError(
                 f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
             )
-        handler = self._handlers.get(channel) if isinstance(channel, str) and channel else None
+        handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
         if handler is None:
             raise UsageError(
-                f"emit to {channel!r}: no handler is declared for it in train {self.train!r}; there are: "
+                f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
             )
         if self._counts is None:
             self._counts = {}
-        if isinstance(payload, Event):
+        if issubclass(type(payload), Event):
             if event_type is not None or subject is not None or extensions is not None:
                 raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
-            event = checked(payload, self._max_bytes)
+            event = checked(cast("Event", payload), self._max_bytes)
         else:
             data, content_type = handler.encode(payload)
             if self._heritage is None:

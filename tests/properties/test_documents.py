@@ -58,6 +58,8 @@ odd = st.one_of(
     st.sampled_from([2**53, 2**53 + 1, 2**64, 1e300, -0.0, 10**400, Fraction(10**400), Index(), [], {}, "1"]),
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is in seconds")  # any number is thrown at them
+
 
 @given(odd)
 def test_a_whole_number_is_an_int_or_refused(value: Any) -> None:

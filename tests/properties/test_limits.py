@@ -24,6 +24,8 @@ simple: st.SearchStrategy[Limit] = st.one_of(
     st.builds(Throughput, positive, seconds=st.floats(0.01, 45.0), low=st.floats(0.01, 1.0)),
     st.builds(Wait, positive, cut=positive),
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is in seconds")  # any number is thrown at them
 limits = st.recursive(simple, lambda inner: st.builds(Any_, inner, inner) | st.builds(All, inner, inner), max_leaves=5)
 
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from eventwagon import Volume
+from eventwagon import Event, Train, Volume
 from eventwagon.broker import Depth
 from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.bulkhead import Bulkhead, is_ours
-from eventwagon.errors import Defect, EventwagonError, Unavailable
+from eventwagon.errors import Defect, EventwagonError, PublishError, Unavailable
 from eventwagon.event import Channel
 from eventwagon.facts import DefectFound, Fact, StepFailed, Switched, log
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, State
@@ -32,6 +32,10 @@ class Unprintable(Exception):
         raise RuntimeError("no text")
 
 
+class OfNobody(BaseException):
+    """No Exception: what nobody catches by accident."""
+
+
 ODD: list[Callable[[], BaseException]] = [
     lambda: TypeError("rubbish"),
     Unprintable,
@@ -40,6 +44,8 @@ ODD: list[Callable[[], BaseException]] = [
     lambda: BaseExceptionGroup("all", [ValueError("a"), SystemExit()]),
     lambda: ValueError("half \ud800 a character"),
     lambda: StopAsyncIteration(),
+    lambda: GeneratorExit(),
+    lambda: OfNobody(),
 ]
 
 
@@ -67,6 +73,10 @@ class Broker(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         self.hostile.meet("create")
         await super().create(channel, capacity=capacity)
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        self.hostile.meet("publish")
+        await super().publish(channel, events)
 
     async def seal(self, channel: Channel) -> None:
         self.hostile.meet("seal")
@@ -354,10 +364,35 @@ def test_whatever_policy_raises_is_a_defect_of_ours(monkeypatch: pytest.MonkeyPa
     run(main())
 
 
+# --- publishing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", ODD)
+def test_what_a_driver_raises_at_a_publish_fails_that_call_alone(error: Callable[[], BaseException]) -> None:
+    async def main() -> None:
+        world, hostile = hostile_world()
+        async with world.connect(Train("signups")) as c:
+            await c.publish(1)
+            for _ in range(3):
+                hostile.raised, hostile.calls, hostile.error = 0, {"publish"}, error
+                first = asyncio.create_task(c.publish(2))
+                await until(lambda: hostile.raised)
+                hostile.error = None
+                if isinstance(error(), asyncio.CancelledError):
+                    await first  # something that the driver waited for was cancelled: tried again
+                else:
+                    with pytest.raises(PublishError, match="may have been stored"):
+                        await first
+                await c.publish(3)
+            assert c.trouble == ""
+
+    run(main())
+
+
 # --- listeners ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [*ODD, lambda: GeneratorExit(), lambda: KeyError("x")])
+@pytest.mark.parametrize("error", [*ODD, lambda: KeyError("x")])
 def test_listeners_cant_hurt(error: Callable[[], BaseException], caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         world, handled = World(), list[str]()
@@ -419,6 +454,39 @@ def test_a_bulkhead_logs_one_kind_once_a_minute_and_counts_all(caplog: pytest.Lo
     assert "IllegalMove: no" in bulkhead.trouble
 
 
+async def met_by_closing() -> bool:
+    """What a coroutine of ours meets that is closed while it waits, beneath a context manager."""
+    found = list[bool]()
+    code = """
+import asyncio, contextlib
+
+@contextlib.contextmanager
+def going_on():
+    try:
+        yield
+    except BaseException as e:
+        found.append(is_ours(e))
+        raise
+
+async def wait():
+    with going_on():
+        await asyncio.Event().wait()
+"""
+    names: dict[str, Any] = {"__name__": "eventwagon.long", "found": found, "is_ours": is_ours}
+    exec(code, names)  # noqa: S102 - as a module of the package
+    waiting = names["wait"]()
+    waiting.send(None)
+    waiting.close()
+    return found == [True]
+
+
+def raised_by_others() -> BaseException:
+    try:
+        raise GeneratorExit
+    except GeneratorExit as e:
+        return e
+
+
 def test_what_a_long_task_must_end_by() -> None:
     assert is_ours(ValueError()), "no loop runs: the task is being collected"
 
@@ -426,6 +494,8 @@ def test_what_a_long_task_must_end_by() -> None:
         assert is_ours(KeyboardInterrupt())
         assert is_ours(BaseExceptionGroup("", [KeyboardInterrupt()]))
         assert is_ours(GeneratorExit())
+        assert await met_by_closing()
+        assert not is_ours(raised_by_others())
         assert not is_ours(SystemExit())
         assert not is_ours(asyncio.CancelledError())
 

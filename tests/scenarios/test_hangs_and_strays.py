@@ -390,3 +390,38 @@ def test_the_driver_is_called_in_no_events_context() -> None:
         assert broker.stored_as == {"nobody"}
 
     run(main())
+
+
+# --- removing -------------------------------------------------------------------------------------
+
+
+def test_a_publish_of_an_observer_that_is_never_answered_holds_up_its_removal_for_a_while_only() -> None:
+    class Mute(MemoryBroker):
+        mute = 3
+
+        async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+            if str(channel) == "t.dead" and self.mute:
+                self.mute -= 1
+                await asyncio.Event().wait()
+            await super().publish(channel, events)
+
+    async def main() -> None:
+        world = World()
+        world.broker = broker = Mute(clock=world.clock)
+        train = Train("t", limit=Volume(1000), publish_timeout=5.0)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            raise Reject("bad luck")
+
+        async with world.running(train) as connection:
+            event_id = await connection.publish(13)
+            await until(lambda: world.of(EventDied))
+            old = await connection.request_switch()
+            async with asyncio.timeout(120):
+                await connection.wait_drained(old)
+            assert broker.mute == 0
+            assert "t.dead: the broker has not answered in time" in str(world.of(StepFailed))
+            assert [letter.id async for letter in connection.dead_letters()] == [event_id]
+
+    run(main())

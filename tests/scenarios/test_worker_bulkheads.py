@@ -269,6 +269,40 @@ def test_what_does_not_decode_in_any_way_is_dead_at_once() -> None:
     run(main())
 
 
+class Card(pydantic.BaseModel):
+    number: int
+
+
+def test_the_input_that_a_check_refuses_stands_in_no_letter_no_log_and_no_journal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(total=2), attempts=2, backoff=0.0)
+
+        @train.on("t")
+        async def handle(payload: Card, ctx: Context) -> None:
+            ctx.emit("inner", "4111-canary")
+
+        @train.on("inner")
+        async def inner(number: str) -> None:
+            Card.model_validate({"number": number})
+
+        async with world.running(train) as connection:
+            await connection.publish(Event("x", "t", "s", world.clock(), b'{"number": "4111-canary"}'))
+            await connection.publish({"number": 1})
+            letters = await until_dead(connection, 2)
+            assert all("number: Input should be a valid integer" in e.extensions["deadbecause"] for e in letters)
+            assert not any("canary" in str(e.extensions) for e in letters)
+            assert "canary" not in str(await journal(connection))
+        assert "canary" not in str(world.facts)
+
+    with caplog.at_level(logging.DEBUG, "eventwagon"):
+        run(main())
+    assert "canary" not in caplog.text
+    assert "number: Input should be a valid integer" in caplog.text
+
+
 def test_a_handler_that_swallows_its_cancellation_is_given_up() -> None:
     """It holds neither its worker nor the end of the process."""
 
@@ -420,7 +454,15 @@ class _CrackedSubscription(_Subscription):
         await super().extend(deliveries)
 
 
-@pytest.mark.parametrize("error", [TypeError, asyncio.CancelledError, ZeroDivisionError], ids=lambda e: e.__name__)
+class OfNobody(BaseException):
+    """No Exception: what nobody catches by accident."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError, asyncio.CancelledError, ZeroDivisionError, SystemExit, GeneratorExit, OfNobody],
+    ids=lambda e: e.__name__,
+)
 @pytest.mark.parametrize("call", ["receive", "settle", "release", "extend", "emit"])
 def test_a_driver_that_fails_in_an_unforeseen_way_hurts_nobody_for_good(
     call: str, error: Callable[[], BaseException]

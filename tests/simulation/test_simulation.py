@@ -58,6 +58,7 @@ CAUGHT = {
     "emits refused together": 28,
     "late events not rescued": 29,
     "leaving gives nothing back": 100,
+    "moving dead letters on waits for ever": 50056,
     "no bulkhead around check-ins": 186,
     "no bulkhead around handlers": 21,
     "no bulkhead around looks": 88,

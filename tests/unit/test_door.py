@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import UserDict
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -339,5 +340,72 @@ def test_a_dead_letter_can_be_published_again() -> None:
             for dead in letters:
                 await connection.publish(dead)
             await until(lambda: seen == [5])
+
+    run(main())
+
+
+def _raises(self: object) -> None:
+    raise RuntimeError("no name")
+
+
+NAMELESS: Any = type("OddName", (type,), {"__name__": property(_raises)})("Nameless", (), {})()
+"""Of a class that does not even tell its name."""
+
+
+def liar(said: Any) -> object:
+    """An object that says it is of another class, or raises when it is asked."""
+
+    class Liar:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            if said is None:
+                raise RuntimeError("no class")
+            return said
+
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    return Liar()
+
+
+LIARS = [liar(said) for said in (None, Event, str, bytes, dict, float, bool, list, 5)] + [NAMELESS]
+
+
+def test_objects_that_lie_about_their_class_are_refused_at_every_door() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t")
+
+        @train.on("inner")
+        async def inner(payload: dict[str, int]) -> None: ...
+
+        ctx = Context(event(), 1, "t", 1, "", train.handlers, MOST, world.clock)
+        async with world.connect(train) as c:
+            calls: list[Callable[[Any], Awaitable[object]]] = [
+                lambda odd: c.publish(odd),
+                lambda odd: c.publish({"a": [odd]}),
+                lambda odd: c.publish_many(odd),
+                lambda odd: c.publish_many([odd]),
+                lambda odd: c.publish(5, id=odd),
+                lambda odd: c.publish(5, subject=odd),
+                lambda odd: c.publish(5, event_type=odd),
+                lambda odd: c.publish(5, timeout=odd),
+                *(lambda odd, a=a: c.publish(event(**{a: odd})) for a in (*WORDS, "time", "data", "extensions")),
+                lambda odd: c.publish(event(extensions={"a": odd})),
+            ]
+            emits: list[Callable[[Any], object]] = [
+                lambda odd: ctx.emit("inner", odd),
+                lambda odd: ctx.emit(odd, {"a": 1}),
+                lambda odd: ctx.emit("inner", {"a": 1}, subject=odd),
+                lambda odd: ctx.emit("inner", {"a": 1}, extensions=odd),
+            ]
+            for odd in LIARS:
+                for call in calls:
+                    with pytest.raises(UsageError):
+                        await call(odd)
+                for emit in emits:
+                    with pytest.raises(UsageError):
+                        emit(odd)
+            assert not await world.broker.channels("t"), "nothing was even founded"
 
     run(main())

@@ -504,3 +504,115 @@ def test_no_secret_stands_in_the_refusal() -> None:
     with pytest.raises(UsageError) as error:
         codec(Secretive).encode(Secretive(password=pydantic.SecretStr("canary")))
     assert "canary" not in str(error.value)
+
+
+@dataclasses.dataclass
+class Dated:
+    n: int
+    id: uuid.UUID = dataclasses.field(default_factory=uuid.uuid4)
+    at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+
+
+class StampedStruct(msgspec.Struct, omit_defaults=True):
+    n: int
+    tags: list[str] = []
+    id: uuid.UUID = msgspec.field(default_factory=uuid.uuid4)
+
+
+class StampedModel(pydantic.BaseModel):
+    n: int
+    id: uuid.UUID = pydantic.Field(default_factory=uuid.uuid4)
+
+
+@attrs.define
+class StampedAttrs:
+    n: int
+    _id: uuid.UUID = attrs.field(factory=uuid.uuid4)
+
+
+@dataclasses.dataclass
+class OfStamped:
+    each: list[Dated]
+    by: dict[str, StampedModel | None] = dataclasses.field(default_factory=dict)
+
+
+class Masked(pydantic.BaseModel):
+    n: int
+    password: pydantic.SecretStr = pydantic.SecretStr("canary")
+
+
+class Unchecked(pydantic.BaseModel):
+    n: int
+    note: str = None  # type: ignore[assignment]
+
+
+class Restamped(pydantic.BaseModel):
+    n: int
+    _id: uuid.UUID = pydantic.PrivateAttr(default_factory=uuid.uuid4)
+
+
+@dataclasses.dataclass
+class Rolled:
+    n: int
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.id = str(uuid.uuid4())
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given"),
+    [
+        *((kind, {"n": 1}) for kind in (Dated, StampedStruct, StampedModel, StampedAttrs, Masked, Unchecked)),
+        (list[Dated], [{"n": 1}, {"n": 2}]),
+        (OfStamped, {"each": [{"n": 1}], "by": {"a": {"n": 2}, "b": None}}),
+        (Dated | StampedAttrs, {"n": 1}),
+        (bytes | Dated, {"n": 1}),
+    ],
+    ids=_names,
+)
+def test_json_that_stands_for_a_class_is_the_same_at_every_attempt(annotation: Any, given: Any) -> None:
+    both = codec(annotation)
+    event = event_of(*both.encode(given))
+    first, again = both.decode(event), both.decode(event)
+    assert first == again
+
+
+@pytest.mark.parametrize(("annotation", "where"), [(Restamped, "_id"), (Rolled, "id")], ids=_names)
+def test_json_that_would_be_another_at_each_attempt_is_refused(annotation: Any, where: str) -> None:
+    with pytest.raises(UsageError, match=f": {where} would be another at each attempt"):
+        codec(annotation).encode({"n": 1})
+
+
+class Base(msgspec.Struct):
+    n: int
+
+
+class Sub(Base):
+    more: int
+
+
+class Shelf(msgspec.Struct):
+    pets: dict[str, list[Base]]
+    notes: tuple[float | None, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload", "said"),
+    [
+        (Shelf, Shelf({"a": [Base(1), Sub(1, 2)]}), r"pets.a\[1\] is of type Sub, and would come back as Base"),
+        (Shelf, Shelf({}, (1.0, math.nan)), r"notes\[1\] is of type float, and would come back as NoneType"),
+        (Shelf, {"pets": {"a": [{"n": 1, "x": 2}]}}, r"pets.a\[0\].x would get lost"),
+        (list[Data], [{"n": 1}, {"n": 2, "more": 0}], r"\[1\].more would get lost"),
+        (Rolled, Rolled(1), "id would come back as another str"),
+        (Restamped, Restamped(n=1), "_id would come back as another UUID"),
+        (Masked, Masked(n=1), "password would come back as another SecretStr"),
+        (Shelf, Shelf({"\x1b[31m" * 99: [Sub(1, 2)]}), r"pets.\\x1b\[31m\S{1,60}\[0\] is of type Sub"),
+        (list[int], (1, 2), "it is of type tuple, and would come back as list"),
+    ],
+    ids=_names,
+)
+def test_a_refusal_names_the_first_difference(annotation: Any, payload: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        codec(annotation).encode(payload)
+    assert "canary" not in str(error.value)

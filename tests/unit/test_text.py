@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import enum
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+from eventwagon.bulkhead import shown
+from eventwagon.errors import UsageError
+from eventwagon.event import JSON, Event
+from eventwagon.payload import codec
 from eventwagon.text import MOST, said
 
 
@@ -16,3 +30,117 @@ def test_a_deep_group_is_said_too() -> None:
     for _ in range(5000):
         error = ExceptionGroup("g", [error])
     assert len(said(error)) <= MOST + 102
+
+
+class Color(enum.Enum):
+    red = "red"
+
+
+class Cat(msgspec.Struct, tag=True):
+    n: int
+
+
+class Dog(msgspec.Struct, tag=True):
+    n: int
+
+
+class Login(pydantic.BaseModel):
+    kind: Literal["login"]
+    n: int
+
+
+class Logout(pydantic.BaseModel):
+    kind: Literal["logout"]
+
+
+@attrs.define
+class Checked:
+    word: str = attrs.field(validator=attrs.validators.matches_re("a+"))
+
+
+class Positive(msgspec.Struct):
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 0:
+            raise ValueError("n must not be negative")
+
+
+class OfModels(msgspec.Struct):
+    each: list[Login]
+
+
+def refused(annotation: Any, data: bytes) -> Exception:
+    """What reading it raises."""
+    try:
+        codec(annotation).decode(Event("1", "t", "/s", 0.0, data, None, JSON))
+    except Exception as e:  # noqa: BLE001 - it is looked at
+        return e
+    raise AssertionError("it was read")
+
+
+QUOTING = [
+    (Color, b'"canary"', "Invalid enum value"),
+    (list[Color], b'["canary - at `$`"]', "Invalid enum value - at `$[0]`"),
+    (Cat | Dog, b'{"type": "canary", "n": 1}', "Invalid value - at `$.type`"),
+    (
+        Login,
+        b'{"kind": "login", "n": "canary"}',
+        "n: Input should be a valid integer, unable to parse string as an integer",
+    ),
+    (
+        Annotated[Login | Logout, pydantic.Field(discriminator="kind")],
+        b'{"kind": "canary"}',
+        "it: Input tag found using 'kind' does not match any of the expected tags: 'login', 'logout'",
+    ),
+    (Checked, b'{"word": "canary"}', "word: its validator refuses it"),
+    (list[Checked], b'[{"word": "canary"}]', "word: its validator refuses it - at `$[0]`"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "data", "text"), QUOTING)
+def test_what_a_check_refused_is_not_repeated(annotation: Any, data: bytes, text: str) -> None:
+    error = refused(annotation, data)
+    assert "canary" in str(error), "the case shows something"
+    assert said(error).partition(": ")[2] == text
+    assert "canary" not in "".join(traceback.format_exception(*shown(error)))
+
+
+def test_what_a_users_own_check_says_is_said() -> None:
+    assert said(refused(Positive, b'{"n": -1}')) == "ValidationError: n must not be negative"
+    assert said(refused(Positive, b'{"n": "x"}')) == "ValidationError: Expected `int`, got `str` - at `$.n`"
+
+
+def caused(error: Exception) -> Exception:
+    try:
+        raise RuntimeError("the order can't be read") from error
+    except RuntimeError as e:
+        return e
+
+
+def met_meanwhile(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except ValueError:
+            raise RuntimeError("the order can't be read")  # noqa: B904 - this is the case
+    except RuntimeError as e:
+        return e
+
+
+def grouped(error: Exception) -> Exception:
+    return ExceptionGroup("both", [KeyError("x"), ExceptionGroup("inner", [error])])
+
+
+@pytest.mark.parametrize("wrap", [caused, met_meanwhile, grouped])
+def test_nor_where_it_is_a_part_of_another_error(wrap: Callable[[Exception], Exception]) -> None:
+    error = wrap(refused(Login, b'{"kind": "login", "n": "canary"}'))
+    assert "canary" not in said(error)
+    assert "canary" not in "".join(traceback.format_exception(*shown(error)))
+
+
+@pytest.mark.parametrize(("annotation", "data", "_"), QUOTING)
+def test_nor_in_the_traceback_of_a_refused_publish(annotation: Any, data: bytes, _: str) -> None:
+    with pytest.raises(UsageError) as error:
+        codec(annotation).encode(msgspec.json.decode(data))
+    assert "canary" not in "".join(traceback.format_exception(error.value))

@@ -784,6 +784,17 @@ def _settling_waits() -> Iterator[None]:
         yield
 
 
+@_mutant("moving dead letters on waits for ever", "I7", HANGING)
+def _moving_waits() -> Iterator[None]:
+    """An observer that moves a wagon's dead letters on never gives up a call that is never answered."""
+
+    async def mutant(self: Remover, kept: Any, letters: Sequence[Event]) -> None:
+        await self._broker.publish(kept, letters)
+
+    with mock.patch.object(Remover, "_publish", mutant):
+        yield
+
+
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows it."""
     looks = count(1)

@@ -171,9 +171,8 @@ class Admin:
 
     async def threat(self, channel: Channel) -> str:
         """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does."""
-        levels, _ = await self._levels(strict=False)
-        levels |= await self._topic_level(channel)
-        found = policies.dropping(levels, self._ns, self._address.topic(channel))
+        (levels, _), own = await asyncio.gather(self._levels(strict=False), self._topic_level(channel))
+        found = policies.dropping(levels | own, self._ns, self._address.topic(channel))
         return "; ".join(self._sentence(finding) for finding in found)
 
     async def inspect(self, channels: Sequence[Channel]) -> list[Finding]:
@@ -215,7 +214,10 @@ class Admin:
         a = self._address
         found: dict[str, Level] = {}
         override: Any = None
-        reply = await self._request("GET", f"namespaces/{a.tenant}/{a.namespace}")
+        reply, runtime = await asyncio.gather(
+            self._request("GET", f"namespaces/{a.tenant}/{a.namespace}"),
+            self._request("GET", "brokers/configuration/runtime"),
+        )
         if reply.status_code == 404:
             raise StorageBroken(
                 f"{a.place}: there is no such namespace; make it: pulsar-admin namespaces create {self._ns}"
@@ -228,10 +230,9 @@ class Admin:
             self._refused(reply, "reading the namespace's policies")
         elif unseen is not None:
             unseen.append(_unseen(f"policies of namespace {self._ns}", _RIGHTS["reading"]))
-        reply = await self._request("GET", "brokers/configuration/runtime")
         defaults: dict[str, str] = {}
-        if reply.is_success:
-            defaults = reply.json()
+        if runtime.is_success:
+            defaults = runtime.json()
             found["server"] = of_server(defaults)
             self._skips = defaults.get("autoSkipNonRecoverableData") == "true"
         elif unseen is not None:

@@ -32,6 +32,7 @@ _PROBE = 0.25  # seconds between questions whether a channel stands that is not 
 _FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
 _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
 _POLICIES = 10.0  # seconds between looks at what the server would do to a channel
+_PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
 _BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
 
@@ -190,9 +191,7 @@ class PulsarBroker:
         async with self._turn(channel):
             attachment = self._attachments.get(channel)
             if attachment is None:
-                found, tried, _ = await asyncio.gather(
-                    self._admin.snapshot(channel), self._admin.tried(channel), self._threat(channel)
-                )
+                found, tried = await asyncio.gather(self._admin.snapshot(channel), self._admin.tried(channel))
                 if found is None:
                     raise ChannelGone(f"channel {channel} does not exist")
                 attachment = Attachment(
@@ -209,6 +208,7 @@ class PulsarBroker:
                 except Refused as e:
                     raise error(e, self._address, f"consuming from {channel}") from None
                 self._attachments[channel] = attachment
+                self._native.spawn(self._threat(channel))
             attachment.users += 1
             return attachment
 
@@ -308,11 +308,13 @@ class PulsarBroker:
         at, before = self._threats.get(channel, (float("-inf"), ""))
         if now < at + _POLICIES:
             return before
+        self._threats[channel] = (now, before)
         try:
-            threat = await self._admin.threat(channel)
-        except BrokerError as e:
+            async with asyncio.timeout(_PATIENCE):
+                threat = await self._admin.threat(channel)
+        except (TimeoutError, BrokerError) as e:
             log.info("%s: the policies could not be read: %s", channel, said(e))
-            threat = before
+            return before
         if threat and all(threat != told for _, told in self._threats.values()):
             log.warning("%s", threat)
         self._threats[channel] = (now, threat)

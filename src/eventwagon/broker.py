@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -71,6 +71,25 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
     settled = [d.settled for d in first if d.settled is not None]
     published = [d.published for d in later if d.published is not None]
     return len(settled) == len(first) and len(published) == len(later) and sum(settled) == sum(published)
+
+
+Severity = Literal["fine", "unknown", "costs", "loses"]
+"""What a finding is about: nothing to do; a setting that can't be read; throughput, memory or money, or a train that
+stands still; events that are lost."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting of a server, or something else that holds there, and what it means for events.
+
+    `what` is the setting as its server calls it, with its value (`maxmemory-policy=allkeys-lru`); `means`, what follows
+    from it, in one sentence; `todo`, what to do, with the command where there is one; empty where there is nothing.
+    None of them holds a secret.
+    """
+
+    severity: Severity
+    what: str
+    means: str
+    todo: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -211,6 +230,21 @@ class Broker(Protocol):
 
     async def channels(self, train: str) -> Sequence[Channel]:
         """All channels of the train that exist, in any order: how leftovers are found."""
+        ...
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A broker or a registry whose server's settings can be read. Not all are one. `eventwagon doctor` asks."""
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """What of the server's settings matters to events: for all of it, and for what these channels (which may be
+        gone meanwhile) have of their own. Settings that are as they should be are told too, as `fine`.
+
+        Reads only: it makes, changes and wakes nothing. A setting that this user may not read, or that the server does
+        not know, is a finding `unknown` that names the missing right, and no error. Once entered. Idempotent.
+        Raises Unavailable, StorageBroken.
+        """
         ...
 
 

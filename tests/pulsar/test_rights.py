@@ -93,7 +93,15 @@ def test_tokens_and_rights(server: PulsarServer) -> None:
                     got += await consumer.receive(2, 10.0)
                 await consumer.settle(got)
             (depth,) = await reader.depth([channel])
-            assert (depth.published, depth.settled) == (2, 2)
+            assert (depth.published, depth.settled, depth.trouble) == (2, 2, "")
+            assert [f.severity for f in await admin.inspect([channel])] == ["fine"]
+            unknown = [f for f in await reader.inspect([channel]) if f.severity == "unknown"]
+            assert [f.what for f in unknown][:2] == [
+                "policies of namespace public/default",
+                "the server's defaults for policies",
+            ]
+            assert "the role of a tenant's admin" in unknown[0].todo
+            assert "superUserRoles" in unknown[1].todo
             await admin.seal(channel)
             await admin.delete(channel)
 

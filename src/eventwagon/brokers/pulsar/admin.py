@@ -9,11 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import httpx
+import msgspec
 
+from ...broker import Finding
 from ...errors import StorageBroken, Unavailable
 from ...event import Channel
+from . import policies
 from .address import SUBSCRIPTION, TOTALS, Address, channel_of
-from .positions import Position, Snapshot, position, snapshot
+from .books import Books, Expired, Note
+from .native import log
+from .policies import Level, of_namespace, of_server, of_topic
+from .positions import Position, Snapshot, position
 
 _PATIENCE = 15.0  # seconds for one request
 _TRIES = 8  # while a topic is being loaded, moved or deleted
@@ -30,6 +36,8 @@ class Admin:
         self._address = address
         self._http: httpx.AsyncClient | None = None
         self._few = asyncio.Semaphore(16)
+        self._skips = False
+        """The server passes over what it can't read."""
 
     async def __aenter__(self) -> Admin:
         a = self._address
@@ -54,10 +62,14 @@ class Admin:
             self._http = None
 
     async def create(self, channel: Channel) -> None:
-        """Make the topic and its subscriptions, from the first message on; what exists is left alone."""
+        """Make the topic and its subscriptions, from the first message on; what exists is left alone, and StorageBroken
+        raised where it has policies of its own that drop events."""
         path = self._address.path(channel)
-        await self._done("PUT", path, absent_ok=False, exists_ok=True, what=f"creating {channel}")
-        await asyncio.gather(*(self._subscribe(channel, name) for name in (TOTALS, SUBSCRIPTION)))
+        reply = await self._done("PUT", path, absent_ok=False, exists_ok=True, what=f"creating {channel}")
+        if reply is not None and reply.status_code == 409 and (threat := await self.threat(channel)):
+            raise StorageBroken(threat)
+        await self._subscribe(channel, TOTALS)  # first: who finds the other without it takes it for removed
+        await self._subscribe(channel, SUBSCRIPTION)
 
     async def _subscribe(self, channel: Channel, name: str) -> None:
         path = f"{self._address.path(channel)}/subscription/{name}"
@@ -81,10 +93,34 @@ class Admin:
         """Whether the topic stands, sealed or not."""
         return await self.snapshot(channel) is not None
 
-    async def snapshot(self, channel: Channel) -> Snapshot | None:
+    async def snapshot(self, channel: Channel, books: Books | None = None) -> Snapshot | None:
         """What it holds; None where there is no such channel."""
         reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
-        return None if reply is None else snapshot(reply.json(), SUBSCRIPTION)
+        return None if reply is None else (books or Books()).snapshot(reply.json(), SUBSCRIPTION, TOTALS)
+
+    async def expired(self, channel: Channel) -> Expired | None:
+        """What the server has dropped by age of each subscription, since it loaded the topic."""
+        reply = await self._done("GET", f"{self._address.path(channel)}/stats", what=f"looking at {channel}")
+        found = {} if reply is None else reply.json().get("subscriptions", {})
+        if not {SUBSCRIPTION, TOTALS} <= found.keys():
+            return None
+        return Expired(*(int(found[name].get("totalMsgExpired", 0)) for name in (SUBSCRIPTION, TOTALS)))
+
+    async def note(self, channel: Channel) -> Note | None:
+        """What was stored of what was dropped, by `store_note`."""
+        reply = await self._done("GET", self._note_path(channel), what=f"looking at {channel}")
+        return None if reply is None else Note.of(reply.json() or {})
+
+    async def store_note(self, channel: Channel, note: Note) -> None:
+        """Store it with the channel; replaces the one before."""
+        await self._done("PUT", self._note_path(channel), what=f"noting losses of {channel}", body=note.properties())
+
+    def _note_path(self, channel: Channel) -> str:
+        return f"{self._address.path(channel)}/subscription/{TOTALS}/properties"
+
+    async def count_again(self, channel: Channel) -> None:
+        """Make the subscription of totals anew, from the first entry that stands."""
+        await self._subscribe(channel, TOTALS)
 
     async def others_in_flight(self, channel: Channel, own: Sequence[str]) -> int | None:
         """Messages that consumers but these hold unacknowledged; None where the channel is absent."""
@@ -116,42 +152,116 @@ class Admin:
         return [channel for topic in topics if (channel := channel_of(topic, train)) is not None]
 
     async def prove_fit(self) -> None:
-        """Raise StorageBroken where the namespace would lose events or bring back deleted topics. What may not be seen
-        without a right that only those need who create channels counts as fit, unless `strict`."""
-        await self._fit(strict=False)
+        """Raise StorageBroken where there is no such namespace, or where it would bring back deleted topics. What may not be
+        seen without a right that only those need who create channels counts as fit."""
+        for finding in policies.dropping(await self._fit(strict=False), self._ns):
+            log.warning("%s", self._sentence(finding))
 
     async def prove_fit_to_create(self) -> None:
-        """The same, and not to be allowed to see it is an error: whoever creates channels must know."""
-        await self._fit(strict=True)
+        """Raise StorageBroken where events would be lost, too; not to be allowed to see it is an error: whoever creates
+        channels must know."""
+        for finding in policies.dropping(await self._fit(strict=True), self._ns):
+            raise StorageBroken(self._sentence(finding))
 
-    async def _fit(self, *, strict: bool) -> None:
+    async def _fit(self, *, strict: bool) -> dict[str, Level]:
+        levels, returns = await self._levels(strict=strict)
+        if returns:
+            raise StorageBroken(self._sentence(returns))
+        return levels
+
+    async def threat(self, channel: Channel) -> str:
+        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does."""
+        (levels, _), own = await asyncio.gather(self._levels(strict=False), self._topic_level(channel))
+        found = policies.dropping(levels | own, self._ns, self._address.topic(channel))
+        return "; ".join(self._sentence(finding) for finding in found)
+
+    async def inspect(self, channels: Sequence[Channel]) -> list[Finding]:
+        """See `broker.Inspectable`."""
+        unseen: list[Finding] = []
+        levels, returns = await self._levels(strict=False, unseen=unseen)
+        found = policies.dropping(levels, self._ns) or [
+            Finding(
+                severity="fine",
+                what=f"namespace {self._ns}",
+                means="no policy that may be read drops events that nobody has handled",
+            )
+        ]
+        if returns:
+            found.append(returns)
+        for channel in channels:
+            own = await self._topic_level(channel, unseen=unseen)
+            for finding in policies.dropping(own, self._ns, self._address.topic(channel)):
+                found.append(msgspec.structs.replace(finding, what=f"channel {channel}, {finding.what}"))
+        if self._skips:
+            found.append(
+                Finding(
+                    severity="loses",
+                    what="server: autoSkipNonRecoverableData=true",
+                    means="events whose storage is damaged or away are skipped, as if they had been handled",
+                    todo="set autoSkipNonRecoverableData=false in the server's configuration",
+                )
+            )
+        return found + unseen
+
+    def _sentence(self, finding: Finding) -> str:
+        return f"{self._address.place}: {finding.what}: {finding.means}: {finding.todo}"
+
+    async def _levels(
+        self, *, strict: bool, unseen: list[Finding] | None = None
+    ) -> tuple[dict[str, Level], Finding | None]:
+        """The policies of the namespace and the server, as far as they may be read (if `strict`, the first must be), and
+        what brings back deleted topics. What may not be read is added to `unseen`."""
         a = self._address
-        reply = await self._request("GET", f"namespaces/{a.tenant}/{a.namespace}")
-        if not strict and _missing_right(reply):
-            return
+        found: dict[str, Level] = {}
+        override: Any = None
+        reply, runtime = await asyncio.gather(
+            self._request("GET", f"namespaces/{a.tenant}/{a.namespace}"),
+            self._request("GET", "brokers/configuration/runtime"),
+        )
         if reply.status_code == 404:
             raise StorageBroken(
                 f"{a.place}: there is no such namespace; make it: pulsar-admin namespaces create {self._ns}"
             )
-        if not reply.is_success:
+        readable = reply.is_success
+        if readable:
+            found["namespace"] = of_namespace(reply.json())
+            override = reply.json().get("autoTopicCreationOverride")
+        elif strict or not _missing_right(reply):
             self._refused(reply, "reading the namespace's policies")
-        policies = reply.json()
-        runtime = await self._request("GET", "brokers/configuration/runtime")
-        defaults = runtime.json() if runtime.is_success else {}  # shown to a superuser only
-        self._no_auto_creation(policies.get("autoTopicCreationOverride"), defaults.get("allowAutoTopicCreation"))
-        for trouble, cure in _unfit(policies, defaults):
-            raise StorageBroken(f"{a.place}: {trouble}; that loses events: pulsar-admin namespaces {cure} {self._ns}")
+        elif unseen is not None:
+            unseen.append(_unseen(f"policies of namespace {self._ns}", _RIGHTS["reading"]))
+        defaults: dict[str, str] = {}
+        if runtime.is_success:
+            defaults = runtime.json()
+            found["server"] = of_server(defaults)
+            self._skips = defaults.get("autoSkipNonRecoverableData") == "true"
+        elif unseen is not None:
+            unseen.append(_unseen("the server's defaults for policies", "a superuser's role (superUserRoles)"))
+        return found, self._auto_creation(override, defaults.get("allowAutoTopicCreation")) if readable else None
 
-    def _no_auto_creation(self, override: Any, default: str | None) -> None:
+    async def _topic_level(self, channel: Channel, unseen: list[Finding] | None = None) -> dict[str, Level]:
+        """The channel's own policies, as far as they may be read."""
+        path = self._address.path(channel)
+        names = ("messageTTL", "backlogQuotaMap", "inactiveTopicPolicies")
+        replies = await asyncio.gather(*(self._request("GET", f"{path}/{name}") for name in names))
+        if all(reply.is_success for reply in replies):
+            return {"topic": of_topic(*(reply.json() if reply.content else None for reply in replies))}
+        if unseen is not None and any(_missing_right(reply) for reply in replies):
+            unseen.append(_unseen(f"policies of {channel} itself", _RIGHTS["reading"]))
+        return {}  # the channel is gone, the server has none at this level, or this role may not see them
+
+    def _auto_creation(self, override: Any, default: str | None) -> Finding | None:
         allowed = (override or {}).get("allowAutoTopicCreation")
         if allowed is None and default is not None:
             allowed = default != "false"
-        if allowed is not False:
-            raise StorageBroken(
-                f"{self._address.place}: the namespace lets clients create topics by using them"
-                f"{'' if allowed else ', as far as can be seen'}, so a deleted channel would come back; switch that off: "
-                f"pulsar-admin namespaces set-auto-topic-creation --disable {self._ns}"
-            )
+        if allowed is False:
+            return None
+        return Finding(
+            severity="loses",
+            what=f"the namespace lets clients create topics by using them{'' if allowed else ', as far as can be seen'}",
+            means="a deleted channel would come back",
+            todo=f"pulsar-admin namespaces set-auto-topic-creation --disable {self._ns}",
+        )
 
     @property
     def _ns(self) -> str:
@@ -241,20 +351,11 @@ def _reason(reply: httpx.Response) -> str:
     return str(found or reply.text[:200].strip() or reply.reason_phrase).splitlines()[0]
 
 
-def _unfit(policies: dict[str, Any], defaults: dict[str, str]) -> list[tuple[str, str]]:
-    """What of these policies, and of the broker's defaults where they say nothing, drops events that nobody has settled,
-    and the command that changes it."""
-    found = []
-    ttl = policies.get("message_ttl_in_seconds")
-    if (int(defaults.get("ttlDurationDefaultInSeconds", 0)) if ttl is None else ttl) > 0:
-        found.append(("messages are dropped by age (message TTL)", "set-message-ttl --messageTTL 0"))
-    idle = policies.get("subscription_expiration_time_minutes")
-    if (int(defaults.get("subscriptionExpirationTimeMinutes", 0)) if idle is None else idle) > 0:
-        found.append(("idle subscriptions are dropped", "set-subscription-expiration-time --time 0"))
-    quotas = (policies.get("backlog_quota_map") or {}).values()
-    if any(quota.get("policy") == "consumer_backlog_eviction" for quota in quotas):
-        found.append(("messages are dropped from a long backlog", "remove-backlog-quota"))
-    inactive = policies.get("inactive_topic_policies") or {}
-    if inactive.get("deleteWhileInactive") and "caught_up" in str(inactive.get("inactiveTopicDeleteMode")):
-        found.append(("topics are deleted when they are read to their end", "remove-inactive-topic-policies"))
-    return found
+def _unseen(what: str, right: str) -> Finding:
+    return Finding(
+        severity="unknown",
+        what=what,
+        means="they may not be read: whether they drop events is not known",
+        todo=f"ask with {right}, or have them looked at: message TTL, backlog quotas with consumer_backlog_eviction, "
+        "expiration of subscriptions, deletion of inactive topics",
+    )

@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ...broker import Capabilities, Depth
+from ...broker import Capabilities, Depth, Finding
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
 from ...text import said
-from .address import Address, parse
+from .address import TOTALS, Address, parse
 from .admin import Admin
+from .books import Books, Figures
 from .browse import messages
 from .claims import Key
 from .consumer import Attachment, Subscription
@@ -30,6 +31,9 @@ _WATCH = 0.04  # seconds between looks at the connections: the client waits 0.1 
 _PROBE = 0.25  # seconds between questions whether a channel stands that is not connected
 _FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
 _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
+_POLICIES = 10.0  # seconds between looks at what the server would do to a channel
+_PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
+_BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
 
 
@@ -37,7 +41,7 @@ class PulsarBroker:
     """Channels on an Apache Pulsar cluster, 3.0 or later.
 
     Made by `from_url`. Entering it raises Unavailable where the cluster can't be reached, and StorageBroken where its
-    namespace would lose events or make deleted topics again.
+    namespace would make deleted topics again. One that would lose events is told in the log, and takes no new channels.
     """
 
     def __init__(self, address: Address, *, clock: Callable[[], float] = time.time) -> None:
@@ -52,7 +56,10 @@ class PulsarBroker:
         self._turns: WeakValueDictionary[Channel, asyncio.Lock] = WeakValueDictionary()
         self._sealed: dict[Channel, None] = {}
         self._probes: set[Channel] = set()
-        self._fit = False
+        self._fit_at = float("-inf")
+        self._books: dict[Channel, Books] = {}
+        self._threats: dict[Channel, tuple[float, str]] = {}
+        """What would drop events of a channel, and when that was looked up."""
         self._stack = AsyncExitStack()
         self._native: Native
 
@@ -92,9 +99,10 @@ class PulsarBroker:
         return self._address.topic(channel)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        if not self._fit:
+        now = asyncio.get_running_loop().time()
+        if now >= self._fit_at + _POLICIES:
             await self._admin.prove_fit_to_create()
-            self._fit = True
+            self._fit_at = now
         self._sealed.pop(channel, None)
         await self._admin.create(channel)
 
@@ -200,6 +208,7 @@ class PulsarBroker:
                 except Refused as e:
                     raise error(e, self._address, f"consuming from {channel}") from None
                 self._attachments[channel] = attachment
+                self._native.spawn(self._threat(channel))
             attachment.users += 1
             return attachment
 
@@ -229,11 +238,19 @@ class PulsarBroker:
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         return await asyncio.gather(*(self._depth(channel) for channel in channels))
 
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await self._admin.inspect(channels)
+
     async def _depth(self, channel: Channel) -> Depth:
         found = await self._look(channel)
         if found is None:
             return Depth()
-        published, settled = found.published, found.settled
+        threat = await self._threat(channel)
+        if not found.counted:
+            threat = "; ".join(filter(None, (threat, await self._count_again(channel))))
+        figures = await self._figures(channel, found, threatened=bool(threat))
+        published, settled = figures.published, figures.settled
         left = published - settled
         attachment = self._attachments.get(channel)
         claimed = attachment.claims.claimed(asyncio.get_running_loop().time()) if attachment else 0
@@ -247,7 +264,74 @@ class PulsarBroker:
             settled=settled,
             waiting=left - claimed if known else None,
             in_flight=claimed if known else None,
+            lost=figures.lost,
+            trouble=threat,
         )
+
+    async def _figures(self, channel: Channel, found: Snapshot, *, threatened: bool) -> Figures:
+        books = self._of(channel)
+        expired = None
+        if books.unknown(found):
+            books.learn(await self._admin.note(channel))
+            expired = await self._admin.expired(channel) if books.blank and found.dropped else None
+            found = await self._look(channel) or found  # in which the note's ledgers count
+        now = asyncio.get_running_loop().time()
+        attachments = [a for a in (self._attachments.get(channel), self._leaving.get(channel)) if a]
+        own = {each for attachment in attachments for each in attachment.claims.settled()} if found.dropped else ()
+        figures = books.look(found, now, threatened=threatened, own=own, expired=expired)
+        if figures.fresh:
+            log.warning(
+                "channel %s at %s lost %d events that nobody had settled: dropped by the server's policies (message TTL, "
+                "backlog quota) or by hand; see eventwagon doctor",
+                channel,
+                self._address.place,
+                figures.fresh,
+            )
+        if books.due(now, threatened=threatened):
+            try:
+                await self._admin.store_note(channel, books.note)
+                books.stored(now)
+            except BrokerError as e:
+                log.info("%s: what was lost could not be noted: %s", channel, said(e))
+        return figures
+
+    def _of(self, channel: Channel) -> Books:
+        books = self._books.get(channel)
+        if books is None:
+            books = self._books[channel] = Books()
+            _trim(self._books, _BOOKS)
+        return books
+
+    async def _threat(self, channel: Channel) -> str:
+        """What would drop events from the channel, as last looked up."""
+        now = asyncio.get_running_loop().time()
+        at, before = self._threats.get(channel, (float("-inf"), ""))
+        if now < at + _POLICIES:
+            return before
+        self._threats[channel] = (now, before)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                threat = await self._admin.threat(channel)
+        except (TimeoutError, BrokerError) as e:
+            log.info("%s: the policies could not be read: %s", channel, said(e))
+            return before
+        if threat and all(threat != told for _, told in self._threats.values()):
+            log.warning("%s", threat)
+        self._threats[channel] = (now, threat)
+        _trim(self._threats, _BOOKS)
+        return threat
+
+    async def _count_again(self, channel: Channel) -> str:
+        """The subscription of totals is gone: make it anew. What threatens while that is not allowed."""
+        try:
+            await self._admin.count_again(channel)
+        except BrokerError as e:
+            return (
+                f"{self._address.topic(channel)} has no subscription {TOTALS} any more (expired, or removed by hand), and it "
+                f"can't be made anew ({said(e)}): a process with the role of a tenant's admin does it by itself"
+            )
+        log.warning("%s had no subscription %s any more (expired, or removed by hand): made anew", channel, TOTALS)
+        return ""
 
     async def _look(self, channel: Channel) -> Snapshot | None:
         """What stands, with all that was settled here so far: the client sends that with a delay."""
@@ -256,7 +340,7 @@ class PulsarBroker:
         newest = attachment.claims.newest_settled() if attachment else None
         deadline = attachment.settled_at + _SEEN if attachment else 0.0
         while True:
-            found = await self._admin.snapshot(channel)
+            found = await self._admin.snapshot(channel, self._of(channel))
             if found is None or newest is None or newest[2] >= 0:
                 return found
             if found.is_settled(newest[:2]) or loop.time() > deadline:
@@ -290,6 +374,8 @@ class PulsarBroker:
         """The channel does not exist any more: let go of what is attached to it."""
         self._drop_sender(channel)
         self._known.pop(channel, None)
+        self._books.pop(channel, None)
+        self._threats.pop(channel, None)
         if attachment := self._attachments.pop(channel, None):
             await attachment.close()
 
@@ -327,8 +413,8 @@ class PulsarBroker:
             self._probes.discard(channel)
 
 
-def _trim(known: dict[Channel, Any]) -> None:
-    while len(known) > _REMEMBERED:
+def _trim(known: dict[Channel, Any], most: int = _REMEMBERED) -> None:
+    while len(known) > most:
         del known[next(iter(known))]
 
 

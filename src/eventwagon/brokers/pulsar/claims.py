@@ -208,6 +208,10 @@ class Claims:
         """Whether it was settled here, of late."""
         return key in self._settled
 
+    def settled(self) -> set[tuple[int, int]]:
+        """Ledger and entry of what was settled here, of late."""
+        return {key[:2] for key in self._settled}
+
     def newest_settled(self) -> Key | None:
         """The one that was settled last."""
         return next(reversed(self._settled), None)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -37,6 +39,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     sealed: bool
     attached: bool
     """Whether the subscription has consumers, here or elsewhere."""
+    raw: str = ""
+    """The ranges as the server writes them."""
+    dropped: int = 0
+    """How far the totals' subscription was moved: up to there entries were dropped, settled or not."""
+    counted: bool = True
+    """Whether that subscription stands."""
 
     @property
     def published(self) -> int:
@@ -46,6 +54,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     def settled(self) -> int:
         return min(self.published, self.mark + sum(last - first for first, last in self.ranges))
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Entries of each ledger."""
+        return tuple(after - before for before, after in pairwise(self.before))
+
+    def settled_to(self, number: int) -> int:
+        """How many of the first `number` entries are settled."""
+        beyond = sum(max(0, min(last, number) - first) for first, last in self.ranges)
+        return min(self.mark, number) + beyond
+
     def ordinal(self, position: Position) -> int:
         """How many entries stand at or before the position."""
         ledger, entry = position
@@ -54,47 +72,73 @@ class Snapshot(msgspec.Struct, frozen=True):
             return self.before[place]
         return min(self.before[place] + entry + 1, self.before[place + 1])
 
+    def position(self, number: int) -> Position:
+        """Of the entry of this ordinal; 0 is before the first."""
+        if not number:
+            return (-1, -1)
+        place = bisect_left(self.before, number) - 1
+        return self.ledgers[place], number - self.before[place] - 1
+
+    def at(self, mark: str, ranges: str) -> Snapshot:
+        """The same topic when this was settled of it."""
+        marked = position(mark)
+        start = self.ordinal(marked)
+        pieces = []
+        for opens, a, b, c, d, closes in _RANGE.findall(ranges):
+            first = max(start, self.ordinal((int(a), int(b))) - (opens == "["))
+            end = self.ordinal((int(c), int(d))) - (closes == ")")
+            if end > first:
+                pieces.append((first, end))
+        return msgspec.structs.replace(self, mark=start, ranges=tuple(sorted(pieces)), marked=marked, raw=ranges)
+
     def is_settled(self, position: Position) -> bool:
-        number = self.ordinal(position)
+        return self.has_settled(self.ordinal(position))
+
+    def has_settled(self, number: int) -> bool:
+        """Whether the entry of this ordinal is settled."""
         if number <= self.mark:
             return True
         place = bisect_right(self.ranges, (number, -1)) - 1
         return place >= 0 and self.ranges[place][0] < number <= self.ranges[place][1]
 
 
-def snapshot(stats: Any, subscription: str) -> Snapshot | None:
-    """From the topic's internal stats; None while the subscription does not exist (the topic is being created)."""
-    cursor = stats.get("cursors", {}).get(subscription)
+def snapshot(
+    stats: Any, subscription: str, totals: str = "", older: Mapping[int, int] | None = None
+) -> Snapshot | None:
+    """From the topic's internal stats; None while the subscription does not exist (the topic is being created).
+    `older`: entries of ledgers that may be no more."""
+    cursors = stats.get("cursors", {})
+    cursor = cursors.get(subscription)
     if cursor is None:
         return None
-    found = sorted((int(one["ledgerId"]), int(one["entries"])) for one in stats["ledgers"])
-    ledgers = tuple(ledger for ledger, _ in found)
+    there = {int(one["ledgerId"]): int(one["entries"]) for one in stats["ledgers"]}
     last = position(stats["lastConfirmedEntry"])
     # the newest entry says how many its ledger has: the other figures lag, or count writes that a seal has refused
-    counts = [last[1] + 1 if ledger == last[0] else entries if ledger < last[0] else 0 for ledger, entries in found]
+    there = {
+        ledger: last[1] + 1 if ledger == last[0] else entries if ledger < last[0] else 0
+        for ledger, entries in there.items()
+    }
+    first = min(there, default=0)
+    found = sorted({**{ledger: n for ledger, n in (older or {}).items() if ledger < first}, **there}.items())
     before = [0]
-    for count in counts:
+    for _, count in found:
         before.append(before[-1] + count)
-    marked = position(cursor["markDeletePosition"])
     bare = Snapshot(
-        ledgers,
+        tuple(ledger for ledger, _ in found),
         tuple(before),
         0,
         (),
-        marked,
+        (-1, -1),
         last,
         position(cursor["readPosition"]),
         stats.get("state") == "Terminated",
         bool(cursor.get("active")),
+        counted=totals in cursors,
     )
-    mark = bare.ordinal(marked)
-    ranges = []
-    for opens, a, b, c, d, closes in _RANGE.findall(cursor.get("individuallyDeletedMessages") or ""):
-        first = bare.ordinal((int(a), int(b))) - (opens == "[")
-        end = bare.ordinal((int(c), int(d))) - (closes == ")")
-        if end > max(first, mark):
-            ranges.append((max(first, mark), end))
-    return msgspec.structs.replace(bare, mark=mark, ranges=tuple(sorted(ranges)))
+    whole = bare.at(cursor["markDeletePosition"], cursor.get("individuallyDeletedMessages") or "")
+    if totals not in cursors:
+        return whole
+    return msgspec.structs.replace(whole, dropped=bare.ordinal(position(cursors[totals]["markDeletePosition"])))
 
 
 def position(text: str) -> Position:

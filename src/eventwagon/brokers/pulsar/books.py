@@ -1,0 +1,196 @@
+"""What of a topic was settled, and what went from it before anybody settled it. Pure.
+
+Expiry and eviction move the cursor of the subscription on, exactly as settling does. They move the cursor of the totals'
+subscription as well, which nobody else moves: how far it stands is how far events were dropped, settled or not. What
+was settled of those is what an earlier look saw; the rest counts as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .positions import Position, Snapshot, position, snapshot
+
+PROVEN = 2.0
+"""Seconds between the drops of a topic's two subscriptions, at most. While a policy threatens, a look is believed when
+one that is this much later shows that nothing was dropped."""
+_NOTED = 5.0  # seconds between notes while a policy threatens
+_RANGES = 4_000  # characters of a note; what is left out of it counts as not settled
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Stored with the topic while something threatens it or was dropped, for processes that come later."""
+
+    dropped: Position = (-1, -1)
+    """Up to here, all that nobody had settled is gone."""
+    kept: int = 0
+    """So many up to there were settled."""
+    mark: str = "-1:-1"
+    ranges: str = ""
+    """What was settled at the last look: all up to the mark, and beyond it these, as the server writes them."""
+    ledgers: Mapping[int, int] = {}
+    """Entries of each ledger, for when it is no more."""
+
+    def properties(self) -> dict[str, str]:
+        """As they are stored."""
+        return {
+            "dropped": f"{self.dropped[0]}:{self.dropped[1]}",
+            "kept": str(self.kept),
+            "mark": self.mark,
+            "ranges": self.ranges,
+            "ledgers": ",".join(f"{ledger}:{count}" for ledger, count in self.ledgers.items()),
+        }
+
+    @classmethod
+    def of(cls, found: Mapping[str, str]) -> Note | None:
+        """From what is stored; None where nothing is, or not by this."""
+        try:
+            return cls(
+                dropped=position(found["dropped"]),
+                kept=int(found["kept"]),
+                mark=found["mark"],
+                ranges=found["ranges"],
+                ledgers=dict(position(one) for one in found["ledgers"].split(",") if one),
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+class Expired(NamedTuple):
+    """How many messages the server has dropped by age since it loaded the topic."""
+
+    events: int
+    totals: int
+
+
+class Figures(NamedTuple):
+    """Totals of a topic; `fresh` of the lost were not known before."""
+
+    published: int
+    settled: int
+    lost: int
+    fresh: int = 0
+
+
+class Books:
+    """One topic, from look to look."""
+
+    def __init__(self) -> None:
+        self.note = Note()
+        """What is known; stored with the topic when `due` says so."""
+        self._base: Snapshot | None = None
+        """What was settled for certain, before anything was dropped beyond `note.dropped`."""
+        self._next: tuple[float, Snapshot] | None = None
+        self._stored: tuple[float, Note] = (float("-inf"), self.note)
+        self._dirty = False
+
+    def snapshot(self, stats: Any, subscription: str, totals: str) -> Snapshot | None:
+        """From the topic's internal stats, with ledgers that are no more."""
+        return snapshot(stats, subscription, totals, self.note.ledgers)
+
+    def unknown(self, found: Snapshot) -> bool:
+        """Whether another process may know more: read the note."""
+        base = self._base
+        return base is None or found.dropped > max(found.ordinal(self.note.dropped), base.mark)
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is known from before."""
+        return self._base is None and self.note.mark == "-1:-1"
+
+    def learn(self, stored: Note | None) -> None:
+        """Take over what another process has stored, where that knows more."""
+        if stored is None:
+            return
+        if stored.dropped > self.note.dropped or self._base is None:
+            self.note = stored
+            self._stored = (self._stored[0], stored)
+            self._next = None
+
+    def look(
+        self,
+        found: Snapshot,
+        now: float,
+        *,
+        threatened: bool,
+        own: Iterable[Position] = (),
+        expired: Expired | None = None,
+    ) -> Figures:
+        """Take in what stands. `own` is what this process has settled of late; `expired` says more where nothing was
+        known before."""
+        self.note = msgspec.structs.replace(self.note, ledgers=dict(zip(found.ledgers, found.counts, strict=True)))
+        base = self._base or self._noted(found)
+        done = found.ordinal(self.note.dropped)
+        if base is None:
+            fresh = self._first(found, expired) if found.dropped else 0
+            base = found
+        elif found.dropped > done:
+            fresh = self._drop(found, base, done, own)
+            base = found if found.mark >= found.dropped else base
+        else:
+            fresh = 0
+            base = self._believed(found, now, base, threatened=threatened)
+        self._base = base
+        self.note = msgspec.structs.replace(
+            self.note, mark=f"{base.marked[0]}:{base.marked[1]}", ranges=base.raw if len(base.raw) <= _RANGES else ""
+        )
+        done = found.ordinal(self.note.dropped)
+        seen = base if threatened else found
+        settled = self.note.kept + seen.settled_to(found.published) - seen.settled_to(done)
+        lost = done - self.note.kept
+        return Figures(found.published - lost, settled, lost, fresh)
+
+    def due(self, now: float, *, threatened: bool) -> bool:
+        """Whether the note is to be stored now."""
+        at, note = self._stored
+        return self._dirty or (threatened and note != self.note and now - at >= _NOTED)
+
+    def stored(self, now: float) -> None:
+        """It was."""
+        self._stored, self._dirty = (now, self.note), False
+
+    def _noted(self, found: Snapshot) -> Snapshot | None:
+        note = self.note
+        return found.at(note.mark, note.ranges) if note.mark != "-1:-1" else None
+
+    def _believed(self, found: Snapshot, now: float, base: Snapshot, *, threatened: bool) -> Snapshot:
+        if not threatened:
+            self._next = None
+            return found
+        if self._next is None:
+            self._next = (now, found)
+        elif now - self._next[0] >= PROVEN:
+            base, self._next = self._next[1], (now, found)
+        return base
+
+    def _first(self, found: Snapshot, expired: Expired | None) -> int:
+        """Something was dropped, and nobody has noted what was settled before."""
+        end = min(found.dropped, found.mark)
+        lost = end
+        if expired is not None and expired.totals >= found.dropped:
+            end = found.mark if expired.events else end
+            lost = min(expired.events, end)
+        self._note(found, end, end - lost)
+        return lost
+
+    def _drop(self, found: Snapshot, base: Snapshot, done: int, own: Iterable[Position]) -> int:
+        """More was dropped than is known. Where that went beyond what was settled in one piece, all that is missing
+        since counts as dropped, but for what this process knows better."""
+        if found.dropped <= base.mark:
+            kept, end = found.dropped - done, found.dropped
+        else:
+            end = max(done, found.mark)
+            numbers = {found.ordinal(each) for each in own}
+            extra = sum(done < number <= end and not base.has_settled(number) for number in numbers)
+            kept = base.settled_to(end) - base.settled_to(done) + extra
+        self._next = None
+        if end > done:
+            self._note(found, end, self.note.kept + kept)
+        return end - done - kept
+
+    def _note(self, found: Snapshot, end: int, kept: int) -> None:
+        self.note = msgspec.structs.replace(self.note, dropped=found.position(end), kept=kept)
+        self._dirty = True

@@ -35,16 +35,24 @@ class Place:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._fit = False
+        self._made: list[Path] = []
         self._lock = threading.Lock()
 
     def check(self, *, make: bool) -> None:
         """Raise StorageBroken unless the directory is fit; a missing one is made, or left missing. From any thread."""
         with self._lock:
             if not self._fit and (make or os.path.lexists(self.directory)):
-                prepare(self.directory)
+                self._made += prepare(self.directory)
                 self._fit = True
                 if hint := open_to_others(self.directory):
                     _logger.info("%s", hint)
+
+    def clear(self, train: str) -> None:
+        """Remove the train's own directory if nothing is left in it, and then those that this object has made."""
+        with self._lock, contextlib.suppress(OSError):
+            for directory in (self.directory / train, *self._made):
+                directory.rmdir()
+            self._made, self._fit = [], False
 
 
 def open_to_others(directory: Path) -> str:
@@ -61,11 +69,12 @@ def open_to_others(directory: Path) -> str:
     )
 
 
-def prepare(directory: Path) -> None:
-    """Make the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it."""
+def prepare(directory: Path) -> list[Path]:
+    """Make the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it. Returns what was
+    made, the innermost first."""
     check_version()
     try:
-        make_directory(directory)
+        made = make_directory(directory)
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     except OSError as e:
@@ -95,6 +104,7 @@ def prepare(directory: Path) -> None:
         for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(OSError):
                 probe.with_name(probe.name + suffix).unlink(missing_ok=True)
+    return made
 
 
 def _connect_probe(path: Path) -> apsw.Connection:

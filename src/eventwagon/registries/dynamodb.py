@@ -243,6 +243,16 @@ class DynamoDBRegistry:
         except TROUBLE as e:
             raise explain(e, "listing the trains", self.place) from e
 
+    async def erase(self, train: str) -> None:
+        """See Erasing."""
+        try:
+            for what in ("members", "journal"):
+                async for page in self._table.pages(self._pk(what, train), only="pk, sk"):
+                    await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
+            await self._table.remove_all([self._head(train), self._manifest(train)])
+        except TROUBLE as e:
+            raise explain(e, f"erasing {train}", self.place) from e
+
 
 class _Changes:
     """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""

@@ -161,6 +161,20 @@ class KafkaRegistry:
         found = await asyncio.gather(*map(self._exists, trains))
         return [train for train, exists in zip(trains, found, strict=True) if exists]
 
+    async def erase(self, train: str) -> None:
+        """See Erasing."""
+        task = self._trains.pop(train, None)
+        found = (await asyncio.gather(task, return_exceptions=True))[0] if task else None
+        if isinstance(found, _Train):
+            found.log.leave()
+        admin = self._have.admin
+        for topic in (self._prefix + train + _JOURNAL, self._prefix + train + _MANIFEST):
+            await admin.delete(topic)
+            deadline = time.monotonic() + self._options.timeout
+            # a broker that does not know yet would hold up whoever asks for the train
+            while await admin.describe(topic) is not None and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def _exists(self, train: str) -> bool:
         try:
             return bool((await self.read(train)).revision)

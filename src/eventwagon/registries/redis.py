@@ -253,6 +253,13 @@ class RedisRegistry:
         there = await asyncio.gather(*(self._client.command(what, key, "EXISTS", key) for key in keys))
         return [name for name, exists in zip(names, there, strict=True) if exists]
 
+    async def erase(self, train: str) -> None:
+        """See Erasing. Unlisted last, so that a try that failed can be repeated by whoever finds the name."""
+        what = f"erasing {train}"
+        keys = [self._key(train, part) for part in ("manifest", "members", "alive", "journal")]
+        await self._client.command(what, keys[0], "UNLINK", *keys)
+        await self._client.command(what, self._trains, "SREM", self._trains, train)
+
 
 class _Changes:
     """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""

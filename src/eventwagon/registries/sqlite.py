@@ -40,6 +40,7 @@ CREATE TABLE journal (
     entry TEXT NOT NULL               -- JSON
 );
 """,
+    dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM journal))",
 )
 _PAGE = 500  # journal entries per look
 
@@ -155,6 +156,16 @@ class SQLiteRegistry:
         ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
         revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
         return [name for name, revision in zip(names, revisions, strict=True) if revision]
+
+    async def erase(self, train: str) -> None:
+        """See Erasing. Takes the directory along if this process made it and nothing else stands there."""
+
+        def run(turn: Turn) -> None:
+            for table in ("journal", "member", "manifest"):
+                turn.db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
+        await asyncio.to_thread(self._place.clear, train)
 
 
 class _Changes:

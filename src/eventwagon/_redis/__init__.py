@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bell import Bell
 from .client import Client, Script, pack
 from .errors import Lost, NotSent, explain
+from .inspection import inspect
 from .server import Server
 
-__all__ = ["Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "pack"]
+__all__ = ["Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "inspect", "pack"]

@@ -66,7 +66,8 @@ class Bell:
 
     async def _run(self) -> None:
         pause = _PAUSES[0]
-        while self._task is not None:  # a cancellation may be lost, where the connection breaks at the same time
+        me = asyncio.current_task()
+        while self._task is me:  # a cancellation may be lost, where the connection breaks at the same time
             began = asyncio.get_running_loop().time()
             server = self._server()
             connection: Any = server.connection()
@@ -85,7 +86,7 @@ class Bell:
             finally:
                 self._connection = None
                 await leave(connection)
-            if self._task is None:
+            if self._task is not me:
                 return
             for ear in self._ears.values():
                 ear.ring()  # whatever rang meanwhile was not heard

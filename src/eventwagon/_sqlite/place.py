@@ -29,30 +29,37 @@ _NETWORK = """
 """
 
 
+_made: dict[Path, list[Path]] = {}
+"""What this process had to make for a driver's directory, the innermost first."""
+
+
 class Place:
     """A driver's directory: looked at once, made only when something is to be kept in it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._fit = False
-        self._made: list[Path] = []
         self._lock = threading.Lock()
 
     def check(self, *, make: bool) -> None:
         """Raise StorageBroken unless the directory is fit; a missing one is made, or left missing. From any thread."""
         with self._lock:
             if not self._fit and (make or os.path.lexists(self.directory)):
-                self._made += prepare(self.directory)
+                if made := prepare(self.directory):
+                    _made[self.directory] = made
                 self._fit = True
                 if hint := open_to_others(self.directory):
                     _logger.info("%s", hint)
 
     def clear(self, train: str) -> None:
-        """Remove the train's own directory if nothing is left in it, and then those that this object has made."""
+        """Remove the train's own directory if nothing is left in it, and then those above it that this process has
+        made."""
         with self._lock, contextlib.suppress(OSError):
-            for directory in (self.directory / train, *self._made):
-                directory.rmdir()
-            self._made, self._fit = [], False
+            for directory in (self.directory / train, *_made.get(self.directory, ())):
+                with contextlib.suppress(FileNotFoundError):
+                    directory.rmdir()
+            _made.pop(self.directory, None)
+            self._fit = False
 
 
 def open_to_others(directory: Path) -> str:

@@ -15,10 +15,13 @@ from secrets import token_hex
 
 from .. import facts, manifest
 from .._aws.clients import TROUBLE, Clients
+from .._aws.inspection import inspect_table
 from .._aws.place import Place, parse
 from .._aws.table import Item, Key, Table
 from .._aws.trouble import Refused, explain
+from ..broker import Finding
 from ..errors import Conflict
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -242,6 +245,13 @@ class DynamoDBRegistry:
             return [item["sk"]["S"] async for page in self._table.pages(pk, only="sk") for item in page]
         except TROUBLE as e:
             raise explain(e, "listing the trains", self.place) from e
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        try:
+            return await inspect_table(self._clients, is_new=self._table.is_new)
+        except TROUBLE as e:
+            raise explain(e, "reading the settings", self.place) from e
 
     async def erase(self, train: str) -> None:
         """See Erasing."""

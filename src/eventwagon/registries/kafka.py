@@ -13,10 +13,13 @@ from typing import Any, Self
 from .. import facts
 from .. import manifest as manifests
 from .._kafka.admin import LOG_TIME
+from .._kafka.inspection import Topic, inspect
 from .._kafka.log import Client, Log, LogGone
 from .._kafka.manifests import CheckIn, Manifests, Outcome, Replace, encode
 from .._kafka.options import LOGGER, Options
+from ..broker import Finding
 from ..errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -160,6 +163,15 @@ class KafkaRegistry:
         trains = sorted(match[1] for name in names if (match := form.fullmatch(name)))
         found = await asyncio.gather(*map(self._exists, trains))
         return [train for train, exists in zip(trains, found, strict=True) if exists]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable. The topics of the channels' trains."""
+        topics = [
+            topic
+            for train in dict.fromkeys(channel.train for channel in channels)
+            for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
+        ]
+        return await inspect(self._have.admin, topics)
 
     async def erase(self, train: str) -> None:
         """See Erasing."""

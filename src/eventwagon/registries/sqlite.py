@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import facts, manifest
-from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn
+from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn, inspect
+from ..broker import Finding
 from ..errors import Conflict
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -156,6 +158,10 @@ class SQLiteRegistry:
         ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
         revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
         return [name for name, revision in zip(names, revisions, strict=True) if revision]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await asyncio.to_thread(inspect, self.directory)
 
     async def erase(self, train: str) -> None:
         """See Erasing. Takes the directory along if this process made it and nothing else stands there."""

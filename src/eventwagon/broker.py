@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -74,8 +74,9 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
 
 
 Severity = Literal["fine", "unknown", "costs", "loses"]
-"""What a finding is about: nothing to do; a setting that can't be read; throughput, memory or money, or a train that
-stands still; events that are lost."""
+"""What a finding means. `fine`: nothing to do. `unknown`: it can't be read. `costs`: throughput, memory or money, a
+train that stands still, or what a single disk or a power cut takes along. `loses`: events are lost in the ordinary life
+of such a server: a restart, a failover, a full memory, retention."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +91,25 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     means: str
     todo: str = ""
+
+
+def told_together(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """What holds of several servers, topics or the like, by their names: said once where it holds of all of them, else
+    with the names of those of which it does."""
+    holders = dict[Finding, list[str]]()
+    for name, findings in found.items():
+        for finding in dict.fromkeys(findings):
+            holders.setdefault(finding, []).append(name)
+    return [
+        finding
+        if len(names) == len(found)
+        else msgspec.structs.replace(finding, what=f"{finding.what} ({_some(names)})")
+        for finding, names in holders.items()
+    ]
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):

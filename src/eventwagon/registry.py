@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -165,4 +165,15 @@ class Registry(Protocol):
 
     async def trains(self) -> Sequence[str]:
         """The names of all trains that have a manifest here, sorted."""
+        ...
+
+
+@runtime_checkable
+class Erasing(Protocol):
+    """A registry that can remove a train. Not all can."""
+
+    async def erase(self, train: str) -> None:
+        """Remove all that stands for it here: manifest, members, journal, and what was made to keep them in. For a
+        train that nobody runs any more: a process that does makes it again. Idempotent: absent is success. Raises
+        Unavailable, StorageBroken."""
         ...

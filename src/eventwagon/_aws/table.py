@@ -28,6 +28,8 @@ class Table:
         self._name = clients.place.table
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._stack = AsyncExitStack()
+        self.is_new = False
+        """There was no such table when it was entered."""
 
     async def __aenter__(self) -> Self:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
@@ -50,6 +52,7 @@ class Table:
                 if found is None:
                     what = f"making table {self._name}"
                     await self._make()
+                    self.is_new = True
                 await asyncio.sleep(0.5)
         except TROUBLE as e:
             raise explain(e, what, place) from e

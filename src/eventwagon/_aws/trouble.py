@@ -55,10 +55,15 @@ class Refused(Exception):
         return self.code.startswith(_BUSY) or self.status >= 500
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Rights or credentials are missing."""
+    return isinstance(error, Refused) and error.code.startswith(_FORBIDDEN)
+
+
 def never_sent(error: BaseException) -> bool:
     """It surely did nothing: no connection, no credentials, or refused for want of rights."""
     if isinstance(error, Refused):
-        return error.code.startswith(_FORBIDDEN)
+        return is_forbidden(error)
     return isinstance(
         error, EndpointConnectionError | ConnectTimeoutError | NoCredentialsError | PartialCredentialsError
     )
@@ -67,7 +72,7 @@ def never_sent(error: BaseException) -> bool:
 def explain(error: Refused | BotoCoreError | OSError, what: str, place: object) -> BrokerError:
     """The error to raise for it: `what` was being done."""
     if isinstance(error, Refused):
-        if error.code.startswith(_FORBIDDEN):
+        if is_forbidden(error):
             return StorageBroken(
                 f"{what}: AWS does not allow it ({error}); the rights needed are in docs/brokers/sqs.md"
             )

@@ -45,20 +45,27 @@ _HARM = {
 }
 
 
-def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mapping[str, str]) -> str:
-    """As `Admin.unsuitable`, of a configuration that is known."""
-    wrong, right = list[str](), list[str]()
+def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Of each option that is not as FOREVER and `needed` want it: the option as it is, what it does, and as it should
+    be. A number that begins with >= is the least."""
+    wrong = list[tuple[str, str, str]]()
     for name, value in {**FOREVER, **needed}.items():
         is_value = found.get(name, value)  # a server that does not know it does not do it
         least = value.removeprefix(">=")
         if is_value == value or (least != value and int(is_value) >= int(least)):
             continue
-        wrong.append(f"{name}={is_value} {_HARM[name]}")
-        right.append(f"{name}={least}")
+        wrong.append((f"{name}={is_value}", _HARM[name], f"{name}={least}"))
+    return wrong
+
+
+def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mapping[str, str]) -> str:
+    """As `Admin.unsuitable`, of a configuration that is known."""
+    wrong = harms(found, needed)
     if not wrong:
         return ""
+    right = [each for _, _, each in wrong]
     return (
-        f"Kafka at {servers}: topic {topic}: {'; '.join(wrong)}: set {', '.join(right)} (kafka-configs.sh "
+        f"Kafka at {servers}: topic {topic}: {'; '.join(f'{setting} {harm}' for setting, harm, _ in wrong)}: set {', '.join(right)} (kafka-configs.sh "
         f"--bootstrap-server {servers} --alter --topic {topic} --add-config {','.join(right)})"
     )
 
@@ -158,6 +165,34 @@ class Admin:
                 return None
             raise self.trouble(error, "DESCRIBE_CONFIGS", f"topic {topic}")
         return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
+
+    async def brokers(self) -> list[int]:
+        """The numbers of those that run."""
+        try:
+            found = await self.blocking(lambda: self._client.list_topics(timeout=self.options.timeout))
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "cluster") from None
+        return sorted(found.brokers)
+
+    async def server_configuration(self, number: int) -> dict[str, str] | None:
+        """The options of one broker; None where this user may not see them."""
+        resource = ConfigResource(ResourceType.BROKER, str(number))
+        error, future = await self._insist(
+            lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
+        )
+        if error is not None:
+            if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+                return None
+            raise self.trouble(error, "DESCRIBE_CONFIGS", "cluster")
+        return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
+
+    async def knows_newest_times(self, topic: str) -> bool:
+        """Whether the brokers can be asked for a record by its time (KIP-734), as those since 3.0 can."""
+        at = TopicPartition(topic, 0)
+        spec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+        (future,) = self._client.list_offsets({at: spec}, request_timeout=self.options.timeout).values()
+        error = await self._done(future)
+        return error is None or error.code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE)
 
     async def option(self, topic: str, name: str) -> str | None:
         """One of them."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .bell import Bell
 from .client import Client, Script, pack
 from .errors import Lost, NotSent, explain
+from .inspection import inspect
 from .server import Server
 from .wire import Answers
 
-__all__ = ["Answers", "Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "pack"]
+__all__ = ["Answers", "Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "inspect", "pack"]

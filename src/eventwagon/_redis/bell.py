@@ -54,10 +54,10 @@ class Bell:
 
     async def close(self) -> None:
         """End it. Repeatable."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     def _tell(self, command: str, name: str) -> None:
         if self._connection is not None:
@@ -66,7 +66,8 @@ class Bell:
 
     async def _run(self) -> None:
         pause = _PAUSES[0]
-        while True:
+        me = asyncio.current_task()
+        while self._task is me:  # a cancellation may be lost, where the connection breaks at the same time
             began = asyncio.get_running_loop().time()
             server = self._server()
             connection: Any = server.connection()
@@ -85,6 +86,8 @@ class Bell:
             finally:
                 self._connection = None
                 await leave(connection)
+            if self._task is not me:
+                return
             for ear in self._ears.values():
                 ear.ring()  # whatever rang meanwhile was not heard
             lasted = asyncio.get_running_loop().time() - began > _PAUSES[1]

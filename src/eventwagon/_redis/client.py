@@ -115,6 +115,22 @@ class Client:
         packed = pack(*arguments)
         return await self._answer(what, lambda: self._send(key, [packed]))
 
+    async def each(self, what: str, *arguments: Argument) -> dict[str, Any]:
+        """The answer of each server to the command, by its address; a server's errors are among them, not raised. Raises
+        Unavailable."""
+        if self.server.cluster:
+            await self._learn()
+            nodes = list(dict.fromkeys(self._slots.values()))
+        else:
+            nodes = [self._node(self.server.host, self.server.port)]
+        packed, found = pack(*arguments), dict[str, Any]()
+        for node in nodes:
+            try:
+                (found[f"{node.server.host}:{node.server.port}"],) = await node.calls.call(packed)
+            except (NotSent, Lost) as e:
+                raise self.explain(e, what) from e.__cause__
+        return found
+
     async def _answer(self, what: str, call: Callable[[], Awaitable[Answers]]) -> Any:
         try:
             try:

@@ -86,7 +86,7 @@ class Wire:
 
     async def _run(self) -> None:
         try:
-            while True:
+            while not self._closed:  # a cancellation may be lost, where the connection breaks at the same time
                 await self._wanted.wait()
                 connection: Any = self._server.connection()
                 try:

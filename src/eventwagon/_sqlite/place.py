@@ -29,6 +29,10 @@ _NETWORK = """
 """
 
 
+_made: dict[Path, list[Path]] = {}
+"""What this process had to make for a driver's directory, the innermost first."""
+
+
 class Place:
     """A driver's directory: looked at once, made only when something is to be kept in it."""
 
@@ -41,10 +45,21 @@ class Place:
         """Raise StorageBroken unless the directory is fit; a missing one is made, or left missing. From any thread."""
         with self._lock:
             if not self._fit and (make or os.path.lexists(self.directory)):
-                prepare(self.directory)
+                if made := prepare(self.directory):
+                    _made[self.directory] = made
                 self._fit = True
                 if hint := open_to_others(self.directory):
                     _logger.info("%s", hint)
+
+    def clear(self, train: str) -> None:
+        """Remove the train's own directory if nothing is left in it, and then those above it that this process has
+        made."""
+        with self._lock, contextlib.suppress(OSError):
+            for directory in (self.directory / train, *_made.get(self.directory, ())):
+                with contextlib.suppress(FileNotFoundError):
+                    directory.rmdir()
+            _made.pop(self.directory, None)
+            self._fit = False
 
 
 def open_to_others(directory: Path) -> str:
@@ -61,11 +76,12 @@ def open_to_others(directory: Path) -> str:
     )
 
 
-def prepare(directory: Path) -> None:
-    """Make the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it."""
+def prepare(directory: Path) -> list[Path]:
+    """Make the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it. Returns what was
+    made, the innermost first."""
     check_version()
     try:
-        make_directory(directory)
+        made = make_directory(directory)
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     except OSError as e:
@@ -95,6 +111,7 @@ def prepare(directory: Path) -> None:
         for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(OSError):
                 probe.with_name(probe.name + suffix).unlink(missing_ok=True)
+    return made
 
 
 def _connect_probe(path: Path) -> apsw.Connection:

@@ -241,15 +241,13 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> list[Path]:
     """Make it and its parents, for this user alone, and have their entries on the disk when this returns. What stands
-    is left as it is."""
+    is left as it is. Those that were missing, the innermost first."""
     made = []
     while not directory.exists():
         made.append(directory)
         directory = directory.parent
-    if not made:
-        return
     for child in reversed(made):
         child.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
     for child in made:
@@ -259,6 +257,7 @@ def make_directory(directory: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+    return made
 
 
 # --- what went wrong ----------------------------------------------------------------------

@@ -1,28 +1,34 @@
-"""`doctor`: what a broker and a registry can do, and what this user may do there, tried on a probe channel."""
+"""`doctor`: what a broker and a registry can do, what this user may do there, tried on a probe channel, and what the
+server's settings mean for events."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from secrets import randbelow
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from secrets import token_hex
 from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from ..broker import Broker, Capabilities
-from ..drivers import open_drivers
-from ..errors import ChannelGone, Conflict, EventwagonError, Sealed
+from ..broker import Broker, Capabilities, Finding, Inspectable, Named, Severity
+from ..drivers import Drivers, open_drivers
+from ..errors import ChannelGone, Conflict, EventwagonError, Sealed, UsageError
 from ..event import Channel, Event, new_ids
 from ..manifest import Manifest
-from ..registry import Member, Registry
-from .console import AsJson, Code, Ended, job, json_line, listing, out, words
+from ..redaction import shown
+from ..registry import Erasing, Member, Registry
+from ..text import escaped
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, out, say, words
 
 _TRAIN = "eventwagon-doctor"
-"""Never listed among the trains: it has no manifest."""
+"""What the probe train's name begins with. It is never listed among the trains: it has no manifest."""
 _PATIENCE = 15.0
 """Seconds for one step."""
 _EVENTS = 3
@@ -44,6 +50,15 @@ _MEANS = {
 }
 
 
+_SIGNS: dict[Severity, tuple[str, str, str]] = {
+    "loses": ("✗", "loses events", "bold red"),
+    "costs": ("!", "costs", "yellow"),
+    "unknown": ("?", "can't be seen", "cyan"),
+    "fine": ("✓", "fine", "green"),
+}
+"""Mark, words and style, what matters most first."""
+
+
 class Step(msgspec.Struct, frozen=True):
     """One thing that was tried. `seconds` is how long it took; `problem` is empty where it worked."""
 
@@ -58,37 +73,128 @@ class Examination:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.findings: dict[Finding, None] = {}
 
     @property
     def well(self) -> bool:
         """Nothing failed so far."""
         return not any(step.problem for step in self.steps)
 
-    async def attempt(self, what: str, call: Callable[[], Awaitable[object]], *, always: bool = False) -> None:
-        """Try it, unless something failed before."""
+    async def attempt(
+        self, what: str, call: Callable[[], Awaitable[object]], *, always: bool = False, makes: bool = False
+    ) -> None:
+        """Try it, unless something failed before. `makes`: when cancelled it is finished all the same, since what is
+        half made can't be removed."""
         if not self.well and not always:
             self.steps.append(Step(what, skipped=True))
             return
         began = time.perf_counter()
         problem = ""
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await call()
+            if makes:
+                await _finish(call)
+            else:
+                async with asyncio.timeout(_PATIENCE):
+                    await call()
         except TimeoutError:
             problem = f"no answer within {_PATIENCE:g} s"
         except EventwagonError as e:
             problem = str(e) or type(e).__name__
         self.steps.append(Step(what, time.perf_counter() - began, problem))
 
+    async def inspect(
+        self, driver: object, channels: Sequence[Channel], *, of: str = "the server's", fine: bool = True
+    ) -> None:
+        """Read the settings of the driver's server, where it can. `fine`: keep those that are, too."""
+
+        async def look(asked: Inspectable) -> None:
+            found = await asked.inspect(channels)
+            self.findings.update((finding, None) for finding in found if fine or finding.severity != "fine")
+
+        if isinstance(driver, Inspectable):
+            await self.attempt(f"read {of} settings", lambda: look(driver), always=True)
+
+
+async def _finish(call: Callable[[], Awaitable[object]]) -> None:
+    task = asyncio.ensure_future(call())
+    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=deadline - asyncio.get_running_loop().time())
+        raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        elif not task.cancelled():
+            task.exception()  # looked at: it is told by whoever waited, if anybody does
+
 
 class _Wrong(EventwagonError):
     """It answered, and not as its contract says."""
 
 
-async def examine_broker(broker: Broker, examination: Examination) -> None:
+async def examine(drivers: Drivers) -> dict[str, Examination]:
+    """Connect, try all that a train does, and remove what that made, however it ends."""
+    found = {"broker": Examination(), "registry": Examination()}
+    for_broker, for_registry = found["broker"], found["registry"]
+    broker, registry = drivers
+    train = f"{_TRAIN}-{token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        await for_broker.attempt("connect", lambda: stack.enter_async_context(broker))
+        await for_registry.attempt("connect", lambda: stack.enter_async_context(registry))
+        is_broker_there, is_registry_there = for_broker.well, for_registry.well
+
+        async def leave() -> None:
+            if is_registry_there and isinstance(registry, Erasing):
+                erasing = registry
+                await for_registry.attempt(
+                    "leave nothing behind", lambda: erasing.erase(train), always=True, makes=True
+                )
+
+        try:
+            trains = await examine_registry(registry, for_registry, train) if is_registry_there else []
+            if is_broker_there:
+                await examine_broker(broker, for_broker, train)
+            if is_registry_there:
+                await for_registry.inspect(registry, [Channel(train, 1)])
+            if trains and is_broker_there:
+                await examine_trains(drivers, for_broker, for_registry, trains)
+        except BaseException:
+            await leave()
+            for step in (*for_broker.steps, *for_registry.steps):
+                if step.problem:  # nobody sees them otherwise, and something may be left behind
+                    say(f"{step.what}: {step.problem}")
+            raise
+        await leave()
+    of_broker = {(finding.what, finding.severity) for finding in for_broker.findings}
+    for finding in [f for f in for_registry.findings if (f.what, f.severity) in of_broker]:
+        del for_registry.findings[finding]  # the same server
+    return found
+
+
+async def examine_trains(
+    drivers: Drivers, for_broker: Examination, for_registry: Examination, trains: Sequence[str]
+) -> None:
+    """Whether the trains that there are have settings that are worse than those of a new one."""
+    broker, registry = drivers
+    channels = list[Channel]()
+
+    async def known() -> None:
+        for train in trains:
+            channels.extend(await broker.channels(train))
+
+    await for_broker.attempt("list all trains' channels", known, always=True)
+    await for_broker.inspect(broker, channels, of="the trains'", fine=False)
+    await for_registry.inspect(registry, [Channel(train, 1) for train in trains], of="the trains'", fine=False)
+
+
+async def examine_broker(broker: Broker, examination: Examination, train: str) -> None:
     """Make a channel, use it as a wagon's is used, remove it. The broker is entered."""
     attempt = examination.attempt
-    channel = Channel(_TRAIN, 1 + randbelow(10**9))
+    channel = Channel(train, 1)
     now = time.time()
     events = [Event(name, "eventwagon.probe", "eventwagon/doctor", now, b"{}") for name in new_ids(_EVENTS, now)]
 
@@ -121,111 +227,182 @@ async def examine_broker(broker: Broker, examination: Examination) -> None:
         raise _Wrong("an event was accepted")
 
     async def listed() -> None:
-        if channel not in list(await broker.channels(_TRAIN)):
+        if channel not in list(await broker.channels(train)):
             raise _Wrong(f"channel {channel} is not listed")
 
-    await attempt("create a channel", lambda: broker.create(channel))
-    await attempt("list channels", listed)
-    await attempt(f"publish {_EVENTS} events", lambda: broker.publish(channel, events))
-    await attempt("browse them", browse)
-    await attempt("receive, extend and settle them", consume)
-    await attempt("read the totals", figures)
-    await attempt("seal the channel", lambda: broker.seal(channel))
-    if broker.capabilities.fences:
-        await attempt("be refused when publishing after the seal", refused)
-    await attempt("delete the channel", lambda: broker.delete(channel), always=True)
+    async def delete() -> None:
+        try:
+            await broker.delete(channel)
+        except EventwagonError as e:
+            name = broker.name_of(channel) if isinstance(broker, Named) else str(channel)
+            raise _Wrong(f"{e}; {name} may be left behind: remove it by hand") from e
+
+    try:
+        await attempt("create a channel", lambda: broker.create(channel), makes=True)
+        await examination.inspect(broker, [channel])
+        await attempt("list channels", listed)
+        await attempt(f"publish {_EVENTS} events", lambda: broker.publish(channel, events), makes=True)
+        await attempt("browse them", browse)
+        await attempt("receive, extend and settle them", consume)
+        await attempt("read the totals", figures)
+        await attempt("seal the channel", lambda: broker.seal(channel), makes=True)
+        if broker.capabilities.fences:
+            await attempt("be refused when publishing after the seal", refused)
+    finally:
+        await attempt("delete the channel", delete, always=True, makes=True)
     await attempt("be refused when publishing after the deletion", refused)
 
 
-async def examine_registry(registry: Registry, examination: Examination) -> None:
-    """Check in and out, and try a compare-and-swap that must fail. Leaves no train. The registry is entered."""
+async def examine_registry(registry: Registry, examination: Examination, train: str) -> Sequence[str]:
+    """Check in and out, and try a compare-and-swap that must fail. The trains that there are. The registry is
+    entered."""
     member = Member(name="doctor")
+    trains = list[str]()
 
     async def swap() -> None:
         try:
-            await registry.replace(_TRAIN, Manifest(train=_TRAIN), expect=7)
+            await registry.replace(train, Manifest(train=train), expect=7)
         except Conflict:
             return
         raise _Wrong("a compare-and-swap on a wrong revision succeeded")
 
     async def there() -> None:
-        if member not in list(await registry.members(_TRAIN)):
+        if member not in list(await registry.members(train)):
             raise _Wrong("a member that has just checked in is not listed")
 
-    async def readable() -> None:
-        for train in await registry.trains():
-            await registry.read(train)
+    async def known() -> None:
+        trains.extend(await registry.trains())
 
-    await examination.attempt("list the trains", registry.trains)
-    await examination.attempt("check in", lambda: registry.check_in(_TRAIN, member, ttl=60.0))
+    async def readable() -> None:
+        for each in trains:
+            await registry.read(each)
+
+    await examination.attempt("list the trains", known)
+    await examination.attempt("check in", lambda: registry.check_in(train, member, ttl=60.0), makes=True)
     await examination.attempt("list the members", there)
-    await examination.attempt("check out", lambda: registry.check_in(_TRAIN, member, ttl=0.0))
-    await examination.attempt("be refused a compare-and-swap on a wrong revision", swap)
+    await examination.attempt("be refused a compare-and-swap on a wrong revision", swap, makes=True)
+    await examination.attempt("check out", lambda: registry.check_in(train, member, ttl=0.0))
     await examination.attempt("read each train's manifest", readable, always=True)
+    return trains
+
+
+@contextmanager
+def _ended_gently() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with what was made removed."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "called in one"  # noqa: S101 - for mypy
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 @job
 async def doctor(
-    url: Annotated[
-        str,
+    ctx: typer.Context,
+    place: Annotated[
+        str | None,
         typer.Argument(
-            envvar="EVENTWAGON_URL",
-            help="The broker and registry to try: redis://host:6379, kafka://host:9092 … With a password in it: in the "
-            "environment, for all can read a command line.",
+            metavar="[URL]",
+            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … With a password in "
+            "it: in the environment, for all can read a command line.",
         ),
-    ],
+    ] = None,
+    url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a broker can do, and whether this user may do there all that a train needs.
+    """Say what a broker can do, whether this user may do there all that a train needs, and what its settings mean for
+    events.
 
-    It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, and tries the registry. Each step
-    is printed; one that fails says what is wrong or which right is missing. Nothing is left behind but, on some
-    brokers, an empty registry topic of the train eventwagon-doctor.
+    It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, tries the registry, and reads the
+    server's settings, those of all trains' channels among them. Each step is printed; one that fails says what is wrong
+    or which right is missing. Each setting that matters is printed with what it means and what to do. It exits with 1
+    if a step fails or a setting loses events. Nothing is left behind, also when it is interrupted.
     """
+    source = ctx.get_parameter_source("url")
+    if place is not None and source is not None and source.name == "COMMANDLINE":
+        raise UsageError("give the URL as an argument or with --url, not both")
+    url = place if place is not None else url
     drivers = open_drivers(url)
-    found = {"broker": Examination(), "registry": Examination()}
-    async with AsyncExitStack() as stack:
-        examination = found["broker"]
-        await examination.attempt("connect", lambda: stack.enter_async_context(drivers.broker))
-        if examination.well:
-            await examine_broker(drivers.broker, examination)
-        examination = found["registry"]
-        await examination.attempt("connect", lambda: stack.enter_async_context(drivers.registry))
-        if examination.well:
-            await examine_registry(drivers.registry, examination)
-    well = all(examination.well for examination in found.values())
+    with _ended_gently():
+        found = await examine(drivers)
+    findings = [finding for examination in found.values() for finding in examination.findings]
+    is_all_there = all(examination.well for examination in found.values())
+    losses = sum(finding.severity == "loses" for finding in findings)
     capabilities = drivers.broker.capabilities
     if as_json:
         report = {
-            "url_scheme": url.partition(":")[0],
+            "url": escaped(shown(url)),
             "capabilities": capabilities,
+            "means": dict(_meanings(capabilities)),
             "steps": {name: examination.steps for name, examination in found.items()},
-            "well": well,
+            "findings": {name: list(examination.findings) for name, examination in found.items()},
+            "well": is_all_there and not losses,
         }
         json_line(report)
     else:
-        _show(capabilities, found)
-    if not well:
-        raise Ended(Code.FAILED, "not everything that a train needs is there")
+        _show(url, capabilities, found)
+    said = [] if is_all_there else ["not everything that a train needs is there"]
+    if losses:
+        said.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
+    if said:
+        raise Ended(Code.FAILED, "; ".join(said))
 
 
-def _show(capabilities: Capabilities, found: dict[str, Examination]) -> None:
-    console = out()
-    rows: list[tuple[str | Text, ...]] = []
+def _meanings(capabilities: Capabilities) -> Iterator[tuple[str, str]]:
     for name in Capabilities.__struct_fields__:
         has, lacks = _MEANS[name]
-        there = getattr(capabilities, name)
-        rows.append((_mark(there), name, has if there else lacks))
-    console.print(listing(("", "can", ""), rows, console.width))
+        yield name, has if getattr(capabilities, name) else lacks
+
+
+def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -> None:
+    console = out()
+    console.print(words(shown(url), "bold"), soft_wrap=True)
+    console.print()
+    longest = max(map(len, Capabilities.__struct_fields__))
+    for name, means in _meanings(capabilities):
+        _item(console, _mark(getattr(capabilities, name)), f"{name:{longest}}", Text(means))
     for name, examination in found.items():
         console.print(f"\n[bold]{name}[/]")
         for step in examination.steps:
             if step.skipped:
-                console.print(words(f"- {step.what}: not tried", "dim"))
+                _item(console, Text("-"), "", words(f"{step.what}: not tried", "dim"))
             elif step.problem:
-                console.print(Text.assemble(_mark(False), words(f" {step.what}: {step.problem}")), soft_wrap=True)
+                _item(console, _mark(False), "", words(f"{step.what}: {step.problem}"))
             else:
-                console.print(Text.assemble(_mark(True), f" {step.what} ", (f"{step.seconds * 1000:.0f} ms", "dim")))
+                took = (f"{step.seconds * 1000:.0f} ms", "dim")
+                _item(console, _mark(True), "", Text.assemble(words(step.what), " ", took))
+    for name, examination in found.items():
+        if examination.findings:
+            console.print(f"\n[bold]the {name}'s settings[/]")
+            _show_findings(console, examination.findings)
+
+
+def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
+    order = list(_SIGNS)
+    for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
+        sign, called, style = _SIGNS[finding.severity]
+        text = Text.assemble(words(finding.what, "bold"), ": ", words(finding.means))
+        if finding.todo:
+            text.append("\n" if console.is_terminal else " ").append("→ ", "bold").append_text(words(finding.todo))
+        _item(console, Text(sign, style=style), f"{called:13}", text, style)
+
+
+def _item(console: Console, mark: Text, head: str, text: Text, style: str = "") -> None:
+    """A mark, a word, and a text that hangs beside them; on one line where no person looks at a terminal."""
+    if not console.is_terminal:
+        console.print(Text.assemble(mark, " ", (head, style), " " * bool(head), text), soft_wrap=True)
+        return
+    grid = Table.grid(padding=(0, 1))
+    cells = [mark, Text(head, style), text] if head else [mark, text]
+    for _ in cells[1:]:
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(*cells)
+    console.print(grid)
 
 
 def _mark(well: bool) -> Text:

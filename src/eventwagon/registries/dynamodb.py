@@ -15,10 +15,13 @@ from secrets import token_hex
 
 from .. import facts, manifest
 from .._aws.clients import TROUBLE, Clients
+from .._aws.inspection import inspect_table
 from .._aws.place import Place, parse
 from .._aws.table import Item, Key, Table
 from .._aws.trouble import Refused, explain
+from ..broker import Finding
 from ..errors import Conflict
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -250,6 +253,23 @@ class DynamoDBRegistry:
             return [item["sk"]["S"] async for page in self._table.pages(pk, only="sk") for item in page]
         except TROUBLE as e:
             raise explain(e, "listing the trains", self.place) from e
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        try:
+            return await inspect_table(self._clients, is_new=self._table.is_new)
+        except TROUBLE as e:
+            raise explain(e, "reading the settings", self.place) from e
+
+    async def erase(self, train: str) -> None:
+        """See Erasing."""
+        try:
+            for what in ("members", "journal"):
+                async for page in self._table.pages(self._pk(what, train), only="pk, sk"):
+                    await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
+            await self._table.remove_all([self._head(train), self._manifest(train)])
+        except TROUBLE as e:
+            raise explain(e, f"erasing {train}", self.place) from e
 
 
 class _Changes:

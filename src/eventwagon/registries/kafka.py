@@ -13,10 +13,13 @@ from typing import Any, Self
 from .. import facts
 from .. import manifest as manifests
 from .._kafka.admin import LOG_TIME
+from .._kafka.inspection import Topic, inspect
 from .._kafka.log import Client, Log, LogGone
 from .._kafka.manifests import CheckIn, Manifests, Outcome, Replace, encode
 from .._kafka.options import LOGGER, Options
+from ..broker import Finding
 from ..errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -167,6 +170,29 @@ class KafkaRegistry:
         trains = sorted(match[1] for name in names if (match := form.fullmatch(name)))
         found = await asyncio.gather(*map(self._exists, trains))
         return [train for train, exists in zip(trains, found, strict=True) if exists]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable. The topics of the channels' trains."""
+        topics = [
+            topic
+            for train in dict.fromkeys(channel.train for channel in channels)
+            for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
+        ]
+        return await inspect(self._have.admin, topics)
+
+    async def erase(self, train: str) -> None:
+        """See Erasing."""
+        task = self._trains.pop(train, None)
+        found = (await asyncio.gather(task, return_exceptions=True))[0] if task else None
+        if isinstance(found, _Train):
+            found.log.leave()
+        admin = self._have.admin
+        for topic in (self._prefix + train + _JOURNAL, self._prefix + train + _MANIFEST):
+            await admin.delete(topic)
+            deadline = time.monotonic() + self._options.timeout
+            # a broker that does not know yet would hold up whoever asks for the train
+            while await admin.describe(topic) is not None and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def _exists(self, train: str) -> bool:
         try:

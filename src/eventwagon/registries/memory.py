@@ -84,6 +84,10 @@ class MemoryRegistry:
     async def trains(self) -> Sequence[str]:
         return sorted(train for train, document in self._documents.items() if document.newest.revision)
 
+    async def erase(self, train: str) -> None:
+        """See Erasing."""
+        self._documents.pop(train, None)
+
     def _document(self, train: str) -> _Document:
         return self._documents.setdefault(train, _Document(train))
 

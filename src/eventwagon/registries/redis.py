@@ -14,8 +14,10 @@ from contextlib import asynccontextmanager
 from secrets import token_hex
 
 from .. import facts, manifest
-from .._redis import Bell, Client, Lost, NotSent, Script, Server
+from .._redis import Bell, Client, Lost, NotSent, Script, Server, inspect
+from ..broker import Finding
 from ..errors import Conflict
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -266,6 +268,17 @@ class RedisRegistry:
         keys = [self._key(name, "manifest") for name in names]
         there = await asyncio.gather(*(self._client.command(what, key, "EXISTS", key) for key in keys))
         return [name for name, exists in zip(names, there, strict=True) if exists]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await inspect(self._client)
+
+    async def erase(self, train: str) -> None:
+        """See Erasing. Unlisted last, so that a try that failed can be repeated by whoever finds the name."""
+        what = f"erasing {train}"
+        keys = [self._key(train, part) for part in ("manifest", "members", "alive", "journal")]
+        await self._client.command(what, keys[0], "UNLINK", *keys)
+        await self._client.command(what, self._trains, "SREM", self._trains, train)
 
 
 class _Changes:

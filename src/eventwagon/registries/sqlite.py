@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import facts, manifest
-from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn
+from .._sqlite import CLOCK_SLACK, Files, Format, Op, Parked, Place, Turn, inspect
+from ..broker import Finding
 from ..errors import Conflict
+from ..event import Channel
 from ..facts import Entry
 from ..manifest import Manifest
 from ..registry import Member, Snapshot, decode_members, encode_member
@@ -40,6 +42,7 @@ CREATE TABLE journal (
     entry TEXT NOT NULL               -- JSON
 );
 """,
+    dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM journal))",
 )
 _PAGE = 500  # journal entries per look
 
@@ -163,6 +166,20 @@ class SQLiteRegistry:
         ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
         revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
         return [name for name, revision in zip(names, revisions, strict=True) if revision]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await asyncio.to_thread(inspect, self.directory)
+
+    async def erase(self, train: str) -> None:
+        """See Erasing. Takes the directory along if this process made it and nothing else stands there."""
+
+        def run(turn: Turn) -> None:
+            for table in ("journal", "member", "manifest"):
+                turn.db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
+        await asyncio.to_thread(self._place.clear, train)
 
 
 class _Changes:

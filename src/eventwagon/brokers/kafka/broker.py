@@ -12,10 +12,12 @@ from typing import Any, Self
 import msgspec
 
 from ..._kafka.admin import LOG_TIME, Place, unsuitable
+from ..._kafka.inspection import Topic as Inspected
+from ..._kafka.inspection import inspect
 from ..._kafka.options import LOGGER, Options
 from ..._kafka.proposals import Gone, Release, Void, runs_of
 from ..._kafka.reader import Spot
-from ...broker import Capabilities, Depth, Subscription
+from ...broker import Capabilities, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import sealing
@@ -151,11 +153,14 @@ class KafkaBroker:
         found = await self._have.admin.configuration(topic)
         if found is None:
             return
+        if wrong := unsuitable(self._options.servers, topic, found, self._needed(channel, found)):
+            raise StorageBroken(wrong)
+
+    def _needed(self, channel: Channel, found: Mapping[str, str]) -> dict[str, str]:
+        """What the channel's topic needs beside FOREVER, given its configuration."""
         sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
         # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
-        size = {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
-        if wrong := unsuitable(self._options.servers, topic, found, size):
-            raise StorageBroken(wrong)
+        return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
     async def _prove(self, wagon: Wagon, channel: Channel, partitions: Sequence[int]) -> None:
         """Write a probe to each: it takes writes, or is sealed."""
@@ -233,6 +238,16 @@ class KafkaBroker:
         found = self._names.channels_in(names, train)
         await self._remove_orphans(names, train, {c.wagon for c in found})
         return found
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        logs = dict.fromkeys(self._names.claims(channel) for channel in channels)
+        topics = [Inspected(log, LOG_TIME) for log in logs]
+        for channel in channels:
+            topic = self._names.topic(channel)
+            found = await self._have.admin.configuration(topic)
+            topics.append(Inspected(topic, self._needed(channel, found or {})))
+        return await inspect(self._have.admin, topics)
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:
         """Claims logs whose wagon has no channel, and had none a while ago."""

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..._redis import Answers, Bell, Client, Lost, NotSent, Script, Server
-from ...broker import Capabilities, Depth, Subscription
+from ..._redis import Answers, Bell, Client, Lost, NotSent, Script, Server, inspect
+from ...broker import Capabilities, Depth, Finding, Subscription
 from ...errors import ChannelFull, ChannelGone, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import scripts
@@ -260,6 +260,10 @@ class RedisBroker:
         listed = [_channel(train, name.decode()) for name in names]
         made = await asyncio.gather(*(self._client.run(what, scripts.ATTACH, self._keys(c)) for c in listed))
         return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable. Channels have no settings of their own."""
+        return await inspect(self._client)
 
     def _broken(self, channel: Channel) -> str:
         return (

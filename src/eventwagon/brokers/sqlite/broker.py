@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from ..._sqlite import Actor, Files, Op, Parked, Place
-from ...broker import Capabilities, Delivery, Depth, Subscription
+from ..._sqlite import Actor, Files, Op, Parked, Place, inspect
+from ...broker import Capabilities, Delivery, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
 from .schema import OWN, WAGON
@@ -22,6 +22,7 @@ from .turn import WagonTurn
 
 R = TypeVar("R")
 
+_FULL = 2  # of PRAGMA synchronous
 _FILE = re.compile(r"(?:v(\d+)|own)\.db(?:-wal|-shm)?")
 
 
@@ -149,6 +150,21 @@ class SQLiteBroker:
                 found.append(wagon)
         return found
 
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        found = await asyncio.to_thread(inspect, self.directory)
+        nothing: list[str] = []
+        reading = Op(
+            lambda turn: [str(turn.db.pragma(name)) for name in ("journal_mode", "synchronous")], absent=lambda: nothing
+        )
+        answers = await self._all([(channel, reading) for channel in channels[:1]])
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer:
+                found.append(_written(*answer))
+        return found
+
     async def _all(self, ops: list[tuple[Channel, Op[R]]]) -> list[R | BaseException]:
         """The operations' answers or errors, each on its channel's file."""
         for channel, op in ops:
@@ -241,6 +257,21 @@ def _hash(owner: str) -> int:
     """What a claim has of its owner's name: 64 bits of it, and 0 for none."""
     digest = hashlib.blake2b(owner.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) if owner else 0
+
+
+def _written(journal: str, synchronous: str) -> Finding:
+    what = f"journal_mode={journal}, synchronous={synchronous}"
+    if journal != "wal":
+        means, todo = "several processes would hold up or damage one another", "use a directory on a local disk"
+        return Finding(severity="loses", what=what, means=means, todo=todo)
+    if int(synchronous) >= _FULL:
+        return Finding(severity="fine", what=f"{what} (full)", means="what is accepted is on disk")
+    return Finding(
+        severity="costs",
+        what=f"{what} (normal)",
+        means="a process that is killed loses nothing; a power cut costs what the disk had not written yet",
+        todo="leave sync=normal out of the URL, if that is too much: publishing one by one is slower then",
+    )
 
 
 def _wagons_on_disk(folder: Path) -> list[int]:

@@ -8,15 +8,17 @@ reasoning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..._aws.clients import TROUBLE, Clients
+from ..._aws.inspection import inspect_queues, inspect_table
 from ..._aws.place import Place, parse
 from ..._aws.table import Table
 from ..._aws.trouble import Refused, explain, never_sent
-from ...broker import Capabilities, Depth
+from ...broker import Capabilities, Depth, Finding
 from ...errors import ChannelGone, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
 from .queues import NotTaken, Queues
@@ -269,6 +271,20 @@ class SQSBroker:
             return await self._rows.channels(train)
         except TROUBLE as e:
             raise explain(e, f"listing the channels of {train}", self.place) from e
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        urls = dict[str, str]()
+        try:
+            for channel in channels:
+                with contextlib.suppress(Refused):  # it may be gone, or not ours to see
+                    urls[self.place.queue(channel)] = await self._queues.url(channel)
+            return [
+                *await inspect_table(self._clients, is_new=self.table.is_new),
+                *await inspect_queues(self._clients, urls),
+            ]
+        except TROUBLE as e:
+            raise explain(e, "reading the settings", self.place) from e
 
     def _forget(self, channel: Channel) -> None:
         self._queues.forget(channel)

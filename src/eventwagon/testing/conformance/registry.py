@@ -17,7 +17,7 @@ from ...errors import Conflict
 from ...facts import DECISIONS, Entry
 from ...lifecycle import State
 from ...manifest import FORMAT, Manifest
-from ...registry import Attachment, Member, Registry, Snapshot
+from ...registry import Attachment, Erasing, Member, Registry, Snapshot
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
 
@@ -374,3 +374,27 @@ async def stays_when_closed(t: RegistryTrial) -> None:
         same(await later.read(t.train), stored, "what is read")
         same(await t.journal(later), ["1"], "journal")
         same([m.name for m in await later.members(t.train)], ["a"], "members")
+
+
+@suite.check()
+async def erases_a_train(t: RegistryTrial) -> None:
+    """Where a registry can erase a train, nothing is left of that one, and another stays; it can be founded again."""
+    registry = t.registry
+    if not isinstance(registry, Erasing):
+        return
+    stays = f"{t.train}_2"
+    for train in (t.train, stays):
+        await registry.replace(train, Manifest(train=train), expect=0, entries=[t.entry(train)])
+        await registry.check_in(train, Member(name="a"), ttl=600.0)
+    for _ in range(2):
+        await registry.erase(t.train)
+        async with t.another() as other:
+            for each in (registry, other):
+                same((await each.read(t.train)).revision, 0, "the erased manifest's revision")
+                same(list(await each.members(t.train)), [], "the erased train's members")
+                same(await t.journal(each), [], "the erased journal")
+                same([train in list(await each.trains()) for train in (t.train, stays)], [False, True], "trains")
+    same([m.name for m in await registry.members(stays)], ["a"], "the other train's members")
+    same((await t.first()).manifest.train, t.train, "the train, founded again")
+    await registry.erase(t.train)
+    await registry.erase(stays)

@@ -1,0 +1,93 @@
+"""What `doctor` says of SQS and DynamoDB (moto), and that it leaves nothing there."""
+
+from __future__ import annotations
+
+import asyncio
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from eventwagon._aws.clients import Clients
+from eventwagon._aws.inspection import _expiry, _queue, _table
+from eventwagon._aws.place import parse
+from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.cli.doctor import examine
+from eventwagon.drivers import open_drivers
+from tests import doctors
+from tests.servers.moto import MotoServer
+
+from .support import Between, refused
+
+
+def standing(url: str) -> object:
+    """All queues and all items."""
+
+    async def look() -> object:
+        async with Clients(parse(url)) as clients:
+            queues = await clients.call("sqs", "list_queues")
+            tables = await clients.call("dynamodb", "list_tables")
+            items = [await clients.call("dynamodb", "scan", TableName=name) for name in tables["TableNames"]]
+            return queues.get("QueueUrls", []), [item for found in items for item in found["Items"]]
+
+    return asyncio.run(look())
+
+
+@pytest.fixture
+def url(moto_server: MotoServer) -> str:
+    return f"sqs://eu-west-1/doc{token_hex(3)}?endpoint={moto_server.endpoint}&table=t{token_hex(4)}"
+
+
+@pytest.mark.slow
+def test_it_leaves_no_queue_and_no_item(url: str) -> None:
+    """The table that it finds missing stays, and it says so."""
+    found = doctors.look(url)
+    assert any("was made just now" in finding.what for finding in found["broker"].findings)
+    doctors.leaves_nothing(url, lambda: standing(url), doctors.FEW[::4])
+
+
+def test_a_table_and_queues_as_they_should_be(url: str) -> None:
+    found = doctors.findings(url)
+    assert (found["BillingMode"].severity, found["MessageRetentionPeriod"].severity) == ("fine", "fine")
+    assert found["no deletion protection"].severity == "costs"
+
+
+def test_settings_that_others_made() -> None:
+    def severities(found: Any) -> dict[str, str]:
+        return {finding.what: finding.severity for finding in found}
+
+    assert severities(_table({"Table": {"Replicas": [{}], "DeletionProtectionEnabled": True}})) == {
+        "BillingMode=PROVISIONED": "costs",
+        "deletion protection": "fine",
+        "a global table": "loses",
+    }
+    on = {"TimeToLiveStatus": "ENABLED", "AttributeName": "published"}
+    assert [f.severity for f in _expiry({"TimeToLiveDescription": on})] == ["loses"]
+    assert [f.severity for f in _expiry({"TimeToLiveDescription": {**on, "AttributeName": "theirs"}})] == ["fine"]
+    has = {"MessageRetentionPeriod": "60", "RedrivePolicy": "{}", "DelaySeconds": "5", "MaximumMessageSize": "1024"}
+    assert set(severities(_queue({"Attributes": has})).values()) == {"costs"}
+    assert [f.severity for asked in (_table, _expiry, _queue) for f in asked(None)] == ["unknown"] * 3
+
+
+def test_a_missing_right_is_a_line_and_no_failure(url: str) -> None:
+    """moto enforces none: the refusal is made up."""
+
+    async def main() -> None:
+        drivers = open_drivers(url)
+
+        async def meddle(operation: str, given: dict[str, Any], ask: Any) -> Any:
+            if operation == "describe_time_to_live" or given.get("AttributeNames") == ["All"]:
+                raise refused("AccessDeniedException")
+            return await ask()
+
+        assert isinstance(drivers.broker, SQSBroker)
+        Between(drivers.broker._clients, meddle)
+        found = (await examine(drivers))["broker"]
+        assert not [step for step in found.steps if step.problem]
+        unknown = {finding.what: finding.todo for finding in found.findings if finding.severity == "unknown"}
+        assert unknown == {
+            "time to live of the table's items": "allow dynamodb:DescribeTimeToLive",
+            "the queues": "allow sqs:GetQueueAttributes",
+        }
+
+    asyncio.run(main())

@@ -1,0 +1,49 @@
+"""Closing in the very moment in which a connection breaks. (A task group forgets that it was cancelled when one of its
+tasks fails at the same time, before Python 3.13.)"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis import exceptions
+
+from eventwagon._redis import Bell, pack
+from eventwagon._redis import Server as Named
+from eventwagon._redis.wire import Wire
+from tests.servers.server import Server
+
+
+def test_a_wire_that_is_made_anew_as_it_is_closed(redis_server: Server) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            for turns in range(8):
+                wire = Wire(Named.from_url(redis_server.url))
+                assert await wire.call(pack("PING")) == [b"PONG"]
+                wire.renew()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await wire.close()
+
+    asyncio.run(main())
+
+
+def test_a_bell_that_breaks_as_it_is_closed(redis_server: Server) -> None:
+    async def main() -> None:
+        server = Named.from_url(redis_server.url)
+
+        async def broken(*words: Any, **given: Any) -> None:
+            raise exceptions.ConnectionError("broken by the test")
+
+        async with asyncio.timeout(20):
+            for turns in range(8):
+                bell = Bell(lambda: server)
+                with bell.listening("a") as ring:
+                    await ring().wait()
+                    bell._connection.send_command = broken
+                    with bell.listening("b"):
+                        for _ in range(turns):
+                            await asyncio.sleep(0)
+                        await bell.close()
+
+    asyncio.run(main())

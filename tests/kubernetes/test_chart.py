@@ -23,6 +23,17 @@ from .world import SECRET, World, until
 
 CHART = DEPLOY.parent / "helm" / "eventwagon"
 LEAST = {"target": "app:train", "existingSecret": "train", "image.repository": "shop", "image.tag": "v1"}
+MUCH: Mapping[str, object] = {
+    "workers.container.volumeMounts[0].name": "tmp",
+    "workers.container.volumeMounts[0].mountPath": "/tmp",  # noqa: S108
+    "workers.spec.volumes[0].name": "tmp",
+    "workers.spec.containers[0].name": "proxy",
+    "workers.spec.containers[0].image": "proxy:v1",
+    "workers.labels.team": "shop",
+    "env[0].name": "LANG",
+    "env[0].value": "C",
+    "imagePullSecrets[0].name": "pull",
+}
 ALL = "deployments,replicasets,pods,jobs,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies"
 """The kinds of all that the chart, observers and Helm make."""
 
@@ -72,17 +83,7 @@ def test_the_rights_are_those_of_the_base(chart: Helm) -> None:
     "values",
     [
         {},
-        {
-            "workers.container.volumeMounts[0].name": "tmp",
-            "workers.container.volumeMounts[0].mountPath": "/tmp",  # noqa: S108
-            "workers.spec.volumes[0].name": "tmp",
-            "workers.spec.containers[0].name": "proxy",
-            "workers.spec.containers[0].image": "proxy:v1",
-            "workers.labels.team": "shop",
-            "env[0].name": "LANG",
-            "env[0].value": "C",
-            "imagePullSecrets[0].name": "pull",
-        },
+        MUCH,
     ],
     ids=["least", "much"],
 )
@@ -136,6 +137,17 @@ def test_what_users_add_is_merged(chart: Helm) -> None:
 def test_wrong_values_are_refused(chart: Helm, values: Mapping[str, object], words: str) -> None:
     with pytest.raises(RuntimeError, match=words.replace(".", r"\.")):
         chart.rendered(**values)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, MUCH, {**MUCH, "observer.replicas": 0, "podDisruptionBudget.maxUnavailable": "50%"}]
+)
+def test_the_cluster_takes_what_it_makes(world: World, chart: Helm, values: Mapping[str, object]) -> None:
+    given = {"networkPolicy.enabled": True, **LEAST, **values}
+    made = chart("template", "r", str(CHART), "--namespace", world.namespace, **given)
+    told = world.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made).splitlines()
+    assert len(told) == len([o for o in yaml.safe_load_all(made) if o]) == 14
+    assert all(line.endswith("created (server dry run)") for line in told)
 
 
 class Installed:

@@ -27,10 +27,11 @@ from .errors import (
 from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .facts import Declared, Entry, Listener, StopRequested
 from .lifecycle import LIVE
-from .manifest import Manifest, Request, gone_by
+from .manifest import Manifest, Pause, Request, gone_by
 from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
+from .pausing import Heedless, heedless, paused, resumed
 from .payload import encode, type_name
 from .process import this_user
 from .redaction import redacted
@@ -515,6 +516,49 @@ class Connection:
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+
+    async def pause(
+        self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
+    ) -> None:
+        """Pause the train, or that wagon alone: each process that sees it hands out no further event, at once; handlers
+        in flight finish, and what was fetched goes back without an attempt. It stands until `resume`, whatever restarts.
+        Publishing goes on; with `publishing` publishers get TrainPaused, which is for the whole train only. While the train is paused no limit opens or switches wagons. `by` as of `request_switch`.
+        Idempotent: who paused it first stands. Raises UsageError, also where there is no such wagon."""
+        if publishing and wagon is not None:
+            raise UsageError(
+                "publishing goes to the train: pause the whole train with publishing=True, or leave it out"
+            )
+        pause = Pause(why=redacted(text("why", why)), at=self._clock(), by=_asker(by), publishing=publishing)
+        self._here()
+        async with self._answering():
+            self._find(await self._switcher.refresh(), wagon)
+            await self._switcher.settle(lambda m: paused(m, wagon, pause))
+
+    async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
+        """End the train's pause, or that wagon's own: neither ends the other. False where it was not paused. `by` as of
+        `request_switch`. Raises UsageError, also where there is no such wagon."""
+        why, by = redacted(text("why", why)), _asker(by)
+        self._here()
+        async with self._answering():
+            manifest = self._find(await self._switcher.refresh(), wagon)
+            own = manifest.wagon(wagon) if wagon is not None else None
+            await self._switcher.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
+        return (manifest.paused if own is None else own.paused) is not None
+
+    def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:
+        """The manifest. Raises UsageError where it has no such wagon."""
+        manifest = snapshot.manifest
+        if wagon is not None and manifest.wagon(wagon) is None:
+            there = ", ".join(str(w.number) for w in manifest.wagons) or "none"
+            raise UsageError(f"train {self.train.name} has no wagon {wagon}; there are: {there}")
+        return manifest
+
+    async def heedless(self) -> Sequence[Heedless]:
+        """Who is still at work at paused wagons, as far as the processes say: empty once the pause holds everywhere."""
+        self._here()
+        async with self._answering():
+            manifest = (await self._switcher.refresh()).manifest
+            return list(heedless(manifest, await self.registry.members(self.train.name)))
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer the active one: the number of the one that is."""

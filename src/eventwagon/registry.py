@@ -50,6 +50,8 @@ class Attachment(msgspec.Struct, frozen=True):
     """Its inner channels that this process has no handler for: it serves the others."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open in this process, and why."""
+    paused: bool | None = None
+    """It hands out no event of the wagon, since that is paused. None: not told, or it can't."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

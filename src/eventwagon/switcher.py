@@ -26,6 +26,7 @@ from .errors import (
     Sealed,
     StorageBroken,
     TrainFull,
+    TrainPaused,
     Unavailable,
 )
 from .event import Channel, Event
@@ -33,11 +34,11 @@ from .facts import Listener
 from .gathering import Batch, Gathering, Parcel, fitting
 from .lease import Lease
 from .lifecycle import State
-from .manifest import Wagon
+from .manifest import Manifest, Wagon
 from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, when_full
-from .switching import Switching
+from .switching import Switching, train_removed
 from .tasks import kept_up
 from .text import said
 
@@ -231,8 +232,8 @@ class Switcher(Switching):
                 self._trouble = "the train has no active wagon yet"
                 await self._pause_for_all(batch, me, pause)
                 continue
-            if manifest.refusing:
-                batch.fail(TrainFull(f"train {self._train}: {manifest.refusing}"))
+            if (refusal := self._refusal(manifest)) is not None:
+                batch.fail(refusal)
                 return
             events = batch.events
             try:
@@ -271,6 +272,18 @@ class Switcher(Switching):
             else:
                 batch.accept(len(events))
                 self._held_since, self._trouble = None, ""
+
+    def _refusal(self, manifest: Manifest) -> PublishError | None:
+        """What publishers are told while the train takes nothing; None while it does."""
+        pause, removal = manifest.paused, manifest.removal
+        if removal is not None:
+            return train_removed(self._train, removal)
+        if pause is not None and pause.publishing:
+            by = f" by {pause.by}" if pause.by else ""
+            return TrainPaused(f"train {self._train} is paused, and so is publishing{by}: {pause.why}")
+        if manifest.refusing:
+            return TrainFull(f"train {self._train}: {manifest.refusing}")
+        return None
 
     async def _unready(self) -> str | None:
         """What keeps this process from publishing at all; None when nothing does."""

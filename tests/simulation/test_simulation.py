@@ -27,7 +27,17 @@ from eventwagon.testing.simulation.guests import (
     raised,
 )
 from eventwagon.testing.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
-from eventwagon.testing.simulation.mutants import ALL, DEFECTS, FENCED, HANGING, HOSTILE, LEAVING, UNFENCED, Mutant
+from eventwagon.testing.simulation.mutants import (
+    ALL,
+    DEFECTS,
+    FENCED,
+    HANGING,
+    HOSTILE,
+    LEAVING,
+    PAUSED,
+    UNFENCED,
+    Mutant,
+)
 from eventwagon.testing.simulation.run import simulate
 from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, Scenario, draw
 from eventwagon.testing.simulation.shrink import shrink
@@ -142,6 +152,16 @@ def has_hangs(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", FENCED)
 def test_a_mutant_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name))
+
+
+def has_pauses(scenario: Scenario) -> bool:
+    return any(h.what == "pause" for h in scenario.by_hand)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PAUSED)
+def test_a_pause_that_is_not_heeded_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_pauses))
 
 
 @pytest.mark.timeout(900)

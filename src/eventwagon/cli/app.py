@@ -94,6 +94,8 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (why.dead, "Use", "eventwagon dead user_registrations --json | jq .because"),
     (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
+    (steer.pause, "Steer", "eventwagon pause user_registrations --reason 'the mail server moves'"),
+    (steer.resume, "Steer", "eventwagon resume user_registrations"),
     (steer.stop, "Steer", "eventwagon stop user_registrations"),
     (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
     (lab.lab, "See", "eventwagon lab black-friday --workers 8 --picture burst.html"),

@@ -77,6 +77,10 @@ class Gated(Protocol):
         """kill -9; a new process after so long."""
         ...
 
+    def seen(self, snapshot: Snapshot) -> None:
+        """It was given this manifest."""
+        ...
+
     def jump(self, seconds: float) -> None:
         """Its wall clock jumps."""
         ...
@@ -357,13 +361,17 @@ class GatedRegistry(AlwaysOpen):
         self._truth = gate.process.world.registry
 
     async def read(self, train: str) -> Snapshot:
-        return await self._gate.call("read", partial(self._truth.read, train))
+        return self._seen(await self._gate.call("read", partial(self._truth.read, train)))
+
+    def _seen(self, snapshot: Snapshot) -> Snapshot:
+        self._gate.process.seen(snapshot)
+        return snapshot
 
     async def replace(
         self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
     ) -> Snapshot:
         effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep)
-        return await self._gate.call("replace", effect)
+        return self._seen(await self._gate.call("replace", effect))
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:
         return _News(self._gate, train)
@@ -428,4 +436,5 @@ class _News:
                 async with asyncio.timeout(0):
                     snapshot = await self._inner.__anext__()
         self._before = snapshot
+        process.seen(snapshot)
         return snapshot

@@ -77,6 +77,12 @@ class Revised(Record, frozen=True):
     facts: tuple[Decision, ...]
 
 
+class Seen(Record, frozen=True):
+    """The process was given a manifest of this revision."""
+
+    revision: int
+
+
 class Noted(Record, frozen=True):
     facts: tuple[Decision, ...]
 
@@ -95,6 +101,14 @@ class Refused(Record, frozen=True):
 
     key: str
     why: str
+
+
+class Begun(Record, frozen=True):
+    """An event was handed out: a handler has begun."""
+
+    channel: Channel
+    id: str
+    key: str
 
 
 class Handled(Record, frozen=True):

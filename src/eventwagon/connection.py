@@ -41,6 +41,7 @@ from .steps import Plan, differences, differing, switch_asked
 from .streams import batches, check_payloads
 from .switcher import Switcher
 from .tasks import InOwnTask, kept_up
+from .teardown import Removed, Teardown
 from .telling import Telling
 from .text import said
 from .values import check_revision, real, text
@@ -559,6 +560,34 @@ class Connection:
         async with self._answering():
             manifest = (await self._switcher.refresh()).manifest
             return list(heedless(manifest, await self.registry.members(self.train.name)))
+
+    async def remove(
+        self, why: str = "by hand", *, force: bool = False, timeout: float = 60.0, by: str | None = None
+    ) -> Removed:
+        """Remove the train with all that stands for it: channels, dead letters, journal, members, the units of this
+        connection's orchestrator, and last its manifest. Idempotent; one that was cut short is finished by another.
+
+        Refused while events or dead letters are left, or processes are alive that run it; with `force` they are asked to
+        end, for `timeout` seconds, and what is left is deleted. Programs that only publish are not seen where the broker
+        refuses writes to sealed channels: stop them first. What they publish later raises TrainRemoved or
+        PublishTimeout. Publishing on this connection raises TrainRemoved from then on. Raises RemovalRefused,
+        UsageError."""
+        why, by = redacted(text("why", why)), _asker(by)
+        check_timeout(timeout)
+        self._here()
+        if self._runs:
+            raise UsageError(f"this connection runs train {self.train.name!r}: leave `running()` before it is removed")
+        teardown = Teardown(
+            self.train.name,
+            self.train.settings,
+            self.broker,
+            self.registry,
+            self._switcher,
+            self._orchestrator,
+            me=self.name,
+            clock=self._clock,
+        )
+        return await teardown.run(why, by, force=force, patience=timeout)
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer the active one: the number of the one that is."""

@@ -156,6 +156,12 @@ class Registry(Protocol):
         """The journal, oldest first; with `last`, only that many of the newest."""
         ...
 
+    async def delete(self, train: str) -> None:
+        """Remove all that is kept of the train: its members and its journal first, its manifest last. Idempotent: one
+        that was cut short is finished by another. From then on `read` gives an empty manifest with revision 0, and the
+        train may be founded anew. For trains whose processes have ended: what watches of it give is not defined."""
+        ...
+
     async def trains(self) -> Sequence[str]:
         """The names of all trains that have a manifest here, sorted."""
         ...

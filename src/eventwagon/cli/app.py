@@ -97,6 +97,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (steer.pause, "Steer", "eventwagon pause user_registrations --reason 'the mail server moves'"),
     (steer.resume, "Steer", "eventwagon resume user_registrations"),
     (steer.stop, "Steer", "eventwagon stop user_registrations"),
+    (steer.remove, "Steer", "eventwagon remove user_registrations"),
     (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
     (lab.lab, "See", "eventwagon lab black-friday --workers 8 --picture burst.html"),
     (plan.plan, "See", "eventwagon plan --trace arrivals.csv --service 0.2 --slo 2 --workers 8 --price 0.00002"),

@@ -1,4 +1,4 @@
-"""`switch`, `drain`, `pause`, `resume`, `stop`: what a person may want now, whatever the limit says."""
+"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: what a person may want now, whatever the limit says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ..connection import Connection
 from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..facts import SwitchGivenUp, sentence
+from ..redaction import shown
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
-from .target import reached
+from .serve import Infrastructure
+from .target import reached, reached_if_known
 
 Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
 By = Annotated[
@@ -184,6 +186,39 @@ async def stop(
 
         await _until(gone(), deadline, "ending", left)
         line(f"{len(before)} process{'es' if len(before) != 1 else ''} ended" if before else "no process was alive")
+
+
+@job
+async def remove(
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Whatever is left: ask living processes to end, delete events and dead letters unhandled."
+        ),
+    ] = False,
+    orchestrator: Infrastructure = None,
+    reason: Reason = "by hand",
+    by: By = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.0, help="With --force: seconds for living processes to end.")
+    ] = 60.0,
+) -> None:
+    """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers' units.
+
+    Refused while events or dead letters are left, or processes that run it are alive. What was cut short is finished by
+    calling it again.
+    """
+    async with reached_if_known(target, url, orchestrator=orchestrator) as (c, known):
+        name = c.train.name
+        done = await c.remove(reason, force=force, timeout=max(timeout, 0.001), by=by)
+        if not done.existed and not done.channels:
+            there = f"; there are: {', '.join(known)}" if known else ""
+            line(f"there is no train {name!r} at {shown(url)}: nothing to remove{there}")
+            return
+        units = f", {done.units} units of workers" if done.units else ""
+        line(f"{name} is removed: {done.channels} channels{units}, its journal and its manifest")
 
 
 async def _switched(

@@ -236,6 +236,17 @@ class DynamoDBRegistry:
                     newer += int(item["count"]["N"])
             await self._table.remove_all(old)
 
+    async def delete(self, train: str) -> None:
+        try:
+            for what in ("members", "journal"):
+                async for page in self._table.pages(self._pk(what, train), only="pk, sk"):
+                    await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
+            for key in (self._head(train), self._manifest(train)):
+                await self._table.remove(key)
+        except TROUBLE as e:
+            raise explain(e, f"deleting {train}", self.place) from e
+        self._ring(train)
+
     async def trains(self) -> Sequence[str]:
         pk, _ = self._manifest("")
         try:

@@ -244,6 +244,14 @@ class RedisRegistry:
         )
         return found
 
+    async def delete(self, train: str) -> None:
+        what, keys = (
+            f"deleting {train}",
+            [self._key(train, part) for part in ("members", "alive", "journal", "manifest")],
+        )
+        await self._client.command(what, keys[-1], "DEL", *keys)
+        await self._client.command(what, self._trains, "SREM", self._trains, train)
+
     async def trains(self) -> Sequence[str]:
         what = "listing the trains"
         names = sorted(

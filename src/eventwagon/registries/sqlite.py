@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,7 @@ CREATE TABLE journal (
     entry TEXT NOT NULL               -- JSON
 );
 """,
+    dead="SELECT NOT EXISTS (SELECT 1 FROM manifest UNION SELECT 1 FROM member UNION SELECT 1 FROM journal)",
 )
 _PAGE = 500  # journal entries per look
 
@@ -149,6 +150,14 @@ class SQLiteRegistry:
         return await self.call(
             train, Op(lambda turn: turn.db.execute(sql, (after, end, _PAGE)).fetchall(), absent=list)
         )
+
+    async def delete(self, train: str) -> None:
+        def run(turn: Turn) -> None:
+            turn.db.execute("DELETE FROM member; DELETE FROM journal; DELETE FROM manifest")
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
+        with suppress(OSError):  # something else is in it
+            await asyncio.to_thread((self.directory / train).rmdir)
 
     async def trains(self) -> Sequence[str]:
         names = await asyncio.to_thread(_on_disk, self.directory)

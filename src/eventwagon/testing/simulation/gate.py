@@ -389,6 +389,9 @@ class GatedRegistry(AlwaysOpen):
         async for entry in self._truth.entries(train, last=last):
             yield entry
 
+    async def delete(self, train: str) -> None:
+        await self._gate.call("delete", partial(self._truth.delete, train))
+
     async def trains(self) -> Sequence[str]:
         return await self._truth.trains()
 

@@ -15,9 +15,12 @@ from tests.servers.server import Server
 def test_a_removed_train_leaves_no_topic(pulsar_server: Server, tmp_path: Path) -> None:
     name = f"parcels_{token_hex(4)}"
 
+    def files() -> list[str]:
+        return [str(path) for path in tmp_path.rglob("*")]
+
     async def left() -> list[str]:
         async with PulsarBroker.from_url(pulsar_server.url) as broker:
-            return [*map(str, await broker.channels(name)), *map(str, tmp_path.rglob("*"))]
+            return [*map(str, await broker.channels(name)), *files()]
 
     url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
     asyncio.run(lives_and_is_removed(name, url, left))

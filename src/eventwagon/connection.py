@@ -44,7 +44,7 @@ from .tasks import InOwnTask, kept_up
 from .teardown import Removed, Teardown
 from .telling import Telling
 from .text import said
-from .values import check_revision, real, text
+from .values import check_revision, real, text, whole
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
@@ -523,11 +523,17 @@ class Connection:
     ) -> None:
         """Pause the train, or that wagon alone: each process that sees it hands out no further event, at once; handlers
         in flight finish, and what was fetched goes back without an attempt. It stands until `resume`, whatever restarts.
-        Publishing goes on; with `publishing` publishers get TrainPaused, which is for the whole train only. While the train is paused no limit opens or switches wagons. `by` as of `request_switch`.
-        Idempotent: who paused it first stands. Raises UsageError, also where there is no such wagon."""
+
+        Publishing goes on; with `publishing`, for the whole train only, publishers get TrainPaused. While the train is
+        paused no limit opens or switches wagons. `by` as of `request_switch`. Idempotent: who paused it first stands.
+        Raises UsageError, also where there is no such wagon."""
+        if wagon is not None:
+            wagon = whole("wagon", wagon)
+        if not isinstance(publishing, bool):
+            raise UsageError(f"publishing={publishing!r}: give True or False")
         if publishing and wagon is not None:
             raise UsageError(
-                "publishing goes to the train: pause the whole train with publishing=True, or leave it out"
+                "publishing goes to the train, not to a wagon: pause it for the whole train, or leave it out"
             )
         pause = Pause(why=redacted(text("why", why)), at=self._clock(), by=_asker(by), publishing=publishing)
         self._here()
@@ -539,6 +545,8 @@ class Connection:
         """End the train's pause, or that wagon's own: neither ends the other. False where it was not paused. `by` as of
         `request_switch`. Raises UsageError, also where there is no such wagon."""
         why, by = redacted(text("why", why)), _asker(by)
+        if wagon is not None:
+            wagon = whole("wagon", wagon)
         self._here()
         async with self._answering():
             manifest = self._find(await self._switcher.refresh(), wagon)

@@ -26,7 +26,7 @@ from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
 from .switcher import Switcher
-from .text import said
+from .text import as_line, said
 from .worker import Handler
 from .workers import may_serve, share
 
@@ -145,9 +145,12 @@ class Membership:
             manifest = self._switcher.snapshot.manifest
             numbers = resting(manifest)
             for wagon in manifest.wagons:
-                if (wagon.number in numbers) != (wagon.number in self._resting):
-                    does = "hands out nothing" if wagon.number in numbers else "hands out events again"
-                    _logger.info("%s: %s %s here", self._train, wagon.name, does)
+                if wagon.number in numbers - self._resting and (pause := manifest.pause_of(wagon)) is not None:
+                    by = f" by {pause.by}" if pause.by else ""
+                    words = f"{wagon.name} is paused{by}: {pause.why}; nothing of it is handed out here"
+                    _logger.warning("%s: %s", self._train, as_line(words))
+                elif wagon.number in self._resting - numbers:
+                    _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
             self._resting = numbers
             self._crew.pause(numbers)
         self.poke()

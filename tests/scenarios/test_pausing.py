@@ -174,8 +174,15 @@ def test_what_can_not_be_paused_is_told() -> None:
         async with world.running(program(Log())) as c:
             with pytest.raises(UsageError, match=r"no wagon 7; there are: 1"):
                 await c.pause(wagon=7)
-            with pytest.raises(UsageError, match="publishing goes to the train"):
+            with pytest.raises(UsageError, match="publishing goes to the train, not to a wagon"):
                 await c.pause(wagon=1, publishing=True)
+            for wrong in (True, "1", 0, 1.5):
+                with pytest.raises(UsageError, match="wagon"):
+                    await c.pause(wagon=wrong)  # type: ignore[arg-type]
+                with pytest.raises(UsageError, match="wagon"):
+                    await c.resume(wagon=wrong)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match="publishing='yes'"):
+                await c.pause(publishing="yes")  # type: ignore[arg-type]
             assert not await c.resume()
             assert not await c.resume(wagon=1)
             with pytest.raises(UsageError, match="why holds"):

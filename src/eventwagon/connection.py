@@ -27,10 +27,11 @@ from .errors import (
 from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .facts import Declared, Entry, Listener, StopRequested
 from .lifecycle import LIVE
-from .manifest import Manifest, Request, gone_by
+from .manifest import Manifest, Pause, Request, gone_by
 from .member import Membership
 from .observer import Observer
 from .orchestrator import Orchestrator
+from .pausing import Heedless, heedless, paused, resumed
 from .payload import encode, type_name
 from .process import this_user
 from .redaction import redacted
@@ -40,9 +41,10 @@ from .steps import Plan, differences, differing, switch_asked
 from .streams import batches, check_payloads
 from .switcher import Switcher
 from .tasks import InOwnTask, kept_up
+from .teardown import Removed, Teardown
 from .telling import Telling
 from .text import said
-from .values import check_revision, is_a, real, shown, text
+from .values import check_revision, is_a, real, shown, text, whole
 from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
@@ -520,6 +522,85 @@ class Connection:
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+
+    async def pause(
+        self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
+    ) -> None:
+        """Pause the train, or that wagon alone: each process that sees it hands out no further event, at once; handlers
+        in flight finish, and what was fetched goes back without an attempt. It stands until `resume`, whatever restarts.
+
+        Publishing goes on; with `publishing`, for the whole train only, publishers get TrainPaused. While the train is
+        paused no limit opens or switches wagons. `by` as of `request_switch`. Idempotent: who paused it first stands.
+        Raises UsageError, also where there is no such wagon."""
+        if wagon is not None:
+            wagon = whole("wagon", wagon)
+        if not isinstance(publishing, bool):
+            raise UsageError(f"publishing={publishing!r}: give True or False")
+        if publishing and wagon is not None:
+            raise UsageError(
+                "publishing goes to the train, not to a wagon: pause it for the whole train, or leave it out"
+            )
+        pause = Pause(why=redacted(text("why", why)), at=self._clock(), by=_asker(by), publishing=publishing)
+        self._here()
+        async with self._answering():
+            self._find(await self._switcher.refresh(), wagon)
+            await self._switcher.settle(lambda m: paused(m, wagon, pause))
+
+    async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
+        """End the train's pause, or that wagon's own: neither ends the other. False where it was not paused. `by` as of
+        `request_switch`. Raises UsageError, also where there is no such wagon."""
+        why, by = redacted(text("why", why)), _asker(by)
+        if wagon is not None:
+            wagon = whole("wagon", wagon)
+        self._here()
+        async with self._answering():
+            manifest = self._find(await self._switcher.refresh(), wagon)
+            own = manifest.wagon(wagon) if wagon is not None else None
+            await self._switcher.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
+        return (manifest.paused if own is None else own.paused) is not None
+
+    def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:
+        """The manifest. Raises UsageError where it has no such wagon."""
+        manifest = snapshot.manifest
+        if wagon is not None and manifest.wagon(wagon) is None:
+            there = ", ".join(str(w.number) for w in manifest.wagons) or "none"
+            raise UsageError(f"train {self.train.name} has no wagon {wagon}; there are: {there}")
+        return manifest
+
+    async def heedless(self) -> Sequence[Heedless]:
+        """Who is still at work at paused wagons, as far as the processes say: empty once the pause holds everywhere."""
+        self._here()
+        async with self._answering():
+            manifest = (await self._switcher.refresh()).manifest
+            return list(heedless(manifest, await self.registry.members(self.train.name)))
+
+    async def remove(
+        self, why: str = "by hand", *, force: bool = False, timeout: float = 60.0, by: str | None = None
+    ) -> Removed:
+        """Remove the train with all that stands for it: channels, dead letters, journal, members, the units of this
+        connection's orchestrator, and last its manifest. Idempotent; one that was cut short is finished by another.
+
+        Refused while events or dead letters are left, or processes are alive that run it; with `force` they are asked to
+        end, for `timeout` seconds, and what is left is deleted. Programs that only publish are not seen where the broker
+        refuses writes to sealed channels: stop them first. What they publish later raises TrainRemoved or
+        PublishTimeout. Publishing on this connection raises TrainRemoved from then on. Raises RemovalRefused,
+        UsageError."""
+        why, by = redacted(text("why", why)), _asker(by)
+        check_timeout(timeout)
+        self._here()
+        if self._runs:
+            raise UsageError(f"this connection runs train {self.train.name!r}: leave `running()` before it is removed")
+        teardown = Teardown(
+            self.train.name,
+            self.train.settings,
+            self.broker,
+            self.registry,
+            self._switcher,
+            self._orchestrator,
+            me=self.name,
+            clock=self._clock,
+        )
+        return await teardown.run(why, by, force=force, patience=timeout)
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer the active one: the number of the one that is."""

@@ -23,7 +23,7 @@ from .facts import HandlerOverran, Listener
 from .feed import Feed
 from .forks import forks, leave
 from .gate import Gate
-from .kit import PAUSES, Held, Kit
+from .kit import PAUSES, Held, Kit, Resting
 from .orchestrator import WagonSpec
 from .serving import Serving
 from .settings import Settings
@@ -90,6 +90,7 @@ class Crew:
         rng = rng or random.Random()
         circuits = circuits or Circuits(train, settings, tell, rng)
         circuits.on_change = self._circuit_changed
+        self._resting = Resting()
         self._make_kit: Callable[[asyncio.TaskGroup], Kit] = lambda tasks: Kit(
             train,
             handlers,
@@ -104,6 +105,7 @@ class Crew:
             Held(),
             bulkhead or Bulkhead(train),
             circuits,
+            self._resting,
             revision,
             owner,
         )
@@ -139,6 +141,14 @@ class Crew:
             if shared != self._lanes.target:
                 self._lanes.resize(shared)
 
+    def pause(self, numbers: frozenset[int]) -> None:
+        """From now on nothing of these wagons is handed out, and of all others it is: what was fetched is given back,
+        handlers in flight finish. Idempotent."""
+        if numbers != self._resting.numbers:
+            self._resting.numbers = numbers
+            for serving in self._serving.values():
+                serving.heed_pause()
+
     async def serve(self, spec: WagonSpec) -> Serving:
         """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on,
         until the Serving is ended.
@@ -149,6 +159,7 @@ class Crew:
         serving = Serving(self._kit, spec, lanes, shared=self._lanes is not None, others=lambda: self.others)
         await serving.attach()
         self._serving[spec.number] = serving
+        serving.heed_pause()  # it may have come meanwhile
         serving.on_left = lambda: self._serving.pop(spec.number, None)
         return serving
 
@@ -294,6 +305,11 @@ class Lanes:
                 self._cut_short(task, hand, f"not finished within grace={self._kit.settings.grace:g} s of leaving")
         if not self._shared:
             self.close()
+
+    def forgo(self, serving: Serving) -> None:
+        """Nothing of this wagon is handed out for now, though it had been chosen."""
+        if self._choice is not None and self._choice.serving is serving:
+            self._choice = None
 
     def give_up(self, serving: Serving) -> None:
         """Handlers that were cut short there and go on all the same are run no further."""
@@ -478,7 +494,9 @@ class Lanes:
         hand.until = math.inf
         try:
             async with self._kit.gate.alone() as alone:
-                if not alone or feed.serving.leaving:
+                if feed.serving.paused:
+                    feed.give_back(delivery)
+                elif not alone or feed.serving.leaving:
                     feed.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._kit.rng.random()))
                 elif await self._marked(hand, feed, delivery):
                     await self._handle_at_once(hand, feed, delivery)
@@ -511,6 +529,9 @@ class Lanes:
         if not stands:
             feed.untried(delivery)
             feed.forget([delivery])
+        elif feed.serving.paused:
+            feed.give_back(delivery)
+            return False
         return stands
 
     async def _handle_at_once(self, hand: _Hand, feed: Feed, delivery: Delivery) -> None:

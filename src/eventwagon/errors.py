@@ -55,6 +55,15 @@ class TrainFull(PublishError):
     """The train is at its cap of wagons and `at_cap="refuse"`: slow down and try again later."""
 
 
+class TrainPaused(PublishError):
+    """The train is paused, and so is publishing (`eventwagon pause --publishing`): nothing was stored. Try again once it
+    is resumed."""
+
+
+class TrainRemoved(PublishError):
+    """The train is being removed, or was: nothing was stored. A new connection founds it anew."""
+
+
 class PublishTimeout(PublishError):
     """No wagon surely took the events within the deadline. Publish again with the same ids."""
 
@@ -113,6 +122,13 @@ class Conflict(RegistryError):
 class BrokenManifest(RegistryError):
     """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it
     is kept and what to do. Processes that run go on with what they know, and take it up again once it can be read."""
+
+
+# --- removing a train ---------------------------------------------------------------------
+
+
+class RemovalRefused(EventwagonError):
+    """The train can't be removed: events or dead letters are left, or processes are alive. The message says which."""
 
 
 # --- what is no weather -------------------------------------------------------------------

@@ -71,6 +71,9 @@ class Switched(_Fact, frozen=True):
     """The code of the new one."""
 
 
+WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"
+
+
 class SwitchRefused(_Fact, frozen=True):
     """The active wagon is full, or a switch was asked for, and it was not made."""
 
@@ -297,6 +300,39 @@ class StopRequested(_Fact, frozen=True):
     by: str = ""
 
 
+class DeliveryPaused(_Fact, frozen=True):
+    """No event of the wagon is handed out any more, until somebody resumes; `number` is None for the whole train."""
+
+    number: int | None
+    because: str
+    by: str = ""
+    publishing: bool = False
+    """Publishers are refused too."""
+
+
+class DeliveryResumed(_Fact, frozen=True):
+    """Events are handed out again."""
+
+    number: int | None
+    because: str
+    by: str = ""
+    seconds: float = 0.0
+    """For how long it was paused."""
+
+
+class RemovalAsked(_Fact, frozen=True):
+    """The train is being removed: its processes are asked to end, and publishers are refused."""
+
+    because: str
+    by: str = ""
+
+
+class RemovalGivenUp(_Fact, frozen=True):
+    """The train is not removed after all: events came meanwhile, or processes did not end."""
+
+    because: str
+
+
 class HandlerOverran(_Fact, frozen=True):
     """A handler goes on after its attempt was ended: in a thread, which keeps its worker's place until it has ended, or
     (`given_up`) as a coroutine that swallowed its cancellation, which is run no further."""
@@ -367,6 +403,7 @@ Decision = (
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
     | RegistrySteppedBack
+    | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -441,6 +478,10 @@ def _roughly(data: bytes) -> _Rough:
 
 def _name(number: int | None) -> str:
     return f"wagon_{number}" if number is not None else "no wagon"
+
+
+def _paused(number: int | None) -> str:
+    return "the train" if number is None else _name(number)
 
 
 def _code(revision: str) -> str:
@@ -564,6 +605,15 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} is woken: {why}"
         case StopRequested(because=why, by=by):
             return f"the train's processes were asked to end{_who(by)}: {why}"
+        case DeliveryPaused(number=n, because=why, by=by, publishing=publishing):
+            more = ", and publishers are refused" if publishing else ""
+            return f"{_paused(n)} was paused{_who(by)}: {why}; no event is handed out{more}"
+        case DeliveryResumed(number=n, because=why, by=by, seconds=s):
+            return f"{_paused(n)} was resumed{_who(by)} after {s:.0f} s: {why}"
+        case RemovalAsked(because=why, by=by):
+            return f"the train is being removed{_who(by)}: {why}"
+        case RemovalGivenUp(because=why):
+            return f"the train is not removed: {why}"
         case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
             over = f", over {skipped} in between" if skipped else ""
             return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
@@ -608,6 +658,8 @@ def _level(fact: Fact) -> int:
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch that is on its way, a spare that is not needed
+        case SwitchRefused(because=because) if because == WHILE_PAUSED:
+            return logging.INFO
         case WorkersLost(because=because) if because == NOBODY_ATTACHED:
             return logging.INFO  # a spare after a restart: its workers come again, or their absence is told
         case EventRetried() | EventSnoozed():

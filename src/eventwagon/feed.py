@@ -61,6 +61,8 @@ class Served(Protocol):
     kit: Kit
     spec: WagonSpec
     leaving: bool
+    paused: bool
+    """Nothing of it is handed out."""
     busy: int
     """Workers that are at one of its events."""
     handled: int
@@ -137,7 +139,7 @@ class Feed:
     @property
     def began(self) -> float | None:
         """When the chain of its next event began; None when nothing waits here, or nothing may be handed out."""
-        if self.circuit.held:
+        if self.circuit.held or self.serving.paused:
             return None
         if self.buffer:
             return born(self.buffer[0].event)
@@ -219,9 +221,9 @@ class Feed:
 
     def ahead(self) -> int:
         """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
-        this process has no worker for them."""
+        this process has no worker for them, or the wagon is paused."""
         lanes = self.serving.lanes
-        if not lanes.target:
+        if not lanes.target or self.serving.paused:
             return 0
         if self.circuit.opened_at is not None:
             return self.circuit.room
@@ -281,7 +283,7 @@ class Feed:
         """How many events to ask the broker for now."""
         ahead = self.ahead()
         self._low = ahead // 2
-        if len(self.unsettled) > 4 * _FETCH_MOST:
+        if len(self.unsettled) > 4 * _FETCH_MOST or self.serving.paused:
             return 0
         return len(self._called) if self.resting else ahead - len(self.buffer)
 
@@ -296,8 +298,8 @@ class Feed:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
             else:
                 self.resting = False
-        if deliveries and not self.serving.lanes.target:
-            self.serving.give_back()
+        if deliveries and (self.serving.paused or not self.serving.lanes.target):
+            self.serving.give_back()  # the receive was under way
         elif self.circuit.held and self.circuit.probe is None:
             self.give_all_back()  # the receive was under way when the circuit opened
         elif self.buffer and self._timer is None and self.serving.others:

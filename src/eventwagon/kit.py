@@ -29,6 +29,15 @@ class Held:
         self.count = 0
 
 
+class Resting:
+    """The numbers of the wagons of which nothing is to be handed out, as the process knows from the manifest."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self) -> None:
+        self.numbers: frozenset[int] = frozenset()
+
+
 class Kit(NamedTuple):
     """What every part of a crew works with."""
 
@@ -45,6 +54,7 @@ class Kit(NamedTuple):
     held: Held
     bulkhead: Bulkhead
     circuits: Circuits
+    resting: Resting
     revision: str = ""
     """Which code this process is, where it says so."""
     owner: str = ""

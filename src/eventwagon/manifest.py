@@ -13,10 +13,31 @@ from .event import DEAD, Channel
 from .lifecycle import LIVE, Move, State, after
 from .text import said
 
-FORMAT = 3
-"""The form of the manifest that this code writes, and the newest that it reads. Newer code fills in what an older
-document lacks. Older code would drop a field that it does not know when it writes: one that must not be lost needs a
-new form."""
+FORMAT = 4
+"""The newest form of the manifest that this code reads, and the one that it works with. Newer code fills in what an
+older document lacks. Older code would drop a field that it does not know when it writes: one that must not be lost
+needs a new form."""
+_WITHOUT_PAUSES = 3
+"""The form that is written while nothing is paused or being removed: older code can go on with that."""
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """No event is handed out, until somebody resumes."""
+
+    why: str
+    at: float
+    by: str = ""
+    """Who paused it."""
+    publishing: bool = False
+    """Publishers are refused too."""
+
+
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """The train is being removed: it takes no events, and its processes end."""
+
+    why: str
+    at: float
+    by: str = ""
 
 
 class Wagon(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +80,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     settled: int | None = None
     lost: int = 0
     """Events that went from the broker without being settled, as far as that was told."""
+    paused: Pause | None = None
+    """This wagon alone is paused; the train may be, too."""
 
     @property
     def name(self) -> str:
@@ -126,6 +149,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """When that was found the last time."""
     stepped_back_to: int = 0
     """The revision that it was found at then; 0: it held no manifest."""
+    paused: Pause | None = None
+    """All wagons are paused, those to come too."""
+    removal: Removal | None = None
 
     @property
     def active(self) -> Wagon | None:
@@ -141,6 +167,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """The wagons that ingestion may be redirected to, the first to come first: READY, with the code that is
         wanted."""
         return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
+
+    def pause_of(self, wagon: Wagon) -> Pause | None:
+        """Why none of its events is handed out: the train's pause, or its own; None while they are."""
+        return self.paused or wagon.paused
 
     def in_state(self, *states: State) -> list[Wagon]:
         """The wagons in any of these states, in the order of their numbers."""
@@ -245,6 +275,8 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON, as registries keep it."""
+    if not (manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)):
+        manifest = msgspec.structs.replace(manifest, format=_WITHOUT_PAUSES)
     return _encoder.encode(manifest)
 
 

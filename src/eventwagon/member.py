@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,14 +20,17 @@ from .lifecycle import LIVE
 from .limits import slo
 from .orchestrator import Deployment, Orchestrator
 from .orchestrators.in_process import InProcess
+from .pausing import resting
 from .process import this_pod, this_process
 from .registry import Attachment, Member, Registry
 from .settings import Settings
 from .steps import spec_of
 from .switcher import Switcher
-from .text import said
+from .text import as_line, said
 from .worker import Handler
 from .workers import may_serve, share
+
+_logger = logging.getLogger("eventwagon")
 
 _NEWS_MOST = 100
 """Facts kept for the journal while the registry is away, the latest."""
@@ -121,6 +125,8 @@ class Membership:
         self._due = 0.0
         self._crew_size = 0
         self._crew: Crew | None = None
+        self._resting: frozenset[int] = frozenset()
+        """Wagons that are paused."""
         self._leaving: set[int] = set()
         self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
         """Facts of the workers for the journal."""
@@ -133,17 +139,33 @@ class Membership:
         """Something changed: look now."""
         self._poked.set()
 
+    def _heed(self, _: object = None) -> None:
+        """The manifest has changed. A pause counts from this moment, whatever the rest waits for."""
+        if self._crew is not None:
+            manifest = self._switcher.snapshot.manifest
+            numbers = resting(manifest)
+            for wagon in manifest.wagons:
+                if wagon.number in numbers - self._resting and (pause := manifest.pause_of(wagon)) is not None:
+                    by = f" by {pause.by}" if pause.by else ""
+                    words = f"{wagon.name} is paused{by}: {pause.why}; nothing of it is handed out here"
+                    _logger.warning("%s: %s", self._train, as_line(words))
+                elif wagon.number in self._resting - numbers:
+                    _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
+            self._resting = numbers
+            self._crew.pause(numbers)
+        self.poke()
+
     async def run(self) -> None:
         """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
         ends it not: that is told, and tried again."""
-        self._switcher.on_change.append(self.poke)
+        self._switcher.on_change.append(self._heed)
         try:
             if "work" in self._roles or self._post is not None:
                 await self._work()
             else:
                 await self._watch(None, None)
         finally:
-            self._switcher.on_change.remove(self.poke)
+            self._switcher.on_change.remove(self._heed)
             with self._going_on("checking out"):  # it runs out by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
@@ -186,6 +208,7 @@ class Membership:
         ) as (crew, local):
             local.on_change = self.poke
             self._crew = crew
+            self._heed()
             await self._watch(crew, local)
 
     def _hear(self, fact: Fact) -> None:
@@ -286,6 +309,7 @@ class Membership:
                     a.losses,
                     a.missing,
                     a.open,
+                    a.paused,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
                 )
                 for a in (*attachments, *deployed)
@@ -337,6 +361,7 @@ def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
             channels=d.channels,
             missing=d.missing,
             open=d.open,
+            paused=d.paused,
         )
         for d in found
     )

@@ -20,6 +20,7 @@ from .limits import slo
 from .losses import GONE, Losses
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
+from .pausing import resting
 from .plan import plan
 from .reading import History, Reading, Sample, busy_rate
 from .registry import Attachment, Member, Registry
@@ -271,10 +272,13 @@ class Observer:
         )
         gone = self._losses.vanished
         samples: dict[int, Sample] = {}
+        paused = resting(manifest)
         for number, of in depths.items():
             ingress = of[0]
             if ingress.published is not None and ingress.settled is not None:
-                samples[number] = Sample(now, ingress.published, ingress.settled, ingress.waiting or 0)
+                # what waits in a paused wagon is no backlog that shows how fast workers are
+                waiting = 0 if number in paused else ingress.waiting or 0
+                samples[number] = Sample(now, ingress.published, ingress.settled, waiting)
         self._history.add_all(samples, now)
         self._history.keep({w.number for w in wagons})
         standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
@@ -539,7 +543,13 @@ class Observer:
             return {}
         now = self._clock()
         loads = [
-            load_of(wagon, readings.get(wagon.number), deployments.get(wagon.unit), now)
+            load_of(
+                wagon,
+                readings.get(wagon.number),
+                deployments.get(wagon.unit),
+                now,
+                paused=manifest.pause_of(wagon) is not None,
+            )
             for wagon in sorted(manifest.in_state(*LIVE), key=lambda w: (w.closed_at is None, w.closed_at or 0.0))
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
@@ -601,4 +611,5 @@ def _together(attachments: Sequence[Attachment]) -> Deployment:
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
         missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
         open={name: why for a in attachments for name, why in a.open.items()},
+        paused=all(a.paused for a in asked),
     )

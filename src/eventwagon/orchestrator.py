@@ -37,6 +37,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     work."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
+    paused: bool = False
+    """They are to stay attached and take nothing, until that is over. Workers that can't be told so work."""
 
     guarded: bool = True
     """Its channels have circuit breakers: no, while its code is watched and once the train has gone over to other code.
@@ -73,6 +75,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels that they are attached to; None: not known here."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why, as far as is known here."""
+    paused: bool | None = None
+    """They take nothing since their wagon is paused; None: not known here, or they can't be told to."""
 
 
 class Orchestrator(Protocol):

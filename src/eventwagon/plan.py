@@ -15,6 +15,7 @@ import msgspec
 from .event import Channel
 from .facts import (
     NOBODY_ATTACHED,
+    WHILE_PAUSED,
     ChannelsDropped,
     ChannelUnserved,
     Decision,
@@ -82,6 +83,8 @@ def plan(
     was already known to be sealed, and where the broker can't refuse writes a wagon is sealed only if it was already
     known to be cut off.
     """
+    if manifest.removal is not None:
+        return Plan(manifest)  # its remover does the rest
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
     draft.attempt("numbering", lambda: draft.number(leftovers))
     draft.attempt("provisioning", draft.provision)
@@ -261,7 +264,7 @@ class _Draft:
         because = f"asked for: {asked.why}" if asked else pressure.why
         if self.is_gone(active):
             because = f"its channel has {GONE}"
-        self.next_wanted = full or pressure.value >= self.settings.prepare
+        self.next_wanted = (full or pressure.value >= self.settings.prepare) and not self.on_hold()
         if not full:
             if self.manifest.refusing:
                 self.manifest = msgspec.structs.replace(self.manifest, refusing="")
@@ -290,15 +293,25 @@ class _Draft:
                 pressure=pressure.value,
                 figures=because,
                 because=refusal,
-                passing=not self.at_cap(active),
+                passing=not self.at_cap(active) and not self.on_hold(),
             )
         )
         refusing = refusal if self.at_cap(active) and self.settings.at_cap == "refuse" else ""
         if refusing != self.manifest.refusing:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
+    def on_hold(self) -> bool:
+        """The train is paused, and nobody asked for a switch: since nothing is handled, every limit would be full soon,
+        wagon after wagon. The active one takes what comes; once the train is resumed the limit finds it full."""
+        active = self.manifest.active
+        gone = active is not None and self.is_gone(active)
+        return self.manifest.paused is not None and self.manifest.request is None and not gone
+
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
         """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
+        refuses = at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse"
+        if self.on_hold() and not refuses:
+            return WHILE_PAUSED
         since = active.active_at if active.active_at is not None else active.opened_at
         if not exact and 0 <= self.now - since < self.settings.cooldown:
             return f"the cooldown of {self.settings.cooldown:g} s is not over"

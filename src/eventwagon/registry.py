@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import msgspec
 
@@ -50,6 +50,8 @@ class Attachment(msgspec.Struct, frozen=True):
     """Its inner channels that this process has no handler for: it serves the others."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open in this process, and why."""
+    paused: bool | None = None
+    """It hands out no event of the wagon, since that is paused. None: not told, or it can't."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,17 +165,12 @@ class Registry(Protocol):
         """The journal, oldest first; with `last`, only that many of the newest."""
         ...
 
-    async def trains(self) -> Sequence[str]:
-        """The names of all trains that have a manifest here, sorted."""
+    async def delete(self, train: str) -> None:
+        """Remove all that is kept of the train: its members and its journal first, its manifest last. Idempotent: one
+        that was cut short is finished by another. From then on `read` gives an empty manifest with revision 0, and the
+        train may be founded anew. For trains whose processes have ended: what watches of it give is not defined."""
         ...
 
-
-@runtime_checkable
-class Erasing(Protocol):
-    """A registry that can remove a train. Not all can."""
-
-    async def erase(self, train: str) -> None:
-        """Remove all that stands for it here: manifest, members, journal, and what was made to keep them in. For a
-        train that nobody runs any more: a process that does makes it again. Idempotent: absent is success. Raises
-        Unavailable, StorageBroken."""
+    async def trains(self) -> Sequence[str]:
+        """The names of all trains that have a manifest here, sorted."""
         ...

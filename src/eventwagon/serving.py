@@ -36,6 +36,10 @@ class Lanes(Hands, Protocol):
         """Work for it no longer; what is still under way there is cut short."""
         ...
 
+    def forgo(self, serving: Serving) -> None:
+        """Nothing of this wagon is handed out for now, though it had been chosen."""
+        ...
+
     def give_up(self, serving: Serving) -> None:
         """Handlers that were cut short there and go on all the same are run no further."""
         ...
@@ -59,6 +63,8 @@ class Serving:
         self.busy = 0
         """Workers that are at one of its events."""
         self.leaving = False
+        self.paused = spec.paused or spec.number in kit.resting.numbers
+        """Nothing of it is handed out."""
         self.trouble = ""
         """Why it is not served, when it is not."""
         self.handled = 0
@@ -147,6 +153,20 @@ class Serving:
             feed.change_circuit(self.kit.circuits.of(feed.channel.name, guarded=spec.guarded))
         self._tell_missing()
         self.lanes.rescale(spec.hands)
+        self.heed_pause()
+        self.nudge()
+
+    def heed_pause(self) -> None:
+        """The spec, or the process, may say otherwise by now whether the wagon is paused. Handlers in flight finish."""
+        paused = self.spec.paused or self.spec.number in self.kit.resting.numbers
+        if paused == self.paused:
+            return
+        self.paused = paused
+        self.lanes.forgo(self)
+        if paused:
+            self.give_back()
+        else:
+            self.lanes.wake(self.lanes.target)
         self.nudge()
 
     def circuit_changed(self, circuit: Circuit) -> None:

@@ -16,7 +16,7 @@ def rested(
 ) -> Plan:
     """The active wagon's workers are sent home where nothing is to be done, and called back. Unknown is not nothing.
 
-    It keeps its channels: what is published is stored, and the next look wakes it.
+    It keeps its channels: what is published is stored, and the next look wakes it. While it is paused nothing does.
     """
     active = manifest.active
     reading = readings.get(active.number) if active is not None else None
@@ -25,7 +25,7 @@ def rested(
     may, idle = settings.idle_after > 0 and settings.spares == 0, reading.outstanding_in_all == 0
     train, number = manifest.train, active.number
     if active.asleep_at is not None:
-        if may and idle:
+        if may and (idle or manifest.pause_of(active) is not None):
             return Plan(manifest)
         count = reading.outstanding_in_all
         why = (

@@ -14,6 +14,7 @@ import msgspec
 
 from .event import Channel
 from .facts import (
+    WHILE_PAUSED,
     ChannelsAdded,
     ChannelThreatened,
     ChannelUnserved,
@@ -27,6 +28,8 @@ from .facts import (
     OpenRefused,
     ProvisioningFailed,
     RegistrySteppedBack,
+    RemovalAsked,
+    RemovalGivenUp,
     SealWaits,
     StepFailed,
     Switched,
@@ -38,7 +41,7 @@ from .facts import (
 )
 from .lifecycle import LIVE, Move, State
 from .limits import capacity, parse_limit
-from .manifest import Manifest, Request, Wagon, changed, moved, opened, switched
+from .manifest import Manifest, Removal, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
 from .registry import Snapshot
@@ -147,12 +150,15 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
         workers=None if workers is None else max(1, workers),
         idle=workers == 0,
         cut_off_at=wagon.closed_at,
+        paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
     )
 
 
-def load_of(wagon: Wagon, reading: Reading | None, deployment: Deployment | None, now: float) -> Load:
+def load_of(
+    wagon: Wagon, reading: Reading | None, deployment: Deployment | None, now: float, *, paused: bool = False
+) -> Load:
     """The wagon as `allocate` sees it."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     age = reading.oldest_age if reading else None
@@ -163,6 +169,7 @@ def load_of(wagon: Wagon, reading: Reading | None, deployment: Deployment | None
         deployment.workers if deployment else 0,
         next_at=None if age is None else now - age,
         last_at=now if wagon.closed_at is None else wagon.closed_at,
+        paused=paused,
     )
 
 
@@ -281,8 +288,8 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
     if active is None:
         return None
     figures = f"{active.capacity:,} of {active.capacity:,} events taken" if active.capacity else "its channel is full"
-    ready = manifest.ready
-    if ready:
+    ready, on_hold = manifest.ready, manifest.paused is not None and manifest.request is None
+    if ready and not on_hold:
         fact = Switched(
             train=manifest.train,
             old=active.number,
@@ -295,6 +302,8 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
     capped = at_cap(settings, manifest)
     if capped and settings.at_cap == "refuse":
         return Full(f"the cap of {settings.wagons} live wagons is reached, and the active one is full ({figures})")
+    if on_hold:
+        return Plan(manifest, tasks=(Lift(active.number, WHILE_PAUSED),))
     if capped:
         return Plan(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
     if held >= settings.hold:
@@ -353,6 +362,23 @@ def switch_asked(manifest: Manifest, request: Request) -> Plan:
     )
     revision = manifest.revision if request.revision is None else request.revision
     return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
+
+
+def removal_asked(manifest: Manifest, removal: Removal) -> Plan:
+    """The train is being removed, and its processes are asked to end. Idempotent: who asked first stands."""
+    if manifest.removal is not None:
+        return Plan(manifest)
+    fact = RemovalAsked(train=manifest.train, because=removal.why, by=removal.by)
+    return Plan(msgspec.structs.replace(manifest, removal=removal, stops=manifest.stops + 1), (fact,))
+
+
+def removal_given_up(manifest: Manifest, now: float, because: str) -> Plan:
+    """The train goes on after all, with another wagon: its active one may be sealed by now. Idempotent."""
+    if manifest.removal is None:
+        return Plan(manifest)
+    fact = RemovalGivenUp(train=manifest.train, because=because)
+    asked = manifest.request or Request("a removal was given up", now)
+    return Plan(msgspec.structs.replace(manifest, removal=None, request=asked), (fact,))
 
 
 # --- what came of the tasks ---------------------------------------------------------------

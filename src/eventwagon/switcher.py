@@ -26,6 +26,7 @@ from .errors import (
     Sealed,
     StorageBroken,
     TrainFull,
+    TrainPaused,
     Unavailable,
 )
 from .event import Channel, Event
@@ -37,7 +38,7 @@ from .manifest import Manifest, Request, Wagon
 from .registry import Registry
 from .settings import Settings
 from .steps import Full, Lift, Plan, switch_asked, when_full
-from .switching import Switching
+from .switching import Switching, train_removed
 from .tasks import kept_up
 from .text import said
 
@@ -245,8 +246,8 @@ class Switcher(Switching):
                 if self._snapshot.manifest.active is None:
                     await self._pause_for_all(batch, me, pause)
                 continue
-            if manifest.refusing:
-                batch.fail(TrainFull(f"train {self._train}: {manifest.refusing}"))
+            if (refusal := self._refusal(manifest)) is not None:
+                batch.fail(refusal)
                 return
             events = batch.events
             try:
@@ -289,6 +290,18 @@ class Switcher(Switching):
             else:
                 batch.accept(len(events))
                 self._held_since, self._refused_since, self._trouble = None, None, ""
+
+    def _refusal(self, manifest: Manifest) -> PublishError | None:
+        """What publishers are told while the train takes nothing; None while it does."""
+        pause, removal = manifest.paused, manifest.removal
+        if removal is not None:
+            return train_removed(self._train, removal)
+        if pause is not None and pause.publishing:
+            by = f" by {pause.by}" if pause.by else ""
+            return TrainPaused(f"train {self._train} is paused, and so is publishing{by}: {pause.why}")
+        if manifest.refusing:
+            return TrainFull(f"train {self._train}: {manifest.refusing}")
+        return None
 
     async def _unready(self) -> str | None:
         """What keeps this process from publishing at all; None when nothing does."""

@@ -8,10 +8,10 @@ from functools import partial
 
 from .broker import Broker
 from .bulkhead import Bulkhead
-from .errors import Conflict, Defect, EventwagonError
+from .errors import Conflict, Defect, EventwagonError, TrainRemoved
 from .facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
 from .lifecycle import State
-from .manifest import Manifest, changed, sound
+from .manifest import Manifest, Removal, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
 from .steps import Lift, Plan, Provision, created, found, numbered_past, numbers_kept, stepped_back, went_back
@@ -118,10 +118,13 @@ class Switching:
 
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry. Where it is older than what was known before the registry was
-        asked, the registry has stepped back: then that one is taken over."""
+        asked, the registry has stepped back: then that one is taken over. Raises TrainRemoved where the known one said
+        that the train is being removed: then this is another train, or none."""
         known = self._snapshot
         found = await self._registry.read(self._train)
         if self._snapshot is known and found.revision < known.revision:
+            if known.manifest.removal is not None:
+                raise train_removed(self._train, known.manifest.removal)
             await self._take_over(known, found)
         else:
             self.see(found)
@@ -230,8 +233,10 @@ class Switching:
     async def found(self) -> None:
         """See to it that the train has an active wagon: make the first, or finish what a dead founder began.
 
-        Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError.
+        Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError, TrainRemoved.
         """
+        if (removal := self._snapshot.manifest.removal) is not None:
+            raise train_removed(self._train, removal)
         while self._snapshot.manifest.active is None:
             base = self._snapshot
             start = base.manifest
@@ -275,3 +280,12 @@ class Switching:
             return Plan(changed(m, task.number, capacity=None), (fact,))
 
         await self.settle(edit)
+
+
+def train_removed(train: str, removal: Removal) -> TrainRemoved:
+    """What is told while a train is being removed, and after it by processes that knew of that."""
+    by = f" by {removal.by}" if removal.by else ""
+    return TrainRemoved(
+        f"train {train} is removed{by}: {removal.why}. If it stands still, `eventwagon remove {train}` finishes that; then "
+        "a new connection founds it anew"
+    )

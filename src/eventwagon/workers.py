@@ -171,6 +171,8 @@ class Load(NamedTuple):
     """Workers that it has now, those that still finish an event included."""
     next_at: float | None = None
     last_at: float = 0.0
+    paused: bool = False
+    """Nothing of it may be handed out: it needs nobody."""
 
 
 def allocate(workers: Workers, loads: Sequence[Load], *, slo: float | None = None, now: float = 0.0) -> dict[int, int]:
@@ -228,6 +230,8 @@ def _wanted(workers: Workers, loads: Sequence[Load], slo: float | None, now: flo
 
 def _room(load: Load, total: int) -> int:
     """How many workers the wagon can use."""
+    if load.paused:
+        return 0
     wanted = total if load.outstanding is None else load.outstanding
     return min(total, wanted + max(1, total // 4)) if load.state == "active" else min(total, wanted)
 

@@ -91,7 +91,7 @@ def test_a_wagon_gets_a_mapping_for_each_channel_and_loses_them(moto_server: Mot
             _, attributes = await mappings._attributes(spec.channels[0], "VisibilityTimeout") or ("", {})
             assert attributes["VisibilityTimeout"] == "120"  # six times the function's
             await broker.create(spec.channels[0])  # the broker takes its queue as it is
-            assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=5)
+            assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=5, paused=False)
             await mappings.remove(spec.train, 1, grace=5.0)
             await mappings.remove(spec.train, 1, grace=5.0)
             assert await standing(mappings, spec) == []
@@ -116,7 +116,26 @@ def test_workers_and_the_cut_to_zero(moto_server: MotoServer) -> None:
                 found = await standing(mappings, spec)
                 assert [each["ScalingConfig"]["MaximumConcurrency"] for each in found] == [concurrency] * 2
                 assert [each["State"] for each in found] == [state] * 2
-                assert await seen(mappings, spec) == Deployment(number=1, ready=workers > 0, workers=workers)
+                assert await seen(mappings, spec) == Deployment(
+                    number=1, ready=workers > 0, workers=workers, paused=False
+                )
+            await mappings.remove(spec.train, 1, grace=0.0)
+
+    asyncio.run(run())
+
+
+def test_a_paused_wagon_s_mappings_are_disabled_until_it_is_resumed(moto_server: MotoServer) -> None:
+    """It stays ready: a pause is no failed attempt."""
+
+    async def run() -> None:
+        async with function(moto_server) as (_, mappings, broker):
+            spec = await a_wagon(broker, f"train_{token_hex(4)}", workers=3)
+            answers(moto_server, READY)
+            for paused, state in ((False, "Enabled"), (True, "Disabled"), (False, "Enabled")):
+                spec = msgspec.structs.replace(spec, paused=paused)
+                await mappings.ensure(spec)
+                assert [each["State"] for each in await standing(mappings, spec)] == [state] * 2
+                assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=3, paused=paused)
             await mappings.remove(spec.train, 1, grace=0.0)
 
     asyncio.run(run())
@@ -173,7 +192,7 @@ def test_a_wagon_that_is_not_ready_says_why(moto_server: MotoServer) -> None:
                 found = await seen(mappings, spec)
                 assert found is not None
                 assert (found.ready, found.trouble) == (False, trouble)
-            assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=5)
+            assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=5, paused=False)
             missing = msgspec.structs.replace(spec, channels=(Channel(spec.train, 99),))
             await mappings.ensure(missing)
             found = await seen(mappings, spec)

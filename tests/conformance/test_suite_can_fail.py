@@ -415,6 +415,30 @@ class ListsAll(MemoryRegistry):
         return sorted(self._documents)
 
 
+class DeletesTheManifestAlone(MemoryRegistry):
+    async def delete(self, train: str) -> None:
+        self._document(train).newest = Snapshot(Manifest(train=train), 0)
+
+
+class DeletesByTheBeginning(MemoryRegistry):
+    """A pattern that fits other trains' keys too."""
+
+    async def delete(self, train: str) -> None:
+        for name in list(self._documents):
+            if name.startswith(train):
+                await super().delete(name)
+
+
+class CountsOn(MemoryRegistry):
+    """What was deleted is empty, and counts its revisions on."""
+
+    async def delete(self, train: str) -> None:
+        document = self._document(train)
+        revision = document.newest.revision
+        await super().delete(train)
+        document.newest = Snapshot(Manifest(train=train), revision)
+
+
 BROKEN_REGISTRIES: list[tuple[type[MemoryRegistry], str]] = [
     (LastWins, "replace_conflicts"),
     (LastWins, "first_one_wins"),
@@ -424,6 +448,10 @@ BROKEN_REGISTRIES: list[tuple[type[MemoryRegistry], str]] = [
     (NeverForgets, "members_come_and_go"),
     (NeverForgets, "members_time_out"),
     (ListsAll, "absent_train"),
+    (DeletesTheManifestAlone, "delete_leaves_nothing"),
+    (DeletesTheManifestAlone, "founded_anew_after_deletion"),
+    (DeletesByTheBeginning, "delete_leaves_nothing"),
+    (CountsOn, "founded_anew_after_deletion"),
 ]
 
 

@@ -9,7 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventwagon.errors import BrokenManifest, Defect
 from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
-from eventwagon.manifest import Manifest, Wagon, changed, check, decode, encode, moved, opened, switched
+from eventwagon.manifest import Manifest, Pause, Wagon, changed, check, decode, encode, moved, opened, switched
+from eventwagon.pausing import paused, resting, resumed
+from eventwagon.steps import spec_of
 from tests.fuzz import examples
 
 NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)
@@ -24,6 +26,8 @@ class Steps(RuleBasedStateMachine):
         self.now = 1_750_000_000.0
         self.used: set[int] = set()
         self.had_active = False
+        self.paused: set[int | None] = set()
+        """The train (None), and wagons by themselves."""
 
     def pick(self, data: st.DataObject, *states: State) -> int:
         return data.draw(st.sampled_from([w.number for w in self.manifest.in_state(*states)]))
@@ -106,6 +110,28 @@ class Steps(RuleBasedStateMachine):
         with pytest.raises(IllegalMove):
             switched(self.manifest, to=number, now=self.now, because="full")
 
+    @rule(data=st.data(), publishing=st.booleans())
+    def pause(self, data: st.DataObject, publishing: bool) -> None:
+        number = data.draw(st.none() | st.integers(0, self.manifest.next_number))
+        pause = Pause(why="moving", at=self.now, by=f"p{self.now}", publishing=publishing and number is None)
+        step = paused(self.manifest, number, pause)
+        assert paused(step.manifest, number, pause).manifest is step.manifest, "idempotent"
+        self.manifest = step.manifest
+        if number is None or self.manifest.wagon(number) is not None:
+            self.paused.add(number)
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        number = data.draw(st.none() | st.integers(0, self.manifest.next_number))
+        step = resumed(self.manifest, number, self.now, "moved", "")
+        assert bool(step.facts) == (number in self.paused and (number is None or self.stands_still(number)))
+        assert resumed(step.manifest, number, self.now, "moved", "").manifest is step.manifest, "idempotent"
+        self.manifest = step.manifest
+        self.paused.discard(number)
+
+    def stands_still(self, number: int) -> bool:
+        return self.manifest.wagon(number) is not None
+
     @rule(seconds=st.floats(-1, 100))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -116,6 +142,14 @@ class Steps(RuleBasedStateMachine):
         active = self.manifest.in_state(State.ACTIVE)
         assert len(active) == (1 if self.had_active else 0), "exactly one is active once the first is"
         assert all(w.number in self.used for w in self.manifest.wagons)
+
+    @invariant()
+    def what_is_paused_rests(self) -> None:
+        """Whatever else happens to it, and to the train; wagons that come later too."""
+        numbers = {w.number for w in self.manifest.wagons}
+        assert resting(self.manifest) == (numbers if None in self.paused else numbers & self.paused)
+        for w in self.manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE, State.DRAINING):
+            assert spec_of(self.manifest, w, workers=1).paused == (w.number in resting(self.manifest))
 
     @invariant()
     def survives_the_registry(self) -> None:

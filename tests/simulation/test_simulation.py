@@ -34,6 +34,7 @@ from eventwagon.testing.simulation.mutants import (
     HANGING,
     HOSTILE,
     LEAVING,
+    PAUSED,
     STEPPING,
     UNFENCED,
     Mutant,
@@ -160,6 +161,16 @@ def steps_back(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", FENCED)
 def test_a_mutant_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name))
+
+
+def has_pauses(scenario: Scenario) -> bool:
+    return any(h.what == "pause" for h in scenario.by_hand)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PAUSED)
+def test_a_pause_that_is_not_heeded_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_pauses))
 
 
 @pytest.mark.timeout(900)

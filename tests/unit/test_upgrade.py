@@ -28,7 +28,7 @@ def test_fields_that_later_versions_may_add_are_no_harm() -> None:
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:
     with pytest.raises(BrokenManifest, match=r"newer eventwagon .*upgrade this program"):
-        decode(b'{"train":"t","format":4,"wagons":"in another form"}')
+        decode(b'{"train":"t","format":5,"wagons":"in another form"}')
 
 
 def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:

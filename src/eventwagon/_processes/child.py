@@ -84,6 +84,7 @@ class Follower:
                 channels=found.channels,
                 missing=found.missing,
                 open=found.open,
+                paused=found.paused,
             )
             if self._beat_due() or found.number != self._state.number:  # counts change all the time
                 new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)

@@ -195,6 +195,7 @@ class Processes:
             channels=state.channels,
             missing=state.missing,
             open=state.open,
+            paused=state.paused,
         )
 
     # --- starting and looking after -------------------------------------------------------

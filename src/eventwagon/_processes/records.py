@@ -68,6 +68,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Channels that its program has no handler for."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why."""
+    paused: bool | None = None
+    """It hands out nothing, since its wagon is paused."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

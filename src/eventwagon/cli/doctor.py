@@ -23,7 +23,7 @@ from ..errors import ChannelGone, Conflict, EventwagonError, Sealed, UsageError
 from ..event import Channel, Event, new_ids
 from ..manifest import Manifest
 from ..redaction import shown
-from ..registry import Erasing, Member, Registry
+from ..registry import Member, Registry
 from ..text import escaped
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, out, say, words
 
@@ -148,10 +148,9 @@ async def examine(drivers: Drivers) -> dict[str, Examination]:
         is_broker_there, is_registry_there = for_broker.well, for_registry.well
 
         async def leave() -> None:
-            if is_registry_there and isinstance(registry, Erasing):
-                erasing = registry
+            if is_registry_there:
                 await for_registry.attempt(
-                    "leave nothing behind", lambda: erasing.erase(train), always=True, makes=True
+                    "leave nothing behind", lambda: registry.delete(train), always=True, makes=True
                 )
 
         try:

@@ -21,7 +21,7 @@ from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
 from ..losses import GONE
-from ..manifest import Manifest, Wagon
+from ..manifest import Manifest, Pause, Wagon
 from ..redaction import shown
 from ..registry import Member
 from ..text import escaped
@@ -60,6 +60,8 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     revision: str
     asleep: bool
+    paused: str
+    """Why none of its events is handed out, since when, and who paused it; empty while they are."""
     age: float
     reason: str
     opened_at: float
@@ -81,6 +83,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     refusing: str
     stepped_back: str
     """When the registry was found to have stepped back to an older manifest; empty: never."""
+    paused: str
+    """Why the whole train is paused, since when, and who paused it; empty while it is not."""
+    removal: str
+    """Why the train is being removed, and who asked for it."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
     threatened: list[str]
@@ -140,9 +146,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         workers[a.number] = workers.get(a.number, 0) + a.workers
     for a in (a for m in members for a in m.deployed):  # several observers tell of the same processes
         workers[a.number] = max(workers.get(a.number, 0), a.workers)
-    wagons = [
-        _live(manifest.train, w, depths.get(w.number, {}), workers.get(w.number, 0), now) for w in manifest.wagons
-    ]
+    wagons = [_live(manifest, w, depths.get(w.number, {}), workers.get(w.number, 0), now) for w in manifest.wagons]
     gone: dict[int, WagonView] = {}
     if removed:
         async for entry in c.journal():
@@ -167,6 +171,8 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         watched=_watched(manifest),
         refusing=manifest.refusing,
         stepped_back=_stepped_back(manifest, now),
+        paused=_paused(manifest.paused, now),
+        removal=_removing(manifest),
         open=opened,
         threatened=sorted(
             {d.trouble for of in depths.values() for d in of.values() if d.trouble} | await _gone(c, manifest, depths)
@@ -208,6 +214,19 @@ def _stepped_back(manifest: Manifest, now: float) -> str:
     return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 
 
+def _paused(pause: Pause | None, now: float) -> str:
+    if pause is None:
+        return ""
+    who = f" by {pause.by}" if pause.by else ""
+    refused = "; publishers are refused" if pause.publishing else ""
+    return f"{span(max(0.0, now - pause.at))} ago{who}: {pause.why}{refused}"
+
+
+def _removing(manifest: Manifest) -> str:
+    removal = manifest.removal
+    return "" if removal is None else f"{removal.why} (by {removal.by})" if removal.by else removal.why
+
+
 def _watched(manifest: Manifest) -> str:
     watch = manifest.watch
     if watch is None:
@@ -220,13 +239,13 @@ def _held(depth: Depth) -> int | None:
     return None if depth.published is None or depth.settled is None else depth.published - depth.settled
 
 
-def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int, now: float) -> WagonView:
+def _live(manifest: Manifest, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int, now: float) -> WagonView:
     ingress = depths.get("", Depth())
     inner = [_held(d) for name, d in depths.items() if name not in ("", DEAD)]
     known = [i for i in inner if i is not None]
     return WagonView(
         number=wagon.number,
-        name=str(Channel(train, wagon.number)),
+        name=str(Channel(manifest.train, wagon.number)),
         state=wagon.state,
         published=ingress.published,
         limit=wagon.capacity,
@@ -239,14 +258,23 @@ def _live(train: str, wagon: Wagon, depths: dict[str, Depth] | Any, workers: int
         workers=workers,
         revision=wagon.revision,
         asleep=wagon.asleep_at is not None,
+        paused=_paused(manifest.pause_of(wagon), now),
         age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
-        reason="asleep: nothing to do"
-        if wagon.asleep_at
-        else wagon.trouble or wagon.closed_because or wagon.opened_because,
+        reason=_reason(manifest, wagon, now),
         opened_at=wagon.opened_at,
         sealed_at=wagon.sealed_at,
         drained_at=wagon.drained_at,
     )
+
+
+def _reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
+    if manifest.paused is not None:
+        return "paused with the train"
+    if wagon.paused is not None:
+        return f"paused {_paused(wagon.paused, now)}"
+    if wagon.asleep_at is not None:
+        return "asleep: nothing to do"
+    return wagon.trouble or wagon.closed_because or wagon.opened_because
 
 
 def _removed(train: str, fact: WagonRemoved) -> WagonView:
@@ -266,6 +294,7 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
         workers=0,
         revision=w.revision,
         asleep=False,
+        paused="",
         age=max(0.0, (w.drained_at or w.closed_at or w.opened_at) - (w.active_at or w.opened_at)),
         reason=w.closed_because or w.trouble,
         opened_at=w.opened_at,
@@ -287,6 +316,11 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     parts += [Text(f"{w.name} lost {w.lost:,} events", style="bold red") for w in rows if w.lost]
     parts += [Text(why, style="bold red") for why in view.threatened]
+    if view.removal:
+        parts.append(words(f"the train is being removed: {view.removal}", "bold red"))
+    if view.paused:
+        parts.append(words(f"the train was paused {view.paused}", "bold yellow"))
+    parts += [words(f"{w.name} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused]
     if view.refusing:
         parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     if view.stepped_back:

@@ -1,4 +1,4 @@
-"""`switch`, `drain`, `stop`: what a person may want now, whatever the limit says."""
+"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: what a person may want now, whatever the limit says."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ..connection import Connection
 from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..facts import SwitchGivenUp, sentence
+from ..redaction import shown
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
-from .target import reached
+from .serve import Infrastructure
+from .target import reached, reached_if_known
 
 Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
 By = Annotated[
@@ -80,6 +82,9 @@ async def drain(
     deadline = loop.time() + timeout
     async with reached(target, url) as c:
         await _warn_without(c, "work", "nothing is handled until one is")
+        for wagon in c.manifest.wagons:
+            if c.manifest.pause_of(wagon) is not None:
+                say(f"wagon {wagon.number} is paused: it drains once it is resumed")
         old, _ = await _switched(c, reason, by, timeout)
 
         async def left() -> str:
@@ -95,6 +100,68 @@ async def drain(
 
         await _until(c.wait_drained(old), deadline, "draining", left)
         line(f"every wagon up to {old} is drained and removed")
+
+
+OneWagon = Annotated[int | None, typer.Option("--wagon", min=1, help="Only this wagon: the others feel nothing.")]
+
+
+@job
+async def pause(
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    wagon: OneWagon = None,
+    publishing: Annotated[
+        bool, typer.Option("--publishing", help="Refuse publishers too (TrainPaused). Else events go on being stored.")
+    ] = False,
+    reason: Reason = "by hand",
+    by: By = None,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Hand out no further event until `resume`, and wait until every process heeds it.
+
+    Handlers in flight finish; what was fetched goes back without an attempt. The pause stands in the manifest: it
+    outlives every process. While a whole train is paused no limit switches wagons.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    async with reached(target, url) as c:
+        await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
+        what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
+        while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
+            if asyncio.get_running_loop().time() >= deadline:
+                who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
+                raise Ended(
+                    Code.NOT_IN_TIME,
+                    f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
+                    "as soon as it sees the manifest; one that is away hands out what it has until it ends",
+                )
+            await asyncio.sleep(0.05)
+        for h in await c.heedless():
+            if not h.can and wagon in (None, h.number):
+                say(
+                    f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run"
+                )
+        pause = c.manifest.paused
+        refused = wagon is None and pause is not None and pause.publishing
+        line(f"{what} is paused: no event is handed out; publishers {'are refused' if refused else 'go on'}")
+
+
+@job
+async def resume(
+    target: Anchor, url: Url = DEFAULT_URL, wagon: OneWagon = None, reason: Reason = "by hand", by: By = None
+) -> None:
+    """End the pause of a train, or with --wagon that of one wagon alone: neither ends the other."""
+    async with reached(target, url) as c:
+        was = await c.resume(reason, wagon=wagon, by=by)
+        what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
+        line(f"{what} is resumed" if was else f"{what} was not paused{'' if wagon is None else ' by itself'}")
+        manifest = c.manifest
+        if wagon is not None and manifest.paused is not None:
+            say(f"the whole train is paused still: eventwagon resume {c.train.name}")
+        if wagon is None:
+            for each in (w for w in manifest.wagons if w.paused is not None):
+                say(
+                    f"wagon {each.number} is paused by itself still: eventwagon resume {c.train.name} --wagon {each.number}"
+                )
 
 
 @job
@@ -119,6 +186,39 @@ async def stop(
 
         await _until(gone(), deadline, "ending", left)
         line(f"{len(before)} process{'es' if len(before) != 1 else ''} ended" if before else "no process was alive")
+
+
+@job
+async def remove(
+    target: Anchor,
+    url: Url = DEFAULT_URL,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Whatever is left: ask living processes to end, delete events and dead letters unhandled."
+        ),
+    ] = False,
+    orchestrator: Infrastructure = None,
+    reason: Reason = "by hand",
+    by: By = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.0, help="With --force: seconds for living processes to end.")
+    ] = 60.0,
+) -> None:
+    """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers' units.
+
+    Refused while events or dead letters are left, or processes that run it are alive. What was cut short is finished by
+    calling it again.
+    """
+    async with reached_if_known(target, url, orchestrator=orchestrator) as (c, known):
+        name = c.train.name
+        done = await c.remove(reason, force=force, timeout=max(timeout, 0.001), by=by)
+        if not done.existed and not done.channels:
+            there = f"; there are: {', '.join(known)}" if known else ""
+            line(f"there is no train {name!r} at {shown(url)}: nothing to remove{there}")
+            return
+        units = f", {done.units} units of workers" if done.units else ""
+        line(f"{name} is removed: {done.channels} channels{units}, its journal and its manifest")
 
 
 async def _switched(
@@ -154,9 +254,9 @@ async def _until(done: Awaitable[None], deadline: float, doing: str, left: Calla
     """Wait for it with a live count. Raises Ended when the deadline passes."""
     console = err()
     task = asyncio.ensure_future(done)
-    shown = console.status(doing) if console.is_terminal else nullcontext()
+    spinning = console.status(doing) if console.is_terminal else nullcontext()
     try:
-        with shown as spinner:
+        with spinning as spinner:
             while not task.done():
                 now = asyncio.get_running_loop().time()
                 if now >= deadline:

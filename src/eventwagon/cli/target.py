@@ -9,14 +9,14 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..connection import Connection
-from ..drivers import open_drivers
+from ..drivers import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name
 from ..facts import Listener
@@ -78,6 +78,26 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
         await _check_known(registry, name, url, bool(snapshot.revision))
     async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
         yield c
+
+
+@asynccontextmanager
+async def reached_if_known(
+    target: str, url: str, *, orchestrator: str | None = None
+) -> AsyncIterator[tuple[Connection, Sequence[str]]]:
+    """The same, whether or not the train is known at `url`, and with the names of those that are; with an orchestrator,
+    for which TARGET has to be a program. Raises UsageError."""
+    train = load_train(target) if ":" in target else None
+    if orchestrator is not None and train is None:
+        raise UsageError(f"--orchestrator needs the train's program as TARGET: module:attribute, not {target!r}")
+    name = train.name if train else _train_name(target)
+    registry = open_drivers(url).registry
+    async with registry:
+        snapshot = await registry.read(name)
+        known = await registry.trains()
+    train = train or follower(name, dict(snapshot.manifest.declared))
+    infrastructure = open_orchestrator(orchestrator, Program(target, url, train.settings)) if orchestrator else None
+    async with train.connect(url, listeners=(), orchestrator=infrastructure) as c:
+        yield c, known
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from ..event import Event
-from ..facts import Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
+from ..facts import DeliveryPaused, DeliveryResumed, Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
 from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, line, local_time, out, say
 from .target import reached, registered
 
@@ -50,6 +50,8 @@ def _concerns(entry: Entry, number: int) -> bool:
             return number in (old, new)
         case WagonOpened(number=n, unit=unit):
             return number in (n, unit)
+        case DeliveryPaused(number=None) | DeliveryResumed(number=None):
+            return True
         case WagonRemoved(wagon=wagon):
             return wagon.number == number
         case fact:

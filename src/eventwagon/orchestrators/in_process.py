@@ -56,6 +56,11 @@ class Serving(Protocol):
         """Channels whose circuit breaker is open, and why."""
         ...
 
+    @property
+    def paused(self) -> bool:
+        """It hands out nothing, since its wagon is paused."""
+        ...
+
     on_trouble: Callable[[], object]
     """Called when it can't be served any more, for it to be started anew."""
 
@@ -136,6 +141,7 @@ class InProcess:
             failed=serving.failed,
             channels=serving.channels,
             open=serving.open,
+            paused=serving.paused,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:

@@ -247,6 +247,17 @@ class DynamoDBRegistry:
                     newer += int(item["count"]["N"])
             await self._table.remove_all(old)
 
+    async def delete(self, train: str) -> None:
+        try:
+            for what in ("members", "journal"):
+                async for page in self._table.pages(self._pk(what, train), only="pk, sk"):
+                    await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
+            for key in (self._head(train), self._manifest(train)):
+                await self._table.remove(key)
+        except TROUBLE as e:
+            raise explain(e, f"deleting {train}", self.place) from e
+        self._ring(train)
+
     async def trains(self) -> Sequence[str]:
         pk, _ = self._manifest("")
         try:
@@ -260,16 +271,6 @@ class DynamoDBRegistry:
             return await inspect_table(self._clients, is_new=self._table.is_new)
         except TROUBLE as e:
             raise explain(e, "reading the settings", self.place) from e
-
-    async def erase(self, train: str) -> None:
-        """See Erasing."""
-        try:
-            for what in ("members", "journal"):
-                async for page in self._table.pages(self._pk(what, train), only="pk, sk"):
-                    await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
-            await self._table.remove_all([self._head(train), self._manifest(train)])
-        except TROUBLE as e:
-            raise explain(e, f"erasing {train}", self.place) from e
 
 
 class _Changes:

@@ -164,6 +164,22 @@ class KafkaRegistry:
                 yield facts.decode_entry(message.value() or b"")
             at = (some[-1].offset() or 0) + 1
 
+    async def delete(self, train: str) -> None:
+        if (task := self._trains.pop(train, None)) is not None:
+            standing = (await asyncio.gather(task, return_exceptions=True))[0]
+            if isinstance(standing, _Train):
+                standing.log.leave()
+        admin = self._have.admin
+        for topic in (self._prefix + train + _JOURNAL, self._prefix + train + _MANIFEST):
+            await admin.delete(topic)
+        deadline = time.monotonic() + self._options.timeout
+        while await admin.describe(self._prefix + train + _MANIFEST) is not None:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"Kafka at {self._options.servers}: the topics of {train} were deleted and stand still"
+                )
+            await asyncio.sleep(0.02)
+
     async def trains(self) -> Sequence[str]:
         names = await self._have.admin.names()
         form = re.compile(rf"{re.escape(self._prefix)}([a-z][a-z0-9_-]*){re.escape(_MANIFEST)}")
@@ -179,20 +195,6 @@ class KafkaRegistry:
             for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
         ]
         return await inspect(self._have.admin, topics)
-
-    async def erase(self, train: str) -> None:
-        """See Erasing."""
-        task = self._trains.pop(train, None)
-        found = (await asyncio.gather(task, return_exceptions=True))[0] if task else None
-        if isinstance(found, _Train):
-            found.log.leave()
-        admin = self._have.admin
-        for topic in (self._prefix + train + _JOURNAL, self._prefix + train + _MANIFEST):
-            await admin.delete(topic)
-            deadline = time.monotonic() + self._options.timeout
-            # a broker that does not know yet would hold up whoever asks for the train
-            while await admin.describe(topic) is not None and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
 
     async def _exists(self, train: str) -> bool:
         try:

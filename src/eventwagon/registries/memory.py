@@ -81,12 +81,14 @@ class MemoryRegistry:
         for entry in journal if last is None else journal[max(0, len(journal) - last) :]:
             yield entry
 
+    async def delete(self, train: str) -> None:
+        if (document := self._documents.get(train)) is not None:
+            document.members.clear()
+            document.journal.clear()
+            document.newest = Snapshot(Manifest(train=train), 0)
+
     async def trains(self) -> Sequence[str]:
         return sorted(train for train, document in self._documents.items() if document.newest.revision)
-
-    async def erase(self, train: str) -> None:
-        """See Erasing."""
-        self._documents.pop(train, None)
 
     def _document(self, train: str) -> _Document:
         return self._documents.setdefault(train, _Document(train))

@@ -260,6 +260,14 @@ class RedisRegistry:
         )
         return found
 
+    async def delete(self, train: str) -> None:
+        what, keys = (
+            f"deleting {train}",
+            [self._key(train, part) for part in ("members", "alive", "journal", "manifest")],
+        )
+        await self._client.command(what, keys[-1], "DEL", *keys)
+        await self._client.command(what, self._trains, "SREM", self._trains, train)
+
     async def trains(self) -> Sequence[str]:
         what = "listing the trains"
         names = sorted(
@@ -272,13 +280,6 @@ class RedisRegistry:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         return await inspect(self._client)
-
-    async def erase(self, train: str) -> None:
-        """See Erasing. Unlisted last, so that a try that failed can be repeated by whoever finds the name."""
-        what = f"erasing {train}"
-        keys = [self._key(train, part) for part in ("manifest", "members", "alive", "journal")]
-        await self._client.command(what, keys[0], "UNLINK", *keys)
-        await self._client.command(what, self._trains, "SREM", self._trains, train)
 
 
 class _Changes:

@@ -161,6 +161,13 @@ class SQLiteRegistry:
             train, Op(lambda turn: turn.db.execute(sql, (after, end, _PAGE)).fetchall(), absent=list)
         )
 
+    async def delete(self, train: str) -> None:
+        def run(turn: Turn) -> None:
+            turn.db.execute("DELETE FROM member; DELETE FROM journal; DELETE FROM manifest")
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
+        await asyncio.to_thread(self._place.clear, train)
+
     async def trains(self) -> Sequence[str]:
         names = await asyncio.to_thread(_on_disk, self.directory)
         ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
@@ -170,16 +177,6 @@ class SQLiteRegistry:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         return await asyncio.to_thread(inspect, self.directory)
-
-    async def erase(self, train: str) -> None:
-        """See Erasing. Takes the directory along if this process made it and nothing else stands there."""
-
-        def run(turn: Turn) -> None:
-            for table in ("journal", "member", "manifest"):
-                turn.db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
-
-        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
-        await asyncio.to_thread(self._place.clear, train)
 
 
 class _Changes:

@@ -68,7 +68,7 @@ WAGON = Format(
     dead="SELECT NOT EXISTS (SELECT 1 FROM channel)",
     added=(("claim", "owner", "INTEGER NOT NULL DEFAULT 0"),),
 )
-OWN = msgspec.structs.replace(WAGON, what="a train's file", dead=None)
+OWN = msgspec.structs.replace(WAGON, what="a train's file")
 
 # Seqs count from 1, and no event after `received` is ever deleted: so the newest seq is the total published, and
 # publishing need not rewrite the channel's row.

@@ -35,8 +35,9 @@ class LambdaMappings:
     `eventwagon.orchestrators.aws.handler` makes. `place` must be the one of the train's `sqs://` URL.
 
     A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to `batch`
-    events at a time; with 0 the mapping is disabled, and the wagon not ready. A spec's `revision` is a version or alias of the function. Ready: all mappings are
-    enabled and the function, called with a probe, said that it can serve these channels.
+    events at a time; with 0 the mapping is disabled, and the wagon not ready. While the wagon is paused it is disabled,
+    too, which AWS takes up to a minute for; calls under way go on, and AWS may make more until then. A spec's `revision`
+    is a version or alias of the function. Ready: all mappings are as they should be and the function, called with a probe, said that it can serve these channels.
     """
 
     def __init__(self, function: str, place: Place | None = None, *, batch: int = 10) -> None:
@@ -122,7 +123,7 @@ class LambdaMappings:
         wanted: dict[str, Any] = {
             "FunctionName": name,
             "BatchSize": self._batch,
-            "Enabled": workers > 0,
+            "Enabled": workers > 0 and not spec.paused,
             "FunctionResponseTypes": ["ReportBatchItemFailures"],
             "ScalingConfig": {"MaximumConcurrency": max(_LEAST, min(_MOST, workers))},
         }
@@ -198,6 +199,7 @@ class LambdaMappings:
             workers=spec.workers or 0,
             revision=spec.revision,
             trouble=trouble,
+            paused=spec.paused and not trouble,
         )
         self._seen[key] = (unit, now, found)
         return found
@@ -205,7 +207,7 @@ class LambdaMappings:
     async def _trouble(self, unit: Unit) -> str:
         """Why it is not ready; empty when it is."""
         spec = unit.spec
-        wanted = "Enabled" if spec.workers != 0 else "Disabled"
+        wanted = "Enabled" if spec.workers != 0 and not spec.paused else "Disabled"
         for channel in spec.channels:
             queue = await self._attributes(channel, "QueueArn")
             if queue is None:

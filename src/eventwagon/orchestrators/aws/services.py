@@ -269,6 +269,7 @@ class ECSServices:
             revision=spec.revision,
             trouble=trouble,
             open={name: why for each in mine for name, why in each.open.items()},
+            paused=all(each.paused for each in mine) if mine else None,
         )
 
     async def _tells(self, name: str, train: str) -> str:

@@ -247,6 +247,7 @@ class Kubernetes:
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
             open={name: why for a in attached for name, why in a.open.items()},
+            paused=all(a.paused for a in attached) if attached else None,
         )
 
     async def _own_image(self) -> str:

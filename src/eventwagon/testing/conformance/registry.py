@@ -17,7 +17,7 @@ from ...errors import Conflict
 from ...facts import DECISIONS, Entry
 from ...lifecycle import State
 from ...manifest import FORMAT, Manifest
-from ...registry import Attachment, Erasing, Member, Registry, Snapshot
+from ...registry import Attachment, Member, Registry, Snapshot
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
 
@@ -377,24 +377,47 @@ async def stays_when_closed(t: RegistryTrial) -> None:
 
 
 @suite.check()
-async def erases_a_train(t: RegistryTrial) -> None:
-    """Where a registry can erase a train, nothing is left of that one, and another stays; it can be founded again."""
-    registry = t.registry
-    if not isinstance(registry, Erasing):
-        return
-    stays = f"{t.train}_2"
-    for train in (t.train, stays):
-        await registry.replace(train, Manifest(train=train), expect=0, entries=[t.entry(train)])
-        await registry.check_in(train, Member(name="a"), ttl=600.0)
-    for _ in range(2):
-        await registry.erase(t.train)
-        async with t.another() as other:
-            for each in (registry, other):
-                same((await each.read(t.train)).revision, 0, "the erased manifest's revision")
-                same(list(await each.members(t.train)), [], "the erased train's members")
-                same(await t.journal(each), [], "the erased journal")
-                same([train in list(await each.trains()) for train in (t.train, stays)], [False, True], "trains")
-    same([m.name for m in await registry.members(stays)], ["a"], "the other train's members")
-    same((await t.first()).manifest.train, t.train, "the train, founded again")
-    await registry.erase(t.train)
-    await registry.erase(stays)
+async def delete_leaves_nothing(t: RegistryTrial) -> None:
+    """Manifest, members and journal are gone, for this process and for one that comes later; the train is listed no more,
+    and others are as they were. Deleting again changes nothing."""
+    other = f"{t.train}_2"
+    kept = await t.registry.replace(other, Manifest(train=other), expect=0, entries=[t.entry("other")])
+    await t.registry.check_in(other, Member(name="b"), ttl=600.0)
+    await t.registry.replace(t.train, _full(t.train), expect=0, entries=[t.entry("1")])
+    await t.registry.append(t.train, [t.entry(str(i)) for i in range(700)])
+    for name in ("a", "b"):
+        await t.registry.check_in(t.train, Member(name=name), ttl=600.0)
+    await t.registry.delete(t.train)
+    async with t.another() as later:
+        for _ in range(2):
+            for registry in (t.registry, later):
+                same((await registry.read(t.train)).revision, 0, "the revision")
+                same([m.name for m in await registry.members(t.train)], [], "members")
+                same(await t.journal(registry), [], "journal")
+                holds(t.train not in await registry.trains(), "a deleted train is listed")
+            await later.delete(t.train)
+        same(await later.read(other), kept, "another train")
+        same([m.name for m in await later.members(other)], ["b"], "another train's members")
+    await t.registry.delete(other)
+
+
+@suite.check()
+async def delete_of_what_was_never_there_creates_nothing(t: RegistryTrial) -> None:
+    """Absent is success."""
+    await t.registry.delete(t.train)
+    holds(t.train not in await t.registry.trains(), "it is listed")
+    same((await t.registry.read(t.train)).revision, 0, "the revision")
+
+
+@suite.check()
+async def founded_anew_after_deletion(t: RegistryTrial) -> None:
+    """The same name begins from nothing."""
+    for _ in range(3):
+        stored = await t.registry.replace(t.train, _full(t.train), expect=0, entries=[t.entry("1")])
+        await t.registry.check_in(t.train, Member(name="a"), ttl=600.0)
+        async with t.another() as later:
+            same(await later.read(t.train), stored, "what is read")
+            same(await t.journal(later), ["1"], "journal")
+            await later.replace(t.train, Manifest(train=t.train, turns=1), expect=stored.revision)
+        await t.registry.delete(t.train)
+    same([m.name for m in await t.registry.members(t.train)], [], "members")

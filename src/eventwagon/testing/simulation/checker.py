@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ...facts import ChannelsAdded
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code
+from .check_pauses import pauses_hold
 from .guests import REFUSED, guest, is_strict, may_die, may_fail
 from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Revised, SteppedBack, Tried
 from .run import Run
@@ -45,6 +46,9 @@ def evidence(run: Run) -> Evidence:
         kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and could),
         punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
+        heard_within=None
+        if run.scenario.faults or run.scenario.guests
+        else run.scenario.latency + run.scenario.answers,
         unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
 
@@ -98,7 +102,8 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from capped(case.history, case.wagons)
     yield from _alive(case)
     yield from _strangers(books, case)
-    yield from _paused(case)
+    yield from _put_off(case)
+    yield from pauses_hold(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:
@@ -169,7 +174,7 @@ def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:
             yield Violation(invariant="strangers", says=says, key=record.key, moments=(record.seq,))
 
 
-def _paused(case: Evidence) -> Iterator[Violation]:
+def _put_off(case: Evidence) -> Iterator[Violation]:
     """An event does not come again before the pause is over that its handler asked for."""
     put_off: dict[str, PutOff] = {}
     for record in case.history if case.punctual else ():

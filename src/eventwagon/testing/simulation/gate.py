@@ -77,6 +77,10 @@ class Gated(Protocol):
         """kill -9; a new process after so long."""
         ...
 
+    def seen(self, snapshot: Snapshot) -> None:
+        """It was given this manifest."""
+        ...
+
     def jump(self, seconds: float) -> None:
         """Its wall clock jumps."""
         ...
@@ -357,7 +361,11 @@ class GatedRegistry(AlwaysOpen):
         self._truth = gate.process.world.registry
 
     async def read(self, train: str) -> Snapshot:
-        return await self._gate.call("read", partial(self._truth.read, train))
+        return self._seen(await self._gate.call("read", partial(self._truth.read, train)))
+
+    def _seen(self, snapshot: Snapshot) -> Snapshot:
+        self._gate.process.seen(snapshot)
+        return snapshot
 
     async def replace(
         self,
@@ -370,7 +378,7 @@ class GatedRegistry(AlwaysOpen):
         beyond: int = 0,
     ) -> Snapshot:
         effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
-        return await self._gate.call("replace", effect)
+        return self._seen(await self._gate.call("replace", effect))
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:
         return _News(self._gate, train)
@@ -387,6 +395,9 @@ class GatedRegistry(AlwaysOpen):
     async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
         async for entry in self._truth.entries(train, last=last):
             yield entry
+
+    async def delete(self, train: str) -> None:
+        await self._gate.call("delete", partial(self._truth.delete, train))
 
     async def trains(self) -> Sequence[str]:
         return await self._truth.trains()
@@ -435,4 +446,5 @@ class _News:
                 async with asyncio.timeout(0):
                     snapshot = await self._inner.__anext__()
         self._before = snapshot
+        process.seen(snapshot)
         return snapshot

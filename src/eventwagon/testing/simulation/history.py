@@ -84,6 +84,12 @@ class SteppedBack(Record, frozen=True):
     manifest: Manifest
 
 
+class Seen(Record, frozen=True):
+    """The process was given a manifest of this revision."""
+
+    revision: int
+
+
 class Noted(Record, frozen=True):
     facts: tuple[Decision, ...]
 
@@ -102,6 +108,14 @@ class Refused(Record, frozen=True):
 
     key: str
     why: str
+
+
+class Begun(Record, frozen=True):
+    """An event was handed out: a handler has begun."""
+
+    channel: Channel
+    id: str
+    key: str
 
 
 class Handled(Record, frozen=True):

@@ -34,7 +34,7 @@ from ...brokers import memory as memory_module
 from ...circuits import Circuits
 from ...crew import Lanes
 from ...errors import EventwagonError, PublishUncertain, Unavailable
-from ...event import DEAD, Channel, Event, new_ids
+from ...event import DEAD, Channel, Event, born, new_ids
 from ...facts import Fact
 from ...feed import Feed
 from ...gate import Gate
@@ -42,6 +42,7 @@ from ...gathering import Batch
 from ...lease import Lease
 from ...lifecycle import LIVE, Move, State
 from ...manifest import Manifest, Wagon, moved
+from ...member import Membership
 from ...observer import Observer
 from ...orchestrator import Deployment
 from ...orchestrators import in_process as in_process_module
@@ -85,6 +86,8 @@ LEAVING: dict[str, Mutant] = {}
 """Those of processes that leave, for scenarios in which some do and nothing else goes wrong."""
 HANGING: dict[str, Mutant] = {}
 """Those for scenarios in which some calls are never answered."""
+PAUSED: dict[str, Mutant] = {}
+"""Those for scenarios in which somebody pauses and resumes."""
 DEFECTS: dict[str, Mutant] = {}
 """Those whose own failing must be seen though a bulkhead holds it up."""
 RARE: dict[str, Mutant] = {}
@@ -795,6 +798,69 @@ def _moving_waits() -> Iterator[None]:
         yield
 
 
+@_mutant("a pause is not heeded", "paused", PAUSED)
+def _pause_not_heeded() -> Iterator[None]:
+    with mock.patch.object(member_module, "resting", return_value=frozenset()), _specs_silent():
+        yield
+
+
+@_mutant("what was fetched before a pause is handed out", "paused", PAUSED)
+def _fetched_handed_out() -> Iterator[None]:
+    """Only fetching stops."""
+
+    def mutant(self: Feed) -> float | None:
+        if self.circuit.held:
+            return None
+        if self.buffer:
+            return born(self.buffer[0].event)
+        return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    def heed(self: Serving) -> None:
+        self.paused = self.spec.paused or self.spec.number in self.kit.resting.numbers
+        self.lanes.wake(self.lanes.target)
+        self.nudge()
+
+    with mock.patch.object(Feed, "began", property(mutant)), mock.patch.object(Serving, "heed_pause", heed):
+        yield
+
+
+@_mutant("a pause waits for who else is alive", "paused", PAUSED)
+def _pause_waits() -> Iterator[None]:
+    """A process that works hears of it only when it next looks after its wagons."""
+    with mock.patch.object(Membership, "_heed", Membership.poke):
+        yield
+
+
+@_mutant("the end of a pause is not heard", "I7", PAUSED)
+def _resume_not_heard() -> Iterator[None]:
+    heed = Serving.heed_pause
+
+    def mutant(self: Serving) -> None:
+        if not self.paused:
+            heed(self)
+
+    with mock.patch.object(Serving, "heed_pause", mutant):
+        yield
+
+
+@_mutant("limits are heeded while a train is paused", "paused", PAUSED)
+def _limits_heeded() -> Iterator[None]:
+    with mock.patch.object(_Draft, "on_hold", return_value=False):
+        yield
+
+
+@contextmanager
+def _specs_silent() -> Iterator[None]:
+    """What wagons should have says nothing of pauses."""
+    spec_of = steps_module.spec_of
+
+    def silent(*of: Any, **more: Any) -> Any:
+        return msgspec.structs.replace(spec_of(*of, **more), paused=False)
+
+    with mock.patch.object(member_module, "spec_of", silent):
+        yield
+
+
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows it."""
     looks = count(1)
@@ -836,5 +902,15 @@ def _wrong_argument() -> Iterator[None]:
         yield
 
 
-ALL: dict[str, Mutant] = {**FENCED, **UNFENCED, **HOSTILE, **LEAVING, **HANGING, **DEFECTS, **STEPPING, **RARE}
+ALL: dict[str, Mutant] = {
+    **FENCED,
+    **UNFENCED,
+    **HOSTILE,
+    **LEAVING,
+    **HANGING,
+    **PAUSED,
+    **DEFECTS,
+    **STEPPING,
+    **RARE,
+}
 """Each of them, by name."""

@@ -16,6 +16,7 @@ from ...errors import EventwagonError, PublishError, Reject, Retry, Snooze
 from ...event import Channel, Event
 from ...facts import Fact
 from ...limits import parse_limit
+from ...registry import Snapshot
 from ...text import said
 from ...train import Train
 from ...worker import Context
@@ -39,6 +40,7 @@ from .guests import (
 from .history import (
     Accepted,
     Asked,
+    Begun,
     Crashed,
     Ended,
     Faulted,
@@ -49,6 +51,7 @@ from .history import (
     Refused,
     Resumed,
     Running,
+    Seen,
     Started,
     Tried,
 )
@@ -113,6 +116,8 @@ class Process(Actor):
         self.asked_to_end = asyncio.Event()
         self.calls: dict[str, int] = {}
         self.publishing = 0
+        self._seen = 0
+        """The newest revision of the manifest that it was given."""
         self.pools: list[Lanes] = []
         """Its workers."""
         self.owners: set[str] = set()
@@ -240,10 +245,15 @@ class Process(Actor):
         self.slot.by_hand.remove(hand)
         self.world.record(Asked, what=hand.what)
         with suppress(Exception):  # whoever asked would ask again
-            if hand.what == "stop":
-                await connection.request_stop()
-            else:
-                await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
+            match hand.what:
+                case "stop":
+                    await connection.request_stop()
+                case "pause":
+                    await connection.pause(wagon=_wagon(connection, hand), publishing=hand.publishing)
+                case "resume":
+                    await connection.resume(wagon=_wagon(connection, hand))
+                case "switch":
+                    await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 
     # --- handling -------------------------------------------------------------------------
 
@@ -274,6 +284,7 @@ class Process(Actor):
 
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
+            self.world.record(Begun, channel=where, id=ctx.event.id, key=payload)
             try:
                 if left := _LEFT.get():
                     self.world.record(Leaked, key=payload, left_by=left)
@@ -404,6 +415,12 @@ class Process(Actor):
     def cut(self, seconds: float) -> None:
         self.cut_until = asyncio.get_running_loop().time() + seconds
 
+    def seen(self, snapshot: Snapshot) -> None:
+        """It was given this manifest."""
+        if snapshot.revision > self._seen:
+            self._seen = snapshot.revision
+            self.world.record(Seen, by=self.name, revision=snapshot.revision)
+
     def jump(self, seconds: float) -> None:
         self.slot.jumped += seconds
 
@@ -453,6 +470,14 @@ def _breaker(scenario: Scenario) -> Breaker | None:
     if scenario.breaker:
         return Breaker(last=4, least=3, sparse=0.5, events=2, share=0.5, pause=0.2, pause_most=0.5)
     return None if scenario.poison or scenario.guests else Breaker()
+
+
+def _wagon(connection: Connection, hand: ByHand) -> int | None:
+    manifest = connection.manifest
+    active = manifest.active
+    if not hand.wagon or active is None:
+        return None
+    return active.number if hand.wagon == "active" else manifest.wagons[0].number
 
 
 async def _nothing() -> None:

@@ -28,6 +28,7 @@ from ...facts import Fact
 from ...lifecycle import State
 from ...manifest import Manifest
 from ...orchestrator import Orchestrator
+from ...pausing import resting, resumed
 from ..virtual_time import Deadlock
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
@@ -227,6 +228,7 @@ class World:
         calls: dict[str, int] = {}
         while self.loop.time() < healed_at + REST_WITHIN:
             await asyncio.sleep(1.0)
+            await self._resume_all()
             lacking = self.lacking()
             if lacking:
                 continue
@@ -248,6 +250,15 @@ class World:
             left_behind=(),
             short=tuple(lack for process in self._living() for lack in process.short(at_rest=not lacking)),
         )
+
+    async def _resume_all(self) -> None:
+        """Somebody ends every pause, from outside."""
+        snapshot = self.registry.newest(TRAIN)
+        manifest = snapshot.manifest
+        for number in (None, *(w.number for w in manifest.wagons)):
+            manifest = resumed(manifest, number, self.loop.time(), "", "").manifest
+        if manifest is not snapshot.manifest:
+            await self.registry.replace(TRAIN, manifest, expect=snapshot.revision)
 
     def _calls(self) -> Counter[str]:
         calls: Counter[str] = Counter()
@@ -278,6 +289,8 @@ class World:
             said.append("a switch was asked for and is not made")
         if manifest.refusing:
             said.append("publishers are refused")
+        if resting(manifest):
+            said.append("some of it is paused")
         channels = {Channel(TRAIN, 0, DEAD)}
         for wagon in manifest.wagons:
             channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}

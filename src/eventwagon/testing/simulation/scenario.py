@@ -106,14 +106,19 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class ByHand(msgspec.Struct, frozen=True):
-    """At `at` seconds somebody asks the process for a `switch` or a `stop`."""
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`, or to `pause` or `resume` the train. What is
+    paused still when the trouble is over is resumed then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop"]
+    what: Literal["switch", "stop", "pause", "resume"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
+    wagon: Literal["", "oldest", "active"] = ""
+    """Which wagon alone is paused or resumed; empty: the train."""
+    publishing: bool = False
+    """Publishing is paused too."""
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -260,6 +265,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_batches(scenario, random.Random(f"{seed} batches"))
     scenario = _with_hangs(scenario, random.Random(f"{seed} hangs"))
     scenario = _with_leavers(scenario, random.Random(f"{seed} leavers"))
+    scenario = _with_pauses(scenario, random.Random(f"{seed} pauses"))
     registry = random.Random(f"{seed} registry")
     if fences and not scenario.guests and registry.random() < 0.15:
         times = sorted(round(registry.uniform(1.0, span + 4.0), 3) for _ in range(registry.choice([1, 1, 2])))
@@ -387,6 +393,25 @@ def _with_leavers(scenario: Scenario, rng: random.Random) -> Scenario:
     by_hand = tuple(sorted([*scenario.by_hand, *asked], key=lambda h: h.at))
     settings = {**scenario.settings, "publish_timeout": 15.0}  # no receive takes longer, in which there may be claims
     return msgspec.structs.replace(scenario, by_hand=by_hand, settings=settings, answers=0.3)
+
+
+_WHICH: tuple[Literal["", "oldest", "active"], ...] = ("", "", "oldest", "active")
+
+
+def _with_pauses(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The train, or a wagon, is paused and resumed while there is work."""
+    if rng.random() >= 0.25:
+        return scenario
+    names, asked = [p.name for p in scenario.programs], list(scenario.by_hand)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.choice(scenario.arrivals).at + rng.choice([0.0, 0.05, 0.3, 2.0])
+        which = rng.choice(_WHICH)
+        pause = ByHand(
+            round(at, 3), rng.choice(names), "pause", wagon=which, publishing=not which and rng.random() < 0.2
+        )
+        after = round(at + rng.choice([0.0, 0.1, 1.0, 4.0]), 3)
+        asked += [pause, ByHand(after, rng.choice(names), "resume", wagon=which)]
+    return msgspec.structs.replace(scenario, by_hand=tuple(sorted(asked, key=lambda h: h.at)))
 
 
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from ...facts import sentence
 from ...manifest import Manifest
@@ -10,6 +10,7 @@ from .history import (
     Accepted,
     Asked,
     Attached,
+    Begun,
     Crashed,
     Created,
     Deleted,
@@ -29,6 +30,7 @@ from .history import (
     Revised,
     Running,
     SealedChannel,
+    Seen,
     Settled,
     Started,
     SteppedBack,
@@ -43,7 +45,7 @@ def story(scenario: Scenario, history: Iterable[Record], violations: Sequence[Vi
     """The scenario, what happened, and what was broken by it. Lines that a violation points at are marked."""
     marked = {moment for v in violations for moment in v.moments}
     lines = [f"seed {scenario.seed}: {describe(scenario)}", ""]
-    told = [(r, text) for r in history if (text := _tell(r))]
+    told = [(r, text) for r in history if (text := _tell(r, marked))]
     left_out = max(0, len(told) - most)
     if left_out:
         first = min((r.seq for r, _ in told if r.seq in marked), default=told[-1][0].seq)
@@ -95,7 +97,7 @@ def _wagons(manifest: Manifest) -> str:
     )
 
 
-def _tell(record: Record) -> str:
+def _tell(record: Record, marked: Set[int]) -> str:
     match record:
         case Created():
             bound = f", bound {record.capacity}" if record.capacity is not None else ""
@@ -118,6 +120,8 @@ def _tell(record: Record) -> str:
             return f"revision {record.revision}: {_wagons(record.manifest) or 'no wagon'}" + (
                 f"  [{facts}]" if facts else ""
             )
+        case Seen():
+            return f"sees revision {record.revision}" if record.seq in marked else ""
         case Noted():
             return f"journal: {'; '.join(sentence(f) for f in record.facts)}"
         case Accepted():
@@ -151,6 +155,8 @@ def _tell(record: Record) -> str:
             return f"FAULT at its {record.call}. {record.op}: {record.kind}{amount}"
         case SteppedBack():
             return f"the registry stepped back to revision {record.revision}"
+        case Begun():
+            return f"is handed {record.key} of {record.channel}"
         case Asked():
             return f"is asked for a {record.what}"
         case Healed():

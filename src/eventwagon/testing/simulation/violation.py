@@ -12,7 +12,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
     invariant: str
     """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
-    `strangers`: what one event did hurt another; `pause`: an event came too early."""
+    `strangers`: what one event did hurt another; `pause`: an event came too early; `paused`: a pause by hand was not
+    heeded."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -56,5 +57,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing in the run could make an event come before the pause is over that its handler asked for."""
     kept: tuple[int, ...] = ()
     """Numbers of the records of processes that ended and kept claims, where nothing prevented them from giving back."""
+    heard_within: float | None = None
+    """Seconds within which every process has a new manifest, where nothing goes wrong."""
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

@@ -1,0 +1,38 @@
+"""`eventwagon pause` and `resume` on a real Redis, with processes of ours and with a consumer that is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from tests.redis.test_command import CONSUMER
+from tests.scenarios.test_cli import cli
+from tests.scenarios.test_pausing_processes import count, pauses_and_goes_on, place, running, until_count
+from tests.servers.server import Server
+
+__all__ = ["place"]
+
+
+def test_a_pause_holds_between_processes_and_survives_them(redis_server: Server, place: Path) -> None:
+    world = {"EVENTWAGON_URL": f"{redis_server.url}?prefix={token_hex(4)}"}
+    pauses_and_goes_on(place, "run", "app:train", **world)
+    (place / "quick").touch()
+    with running(place, "run", "app:train", **world):
+        assert cli(place, "resume", "parcels", **world).stdout == "parcels is resumed\n"
+        until_count(place, "done", 410)
+    assert count(place, "begun") == 410
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="no redis-cli: it comes with redis-server")
+def test_of_consumers_that_are_not_ours_the_command_says_that_they_go_on(redis_server: Server, place: Path) -> None:
+    world = {"EVENTWAGON_URL": f"{redis_server.url}?prefix={token_hex(4)}", "HANDLED": str(place / "done")}
+    started = f"command:sh {CONSUMER} tee -a {place}/done?ready=line:serving"
+    with running(place, "observe", "app:train", "--orchestrator", started, **world):
+        assert cli(place, "publish", "parcels", given="1\n", **world).returncode == 0
+        until_count(place, "done", 1)
+        paused = cli(place, "pause", "parcels", **world)
+        assert paused.returncode == 0, paused.stderr
+        assert "wagon 1 is NOT paused for the orchestrator's 4 workers: they are not told, and go on" in paused.stderr

@@ -1,0 +1,183 @@
+"""`eventwagon pause` and `resume` with real processes: on SQLite here, on Redis in tests/redis/test_pausing.py."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eventwagon.cli.app import app
+from tests.scenarios.test_cli import cli, command, environment
+
+PROGRAM = """
+import asyncio, time
+from pathlib import Path
+from eventwagon import Context, Train, Volume, Workers
+
+train = Train("parcels", limit=Volume(100_000), workers=Workers(total=4), spares=0)
+
+@train.on("parcels")
+async def send(n: int, ctx: Context) -> None:
+    with Path("begun").open("a") as file:
+        file.write(f"{ctx.wagon} {n} {ctx.attempt} {time.time()}\\n")
+    await asyncio.sleep(0.0 if Path("quick").exists() else 0.2)
+    with Path("done").open("a") as file:
+        file.write(f"{n}\\n")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    for name in ("begun", "done"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@contextmanager
+def running(place: Path, *arguments: str, **further: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(*arguments), cwd=place, env=environment(**further), stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    try:
+        for said in process.stderr:
+            if "Ctrl-C ends it" in said:
+                break
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def begun(place: Path) -> list[list[str]]:
+    return [line.split() for line in (place / "begun").read_text().splitlines()]
+
+
+def count(place: Path, name: str) -> int:
+    return len((place / name).read_text().splitlines())
+
+
+def until_count(place: Path, name: str, least: int) -> None:
+    deadline = time.monotonic() + 60
+    while count(place, name) < least:
+        assert time.monotonic() < deadline, f"{name}: {count(place, name)} of {least}"
+        time.sleep(0.05)
+
+
+def publish(place: Path, events: range, **further: str) -> None:
+    sent = cli(place, "publish", "parcels", given="".join(f"{n}\n" for n in events), **further)
+    assert sent.returncode == 0, sent.stderr
+
+
+def pauses_and_goes_on(place: Path, *run: str, **further: str) -> None:
+    """Two processes at work; a pause, a restart of both meanwhile, and the end of the pause."""
+    assert cli(place, "publish", "app:train", given="0\n", **further).returncode == 0
+    publish(place, range(1, 400), **further)
+    with running(place, *run, **further), running(place, *run, **further):
+        until_count(place, "begun", 20)
+        paused = cli(place, "pause", "parcels", "--reason", "the van is full", "--by", "ada", **further)
+        told = time.time()
+        assert (paused.returncode, paused.stdout) == (
+            0,
+            "parcels is paused: no event is handed out; publishers go on\n",
+        ), paused.stderr
+        publish(place, range(400, 410), **further)
+        time.sleep(1.5)
+        assert count(place, "begun") == count(place, "done")
+    with running(place, *run, **further):
+        time.sleep(1.5)
+        view = json.loads(cli(place, "status", "parcels", "--json", **further).stdout)
+        assert "by ada: the van is full" in view["paused"]
+        assert [a["paused"] for m in view["members"] for a in (*m["attachments"], *m["deployed"])] == [True]
+        wagon = view["wagons"][0]
+        assert wagon["in_flight"] == 0
+        assert wagon["waiting"] == wagon["published"] - wagon["settled"] == 410 - count(place, "done")
+    assert max(float(at) for *_, at in begun(place)) <= told  # the command returned when all had said so
+    assert {attempt for _, _, attempt, _ in begun(place)} == {"1"}
+    assert "the train was paused by ada: the van is full" in cli(place, "why", "parcels", **further).stdout
+
+
+def test_a_pause_holds_between_processes_and_survives_them(place: Path) -> None:
+    pauses_and_goes_on(place, "run", "app:train")
+    (place / "quick").touch()
+    with running(place, "run", "app:train"):
+        assert cli(place, "resume", "parcels").stdout == "parcels is resumed\n"
+        until_count(place, "done", 410)
+    assert count(place, "begun") == 410
+
+
+def test_a_wagon_s_own_process_obeys(place: Path) -> None:
+    """With --isolate: the observing process tells it, and what it says reaches the command."""
+    pauses_and_goes_on(place, "run", "app:train", "--isolate")
+
+
+def test_what_status_resume_and_drain_say(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given="1\n2\n").returncode == 0
+    world = {"EVENTWAGON_URL": f"sqlite:///{place}/trains", "COLUMNS": "120"}
+
+    def said(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, arguments, env=world)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    said("pause", "parcels", "--publishing", "--reason", "audit", "--by", "ada")
+    shown = said("status", "parcels")
+    assert "the train was paused" in shown
+    assert "by ada: audit; publishers are refused" in shown
+    assert "paused with the train" in shown
+    refused = cli(place, "publish", "parcels", given="3\n")
+    assert refused.returncode == 1
+    assert "train parcels is paused, and so is publishing by ada: audit" in refused.stderr
+    own = said("resume", "parcels", "--wagon", "1")
+    assert "wagon 1 of parcels was not paused by itself\n" in own
+    assert "the whole train is paused still: eventwagon resume parcels\n" in own
+    said("pause", "parcels", "--wagon", "1", "--by", "bob")
+    assert "wagon 1 is paused by itself still: eventwagon resume parcels --wagon 1" in said("resume", "parcels")
+    assert "parcels_v1 was paused" in said("status", "parcels")
+    assert "wagon_1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
+    assert "wagon 1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
+    assert "parcels was not paused\n" in said("resume", "parcels")
+
+
+def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given="1\n").returncode == 0
+    world = {"EVENTWAGON_URL": f"sqlite:///{place}/trains"}
+    for arguments, says in (
+        (("pause", "parcels", "--wagon", "9"), "train parcels has no wagon 9; there are: 1"),
+        (("resume", "parcels", "--wagon", "9"), "train parcels has no wagon 9; there are: 1"),
+        (("pause", "parcels", "--wagon", "1", "--publishing"), "publishing goes to the train"),
+        (("pause", "parcel"), "there is no train 'parcel'"),
+        (("pause", "parcels", "--reason", "\x1b[31m"), "why holds"),
+        (("resume", "parcels", "--by", "\ud800"), "by holds"),
+    ):
+        wrong = CliRunner().invoke(app, arguments, env=world)
+        assert wrong.exit_code == 2, wrong.output
+        assert says in wrong.output
+        assert len(wrong.output.splitlines()) == 1
+    view = json.loads(CliRunner().invoke(app, ["status", "parcels", "--json"], env=world).output)
+    assert (view["paused"], view["wagons"][0]["paused"]) == ("", "")
+
+
+def test_a_process_that_stands_still_is_named(place: Path) -> None:
+    """It has the manifest when it goes on; until then the command can't say that the pause holds."""
+    (place / "app.py").write_text(PROGRAM.replace("spares=0", "spares=0, member_ttl=60.0"))
+    assert cli(place, "publish", "app:train", given="1\n").returncode == 0
+    with running(place, "run", "app:train") as process:
+        until_count(place, "done", 1)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            late = cli(place, "pause", "parcels", "--timeout", "1")
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert late.returncode == 3
+        assert f"-{process.pid}-" in late.stderr
+        assert "these have not said that they heed it" in late.stderr
+        assert cli(place, "pause", "parcels").returncode == 0

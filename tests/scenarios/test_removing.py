@@ -1,0 +1,318 @@
+"""`Connection.remove`: a train goes with all that stands for it, or stays as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon.errors import RemovalRefused, TrainRemoved, Unavailable, UsageError
+from eventwagon.event import Channel
+from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
+from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.testing.virtual_time import run
+from tests.support import World, until
+
+
+def program(handled: list[int], **settings: Any) -> Train:
+    train = Train("t", **{"limit": Volume(10), "workers": Workers(total=4), "spares": 1, **settings})
+
+    @train.on("t")
+    async def first(n: int, ctx: Context) -> None:
+        if n < 0:
+            raise Reject("below zero")
+        await ctx.emit("inner", n)
+
+    @train.on("inner")
+    async def inner(n: int) -> None:
+        handled.append(n)
+
+    return train
+
+
+async def nothing_is_left(world: World) -> None:
+    assert await world.broker.channels("t") == []
+    snapshot = await world.registry.read("t")
+    assert snapshot.revision == 0
+    assert await world.registry.members("t") == []
+    assert [entry async for entry in world.registry.entries("t")] == []
+    assert await world.registry.trains() == []
+
+
+async def used(world: World, *events: int) -> None:
+    """A train that has handled these events in several wagons, and whose processes have ended."""
+    handled: list[int] = []
+    async with world.running(program(handled)) as c:
+        await c.publish_many(events)
+        await until(lambda: len(handled) == sum(n >= 0 for n in events))
+        await until(lambda: any(w.state == "ready" for w in c.manifest.wagons))
+
+
+def test_a_train_is_removed_with_all_that_stands_for_it_and_founded_anew() -> None:
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        await used(world, *range(30))
+        async with world.connect(Train("t")) as c:
+            gone = await c.remove("it is not needed", by="ada")
+            assert gone.existed
+            assert gone.channels >= 6
+            await nothing_is_left(world)
+            with pytest.raises(TrainRemoved, match="train t is removed by ada: it is not needed"):
+                await c.publish(1)
+            assert not (await c.remove()).existed  # again changes nothing
+            await nothing_is_left(world)
+        async with world.running(program(handled)) as c:
+            await c.publish(7)
+            await until(lambda: handled == [7])
+            assert c.manifest.wagons[0].number == 1
+
+    run(main())
+
+
+def test_it_is_refused_while_events_are_left_and_nothing_has_changed() -> None:
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        async with world.connect(program(handled)) as c:
+            await c.publish_many([1, 2, 3])
+            before = await world.registry.read("t")
+            with pytest.raises(
+                RemovalRefused, match=r"train t is not removed: 3 events in t_v1\. Have them handled .*--force"
+            ):
+                await c.remove()
+            assert await world.registry.read("t") == before
+            await c.publish(4)
+        async with world.running(program(handled)) as c:
+            await until(lambda: sorted(handled) == [1, 2, 3, 4])
+
+    run(main())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_it_is_refused_while_dead_letters_are_left(moved: bool) -> None:
+    """Those of a live wagon, and those that were moved out of one that is gone."""
+
+    async def main() -> None:
+        world = World()
+        async with world.running(program([])) as c:
+            await c.publish_many([1, -1])
+            if moved:
+                await c.wait_switched(await c.request_switch())
+                await c.wait_drained(1)
+            await asyncio.sleep(5)
+        where = "t.dead" if moved else "t_v1.dead"
+        async with world.connect(Train("t")) as c:
+            with pytest.raises(RemovalRefused, match=f"1 dead letters in {where}"):
+                await c.remove()
+            assert len([e async for e in c.dead_letters()]) == 1
+            await c.remove(force=True)
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_it_is_refused_while_a_process_is_alive() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running(program([])) as c, world.connect(Train("t")) as hand:
+            with pytest.raises(RemovalRefused, match=r"a process of it is alive: .*\(observe, work\)\. End them"):
+                await hand.remove()
+            with pytest.raises(UsageError, match="leave `running"):
+                await c.remove()
+            await hand.publish(1)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove(force=True)
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_with_force_processes_are_asked_to_end_first() -> None:
+    async def main() -> None:
+        world, handled = World(), list[int]()
+
+        async def process() -> None:
+            async with world.running(program(handled)) as c:
+                await c.stopped()
+
+        async with asyncio.TaskGroup() as tasks, world.connect(Train("t")) as hand:
+            one, two = tasks.create_task(process()), tasks.create_task(process())
+            await hand.publish_many(range(5))
+            await until(lambda: len(handled) == 5)
+            await hand.remove(force=True)
+            assert one.done()
+            assert two.done()
+            await nothing_is_left(world)
+
+    run(main())
+
+
+def test_an_observer_that_would_not_end_makes_nothing_anew() -> None:
+    """It knows that the train is being removed: it opens nothing, and makes no channel again."""
+
+    async def main() -> None:
+        world = World()
+        async with world.running(program([])) as c, world.connect(Train("t")) as hand:
+            await c.publish_many(range(5))
+            await asyncio.sleep(5)
+            await hand.remove(force=True, timeout=1.0)
+            await asyncio.sleep(120)
+            assert await world.broker.channels("t") == []
+            assert (await world.registry.read("t")).revision == 0
+            with pytest.raises(TrainRemoved):
+                await c.publish(1)
+
+    run(main())
+
+
+def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher that nobody sees, between the look and the seal: the train goes on, with another wagon."""
+
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        await used(world, 1, 2)
+        seal = world.broker.seal
+        async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as hand:
+
+            async def late(channel: Channel) -> None:
+                monkeypatch.setattr(world.broker, "seal", seal)
+                await world.broker.publish(channel, [event async for event in events()])
+                await seal(channel)
+
+            async def events() -> Any:
+                from eventwagon.event import Event, new_ids
+
+                yield Event(new_ids(1, world.clock())[0], "int", "/tests", world.clock(), b"3")
+
+            monkeypatch.setattr(world.broker, "seal", late)
+            with pytest.raises(RemovalRefused, match=r"1 events in t_v1"):
+                await hand.remove()
+            assert len(world.of(RemovalAsked)) == len(world.of(RemovalGivenUp)) == 1
+            async with world.running(program(handled)):
+                await publisher.publish(4)
+                await until(lambda: sorted(handled) == [3, 4])
+            assert world.of(Switched)[-1].because == "asked for: a removal was given up"
+
+    run(main())
+
+
+@pytest.mark.parametrize("calls", range(14))
+def test_one_that_was_cut_short_is_finished_by_another(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each call that changes something."""
+
+    async def main() -> None:
+        world = World()
+        await used(world, *range(20))
+        left = [calls]
+
+        def failing(call: Any) -> Any:
+            async def cut(*of: Any, **more: Any) -> Any:
+                if not left[0]:
+                    raise Unavailable("cut off")
+                left[0] -= 1
+                return await call(*of, **more)
+
+            return cut
+
+        with monkeypatch.context() as patched:
+            for store, names in ((world.broker, ("seal", "delete")), (world.registry, ("replace", "delete"))):
+                for name in names:
+                    patched.setattr(store, name, failing(getattr(store, name)))
+            async with world.connect(Train("t")) as c:
+                try:
+                    await c.remove()
+                except Unavailable:
+                    assert not left[0]
+        async with world.connect(Train("t")) as c:
+            await c.remove()
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_train_that_is_being_removed_is_founded_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await used(world, 1)
+
+        async def cut(_: str) -> None:
+            raise Unavailable("cut off")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(world.registry, "delete", cut)
+            async with world.connect(Train("t")) as c:
+                with pytest.raises(Unavailable):
+                    await c.remove("old", by="ada")
+        async with world.connect(program([])) as c:
+            with pytest.raises(TrainRemoved, match="by ada: old"):
+                await c.publish(1)
+            with pytest.raises(TrainRemoved, match="`eventwagon remove t` finishes that"):
+                async with c.running():
+                    pass
+            await c.remove()
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_publisher_that_is_connected_still_brings_nothing_back() -> None:
+    """Nobody sees it. Its events are refused, and what it knows of the train is not stored again."""
+
+    async def main() -> None:
+        world = World()
+        await used(world, 1)
+        async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as hand:
+            await publisher.publish_many(())
+            await hand.remove()
+            with pytest.raises(TrainRemoved):
+                await publisher.publish(2, timeout=5.0)
+            await asyncio.sleep(60)
+            await nothing_is_left(world)
+
+    run(main())
+
+
+class Units:
+    """An orchestrator that keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.units: dict[int, WagonSpec] = {}
+
+    async def __aenter__(self) -> Units:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def ensure(self, spec: WagonSpec) -> None:
+        self.units[spec.unit] = spec
+
+    async def deployments(self, train: str) -> dict[int, Deployment]:
+        return {unit: Deployment(number=spec.number, ready=True) for unit, spec in self.units.items()}
+
+    async def remove(self, train: str, unit: int, *, grace: float) -> None:
+        self.units.pop(unit, None)
+
+
+def test_the_orchestrator_s_units_go_too() -> None:
+    async def main() -> None:
+        world, units = World(), Units()
+        async with world.connect(program([]), orchestrator=units) as c, c.running():
+            await until(lambda: len(units.units) == 2)
+        async with world.connect(program([]), orchestrator=units) as c:
+            assert (await c.remove()).units == 2
+        assert units.units == {}
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_what_was_never_there_is_no_mistake_and_creates_nothing() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.connect(Train("t")) as c:
+            gone = await c.remove()
+        assert (gone.existed, gone.units) == (False, 0)
+        await nothing_is_left(world)
+
+    run(main())

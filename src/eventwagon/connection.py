@@ -130,7 +130,7 @@ class Connection:
             )
         self._life = "opening"
         try:
-            opened = InOwnTask(self._open())
+            opened = InOwnTask(self._open(), f"the connection to train {self.train.name!r}")
             await opened.__aenter__()
         except BaseException:
             self._life = "new"
@@ -140,11 +140,11 @@ class Connection:
         self._stops = self._switcher.snapshot.manifest.stops
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
         if self._life == "open" and self._opened is not None:
             self._here()
             self._life, self._loop = "closed", None
-            await self._opened.__aexit__(*exc)
+            await self._opened.__aexit__(kind, *exc)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
@@ -359,8 +359,9 @@ class Connection:
         With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it
         works for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the
         work; and when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
-        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises
-        DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
+        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. When somebody cancels its
+        tasks, so that nothing runs any more, the task that entered it is cancelled too, and leaving raises EndedEarly.
+        Raises DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
         """
         self._here()
         work = work and self._orchestrator is None
@@ -401,7 +402,8 @@ class Connection:
             bulkhead=self._bulkhead,
         )
         self._membership = membership
-        async with InOwnTask(asyncio.TaskGroup()) as tasks:
+        held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
+        async with held as tasks:
             owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead))]
             if observe:
                 observer = Observer(
@@ -418,6 +420,8 @@ class Connection:
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
                 owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
+            for task in owned:
+                task.add_done_callback(held.end)
             self._is_running = True
             try:
                 yield

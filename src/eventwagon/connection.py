@@ -209,7 +209,8 @@ class Connection:
         `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`,
         taken as it is. Where this program has the train's handler of the ingress, it must be of that handler's type.
         `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate. `timeout` in
-        seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout, StorageBroken.
+        seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is one), TrainFull,
+        PublishTimeout, StorageBroken, and PublishError when the broker's driver fails in a way that nobody foresaw.
         """
         if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")

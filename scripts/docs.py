@@ -14,9 +14,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import eventwagon
-from eventwagon import breaker, errors, lifecycle, settings
+from eventwagon import Connection, Train, breaker, errors, lifecycle, settings
 from eventwagon.broker import Capabilities
 from eventwagon.drivers import open_drivers
 from eventwagon.testing import conformance
@@ -153,6 +154,56 @@ def crash_points() -> str:
     return table(("it died after", "what stands then", "who finishes it", "test"), rows)
 
 
+def reference(*kinds: type) -> str:
+    """The public members of some classes, as their docstrings have them."""
+    parts = []
+    for kind in kinds:
+        parts.append(f"## {kind.__name__}\n\n{inspect.getdoc(kind)}\n")
+        for name, member in vars(kind).items():
+            if name.startswith("_"):
+                continue
+            doc = inspect.getdoc(member)
+            if doc is None:
+                raise SystemExit(f"{kind.__name__}.{name} has no docstring")
+            parts.append(f"### `{_call(kind, name, member)}`\n\n{doc}\n")
+    return "\n".join(parts)
+
+
+class _Default(str):
+    """A default as it stands in a signature."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter) -> object:
+        """That of a parameter; functions by their names."""
+        value = parameter.default
+        if isinstance(value, tuple):
+            return cls(f"({''.join(f'{each.__name__}, ' for each in value).rstrip()})")
+        return cls(value.__name__) if callable(value) and value is not parameter.empty else value
+
+
+def _call(kind: type, name: str, member: object) -> str:
+    """How a member is written where it is used."""
+    if isinstance(member, property):
+        return f"{kind.__name__.lower()}.{name}"
+    function: Any = inspect.unwrap(cast("Callable[..., Any]", member))
+    signature = inspect.signature(function)
+    own = [p.replace(annotation=p.empty, default=_Default.of(p)) for p in list(signature.parameters.values())[1:]]
+    words = str(signature.replace(parameters=own, return_annotation=signature.empty))
+    how = ""
+    if function is not member:
+        how = "async with "
+    elif inspect.iscoroutinefunction(function):
+        how = "await "
+    elif "AsyncIterator" in str(signature.return_annotation):
+        how = "async for … in "
+    return f"{how}{kind.__name__.lower()}.{name}{words}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "crash-points": crash_points,
     "lifecycle-diagram": diagram,
@@ -161,6 +212,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "breaker": breaker_figures,
     "public-names": names,
     "errors": error_tree,
+    "connection": lambda: reference(Train, Connection),
     "brokers": brokers,
     "fences": fences,
     "redis-declares": declares("Redis, Valkey"),

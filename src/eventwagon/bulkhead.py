@@ -71,6 +71,8 @@ class Bulkhead:
         self._seldom = Seldom(clock=clock)
         self.caught = 0
         """How many there were."""
+        self.interrupted = False
+        """A handler was interrupted (KeyboardInterrupt): workers end at once, and nothing in hand is waited for."""
         self.trouble = ""
         """The last defect of ours among them; empty while there was none."""
 

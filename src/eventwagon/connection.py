@@ -133,7 +133,7 @@ class Connection:
             )
         self._life = "opening"
         try:
-            opened = InOwnTask(self._open())
+            opened = InOwnTask(self._open(), f"the connection to train {self.train.name!r}")
             await opened.__aenter__()
         except BaseException:
             self._life = "new"
@@ -143,11 +143,11 @@ class Connection:
         self._stops = self._switcher.snapshot.manifest.stops
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
         if self._life == "open" and self._opened is not None:
             self._here()
             self._life, self._loop = "closed", None
-            await self._opened.__aexit__(*exc)
+            await self._opened.__aexit__(kind, *exc)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
@@ -212,7 +212,8 @@ class Connection:
         `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`,
         taken as it is. Where this program has the train's handler of the ingress, it must be of that handler's type.
         `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate. `timeout` in
-        seconds, default `publish_timeout`. Raises UsageError, EventTooLarge, TrainFull, PublishTimeout, StorageBroken.
+        seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is one), TrainFull,
+        PublishTimeout, StorageBroken, and PublishError when the broker's driver fails in a way that nobody foresaw.
         """
         if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
@@ -362,8 +363,9 @@ class Connection:
         With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it
         works for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the
         work; and when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
-        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. Raises
-        DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
+        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. When somebody cancels its
+        tasks, so that nothing runs any more, the task that entered it is cancelled too, and leaving raises EndedEarly.
+        Raises DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
         """
         self._here()
         work = work and self._orchestrator is None
@@ -404,7 +406,8 @@ class Connection:
             bulkhead=self._bulkhead,
         )
         self._membership = membership
-        async with InOwnTask(asyncio.TaskGroup()) as tasks:
+        held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
+        async with held as tasks:
             owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead))]
             if observe:
                 observer = Observer(
@@ -422,6 +425,8 @@ class Connection:
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
                 owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
+            for task in owned:
+                task.add_done_callback(held.end)
             self._is_running = True
             try:
                 yield

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from .breaker import DEATHS, Circuit
 from .broker import Broker, Delivery
-from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, shown
+from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, passes, shown
 from .circuits import Circuits
 from .cloudevents import is_batch
 from .errors import EventwagonError
@@ -273,8 +273,14 @@ class Lanes:
             serving.rescaled()
 
     def _fill(self) -> None:
-        while len(self._workers) < self.target and not self._closed:
+        while len(self._workers) < self.target and not self._closed and not self._kit.bulkhead.interrupted:
             self._workers.add(self._kit.tasks.create_task(self._work(), context=self._context.copy()))
+
+    def _interrupt(self) -> None:
+        """Somebody interrupts the program: its workers' tasks are ended with this one, and can settle nothing more."""
+        self._kit.bulkhead.interrupted = True
+        for serving in self._servings:
+            serving.interrupted()
 
     def close(self) -> None:
         """Work no more. Handlers that still run in their threads are not waited for."""
@@ -341,6 +347,8 @@ class Lanes:
                 try:
                     stained = await self._turns(me, hand)
                 except BaseException as e:
+                    if passes(e):
+                        self._interrupt()
                     if is_ours(e):
                         raise
                     self._kit.bulkhead.report("a worker", e)  # the pool keeps its size

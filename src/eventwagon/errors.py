@@ -28,6 +28,11 @@ class DeclarationDiffers(UsageError):
     """Two programs declare one train differently. Make them equal, or declare again on purpose."""
 
 
+class EndedEarly(EventwagonError):
+    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. What its body was doing is
+    cancelled, and events in hand are given back. Enter another one."""
+
+
 class UnknownTrain(UsageError):
     """No train of that name has ever run at that URL. Check both, or start it."""
 

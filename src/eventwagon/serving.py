@@ -264,7 +264,7 @@ class Serving:
     async def end(self, grace: float, *, drained: bool = False) -> None:
         """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back.
         Idempotent; cancelling the caller does not cut the leaving short. Where it is `drained` a receive under way can
-        only be in vain, and is not waited for."""
+        only be in vain, and is not waited for, nor is anything once a handler was interrupted."""
         if self._ending is None:
             self.leaving = True
             # a task of its own: it ends gracefully whatever ended the others
@@ -315,7 +315,13 @@ class Serving:
             fetching.cancel()  # only a broker that has not answered yet
         self.give_back()
 
+    def interrupted(self) -> None:
+        """Wait for nothing any more: what is in hand comes again when its process has ended."""
+        self._quiet.set()
+
     async def _until_quiet(self, seconds: float) -> None:
+        if self.kit.bulkhead.interrupted:
+            return
         self._quiet.clear()  # it may have been quiet before the last receive brought something
         self.check_quiet()
         with suppress(TimeoutError):

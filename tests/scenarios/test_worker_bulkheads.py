@@ -6,9 +6,13 @@ import asyncio
 import contextvars
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -1088,3 +1092,54 @@ def test_a_handler_that_holds_the_event_loop_is_told(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, logger="eventwagon.worker"):
         asyncio.run(main())
     assert any("held the event loop" in r.getMessage() for r in caplog.records)
+
+
+INTERRUPTED = """
+import asyncio, sys
+from eventwagon import Train, Volume, Workers
+from eventwagon.testing.virtual_time import run
+from tests.support import World
+
+loop, at = None, 0.0
+
+async def main():
+    global loop
+    loop, world = asyncio.get_running_loop(), World()
+    train = Train("t", limit=Volume(1000), workers=Workers(**{sys.argv[1]: 4}), grace=20.0)
+
+    @train.on("t")
+    async def handle(n: int) -> None:
+        global at
+        if n == 0:
+            await asyncio.sleep(1000)
+        await asyncio.sleep(0.3)
+        if n == 3:
+            at = loop.time()
+            raise KeyboardInterrupt
+
+    async with world.running(train) as c:
+        await c.publish_many(range(8))
+        await asyncio.sleep(1000)
+
+try:
+    run(main())
+except KeyboardInterrupt:
+    print(f"interrupted, {loop.time() - at:.3f}")
+"""
+
+
+@pytest.mark.parametrize("kind", ["each", "total"])
+def test_an_interrupted_handler_ends_its_process_at_once(kind: str) -> None:
+    """In a process of its own, since asyncio leaves pieces behind when a task raises KeyboardInterrupt."""
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, kind],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    words, _, seconds = ended.stdout.strip().partition(", ")
+    assert words == "interrupted"
+    assert float(seconds) < 1.0, ended.stdout

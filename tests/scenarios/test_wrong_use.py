@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from eventwagon import Connection, Train, Volume
 from eventwagon.broker import Depth
 from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.errors import EventwagonError, PublishError, PublishTimeout, Unavailable, UsageError
+from eventwagon.errors import EndedEarly, EventwagonError, PublishError, PublishTimeout, Unavailable, UsageError
 from eventwagon.event import Channel
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.registry import Snapshot
@@ -464,3 +464,91 @@ async def _outcome(call: Awaitable[object]) -> EventwagonError | None:
 
 async def _awaited(call: Callable[[], Awaitable[object]]) -> object:
     return await call()
+
+
+# --- tasks that somebody cancels ----------------------------------------------------------------
+
+
+def cancel_all_others() -> None:
+    """As frameworks do that clean up."""
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+def cancel_one(name: str) -> None:
+    for task in asyncio.all_tasks():
+        if name in repr(task.get_coro()):
+            task.cancel()
+
+
+@pytest.mark.parametrize("cancel", [cancel_all_others, lambda: cancel_one("InOwnTask"), lambda: cancel_one("kept_up")])
+def test_a_body_whose_tasks_were_cancelled_ends_with_a_clear_error(
+    cancel: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        world = World()
+        me = asyncio.current_task()
+        assert me is not None
+        after, handled = list[str](), list[str]()
+        with pytest.raises(EndedEarly, match="ended before it was left: somebody has cancelled its tasks"):
+            async with world.connect(signups(handled)) as c, c.running():
+                await c.publish(SignUp("a"))
+                cancel()
+                await asyncio.sleep(1000)
+                after.append("the body went on")
+        assert not after
+        assert me.cancelling() == 0
+        assert asyncio.get_running_loop().time() < 100
+        assert asyncio.all_tasks() == {me}
+        assert await world.registry.members("signups") == []
+        async with world.running(signups(handled)):  # what was not handled is now
+            await until(lambda: handled)
+
+    run(main())
+    assert any("ended early: somebody has cancelled its tasks" in line for line in caplog.messages)
+
+
+def test_a_body_that_does_not_wait_is_told_on_leaving() -> None:
+    async def main() -> None:
+        world = World()
+        with pytest.raises(EndedEarly):
+            async with world.connect(signups([])) as c, c.running():
+                cancel_all_others()
+                for _ in range(50):
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+
+    run(main())
+
+
+def test_a_body_that_fails_by_itself_raises_that() -> None:
+    async def main() -> None:
+        world = World()
+        with pytest.raises(KeyError, match="own"):
+            async with world.connect(signups([])) as c, c.running():
+                cancel_all_others()
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    raise KeyError("own")
+
+    run(main())
+
+
+def test_a_body_that_is_cancelled_itself_is_cancelled() -> None:
+    async def main() -> None:
+        world = World()
+
+        async def serve() -> None:
+            async with world.running(signups([])):
+                await asyncio.sleep(1000)
+
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(1)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()  # as asyncio.run does in the end: the body's task among them
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())

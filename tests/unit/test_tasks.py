@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventwagon.bulkhead import Bulkhead, is_cancelled
+from eventwagon.errors import EndedEarly
 from eventwagon.tasks import InOwnTask, kept_up
 from eventwagon.testing.virtual_time import run
 from eventwagon.text import said as in_words
@@ -32,7 +33,7 @@ def test_a_task_group_is_entered_in_one_task_and_left_in_another() -> None:
         stack = AsyncExitStack()
 
         async def enter() -> None:
-            tasks = await stack.enter_async_context(InOwnTask(asyncio.TaskGroup()))
+            tasks = await stack.enter_async_context(InOwnTask(asyncio.TaskGroup(), "this"))
             tasks.create_task(work())
 
         await asyncio.create_task(enter())
@@ -54,7 +55,7 @@ def test_what_the_manager_raises_is_raised(at: str) -> None:
 
     async def main() -> None:
         with pytest.raises(KeyError, match=at):
-            async with InOwnTask(manager()):
+            async with InOwnTask(manager(), "this"):
                 assert at == "leave"
         assert len(asyncio.all_tasks()) == 1
 
@@ -78,7 +79,7 @@ def test_cancelled_while_entering_or_leaving_the_manager_ends_first(at: str) -> 
                 said.append("cleaned")
 
         async def use() -> None:
-            async with InOwnTask(manager()):
+            async with InOwnTask(manager(), "this"):
                 pass
 
         task = asyncio.create_task(use())
@@ -93,12 +94,30 @@ def test_cancelled_while_entering_or_leaving_the_manager_ends_first(at: str) -> 
     run(main())
 
 
-def test_a_manager_that_was_ended_from_outside_is_left_without_a_cancellation_of_ours() -> None:
+def test_a_manager_that_was_ended_from_outside_ends_its_body_and_leaves_no_cancellation_behind() -> None:
     async def main() -> None:
-        async with InOwnTask(asyncio.TaskGroup()):
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            await asyncio.sleep(0.1)
+        me = asyncio.current_task()
+        assert me is not None
+        with pytest.raises(EndedEarly, match="this ended before it was left"):
+            async with InOwnTask(asyncio.TaskGroup(), "this"):
+                for task in asyncio.all_tasks() - {me}:
+                    task.cancel()
+                await asyncio.sleep(100)
+        assert asyncio.get_running_loop().time() < 1
+        assert me.cancelling() == 0
+        await asyncio.sleep(0.1)
+
+    run(main())
+
+
+def test_a_manager_entered_by_another_task_than_the_one_that_leaves_it_ends_early_too() -> None:
+    async def main() -> None:
+        held = InOwnTask(asyncio.TaskGroup(), "this")
+        await asyncio.create_task(held.__aenter__())
+        held.end()
+        await asyncio.sleep(0.1)
+        with pytest.raises(EndedEarly):
+            await held.__aexit__(None, None, None)
 
     run(main())
 
@@ -109,9 +128,10 @@ def test_a_failed_child_is_told_at_once_and_raised_on_leaving(caplog: pytest.Log
             raise KeyError("child")
 
         with pytest.raises(ExceptionGroup):
-            async with InOwnTask(asyncio.TaskGroup()) as tasks:
+            async with InOwnTask(asyncio.TaskGroup(), "this") as tasks:
                 tasks.create_task(fail())
-                await asyncio.sleep(0.1)
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.sleep(100)
                 assert "ended early" in caplog.text
                 assert "KeyError" in caplog.text
 

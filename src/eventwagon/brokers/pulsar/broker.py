@@ -31,7 +31,7 @@ _WATCH = 0.04  # seconds between looks at the connections: the client waits 0.1 
 _PROBE = 0.25  # seconds between questions whether a channel stands that is not connected
 _FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
 _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
-_POLICIES = 10.0  # seconds between looks at what the server would do to a channel
+_POLICIES = 30.0  # seconds between looks at what the server would do to a channel
 _PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
 _BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
@@ -308,13 +308,12 @@ class PulsarBroker:
         at, before = self._threats.get(channel, (float("-inf"), ""))
         if now < at + _POLICIES:
             return before
-        self._threats[channel] = (now, before)
         try:
             async with asyncio.timeout(_PATIENCE):
-                threat = await self._admin.threat(channel)
+                threat = await self._admin.threat(channel, fresh=_POLICIES)
         except (TimeoutError, BrokerError) as e:
             log.info("%s: the policies could not be read: %s", channel, said(e))
-            return before
+            threat = before
         if threat and all(threat != told for _, told in self._threats.values()):
             log.warning("%s", threat)
         self._threats[channel] = (now, threat)

@@ -20,7 +20,7 @@ from .browse import messages
 from .claims import Key
 from .consumer import Attachment, Subscription
 from .native import Native, Refused, error, log
-from .positions import Snapshot
+from .positions import Position, Snapshot
 from .producer import Sender
 from .wire import event_of
 
@@ -270,14 +270,14 @@ class PulsarBroker:
 
     async def _figures(self, channel: Channel, found: Snapshot, *, threatened: bool) -> Figures:
         books = self._of(channel)
-        expired = None
+        expired, own = None, set[Position]()
         if books.unknown(found):
             books.learn(await self._admin.note(channel))
             expired = await self._admin.expired(channel) if books.blank and found.dropped else None
             found = await self._look(channel) or found  # in which the note's ledgers count
+            for attachment in filter(None, (self._attachments.get(channel), self._leaving.get(channel))):
+                own |= attachment.claims.settled()
         now = asyncio.get_running_loop().time()
-        attachments = [a for a in (self._attachments.get(channel), self._leaving.get(channel)) if a]
-        own = {each for attachment in attachments for each in attachment.claims.settled()} if found.dropped else ()
         figures = books.look(found, now, threatened=threatened, own=own, expired=expired)
         if figures.fresh:
             log.warning(
@@ -292,6 +292,7 @@ class PulsarBroker:
                 await self._admin.store_note(channel, books.note)
                 books.stored(now)
             except BrokerError as e:
+                books.refused(now)
                 log.info("%s: what was lost could not be noted: %s", channel, said(e))
         return figures
 

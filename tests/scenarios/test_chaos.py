@@ -14,7 +14,17 @@ import pytest
 
 from eventwagon.event import DEAD, Channel, Event
 from eventwagon.registry import Member
-from eventwagon.testing.chaos.judge import Books, channels_left, files_left, lost, processes_left, read_books, roots
+from eventwagon.testing.chaos.judge import (
+    Books,
+    Restored,
+    channels_left,
+    files_left,
+    lost,
+    processes_left,
+    read_books,
+    reused,
+    roots,
+)
 from eventwagon.testing.chaos.plan import ROLES, outages, strikes
 from eventwagon.testing.chaos.run import Chaos
 from tests.support import World
@@ -48,13 +58,26 @@ def test_a_plan_is_always_the_same_and_strikes_all() -> None:
 
 
 def test_the_judge_finds_what_is_lost() -> None:
+    accepted = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
     books = Books(
-        tried={"a", "b", "c", "d", "e"},
-        accepted={"a", "b", "c", "d"},
+        tried={**accepted, "e": 5.0},
+        accepted=accepted,
         taken=Counter({"a": 1, "b": 2}),
         confirmed=Counter({"a": 1}),
+        opened=Counter(),
     )
-    assert lost(books, dead={"c"}) == ("b", "d")
+    assert lost(books, dead={"c"}) == (("b", "d"), 0)
+
+
+def test_the_judge_knows_what_an_older_copy_can_not_have() -> None:
+    """Accepted before the copy, or tried after the kill: that must be handled."""
+    tried = {"before": 1.0, "across": 1.9, "between": 2.5, "late": 2.9, "after": 3.1, "handled": 2.5}
+    accepted = {"before": 1.9, "across": 2.1, "between": 2.6, "late": 9.0, "after": 3.2, "handled": 2.6}
+    once = Counter(["handled"])
+    books = Books(tried, accepted, taken=once, confirmed=once, opened=Counter({"1": 1, "7": 2, "12": 2}))
+    assert lost(books, set(), [Restored(2.0, 3.0)]) == (("after", "before"), 3)
+    assert lost(books, set()) == (("across", "after", "before", "between", "late"), 0)
+    assert reused(books) == (7, 12)
 
 
 def test_a_chain_whose_second_link_died_is_not_lost() -> None:
@@ -65,9 +88,17 @@ def test_a_chain_whose_second_link_died_is_not_lost() -> None:
 
 
 def test_notes_are_read_as_whole_lines(tmp_path: Path) -> None:
-    for kind, text in (("tried-1", "a\nb\n"), ("accepted-1", "a\n"), ("taken-1", "a\n"), ("taken-2", "a\n")):
+    for kind, text in (
+        ("tried-1", "a 1.5\nb 2.5\n"),
+        ("accepted-1", "a 2.0\n"),
+        ("taken-1", "a\n"),
+        ("taken-2", "a\n"),
+        ("opened-1", "1\n2\n"),
+    ):
         (tmp_path / kind).write_text(text)
-    assert read_books(tmp_path) == Books({"a", "b"}, {"a"}, Counter({"a": 2}), Counter())
+    assert read_books(tmp_path) == Books(
+        {"a": 1.5, "b": 2.5}, {"a": 2.0}, Counter({"a": 2}), Counter(), Counter({"1": 1, "2": 1})
+    )
 
 
 def test_the_judge_finds_what_is_left_over(tmp_path: Path) -> None:

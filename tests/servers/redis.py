@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -61,6 +62,39 @@ class RedisServer(Server):
         file = self.directory / "server.conf"
         file.write_text("\n".join([*lines, ""]))
         return [str(self._binary), str(file)]
+
+    def save(self) -> None:
+        """Keep a copy of what it holds (BGSAVE), for `restore`."""
+        self._told("BGSAVE")
+        self._await(b"rdb_bgsave_in_progress:0")
+        self._await(b"rdb_last_bgsave_status:ok")
+        shutil.copyfile(self.directory / "dump.rdb", self.directory / "copy.rdb")
+
+    def restore(self) -> None:
+        """Start it, after a kill, with the copy that `save` made; later writes go to the append-only file again."""
+        shutil.rmtree(self.directory / "appendonlydir")  # a server with one reads nothing else
+        shutil.copyfile(self.directory / "copy.rdb", self.directory / "dump.rdb")
+        config = self.config
+        self.config = [*config, "appendonly no"]
+        try:
+            self.start()
+        finally:
+            self.config = config
+        self._told("CONFIG", "SET", "appendonly", "yes")
+        self._await(b"aof_rewrite_in_progress:0")
+        self._await(b"aof_last_bgrewrite_status:ok")
+
+    def _told(self, *words: str) -> None:
+        answer = ask(self.port, *words)
+        if not answer.startswith(b"+"):
+            raise StartFailed(f"{self.name}: {' '.join(words)}: {answer.decode(errors='replace')}")
+
+    def _await(self, line: bytes) -> None:
+        until = time.monotonic() + self.patience
+        while line not in ask(self.port, "INFO", "persistence"):
+            if time.monotonic() > until:
+                raise StartFailed(f"{self.name}: no {line.decode()} in {self.patience:g} s")
+            time.sleep(0.02)
 
     def ready(self) -> bool:
         """PING; a refusal for want of a password is an answer too, LOADING is not yet one."""

@@ -34,6 +34,21 @@ def test_redis_keeps_what_it_acknowledged(own_redis: RedisServer) -> None:
     assert ask(own_redis.port, "GET", "a") == b"$1\r\n1\r\n"
 
 
+def test_redis_comes_back_with_an_older_copy(own_redis: RedisServer) -> None:
+    """And keeps from then on what it acknowledges."""
+    ask(own_redis.port, "SET", "a", "1")
+    own_redis.save()
+    ask(own_redis.port, "SET", "a", "2")
+    ask(own_redis.port, "SET", "b", "1")
+    own_redis.kill()
+    own_redis.restore()
+    assert ask(own_redis.port, "MGET", "a", "b") == b"*2\r\n$1\r\n1\r\n$-1\r\n"
+    ask(own_redis.port, "SET", "c", "1")
+    own_redis.stop()
+    own_redis.start()
+    assert ask(own_redis.port, "MGET", "a", "c") == b"*2\r\n$1\r\n1\r\n$1\r\n1\r\n"
+
+
 def test_a_paused_server_does_not_answer(own_valkey: RedisServer) -> None:
     own_valkey.pause()
     with pytest.raises(TimeoutError):

@@ -36,6 +36,11 @@ class Admin:
         self._address = address
         self._http: httpx.AsyncClient | None = None
         self._few = asyncio.Semaphore(16)
+        self._asking = asyncio.Lock()
+        self._shared: tuple[float, dict[str, Level]] | None = None
+        """The policies of the namespace and the server, and when they were read."""
+        self._own = True
+        """The server has policies of single topics."""
         self._skips = False
         """The server passes over what it can't read."""
 
@@ -169,9 +174,17 @@ class Admin:
             raise StorageBroken(self._sentence(returns))
         return levels
 
-    async def threat(self, channel: Channel) -> str:
-        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does."""
-        (levels, _), own = await asyncio.gather(self._levels(strict=False), self._topic_level(channel))
+    async def threat(self, channel: Channel, *, fresh: float = 0.0) -> str:
+        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does. What
+        concerns all channels is not asked anew within `fresh` seconds."""
+        async with self._asking:
+            now = asyncio.get_running_loop().time()
+            if self._shared is None or now >= self._shared[0] + fresh:
+                levels, _ = await self._levels(strict=False)
+                self._own = True
+                self._shared = now, levels
+        own = await self._topic_level(channel) if self._own else {}
+        levels = self._shared[1]
         found = policies.dropping(levels | own, self._ns, self._address.topic(channel))
         return "; ".join(self._sentence(finding) for finding in found)
 
@@ -246,6 +259,7 @@ class Admin:
         replies = await asyncio.gather(*(self._request("GET", f"{path}/{name}") for name in names))
         if all(reply.is_success for reply in replies):
             return {"topic": of_topic(*(reply.json() if reply.content else None for reply in replies))}
+        self._own = all(reply.status_code != 405 for reply in replies)
         if unseen is not None and any(_missing_right(reply) for reply in replies):
             unseen.append(_unseen(f"policies of {channel} itself", _RIGHTS["reading"]))
         return {}  # the channel is gone, the server has none at this level, or this role may not see them

@@ -17,7 +17,7 @@ from .positions import Position, Snapshot, position, snapshot
 PROVEN = 2.0
 """Seconds between the drops of a topic's two subscriptions, at most. While a policy threatens, a look is believed when
 one that is this much later shows that nothing was dropped."""
-_NOTED = 5.0  # seconds between notes while a policy threatens
+_NOTED = 5.0  # seconds between notes while a policy threatens, and after one that was refused
 _RANGES = 4_000  # characters of a note; what is left out of it counts as not settled
 
 
@@ -86,6 +86,7 @@ class Books:
         self._next: tuple[float, Snapshot] | None = None
         self._stored: tuple[float, Note] = (float("-inf"), self.note)
         self._dirty = False
+        self._again = float("-inf")
 
     def snapshot(self, stats: Any, subscription: str, totals: str) -> Snapshot | None:
         """From the topic's internal stats, with ledgers that are no more."""
@@ -146,11 +147,17 @@ class Books:
     def due(self, now: float, *, threatened: bool) -> bool:
         """Whether the note is to be stored now."""
         at, note = self._stored
+        if now < self._again:
+            return False
         return self._dirty or (threatened and note != self.note and now - at >= _NOTED)
 
     def stored(self, now: float) -> None:
         """It was."""
         self._stored, self._dirty = (now, self.note), False
+
+    def refused(self, now: float) -> None:
+        """It was not: later again."""
+        self._again = now + _NOTED
 
     def _noted(self, found: Snapshot) -> Snapshot | None:
         note = self.note

@@ -20,7 +20,7 @@ from .browse import messages
 from .claims import Key
 from .consumer import Attachment, Subscription
 from .native import Native, Refused, error, log
-from .positions import Snapshot
+from .positions import Position, Snapshot
 from .producer import Sender
 from .wire import event_of
 
@@ -31,7 +31,7 @@ _WATCH = 0.04  # seconds between looks at the connections: the client waits 0.1 
 _PROBE = 0.25  # seconds between questions whether a channel stands that is not connected
 _FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
 _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
-_POLICIES = 10.0  # seconds between looks at what the server would do to a channel
+_POLICIES = 30.0  # seconds between looks at what the server would do to a channel
 _PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
 _BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
@@ -270,14 +270,14 @@ class PulsarBroker:
 
     async def _figures(self, channel: Channel, found: Snapshot, *, threatened: bool) -> Figures:
         books = self._of(channel)
-        expired = None
+        expired, own = None, set[Position]()
         if books.unknown(found):
             books.learn(await self._admin.note(channel))
             expired = await self._admin.expired(channel) if books.blank and found.dropped else None
             found = await self._look(channel) or found  # in which the note's ledgers count
+            for attachment in filter(None, (self._attachments.get(channel), self._leaving.get(channel))):
+                own |= attachment.claims.settled()
         now = asyncio.get_running_loop().time()
-        attachments = [a for a in (self._attachments.get(channel), self._leaving.get(channel)) if a]
-        own = {each for attachment in attachments for each in attachment.claims.settled()} if found.dropped else ()
         figures = books.look(found, now, threatened=threatened, own=own, expired=expired)
         if figures.fresh:
             log.warning(
@@ -292,6 +292,7 @@ class PulsarBroker:
                 await self._admin.store_note(channel, books.note)
                 books.stored(now)
             except BrokerError as e:
+                books.refused(now)
                 log.info("%s: what was lost could not be noted: %s", channel, said(e))
         return figures
 
@@ -308,13 +309,12 @@ class PulsarBroker:
         at, before = self._threats.get(channel, (float("-inf"), ""))
         if now < at + _POLICIES:
             return before
-        self._threats[channel] = (now, before)
         try:
             async with asyncio.timeout(_PATIENCE):
-                threat = await self._admin.threat(channel)
+                threat = await self._admin.threat(channel, fresh=_POLICIES)
         except (TimeoutError, BrokerError) as e:
             log.info("%s: the policies could not be read: %s", channel, said(e))
-            return before
+            threat = before
         if threat and all(threat != told for _, told in self._threats.values()):
             log.warning("%s", threat)
         self._threats[channel] = (now, threat)

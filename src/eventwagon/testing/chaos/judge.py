@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,15 @@ from ...manifest import Manifest
 from ...registry import Registry
 
 _WAGON_FILE = re.compile(r"v(\d+)\.db.*")
+
+
+class Restored(NamedTuple):
+    """A server that was killed and came back with an older copy. Times as `Books` has them."""
+
+    copied: float
+    """What was accepted before is in the copy."""
+    killed: float
+    """What was tried after is not forgotten."""
 
 
 class Verdict(NamedTuple):
@@ -40,11 +49,17 @@ class Verdict(NamedTuple):
     """Accepted, and neither handled to the end nor dead."""
     left_over: tuple[str, ...]
     """Channels, members, files and processes that should be gone."""
+    restored: int = 0
+    """How many times a server came back with an older copy."""
+    forgotten: int = 0
+    """Accepted, and forgotten by a server with an older copy: not counted as lost."""
+    reused: tuple[int, ...] = ()
+    """Wagons' numbers that were given twice, and so the names of their channels."""
 
     @property
     def good(self) -> bool:
-        """Nothing lost, nothing left over."""
-        return not self.lost and not self.left_over
+        """Nothing lost, nothing left over, no name used twice."""
+        return not self.lost and not self.left_over and not self.reused
 
     def __str__(self) -> str:
         lines = [
@@ -54,7 +69,10 @@ class Verdict(NamedTuple):
             f"dead {self.dead:,}, lost {len(self.lost):,}",
         ]
         lines += [f"  LOST {event_id}" for event_id in self.lost[:10]]
+        if self.restored:
+            lines.append(f"  restored {self.restored} times from an older copy, which had forgotten {self.forgotten:,}")
         lines += [f"  LEFT OVER {what}" for what in self.left_over]
+        lines += [f"  USED TWICE wagon_{number}" for number in self.reused]
         return "\n".join(lines)
 
 
@@ -63,12 +81,16 @@ def _counts(of: dict[str, int]) -> str:
 
 
 class Books(NamedTuple):
-    """What the processes noted, by event id."""
+    """What the processes noted, by event id. Times are of the machine's monotonic clock, which all of them share."""
 
-    tried: set[str]
-    accepted: set[str]
+    tried: Mapping[str, float]
+    """When each publish began."""
+    accepted: Mapping[str, float]
+    """When it had returned."""
     taken: Counter[str]
     confirmed: Counter[str]
+    opened: Counter[str]
+    """Wagons' numbers."""
 
 
 def read_books(notes: Path) -> Books:
@@ -79,7 +101,12 @@ def read_books(notes: Path) -> Books:
             text = path.read_text()
             yield from (line for line in text.split("\n") if line)
 
-    return Books(set(lines("tried")), set(lines("accepted")), Counter(lines("taken")), Counter(lines("confirmed")))
+    def timed(kind: str) -> dict[str, float]:
+        return {event_id: float(at) for event_id, _, at in (line.partition(" ") for line in lines(kind))}
+
+    return Books(
+        timed("tried"), timed("accepted"), *(Counter(lines(kind)) for kind in ("taken", "confirmed", "opened"))
+    )
 
 
 def roots(letters: Iterable[Event]) -> set[str]:
@@ -95,10 +122,23 @@ def roots(letters: Iterable[Event]) -> set[str]:
     return found
 
 
-def lost(books: Books, dead: set[str]) -> tuple[str, ...]:
-    """Accepted events that were neither handled, both links of the chain, nor ended in a dead letter (I1, I6)."""
+def lost(books: Books, dead: set[str], restored: Sequence[Restored] = ()) -> tuple[tuple[str, ...], int]:
+    """Accepted events that were neither handled, both links of the chain, nor ended in a dead letter (I1, I6), and how many
+    more a restored server may have forgotten: those whose publish was under way after the copy was taken, and before the
+    server was killed."""
     handled = books.taken.keys() & books.confirmed.keys()
-    return tuple(sorted(books.accepted - handled - dead))
+    missing = books.accepted.keys() - handled - dead
+    forgotten = {
+        event_id
+        for event_id in missing
+        if any(r.copied <= books.accepted[event_id] and books.tried[event_id] <= r.killed for r in restored)
+    }
+    return tuple(sorted(missing - forgotten)), len(forgotten)
+
+
+def reused(books: Books) -> tuple[int, ...]:
+    """Numbers of wagons that were opened more than once."""
+    return tuple(sorted(int(number) for number, times in books.opened.items() if times > 1))
 
 
 def files_left(train: Path, numbers: set[int]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The train under chaos, and what each of its processes runs: `python -m eventwagon.testing.chaos.program ROLE …`.
 
-Each process appends what it knows, one event a line, to a file of its own: a kill leaves whole lines.
+Each process appends what it knows, one event a line (with the time where that counts), to a file of its own: a kill leaves
+whole lines.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 from ...errors import PublishError, Reject, Unavailable
 from ...event import new_ids
+from ...facts import Fact, WagonOpened, log
 from ...limits import Volume
 from ...orchestrators.subprocess import Subprocess
 from ...train import Train
@@ -77,6 +79,12 @@ def _note(kind: str, line: str) -> None:
     _notes[kind].add(line)
 
 
+def note_opened(fact: Fact) -> None:
+    """A listener: no number may be opened twice."""
+    if isinstance(fact, WagonOpened):
+        _note("opened", str(fact.number))
+
+
 @chaos.on(chaos.name)
 async def take(payload: dict[str, Any], ctx: Context) -> None:
     """Handle an event; poisoned ones go to the dead letters."""
@@ -106,13 +114,13 @@ async def publish(url: str, callers: int = 4) -> None:
                 event_id = new_ids(1, time.time())[0]
                 payload: dict[str, Any] = {"poison": True} if count % 50 == 49 else {"seconds": 0.002 * (count % 4)}
                 count += 1
-                tried.add(event_id)
+                tried.add(f"{event_id} {time.monotonic()}")
                 try:
                     await train.publish(payload, id=event_id, timeout=20.0)
                 except PublishError as e:
                     logging.getLogger("chaos").warning("%s", e)
                     continue
-                accepted.add(event_id)
+                accepted.add(f"{event_id} {time.monotonic()}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await ending.wait()
@@ -127,7 +135,7 @@ async def observe(url: str, processes: str, *, isolated: bool) -> None:
     if isolated:
         orchestrator = Subprocess(TARGET, url=url, directory=processes, grace=2.0, hung_after=8.0, start_timeout=30.0)
     async with (
-        _insisting(lambda: chaos.connect(url, orchestrator=orchestrator)) as train,
+        _insisting(lambda: chaos.connect(url, orchestrator=orchestrator, listeners=(log, note_opened))) as train,
         _insisting(lambda: train.running(work=False)),
     ):
         await _until_asked(train.stopped())

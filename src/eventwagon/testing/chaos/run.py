@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...connection import Connection
 from ...errors import EventwagonError
@@ -16,12 +16,25 @@ from ...lifecycle import State
 from ...manifest import Manifest
 from ...train import Train
 from .cast import Cast
-from .judge import Verdict, channels_left, files_left, lost, processes_left, read_books, roots, unnamed_channels
+from .judge import (
+    Restored,
+    Verdict,
+    channels_left,
+    files_left,
+    lost,
+    processes_left,
+    read_books,
+    reused,
+    roots,
+    unnamed_channels,
+)
 from .plan import ROLES, outages, strikes
 from .program import NAME, NOTES, VOLUME
 
 _PUBLISHERS, _OBSERVERS, _WORKERS = 4, 2, 3
 _LOOK = 0.05
+_FORGETS = 4.0  # seconds that a restored server forgets, at the least
+_AFTER = 3  # switches after it came back
 
 
 class ChaosFailed(AssertionError):
@@ -40,12 +53,26 @@ class Server(Protocol):
         ...
 
 
+@runtime_checkable
+class Restorable(Server, Protocol):
+    """One that may be brought back with an older copy. The methods block."""
+
+    def save(self) -> None:
+        """Keep a copy of all that it has acknowledged by now, in place of the one before."""
+        ...
+
+    def restore(self) -> None:
+        """Start it, after a kill, with the copy; return when it answers."""
+        ...
+
+
 class Chaos:
     """Four publishers, two observers, and workers: with `isolated` a process per wagon, without three that share the work.
 
     `directory` must be empty and on a local disk. `url`: the broker and registry (default: SQLite in the directory); the
     train has a name of its own, so a server may be shared. `pace`: seconds between blows, on average. `servers`: those that
-    are killed and started again, `mean_up` seconds apart. `patience`: seconds without a switch, or of healing, that count
+    are killed and started again, `mean_up` seconds apart. `restores`: so many times the first of them (a Restorable) comes
+    back with a copy that was taken some seconds before. `patience`: seconds without a switch, or of healing, that count
     as a hang.
     """
 
@@ -62,6 +89,7 @@ class Chaos:
         mean_up: float = 8.0,
         patience: float = 60.0,
         volume: int = 80,
+        restores: int = 0,
     ) -> None:
         self._directory = directory
         self._trains = directory / "trains"
@@ -72,6 +100,8 @@ class Chaos:
         self._isolated = isolated
         self._servers = list(servers)
         self._pace, self._mean_up = pace, mean_up
+        self._restores = restores
+        self._restored: list[Restored] = []
         self._patience = patience
         self._notes = directory / "notes"
         environment = {NOTES: str(self._notes), NAME: self._name, VOLUME: str(volume)}
@@ -107,6 +137,7 @@ class Chaos:
             raise ChaosFailed("\n".join([f"plan {self._plan}:", *self._cast.unexpected(), await self._outputs()]))
         books, dead = read_books(self._notes), roots(letters)
         handled = books.taken.keys() & books.confirmed.keys()
+        missing, forgotten = lost(books, dead, self._restored)
         if self._trains.is_dir():
             remaining += files_left(self._trains / self._name, numbers)
         return Verdict(
@@ -120,8 +151,11 @@ class Chaos:
             handled=len(handled),
             twice=sum(1 for count in books.taken.values() if count > 1),
             dead=len({letter.id for letter in letters}),
-            lost=lost(books, dead),
+            lost=missing,
             left_over=remaining + processes_left(self._directory / "processes", self._cast.known),
+            restored=len(self._restored),
+            forgotten=forgotten,
+            reused=reused(books),
         )
 
     @asynccontextmanager
@@ -131,15 +165,23 @@ class Chaos:
 
         async def strike() -> None:
             for outage in outages(self._plan, mean=self._mean_up):
+                server = self._servers[min(len(self._servers) - 1, int(outage.which * len(self._servers)))]
+                pause, start, copied = outage.pause, server.start, None
+                if len(self._restored) < self._restores:
+                    server = restorable = self._restorable()
+                    pause, start, copied = max(_FORGETS, pause), restorable.restore, time.monotonic()
+                    await asyncio.to_thread(restorable.save)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(outage.pause):
+                    async with asyncio.timeout(pause):
                         await ending.wait()
                         return
-                server = self._servers[min(len(self._servers) - 1, int(outage.which * len(self._servers)))]
                 await asyncio.to_thread(server.kill)
+                killed = time.monotonic()
                 self._cast.kills["server"] += 1
                 await asyncio.sleep(outage.back)
-                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(start)
+                if copied is not None:
+                    self._restored.append(Restored(copied, killed))
 
         striking = asyncio.create_task(strike()) if self._servers else None
         try:
@@ -149,13 +191,26 @@ class Chaos:
             if striking is not None:
                 await striking
 
+    def _restorable(self) -> Restorable:
+        server = self._servers[0]
+        if not isinstance(server, Restorable):
+            raise TypeError("restores: the first server must be a Restorable")
+        return server
+
     async def _struggle(self, train: Connection, say: Callable[[str], None]) -> None:
-        """Strike until there were enough switches, and a server was struck where one may be."""
+        """Strike until there were enough switches, also since a server forgot some, and a server was struck where one may
+        be."""
         active, moved, told = 0, time.monotonic(), 0
+        restored, since = 0, 0
         plan = strikes(self._plan, mean=self._pace)
         blow = next(plan)
         due = time.monotonic() + 3.0  # all have begun
-        while active <= self._switches or (self._servers and not self._cast.kills["server"]):
+        while (
+            active <= self._switches
+            or (self._servers and not self._cast.kills["server"])
+            or len(self._restored) < self._restores
+            or (self._restores and since < _AFTER)
+        ):
             now = time.monotonic()
             self._cast.mend(now)
             if now >= due:
@@ -163,8 +218,10 @@ class Chaos:
                 blow = next(plan)
                 due = now + blow.pause
             found = train.manifest.active
+            if len(self._restored) > restored:
+                restored, since, moved = len(self._restored), 0, now
             if found is not None and found.number > active:
-                active, moved = found.number, now
+                active, moved, since = found.number, now, since + 1
             elif now - moved > self._patience:
                 raise ChaosFailed(await self._report(train, f"no switch for {self._patience:g} s"))
             if active >= told + 50:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from cloudevents.core.base import BaseCloudEvent
@@ -15,6 +17,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from eventwagon import Context, Train, Volume, Workers
+from eventwagon.broker import Broker
 from eventwagon.cloudevents import BATCH, STRUCTURED
 from eventwagon.event import DEAD, Channel, Event
 from tests.support import until
@@ -63,8 +66,8 @@ LATIN_1 = Written(
 async def beside_ours(
     name: str, url: str, write: Write, written: Sequence[Written], dead: Sequence[Written] = ()
 ) -> None:
-    """What can be read is handled once, with ours; what can't be stands in the dead letters with its bytes, outlives its
-    wagon, and hurts nobody; so does what they wrote among the `dead` letters."""
+    """What can be read is handled once, with ours; what can't be stands in the dead letters with its bytes, outlives
+    its wagon, and hurts nobody; so does what they wrote among the `dead` letters."""
     seen: Counter[str] = Counter()
     events: dict[str, Event] = {}
     train = Train(name, limit=Volume(1000), workers=Workers(total=2), observe_every=0.2, keep_drained=1.0)
@@ -105,6 +108,13 @@ async def beside_ours(
     if "structured" in good:
         assert (events["structured"].data, events["structured"].extensions) == (b"true", {"urgent": "true"})
         assert events["batched 1"].data == b"true"
+
+
+def hurt_nobody(url: str, write: Write, *, latin_1: bool = True) -> None:
+    """All of them at once. `latin_1`: its client can write what is no UTF-8."""
+    more = [LATIN_1] if latin_1 else []
+    written, dead = [*more, *BINARY_ONES, *STRUCTURED_ONES], [*more, BINARY_ONES[3], STRUCTURED_ONES[1]]
+    asyncio.run(beside_ours(f"t{token_hex(5)}", url, write, written, dead))
 
 
 def _expected(written: Sequence[Written]) -> tuple[set[str], list[bytes]]:
@@ -186,3 +196,31 @@ def same_to_us(events: Sequence[Event]) -> None:
     assert json.loads(events[0].data) == {"n": 1, "ok": True}
     assert (events[0].content_type, dict(events[0].extensions)) == ("application/json", {"tenant": "Zürich"})
     assert (events[1].content_type, events[1].data, events[1].extensions) == ("text/plain", "grüezi".encode(), {})
+
+
+Read = Callable[[Channel], Awaitable[tuple[dict[str, bytes], bytes]]]
+"""The first message of a channel, read with a plain client: its attributes under their plain names, and its data."""
+
+
+def both_ways(made: Callable[[], Broker], read: Read, write: Write) -> None:
+    """The official package reads what we write, and we read what it writes."""
+
+    @asynccontextmanager
+    async def holding(*events: Event) -> AsyncIterator[tuple[Broker, Channel]]:
+        channel = Channel(f"t{token_hex(5)}", 1)
+        async with made() as broker:
+            await broker.create(channel)
+            if events:
+                await broker.publish(channel, events)
+            yield broker, channel
+            await broker.delete(channel)
+
+    async def main() -> None:
+        async with holding(OURS) as (_, channel):
+            same_to_package(read_by_package(*await read(channel)))
+        for structured in (False, True):
+            async with holding() as (broker, channel):
+                await write(channel, by_package(structured=structured))
+                same_to_us([event async for event in broker.read(channel)])
+
+    asyncio.run(main())

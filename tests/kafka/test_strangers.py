@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from secrets import token_hex
 from typing import Any
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from eventwagon.brokers.kafka import KafkaBroker
 from eventwagon.event import Channel
 from tests.servers.server import Server
-from tests.strangers import (
-    BINARY_ONES,
-    LATIN_1,
-    OURS,
-    STRUCTURED_ONES,
-    Written,
-    beside_ours,
-    by_package,
-    read_by_package,
-    same_to_package,
-    same_to_us,
-)
+from tests.strangers import Write, Written, both_ways, hurt_nobody
 
 from .support import holding
 
@@ -45,13 +35,16 @@ async def produce(server: Server, channel: Channel, written: Sequence[tuple[Head
     assert await asyncio.to_thread(producer.flush, 20) == 0
 
 
-def test_messages_of_others_end_no_worker_and_no_removal(kafka_server: Server) -> None:
+@pytest.fixture
+def write(kafka_server: Server) -> Write:
     async def write(channel: Channel, written: Sequence[Written]) -> None:
         await produce(kafka_server, channel, [(headers(one.attributes), one.data) for one in written])
 
-    bad = [LATIN_1, BINARY_ONES[3], STRUCTURED_ONES[1]]
-    written = [LATIN_1, *BINARY_ONES, *STRUCTURED_ONES]
-    asyncio.run(beside_ours(f"t{token_hex(5)}", kafka_server.url, write, written, bad))
+    return write
+
+
+def test_messages_of_others_end_no_worker_and_no_removal(kafka_server: Server, write: Write) -> None:
+    hurt_nobody(kafka_server.url, write)
 
 
 def test_headers_without_a_value_are_left_out(kafka_server: Server) -> None:
@@ -67,7 +60,7 @@ def test_headers_without_a_value_are_left_out(kafka_server: Server) -> None:
     asyncio.run(main())
 
 
-def test_the_official_package_reads_and_writes_ours(kafka_server: Server) -> None:
+def test_the_official_package_reads_and_writes_ours(kafka_server: Server, write: Write) -> None:
     def consume(channel: Channel) -> tuple[dict[str, bytes], bytes]:
         servers = kafka_server.url.removeprefix("kafka://").partition("?")[0]
         consumer = Consumer({"bootstrap.servers": servers, "group.id": "package"})
@@ -84,13 +77,6 @@ def test_the_official_package_reads_and_writes_ours(kafka_server: Server) -> Non
         }
         return names, message.value() or b""
 
-    async def main() -> None:
-        async with holding(kafka_server.url, OURS) as (_, channel):
-            same_to_package(read_by_package(*await asyncio.to_thread(consume, channel)))
-        for structured in (False, True):
-            async with holding(kafka_server.url) as (broker, channel):
-                written = [(headers(one.attributes), one.data) for one in by_package(structured=structured)]
-                await produce(kafka_server, channel, written)
-                same_to_us([event async for event in broker.read(channel)])
-
-    asyncio.run(main())
+    both_ways(
+        lambda: KafkaBroker.from_url(kafka_server.url), lambda channel: asyncio.to_thread(consume, channel), write
+    )

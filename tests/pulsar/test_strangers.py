@@ -5,28 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
 import pulsar  # type: ignore[import-untyped]
+import pytest
 
 from eventwagon.brokers.pulsar import PulsarBroker
 from eventwagon.event import Channel
 from tests.servers.server import Server
-from tests.strangers import (
-    BINARY_ONES,
-    OURS,
-    STRUCTURED_ONES,
-    Written,
-    beside_ours,
-    by_package,
-    read_by_package,
-    same_to_package,
-    same_to_us,
-)
-
-from .support import a_channel
+from tests.strangers import Write, Written, both_ways, hurt_nobody
 
 
 def client_of(server: Server) -> Any:
@@ -46,17 +34,20 @@ async def send(server: Server, channel: Channel, written: Sequence[Written]) -> 
     await asyncio.to_thread(sending)
 
 
-def test_messages_of_others_end_no_worker_and_no_removal(pulsar_server: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def write(pulsar_server: Server) -> Write:
     async def write(channel: Channel, written: Sequence[Written]) -> None:
         await send(pulsar_server, channel, written)
 
-    bad = [BINARY_ONES[3], STRUCTURED_ONES[1]]
-    written = [*BINARY_ONES, *STRUCTURED_ONES]
+    return write
+
+
+def test_messages_of_others_end_no_worker_and_no_removal(pulsar_server: Server, tmp_path: Path, write: Write) -> None:
     url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
-    asyncio.run(beside_ours(f"t{token_hex(5)}", url, write, written, bad))
+    hurt_nobody(url, write, latin_1=False)
 
 
-def test_the_official_package_reads_and_writes_ours(pulsar_server: Server) -> None:
+def test_the_official_package_reads_and_writes_ours(pulsar_server: Server, write: Write) -> None:
     def read(channel: Channel) -> tuple[dict[str, bytes], bytes]:
         client = client_of(pulsar_server)
         reader = client.create_reader(f"persistent://public/default/{channel}", pulsar.MessageId.earliest)
@@ -66,18 +57,4 @@ def test_the_official_package_reads_and_writes_ours(pulsar_server: Server) -> No
         names = {n.removeprefix("ce-").replace("content-type", "datacontenttype"): v.encode() for n, v in given.items()}
         return names, data
 
-    async def main() -> None:
-        async with PulsarBroker.from_url(pulsar_server.url) as broker:
-            channel = a_channel()
-            await broker.create(channel)
-            await broker.publish(channel, [OURS])
-            same_to_package(read_by_package(*await asyncio.to_thread(read, channel)))
-            await broker.delete(channel)
-            for structured in (False, True):
-                channel = a_channel()
-                await broker.create(channel)
-                await send(pulsar_server, channel, by_package(structured=structured))
-                same_to_us([event async for event in broker.read(channel)])
-                await broker.delete(channel)
-
-    asyncio.run(main())
+    both_ways(lambda: PulsarBroker.from_url(pulsar_server.url), lambda channel: asyncio.to_thread(read, channel), write)

@@ -48,7 +48,7 @@ class InProcessHarness:
         self._ended: Counter[int] = Counter()
 
     async def __aenter__(self) -> Self:
-        settings = Settings(workers=Workers(each=1), handler_timeout=1e6)
+        settings = Settings(workers=Workers(each=1), handler_timeout=1e9)
         handlers = {"": Handler("", self._handle, shape(self._handle))}
         crew = Crew(
             TRAIN,

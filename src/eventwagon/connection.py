@@ -120,6 +120,7 @@ class Connection:
         self._founded = False
         self._runs = False
         self._is_running = False
+        self._observer: Observer | None = None
         self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
@@ -413,6 +414,7 @@ class Connection:
                     tell=self._tell,
                     bulkhead=self._bulkhead,
                 )
+                self._observer = observer
                 membership.on_check_in = observer.poke
                 self._switcher.on_full.append(observer.poke)
                 owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
@@ -424,6 +426,7 @@ class Connection:
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
+                    self._observer = None
                     self._switcher.on_full.remove(observer.poke)
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
@@ -550,6 +553,11 @@ class Connection:
     def trouble(self) -> str:
         """Why this process is not well: a defect of eventwagon's that it found. Empty while it found none."""
         return self._bulkhead.trouble
+
+    @property
+    def not_observing(self) -> str:
+        """Why this process does not observe the train now; empty while it does."""
+        return self._observer.trouble if self._observer is not None else "it does not observe the train"
 
     async def refresh(self) -> Snapshot:
         """Read the manifest from the registry."""

@@ -51,6 +51,9 @@ _Key = tuple[type[Task], int]
 _AGAIN = 60.0
 """Seconds after which a failure that lasts is told again where its words have changed."""
 
+_LATE = 10.0
+"""Seconds without a look after which this process does not count as observing."""
+
 _REST_MOST = 5.0
 """Seconds after which what failed aside is tried again at the latest."""
 
@@ -120,6 +123,20 @@ class Observer:
         """How many workers each wagon should have of its orchestrator."""
         self._wanted = False
         """The last plan wanted the next wagon."""
+        self._looked: float | None = None
+        """When a look was last made to its end."""
+        self._look_failed = ""
+        """Why the last one was not."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the train is not observed now; empty while it is."""
+        if self._looked is None:
+            return f"it has not looked at the train yet{self._look_failed and ': '}{self._look_failed}"
+        ago = asyncio.get_running_loop().time() - self._looked
+        if ago <= max(_LATE, 10 * self._settings.observe_every):
+            return ""
+        return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
     def poke(self) -> None:
         """Look now, not only when it is time."""
@@ -133,12 +150,15 @@ class Observer:
                 self._poked.clear()
                 try:
                     await self.look(tasks)
+                    self._looked, self._look_failed = asyncio.get_running_loop().time(), ""
                 except Conflict:
                     continue  # another moved the manifest meanwhile: look again at once
                 except BaseException as e:
                     if is_ours(e):
                         raise
-                    new, standing = self._new([self._met("a look", e)])
+                    met = self._met("a look", e)
+                    self._look_failed = met.because
+                    new, standing = self._new([met])
                     for fact in new:
                         self._tell(fact)
                     self._refused |= standing  # what else stands was not looked at

@@ -14,7 +14,7 @@ from pathlib import Path
 from eventwagon import Connection
 from eventwagon.lifecycle import State
 from eventwagon.orchestrators.kubernetes.cluster import Object
-from eventwagon.orchestrators.kubernetes.template import UNIT
+from eventwagon.orchestrators.kubernetes.names import UNIT, name_of
 from tests.docs.documents import blocks
 from tests.programs.pods import burst
 
@@ -24,11 +24,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "orchestrators" / "kubernetes.md"
 
 
-def install(world: World, directory: Path) -> None:
-    """The base that is shipped, with the overlay that the docs show."""
+def overlay(world: World, directory: Path) -> None:
+    """The base that is shipped, with the overlay that the docs show, for the test's namespace, image and train."""
     shutil.copytree(DEPLOY, directory / "base")
     (directory / "train.env").write_text(f"EVENTWAGON_URL={world.url}\n")
-    (overlay,) = (block.text for block in blocks(DOCUMENT, "yaml"))
+    shown = next(block.text for block in blocks(DOCUMENT, "yaml"))
     name, _, tag = world.image.rpartition(":")
     for theirs, ours in {
         "namespace: shop": f"namespace: {world.namespace}",
@@ -37,10 +37,18 @@ def install(world: World, directory: Path) -> None:
         "newTag: v1": f"newTag: {tag}",
         "app:signups": "pods:burst",
     }.items():
-        assert theirs in overlay
-        overlay = overlay.replace(theirs, ours)
-    (directory / "kustomization.yaml").write_text(overlay)
+        assert theirs in shown
+        shown = shown.replace(theirs, ours)
+    (directory / "kustomization.yaml").write_text(shown)
+
+
+def install(world: World, directory: Path) -> None:
+    """All of it, until the observers say that they are ready."""
+    overlay(world, directory)
     world.kubectl("apply", "-k", str(directory))
+    world.kubectl("rollout", "status", "deployment/eventwagon-observer", "--timeout=90s")
+    restricted = "{.metadata.labels.pod-security\\.kubernetes\\.io/enforce}"
+    assert world.kubectl("get", "namespace", world.namespace, "-o", f"jsonpath={restricted}") == "restricted"
 
 
 class Story:
@@ -155,7 +163,7 @@ def test_workers_are_killed_and_deleted(world: World, tmp_path: Path) -> None:
             await story.kubectl("delete", "pod", pod, "--wait=false")
         await story.publish(150)
         draining = await until("a wagon that drains", lambda: story.wagons(State.DRAINING))
-        await story.kubectl("delete", "deployment", f"burst-{draining[-1]}", "--wait=false")
+        await story.kubectl("delete", "deployment", name_of(burst.name, draining[-1]), "--wait=false")
 
     play(world, tmp_path, scene)
 

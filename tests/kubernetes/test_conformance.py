@@ -11,7 +11,7 @@ import pytest
 
 from eventwagon.drivers import open_drivers
 from eventwagon.orchestrator import Orchestrator, WagonSpec
-from eventwagon.orchestrators.kubernetes.template import UNIT
+from eventwagon.orchestrators.kubernetes.names import UNIT
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.held import a_wagon, given
 from tests.observed import Declared, Observed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +20,11 @@ from eventwagon.manifest import Manifest, changed, opened
 from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.cluster import Object
-from eventwagon.orchestrators.kubernetes.template import labels_of
+from eventwagon.orchestrators.kubernetes.names import MADE_FOR, SELECTOR, labels_of, name_of
+from eventwagon.orchestrators.kubernetes.template import with_tag
 from tests.programs.pods import burst, held
 
+from .test_burst import processes
 from .world import World, until
 
 
@@ -99,6 +103,35 @@ def test_quota(world: World) -> None:
     asyncio.run(main())
 
 
+def test_a_worker_that_stands_still_is_started_anew(world: World) -> None:
+    """As where a handler blocks its event loop for good: the kubelet asks `/live`, in vain."""
+    own = world.own
+    template = worker(livenessProbe={"periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2})
+
+    async def main() -> None:
+        await found(world)
+        async with world.orchestrator("pods:held", template=template) as orchestrator, world.looking() as looking:
+            await orchestrator.ensure(spec())
+
+            async def ready() -> bool:
+                return (await orchestrator.deployments(held.name))[1].ready
+
+            async def restarts() -> int:
+                (pod,) = (await looking.all("pods")).values()
+                return int(pod["status"]["containerStatuses"][0]["restartCount"])
+
+            await until("ready", ready)
+            assert await restarts() == 0
+            (pod,) = (await looking.all("pods")).values()
+            (pid,) = processes("pods:held\0--wagon\0", own.directory.name, f"pod{pod['metadata']['uid']}")
+            os.kill(pid, signal.SIGSTOP)
+            await until("started anew", restarts, 90)
+            await until("ready again", ready)
+            await orchestrator.remove(held.name, 1, grace=0.0)
+
+    asyncio.run(main())
+
+
 def test_a_template_that_is_mended_reaches_a_wagon_that_is_not_ready(world: World) -> None:
     """It need not be removed and opened again."""
 
@@ -119,10 +152,22 @@ def test_a_template_that_is_mended_reaches_a_wagon_that_is_not_ready(world: Worl
     asyncio.run(main())
 
 
-def test_the_revision_is_the_images_tag(world: World) -> None:
+def test_the_revision_is_the_images_tag_of_the_worker_alone(world: World) -> None:
+    """Wherever it is listed among other containers."""
+    sleeps = {"image": world.image, "command": ["sleep", "1000"]}
+    template = {
+        "spec": {
+            "initContainers": [
+                {"name": "once", "image": world.image, "command": ["eventwagon", "--help"]},
+                {"name": "proxy", **sleeps, "restartPolicy": "Always"},
+            ],
+            "containers": [{"name": "before", **sleeps}, {"name": "worker"}, {"name": "after", **sleeps}],
+        }
+    }
+
     async def main() -> None:
         await found(world)
-        async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
+        async with world.orchestrator("pods:held", template=template) as orchestrator, world.looking() as looking:
             await orchestrator.ensure(spec(revision="v2"))
 
             async def ready() -> bool:
@@ -131,25 +176,27 @@ def test_the_revision_is_the_images_tag(world: World) -> None:
             await until("ready", ready)
             assert (await orchestrator.deployments(held.name))[1].revision == "v2"
             (pod,) = (await looking.all("pods")).values()
-            assert pod["spec"]["containers"][0]["image"].endswith(":v2")
+            images = [(c["name"], c["image"]) for c in (*pod["spec"]["initContainers"], *pod["spec"]["containers"])]
+            of = dict.fromkeys(("once", "proxy", "before", "worker", "after"), world.image)
+            assert images == [*(of | {"worker": with_tag(world.image, "v2")}).items()]
             await orchestrator.remove(held.name, 1, grace=0.0)
 
     asyncio.run(main())
 
 
 def test_a_pod_without_its_deployment_is_found_and_removed(world: World) -> None:
-    stray = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "stray", "labels": labels_of(held.name, 7)},
-        "spec": {"containers": [{"name": "worker", "image": world.image, "command": ["sleep", "1000"]}]},
-    }
-    world.kubectl("apply", "-f", "-", stdin=json.dumps(stray))
-
     async def main() -> None:
         async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
-            found = await until("found", lambda: orchestrator.deployments(held.name))
-            assert (list(found), found[7].ready) == ([7], False)
+            await orchestrator.ensure(spec(7))
+            await until("its Pod is made", lambda: looking.all("pods"))
+            for kind in ("deployment", "replicaset"):
+                await asyncio.to_thread(world.kubectl, "delete", kind, "--all", "--cascade=orphan")
+
+            async def stray() -> bool:
+                deployments = await orchestrator.deployments(held.name)
+                return "Deployment is gone" in deployments[7].trouble and bool(await looking.all("pods"))
+
+            await until("found", stray)
             await orchestrator.remove(held.name, 7, grace=0.0)
             assert await looking.all("pods") == {}
 
@@ -187,16 +234,19 @@ def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, m
 def test_a_replica_set_that_is_made_anew_meanwhile_goes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its controller does so until it knows that the Deployment goes. Left over, it would replace each Pod that is
     ended."""
-    labels = labels_of(held.name, 1)
+    labels = {**labels_of(held.name, 1), "pod-template-hash": "again"}
     pod = {"containers": [{"name": "worker", "image": world.image, "command": ["sleep", "1000"]}]}
     again = {
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
-        "metadata": {"name": "again", "labels": labels},
+        "metadata": {"name": f"{name_of(held.name, 1)}-again", "labels": labels},
         "spec": {
             "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "selector": {"matchLabels": {k: v for k, v in labels.items() if k != SELECTOR.partition("=")[0]}},
+            "template": {
+                "metadata": {"labels": labels, "annotations": {MADE_FOR: name_of(held.name, 1)}},
+                "spec": pod,
+            },
         },
     }
 
@@ -209,7 +259,7 @@ def test_a_replica_set_that_is_made_anew_meanwhile_goes_too(world: World, monkey
 
             async def made_anew(method: str, path: str, **given: Any) -> Object:
                 answer = await request(method, path, **given)
-                if method == "DELETE" and path.endswith("/replicasets") and not made:
+                if method == "DELETE" and "/replicasets/" in path and not made:
                     made.append(await asyncio.to_thread(world.kubectl, "apply", "-f", "-", stdin=json.dumps(again)))
                 return answer
 
@@ -310,7 +360,8 @@ RIGHTS = [
     ("deployments", "create"),
     ("deployments", "patch"),
     ("deployments", "delete"),
-    ("replicasets", "deletecollection"),
+    ("replicasets", "list"),
+    ("replicasets", "delete"),
     ("pods", "list"),
     ("pods", "watch"),
     ("pods", "delete"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from eventwagon.orchestrators.kubernetes.names import OBSERVER
 from eventwagon.orchestrators.kubernetes.template import Template
 from tests.servers.install import KAFKA, PULSAR
 
@@ -17,6 +18,25 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_shipped_template_is_taken() -> None:
     given = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text())
     Template("app:orders", given, secret="eventwagon", image="app", per_pod=1, handler_timeout=60.0)  # noqa: S106
+
+
+def test_the_base_has_all_that_lies_beside_it() -> None:
+    folder = ROOT / "deploy" / "kubernetes"
+    base = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    listed = {*base["resources"], *(f for made in base["configMapGenerator"] for f in made["files"])}
+    assert listed | {"kustomization.yaml"} == {file.name for file in folder.iterdir() if file.is_file()}
+
+
+def test_the_observers_are_probed_where_they_answer() -> None:
+    deployment = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "observer.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == OBSERVER, "by it the image is found that the workers run"
+    port = int(container["args"][container["args"].index("--health-port") + 1])
+    probes = {
+        container[f"{kind}Probe"]["httpGet"]["path"]: container[f"{kind}Probe"] for kind in ("readiness", "liveness")
+    }
+    assert set(probes) == {"/ready", "/live"}
+    assert {probe["httpGet"]["port"] for probe in probes.values()} == {port}
 
 
 def test_the_dockerfile_copies_what_there_is_and_runs_as_nobody_in_particular() -> None:

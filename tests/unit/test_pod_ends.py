@@ -10,7 +10,7 @@ import pytest
 from eventwagon.orchestrator import Witness
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.ends import Ends
-from eventwagon.orchestrators.kubernetes.template import WORKER
+from eventwagon.orchestrators.kubernetes.names import WORKER
 from eventwagon.orchestrators.subprocess import Subprocess
 from eventwagon.process import POD, Pod, this_pod
 from eventwagon.registries.memory import MemoryRegistry

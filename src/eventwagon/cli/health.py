@@ -1,10 +1,11 @@
-"""A worker's answer to whoever asks over HTTP whether it is ready: a Pod's readiness probe."""
+"""A process's answers to whoever asks over HTTP whether it lives and is ready: a Pod's probes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from ..bulkhead import is_ours
@@ -20,34 +21,51 @@ _logger = logging.getLogger("eventwagon.cli")
 
 
 class Health:
-    """`GET /ready` at `port`, on all interfaces: 200 while this process is attached to every channel of its wagons and
-    an event came through the broker beside them, else 503, and the reason in words. Nothing where `port` is None."""
+    """Answers at `port` of `host` (empty: all interfaces). Nothing where `port` is None.
 
-    def __init__(self, connection: Connection, port: int | None) -> None:
-        self._connection = connection
+    `GET /live`: 200 as soon and as long as the event loop turns, whatever else is wrong. `GET /ready`: 200 while the
+    process that is watched is well, has looked at the train lately if it observes it, and, if it works, is attached to
+    every channel of its wagons and an event came through the broker beside them; else 503, and the reason in words.
+    """
+
+    def __init__(self, port: int | None, host: str = "") -> None:
         self._port = port
+        self._host = host
         self._proven: set[int] = set()
         self._trouble = "it is starting"
         self._left = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        """Raises UsageError where the port or the host can't be had."""
         if self._port is None:
             return self
-        async with AsyncExitStack() as stack:
-            try:
-                server = await asyncio.start_server(self._answer, None, self._port)
-            except OSError as e:
-                raise UsageError(f"--health-port {self._port}: {e.strerror or e}") from e
-            await stack.enter_async_context(server)
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            stack.callback(tasks.create_task(self._look()).cancel)
-            _logger.info("answers GET /ready at port %d", self._port)
-            self._stack = stack.pop_all()
+        try:
+            server = await asyncio.start_server(self._answer, self._host or None, self._port)
+        except (OSError, ValueError) as e:
+            at = f"--health-host {self._host} " if self._host else ""
+            why = (e.strerror if isinstance(e, OSError) else None) or e
+            raise UsageError(f"{at}--health-port {self._port}: {why}") from e
+        await self._stack.enter_async_context(server)
+        _logger.info("answers GET /live and /ready at %s port %d", self._host or "every address,", self._port)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def watching(self, connection: Connection, *, observes: bool, works: bool) -> AsyncIterator[None]:
+        """While entered, `/ready` speaks of this running connection; afterwards it is leaving."""
+        if self._port is None:
+            yield
+            return
+        async with asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(self._look(connection, observes, works))
+            try:
+                yield
+            finally:
+                self.leave()
+                looking.cancel()
 
     def leave(self) -> None:
         """It is ending: not ready from now on."""
@@ -58,21 +76,25 @@ class Health:
         """Why it is not ready; empty while it is."""
         return "it is leaving" if self._left else self._trouble
 
-    async def _look(self) -> None:
+    async def _look(self, connection: Connection, observes: bool, works: bool) -> None:
         while True:
             try:
-                self._trouble = await self._why_not_ready()
+                self._trouble = await self._why_not_ready(connection, observes, works)
             except BaseException as e:
                 if is_ours(e):
                     raise
                 self._trouble = f"the probe failed: {e if isinstance(e, EventwagonError) else said(e)}"
             await asyncio.sleep(_AGAIN if self._trouble.startswith("the probe failed") else _LOOK)
 
-    async def _why_not_ready(self) -> str:
-        if trouble := self._connection.trouble:
+    async def _why_not_ready(self, connection: Connection, observes: bool, works: bool) -> str:
+        if trouble := connection.trouble:
             return trouble
-        attachments = self._connection.attachments
-        declared = self._connection.manifest.channels
+        if observes and (trouble := connection.not_observing):
+            return trouble
+        if not works:
+            return ""
+        attachments = connection.attachments
+        declared = connection.manifest.channels
         self._proven &= {a.number for a in attachments if a.ready}
         if not attachments:
             return "it is attached to no wagon"
@@ -82,7 +104,7 @@ class Health:
             if missing := [c for c in a.missing if c in declared]:
                 return f"wagon_{a.number}: this program has no handler for {', '.join(missing)}"
             if a.number not in self._proven:
-                await probe(self._connection.broker, self._connection.train.name, a.number)
+                await probe(connection.broker, connection.train.name, a.number)
                 self._proven.add(a.number)
         return ""
 
@@ -100,8 +122,10 @@ class Health:
     def _response(self, request: bytes) -> bytes:
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path != b"/ready" or method not in (b"GET", b"HEAD"):
-            status, text = "404 Not Found", "there is /ready"
+        if path not in (b"/live", b"/ready") or method not in (b"GET", b"HEAD"):
+            status, text = "404 Not Found", "there are /live and /ready"
+        elif path == b"/live":
+            status, text = "200 OK", "alive"
         elif self.trouble:
             status, text = "503 Service Unavailable", self.trouble
         else:

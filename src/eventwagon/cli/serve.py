@@ -56,6 +56,24 @@ Infrastructure = Annotated[
         help="What gives each wagon its workers: subprocess:, command:PROGRAM?ready=…, kubernetes://NAMESPACE?secret=NAME.",
     ),
 ]
+HealthPort = Annotated[
+    int | None,
+    typer.Option(
+        "--health-port",
+        envvar="EVENTWAGON_HEALTH_PORT",
+        min=1,
+        max=65535,
+        help="Answer there GET /live (the process is not stuck) and /ready (it observes; its workers are attached).",
+    ),
+]
+HealthHost = Annotated[
+    str,
+    typer.Option(
+        "--health-host",
+        envvar="EVENTWAGON_HEALTH_HOST",
+        help="With --health-port: the address to listen at. Default: all of this machine's.",
+    ),
+]
 _logger = logging.getLogger("eventwagon.cli")
 
 
@@ -68,6 +86,8 @@ async def run(
         bool, typer.Option("--isolate", help="Give each wagon a process of its own: what one does touches no other.")
     ] = False,
     orchestrator: Infrastructure = None,
+    health_port: HealthPort = None,
+    health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
@@ -86,6 +106,7 @@ async def run(
         observe=True,
         work=True,
         orchestrator="subprocess:" if isolate else orchestrator,
+        health=Health(health_port, health_host),
     )
 
 
@@ -95,11 +116,23 @@ async def observe(
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     orchestrator: Infrastructure = None,
+    health_port: HealthPort = None,
+    health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
     """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
-    await _serve(target, url, redeclare, log_level, revision, observe=True, work=False, orchestrator=orchestrator)
+    await _serve(
+        target,
+        url,
+        redeclare,
+        log_level,
+        revision,
+        observe=True,
+        work=False,
+        orchestrator=orchestrator,
+        health=Health(health_port, health_host),
+    )
 
 
 @job
@@ -118,16 +151,8 @@ async def work(
             "--grace", min=0, help="How long handlers in flight have when it is to end, instead of the train's."
         ),
     ] = None,
-    health_port: Annotated[
-        int | None,
-        typer.Option(
-            "--health-port",
-            envvar="EVENTWAGON_HEALTH_PORT",
-            min=1,
-            max=65535,
-            help="Answer GET /ready there: 200 while attached, events coming through.",
-        ),
-    ] = None,
+    health_port: HealthPort = None,
+    health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
@@ -143,7 +168,7 @@ async def work(
         wagon=wagon,
         workers=workers,
         grace=grace,
-        health_port=health_port,
+        health=Health(health_port, health_host),
     )
 
 
@@ -160,7 +185,7 @@ async def _serve(
     wagon: int | None = None,
     workers: int | None = None,
     grace: float | None = None,
-    health_port: int | None = None,
+    health: Health,
 ) -> None:
     level = level_of(log_level)
     train = load_train(target, revision)
@@ -174,9 +199,10 @@ async def _serve(
     does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
     with asked_to_end() as asked:
         async with (
+            health,
             train.connect(url, redeclare=redeclare, orchestrator=infrastructure) as c,
             c.running(observe=observe, work=work, wagon=wagon, workers=workers),
-            Health(c, health_port) as health,
+            health.watching(c, observes=observe, works=work),
             asyncio.TaskGroup() as tasks,
         ):
             _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, shown(url))

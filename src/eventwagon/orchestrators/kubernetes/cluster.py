@@ -20,8 +20,7 @@ from ...errors import Unavailable, UsageError
 Object = Mapping[str, Any]
 """A Kubernetes object, as the API writes it."""
 
-APPLY = "application/apply-patch+yaml"
-MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 _ANSWER = 10.0
 """Seconds within which the API server must answer."""
 _SILENCE = 90.0
@@ -166,7 +165,7 @@ class Watched:
         self, cluster: Cluster, kind: str, selector: str, see: Callable[[Object], object] = lambda _: None
     ) -> None:
         self._cluster = cluster
-        self._kind = kind
+        self.kind = kind
         self._selector = selector
         self._see = see
         self._revision = 0
@@ -182,6 +181,10 @@ class Watched:
         """What the API server answered to a write, unless the watch has told of that or of later already."""
         if int(found["metadata"]["resourceVersion"]) > self._revision:
             self.objects[found["metadata"]["name"]] = found
+
+    def drop(self, name: str) -> None:
+        """The API server answered that there is none of that name."""
+        self.objects.pop(name, None)
 
     async def run(self) -> None:
         """List, then follow, until cancelled; again where that fails, after a pause that doubles."""
@@ -202,7 +205,7 @@ class Watched:
                 pause = min(_PAUSES[1], pause * 2)
 
     async def _list(self) -> None:
-        found = await self._cluster.request("GET", self._cluster.path(self._kind), labelSelector=self._selector)
+        found = await self._cluster.request("GET", self._cluster.path(self.kind), labelSelector=self._selector)
         self.objects = {item["metadata"]["name"]: item for item in found["items"]}
         self._revision = int(found["metadata"]["resourceVersion"])
         for item in found["items"]:
@@ -210,7 +213,7 @@ class Watched:
         self.known.set()
 
     async def _follow(self) -> None:
-        path, revision = self._cluster.path(self._kind), str(self._revision)
+        path, revision = self._cluster.path(self.kind), str(self._revision)
         async with self._cluster.watch(
             path, labelSelector=self._selector, resourceVersion=revision, allowWatchBookmarks="true"
         ) as events:

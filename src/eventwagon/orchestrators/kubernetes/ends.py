@@ -6,7 +6,7 @@ from datetime import datetime
 
 from ...process import Pod
 from .cluster import Object
-from .template import WORKER
+from .names import WORKER
 
 _MARGIN = 1.0
 """Seconds that a process must be older than the end of its container: so much a node's clock may be set back

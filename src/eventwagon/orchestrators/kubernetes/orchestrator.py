@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import socket
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import yaml
@@ -19,9 +20,13 @@ from ...errors import EventwagonError, Unavailable, UsageError
 from ...orchestrator import Deployment, WagonSpec
 from ...process import Pod
 from ...registry import Attachment, Registry
-from .cluster import APPLY, MERGE, Cluster, Object, Refused, Watched
+from ...text import plain
+from .check import Loader
+from .cluster import JSON_PATCH, Cluster, Object, Refused, Watched
 from .ends import Ends
-from .template import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, Template, name_of
+from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
+from .ours import is_ours, key_of, owner_of
+from .template import Template, own_image
 from .trouble import is_ending, is_ready, why_not_ready
 
 _POLL = 0.05
@@ -29,8 +34,21 @@ _AGAIN = 1.0
 """Seconds before a refused change is tried again: an observer asks ten times a second."""
 _STUCK = 30.0
 """Seconds beyond the grace after which a Pod that has not ended is told of."""
+_LOOKS = 20
+"""How often a write is tried where what stands there is no longer what was seen."""
+_MOST = 1000
+_logger = logging.getLogger("eventwagon.kubernetes")
 
 _Key = tuple[str, int]
+
+
+class _Change(NamedTuple):
+    """A write: what it asks of the API server, and of the Deployment that it is meant for (None: there is none)."""
+
+    method: str
+    body: object
+    form: str
+    live: Object | None
 
 
 class Kubernetes:
@@ -45,8 +63,8 @@ class Kubernetes:
     `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so
     itself, and no Pod of a unit that has moved on is at the wagon before. `handler_timeout` is the train's: a Pod that
     is to go has as long. `namespace` and `context` default to those of the Pod that this runs in, or of the kubeconfig
-    file. One namespace is for one deployment of a train: what is labelled with its name there belongs to it. Raises
-    UsageError.
+    file. One namespace is for one deployment of a train: what an orchestrator made there for that name belongs to it.
+    What others made is left alone, whatever its name and labels are. Raises UsageError.
     """
 
     def __init__(
@@ -66,15 +84,24 @@ class Kubernetes:
             raise UsageError(f"target {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")
         if per_pod < 1:
             raise UsageError(f"per_pod={per_pod}: a Pod has at least one worker")
-        given = _template(template)
+        given: object = {} if template is None else template
+        if isinstance(template, str | os.PathLike):
+            given = _read(template)
         self._template = Template(
-            target, given, secret=secret, image=image, per_pod=per_pod, handler_timeout=handler_timeout
+            target,
+            given,
+            secret=secret,
+            image=image,
+            per_pod=per_pod,
+            handler_timeout=handler_timeout,
+            named=plain(str(template)) if isinstance(template, str | os.PathLike) else "",
         )
         self._registry = registry
         self._cluster = Cluster(namespace, context)
-        self._deployments = Watched(self._cluster, "deployments", SELECTOR)
+        self._deployments = Watched(self._cluster, "deployments", SELECTOR, self._tell_of_look_alike)
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
+        self._look_alikes: set[str] = set()
         self._removing: Counter[_Key] = Counter()
         self._again: dict[_Key, WagonSpec] = {}
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
@@ -106,21 +133,17 @@ class Kubernetes:
             return
         wanted = self._template.deployment(spec)
         await self._known()
-        change = self._change(spec, wanted)
-        if change is None:
+        if self._change(spec, wanted) is None:
             return
         since, refusal = self._refused.get(key, (-math.inf, None))
         if refusal is not None and _now() < since + _AGAIN:
             raise refusal
-        body, form, options = change
-        path = self._cluster.path("deployments", wanted["metadata"]["name"])
         try:
-            made = await self._cluster.request("PATCH", path, body=body, form=form, fieldManager=MANAGER, **options)
+            await self._write(spec, wanted)
         except Unavailable as e:
             self._refused[key] = _now(), e
             raise
         self._refused.pop(key, None)
-        self._deployments.put(made)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the
@@ -133,9 +156,9 @@ class Kubernetes:
                 attached.setdefault(a.number, []).append(a)
                 places.setdefault(member.name.rsplit("-", 2)[0], set()).add(a.number)
         pods: dict[int, list[Object]] = {}
-        for pod in _of(train, self._pods):
-            pods.setdefault(_unit(pod), []).append(pod)
-        deployments = {_unit(d): d for d in _of(train, self._deployments)}
+        for unit, pod in self._own(self._pods, train):
+            pods.setdefault(unit, []).append(pod)
+        deployments = dict(self._own(self._deployments, train))
         found = {}
         for unit in sorted({*deployments, *pods}):
             live = deployments.get(unit)
@@ -167,6 +190,36 @@ class Kubernetes:
 
     # --- seeing ---------------------------------------------------------------------------
 
+    @staticmethod
+    def _own(watched: Watched, train: str) -> list[tuple[int, Object]]:
+        """Ours of one kind, with their units."""
+        return [
+            (key[1], found)
+            for found in watched.objects.values()
+            if (key := key_of(found)) and key[0] == train and is_ours(watched.kind, found)
+        ]
+
+    def _live(self, train: str, unit: int) -> Object | None:
+        """The unit's Deployment."""
+        found = self._deployments.objects.get(name_of(train, unit))
+        return found if found is not None and is_ours("deployments", found) else None
+
+    def _pods_of(self, train: str, unit: int) -> list[Object]:
+        return [pod for of, pod in self._own(self._pods, train) if of == unit]
+
+    def _tell_of_look_alike(self, found: Object) -> None:
+        uid, key = str(found["metadata"]["uid"]), key_of(found)
+        if key is None or is_ours("deployments", found) or uid in self._look_alikes or len(self._look_alikes) >= _MOST:
+            return
+        self._look_alikes.add(uid)
+        _logger.warning(
+            "Deployment %s has the labels of train %s, unit %d, and was made by %s: it is left alone; take the labels "
+            "away from it, and from its Pods",
+            found["metadata"]["name"],
+            *key,
+            owner_of(found),
+        )
+
     async def _known(self) -> None:
         for watched in (self._deployments, self._pods):
             await watched.tried.wait()
@@ -197,29 +250,88 @@ class Kubernetes:
         )
 
     async def _own_image(self) -> str:
-        """Of the Pod that this runs in: the same code then observes and works."""
-        pod: Object = {}
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
-            pod = await self._cluster.request("GET", self._cluster.path("pods", socket.gethostname()))
-        if not pod:
+        """Of the container that this runs in: the same code then observes and works."""
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
             raise UsageError(
                 "kubernetes: which image do the workers run? Give ?image=, or an image in the Pod template"
             )
-        return str(pod["spec"]["containers"][0]["image"])
+        name = socket.gethostname()
+        try:
+            pod = await self._cluster.request("GET", self._cluster.path("pods", name))
+        except Refused as e:
+            if e.status != 404:
+                raise
+            raise UsageError(
+                f"kubernetes: which image do the workers run? This host is named {name}, and namespace "
+                f"{self._cluster.namespace} has no such Pod: give ?image="
+            ) from e
+        return own_image(pod)
 
     # --- making ---------------------------------------------------------------------------
 
-    def _change(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> tuple[object, str, dict[str, str]] | None:
-        """What is to be written, how, and with which options; None where all is as it should be."""
-        live = self._deployments.objects.get(wanted["metadata"]["name"])
-        if live is not None and (is_ending(live) or _number(live) > spec.number):
+    async def _write(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> None:
+        """Make the Deployment as it should be. It is created where there is none, or changed where it is the one that
+        was seen, and still ours; else looked at again. Raises Unavailable."""
+        name = wanted["metadata"]["name"]
+        for _ in range(_LOOKS):
+            change = self._change(spec, wanted)
+            if change is None:
+                return
+            path = self._cluster.path("deployments", name if change.live is not None else "")
+            try:
+                made = await self._cluster.request(
+                    change.method,
+                    path,
+                    body=change.body,
+                    form=change.form,
+                    fieldManager=MANAGER,
+                    fieldValidation="Strict",
+                )
+            except Refused as e:
+                if e.status not in (404, 409, 422) or not await self._is_another(name, change.live):
+                    raise
+            else:
+                self._deployments.put(made)
+                return
+        raise Unavailable(f"kubernetes: Deployment {name} was made anew {_LOOKS} times while it was written")
+
+    async def _is_another(self, name: str, seen: Object | None) -> bool:
+        """Whether what has the name is not what was seen. Raises Refused where it is not ours."""
+        path = self._cluster.path("deployments")
+        items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
+        if not items:
+            self._deployments.drop(name)
+            return seen is not None
+        (found,) = items
+        if not is_ours("deployments", found):
+            raise Refused(
+                f"kubernetes: Deployment {name} in namespace {self._cluster.namespace} is not eventwagon's but was made by "
+                f"{owner_of(found)}, and is left alone; a wagon needs the name: delete or rename that one",
+                409,
+            )
+        self._deployments.put(found)
+        return seen is None or seen["metadata"]["uid"] != found["metadata"]["uid"]
+
+    def _change(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> _Change | None:
+        """What is to be written; None where all is as it should be."""
+        live = self._live(spec.train, spec.unit)
+        if live is None:
+            return _Change("POST", wanted, "application/json", None)
+        if is_ending(live) or _number(live) > spec.number:
             return None  # it is made again when it is gone; what has moved on is not brought back
-        if live is None or self._made_anew(spec, live, wanted):
-            return wanted, APPLY, {"force": "true"}
+        edits: list[tuple[str, object]] = []
         number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
-        if live["metadata"]["labels"].get(WAGON) == number and live["spec"].get("replicas") == replicas:
-            return None
-        return {"metadata": {"labels": {WAGON: number}}, "spec": {"replicas": replicas}}, MERGE, {}
+        if self._made_anew(spec, live, wanted):
+            edits.append(("/spec/template", wanted["spec"]["template"]))
+            edits += _entries("labels", live, {REVISION: "", **wanted["metadata"]["labels"]})
+            edits += _entries("annotations", live, wanted["metadata"]["annotations"])
+        elif live["metadata"]["labels"].get(WAGON) != number:
+            edits += _entries("labels", live, {WAGON: number})
+        if edits or live["spec"].get("replicas") != replicas:
+            edits.append(("/spec/replicas", replicas))
+            patch = [*_still(live), *({"op": "add", "path": path, "value": value} for path, value in edits)]
+            return _Change("PATCH", patch, JSON_PATCH, live)
+        return None
 
     def _made_anew(self, spec: WagonSpec, live: Object, wanted: Object) -> bool:
         """Another revision is asked for, or another template, and no Pod stands that serves."""
@@ -228,7 +340,7 @@ class Kubernetes:
         made_from = live["metadata"].get("annotations", {}).get(MADE_FROM)
         if made_from == wanted["metadata"]["annotations"][MADE_FROM]:
             return False
-        return not any(is_ready(pod) for pod in _of(spec.train, self._pods) if _unit(pod) == spec.unit)
+        return not any(is_ready(pod) for pod in self._pods_of(spec.train, spec.unit))
 
     # --- ending ---------------------------------------------------------------------------
 
@@ -238,44 +350,56 @@ class Kubernetes:
         and a kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
         await self._known()
         name, seconds = name_of(train, unit), math.ceil(grace) + MARGIN
-        until, asked = _now() + seconds + _STUCK, set[str]()
-        gone = await self._delete("deployments", name, propagationPolicy="Orphan")
-        if gone is not None and gone.get("kind") == "Deployment":
-            self._deployments.put(gone)
-        await self._delete_replica_sets(train, unit)
+        until, asked = _now() + seconds + _STUCK, dict[str, str]()
+        await self._orphan("deployments", train, unit)
+        await self._orphan("replicasets", train, unit)
         may_come_again = True
         while True:
-            if may_come_again and name not in self._deployments.objects:
-                may_come_again = False
-                await self._delete_replica_sets(train, unit)  # its controller may have made one anew before it was gone
-            pods = [pod for pod in _of(train, self._pods) if _unit(pod) == unit]
-            if name not in self._deployments.objects and not pods:
+            live, pods = self._live(train, unit), self._pods_of(train, unit)
+            if may_come_again and live is None:
+                may_come_again = False  # but its controller may have made one anew before it was gone
+                await self._orphan("replicasets", train, unit)
+            if live is None and not pods:
                 return
             for pod in pods:
                 granted = pod["metadata"].get("deletionGracePeriodSeconds", math.inf)
-                if pod["metadata"]["uid"] not in asked and granted > seconds:
-                    asked.add(pod["metadata"]["uid"])
+                uid, version = pod["metadata"]["uid"], pod["metadata"]["resourceVersion"]
+                if asked.get(uid) not in ("gone", version) and granted > seconds:
                     until = max(until, _now() + min(granted, self._template.longest) + _STUCK)
-                    await self._delete("pods", pod["metadata"]["name"], gracePeriodSeconds=seconds)
+                    gone = await self._delete("pods", pod, gracePeriodSeconds=seconds)
+                    asked[uid] = "gone" if gone else version  # then the watch tells of a later one
             if _now() > until:
                 raise Unavailable(self._stuck(pods, name))
             await asyncio.sleep(_POLL)
 
-    async def _delete_replica_sets(self, train: str, unit: int) -> None:
-        await self._cluster.request(
-            "DELETE",
-            self._cluster.path("replicasets"),
-            body={"propagationPolicy": "Orphan"},
-            labelSelector=f"{TRAIN}={train},{UNIT}={unit}",
+    async def _orphan(self, kind: str, train: str, unit: int) -> None:
+        """Delete the unit's Deployment or ReplicaSets, as they are now, without what is theirs. Raises Unavailable."""
+        selector = ",".join(f"{label}={value}" for label, value in labels_of(train, unit).items())
+        for _ in range(_LOOKS):
+            found = await self._cluster.request("GET", self._cluster.path(kind), labelSelector=selector)
+            own = [item for item in found["items"] if is_ours(kind, item)]
+            if all([await self._delete(kind, item, propagationPolicy="Orphan") for item in own]):
+                return
+            await asyncio.sleep(_POLL)  # others write to it too: its controllers, and further observers
+        raise Unavailable(
+            f"kubernetes: {kind} of {name_of(train, unit)} changed {_LOOKS} times while they were deleted"
         )
 
-    async def _delete(self, kind: str, name: str, **options: object) -> Object | None:
+    async def _delete(self, kind: str, seen: Object, **options: object) -> bool:
+        """Delete it as it was seen: with the same uid, labels and all. Whether it goes; else it is to be looked at
+        again."""
+        metadata = seen["metadata"]
+        conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        path = self._cluster.path(kind, metadata["name"])
         try:
-            return await self._cluster.request("DELETE", self._cluster.path(kind, name), body=options)
+            gone = await self._cluster.request("DELETE", path, body={**options, "preconditions": conditions})
         except Refused as e:
-            if e.status != 404:
+            if e.status not in (404, 409):
                 raise
-            return None
+            return e.status == 404
+        if gone.get("kind") == "Deployment":
+            self._deployments.put(gone)
+        return True
 
     def _stuck(self, pods: Sequence[Object], name: str) -> str:
         away = self._deployments.trouble or self._pods.trouble
@@ -291,22 +415,27 @@ class Kubernetes:
         )
 
 
-def _template(given: Mapping[str, Any] | str | os.PathLike[str] | None) -> Mapping[str, Any]:
-    if given is None or isinstance(given, Mapping):
-        return given or {}
+def _read(path: str | os.PathLike[str]) -> object:
     try:
-        found = yaml.safe_load(Path(given).read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise UsageError(f"Pod template {given}: {e}") from e
+        found = yaml.load(Path(path).read_text("utf-8"), Loader)  # noqa: S506 - a safe one
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as e:
+        raise UsageError(f"Pod template {path}: {e}") from e
     return found if found is not None else {}
 
 
-def _of(train: str, watched: Watched) -> list[Object]:
-    return [o for o in watched.objects.values() if o["metadata"]["labels"].get(TRAIN) == train]
+def _entries(of: str, live: Object, wanted: Mapping[str, str]) -> list[tuple[str, object]]:
+    """What a patch adds so that the labels or annotations of a Deployment have these among them."""
+    if not live["metadata"].get(of):
+        return [(f"/metadata/{of}", wanted)]
+    return [(f"/metadata/{of}/{name.replace('/', '~1')}", value) for name, value in wanted.items()]
 
 
-def _unit(found: Object) -> int:
-    return int(found["metadata"]["labels"].get(UNIT, 0))
+def _still(live: Object) -> list[Mapping[str, object]]:
+    """What a patch is made on: it is refused where the object has been made anew, or has not our labels any more."""
+    labels = live["metadata"]["labels"]
+    own = {name: labels[name] for name in (TRAIN, UNIT, SELECTOR.partition("=")[0])}
+    paths = [("/metadata/uid", live["metadata"]["uid"]), *_entries("labels", live, own)]
+    return [{"op": "test", "path": path, "value": value} for path, value in paths]
 
 
 def _host(pod: Object) -> str:
@@ -315,7 +444,8 @@ def _host(pod: Object) -> str:
 
 
 def _number(live: Object) -> int:
-    return int(live["metadata"]["labels"].get(WAGON, 0))
+    text = live["metadata"]["labels"].get(WAGON, "")
+    return int(text) if text.isdigit() else 0
 
 
 def _now() -> float:

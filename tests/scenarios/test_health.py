@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,27 @@ def test_who_says_nothing_is_no_trouble() -> None:
             with pytest.raises(UsageError, match=f"--health-port {port}: "):
                 async with Health(port):
                     pass
+
+    asyncio.run(main())
+
+
+def test_a_crowd_that_asks_nothing_takes_no_more_than_its_share() -> None:
+    port = free_port()
+
+    async def main() -> None:
+        async with Health(port), AsyncExitStack() as silent:
+            readers = []
+            for _ in range(150):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                silent.callback(writer.close)
+                readers.append(reader)
+            async with asyncio.timeout(20):
+                assert [await reader.read() for reader in readers[100:]] == [b""] * 50
+                while True:  # the others' patience ends
+                    with suppress(IndexError, ConnectionError):
+                        if await ask(port, "/live") == (200, "alive"):
+                            return
+                    await asyncio.sleep(0.1)
 
     asyncio.run(main())
 

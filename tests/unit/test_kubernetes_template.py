@@ -227,6 +227,12 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     )
 
 
+def test_very_much_that_is_wrong_is_cut_off() -> None:
+    with pytest.raises(UsageError, match=r"1000 faults: .*; and 950 more$") as refused:
+        template({"metadata": {"labels": {f"{i}-{'x' * 1000}": i for i in range(1000)}}})
+    assert len(str(refused.value)) < 10_000
+
+
 def test_what_is_left_empty_is_as_if_it_were_not_there() -> None:
     empty = {"metadata": {"labels": None, "annotations": None}, "spec": {"containers": None, "volumes": None}}
     made = [template(given).deployment(SPEC)["spec"] for given in ({}, empty, {"metadata": None, "spec": None})]

@@ -17,6 +17,8 @@ from ..text import as_line, said
 _LOOK = 0.1
 _AGAIN = 0.5
 _PATIENCE = 5.0
+_MOST = 100
+"""Requests that are under way at a time; one more is turned away, or somebody could take all of the process's files."""
 _logger = logging.getLogger("eventwagon.cli")
 
 
@@ -34,6 +36,7 @@ class Health:
         self._proven: set[int] = set()
         self._trouble = "it is starting"
         self._left = False
+        self._asking = 0
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -109,7 +112,10 @@ class Health:
         return ""
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._asking += 1
         try:
+            if self._asking > _MOST:
+                return
             async with asyncio.timeout(_PATIENCE):
                 request = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._response(request))
@@ -117,6 +123,7 @@ class Health:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # whoever asked has gone, or asks nothing
         finally:
+            self._asking -= 1
             writer.close()
 
     def _response(self, request: bytes) -> bytes:

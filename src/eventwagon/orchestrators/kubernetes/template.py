@@ -31,6 +31,7 @@ from .names import (
 _VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _MAY_BE_TAKEN_AWAY = ("livenessProbe",)
 """What a template may say null of, which elsewhere is as if it said nothing."""
+_FAULTS_MOST = 50
 _LIVE_EVERY = 10
 _SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -114,7 +115,8 @@ class Template:
         if faults := faults_of(given, secret=bool(secret), leave=self._leave):
             what = "kubernetes: Pod template" + (f" {named}" if named else "")
             count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-            raise UsageError(f"{what}: {count}: {'; '.join(faults)}")
+            more = f"; and {len(faults) - _FAULTS_MOST} more" if len(faults) > _FAULTS_MOST else ""
+            raise UsageError(f"{what}: {count}: {'; '.join(faults[:_FAULTS_MOST])}{more}")
         self._given = cast("Mapping[str, Any]", given)
         spec = self._given.get("spec") or {}
         self.longest: int = spec.get("terminationGracePeriodSeconds", self._leave + MARGIN)

@@ -89,7 +89,8 @@ test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 	$(call run,aws)
 
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
-	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes helm redis || test "$$CI" != true
+	$(call get,helm)
+	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)

@@ -31,8 +31,7 @@ NOT_HERE = (
 """Of kube-score, and why not."""
 NOT_IN_THE_BASE = (
     "container-image-tag",  # an overlay gives it
-    "deployment-has-poddisruptionbudget",
-    "pod-networkpolicy",
+    "pod-networkpolicy",  # what the Pods may reach is for an overlay to say
 )
 VALUES = {
     "the least": "target=app:train,existingSecret=train,image.repository=shop,image.tag=v1,networkPolicy.enabled=true",

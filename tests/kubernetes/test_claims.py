@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -35,7 +36,11 @@ class Story:
         async def both() -> bool:
             pods = await self.looking.all("pods")
             members = [m for m in await self.train.registry.members(claims.name) if any(a.ready for a in m.attachments)]
-            return len(members) == len(pods) == 2
+            return len(members) == len(pods) == 2 and all(
+                # the end of a younger one would not be proven
+                m.pod is not None and m.pod.since < time.time() - 3
+                for m in members
+            )
 
         await until("both Pods are at work", both, 90)
         await self.train.publish(1)

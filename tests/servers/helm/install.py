@@ -32,7 +32,7 @@ def programs(cache: Path) -> Path:
 
 
 def install(cache: Path, run: Callable[..., None]) -> None:
-    """Build what is lacking; some four minutes on two idle cores, once. `run` raises what the caller understands. The folder
+    """Build what is lacking; some three minutes on two idle cores, once. `run` raises what the caller understands. The folder
     appears at once or not at all."""
     if not lacking(cache) or shutil.which("go") is None:
         return

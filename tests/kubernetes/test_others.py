@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import pytest
@@ -209,6 +209,29 @@ def test_a_label_is_taken_away_between_look_and_write(kind: str, world: World, m
                 assert "deletionTimestamp" not in left[pod]["metadata"]
 
     asyncio.run(main())
+
+
+def test_a_number_of_pods_that_somebody_set_is_set_back(world: World) -> None:
+    """By whatever field manager: what is ours is as the train wants it."""
+
+    async def main() -> None:
+        async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
+            await orchestrator.ensure(spec())
+
+            async def replicas() -> int:
+                await orchestrator.ensure(spec())
+                return int((await looking.all("deployments"))[NAME]["spec"]["replicas"])
+
+            await asyncio.to_thread(world.kubectl, "scale", "deployment", NAME, "--replicas=5")
+            await until("set back", lambda: _is_one(replicas()))
+            await orchestrator.remove(held.name, 1, grace=0.0)
+            assert await looking.all("deployments") == {}
+
+    asyncio.run(main())
+
+
+async def _is_one(count: Awaitable[int]) -> bool:
+    return await count == 1
 
 
 def test_two_observers_make_the_same_unit_at_once(world: World) -> None:

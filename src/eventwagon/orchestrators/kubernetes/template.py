@@ -172,6 +172,7 @@ class Template:
                 "timeoutSeconds": _LIVE_EVERY // 2,
                 # a handler that blocks the event loop has its time too
                 "failureThreshold": max(6, math.ceil(self._leave / _LIVE_EVERY) + 1),
+                "terminationGracePeriodSeconds": MARGIN,  # it would not hear that it is to end
             },
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": _SECURITY,

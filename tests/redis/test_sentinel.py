@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from eventwagon import Train
+from eventwagon._redis import Server as Named
+from eventwagon._redis.server import leave
 from eventwagon.brokers.redis import RedisBroker
 from eventwagon.errors import BrokerError, StorageBroken, Unavailable
 from eventwagon.event import Channel
@@ -120,6 +122,24 @@ def test_sentinels_that_are_away_or_know_no_such_primary(group: SentinelGroup) -
 
     asyncio.run(main())
     assert not [s for each in doctors.look(group.url).values() for s in each.steps if s.problem]
+
+
+def test_no_cancellation_is_lost_while_the_primary_is_looked_for(group: SentinelGroup) -> None:
+    """redis-py loses some where a connection has a `socket_timeout`; who closes then would wait for ever."""
+
+    async def main() -> None:
+        server = Named.from_url(group.url)
+        for turns in range(200):
+            connection: Any = server.connection()
+            task = asyncio.create_task(connection.connect())
+            for _ in range(turns % 100):
+                await asyncio.sleep(0)
+            was_cancelled = task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() == was_cancelled, turns
+            await leave(connection)
+
+    asyncio.run(main())
 
 
 def test_of_several_hosts_the_primary_is_taken(group: SentinelGroup) -> None:

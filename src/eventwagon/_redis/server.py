@@ -237,7 +237,7 @@ async def seek(connection: Any, server: Server, connect: Callable[[], Awaitable[
         try:
             async with asyncio.timeout(server.share):
                 connection.host, connection.port = await _primary(server, place) if server.sentinel else place
-                await connect()
+                await enter(connection, connect)
                 await _check_primary(connection)
                 return
         except (RedisError, OSError, TimeoutError) as e:
@@ -253,7 +253,7 @@ async def _primary(server: Server, place: Place) -> Place:
     """Where the primary is, as this Sentinel has it."""
     sentinel: Any = server.to_sentinel(place)
     try:
-        await sentinel.connect()
+        await enter(sentinel)
         await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", server.sentinel, check_health=False)
         answer = await sentinel.read_response(disconnect_on_error=False)
     finally:
@@ -296,6 +296,14 @@ def _shown(place: Place) -> str:
 def _own_name() -> str:
     host = "".join(c for c in socket.gethostname() if "!" <= c <= "~")
     return f"eventwagon/{host}-{os.getpid()}"
+
+
+async def enter(connection: Any, connect: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Open it. redis-py may lose a cancellation on the way: it is raised here."""
+    await (connect or connection.connect)()
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def leave(connection: AbstractConnection) -> None:

@@ -128,19 +128,22 @@ def _sqs(address: Address) -> Drivers:
     )
 
 
+_REDIS = (
+    *("redis", "rediss", "valkey", "valkeys"),
+    *("redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"),
+    *("redis+unix", "valkey+unix", "unix"),
+)
 _BUILT_IN: dict[str, Callable[[Address], Drivers]] = {
     "memory": _memory,
     "sqlite": _sqlite,
-    "redis": _redis,
-    "rediss": _redis,
+    **dict.fromkeys(_REDIS, _redis),
     "kafka": _kafka,
     "pulsar": _pulsar,
     "pulsar+ssl": _pulsar,
     "sqs": _sqs,
 }
 _EXTRAS = {
-    "redis": "redis",
-    "rediss": "redis",
+    **dict.fromkeys(_REDIS, "redis"),
     "kafka": "kafka",
     "pulsar": "pulsar",
     "pulsar+ssl": "pulsar",
@@ -151,8 +154,8 @@ _EXTRAS = {
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
     """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://` (the
     caller's own), `memory://name` (the same for all in this process that name it, in one event loop at a time),
-    `redis://host:6379/0`, `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`,
-    `sqs://region/prefix`.
+    `redis://host:6379/0`, `redis+sentinel://host,host2/NAME`, `redis+unix:///path`, all three with `valkey` too,
+    `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`, `sqs://region/prefix`.
 
     Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
     schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
@@ -160,6 +163,9 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     parts = split_url(url)
     given = parse_qsl(parts.query, keep_blank_values=True)
     elsewhere = next((value for name, value in given if name == "registry"), None)
+    if elsewhere is not None:  # a + in a query is a blank, which no scheme has: redis+sentinel://
+        scheme, slashes, rest = elsewhere.partition("://")
+        elsewhere = scheme.replace(" ", "+") + slashes + rest
     options = [(name, value) for name, value in given if name != "registry"]
     address = Address(
         url if elsewhere is None else urlunsplit(parts._replace(query=urlencode(options))),

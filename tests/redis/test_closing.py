@@ -1,5 +1,5 @@
-"""Closing in the very moment in which a connection breaks. (A task group forgets that it was cancelled when one of its
-tasks fails at the same time, before Python 3.13.)"""
+"""Closing in the very moment in which a connection breaks or is being made. (A task group forgets that it was cancelled
+when one of its tasks fails at the same time, before Python 3.13; redis-py does so while it connects.)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import exceptions
 
-from eventwagon._redis import Bell, pack
+from eventwagon._redis import Bell, Lost, NotSent, pack
 from eventwagon._redis import Server as Named
 from eventwagon._redis.wire import Wire
 from tests.servers.server import Server
@@ -45,5 +45,24 @@ def test_a_bell_that_breaks_as_it_is_closed(redis_server: Server) -> None:
                         for _ in range(turns):
                             await asyncio.sleep(0)
                         await bell.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_closed_while_it_connects(redis_server: Server) -> None:
+    """At any turn of the loop from the first to long after it has connected."""
+
+    async def main() -> None:
+        server = Named.from_url(redis_server.url)
+        async with asyncio.timeout(40):
+            for turns in range(60):
+                wire, bell = Wire(server), Bell(lambda: server)
+                with bell.listening("a"):
+                    call = asyncio.create_task(wire.call(pack("PING")))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    await asyncio.gather(wire.close(), bell.close())
+                    await asyncio.wait([call])
+                    assert call.exception() is None or isinstance(call.exception(), NotSent | Lost)
 
     asyncio.run(main())

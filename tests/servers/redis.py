@@ -1,4 +1,4 @@
-"""Redis and Valkey: a server, and a cluster of three masters."""
+"""Redis and Valkey: a server, a cluster of three masters, and a primary with replicas that Sentinels watch over."""
 
 from __future__ import annotations
 
@@ -189,3 +189,73 @@ class RedisCluster:
                 b"cluster_slots_ok:%d" % _SLOTS,
             )
         )
+
+
+class Sentinel(RedisServer):
+    """One Sentinel; `lines` are its configuration, which it writes over."""
+
+    def command(self) -> Sequence[str]:
+        file = self.directory / "sentinel.conf"
+        lines = [f"port {self.port}", f"bind {self.host}", f"dir {self.directory}", "daemonize no", *self.config]
+        if not file.exists():  # what it has learnt stands there
+            file.write_text("\n".join([*lines, ""]))
+        return [str(self._binary), str(file), "--sentinel"]
+
+
+class SentinelGroup:
+    """A primary, two replicas, and three Sentinels, two of which must agree. A context manager."""
+
+    NAME = "mymaster"
+
+    def __init__(self, directory: Path | None = None, *, valkey: bool = False) -> None:
+        primary = RedisServer(directory, valkey=valkey)
+        follow = [f"replicaof {primary.host} {primary.port}"]
+        self.servers = [primary, *(RedisServer(directory, config=follow, valkey=valkey) for _ in range(2))]
+        lines = [
+            f"sentinel monitor {self.NAME} {primary.host} {primary.port} 2",
+            f"sentinel down-after-milliseconds {self.NAME} 1000",
+            f"sentinel failover-timeout {self.NAME} 6000",
+        ]
+        self.sentinels = [Sentinel(directory, config=lines, valkey=valkey) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        """Names all Sentinels."""
+        places = ",".join(f"{each.host}:{each.port}" for each in self.sentinels)
+        return f"redis+sentinel://{places}/{self.NAME}"
+
+    @property
+    def primary(self) -> RedisServer:
+        """Which one the first Sentinel that runs has for it."""
+        answer = next(
+            ask(each.port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.NAME) for each in self.sentinels if each.running
+        )
+        return next(each for each in self.servers if answer.endswith(b"\r\n%d\r\n" % each.port))
+
+    def __enter__(self) -> Self:
+        try:
+            for each in (*self.servers, *self.sentinels):
+                each.launch()
+            for each in (*self.servers, *self.sentinels):
+                each.await_ready()
+            self._await_watched()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in (*self.sentinels, *self.servers):
+            each.close()
+
+    def _await_watched(self) -> None:
+        """Until each Sentinel knows both replicas and both others."""
+        until = time.monotonic() + 60.0
+        for each in self.sentinels:
+            while not all(
+                part in ask(each.port, "SENTINEL", "MASTER", self.NAME)
+                for part in (b"num-slaves\r\n$1\r\n2", b"num-other-sentinels\r\n$1\r\n2")
+            ):
+                if time.monotonic() > until:
+                    raise StartFailed("the Sentinels do not know one another after 60 s")
+                time.sleep(0.05)

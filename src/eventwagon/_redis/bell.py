@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import exceptions
 
-from .server import Server, leave
+from .server import Server, enter, leave
 
 _PAUSES = (0.2, 5.0)
 _POLLS = (1.0, 0.25)
@@ -73,7 +73,7 @@ class Bell:
             connection: Any = server.connection()
             try:
                 async with asyncio.timeout(server.timeout):
-                    await connection.connect()
+                    await enter(connection)
                 async with asyncio.TaskGroup() as tasks:
                     self._words = [("SUBSCRIBE", name) for name in self._ears]
                     self._wanted = asyncio.Event()

@@ -255,8 +255,7 @@ class Client:
 
     async def _learn(self) -> None:
         """Ask any node which serves which slots. Raises NotSent, or what explains why it can't be had."""
-        known = list(self._nodes) or [(self.server.host, self.server.port)]
-        known += [(self.server.host, self.server.port)] if (self.server.host, self.server.port) not in known else []
+        known = list(dict.fromkeys([*self._nodes, *self.server.places]))
         trouble: BaseException = NotSent("no node")
         for host, port in known:
             try:
@@ -279,7 +278,7 @@ class Client:
             self._slots = slots
             gone = [place for place, node in self._nodes.items() if node not in set(slots.values())]
             for place in gone:
-                if place != (self.server.host, self.server.port):
+                if place not in self.server.places:
                     self.spawn(self._nodes.pop(place).close())
             return
         raise NotSent(str(trouble)) from (trouble.__cause__ or trouble)

@@ -11,7 +11,7 @@ from typing import Any
 from redis import exceptions
 
 from .errors import Lost, NotSent
-from .server import Server, leave
+from .server import Server, enter, leave
 
 _BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, TimeoutError)
 
@@ -83,6 +83,7 @@ class Wire:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
+            self._end()  # it may never have begun
 
     async def _run(self) -> None:
         try:
@@ -94,16 +95,19 @@ class Wire:
                 finally:
                     await leave(connection)
         finally:
-            self._closed = True
-            closed = exceptions.ConnectionError("the connection was closed")
-            self._lose(closed)
-            self._refuse(closed)
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        closed = exceptions.ConnectionError("the connection was closed")
+        self._lose(closed)
+        self._refuse(closed)
 
     async def _serve(self, connection: Any) -> None:
         """Until it breaks. Those who called are told before anything else."""
         try:
             async with asyncio.timeout(self._server.timeout):
-                await connection.connect()
+                await enter(connection)
         except (exceptions.RedisError, OSError, TimeoutError) as e:
             self._refuse(e)
             return

@@ -13,7 +13,7 @@ WORKERS ?= --numprocesses=2 --dist=worksteal
 ON_SERVERS := redis kafka pulsar aws kubernetes servers
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit servers $(ON_SERVERS:%=test-%) simulate chaos bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -41,7 +41,7 @@ endif
 
 test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
-check: lint types layers ## Format, lint, types, layers
+check: lint types layers templates ## Format, lint, types, layers, templates
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -52,6 +52,10 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+templates: $(STAMP) ## The CloudFormation template, against what AWS says of its resources
+	@if test -x $(BIN)/cfn-lint; then $(BIN)/cfn-lint deploy/aws/*.yaml; \
+	else echo "SKIPPED: deploy/aws/*.yaml are not linted, cfn-lint is not installed: rm -r $(VENV) && make install" >&2; test "$$CI" != true; fi
 
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)

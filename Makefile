@@ -15,7 +15,7 @@ ON_SERVERS := redis kafka pulsar aws kubernetes servers
 CHAOS_ON := redis kafka pulsar
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers unit servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -43,7 +43,7 @@ endif
 
 test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
-check: lint types layers manifests ## Format, lint, types, layers, what is deployed with
+check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -63,6 +63,10 @@ audit: $(STAMP) ## Ask the advisories of PyPI about all pinned packages (needs t
 	@$(PYTHON) -m venv .audit
 	@.audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@.audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements-dev.txt
+
+templates: $(STAMP) ## The CloudFormation template, against what AWS says of its resources
+	@if test -x $(BIN)/cfn-lint; then $(BIN)/cfn-lint deploy/aws/*.yaml; \
+	else echo "SKIPPED: deploy/aws/*.yaml are not linted, cfn-lint is not installed: rm -r $(VENV) && make install" >&2; test "$$CI" != true; fi
 
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)

@@ -58,6 +58,28 @@ def test_messages_of_others_end_no_receive(moto_server: MotoServer) -> None:
     asyncio.run(run())
 
 
+def test_one_in_our_content_type_that_comes_again_is_not_taken_for_settled(moto_server: MotoServer) -> None:
+    """It has no row, as one of ours has none once it is settled."""
+
+    async def run() -> None:
+        channel, own = a_channel(), b"application/cloudevents+json; charset=utf-8"
+        async with SQSBroker.from_url(moto_server.url) as broker:
+            await broker.create(channel)
+            body = b'{"specversion":"1.0","id":"theirs","source":"s","type":"t"}'
+            await send(broker, channel, [Written({"datacontenttype": own}, body)])
+            async with broker.consume(channel, visibility=30) as consumer:
+                for attempt in (1, 2, 3):
+                    (delivery,) = await consumer.receive(1, 10.0)
+                    assert (delivery.event.id, delivery.attempt) == ("theirs", attempt)
+                    await consumer.release([delivery])
+                (delivery,) = await consumer.receive(1, 10.0)
+                await consumer.settle([delivery])
+                assert list(await consumer.receive(1, 1.0)) == []
+            await broker.delete(channel)
+
+    asyncio.run(run())
+
+
 def test_the_official_package_reads_and_writes_ours(moto_server: MotoServer) -> None:
     async def run() -> None:
         async with SQSBroker.from_url(moto_server.url) as broker:

@@ -10,7 +10,7 @@ from ..._aws.clients import Clients
 from ..._aws.trouble import Refused
 from ...errors import StorageBroken
 from ...event import Channel
-from .wire import Letter
+from .wire import MARK, Letter
 
 _BATCH, _BATCH_BYTES = 10, 240_000  # SQS takes 10 messages and 256 KiB in a call, attributes included
 _AT_ONCE = 16
@@ -137,7 +137,7 @@ class Queues:
             MaxNumberOfMessages=min(10, limit),
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
-            MessageAttributeNames=["contentType"],
+            MessageAttributeNames=["contentType", MARK],
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return list(answer.get("Messages", []))
@@ -188,7 +188,10 @@ def _entry(letter: Letter) -> Entry:
     body, kind = letter.message
     return {
         "MessageBody": body,
-        "MessageAttributes": {"contentType": {"DataType": "String", "StringValue": kind}},
+        "MessageAttributes": {
+            "contentType": {"DataType": "String", "StringValue": kind},
+            MARK: {"DataType": "String", "StringValue": "row"},
+        },
     }
 
 

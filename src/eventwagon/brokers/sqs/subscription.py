@@ -17,7 +17,7 @@ from ...errors import BrokerError, ChannelGone, Unavailable
 from ...event import Channel, Event
 from .queues import LONGEST, NotTaken, Queues
 from .rows import Rows
-from .wire import CONTENT_TYPE, REFERENCE, event_from, key_of, reference_from
+from .wire import CONTENT_TYPE, MARK, REFERENCE, event_from, key_of, reference_from
 
 log = logging.getLogger("eventwagon.brokers.sqs")
 
@@ -110,12 +110,15 @@ class Subscription:
         for one in seen:
             attempt, suspect, event = one.received, False, one.event
             if one.key is not None and one.key in asked:
-                if one.key not in rows:
+                if one.key in rows:
+                    row = rows[one.key]
+                    attempt, event = row.tried + 1, event_from(row.body, message=one.id, sent=one.sent)
+                    suspect = one.received > 1 and (row.suspect or row.given_back != f"{one.id}:{one.received - 1}")
+                elif one.marked or event is None:
                     settled.append(one.receipt)
                     continue
-                row = rows[one.key]
-                attempt, event = row.tried + 1, event_from(row.body, message=one.id, sent=one.sent)
-                suspect = one.received > 1 and (row.suspect or row.given_back != f"{one.id}:{one.received - 1}")
+                else:
+                    one.key = None  # somebody else's, in our content type
             assert event is not None  # noqa: S101 - for the type checker: what stands in its row alone was asked for
             deliveries.append(Delivery(event, attempt, Claim(one, attempt, until, suspect=suspect), suspect))
         await self._tidy(settled)
@@ -213,7 +216,7 @@ class Subscription:
 class Seen:
     """A message as SQS gave it."""
 
-    __slots__ = ("event", "id", "key", "receipt", "received", "sent")
+    __slots__ = ("event", "id", "key", "marked", "receipt", "received", "sent")
 
     def __init__(self, message: dict[str, Any]) -> None:
         attributes = message.get("Attributes", {})
@@ -223,7 +226,9 @@ class Seen:
         self.sent = int(attributes.get("SentTimestamp", 0)) / 1000
         body = str(message["Body"])
         data = body.encode(errors="surrogatepass")
-        kind = message.get("MessageAttributes", {}).get("contentType", {}).get("StringValue")
+        said = message.get("MessageAttributes", {})
+        kind = said.get("contentType", {}).get("StringValue")
+        self.marked = MARK in said
         self.key: str | None = None
         self.event: Event | None = None
         """None where it stands in its row alone."""

@@ -197,13 +197,15 @@ class Admin:
         """See `broker.Inspectable`."""
         unseen: list[Finding] = []
         levels, returns = await self._levels(strict=False, unseen=unseen)
-        found = policies.dropping(levels, self._ns) or [
-            Finding(
-                severity="fine",
-                what=f"namespace {self._ns}",
-                means="no policy that may be read drops events that nobody has handled",
+        found = policies.dropping(levels, self._ns)
+        if not found and "namespace" in levels:
+            found.append(
+                Finding(
+                    severity="fine",
+                    what=f"namespace {self._ns}",
+                    means="no policy that may be read drops events that nobody has handled",
+                )
             )
-        ]
         if returns:
             found.append(returns)
         for channel in channels:

@@ -312,6 +312,40 @@ def test_the_subscription_of_totals_is_made_anew(server: PulsarServer, caplog: p
     asyncio.run(main())
 
 
+def test_a_channel_whose_subscriptions_expired(server: PulsarServer, caplog: pytest.LogCaptureFixture) -> None:
+    """They are made anew: what still stands comes again, what went meanwhile is lost, and the channel drains."""
+
+    async def main() -> None:
+        async with a_place(server) as place, PulsarBroker.from_url(place.url) as ours:
+            await ours.create(channel := a_channel())
+            await ours.publish(channel, events(5))
+            async with PulsarBroker.from_url(place.url) as other, other.consume(channel, visibility=30.0) as consumer:
+                await consumer.settle((await take(consumer, 5))[1:3])
+                await until(ours, channel, settled=2)
+            await place.put(f"persistent/{place.name}/{channel}/unload", method="PUT")  # and so a new ledger
+            await ours.publish(channel, more := events(3))
+            await until(ours, channel, published=8, settled=2)
+            path = f"persistent/{place.name}/{channel}"
+            for name in ("eventwagon-totals", "eventwagon"):
+                await place.put(f"{path}/subscription/{name}?force=true", method="DELETE")
+            await asyncio.sleep(1)  # the first ledger goes
+            await until(ours, channel, published=5, settled=2, lost=3)
+            assert any("has no subscription eventwagon any more" in w and "made anew" in w for w in warnings(caplog))
+            async with ours.consume(channel, visibility=30.0) as consumer:
+                got = await take(consumer, 3)
+                assert [d.event.id for d in got] == [e.id for e in more]
+                await consumer.settle(got)
+            await until(ours, channel, published=5, settled=5, lost=3)
+            for name in ("eventwagon-totals", "eventwagon"):
+                await place.put(f"{path}/subscription/{name}?force=true", method="DELETE")
+            async with ours.consume(channel, visibility=30.0) as consumer:  # who attaches makes them anew, too
+                await consumer.settle(await consumer.receive(5, 1.0))
+            (depth,) = await ours.depth([channel])
+            assert depth.published == depth.settled
+
+    asyncio.run(main())
+
+
 def test_a_train_tells_what_it_lost(server: PulsarServer, tmp_path: Path) -> None:
     """Threat and loss stand in the journal and in status, once each; the wagon drains and goes all the same."""
 

@@ -40,7 +40,9 @@ def test_nothing_is_lost_and_nothing_left_over(
 def test_a_server_that_comes_back_with_an_older_copy(tmp_path: Path) -> None:
     """The train goes on by itself: nothing is lost but what the copy can't have, and no name is used twice."""
     with RedisServer(config=["appendfsync always"]) as server:
-        chaos = Chaos(tmp_path, url=server.url, servers=[server], switches=6, plan=7, isolated=False, restores=2)
+        chaos = Chaos(
+            tmp_path, url=server.url, servers=[server], switches=6, plan=8, isolated=False, restores=2, patience=120.0
+        )
         verdict = asyncio.run(chaos.run())
         print(verdict)
     assert verdict.good, str(verdict)

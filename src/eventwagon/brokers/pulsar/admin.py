@@ -73,8 +73,7 @@ class Admin:
         reply = await self._done("PUT", path, absent_ok=False, exists_ok=True, what=f"creating {channel}")
         if reply is not None and reply.status_code == 409 and (threat := await self.threat(channel)):
             raise StorageBroken(threat)
-        await self._subscribe(channel, TOTALS)  # first: who finds the other without it takes it for removed
-        await self._subscribe(channel, SUBSCRIPTION)
+        await self.subscribe(channel)
 
     async def _subscribe(self, channel: Channel, name: str) -> None:
         path = f"{self._address.path(channel)}/subscription/{name}"
@@ -123,9 +122,15 @@ class Admin:
     def _note_path(self, channel: Channel) -> str:
         return f"{self._address.path(channel)}/subscription/{TOTALS}/properties"
 
-    async def count_again(self, channel: Channel) -> None:
-        """Make the subscription of totals anew, from the first entry that stands."""
-        await self._subscribe(channel, TOTALS)
+    async def is_bare(self, channel: Channel) -> bool:
+        """Whether the topic stands without the subscription of the events."""
+        reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
+        return reply is not None and SUBSCRIPTION not in reply.json().get("cursors", {})
+
+    async def subscribe(self, channel: Channel) -> None:
+        """Make its subscriptions, from the first entry that stands; one that exists is left alone."""
+        await self._subscribe(channel, TOTALS)  # first: who finds the other without it takes it for removed
+        await self._subscribe(channel, SUBSCRIPTION)
 
     async def others_in_flight(self, channel: Channel, own: Sequence[str]) -> int | None:
         """Messages that consumers but these hold unacknowledged; None where the channel is absent."""
@@ -192,13 +197,15 @@ class Admin:
         """See `broker.Inspectable`."""
         unseen: list[Finding] = []
         levels, returns = await self._levels(strict=False, unseen=unseen)
-        found = policies.dropping(levels, self._ns) or [
-            Finding(
-                severity="fine",
-                what=f"namespace {self._ns}",
-                means="no policy that may be read drops events that nobody has handled",
+        found = policies.dropping(levels, self._ns)
+        if not found and "namespace" in levels:
+            found.append(
+                Finding(
+                    severity="fine",
+                    what=f"namespace {self._ns}",
+                    means="no policy that may be read drops events that nobody has handled",
+                )
             )
-        ]
         if returns:
             found.append(returns)
         for channel in channels:

@@ -13,7 +13,7 @@ from ...broker import Capabilities, Depth, Finding
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
 from ...text import said
-from .address import TOTALS, Address, parse
+from .address import SUBSCRIPTION, TOTALS, Address, parse
 from .admin import Admin
 from .books import Books, Figures
 from .browse import messages
@@ -33,6 +33,8 @@ _FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
 _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
 _POLICIES = 30.0  # seconds between looks at what the server would do to a channel
 _PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
+_MADE = 1.0  # seconds in which a topic is made, with its subscriptions
+_AGAIN = "what stands there comes again, settled or not"
 _BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
 
@@ -58,6 +60,8 @@ class PulsarBroker:
         self._probes: set[Channel] = set()
         self._fit_at = float("-inf")
         self._books: dict[Channel, Books] = {}
+        self._bare: dict[Channel, float] = {}
+        """Topics without the subscription of the events, and when that was first seen: some are just being made."""
         self._threats: dict[Channel, tuple[float, str]] = {}
         """What would drop events of a channel, and when that was looked up."""
         self._stack = AsyncExitStack()
@@ -192,6 +196,9 @@ class PulsarBroker:
             attachment = self._attachments.get(channel)
             if attachment is None:
                 found, tried = await asyncio.gather(self._admin.snapshot(channel), self._admin.tried(channel))
+                if found is None and await self._admin.is_bare(channel):
+                    await self._mended(channel, SUBSCRIPTION, _AGAIN)
+                    found = await self._admin.snapshot(channel)
                 if found is None:
                     raise ChannelGone(f"channel {channel} does not exist")
                 attachment = Attachment(
@@ -243,12 +250,23 @@ class PulsarBroker:
         return await self._admin.inspect(channels)
 
     async def _depth(self, channel: Channel) -> Depth:
-        found = await self._look(channel)
+        found, lacking = await self._look(channel), ""
         if found is None:
-            return Depth()
-        threat = await self._threat(channel)
+            if not await self._admin.is_bare(channel):
+                self._bare.pop(channel, None)
+                return Depth()
+            now = asyncio.get_running_loop().time()
+            _trim(self._bare, _BOOKS)
+            if now < self._bare.setdefault(channel, now) + _MADE:
+                return Depth()
+            lacking = await self._mended(channel, SUBSCRIPTION, _AGAIN)
+            found = await self._look(channel)
+        self._bare.pop(channel, None)
+        if found is None:
+            return Depth(trouble=lacking)
         if not found.counted:
-            threat = "; ".join(filter(None, (threat, await self._count_again(channel))))
+            lacking = await self._mended(channel, TOTALS, "entries may have gone uncounted meanwhile")
+        threat = "; ".join(filter(None, (await self._threat(channel), lacking)))
         figures = await self._figures(channel, found, threatened=bool(threat))
         published, settled = figures.published, figures.settled
         left = published - settled
@@ -321,16 +339,14 @@ class PulsarBroker:
         _trim(self._threats, _BOOKS)
         return threat
 
-    async def _count_again(self, channel: Channel) -> str:
-        """The subscription of totals is gone: make it anew. What threatens while that is not allowed."""
+    async def _mended(self, channel: Channel, name: str, then: str) -> str:
+        """A subscription is gone: make it anew. What threatens where that is not allowed."""
+        gone = f"{self._address.topic(channel)} has no subscription {name} any more (expired, or removed by hand)"
         try:
-            await self._admin.count_again(channel)
+            await self._admin.subscribe(channel)
         except BrokerError as e:
-            return (
-                f"{self._address.topic(channel)} has no subscription {TOTALS} any more (expired, or removed by hand), and it "
-                f"can't be made anew ({said(e)}): a process with the role of a tenant's admin does it by itself"
-            )
-        log.warning("%s had no subscription %s any more (expired, or removed by hand): made anew", channel, TOTALS)
+            return f"{gone}, and it can't be made anew ({said(e)}): a process with the role of a tenant's admin does so"
+        log.warning("%s: made anew; %s", gone, then)
         return ""
 
     async def _look(self, channel: Channel) -> Snapshot | None:

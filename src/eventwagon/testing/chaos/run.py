@@ -102,6 +102,8 @@ class Chaos:
         self._pace, self._mean_up = pace, mean_up
         self._restores = restores
         self._restored: list[Restored] = []
+        self._under_way = False
+        """The train has switched: there is something to forget."""
         self._patience = patience
         self._notes = directory / "notes"
         environment = {NOTES: str(self._notes), NAME: self._name, VOLUME: str(volume)}
@@ -167,7 +169,7 @@ class Chaos:
             for outage in outages(self._plan, mean=self._mean_up):
                 server = self._servers[min(len(self._servers) - 1, int(outage.which * len(self._servers)))]
                 pause, start, copied = outage.pause, server.start, None
-                if len(self._restored) < self._restores:
+                if self._under_way and len(self._restored) < self._restores:
                     server = restorable = self._restorable()
                     pause, start, copied = max(_FORGETS, pause), restorable.restore, time.monotonic()
                     await asyncio.to_thread(restorable.save)
@@ -208,7 +210,7 @@ class Chaos:
         while (
             active <= self._switches
             or (self._servers and not self._cast.kills["server"])
-            or len(self._restored) < self._restores
+            or restored < self._restores
             or (self._restores and since < _AFTER)
         ):
             now = time.monotonic()
@@ -222,6 +224,7 @@ class Chaos:
                 restored, since, moved = len(self._restored), 0, now
             if found is not None and found.number > active:
                 active, moved, since = found.number, now, since + 1
+                self._under_way = active > 1
             elif now - moved > self._patience:
                 raise ChaosFailed(await self._report(train, f"no switch for {self._patience:g} s"))
             if active >= told + 50:

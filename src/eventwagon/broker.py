@@ -222,3 +222,13 @@ class Named(Protocol):
     def name_of(self, channel: Channel) -> str:
         """What the channel is called there: a key, a topic. Pure; usable before the broker is entered."""
         ...
+
+
+@runtime_checkable
+class Troubled(Protocol):
+    """A broker that can say why calls take long that are under way."""
+
+    @property
+    def trouble(self) -> str:
+        """What they wait for; empty while there is nothing to be said."""
+        ...

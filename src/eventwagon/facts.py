@@ -160,9 +160,11 @@ class EventsLost(_Fact, frozen=True):
     """Events of a wagon went from the broker without being settled: they are handled by nobody any more."""
 
     number: int
-    count: int
+    count: int | None
+    """As many at the most; None: not known."""
     total: int
-    """With those that were told before."""
+    """Of the wagon, with those that were told before."""
+    because: str = ""
 
 
 class ChannelThreatened(_Fact, frozen=True):
@@ -383,12 +385,25 @@ class ClaimsReturned(_Fact, frozen=True):
     because: str
 
 
+class RegistrySteppedBack(_Fact, frozen=True):
+    """The registry holds an older manifest than this process knew: it was restored from an older copy. The older one is
+    taken over, under a higher revision."""
+
+    known: int
+    """The revision that this process knew."""
+    found: int
+    """The revision that the registry came back with; 0: it had no manifest at all."""
+    wagons: tuple[int, ...] = ()
+    """Wagons that this process knew and that the older manifest does not have."""
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
     | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
+    | RegistrySteppedBack
 )  # fmt: skip
 """What the journal keeps."""
 
@@ -537,12 +552,10 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{count} late events were found in {_name(n)}: it drains again"
-        case EventsLost(number=n, count=count, total=total):
-            more = f" ({total:,} in all)" if total > count else ""
-            return (
-                f"{_name(n)} lost {count:,} events{more}: they went from the broker without being settled, by its "
-                "retention or somebody's hand; the log of the process that found it says where"
-            )
+        case EventsLost(number=n, count=count, total=total, because=why):
+            many = "an unknown number of" if count is None else f"{count:,}"
+            more = f" ({total:,} in all)" if total > (count or 0) else ""
+            return f"{_name(n)} lost {many} events{more}, which went without being settled: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
@@ -619,12 +632,19 @@ def _sentence(fact: Fact) -> str:
             )
         case UnknownFact(kind=kind, raw=raw):
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
+        case RegistrySteppedBack(known=known, found=found, wagons=wagons):
+            lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
+            held = f"is back at revision {found}" if found else "has no manifest any more"
+            return (
+                f"the registry {held}, {known} was known: it was restored from an older copy, or lost what it held. "
+                f"What it holds now is taken over{lost}"
+            )
         case ClaimsReturned(owner=owner, count=count, because=why):
             return f"{count:,} events that {owner} had in hand were given back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -145,6 +145,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     paused: Pause | None = None
     """All wagons are paused, those to come too."""
     removal: Removal | None = None
+    epoch: int = 0
+    """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a
+    promoted replica). Older code drops it, which hurts nobody."""
+    stepped_back_at: float | None = None
+    """When that was found the last time."""
+    stepped_back_to: int = 0
+    """The revision that it was found at then; 0: it held no manifest."""
 
     @property
     def active(self) -> Wagon | None:

@@ -267,8 +267,10 @@ class Membership:
             with self._going_on(f"attaching to {wagon.name}"):
                 await local.ensure(spec_of(manifest, wagon, workers=own))
         units = {w.unit for w in live}
-        for unit in await local.deployments(self._train):
-            if unit not in units and unit not in self._leaving:
+        for unit, found in (await local.deployments(self._train)).items():
+            # warm workers of a wagon that a registry forgot: a spec for an earlier wagon of their unit changes nothing
+            forgotten = manifest.epoch > 0 and manifest.wagon(found.number) is None
+            if (unit not in units or forgotten) and unit not in self._leaving:
                 self._leaving.add(unit)
                 leaving.create_task(self._leave(local, unit))
 

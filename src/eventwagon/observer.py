@@ -14,9 +14,10 @@ from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .errors import Conflict, Defect, EventwagonError
 from .event import Channel
-from .facts import ChannelThreatened, ChannelUnserved, DefectFound, Listener, StepFailed, SwitchRefused
+from .facts import ChannelThreatened, ChannelUnserved, DefectFound, EventsLost, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
+from .losses import GONE, Losses
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
 from .pausing import resting
@@ -49,6 +50,8 @@ from .workers import allocate
 
 _Key = tuple[type[Task], int]
 """A task and its wagon."""
+_SWEEP_AGAIN = 5.0
+"""Seconds after which leftovers that could not be removed are looked for again."""
 _AGAIN = 60.0
 """Seconds after which a failure that lasts is told again where its words have changed."""
 
@@ -117,6 +120,9 @@ class Observer:
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
+        self._losses = Losses(totals=broker.capabilities.totals)
+        self._epoch: int | None = None
+        """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
         """How many workers each wagon should have of its orchestrator."""
         self._wanted = False
@@ -155,6 +161,9 @@ class Observer:
         members = await self._registry.members(self._train)
         self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
+        if self._epoch is not None and base.manifest.epoch > self._epoch:
+            await self._after_stepping_back(base.manifest)
+        self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
         decided = plan(
             self._settings,
@@ -238,6 +247,10 @@ class Observer:
             if depth.trouble
         ]
         now = self._clock()
+        await self._look_for_losses(
+            wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
+        )
+        gone = self._losses.vanished
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
@@ -248,19 +261,44 @@ class Observer:
                 samples[number] = Sample(now, ingress.published, ingress.settled, waiting)
         self._history.add_all(samples, now)
         self._history.keep({w.number for w in wagons})
+        standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
         hopeful = {
-            w.number: channels[w.number]
+            w.number: [c for c in channels[w.number] if c not in gone]
             for w in wagons
-            if w.sealed_at is not None and w.number in depths and outstanding(depths[w.number]) == 0
+            if w.sealed_at is not None and w.number in depths and outstanding(standing[w.number]) == 0
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
         crew = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
         return {
-            w.number: self._reading(w, depths[w.number], later.get(w.number), now, crowding, crew)
+            w.number: msgspec.structs.replace(
+                self._reading(w, depths[w.number], now, crowding, crew),
+                outstanding_in_all=outstanding(standing[w.number]),
+                empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
+                vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
+                lost=self._losses.of(w.number),
+                lost_because=self._losses.why(w.number),
+            )
             for w in wagons
             if w.number in depths
         }, troubles
+
+    async def _look_for_losses(self, wagons: Sequence[Wagon], depths: Mapping[Channel, Depth]) -> None:
+        doubtful = any(depth == Depth() for depth in depths.values())
+        there = set(await self._broker.channels(self._train)) if doubtful else set()
+        self._losses.look(depths, there, {w.number: w.lost for w in wagons})
+
+    async def _after_stepping_back(self, manifest: Manifest) -> None:
+        """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
+        anew; what does not is told."""
+        self._swept = float("-inf")
+        there = await self._broker.channels(self._train)
+        why = f"its channels have {GONE}; it is not in the manifest either"
+        lost = self._losses.without({w.number for w in manifest.wagons}, there)
+        if lost:
+            await self._switcher.note(
+                *(EventsLost(train=self._train, number=n, count=c, total=c, because=why) for n, c in lost.items())
+            )
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
@@ -290,7 +328,6 @@ class Observer:
         self,
         wagon: Wagon,
         depths: Sequence[Depth],
-        later: Sequence[Depth] | None,
         now: float,
         crowding: float,
         crew: float | None,
@@ -310,10 +347,7 @@ class Observer:
             oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
             settle_rate=crew if shared else busy_rate(samples),
-            outstanding_in_all=outstanding(depths),
             inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
-            lost=sum(depth.lost for depth in depths),
-            empty=later is not None and proven_empty(depths, later),
             samples=samples,
             crowding=crowding,
         )
@@ -433,6 +467,8 @@ class Observer:
             pause = min(_REST_MOST, 2 * before.pause if before else self._settings.observe_every)
             until = asyncio.get_running_loop().time() + pause
             self._failing[key] = _Failing(self._failed(task, e), until, pause)
+            if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
+                self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
             self._failing.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
@@ -513,6 +549,8 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
     match fact:
         case StepFailed(step=step) | DefectFound(step=step):
             return type(fact), step
+        case EventsLost():
+            return type(fact), number
         case ChannelUnserved(channel=channel) | ChannelThreatened(channel=channel):
             return type(fact), number, channel
         case _:

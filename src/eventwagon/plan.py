@@ -32,6 +32,7 @@ from .facts import (
 )
 from .lifecycle import LIVE, Move, State
 from .limits import Pressure, measured
+from .losses import GONE
 from .manifest import Manifest, Wagon, changed, check, moved, switched
 from .orchestrator import Deployment
 from .reading import Reading
@@ -52,6 +53,7 @@ from .steps import (
     attempt_failed,
     attempt_pause,
     not_wanted,
+    numbered_past,
     open_next,
     open_pause,
 )
@@ -84,6 +86,7 @@ def plan(
     if manifest.removal is not None:
         return Plan(manifest)  # its remover does the rest
     draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
+    draft.attempt("numbering", lambda: draft.number(leftovers))
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
@@ -185,6 +188,11 @@ class _Draft:
     def age(self, wagon: Wagon) -> float:
         return self.ages.get(wagon.number, 0.0)
 
+    def number(self, leftovers: Sequence[Channel]) -> None:
+        """A manifest that was restored from an older copy does not know of all channels that were made since. None of
+        their names is used again; that no other observer has just made them is known once this is stored."""
+        self.manifest = numbered_past(self.manifest, leftovers)
+
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
         for wagon in self.manifest.in_state(State.READY):
@@ -252,14 +260,17 @@ class _Draft:
         if active is None:
             return
         pressure, asked = self.pressure(active), self.manifest.request
-        full = pressure.value >= 1 or asked is not None
+        full = pressure.value >= 1 or asked is not None or self.is_gone(active)
         because = f"asked for: {asked.why}" if asked else pressure.why
+        if self.is_gone(active):
+            because = f"its channel has {GONE}"
         self.next_wanted = (full or pressure.value >= self.settings.prepare) and not self.on_hold()
         if not full:
             if self.manifest.refusing:
                 self.manifest = msgspec.structs.replace(self.manifest, refusing="")
             return
-        refusal = self.why_not(active, exact=asked is not None or self.exactly_full(active))
+        exact = asked is not None or self.exactly_full(active) or self.is_gone(active)
+        refusal = self.why_not(active, exact=exact)
         if refusal is None:
             ready = self.manifest.ready[0]
             self.manifest = switched(self.manifest, to=ready.number, now=self.now, because=because)
@@ -282,21 +293,23 @@ class _Draft:
                 pressure=pressure.value,
                 figures=because,
                 because=refusal,
-                passing=not at_cap(self.settings, self.manifest) and not self.on_hold(),
+                passing=not self.at_cap(active) and not self.on_hold(),
             )
         )
-        refusing = refusal if at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse" else ""
+        refusing = refusal if self.at_cap(active) and self.settings.at_cap == "refuse" else ""
         if refusing != self.manifest.refusing:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
     def on_hold(self) -> bool:
         """The train is paused, and nobody asked for a switch: since nothing is handled, every limit would be full soon,
         wagon after wagon. The active one takes what comes; once the train is resumed the limit finds it full."""
-        return self.manifest.paused is not None and self.manifest.request is None
+        active = self.manifest.active
+        gone = active is not None and self.is_gone(active)
+        return self.manifest.paused is not None and self.manifest.request is None and not gone
 
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
         """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
-        refuses = at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse"
+        refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
         if self.on_hold() and not refuses:
             return WHILE_PAUSED
         since = active.active_at if active.active_at is not None else active.opened_at
@@ -307,9 +320,18 @@ class _Draft:
         coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
         if coming:
             return f"{coming[0].name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
-        if at_cap(self.settings, self.manifest):
+        if self.at_cap(active):
             return f"the cap of {self.settings.wagons} live wagons is reached"
         return "the next wagon is not opened yet"
+
+    def at_cap(self, active: Wagon) -> bool:
+        """There can't be a next wagon. One whose ingress has vanished takes no place: nothing else could follow it."""
+        return at_cap(self.settings, self.manifest) and not self.is_gone(active)
+
+    def is_gone(self, wagon: Wagon) -> bool:
+        """Its ingress has vanished from the broker."""
+        reading = self.readings.get(wagon.number)
+        return reading is not None and "" in reading.vanished
 
     def exactly_full(self, active: Wagon) -> bool:
         reading = self.readings.get(active.number)
@@ -344,7 +366,7 @@ class _Draft:
                 standing += 1
         if standing >= wanted:
             return
-        if len(self.manifest.wagons) >= self.settings.wagons:
+        if len(self.manifest.wagons) - self.is_gone(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
@@ -383,16 +405,28 @@ class _Draft:
         if self.manifest.request is not None:
             return f"a switch was asked for ({self.manifest.request.why})"
         active = self.manifest.active
+        if active is not None and self.is_gone(active):
+            return f"its channel has {GONE}"
         return self.pressure(active).why if active else ""
 
     def losses(self) -> None:
-        """Events that went without being settled: told once, whoever sees it first."""
+        """Events that went without being settled: told once, whoever sees it first. How many is not always known."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
-            if reading is not None and (more := reading.lost - wagon.lost) > 0:
+            if reading is None:
+                continue
+            lost = EventsLost(
+                train=self.manifest.train,
+                number=wagon.number,
+                count=reading.lost - wagon.lost,
+                total=reading.lost,
+                because=reading.lost_because,
+            )
+            if reading.lost > wagon.lost:
                 self.manifest = changed(self.manifest, wagon.number, lost=reading.lost)
-                lost = EventsLost(train=self.manifest.train, number=wagon.number, count=more, total=reading.lost)
                 self.facts.append(lost)
+            if None in reading.vanished.values():
+                self.refusals.append(msgspec.structs.replace(lost, count=None))
 
     def drain(self) -> None:
         """Cut-off wagons: seal, prove empty, remove."""

@@ -44,9 +44,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     inner: Mapping[str, int | None] = {}
     """The same of each inner channel, by name."""
     lost: int = 0
-    """Events that went without being settled, over all channels: see `Depth`."""
+    """Events that went without being settled, over all channels, by all that was told and seen: see `Losses`."""
+    lost_because: str = ""
     empty: bool = False
-    """All channels proven empty: every settled total, read first, met every published total, read after."""
+    """All channels proven empty: every settled total, read first, met every published total, read after. Those that
+    have vanished hold nothing."""
+    vanished: Mapping[str, int | None] = {}
+    """Its channels that the broker does not have any more, by name, and how many events went with each; None: not
+    known."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""
@@ -112,6 +117,8 @@ class History:
         samples = self._of.setdefault(number, deque())
         if samples and sample.at < samples[-1].at:
             samples.clear()  # the clock went back: begin anew
+        if samples and sample.published < samples[-1].published:
+            samples.clear()  # the broker did
         if len(samples) > 1 and sample.at - samples[-2].at < self._apart:
             samples.pop()  # looks in quick succession: the last one says it all
         samples.append(sample)

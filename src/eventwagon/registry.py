@@ -130,14 +130,23 @@ class Registry(Protocol):
         ...
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         """Compare-and-swap: store `manifest` if the revision still is `expect`, else raise Conflict and store nothing.
-        `entries` join the journal as by `append`: in the same step where the store can, right after it where not."""
+        The new revision is higher than `beyond` too, where the driver numbers revisions itself. `entries` join the
+        journal as by `append`: in the same step where the store can, right after it where not."""
         ...
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:
-        """The newest manifest first, then each change; may skip some, never goes back, never ends by itself."""
+        """The newest manifest first, then each change; may skip some, never ends by itself. It goes back only where the
+        store itself did (it was restored from an older copy)."""
         ...
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 from .broker import Broker, outstanding
 from .errors import ChannelGone, EventRefused, EventwagonError, Unavailable
@@ -20,7 +22,10 @@ from .switcher import Switcher
 from .text import said
 from .worker import died, smaller
 
+_logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
+_DEFECTS = 3
+"""How often a driver may fail in a row before it is taken for the event's doing."""
 
 
 class Remover:
@@ -71,9 +76,15 @@ class Remover:
         # that channel goes last: once it is gone, the record was written
         if dead is not None or wagon.created_at is None:
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
-        await self._rescue(manifest.ingress(wagon))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        if wagon.state is State.FAILED and manifest.epoch:  # in a time that the registry forgot it may have been in use
+            await self._broker.seal(manifest.ingress(wagon))
+            for channel in (*named, *lost):
+                if channel.name != PROBE:
+                    await self._rescue(channel)
+        else:
+            await self._rescue(manifest.ingress(wagon))
         for channel in (*named, *lost, manifest.dead_letters(wagon)):
             await self._delete(channel)
         await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
@@ -131,7 +142,7 @@ class Remover:
         while left:
             some = fitting(left, _MOVE_BATCH)
             try:
-                await self._broker.publish(kept, some)
+                await _in_spite_of_defects(partial(self._broker.publish, kept, some))
                 left = left[len(some) :]
             except (Exception, BaseExceptionGroup) as e:
                 if _passes_over(e):
@@ -145,47 +156,65 @@ class Remover:
                 else:
                     raise
 
-    async def _rescue(self, ingress: Channel) -> None:
+    async def _rescue(self, channel: Channel) -> None:
         """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
         where the broker refuses writes to a sealed channel nothing is ever found."""
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
-            async for batch in self._batches(ingress):
-                for some in self._parts(ingress, batch, self._settings.publish_batch):
-                    dead += await self._readmit(ingress, some)
+            async for batch in self._batches(channel):
+                for some in self._parts(channel, batch, self._settings.publish_batch):
+                    dead += await self._readmit(channel, some)
                     count += len(some)
         if count:
             await self._switcher.note(
-                EventsRescued(train=self._train, number=ingress.wagon, count=count - dead, dead=dead)
+                EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
 
-    async def _readmit(self, ingress: Channel, events: Sequence[Event]) -> int:
-        """Publish them anew. Those that can't be, ever, go to the train's dead letters: how many."""
+    async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
+        """Publish them anew, to the active wagon's channel of that name. Those that can't be, ever, go to the train's
+        dead letters, as do those for an inner channel that it does not have: how many."""
         try:
-            await self._switcher.readmit(events)
+            if channel.name:
+                await _in_spite_of_defects(partial(self._emit_anew, channel.name, events))
+            else:
+                await _in_spite_of_defects(partial(self._switcher.readmit, events))
+        except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
+            raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
         except (Exception, BaseExceptionGroup) as e:
             if _passes_over(e):
                 raise
             if len(events) > 1:
                 half = len(events) // 2
-                return await self._readmit(ingress, events[:half]) + await self._readmit(ingress, events[half:])
-            because = f"it came late to {ingress}, and could not be published anew: {said(e)}"
-            _, letter = died(events[0], "", ingress.wagon, because, 0, self._clock())
+                return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
+            because = f"it came late to {channel}, and could not be published anew: {said(e)}"
+            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._clock())
             kept = Channel(self._train, 0, DEAD)
             await self._broker.create(kept)
             await self._keep(kept, [letter])
             return 1
         return 0
 
+    async def _emit_anew(self, name: str, events: Sequence[Event]) -> None:
+        """Into that inner channel of the active wagon."""
+        active = self._switcher.snapshot.manifest.active
+        if active is None:
+            raise Unavailable(f"train {self._train} has no active wagon yet")
+        if name not in active.channels:
+            raise _NoSuchChannelError(f"{active.name} has no channel {name}")
+        await self._broker.publish(Channel(self._train, active.number, name), events)
+
     async def leftover(self, task: RemoveLeftover) -> None:
-        """Remove what belongs to no wagon in the manifest. Idempotent."""
+        """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
+        that was restored from an older copy does not know their wagon. The ingress goes first: what a handler still has
+        in hand is published anew there, and whatever else it emits stands already. Idempotent."""
         await self._end_workers(task.number)
-        for channel in task.channels:
+        for channel in sorted(task.channels, key=lambda c: bool(c.name)):
             if not channel.name:
                 await self._broker.seal(channel)
-                await self._rescue(channel)
-            elif channel.name == DEAD:
+            if channel.name == DEAD:
                 await self._move_dead_letters(channel)
+            elif channel.name != PROBE:
+                await self._rescue(channel)
             await self._delete(channel)
         what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
@@ -204,6 +233,23 @@ class Remover:
                 batch = []
         if batch:
             yield batch
+
+
+class _NoSuchChannelError(Exception):
+    """The active wagon has no inner channel of that name."""
+
+
+async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
+    """A few defects of a driver must not cost an event anything: only one that lasts is taken for the event's doing."""
+    for _ in range(_DEFECTS):
+        try:
+            await call()
+            return
+        except (Exception, BaseExceptionGroup) as e:
+            if isinstance(e, EventwagonError | _NoSuchChannelError):
+                raise
+            _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=e)
+    await call()
 
 
 def _mark(event: Event) -> tuple[str, str]:

@@ -7,7 +7,7 @@ Pure.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,8 +24,10 @@ from .facts import (
     Discarded,
     DrainUnproven,
     EventsLate,
+    EventsLost,
     OpenRefused,
     ProvisioningFailed,
+    RegistrySteppedBack,
     RemovalAsked,
     RemovalGivenUp,
     SealWaits,
@@ -42,6 +44,7 @@ from .limits import capacity, parse_limit
 from .manifest import Manifest, Removal, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
+from .registry import Snapshot
 from .settings import Settings
 from .workers import Load
 
@@ -96,6 +99,7 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
 
 Refusal = (
     SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | ChannelThreatened | DefectFound
+    | EventsLost
 )  # fmt: skip
 """What was not done, and why."""
 
@@ -206,14 +210,15 @@ def found(
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)
-    if not manifest.wagons:
+    if not manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE):
         why = "the train's first wagon"
         manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
         facts.append(fact)
-    first = manifest.wagons[0]
-    if first.state is State.PROVISIONING and first.created_at is not None and manifest.active is None:
+    first = manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE)[0]
+    if first.created_at is not None and manifest.active is None:
         why = "the first wagon takes events as soon as its channels do"
-        manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
+        if first.state is State.PROVISIONING:  # READY: its workers were seen while it was waited for its channels
+            manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
         manifest = switched(manifest, to=first.number, now=now, because=why)
         facts.append(
             Switched(
@@ -305,6 +310,49 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
         why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
         return Plan(manifest, tasks=(Lift(active.number, why),))
     return None
+
+
+# --- a registry that stepped back ---------------------------------------------------------
+
+
+def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
+    """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
+    of a new epoch."""
+    manifest = by_hand_kept(known.manifest, numbers_kept(known.manifest, found.manifest).manifest)
+    epoch = max(known.manifest.epoch, manifest.epoch) + 1
+    manifest = msgspec.structs.replace(manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision)
+    return Plan(manifest, (went_back(known.manifest, manifest, known.revision),))
+
+
+def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
+    """What is paused and what is not, and a removal, are as `known` has them."""
+    own = {w.number: w.paused for w in known.wagons}
+    wagons = tuple(msgspec.structs.replace(w, paused=own.get(w.number, w.paused)) for w in manifest.wagons)
+    return msgspec.structs.replace(manifest, wagons=wagons, paused=known.paused, removal=known.removal)
+
+
+def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
+    """The same in words, for each process that knew more; `revision` is that of `known`."""
+    there = {w.number for w in now.wagons}
+    missing = tuple(w.number for w in known.wagons if w.number not in there)
+    return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
+
+
+def numbers_kept(known: Manifest, manifest: Manifest) -> Plan:
+    """No number and no turn that `known` has used is used again. Idempotent."""
+    if known.next_number <= manifest.next_number and known.turns <= manifest.turns:
+        return Plan(manifest)
+    number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
+    return Plan(msgspec.structs.replace(manifest, next_number=number, turns=turns))
+
+
+def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Manifest:
+    """The next wagon's number is past every channel that was found: a manifest from an older copy does not know of all
+    that were made since."""
+    highest = max((c.wagon for c in channels), default=0)
+    if highest < manifest.next_number:
+        return manifest
+    return msgspec.structs.replace(manifest, next_number=highest + 1)
 
 
 # --- asked for by hand --------------------------------------------------------------------

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
-from .broker import Broker
+from .broker import Broker, Troubled
 from .bulkhead import Bulkhead, is_ours
 from .errors import (
     ChannelFull,
@@ -34,16 +34,18 @@ from .facts import Listener
 from .gathering import Batch, Gathering, Parcel, fitting
 from .lease import Lease
 from .lifecycle import State
-from .manifest import Manifest, Wagon
+from .manifest import Manifest, Request, Wagon
 from .registry import Registry
 from .settings import Settings
-from .steps import Full, Lift, Plan, when_full
+from .steps import Full, Lift, Plan, switch_asked, when_full
 from .switching import Switching, train_removed
 from .tasks import kept_up
 from .text import said
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
+_REFUSED_LONG = 1.0
+"""Seconds for which the broker must refuse the active wagon before the next one is asked for: a switch takes less."""
 _SENDERS_MOST = 8
 """How many calls to the broker may hang while a further one is tried."""
 
@@ -85,6 +87,8 @@ class Switcher(Switching):
         self._has_published = False
         self._gathering = Gathering(self._late, self._held_up)
         self._held_since: tuple[int, float] | None = None
+        self._refused_since: tuple[int, float] | None = None
+        """Which active wagon the broker refuses to write to, and since when."""
         self._trouble = ""
         self._lease: Lease | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -153,7 +157,8 @@ class Switcher(Switching):
     def _late(self, parcel: Parcel) -> PublishTimeout:
         left = len(parcel.events) - parcel.accepted
         message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
-        why = self._trouble or "the broker has not answered"
+        known = self._broker.trouble if isinstance(self._broker, Troubled) else ""
+        why = known or self._trouble or "the broker has not answered"
         return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
 
     # --- senders --------------------------------------------------------------------------
@@ -230,7 +235,10 @@ class Switcher(Switching):
             wagon = manifest.active
             if wagon is None:
                 self._trouble = "the train has no active wagon yet"
-                await self._pause_for_all(batch, me, pause)
+                if manifest.epoch:
+                    await self._found_again()
+                if self._snapshot.manifest.active is None:
+                    await self._pause_for_all(batch, me, pause)
                 continue
             if (refusal := self._refusal(manifest)) is not None:
                 batch.fail(refusal)
@@ -249,6 +257,8 @@ class Switcher(Switching):
                     batch.accept(e.accepted)
                 self._trouble = str(e)
                 if await self._refreshed(wagon) == wagon.number:
+                    self._trouble += ", though it is the train's active wagon; the next one is waited for"
+                    await self._ask_for_next(wagon, e)
                     await self._pause(batch, pause)
                     pause = min(_PAUSE_MOST, pause * 2)
             except (PublishUncertain, Unavailable) as e:
@@ -271,7 +281,7 @@ class Switcher(Switching):
                 self._refuse_unexpected(batch, len(events), e)
             else:
                 batch.accept(len(events))
-                self._held_since, self._trouble = None, ""
+                self._held_since, self._refused_since, self._trouble = None, None, ""
 
     def _refusal(self, manifest: Manifest) -> PublishError | None:
         """What publishers are told while the train takes nothing; None while it does."""
@@ -339,6 +349,7 @@ class Switcher(Switching):
                 if isinstance(e, Sealed):
                     left = left[e.accepted :]
                 if left and await self._refreshed(wagon) == wagon.number:
+                    await self._ask_for_next(wagon, e, patience=0.0)
                     raise
 
     async def _publish(self, wagon: Wagon, events: Sequence[Event], until: float) -> None:
@@ -365,6 +376,40 @@ class Switcher(Switching):
             self._bulkhead.report("reading the manifest", e)
             return wagon.number
         return active.number if active else None
+
+    async def _found_again(self) -> None:
+        """The registry has stepped back to before there was an active wagon."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self.found()
+        except (EventwagonError, TimeoutError) as e:
+            self._trouble = said(e)
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+            self._bulkhead.report("founding the train again", e)
+
+    async def _ask_for_next(
+        self, wagon: Wagon, error: Sealed | ChannelGone, *, patience: float = _REFUSED_LONG
+    ) -> None:
+        """The broker refuses the wagon that the newest manifest names as the active one. A registry that was restored
+        from an older copy says so of a wagon that was cut off since. Observers see a channel that has vanished by
+        themselves, but not one that is sealed."""
+        now = asyncio.get_running_loop().time()
+        if self._refused_since is None or self._refused_since[0] != wagon.number:
+            self._refused_since = (wagon.number, now)
+        if not isinstance(error, Sealed) or now - self._refused_since[1] < patience:
+            return
+        request = Request(f"{wagon.name} is sealed, though it is the active one", self._clock())
+
+        def edit(m: Manifest) -> Plan:
+            return switch_asked(m, request) if m.active is not None and m.active.number == wagon.number else Plan(m)
+
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self.settle(edit)
+        except (EventwagonError, TimeoutError):
+            pass  # asked again at the next attempt
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+            self._bulkhead.report("asking for the next wagon", e)
 
     async def _next_after_full(self, batch: Batch, wagon: Wagon) -> bool:
         """Redirect from a full wagon, or lift its bound; False when there is nothing to do but wait."""

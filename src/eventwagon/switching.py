@@ -14,10 +14,13 @@ from .lifecycle import State
 from .manifest import Manifest, Removal, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
-from .steps import Lift, Plan, Provision, created, found
+from .steps import Lift, Plan, Provision, created, found, numbered_past, numbers_kept, stepped_back, went_back
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
+_MARGIN = 1_000_000
+"""By how much the revision goes beyond the known one when a registry has stepped back: past all that any process of the
+lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
 
 
 class Switching:
@@ -59,6 +62,8 @@ class Switching:
         self._changed = asyncio.Event()
         self._told: Manifest | None = None
         """The manifest of the last switch that this process has told; None before it has read any."""
+        self._lost: Snapshot | None = None
+        """What was known before the registry stepped back, until the numbers used in it are written down."""
         self._switching = 0
         """Switches that are being stored here: what comes of them is told with their facts."""
         self.on_change: list[Callable[[Snapshot], None]] = []
@@ -70,14 +75,22 @@ class Switching:
         return self._snapshot
 
     def see(self, snapshot: Snapshot) -> None:
-        """Take notice of a manifest; an older one than known is ignored."""
+        """Take notice of a manifest; an older one than known is ignored: that may be late news."""
         if snapshot.revision > self._snapshot.revision:
-            self._snapshot = snapshot
-            self._tell_switch()
-            self._changed.set()
-            self._changed = asyncio.Event()
-            for listener in list(self.on_change):
-                self._bulkhead.call("a listener to the manifest", partial(listener, snapshot))
+            self._accept(snapshot)
+
+    def _accept(self, snapshot: Snapshot) -> None:
+        before, self._snapshot = self._snapshot, snapshot
+        manifest = snapshot.manifest
+        if manifest.epoch > before.manifest.epoch and before.revision > manifest.stepped_back_to:
+            self._lost = before
+            self._told = manifest
+            self._tell(went_back(before.manifest, manifest, before.revision))
+        self._tell_switch()
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for listener in list(self.on_change):
+            self._bulkhead.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
         """Tell a switch that another process has made, once."""
@@ -89,6 +102,8 @@ class Switching:
         self._told = now
         if before is None or before.active is None or now.active is None or now.turns <= before.turns:
             return
+        if before.active.number == now.active.number:
+            return  # a registry that stepped back: turns that were lost are counted on
         closed = next((w for w in now.wagons if w.turn == now.active.turn - 1), None)
         self._tell(
             SwitchSeen(
@@ -102,9 +117,44 @@ class Switching:
         )
 
     async def refresh(self) -> Snapshot:
-        """Read the newest manifest from the registry."""
-        self.see(await self._registry.read(self._train))
+        """Read the newest manifest from the registry. Where it is older than what was known before the registry was
+        asked, the registry has stepped back: then that one is taken over. None at all is what a removal leaves, where the
+        one that was known says that there is one."""
+        known = self._snapshot
+        found = await self._registry.read(self._train)
+        is_removed = known.manifest.removal is not None and not found.revision
+        if self._snapshot is known and found.revision < known.revision and not is_removed:
+            await self._take_over(known, found)
+        else:
+            self.see(found)
+        if self._lost is not None:
+            await self._keep_numbers(self._lost)
         return self._snapshot
+
+    async def _take_over(self, known: Snapshot, found: Snapshot) -> None:
+        """Store the older manifest anew, under a revision that all processes take for newer."""
+        plan = stepped_back(known, found, self._clock())
+        try:
+            stored = await self._registry.replace(
+                self._train,
+                sound(plan.manifest),
+                expect=found.revision,
+                entries=self._entries(plan.facts),
+                keep=self._settings.keep,
+                beyond=known.revision + _MARGIN,
+            )
+        except Conflict:
+            await self.refresh()  # another was faster
+            return
+        if self._snapshot is known:
+            self._accept(stored)  # whatever its revision: not every driver can go beyond the known one
+        else:
+            self.see(stored)
+
+    async def _keep_numbers(self, lost: Snapshot) -> None:
+        """Another process has found that the registry stepped back, and may not know of all numbers used before."""
+        await self.settle(lambda m: numbers_kept(lost.manifest, m))
+        self._lost = None
 
     async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
         """The first manifest seen, from now on, of which it is true."""
@@ -128,6 +178,8 @@ class Switching:
                 async with self._registry.watch(self._train) as snapshots:
                     async for snapshot in snapshots:
                         self.see(snapshot)
+                        if self._lost is not None or snapshot.revision < self._snapshot.revision:
+                            await self.refresh()
             except EventwagonError:
                 pass  # away for now; what is known stays good until the broker refuses
             await asyncio.sleep(_PAUSE)
@@ -186,9 +238,12 @@ class Switching:
             raise train_removed(self._train, removal)
         while self._snapshot.manifest.active is None:
             base = self._snapshot
+            start = base.manifest
+            if not start.wagons:  # the train may have been there before, and its manifest lost
+                start = numbered_past(start, await self._broker.channels(self._train))
             bounds = self._broker.capabilities.bounds
             channels = self._channels if self._declares else None
-            step = found(self._settings, base.manifest, channels, self._clock(), bounds=bounds, revision=self._revision)
+            step = found(self._settings, start, channels, self._clock(), bounds=bounds, revision=self._revision)
             try:
                 await self.store(step, base=base)
                 for task in step.tasks:

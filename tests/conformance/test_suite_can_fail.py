@@ -371,7 +371,14 @@ def test_a_broken_broker_is_caught(broken: type[MemoryBroker], check: str) -> No
 
 class LastWins(MemoryRegistry):
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         document = self._document(train)
         document.newest = Snapshot(manifest, document.newest.revision + 1)
@@ -380,10 +387,17 @@ class LastWins(MemoryRegistry):
 
 class JournalsConflicts(MemoryRegistry):
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         await self.append(train, entries, keep=keep)
-        return await super().replace(train, manifest, expect=expect, keep=keep)
+        return await super().replace(train, manifest, expect=expect, keep=keep, beyond=beyond)
 
 
 class KeepsAll(MemoryRegistry):

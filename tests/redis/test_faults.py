@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon import Train, Volume
 from eventwagon.brokers.redis import RedisBroker
-from eventwagon.errors import BrokerError, PublishUncertain, Unavailable
+from eventwagon.errors import BrokerError, PublishTimeout, PublishUncertain, Unavailable
 from eventwagon.event import Channel
 from eventwagon.manifest import Manifest
 from eventwagon.registries.redis import RedisRegistry
@@ -277,7 +278,8 @@ def test_server_restarted_while_all_wait(own_redis: RedisServer) -> None:
 
 
 def test_replicas(tmp_path: Path, own_redis: RedisServer) -> None:
-    """`wait=1` counts a write when a replica has it; without one it is uncertain. A replica itself takes no writes."""
+    """`wait=1` counts a write when a replica has it; until then it is waited for, and nothing is stored twice. A replica
+    itself takes no writes."""
     with RedisServer(
         tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
     ) as replica:
@@ -294,11 +296,46 @@ def test_replicas(tmp_path: Path, own_redis: RedisServer) -> None:
                     with pytest.raises(Unavailable, match="replica, which takes no writes"):
                         await other.publish(CHANNEL, events(1))
                 replica.pause()
-                with pytest.raises(PublishUncertain, match="0 of wait=1 replicas"):
-                    await broker.publish(CHANNEL, events(1))
+                with pytest.raises(Unavailable, match="fewer than wait=1 replicas"):
+                    await broker.create(Channel("faults", 2))
+                waiting = [asyncio.create_task(broker.publish(CHANNEL, events(1))) for _ in range(20)]
+                done, _ = await asyncio.wait(waiting, timeout=3.0)  # longer than a server may be silent
+                assert not done
                 replica.resume()
+                async with asyncio.timeout(20):
+                    await asyncio.gather(*waiting)
                 (depth,) = await broker.depth([CHANNEL])
-                assert depth.published == 4
+                assert depth.published == 23
+
+        asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_a_train_waits_for_a_replica_that_is_away(tmp_path: Path, own_redis: RedisServer) -> None:
+    """Each publish is stored once, and says at its timeout what it waited for."""
+    train = Train("confirmed", limit=Volume(100_000))
+    with RedisServer(
+        tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
+    ) as replica:
+
+        async def main() -> None:
+            url = f"{own_redis.url}?wait=1&timeout=2"
+            async with train.connect(url) as connection, raw(own_redis) as redis:
+                async with asyncio.timeout(20):
+                    while (await redis.info("replication")).get("slave0", {}).get("state") != "online":
+                        await asyncio.sleep(0.05)
+                await connection.publish(0)
+                await asyncio.to_thread(replica.kill)
+                for n in (1, 2, 3):
+                    with pytest.raises(PublishTimeout, match="0 of wait=1 replicas confirmed"):
+                        await connection.publish(n, timeout=1.5)
+                waiting = asyncio.create_task(connection.publish(4, timeout=60))
+                await asyncio.sleep(1.0)
+                await asyncio.to_thread(replica.start)
+                await waiting
+                await connection.publish(5)
+                found = [e.data async for e in connection.broker.read(Channel("confirmed", 1))]
+                assert found == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
         asyncio.run(main())
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from eventwagon.broker import Depth
 from eventwagon.brokers.redis import RedisBroker
-from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
+from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import Channel
 from eventwagon.manifest import Manifest
 from eventwagon.registries.redis import RedisRegistry
@@ -99,7 +100,7 @@ def test_memory_is_full(own_redis: RedisServer) -> None:
             await broker.create(CHANNEL)
             await redis.config_set("maxmemory", "3mb")
             accepted = 0
-            with pytest.raises(StorageBroken, match="memory is full: raise its maxmemory"):
+            with pytest.raises(Unavailable, match="memory is full: raise its maxmemory"):
                 while accepted < 10_000:
                     await broker.publish(CHANNEL, events(1, size=10_000))
                     accepted += 1
@@ -161,16 +162,19 @@ def test_no_cluster_and_a_cluster(own_redis: RedisServer) -> None:
 
 
 def test_stream_deleted_by_hand(own_redis: RedisServer) -> None:
-    """The rest of the channel stands: neither an empty channel nor silence."""
+    """The rest of the channel stands: neither an empty channel nor silence, nor one that is made anew."""
 
     async def main() -> None:
         async with RedisBroker.from_url(own_redis.url) as broker, raw(own_redis) as redis:
             await broker.create(CHANNEL)
             await broker.publish(CHANNEL, events(3))
             await redis.delete("eventwagon:{refusals_v1}")
-            for attempt in (broker.publish(CHANNEL, events(1)), broker.depth([CHANNEL]), broker.create(CHANNEL)):
-                with pytest.raises(StorageBroken, match="maxmemory-policy"):
-                    await attempt
+            with pytest.raises(ChannelGone, match="maxmemory-policy"):
+                await broker.publish(CHANNEL, events(1))
+            with pytest.raises(StorageBroken, match="maxmemory-policy"):
+                await broker.create(CHANNEL)
+            assert list(await broker.depth([CHANNEL])) == [Depth()]
+            assert CHANNEL not in await broker.channels(CHANNEL.train)
             await broker.delete(CHANNEL)
             await broker.create(CHANNEL)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Context, Event, Train, Volume, Workers
+from eventwagon import Context, Event, Reject, Train, Volume, Workers
 from eventwagon.broker import Delivery, Depth
 from eventwagon.brokers.memory import MemoryBroker, _Subscription
 from eventwagon.errors import Unavailable
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from eventwagon.facts import EventDied, StepFailed
 from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.testing.virtual_time import run
@@ -221,6 +221,29 @@ def test_what_was_handled_and_is_not_yet_stored_is_given_back_on_leaving() -> No
 
 
 # --- failures that last ---------------------------------------------------------------------------
+
+
+def test_a_defect_of_the_driver_costs_a_dead_letter_nothing_while_its_wagon_is_removed() -> None:
+    async def main() -> None:
+        world, broker = troubled()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), spares=1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            raise Reject("no")
+
+        async with world.running(train) as connection:
+            await connection.publish(7)
+            await until(lambda: bool(world.of(EventDied)))
+            await asyncio.sleep(1)
+            broker.broken = (DEAD, TypeError("a defect"))
+            await connection.request_switch("by hand")
+            await until(lambda: broker.broken is None, seconds=60)
+            await until(lambda: connection.manifest.wagon(1) is None, seconds=60)
+            (letter,) = [letter async for letter in connection.dead_letters()]
+        assert letter.data == b"7"
+
+    run(main())
 
 
 def test_what_can_not_be_settled_is_handled_once_and_settled_when_it_can_be() -> None:

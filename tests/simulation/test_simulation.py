@@ -35,6 +35,7 @@ from eventwagon.testing.simulation.mutants import (
     HOSTILE,
     LEAVING,
     PAUSED,
+    STEPPING,
     UNFENCED,
     Mutant,
 )
@@ -53,6 +54,7 @@ CAUGHT = {
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 119,
     "each claim that runs out counts": 41,
+    "an active wagon that is gone or sealed is kept": 207,
     "an open circuit is never probed": 15,
     "emits refused together": 28,
     "late events not rescued": 29,
@@ -63,7 +65,9 @@ CAUGHT = {
     "no bulkhead around publishing": 82,
     "no bulkhead around units": 319,
     "suspects beside others": 41,
+    "numbers of the lost time used again": 32,
     "the pause that a handler asks for is ignored": 27,
+    "wagons of the lost time dropped": 50,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
@@ -148,6 +152,10 @@ def has_hangs(scenario: Scenario) -> bool:
     return any(f.kind.startswith("hang") for f in scenario.faults)
 
 
+def steps_back(scenario: Scenario) -> bool:
+    return bool(scenario.steps_back)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FENCED)
 def test_a_mutant_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
@@ -217,6 +225,12 @@ def test_what_the_scenario_throws_is_told_from_what_it_does_not() -> None:
     assert not is_thrown(BaseExceptionGroup("g", [thrown, TypeError("a wrong argument")]))
     for kind in GUESTS:
         assert (error := raised(kind)) is None or is_thrown(error)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", STEPPING)
+def test_a_registry_that_steps_back_is_hard(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=steps_back))
 
 
 def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from eventwagon import Reading
+from eventwagon import Reading, Settings, Volume, Workers
 from eventwagon.event import Channel
 from eventwagon.facts import (
     Discarded,
     DrainUnproven,
+    EventsLost,
     SealWaits,
     WagonDrained,
 )
@@ -123,9 +124,40 @@ def test_without_a_fence_a_wagon_is_not_sealed_by_members_that_were_read_before_
 
 def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:
     m = manifest(wagon(3, State.ACTIVE))
-    channels = tuple(Channel("t", n) for n in (0, 2, 3, 4, 9))
-    decided = decide(m, [reading(3, 0)], {**ready(3), 1: Deployment(number=1, ready=True)}, leftovers=channels)
+    channels = tuple(Channel("t", n) for n in (0, 2, 3))
+    found = {**ready(3), 1: Deployment(number=1, ready=True), 4: Deployment(number=4, ready=True)}
+    decided = decide(m, [reading(3, 0)], found, leftovers=channels)
     assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [
         RemoveLeftover(1),
         RemoveLeftover(2, (Channel("t", 2),)),
     ]
+    assert decided.manifest.next_number == 4
+
+
+def test_i7_numbers_go_past_every_channel_that_is_found() -> None:
+    """A manifest from an older copy does not know of them. Their wagons can only be swept once the higher number is
+    stored: had another observer just opened one of them, storing it would fail."""
+    m = manifest(wagon(3, State.ACTIVE))
+    decided = decide(m, [reading(3, 200)], ready(3), leftovers=(Channel("t", 3), Channel("t", 9)))
+    assert decided.manifest.wagons[-1].number == 10
+    assert decided.manifest.next_number == 11
+    assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [RemoveLeftover(9, (Channel("t", 9),))]
+
+
+def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> None:
+    """At once: no cooldown, and no cap keeps the next one from being opened."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse", cooldown=600.0)
+    gone = Reading(number=3, at=NOW, age=100.0, outstanding_in_all=0, vanished={"": 7}, lost=7)
+    opened = decide(manifest(wagon(3, State.ACTIVE)), [gone], ready(3), settings=settings)
+    assert [w.number for w in opened.manifest.wagons] == [3, 4]
+    assert not opened.manifest.refusing
+    assert [(f.number, f.count) for f in opened.facts if isinstance(f, EventsLost)] == [(3, 7)]
+    m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
+    switched = decide(m, [gone], ready(3, 4), settings=settings).manifest
+    assert switched.active is not None
+    assert switched.active.number == 4
+    assert "vanished" in switched.wagons[0].closed_because
+    drained = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
+    nothing = msgspec.structs.replace(gone, empty=True)
+    after = decide(drained, [nothing, reading(4, 0)], ready(3, 4), settings=settings).manifest
+    assert after.wagons[0].state is State.DRAINED

@@ -6,5 +6,6 @@ from .bell import Bell
 from .client import Client, Script, pack
 from .errors import Lost, NotSent, explain
 from .server import Server
+from .wire import Answers
 
-__all__ = ["Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "pack"]
+__all__ = ["Answers", "Bell", "Client", "Lost", "NotSent", "Script", "Server", "explain", "pack"]

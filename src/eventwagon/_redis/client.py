@@ -14,21 +14,27 @@ from redis.crc import key_slot
 from ..errors import StorageBroken
 from .errors import Lost, NotSent, code, explain
 from .server import Server
-from .wire import Wire
+from .wire import Answers, Wire
 
 T = TypeVar("T")
 Argument = str | bytes | int
 
 _HOPS = 12
+_WAIT = 0.1
+"""The longest time (s) for which the server is asked to wait for replicas, before it is asked again."""
 _OLDEST = (7, 0)
 
 
 class Script:
-    """A Lua script, and the name that the server knows it by. https://redis.io/docs/latest/develop/programmability/"""
+    """A Lua script, and the name that the server knows it by. https://redis.io/docs/latest/develop/programmability/
 
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+    `when_full`: it runs even when the server's memory is full, since it helps to free some, or writes little. Then the
+    server checks rights to write before it starts: not for scripts that only read.
+    """
+
+    def __init__(self, source: str, *, when_full: bool = False) -> None:
+        self.source = ("#!lua flags=allow-oom\n" if when_full else "") + source
+        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
 def pack(*words: Argument) -> bytes:
@@ -109,7 +115,7 @@ class Client:
         packed = pack(*arguments)
         return await self._answer(what, lambda: self._send(key, [packed]))
 
-    async def _answer(self, what: str, call: Callable[[], Awaitable[list[Any]]]) -> Any:
+    async def _answer(self, what: str, call: Callable[[], Awaitable[Answers]]) -> Any:
         try:
             try:
                 (answer,) = await call()
@@ -145,25 +151,40 @@ class Client:
 
     async def send(
         self, script: Script, keys: Sequence[str], arguments: Iterable[Argument] = (), *, stores: bool = False
-    ) -> list[Any]:
+    ) -> Answers:
         """The script's answer; with `stores` on the wire for publishing, followed by the number of replicas that have
-        confirmed it where the server's `wait` asks for some. The server's errors are returned. Raises NotSent, Lost."""
+        confirmed it where the server's `wait` asks for some: fewer where `confirm` has to wait for more. The server's
+        errors are returned. Raises NotSent, Lost."""
         rest = (len(keys), *keys, *arguments)
         wire = "stores" if stores else "calls"
         after = []
         if stores and self.server.wait:
-            after = [pack("WAIT", self.server.wait, int(self.server.timeout * 500))]
+            after = [self._wait()]
         answers = await self._send(keys[0], [pack("EVALSHA", script.sha, *rest), *after], wire)
         if isinstance(answers[0], exceptions.NoScriptError):  # the server was restarted, or its scripts were flushed
             answers = await self._send(keys[0], [pack("EVAL", script.source, *rest), *after], wire)
         return answers
+
+    def _wait(self) -> bytes:
+        """For a short time only, since it holds up whatever is sent behind it."""
+        return pack("WAIT", self.server.wait, max(1, int(min(_WAIT, self.server.timeout / 10) * 1000)))
+
+    async def confirm(self, answers: Answers) -> int:
+        """How many replicas have by now what was sent by that call of `send`. The server knows it of a connection and
+        not of a call: where that is gone, nobody can tell. Raises NotSent, Lost."""
+        if answers.wire is None:
+            raise Lost("the connection broke before the replicas were asked")
+        (count,) = await answers.wire.call(self._wait(), only=answers.connection)
+        if isinstance(count, int):
+            return count
+        raise Lost(str(count)) from count
 
     def explain(self, error: BaseException, what: str) -> Exception:
         """The error to raise for what went wrong while doing `what`."""
         server = self.server
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
-    async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> list[Any]:
+    async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
         """The answers of these commands, all on the node of `key`; it is the first answer that tells of another node."""
         packed = b"".join(commands)
         if not self.server.cluster:
@@ -175,14 +196,15 @@ class Client:
         slot = key_slot(key.encode())
         node = await self._node_of(slot)
         asking = False
-        answers = []
+        answers = Answers()
         for hop in range(_HOPS):
             if hop > 1:
                 await asyncio.sleep(0.02 * hop)  # nodes may disagree for a moment about who has the slot
             there: Wire = getattr(node, wire)
             try:
                 if asking:
-                    answers = (await there.call(b"".join(_ASKING + c for c in commands), 2 * len(commands)))[1::2]
+                    both = await there.call(b"".join(_ASKING + c for c in commands), 2 * len(commands))
+                    answers = Answers(both[1::2], wire=both.wire, connection=both.connection)
                 else:
                     answers = await there.call(packed, len(commands))
             except NotSent:  # the node may be gone: another has taken its slots over

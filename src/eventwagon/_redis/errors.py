@@ -67,7 +67,7 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
             f"and the channels &{prefix}:*"
         )
     if name == "OOM":
-        return StorageBroken(
+        return Unavailable(
             f"{at}the server's memory is full: raise its maxmemory or wait until events are handled ({said})"
         )
     if name == "MISCONF":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from redis import exceptions
@@ -15,15 +16,25 @@ from .server import Server, leave
 _BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError, TimeoutError)
 
 
-class _Call:
-    __slots__ = ("answers", "future", "packed", "replies", "since")
+class Answers(list[Any]):
+    """What the server has said, and on which of a wire's connections, one after another."""
 
-    def __init__(self, packed: bytes, replies: int, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, said: Iterable[Any] = (), *, wire: Wire | None = None, connection: int = 0) -> None:
+        super().__init__(said)
+        self.wire = wire
+        self.connection = connection
+
+
+class _Call:
+    __slots__ = ("answers", "future", "only", "packed", "replies", "since")
+
+    def __init__(self, packed: bytes, replies: int, future: asyncio.Future[Answers], only: int | None) -> None:
         self.packed = packed
         self.replies = replies
-        self.answers: list[Any] = []
+        self.answers = Answers()
         self.future = future
         self.since = 0.0
+        self.only = only
 
 
 class Wire:
@@ -41,18 +52,23 @@ class Wire:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._stale = asyncio.Event()
+        self._connections = 0
+        self._heard = 0.0
 
-    async def call(self, packed: bytes, replies: int = 1) -> list[Any]:
-        """Send packed commands and return their `replies`; the server's errors are among them, not raised.
+    async def call(self, packed: bytes, replies: int = 1, *, only: int | None = None) -> Answers:
+        """Send packed commands and return their `replies`; the server's errors are among them, not raised. `only`: on
+        that connection, or not at all.
 
         Raises NotSent and Lost. A cancelled call that was not sent yet is not sent.
         """
         if self._closed:
             raise NotSent("the connection is closed")
+        if only is not None and only != self._connections:
+            raise NotSent("the connection was made anew")
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"wire to {self._server.where}")
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._outgoing.append(_Call(packed, replies, future))
+        future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        self._outgoing.append(_Call(packed, replies, future, only))
         self._wanted.set()
         return await future
 
@@ -91,6 +107,8 @@ class Wire:
         except (exceptions.RedisError, OSError, TimeoutError) as e:
             self._refuse(e)
             return
+        self._connections += 1
+        self._refuse_of_others()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(connection))
@@ -124,11 +142,13 @@ class Wire:
                 if type(e) is exceptions.ConnectionError:
                     raise
                 reply = e  # LOADING and the like: an answer all the same
+            self._heard = asyncio.get_running_loop().time()
             call = pending[0]
             call.answers.append(reply)
             if len(call.answers) == call.replies:
                 pending.popleft()
                 if not call.future.done():
+                    call.answers.wire, call.answers.connection = self, self._connections
                     call.future.set_result(call.answers)
 
     async def _watch(self) -> None:
@@ -140,8 +160,18 @@ class Wire:
                     await self._stale.wait()
                 self._stale.clear()
                 raise exceptions.ConnectionError("the connection is made anew")
-            if self._pending and self._pending[0].since + timeout < loop.time():
+            if self._pending and max(self._pending[0].since, self._heard) + timeout < loop.time():
                 raise TimeoutError(f"no answer for {timeout:g} s")
+
+    def _refuse_of_others(self) -> None:
+        """What was to be sent on an earlier connection only."""
+        stay = [call for call in self._outgoing if call.only is None or call.only == self._connections]
+        gone = [call for call in self._outgoing if call not in stay]
+        self._outgoing = gone
+        self._refuse(exceptions.ConnectionError("the connection was made anew"))
+        self._outgoing = stay
+        if stay:
+            self._wanted.set()
 
     def _lose(self, why: BaseException) -> None:
         """What was under way may have been carried out."""

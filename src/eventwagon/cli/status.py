@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from ..connection import Connection
 from ..event import DEAD, Channel
 from ..facts import WagonRemoved
 from ..lifecycle import State
+from ..losses import GONE
 from ..manifest import Manifest, Pause, Wagon
 from ..redaction import shown
 from ..registry import Member
@@ -83,6 +85,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Why the whole train is paused, since when, and who paused it; empty while it is not."""
     removal: str
     """Why the train is being removed, and who asked for it."""
+    stepped_back: str
+    """When the registry was found to have stepped back to an older manifest; empty: never."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
     threatened: list[str]
@@ -168,13 +172,28 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         refusing=manifest.refusing,
         paused=_paused(manifest.paused, now),
         removal=_removing(manifest),
+        stepped_back=_stepped_back(manifest, now),
         open=opened,
-        threatened=sorted({d.trouble for of in depths.values() for d in of.values() if d.trouble}),
+        threatened=sorted(
+            {d.trouble for of in depths.values() for d in of.values() if d.trouble} | await _gone(c, manifest, depths)
+        ),
         dead=sum(dead),
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],
     )
+
+
+async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[str, Depth]]) -> AbstractSet[str]:
+    """Of channels of wagons in use that the broker does not have."""
+    doubtful = [
+        Channel(manifest.train, w.number, name)
+        for w in manifest.in_state(State.ACTIVE, State.DRAINING)
+        for name, depth in depths.get(w.number, {}).items()
+        if depth == Depth()
+    ]
+    there = set(await c.broker.channels(manifest.train)) if doubtful else set()
+    return {f"{channel} has {GONE}" for channel in doubtful if channel not in there}
 
 
 def _asked(manifest: Manifest) -> str:
@@ -197,6 +216,15 @@ def _paused(pause: Pause | None, now: float) -> str:
 def _removing(manifest: Manifest) -> str:
     removal = manifest.removal
     return "" if removal is None else f"{removal.why} (by {removal.by})" if removal.by else removal.why
+
+
+def _stepped_back(manifest: Manifest, now: float) -> str:
+    at, times = manifest.stepped_back_at, manifest.epoch
+    if at is None:
+        return ""
+    found = f"revision {manifest.stepped_back_to}" if manifest.stepped_back_to else "no manifest"
+    often = f", the last of {times} times" if times > 1 else ""
+    return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 
 
 def _watched(manifest: Manifest) -> str:
@@ -295,6 +323,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     parts += [words(f"{w.name} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused]
     if view.refusing:
         parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
+    if view.stepped_back:
+        parts.append(Text(f"the registry stepped back {view.stepped_back}; `why` says what was lost", style="yellow"))
     for name, whys in view.open.items():
         count = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"

@@ -71,7 +71,14 @@ class DynamoDBRegistry:
             raise explain(e, f"reading the manifest of {train}", self.place) from e
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         try:
             standing = await self._table.get(self._manifest(train))
@@ -80,16 +87,17 @@ class DynamoDBRegistry:
                 raise _conflict(train, at, expect)
             await self._table.put_all(_noted(standing))  # should who wrote them have died before doing so
             pages = await self._pages(train, entries, keep)
-            await self._swap(train, manifest, expect, pages)
+            new = max(expect, beyond) + 1
+            await self._swap(train, manifest, expect, new, pages)
             with suppress(*TROUBLE):  # they stand with the manifest: the next writer does it
                 await self._table.put_all(pages)
         except TROUBLE as e:
             raise explain(e, f"replacing the manifest of {train}", self.place) from e
         self._ring(train)
         await self._prune(train, pages, keep)
-        return Snapshot(manifest, expect + 1)
+        return Snapshot(manifest, new)
 
-    async def _swap(self, train: str, manifest: Manifest, expect: int, pages: Sequence[Item]) -> None:
+    async def _swap(self, train: str, manifest: Manifest, expect: int, new: int, pages: Sequence[Item]) -> None:
         """Manifest and entries in one conditional write. The mark tells a try whose answer was lost that it had
         succeeded."""
         pk, sk = self._manifest(train)
@@ -97,7 +105,7 @@ class DynamoDBRegistry:
         item = {
             "pk": {"S": pk},
             "sk": {"S": sk},
-            "revision": {"N": str(expect + 1)},
+            "revision": {"N": str(new)},
             "mark": {"S": mark},
             "document": {"B": _encode(manifest)},
             "noted": {"L": [{"M": page} for page in pages]},
@@ -118,11 +126,11 @@ class DynamoDBRegistry:
         yield _Changes(self, train)
 
     async def wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found that is newer than `seen`."""
+        """The first manifest found whose revision is another than `seen`."""
         while True:
             changed = self._changed.setdefault(train, asyncio.Event())  # before asking, so that none falls in between
             snapshot = await self.read(train)
-            if snapshot.revision > seen:
+            if snapshot.revision != seen:
                 return snapshot
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.place.poll):
@@ -256,7 +264,7 @@ class DynamoDBRegistry:
 
 
 class _Changes:
-    """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""
+    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
 
     def __init__(self, registry: DynamoDBRegistry, train: str) -> None:
         self._registry = registry

@@ -95,7 +95,14 @@ class KafkaRegistry:
         return await standing.newest() if standing else _none(train)
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         standing = await self._train(train, make=expect == 0)
         if standing is None:

@@ -34,19 +34,27 @@ class MemoryRegistry:
         return document.newest if document else Snapshot(Manifest(train=train), 0)
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         await asyncio.sleep(0)  # a writer in a loop must let others run
         newest = (await self.read(train)).revision
         if newest != expect:
             raise Conflict(f"train {train}: the manifest is at revision {newest}, not {expect}")
         document = self._document(train)
-        document.newest = Snapshot(manifest, expect + 1)
         document.append(entries, keep)
-        for waiter in document.watchers:
-            if not waiter.done():
-                waiter.set_result(None)
+        document.put(Snapshot(manifest, max(expect, beyond) + 1))
         return document.newest
+
+    def step_back(self, train: str, to: Snapshot) -> None:
+        """Hold this older manifest again, as a store does that was restored from a copy."""
+        self._document(train).put(to)
 
     def watch(self, train: str) -> _Watch:
         return _Watch(self._document(train))
@@ -77,7 +85,7 @@ class MemoryRegistry:
         if (document := self._documents.get(train)) is not None:
             document.members.clear()
             document.journal.clear()
-            document.newest = Snapshot(Manifest(train=train), 0)
+            document.put(Snapshot(Manifest(train=train), 0))
 
     async def trains(self) -> Sequence[str]:
         return sorted(train for train, document in self._documents.items() if document.newest.revision)
@@ -94,6 +102,12 @@ class _Document:
         self.journal: deque[Entry] = deque()
         self.members: dict[str, tuple[float, Member]] = {}  # alive until, on the loop's clock
         self.watchers: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be repeatable
+
+    def put(self, snapshot: Snapshot) -> None:
+        self.newest = snapshot
+        for waiter in self.watchers:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def append(self, entries: Sequence[Entry], keep: int) -> None:
         self.journal.extend(entries)
@@ -124,7 +138,7 @@ class _Watch:
 
     async def __anext__(self) -> Snapshot:
         document = self._document
-        while document.newest.revision <= self._seen:
+        while document.newest.revision == self._seen:
             waiter = asyncio.get_running_loop().create_future()
             document.watchers[waiter] = None
             try:

@@ -30,8 +30,8 @@ local function append(journal, keep, first)
 end
 """
 
-# ARGV: the revision expected, the document, this attempt's mark, entries to keep, new entries. The mark tells an
-# attempt whose answer was lost that it had succeeded.
+# ARGV: the revision expected, the document, this attempt's mark, entries to keep, the revision to go beyond, new
+# entries. The mark tells an attempt whose answer was lost that it had succeeded.
 _REPLACE = Script(
     _APPEND
     + """
@@ -39,18 +39,20 @@ local document, journal = unpack(KEYS)
 local facts = redis.call('HMGET', document, 'revision', 'mark')
 local revision = tonumber(facts[1] or 0)
 local expected = tonumber(ARGV[1])
-if revision == expected + 1 and facts[2] == ARGV[3] then return {1, revision} end
+local new = math.max(expected, tonumber(ARGV[5])) + 1
+if revision == new and facts[2] == ARGV[3] then return {1, revision} end
 if revision ~= expected then return {0, revision} end
-redis.call('HSET', document, 'revision', revision + 1, 'document', ARGV[2], 'mark', ARGV[3])
-append(journal, ARGV[4], 5)
+redis.call('HSET', document, 'revision', string.format('%.0f', new), 'document', ARGV[2], 'mark', ARGV[3])
+append(journal, ARGV[4], 6)
 redis.pcall('PUBLISH', document .. ':bell', '')
-return {1, revision + 1}
-"""
+return {1, new}
+""",
+    when_full=True,
 )
 
-_NEWER = Script("""
+_OTHER = Script("""
 local facts = redis.call('HMGET', KEYS[1], 'revision', 'document')
-if tonumber(facts[1] or 0) <= tonumber(ARGV[1]) then return false end
+if tonumber(facts[1] or 0) == tonumber(ARGV[1]) then return false end
 return {tonumber(facts[1] or 0), facts[2]}
 """)
 
@@ -59,10 +61,12 @@ _JOIN = Script(
     + """
 append(KEYS[1], ARGV[1], 2)
 return 1
-"""
+""",
+    when_full=True,
 )
 
-_CHECK_IN = Script("""
+_CHECK_IN = Script(
+    """
 local members, alive = unpack(KEYS)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -78,7 +82,9 @@ if ttl > 0 then
   redis.call('HSET', members, name, said)
 end
 return 1
-""")
+""",
+    when_full=True,
+)
 
 _MEMBERS = Script("""
 local members, alive = unpack(KEYS)
@@ -127,12 +133,12 @@ class RedisRegistry:
         return f"{self.server.prefix}:trains"
 
     async def read(self, train: str) -> Snapshot:
-        return await self._newer(train, -1) or Snapshot(Manifest(train=train), 0)
+        return await self._other(train, -1) or Snapshot(Manifest(train=train), 0)
 
-    async def _newer(self, train: str, seen: int) -> Snapshot | None:
-        """The manifest, if its revision is higher than `seen`."""
+    async def _other(self, train: str, seen: int) -> Snapshot | None:
+        """The manifest, if its revision is another than `seen`."""
         answer = await self._client.run(
-            f"reading the manifest of {train}", _NEWER, [self._key(train, "manifest")], [seen]
+            f"reading the manifest of {train}", _OTHER, [self._key(train, "manifest")], [seen]
         )
         if answer is None:
             return None
@@ -144,7 +150,14 @@ class RedisRegistry:
         return Snapshot(manifest.decode(document or b"", train=train, kept=kept), revision)
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         what = f"replacing the manifest of {train}"
         if (
@@ -157,6 +170,7 @@ class RedisRegistry:
             _encode(manifest),
             token_hex(8),
             keep,
+            beyond,
             *[facts.encode_entry(e) for e in entries],
         ]
         stored, revision = await self._surely(what, _REPLACE, keys, arguments)
@@ -187,10 +201,10 @@ class RedisRegistry:
             yield _Changes(self, train, next_ring)
 
     async def wait(self, train: str, seen: int, next_ring: Callable[[], asyncio.Event]) -> Snapshot:
-        """The first manifest found that is newer than `seen`."""
+        """The first manifest found whose revision is another than `seen`."""
         while True:
             ring = next_ring()  # before asking, so that no change falls in between
-            if (snapshot := await self._newer(train, seen)) is not None:
+            if (snapshot := await self._other(train, seen)) is not None:
                 return snapshot
             try:
                 async with asyncio.timeout(self._bell.poll):
@@ -263,7 +277,7 @@ class RedisRegistry:
 
 
 class _Changes:
-    """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""
+    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
 
     def __init__(self, registry: RedisRegistry, train: str, next_ring: Callable[[], asyncio.Event]) -> None:
         self._registry = registry

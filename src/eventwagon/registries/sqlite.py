@@ -83,7 +83,14 @@ class SQLiteRegistry:
         return f"{self.directory}/{train}/train.db, table manifest (sqlite3 shows it)"
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
         document, lines = _encode_manifest(manifest), _encode_entries(entries)
 
@@ -94,9 +101,10 @@ class SQLiteRegistry:
             revision = _revision(turn)
             if revision != expect:
                 raise refuse(revision)
-            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (revision + 1, document))
+            revision = max(revision, beyond) + 1
+            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (revision, document))
             _append(turn, lines, keep)
-            return Snapshot(manifest, revision + 1)
+            return Snapshot(manifest, revision)
 
         def absent() -> Snapshot:
             raise refuse(0)
@@ -167,7 +175,7 @@ class SQLiteRegistry:
 
 
 class _Changes:
-    """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""
+    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
 
     def __init__(self, registry: SQLiteRegistry, train: str) -> None:
         self._registry = registry
@@ -181,10 +189,10 @@ class _Changes:
         train, seen, kept = self._train, self._seen, self._registry._kept(self._train)
 
         def run(turn: Turn) -> Snapshot | Parked:
-            return _newest(turn, train, kept) if _revision(turn) > seen else Parked()
+            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
 
         def absent() -> Snapshot | Parked:
-            return _none(train) if seen < 0 else Parked()
+            return _none(train) if seen else Parked()
 
         snapshot = await self._registry.call(train, Op(run, absent=absent, patient=True))
         self._seen = snapshot.revision

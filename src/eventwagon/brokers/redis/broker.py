@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..._redis import Bell, Client, Lost, NotSent, Script, Server
+from ..._redis import Answers, Bell, Client, Lost, NotSent, Script, Server
 from ...broker import Capabilities, Depth, Subscription
-from ...errors import ChannelFull, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
+from ...errors import ChannelFull, ChannelGone, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import scripts
 from .entries import event_time, pack, unpack
@@ -41,6 +41,8 @@ class RedisBroker:
         self._client = Client(self.server)
         self._bell = Bell(self._client.some)
         self._largest: int | None = None
+        self._unconfirmed: dict[object, str] = {}
+        """What was stored and waits for replicas, and in what words."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisBroker:
@@ -73,12 +75,10 @@ class RedisBroker:
         # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
         # one that nobody finds. (Both can't be one step: in a cluster they lie on different nodes.)
         what = f"creating {channel}"
-        await self._client.command(
-            what, self._listing(channel.train), "SADD", self._listing(channel.train), _name(channel)
-        )
+        await self._client.run(what, scripts.LIST, [self._listing(channel.train)], [_name(channel)])
         made = await self._surely(what, scripts.CREATE, self._keys(channel), ["" if capacity is None else capacity])
         if made == b"broken":
-            raise self._broken(channel)
+            raise StorageBroken(self._broken(channel))
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         keys = self._keys(channel)[:2]
@@ -95,12 +95,14 @@ class RedisBroker:
         """One script call; `before` events of the same publish were stored already."""
         what = f"publishing to {channel}"
         try:
-            answer, *confirmed = await self._client.send(scripts.PUBLISH, keys, arguments, stores=True)
+            script = scripts.EMIT if channel.name else scripts.PUBLISH
+            answers = await self._client.send(script, keys, arguments, stores=True)
         except NotSent as e:
             error = self._client.explain(e, what)
             raise PublishUncertain(f"{error}; {before} events were stored") if before else error from e.__cause__
         except Lost as e:
             raise PublishUncertain(f"{self._client.explain(e, what)}; events may have been stored") from e.__cause__
+        answer = answers[0]
         if isinstance(answer, Exception):
             if "invalid bulk length" in str(answer):
                 raise EventTooLarge(
@@ -114,32 +116,55 @@ class RedisBroker:
         if status == b"sealed":
             raise Sealed(f"channel {channel} is sealed: publish to the train's active wagon", accepted=before)
         if status == b"broken":
-            raise self._broken(channel)
-        if why := self._unconfirmed(confirmed):
-            raise PublishUncertain(f"{self.server.where}: {what}: stored, but {why}")
+            raise ChannelGone(self._broken(channel))
+        await self._confirmed(answers, what)
         if status == b"full":
             raise ChannelFull(
                 f"channel {channel} holds its {answer[2].decode()} events: {count} of {len(arguments) - 2} were stored",
                 accepted=before + count,
             )
 
-    def _unconfirmed(self, confirmed: list[Any]) -> str:
-        """What WAIT says, where the URL asks for it; empty when enough replicas have confirmed."""
-        if not confirmed or (isinstance(confirmed[0], int) and confirmed[0] >= self.server.wait):
-            return ""
-        return f"{confirmed[0]} of wait={self.server.wait} replicas confirmed it in time"
+    async def _confirmed(self, answers: Answers, what: str) -> None:
+        """Wait until as many replicas as the URL asks for have confirmed what was stored, for as long as the caller
+        does: stored once more it would be there twice. Raises PublishUncertain where nobody can tell any more."""
+        call = object()
+        count: object = answers[1] if len(answers) > 1 else self.server.wait
+        try:
+            while not isinstance(count, int) or count < self.server.wait:
+                why = (
+                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed it "
+                    "in time"
+                )
+                self._unconfirmed[call] = why
+                try:
+                    count = await self._client.confirm(answers)
+                except (NotSent, Lost) as e:
+                    raise PublishUncertain(f"{why}, and the connection broke") from e
+        finally:
+            self._unconfirmed.pop(call, None)
+
+    @property
+    def trouble(self) -> str:
+        """See Troubled."""
+        return next(iter(self._unconfirmed.values()), "")
 
     async def _surely(self, what: str, script: Script, keys: list[str], arguments: Sequence[str | int] = ()) -> Any:
         """Like the client's `run`, and confirmed by replicas where the URL asks for it. To be repeated."""
         try:
-            answer, *confirmed = await self._client.send(script, keys, arguments, stores=True)
+            answers = await self._client.send(script, keys, arguments, stores=True)
         except (NotSent, Lost) as e:
             raise self._client.explain(e, what) from e.__cause__
-        if isinstance(answer, Exception):
-            raise self._client.explain(answer, what)
-        if why := self._unconfirmed(confirmed):
-            raise Unavailable(f"{self.server.where}: {what}: done, but {why}")
-        return answer
+        if isinstance(answers[0], Exception):
+            raise self._client.explain(answers[0], what)
+        try:
+            async with asyncio.timeout(self.server.timeout / 2):
+                await self._confirmed(answers, what)
+        except PublishUncertain as e:
+            raise Unavailable(str(e)) from e
+        except TimeoutError:
+            few = f"fewer than wait={self.server.wait} replicas confirmed it in time"
+            raise Unavailable(f"{self.server.where}: {what}: done, but {few}") from None
+        return answers[0]
 
     async def _check(self, largest: int) -> None:
         if self._largest is None:
@@ -194,10 +219,8 @@ class RedisBroker:
         return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
 
     def _depth(self, channel: Channel, answer: object) -> Depth:
-        if answer == b"gone":
+        if not isinstance(answer, list):  # gone, or its stream is
             return Depth()
-        if not isinstance(answer, list):
-            raise self._broken(channel)
         total, length, flying, known, oldest, newest = answer
         waiting = max(0, length - flying)
         return Depth(
@@ -238,8 +261,8 @@ class RedisBroker:
         made = await asyncio.gather(*(self._client.run(what, scripts.ATTACH, self._keys(c)) for c in listed))
         return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
 
-    def _broken(self, channel: Channel) -> StorageBroken:
-        return StorageBroken(
+    def _broken(self, channel: Channel) -> str:
+        return (
             f"{self.server.where}: the stream of channel {channel} is gone while the rest of it stands: it was deleted by hand, "
             "or evicted because the server's memory was full (set maxmemory-policy to noeviction)"
         )

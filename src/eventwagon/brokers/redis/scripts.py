@@ -115,7 +115,8 @@ local function pages(stream, cursor, limit, bytes, into)
 end
 """
 
-CREATE = Script("""
+CREATE = Script(
+    """
 local stream, meta, back, taken = unpack(KEYS)
 if redis.call('EXISTS', meta) == 0 then
   redis.call('DEL', back, taken)
@@ -127,10 +128,12 @@ elseif redis.call('EXISTS', stream) == 0 then
 end
 if ARGV[1] == '' then redis.call('HDEL', meta, 'capacity') else redis.call('HSET', meta, 'capacity', ARGV[1]) end
 return 'made'
-""")
+""",
+    when_full=True,
+)
 
 # ARGV: the most bytes of one, the fields of all events but their data, packed; then the data of each.
-PUBLISH = Script(
+_PUBLISH = (
     _ADDED
     + _RING
     + """
@@ -158,15 +161,27 @@ return {room < #events and 'full' or 'stored', room, facts[3]}
 """
 )
 
-SEAL = Script("""
+PUBLISH = Script(_PUBLISH)
+EMIT = Script(_PUBLISH, when_full=True)
+"""Into a channel other than the ingress: what handlers emit makes room as they settle, and dead letters are moved."""
+
+LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
+
+SEAL = Script(
+    """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'sealed', '1') end
 return 1
-""")
+""",
+    when_full=True,
+)
 
-DELETE = Script("""
+DELETE = Script(
+    """
 if redis.call('UNLINK', unpack(KEYS)) > 0 then redis.pcall('PUBLISH', KEYS[1] .. ':bell', '') end
 return 1
-""")
+""",
+    when_full=True,
+)
 
 # Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
 # (then no new ones were asked for), and what there is to know for the next time. ARGV: room, consumer, whether to be
@@ -237,10 +252,12 @@ if next then
 end
 if ARGV[3] == '1' and #old == 0 and not facts[3] then redis.call('HSET', meta, 'bell', '1') end
 return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), tonumber(facts[4]), suspects}
-"""
+""",
+    when_full=True,
 )
 
-SETTLE = Script("""
+SETTLE = Script(
+    """
 local stream, meta, back, taken = unpack(KEYS)
 if redis.call('EXISTS', meta) == 0 then return 'gone' end
 redis.call('XDEL', stream, unpack(ARGV))
@@ -250,7 +267,9 @@ if redis.call('EXISTS', taken) == 1 then
   redis.call('HDEL', taken, unpack(ARGV))
 end
 return 'done'
-""")
+""",
+    when_full=True,
+)
 
 # ARGV: delay (ms), 1 if the attempt counts, 1 if they are no suspects any longer, then ids and the marks of their claims in turn.
 RELEASE = Script(
@@ -281,7 +300,8 @@ for i = 4, #ARGV, 2 do
 end
 if given then ring(meta) end
 return 'done'
-"""
+""",
+    when_full=True,
 )
 
 # ARGV: the id and the mark of its claim.
@@ -296,7 +316,8 @@ if redis.call('EXISTS', meta) == 0 then return 'gone' end
 if not held(ARGV[1], ARGV[2]) then return 0 end
 redis.call('HSET', taken, ARGV[1], ARGV[2] .. '!')
 return 1
-"""
+""",
+    when_full=True,
 )
 
 # ARGV: the owner. How many of its claims have run out by that: a thousand at the most, so there may be more.
@@ -320,7 +341,8 @@ for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
 end
 if count > 0 then ring(meta) end
 return count
-"""
+""",
+    when_full=True,
 )
 
 # ARGV: consumer, then ids and the marks of their claims in turn.
@@ -341,7 +363,8 @@ if #ids > 0 then
   redis.call('XCLAIM', stream, group, ARGV[1], 0, unpack(ids))
 end
 return 'done'
-"""
+""",
+    when_full=True,
 )
 
 # KEYS: three of each channel. Of many that came back (ARGV: how many are many) the oldest is not looked for.
@@ -431,7 +454,7 @@ ATTACH = Script(
     + """
 local stream, meta, back = unpack(KEYS)
 local largest = redis.call('HGET', meta, 'largest')
-if not largest or redis.call('EXISTS', stream) == 0 then return largest and {largest, 0} end
+if not largest or redis.call('EXISTS', stream) == 0 then return false end
 for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local found = {}
   for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
@@ -439,7 +462,7 @@ for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
 end
 local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
 if suspects == 0 and #late(stream, 1) > 0 then
-  redis.call('HSET', meta, 'due', 0)
+  redis.pcall('HSET', meta, 'due', 0)  -- a full server refuses that: then they are looked for when they are due
   suspects = 1
 end
 return {largest, suspects}

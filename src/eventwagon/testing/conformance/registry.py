@@ -84,7 +84,7 @@ suite: Suite[RegistryTrial] = Suite()
 _VALUES: dict[object, object] = {
     int: 3, float: 2.5, str: "because ünïcödé ✓ \"'\\\n", int | None: 2**53, float | None: 1.75e9, bool: True,
     str | None: "v2",
-    tuple[str, ...]: ("a", "b-c"), dict[str, str]: {"limit": "Volume(5)"}, Mapping[str, str]: {"limit": "Volume(5)"},
+    tuple[str, ...]: ("a", "b-c"), tuple[int, ...]: (3, 4), dict[str, str]: {"limit": "Volume(5)"}, Mapping[str, str]: {"limit": "Volume(5)"},
     str | None: "v2 ünïcödé", State: State.DRAINING,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from ...facts import (
 from ...lifecycle import LIVE, TRANSITIONS, State
 from ...manifest import Manifest, Wagon
 from ...workers import may_serve
-from .history import Attached, Crashed, Detached, Noted, Record, Revised, Started
+from .history import Attached, Crashed, Detached, Ended, Noted, Record, Revised, Started
 from .violation import Violation
 
 _STEPS = {(state, to) for (state, _), to in TRANSITIONS.items()}
@@ -82,6 +82,27 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
                 says = f"{old.name} left the manifest when it was {old.state}"
                 yield Violation(invariant="I2", says=says, wagon=number, moments=moments)
         known |= {w.number for w in manifest.wagons}
+
+
+def one_name(history: Iterable[Record]) -> Iterator[Violation]:
+    """I2, where the registry stepped back: at most one ACTIVE, and no number is opened twice, unless somebody ended who
+    may have been the only one to know of it."""
+    opened: dict[int, int] = {}
+    forgotten = False
+    for record in history:
+        forgotten = forgotten or isinstance(record, Crashed | Ended)
+        if not isinstance(record, Revised):
+            continue
+        active = [w.number for w in record.manifest.in_state(State.ACTIVE)]
+        if len(active) > 1:
+            yield Violation(invariant="I2", says=f"wagons {active} are all active", moments=(record.seq,))
+        for fact in record.facts:
+            if isinstance(fact, WagonOpened):
+                if fact.number in opened and not forgotten:
+                    says = f"number {fact.number} is used twice"
+                    moments = (opened[fact.number], record.seq)
+                    yield Violation(invariant="I2", says=says, wagon=fact.number, moments=moments)
+                opened[fact.number] = record.seq
 
 
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:

@@ -368,9 +368,16 @@ class GatedRegistry(AlwaysOpen):
         return snapshot
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
-        effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep)
+        effect = partial(self._truth.replace, train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
         return self._seen(await self._gate.call("replace", effect))
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:

@@ -83,6 +83,13 @@ class Seen(Record, frozen=True):
     revision: int
 
 
+class SteppedBack(Record, frozen=True):
+    """The registry holds an older manifest again, as one does that was restored from a copy."""
+
+    revision: int
+    manifest: Manifest
+
+
 class Noted(Record, frozen=True):
     facts: tuple[Decision, ...]
 

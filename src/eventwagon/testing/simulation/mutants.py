@@ -28,6 +28,7 @@ from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
 from ... import switcher as switcher_module
+from ... import switching as switching_module
 from ...broker import Depth, proven_empty
 from ...brokers import memory as memory_module
 from ...circuits import Circuits
@@ -46,13 +47,14 @@ from ...observer import Observer
 from ...orchestrator import Deployment
 from ...orchestrators import in_process as in_process_module
 from ...plan import _Draft, plan
-from ...registry import Member
+from ...registry import Member, Snapshot
 from ...removal import Remover
 from ...serving import Serving
 from ...settling import Settling
 from ...sleeping import rested
-from ...steps import Plan, Provision, Seal, Task, sealed
+from ...steps import Plan, Provision, RemoveLeftover, Seal, Task, sealed
 from ...switcher import Switcher
+from ...switching import Switching
 from ...telling import Telling
 from ...worker import Dead, Failed, Handled, begin
 from .guests import Close, DriversDefect
@@ -78,6 +80,8 @@ UNFENCED: dict[str, Mutant] = {}
 """Those for the lease fence."""
 HOSTILE: dict[str, Mutant] = {}
 """Those without one of the bulkheads, for scenarios with hostile guests."""
+STEPPING: dict[str, Mutant] = {}
+"""Those for registries that step back."""
 LEAVING: dict[str, Mutant] = {}
 """Those of processes that leave, for scenarios in which some do and nothing else goes wrong."""
 HANGING: dict[str, Mutant] = {}
@@ -631,6 +635,50 @@ def _not_alone() -> Iterator[None]:
         yield
 
 
+@_mutant("a registry's step back taken for late news", "I7", STEPPING)
+def _step_back_ignored() -> Iterator[None]:
+    async def mutant(self: Switching) -> Snapshot:
+        self.see(await self._registry.read(self._train))
+        return self.snapshot
+
+    with mock.patch.object(Switching, "refresh", mutant):
+        yield
+
+
+@_mutant("wagons of the lost time dropped", "I7", STEPPING)
+def _lost_wagons_dropped() -> Iterator[None]:
+    """What stands in channels that the older manifest does not know goes with them."""
+
+    async def mutant(self: Remover, task: RemoveLeftover) -> None:
+        for channel in task.channels:
+            await self._broker.delete(channel)
+
+    with mock.patch.object(Remover, "leftover", mutant):
+        yield
+
+
+@_mutant("numbers of the lost time used again", "I2", STEPPING)
+def _numbers_forgotten() -> Iterator[None]:
+    with (
+        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
+        mock.patch.object(switching_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: manifest),
+    ):
+        yield
+
+
+@_mutant("an active wagon that is gone or sealed is kept", "I7", STEPPING)
+def _dead_end_kept() -> Iterator[None]:
+    async def nothing(self: Switcher, *_: object, **__: object) -> None:
+        pass
+
+    with (
+        mock.patch.object(Switcher, "_ask_for_next", nothing),
+        mock.patch.object(_Draft, "is_gone", return_value=False),
+    ):
+        yield
+
+
 @_mutant("a worker whose handler was cut short works no more", "pool", HOSTILE)
 def _workers_parked() -> Iterator[None]:
     """All but one of each pool: the work goes on, and the pool has its size."""
@@ -843,5 +891,15 @@ def _wrong_argument() -> Iterator[None]:
         yield
 
 
-ALL: dict[str, Mutant] = {**FENCED, **UNFENCED, **HOSTILE, **LEAVING, **HANGING, **PAUSED, **DEFECTS, **RARE}
+ALL: dict[str, Mutant] = {
+    **FENCED,
+    **UNFENCED,
+    **HOSTILE,
+    **LEAVING,
+    **HANGING,
+    **PAUSED,
+    **DEFECTS,
+    **STEPPING,
+    **RARE,
+}
 """Each of them, by name."""

@@ -157,6 +157,7 @@ class World:
             for slot in self.slots:
                 tasks.create_task(self.supervise(slot))
             tasks.create_task(self._roll_out())
+            tasks.create_task(self._step_back())
             for channel in self._left_over:
                 tasks.create_task(self._rise(channel))
             last = max((a.at for a in self.scenario.arrivals), default=0.0)
@@ -185,6 +186,13 @@ class World:
             if slot.now is not None:
                 slot.now.asked_to_end.set()
             await asyncio.sleep(0.5)
+
+    async def _step_back(self) -> None:
+        """The registry is restored from older copies."""
+        began = self.loop.time()
+        for at, revisions in self.scenario.steps_back:
+            await asyncio.sleep(began + at - self.loop.time())
+            self.registry.back(TRAIN, revisions)
 
     async def _rise(self, channel: Channel) -> None:
         """A stale process makes a channel anew when its wagon is gone."""

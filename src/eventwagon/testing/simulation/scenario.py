@@ -180,6 +180,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events that are hostile."""
     deaf: float = 0.0
     """The share of facts at which a listener raises."""
+    steps_back: tuple[tuple[float, int], ...] = ()
+    """When the registry steps back, and over how many revisions. The broker does not."""
     breaker: bool = False
     """A circuit breaker that opens soon stands before the handlers, though guests come."""
     redeclares: tuple[str, str] | None = None
@@ -263,6 +265,11 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_batches(scenario, random.Random(f"{seed} batches"))
     scenario = _with_hangs(scenario, random.Random(f"{seed} hangs"))
     scenario = _with_leavers(scenario, random.Random(f"{seed} leavers"))
+    registry = random.Random(f"{seed} registry")
+    if fences and not scenario.guests and registry.random() < 0.15:
+        times = sorted(round(registry.uniform(1.0, span + 4.0), 3) for _ in range(registry.choice([1, 1, 2])))
+        back = tuple((at, registry.choice([1, 2, 5, 20, 1000])) for at in times)
+        scenario = msgspec.structs.replace(scenario, steps_back=back)
     scenario = _with_pauses(scenario, random.Random(f"{seed} pauses"))
     return _bearable(scenario)
 

@@ -33,6 +33,7 @@ from .history import (
     Seen,
     Settled,
     Started,
+    SteppedBack,
     Stored,
     Tried,
 )
@@ -154,6 +155,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"FAULT at its {record.call}. {record.op}: {record.kind}{amount}"
         case Begun():
             return f"is handed {record.key} of {record.channel}"
+        case SteppedBack():
+            return f"the registry stepped back to revision {record.revision}"
         case Asked():
             return f"is asked for a {record.what}"
         case Healed():

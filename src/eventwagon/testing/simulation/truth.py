@@ -26,6 +26,7 @@ from .history import (
     Revised,
     SealedChannel,
     Settled,
+    SteppedBack,
     Stored,
 )
 from .loop import PROCESS
@@ -176,15 +177,32 @@ class TruthRegistry(MemoryRegistry):
         self._record = record
         self.longest: dict[str, int] = {}
         """The most entries that each train's journal ever held."""
+        self._past: list[Snapshot] = []
 
     async def replace(
-        self, train: str, manifest: Manifest, *, expect: int, entries: Sequence[Entry] = (), keep: int = 10_000
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
     ) -> Snapshot:
-        snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep)
+        snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
+        self._past.append(snapshot)
         facts = tuple(e.fact for e in entries)
         self._record(Revised, revision=snapshot.revision, manifest=manifest, facts=facts)
         self._measure(train)
         return snapshot
+
+    def back(self, train: str, revisions: int) -> None:
+        """Step back over so many, or to the first; where there is none yet nothing happens."""
+        if self._past:
+            older = self._past[max(0, len(self._past) - 1 - revisions)]
+            self._past.append(older)
+            self.step_back(train, older)
+            self._record(SteppedBack, revision=older.revision, manifest=older.manifest)
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         await super().append(train, entries, keep=keep)

@@ -1,0 +1,217 @@
+"""A registry that comes back with an older manifest, and wagons whose channels have vanished. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from eventwagon import Connection
+from eventwagon.cli.status import look
+from eventwagon.event import Channel
+from eventwagon.facts import EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest
+from eventwagon.registry import Snapshot
+from eventwagon.steps import created, found
+from eventwagon.testing.virtual_time import run
+from tests.support import SignUp, World, journal, signups, until
+from tests.unit.plans import manifest, wagon
+
+
+def numbers(world: World) -> list[int]:
+    """The wagons that became active, in that order."""
+    return [fact.new for fact in world.of(Switched)]
+
+
+def warned(world: World, words: str) -> bool:
+    """Whether a listener that logs has warned in these words."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
+    logger = logging.getLogger("eventwagon")
+    logger.addHandler(handler)
+    try:
+        for fact in world.facts:
+            log(fact)
+    finally:
+        logger.removeHandler(handler)
+    return any(words in r.getMessage() and r.levelno == logging.WARNING for r in records)
+
+
+def known(connection: Connection) -> Snapshot:
+    """What the process knows of the manifest, without asking."""
+    return connection._switcher.snapshot
+
+
+async def switched(connection: Connection, count: int = 1) -> None:
+    for _ in range(count):
+        active = known(connection).manifest.active
+        number = active.number if active else 0
+        await connection.request_switch("by hand")
+        await until(lambda n=number: (a := known(connection).manifest.active) is not None and a.number > n)  # type: ignore[misc]
+
+
+def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() -> None:
+    """Over two switches: an observer, a worker and a publisher that only follow go on with it, and what was left in
+    wagons that it does not know is handled."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with (
+            world.running(signups(handled), observe=True, work=False) as observer,
+            world.running(signups(handled), observe=False, work=True) as worker,
+            world.connect(signups(handled)) as publisher,
+        ):
+            await publisher.publish(SignUp("a"))
+            await until(lambda: handled == ["a"])
+            await until(lambda: len(known(observer).manifest.wagons) == 2)
+            older = await world.registry.read("signups")
+            await switched(observer, 2)
+            await publisher.publish(SignUp("b"))
+            await until(lambda: handled == ["a", "b"])
+            used = max(w.number for w in known(observer).manifest.wagons)
+            newest = known(observer).revision
+            world.registry.step_back("signups", older)
+            began = asyncio.get_running_loop().time()
+            everybody = observer, worker, publisher
+            await until(lambda: all(known(c).manifest.epoch == 1 for c in everybody), seconds=5.0)
+            await publisher.publish(SignUp("c"))
+            await until(lambda: "c" in handled, seconds=10.0)
+            assert asyncio.get_running_loop().time() - began < 10.0
+            assert all(known(c).revision > newest for c in everybody)
+            assert known(observer).manifest.stepped_back_to == older.revision
+            before = numbers(world)
+            await switched(observer, 2)
+            new = numbers(world)[len(before) :]
+            assert min(new) > used, (used, new)
+            await publisher.publish(SignUp("d"))
+            await until(lambda: "d" in handled, seconds=10.0)
+            told = [e.fact for e in await journal(observer) if isinstance(e.fact, RegistrySteppedBack)]
+            assert [(f.known >= newest - 2, f.found) for f in told] == [(True, older.revision)]
+
+            assert warned(world, "it was restored from an older copy")
+
+    run(main())
+
+
+def test_events_in_wagons_that_the_older_manifest_does_not_know_are_published_anew() -> None:
+    """Those of inner channels, too."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled, spares=0), observe=True, work=False) as observer:
+            await observer.publish(SignUp("a"))
+            older = await world.registry.read("signups")
+            async with world.running(signups(handled, spares=0), observe=False, work=True):
+                await switched(observer)
+            active = known(observer).manifest.active
+            assert active is not None
+            await observer.publish(SignUp("b"))
+            (letter,) = [e async for e in world.broker.read(Channel("signups", active.number))]
+            inner = msgspec.structs.replace(letter, id="inner", data=b'{"to": "c"}')
+            await world.broker.publish(Channel("signups", active.number, "welcome"), [inner])
+            world.registry.step_back("signups", older)
+            async with world.running(signups(handled, spares=0), observe=False, work=True):
+                await until(lambda: {"a", "b", "c"} <= set(handled))
+            assert active.number not in {c.wagon for c in await world.broker.channels("signups")}
+            assert sum(f.count for f in world.of(EventsRescued)) == 2
+
+    run(main())
+
+
+def test_a_registry_that_has_lost_everything_is_founded_again_under_new_numbers() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("a"))
+            await switched(connection)
+            used = max(w.number for w in known(connection).manifest.wagons)
+            world.registry.step_back("signups", Snapshot(Manifest(train="signups"), 0))
+            await connection.publish(SignUp("b"))
+            await until(lambda: "b" in handled, seconds=20.0)
+            manifest = known(connection).manifest
+            assert manifest.epoch == 1
+            assert manifest.declared
+            assert min(w.number for w in manifest.wagons) > used
+
+    run(main())
+
+
+def test_a_registry_restored_while_nobody_ran_is_lived_with() -> None:
+    """The active wagon that it names was sealed since, or is gone. The first publish asks for the next one."""
+
+    async def main(gone: bool) -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("a"))
+            await until(lambda: handled == ["a"])
+            older = await world.registry.read("signups")
+        first = Channel("signups", 1)
+        if gone:
+            await world.broker.delete(first)
+        else:
+            await world.broker.seal(first)
+        world.registry.step_back("signups", older)
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("b"))
+            await until(lambda: handled == ["a", "b"])
+            await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+
+    run(main(gone=True))
+    run(main(gone=False))
+
+
+def test_the_active_wagons_channel_vanishes() -> None:
+    """Left for the next one at once, and what was in it is told as lost, with how many those were."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled), observe=True, work=False) as connection:
+            for name in "abc":
+                await connection.publish(SignUp(name))
+            await asyncio.sleep(2.0)
+            await world.broker.delete(Channel("signups", 1))
+            view = await look(connection, "memory:")
+            assert [t for t in view.threatened if t.startswith("signups_v1 has vanished from the broker")]
+            async with world.running(signups(handled), observe=False, work=True):
+                began = asyncio.get_running_loop().time()
+                await connection.publish(SignUp("d"))
+                assert asyncio.get_running_loop().time() - began < 5.0
+                await until(lambda: handled == ["d"])
+                assert [(f.number, f.count, f.total) for f in world.of(EventsLost)] == [(1, 3, 3)]
+                await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+                assert EventsLost in {type(e.fact) for e in await journal(connection)}
+
+        assert warned(world, "wagon_1 lost 3 events, which went without being settled: signups_v1 has vanished")
+
+    run(main())
+
+
+def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled)) as connection:
+            await connection.publish(SignUp("a"))
+            older = await world.registry.read("signups")
+            await switched(connection)
+            connection._switcher.see(older)
+            await connection.refresh()
+            assert known(connection).manifest.epoch == 0
+            assert not world.of(RegistrySteppedBack)
+
+    run(main())
+
+
+def test_a_first_wagon_that_is_ready_or_failed_already_is_no_dead_end() -> None:
+    """After a step back to before it was active an observer may have seen its workers first."""
+    settings = signups([]).settings
+    for first in (wagon(1, State.READY), wagon(1, State.FAILED)):
+        step = found(settings, manifest(first), (), 1000.0, bounds=False)
+        if first.state is State.FAILED:
+            assert [w.number for w in step.manifest.wagons] == [1, 2]
+            step = found(settings, created(step.manifest, 2, 1000.0), (), 1000.0, bounds=False)
+        active = step.manifest.active
+        assert active is not None
+        assert active.number == step.manifest.next_number - 1

@@ -1,0 +1,89 @@
+"""What went from the broker without being settled is counted once, whoever looks."""
+
+from __future__ import annotations
+
+from eventwagon.broker import Depth
+from eventwagon.event import Channel
+from eventwagon.losses import Losses
+
+INGRESS, INNER = Channel("t", 1), Channel("t", 1, "mail")
+UNKNOWN = Depth()
+
+
+def depth(published: int, settled: int, lost: int = 0) -> Depth:
+    return Depth(published=published, settled=settled, waiting=published - settled, in_flight=0, lost=lost)
+
+
+def look(losses: Losses, told: int = 0, **depths: Depth) -> int:
+    """The channels by name; one of which nothing is known is not there."""
+    channels = {"ingress": INGRESS, "inner": INNER}
+    losses.look({channels[name]: d for name, d in depths.items()}, (), {1: told})
+    return losses.of(1)
+
+
+def test_what_the_driver_counts_is_counted_once() -> None:
+    losses = Losses(totals=True)
+    assert look(losses, ingress=depth(4, 0, lost=6)) == 6
+    assert look(losses, told=6, ingress=depth(4, 0, lost=6)) == 6
+    assert look(losses, told=6, ingress=depth(2, 0, lost=8)) == 8
+    assert "retention" in losses.why(1)
+    another = Losses(totals=True)
+    assert look(another, told=8, ingress=depth(2, 0, lost=8)) == 8
+
+
+def test_a_channel_is_gone_after_two_looks_and_its_events_with_it() -> None:
+    losses = Losses(totals=True)
+    look(losses, ingress=depth(10, 3), inner=depth(2, 2))
+    assert look(losses, ingress=UNKNOWN, inner=depth(2, 2)) == 0
+    assert not losses.vanished
+    for _ in range(3):
+        assert look(losses, ingress=UNKNOWN, inner=UNKNOWN) == 7
+    assert losses.vanished == {INGRESS: 7, INNER: 0}
+    assert losses.why(1) == (
+        "t_v1 has vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
+    )
+
+
+def test_an_unknown_channel_that_is_there_is_not_gone() -> None:
+    losses = Losses(totals=True)
+    for _ in range(3):
+        losses.look({INGRESS: UNKNOWN}, (INGRESS,), {1: 0})
+    assert not losses.vanished
+
+
+def test_how_many_went_with_a_channel_that_was_never_seen_is_not_known() -> None:
+    losses = Losses(totals=True)
+    look(losses, ingress=UNKNOWN)
+    assert look(losses, ingress=UNKNOWN) == 0
+    assert losses.vanished == {INGRESS: None}
+    assert "vanished" in losses.why(1)
+
+
+def test_totals_that_fall_are_a_loss_where_they_never_fall_by_themselves() -> None:
+    losses, other = Losses(totals=True), Losses(totals=False)
+    for each, lost in ((losses, 3), (other, 0)):
+        look(each, ingress=depth(10, 3))
+        assert look(each, ingress=depth(7, 3)) == lost
+        assert look(each, told=lost, ingress=depth(9, 3)) == lost
+    assert "older copy" in losses.why(1)
+
+
+def test_several_observers_count_a_loss_once() -> None:
+    """The second one looks when the first has told it; a third came after that."""
+    first, second, third = (Losses(totals=True) for _ in range(3))
+    for each in (first, second):
+        look(each, ingress=depth(10, 3))
+    assert look(first, ingress=depth(7, 3)) == 3
+    assert look(second, told=3, ingress=depth(7, 3)) == 3
+    assert look(third, told=3, ingress=depth(7, 3)) == 3
+    for each in (first, second, third):
+        look(each, told=3, ingress=UNKNOWN)
+        assert look(each, told=3, ingress=UNKNOWN) == 3 + 4
+
+
+def test_of_a_wagon_that_the_manifest_forgot() -> None:
+    losses = Losses(totals=True)
+    look(losses, ingress=depth(10, 3), inner=depth(5, 5))
+    assert losses.without((1,), ()) == {}
+    assert losses.without((), (INGRESS,)) == {}
+    assert losses.without((), ()) == {1: 7}

@@ -309,7 +309,7 @@ class _Draft:
 
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
         """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
-        refuses = at_cap(self.settings, self.manifest) and self.settings.at_cap == "refuse"
+        refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
         if self.on_hold() and not refuses:
             return WHILE_PAUSED
         since = active.active_at if active.active_at is not None else active.opened_at

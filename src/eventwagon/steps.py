@@ -318,10 +318,17 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
 def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
     """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
     of a new epoch."""
-    manifest = numbers_kept(known.manifest, found.manifest).manifest
+    manifest = by_hand_kept(known.manifest, numbers_kept(known.manifest, found.manifest).manifest)
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision)
     return Plan(manifest, (went_back(known.manifest, manifest, known.revision),))
+
+
+def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
+    """What is paused and what is not, and a removal, are as `known` has them."""
+    own = {w.number: w.paused for w in known.wagons}
+    wagons = tuple(msgspec.structs.replace(w, paused=own.get(w.number, w.paused)) for w in manifest.wagons)
+    return msgspec.structs.replace(manifest, wagons=wagons, paused=known.paused, removal=known.removal)
 
 
 def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:

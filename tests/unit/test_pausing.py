@@ -26,9 +26,9 @@ from eventwagon.manifest import Manifest, Pause, Removal, Request, decode, encod
 from eventwagon.pausing import heedless, paused, resting, resumed
 from eventwagon.plan import plan
 from eventwagon.reading import History, Sample, busy_rate
-from eventwagon.registry import Attachment, Member
+from eventwagon.registry import Attachment, Member, Snapshot
 from eventwagon.sleeping import rested
-from eventwagon.steps import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, when_full
+from eventwagon.steps import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, stepped_back, when_full
 from eventwagon.workers import allocate
 
 from .plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
@@ -239,3 +239,20 @@ def test_workers_of_an_orchestrator(says: bool | None, own: bool | None, heeds: 
     if own is not None:
         members.append(member("pod", at(1, paused=own)))
     assert [h.can for h in heedless(m, members)] == heeds
+
+
+def test_a_registry_that_steps_back_loses_no_pause_that_was_known() -> None:
+    """Nor does one come back that is over by now, and a removal goes on."""
+    m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
+    held = paused(paused(m, None, PAUSE).manifest, 1, PAUSE).manifest
+    taken = stepped_back(Snapshot(held, 9), Snapshot(m, 5), NOW).manifest
+    assert (taken.paused, taken.wagons[0].paused, taken.wagons[1].paused) == (PAUSE, PAUSE, None)
+    assert resting(stepped_back(Snapshot(m, 9), Snapshot(held, 5), NOW).manifest) == set()
+    removal = Removal(why="old", at=NOW)
+    going = msgspec.structs.replace(m, removal=removal)
+    assert stepped_back(Snapshot(going, 9), Snapshot(m, 5), NOW).manifest.removal == removal
+
+
+def test_a_paused_train_whose_channel_has_vanished_is_switched_all_the_same() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), paused=PAUSE)
+    assert one(decide(m, [reading(1, 10, vanished={"": 3})]).facts, Switched).new == 2

@@ -134,7 +134,7 @@ async def pause(
                     f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
                     "as soon as it sees the manifest; one that is away hands out what it has until it ends",
                 )
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         for h in await c.heedless():
             if not h.can and wagon in (None, h.number):
                 say(

@@ -85,7 +85,7 @@ class MemoryRegistry:
         if (document := self._documents.get(train)) is not None:
             document.members.clear()
             document.journal.clear()
-            document.newest = Snapshot(Manifest(train=train), 0)
+            document.put(Snapshot(Manifest(train=train), 0))
 
     async def trains(self) -> Sequence[str]:
         return sorted(train for train, document in self._documents.items() if document.newest.revision)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...facts import Switched, WagonOpened
 from ...manifest import Manifest
 from ...pausing import resting
-from .history import Begun, Revised, Seen
+from .history import Begun, Revised, Seen, SteppedBack
 from .violation import Evidence, Violation
 
 _HEED = 1.0
@@ -21,11 +21,15 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     """By revision."""
     told: dict[str, Seen] = {}
     """The newest manifest that each process was given."""
-    since: dict[int, Revised] = {}
+    since: dict[int, Revised | SteppedBack] = {}
     """By wagon: since when it has been paused."""
     before: Manifest | None = None
     for record in case.history:
         match record:
+            case SteppedBack():
+                paused[record.revision] = now = resting(record.manifest)
+                since = {number: since.get(number, record) for number in now}
+                before = record.manifest
             case Revised():
                 paused[record.revision] = now = resting(record.manifest)
                 since = {number: since.get(number, record) for number in now}

@@ -80,7 +80,7 @@ _MILD: tuple[Guest, ...] = ("snooze", "retry", "stains")
 _ROUGH: tuple[Guest, ...] = tuple(g for g in GUESTS if g not in _MILD)
 
 _MAY_HANG = ("publish", "settle", "release", "extend")
-"""Calls that publishers, workers and observers give up by themselves. All others are the driver's to give up."""
+"""Calls that publishers and workers give up by themselves. All others are the driver's to give up."""
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
@@ -265,12 +265,12 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_batches(scenario, random.Random(f"{seed} batches"))
     scenario = _with_hangs(scenario, random.Random(f"{seed} hangs"))
     scenario = _with_leavers(scenario, random.Random(f"{seed} leavers"))
-    scenario = _with_pauses(scenario, random.Random(f"{seed} pauses"))
     registry = random.Random(f"{seed} registry")
     if fences and not scenario.guests and registry.random() < 0.15:
         times = sorted(round(registry.uniform(1.0, span + 4.0), 3) for _ in range(registry.choice([1, 1, 2])))
         back = tuple((at, registry.choice([1, 2, 5, 20, 1000])) for at in times)
         scenario = msgspec.structs.replace(scenario, steps_back=back)
+    scenario = _with_pauses(scenario, random.Random(f"{seed} pauses"))
     return _bearable(scenario)
 
 
@@ -418,6 +418,7 @@ def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
     """Some calls are never answered."""
     if all(f.kind == "bug" for f in scenario.faults) or rng.random() >= 0.2:
         return scenario
+    observers = {p.name for p in scenario.programs if "observe" in p.roles}
     hangs = []
     for _ in range(rng.randint(1, 4)):
         op, kind, process = (
@@ -425,7 +426,8 @@ def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
             rng.choice(["hang", "hang-after"]),
             rng.choice(scenario.faults).process,
         )
-        hangs.append(Fault(process, op, 1 + int(rng.expovariate(1 / OPS[op])), kind))
+        if op != "publish" or process not in observers:  # whose removals publish, too
+            hangs.append(Fault(process, op, 1 + int(rng.expovariate(1 / OPS[op])), kind))
     return msgspec.structs.replace(scenario, faults=(*scenario.faults, *hangs))
 
 

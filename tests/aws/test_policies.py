@@ -1,5 +1,5 @@
-"""The shipped IAM policies against the calls in the code: nothing is missing, and nothing is allowed that no code asks for. Whether AWS
-agrees, moto can't tell: it enforces no policy."""
+"""The shipped IAM policies against the calls in the code: nothing is missing, and nothing is allowed that no code asks
+for. Whether AWS agrees, moto can't tell: it enforces no policy."""
 
 from __future__ import annotations
 

@@ -99,9 +99,8 @@ class Client:
     async def run(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script on the node of its keys (all of one slot) and return its answer.
 
-        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it is
-        tried once more, on a new one. Raises Unavailable, StorageBroken.
-        """
+        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it
+        is tried once more, on a new one. Raises Unavailable, StorageBroken."""
         return await self._answer(what, lambda: self.send(script, keys, arguments))
 
     async def command(self, what: str, key: str, *arguments: Argument) -> Any:
@@ -164,7 +163,8 @@ class Client:
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
     async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> list[Any]:
-        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another node."""
+        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another
+        node."""
         packed = b"".join(commands)
         if not self.server.cluster:
             one: Wire = getattr(self._node(self.server.host, self.server.port), wire)

@@ -152,7 +152,8 @@ class KafkaBroker:
         if found is None:
             return
         sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
-        # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
+        # the train's own dead letters stand for years, with the size of then: a letter that is too large is made
+        # smaller
         size = {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
         if wrong := unsuitable(self._options.servers, topic, found, size):
             raise StorageBroken(wrong)
@@ -302,7 +303,8 @@ class KafkaBroker:
         partitions: Mapping[Channel, int],
         ends: Mapping[Place, int | None],
     ) -> None:
-        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is told."""
+        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is
+        told."""
         asked = dict[Place, Channel]()
         for channel, count in partitions.items():
             claims = wagons[channel.train, channel.wagon].channel(channel.name)

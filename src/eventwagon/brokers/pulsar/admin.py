@@ -102,8 +102,8 @@ class Admin:
         return {position(name): int(value) for name, value in found.items() if _NOTED.fullmatch(f"{name}={value}")}
 
     async def note_tried(self, channel: Channel, tried: Mapping[Position, int]) -> None:
-        """Store how often these messages were given to somebody, with the subscription: the server counts no attempt of a
-        process that crashed. Replaces what was noted before."""
+        """Store how often these messages were given to somebody, with the subscription: the server counts no attempt of
+        a process that crashed. Replaces what was noted before."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         body = {f"{ledger}:{entry}": str(attempt) for (ledger, entry), attempt in tried.items()}
         await self._done("PUT", path, what=f"noting attempts of {channel}", body=body)
@@ -242,8 +242,8 @@ def _reason(reply: httpx.Response) -> str:
 
 
 def _unfit(policies: dict[str, Any], defaults: dict[str, str]) -> list[tuple[str, str]]:
-    """What of these policies, and of the broker's defaults where they say nothing, drops events that nobody has settled,
-    and the command that changes it."""
+    """What of these policies, and of the broker's defaults where they say nothing, drops events that nobody has
+    settled, and the command that changes it."""
     found = []
     ttl = policies.get("message_ttl_in_seconds")
     if (int(defaults.get("ttlDurationDefaultInSeconds", 0)) if ttl is None else ttl) > 0:

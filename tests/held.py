@@ -30,7 +30,8 @@ async def given(broker: Broker, spec: WagonSpec, count: int, now: float | None =
 
 
 class Held(Generic[B]):
-    """The part of a harness that all have whose workers run `tests.programs.held`: its handlers note what they do in files."""
+    """The part of a harness that all have whose workers run `tests.programs.held`: its handlers note what they do in
+    files."""
 
     def __init__(self, broker: B, directory: Path) -> None:
         self.broker = broker

@@ -1,4 +1,5 @@
-"""An orchestrator whose workers follow the manifest, with the manifest written as an observer would: first that, then the asking."""
+"""An orchestrator whose workers follow the manifest, with the manifest written as an observer would: first that, then
+the asking."""
 
 from __future__ import annotations
 

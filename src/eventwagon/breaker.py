@@ -15,8 +15,8 @@ from .values import in_seconds, real, whole
 USUAL = 5
 """Attempts at an event where the train does not say how many, as long as its channel works."""
 DEATHS = 8
-"""Attempts after which an event is dead there whose process died of the last one: failures count among them, and those of
-an outage are not its own."""
+"""Attempts after which an event is dead there whose process died of the last one: failures count among them, and those
+of an outage are not its own."""
 PATIENCE = 600.0
 """Seconds for which an event goes on being retried then, while nothing else of its channel succeeds."""
 _HELD_LEAST = 1.0

@@ -152,9 +152,8 @@ class Subscription(Protocol):
 
         Durable when it returns True: after the claim has run out the event comes again with attempt + 1. Released as
         tried it has attempt + 1 too, not + 2; with `tried=False` it has the attempt that it was delivered with, and
-        stays a suspect unless it is cleared. False: the claim has run out already and is left alone; do not handle it. Idempotent, and the
-        visibility time goes on. Raises ChannelGone, Unavailable.
-        """
+        stays a suspect unless it is cleared. False: the claim has run out already and is left alone; do not handle it.
+        Idempotent, and the visibility time goes on. Raises ChannelGone, Unavailable."""
         ...
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:

@@ -1,8 +1,7 @@
 """CloudEvents 1.0 as the messages of brokers carry them, whoever wrote them: one codec for every driver. Pure.
 
-Reading is total. Whatever the bytes are, they become an event that the one door takes (`event.checked`): the event, or a
-batch of several (`parts`), or what can't be decoded, which a worker sends to the dead letters (`undecodable`).
-"""
+Reading is total. Whatever the bytes are, they become an event that the one door takes (`event.checked`): the event, or
+a batch of several (`parts`), or what can't be decoded, which a worker sends to the dead letters (`undecodable`)."""
 
 from __future__ import annotations
 
@@ -62,8 +61,8 @@ def _date(second: int) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """An RFC 3339 time in seconds since the epoch, UTC where it names no zone. None for what is no time, and for one too
-    near to the ends of the years 1 to 9999 to be written again in every zone."""
+    """An RFC 3339 time in seconds since the epoch, UTC where it names no zone. None for what is no time, and for one
+    too near to the ends of the years 1 to 9999 to be written again in every zone."""
     if len(text) == 27 and text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
         second = _parsed(text[:19])  # as we write it
         time = None if second is None else second + int(text[20:26]) / 1e6

@@ -363,10 +363,10 @@ class Connection:
         With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it
         works for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the
         work; and when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
-        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. When somebody cancels its
-        tasks, so that nothing runs any more, the task that entered it is cancelled too, and leaving raises EndedEarly.
-        Raises DeclarationDiffers, UsageError (a program without a handler for the ingress can't work; entered twice).
-        """
+        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. When somebody cancels
+        its tasks, so that nothing runs any more, the task that entered it is cancelled too, and leaving raises
+        EndedEarly. Raises DeclarationDiffers, UsageError (a program without a handler for the ingress can't work;
+        entered twice)."""
         self._here()
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None

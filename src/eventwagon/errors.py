@@ -29,8 +29,8 @@ class DeclarationDiffers(UsageError):
 
 
 class EndedEarly(EventwagonError):
-    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. What its body was doing is
-    cancelled, and events in hand are given back. Enter another one."""
+    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. What its body was doing
+    is cancelled, and events in hand are given back. Enter another one."""
 
 
 class UnknownTrain(UsageError):

@@ -1,10 +1,10 @@
 """The lease fence: what stands in for a broker that can't refuse writes to a sealed channel.
 
-A process publishes only while it holds a lease, taken on a manifest that it read after checking in. Its check-in says the
-first wagon that it may publish to, by the turn in which wagons became active, and outlives the lease and any send begun under
-it. So when no check-in names a wagon or an earlier one, nobody that keeps time can publish there any more. A process that is paused between looking at its lease
-and sending can: what it leaves is found before the channel is deleted (`keep_drained`). A probability, not a proof.
-"""
+A process publishes only while it holds a lease, taken on a manifest that it read after checking in. Its check-in says
+the first wagon that it may publish to, by the turn in which wagons became active, and outlives the lease and any send
+begun under it. So when no check-in names a wagon or an earlier one, nobody that keeps time can publish there any more.
+A process that is paused between looking at its lease and sending can: what it leaves is found before the channel is
+deleted (`keep_drained`). A probability, not a proof."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .registry import Member, Registry, Snapshot
 
 
 class Lease:
-    """One process's lease on publishing to one train. `seconds` is how long it lasts, and the longest that a send may take.
+    """One process's lease on publishing to one train. `seconds` is how long it lasts, and the longest that a send may
+    take.
 
     `refresh` reads the newest manifest. Times are the event loop's: no wall clock is trusted.
     """
@@ -66,8 +67,8 @@ class Lease:
 
     @asynccontextmanager
     async def sending(self, turn: int) -> AsyncIterator[None]:
-        """Around a send to the wagon of that turn: it is cut off when it takes too long. Raises PublishUncertain then, and
-        Unavailable when the lease has run out."""
+        """Around a send to the wagon of that turn: it is cut off when it takes too long. Raises PublishUncertain then,
+        and Unavailable when the lease has run out."""
         if asyncio.get_running_loop().time() >= self._until:
             raise Unavailable("the lease on publishing has run out")
         self._sending.append(turn)

@@ -19,8 +19,8 @@ _WORDS = (
 )
 _NAME = re.compile(_WORDS, re.IGNORECASE)
 _LEAST = 4
-"""Characters of a value that is hidden wherever it stands. A shorter one would hide half of each sentence, and is hidden
-only where it is named."""
+"""Characters of a value that is hidden wherever it stands. A shorter one would hide half of each sentence, and is
+hidden only where it is named."""
 _LONG = 8
 _MOST = 1000
 """Values that are remembered, the latest."""

@@ -277,8 +277,8 @@ class Serving:
 
     async def _leave(self, grace: float) -> None:
         """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that
-        back, and what was handled and still waits to be settled; then leave the channels. What a receive brings that was
-        under way is among it."""
+        back, and what was handled and still waits to be settled; then leave the channels. What a receive brings that
+        was under way is among it."""
         least, most = _TO_GIVE_BACK
         to_give_back = max(least, min(most, grace))
         try:

@@ -75,7 +75,8 @@ class Line:
         self.task: asyncio.Task[None] | None = None
 
     def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
-        """What comes next, one at least, with `most` emits together: each batch is settled once its emits are stored."""
+        """What comes next, one at least, with `most` emits together: each batch is settled once its emits are
+        stored."""
         taken = self.done
         for place, (_, emitted) in enumerate(taken):
             most -= len(emitted)
@@ -127,8 +128,8 @@ class Settling:
             line.task = self._kit.tasks.create_task(self._work_off(line), context=self._context.copy())
 
     def give_back(self) -> None:
-        """No time is left for what waits to be stored and settled: others may have it, and handle it again. A batch that
-        is under way goes on."""
+        """No time is left for what waits to be stored and settled: others may have it, and handle it again. A batch
+        that is under way goes on."""
         for line in list(self._lines.values()):
             left, line.done = line.done, []
             for delivery, _ in left:
@@ -255,8 +256,8 @@ class Settling:
         source.forget(deliveries)
 
     def _settle_later(self, source: Source, delivery: Delivery) -> None:
-        """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody handles
-        it again, and settling is tried again after a pause that grows."""
+        """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody
+        handles it again, and settling is tried again after a pause that grows."""
         pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
         timer = asyncio.get_running_loop().call_later(pause, source.done, delivery, (), context=self._context.copy())
         self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer

@@ -31,9 +31,8 @@ class InOwnTask(Generic[T]):
     body.
 
     When the manager ends before it is left (a task of its TaskGroup raised, or somebody cancelled its own task) that is
-    logged at once, and the task that entered it is cancelled, since its body relies on what is gone. Leaving then raises
-    what the manager raised, or EndedEarly, in the place of that cancellation. `what` names it there.
-    """
+    logged at once, and the task that entered it is cancelled, since its body relies on what is gone. Leaving then
+    raises what the manager raised, or EndedEarly, in the place of that cancellation. `what` names it there."""
 
     def __init__(self, manager: AbstractAsyncContextManager[T], what: str) -> None:
         self._manager = manager
@@ -155,8 +154,8 @@ async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
 
 async def outcome_of(call: Callable[[], Awaitable[T]]) -> tuple[list[T], BaseException | None]:
-    """What it returns, or what it raises, for a task that somebody waits for: asyncio ends the loop at a SystemExit that
-    a task raises."""
+    """What it returns, or what it raises, for a task that somebody waits for: asyncio ends the loop at a SystemExit
+    that a task raises."""
     try:
         return [await call()], None
     except BaseException as e:

@@ -87,8 +87,8 @@ def innermost(place: TracebackType | None) -> FrameType | None:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line, without secrets, and without the input that a validation error quotes. Never raises, whatever the error's own text does, but for
-    KeyboardInterrupt."""
+    """An error in one line, without secrets, and without the input that a validation error quotes. Never raises,
+    whatever the error's own text does, but for KeyboardInterrupt."""
     name = "an exception"
     try:
         name = plain(str(type(error).__name__), 100)

@@ -194,8 +194,8 @@ class Context:
 
 
 class Handled(NamedTuple):
-    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are among
-    it."""
+    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are
+    among it."""
 
     emitted: Sequence[tuple[str, Event]]
 
@@ -303,9 +303,8 @@ def begin(
 
     Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
     `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
-    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to come
-    with a context.
-    """
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to
+    come with a context."""
     if event.extensions and UNDECODABLE in event.extensions:
         return Dead(event.extensions.get("deadbecause", "can't be decoded"))
     if context is not None and is_batch(event):

@@ -18,8 +18,8 @@ from tests.aws.support import Between
 
 
 class Agent:
-    """Looks at the services of a cluster and brings local processes to them: starts, and asks to end with SIGTERM, as ECS does;
-    what has not ended after `stop_timeout` s is killed."""
+    """Looks at the services of a cluster and brings local processes to them: starts, and asks to end with SIGTERM, as
+    ECS does; what has not ended after `stop_timeout` s is killed."""
 
     def __init__(self, clients: Clients, cluster: str, *, stop_timeout: float) -> None:
         self._clients = clients

@@ -1,4 +1,5 @@
-"""One instance of a Lambda function, as a process: a request a line in, an answer a line out. The train is its first argument."""
+"""One instance of a Lambda function, as a process: a request a line in, an answer a line out. The train is its first
+argument."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""In the place of Lambda: moto keeps functions and mappings, and calls none. This polls the mapped queues and calls instances of the
-function that are local processes."""
+"""In the place of Lambda: moto keeps functions and mappings, and calls none. This polls the mapped queues and calls
+instances of the function that are local processes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Instance:
 
 
 class Poller:
-    """Works for the mappings to one function, each with as many calls at once as it allows. A call's messages are deleted where it
-    does not report them as failed; where it fails as a whole they come again when the queue shows them again. `environment` is of
-    the instances, by the function's version ("" without)."""
+    """Works for the mappings to one function, each with as many calls at once as it allows. A call's messages are
+    deleted where it does not report them as failed; where it fails as a whole they come again when the queue shows them
+    again. `environment` is of the instances, by the function's version ("" without)."""
 
     def __init__(
         self,

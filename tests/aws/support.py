@@ -36,8 +36,8 @@ def refused(code: str, status: int = 400) -> Refused:
 
 
 class Between:
-    """Stands between a driver and its client, and gives in some calls an answer that moto would not: what AWS throttles,
-    loses or takes in part. `meddle(operation, request, ask)` answers instead; `ask` asks moto."""
+    """Stands between a driver and its client, and gives in some calls an answer that moto would not: what AWS
+    throttles, loses or takes in part. `meddle(operation, request, ask)` answers instead; `ask` asks moto."""
 
     def __init__(self, clients: Clients, meddle: Callable[[str, dict[str, Any], Callable[[], Any]], Any]) -> None:
         self._real = clients.call
@@ -50,8 +50,8 @@ class Between:
 
 
 def throttle(clients: Clients, share: float, rng: Random) -> Counter[str]:
-    """That share of the requests of this driver's clients, each try counted, gets AWS's word for: not so fast. Counts them by
-    operation."""
+    """That share of the requests of this driver's clients, each try counted, gets AWS's word for: not so fast. Counts
+    them by operation."""
     told: Counter[str] = Counter()
     real = clients._connect
 

@@ -1,6 +1,6 @@
-"""A whole train whose wagons get their workers from Lambda or ECS, moto's control planes, and what may befall it in a burst: calls that are
-throttled, killed workers, events that fail once or for good, a publisher that is stopped through a switch. What was accepted was
-handled or stands in the dead letters, and nothing is left behind."""
+"""A whole train whose wagons get their workers from Lambda or ECS, moto's control planes, and what may befall it in a
+burst: calls that are throttled, killed workers, events that fail once or for good, a publisher that is stopped through
+a switch. What was accepted was handled or stands in the dead letters, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The entry point of a Lambda function. moto calls none here: the test receives batches as a mapping would, calls the function, and
-deletes what it does not report as failed."""
+"""The entry point of a Lambda function. moto calls none here: the test receives batches as a mapping would, calls the
+function, and deletes what it does not report as failed."""
 
 from __future__ import annotations
 

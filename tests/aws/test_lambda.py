@@ -1,4 +1,5 @@
-"""The Lambda orchestrator with a function that is called: moto keeps the mappings, a poller of the tests' own works for them."""
+"""The Lambda orchestrator with a function that is called: moto keeps the mappings, a poller of the tests' own works for
+them."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_lambda(check: Check[Harness], moto_server: MotoServer, tmp_path: Path) 
 
 
 def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path: Path) -> None:
-    """Version 2 of the function fails on every event: seen by its calls only, told in the table, judged by the observer."""
+    """Version 2 of the function fails on every event: seen by its calls only, told in the table, judged by the
+    observer."""
     url, name = moto_server.url.replace("/ew?", f"/w{token_hex(4)}?") + "&poll=0.2", f"f_{token_hex(4)}"
     revisions = {"1": "good", "2": "bad"}
 

@@ -1,5 +1,6 @@
-"""The Lambda orchestrator against moto's control plane. moto enables a mapping at once and runs no function: what it answers to the
-probe is put there by the test. Functions are called in test_handler.py, and by a poller in test_lambda.py."""
+"""The Lambda orchestrator against moto's control plane. moto enables a mapping at once and runs no function: what it
+answers to the probe is put there by the test. Functions are called in test_handler.py, and by a poller in
+test_lambda.py."""
 
 from __future__ import annotations
 

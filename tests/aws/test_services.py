@@ -1,4 +1,5 @@
-"""The ECS orchestrator against moto's control plane. moto runs no tasks: an agent of the test's own runs them as local processes."""
+"""The ECS orchestrator against moto's control plane. moto runs no tasks: an agent of the test's own runs them as local
+processes."""
 
 from __future__ import annotations
 

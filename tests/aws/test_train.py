@@ -1,4 +1,5 @@
-"""A whole train on SQS and DynamoDB: wagons filled, changed, emptied, removed; publishers that are stopped in between."""
+"""A whole train on SQS and DynamoDB: wagons filled, changed, emptied, removed; publishers that are stopped in
+between."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def test_python_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_suite_in_the_docs_passes_under_pytest(tmp_path: Path) -> None:
-    """docs/drivers.md: the broker and its tests, as a reader would have them. A few of the checks: the rest run above."""
+    """docs/drivers.md: the broker and its tests, as a reader would have them. A few of the checks: the rest run
+    above."""
     save(ROOT / "docs" / "drivers.md", tmp_path)
     few = "publish_keeps_order or settle_counts_once or full_is_exact"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", few, "test_shelf.py"]

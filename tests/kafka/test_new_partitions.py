@@ -1,6 +1,6 @@
-"""A partition that just got its leader may refuse a producer's first message, take its second, and then take the first, sent
-again, for a repetition: the client reports it as stored, without an offset, and it is nowhere. On a busy machine it is so with
-one new topic in fifty."""
+"""A partition that just got its leader may refuse a producer's first message, take its second, and then take the first,
+sent again, for a repetition: the client reports it as stored, without an offset, and it is nowhere. On a busy machine
+it is so with one new topic in fifty."""
 
 from __future__ import annotations
 

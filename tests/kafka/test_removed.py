@@ -1,4 +1,5 @@
-"""What goes from a topic by other hands than ours: retention, a deletion of records, a topic that was set up otherwise."""
+"""What goes from a topic by other hands than ours: retention, a deletion of records, a topic that was set up
+otherwise."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from .world import World, until
 
 
 def test_a_node_is_cut_off_and_healed(world: World) -> None:
-    """Its wagon is not ready and says why. What can't be seen to have ended is not said to have: removing waits for it."""
+    """Its wagon is not ready and says why. What can't be seen to have ended is not said to have: removing waits for
+    it."""
     own = world.own
     node = own.add_node()
     template = {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}

@@ -30,7 +30,8 @@ from tests.servers.kubernetes.image import WORKER
 
 SECRET = "train"  # noqa: S105 - its name
 RUN = f"eventwagon-test-{secrets.token_hex(3)}"
-"""What all namespaces and Redis keys of this run begin with: a given cluster, and a given Redis, may have others in them."""
+"""What all namespaces and Redis keys of this run begin with: a given cluster, and a given Redis, may have others in
+them."""
 _numbers = itertools.count(1)
 
 

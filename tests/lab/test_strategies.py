@@ -38,7 +38,8 @@ def test_the_oldest_the_newest_and_the_sideline_by_hand() -> None:
 
 
 def test_scaling_by_hand() -> None:
-    """Five events at once, a look every second, a worker for every two, there a second later, half a second of rebalance."""
+    """Five events at once, a look every second, a worker for every two, there a second later, half a second of
+    rebalance."""
     burst = job([0.0] * 5)
     scaling = Scaling(poll=1.0, lag_each=2.0, most=3, start=1.0, pause=0.5, cooldown=2.0)
     outcome = Station(burst, Fifo(burst), scaling).run()

@@ -1,5 +1,5 @@
-"""A consumer of one channel that is no train: what the command orchestrator runs. It handles one event after the other, as
-`tests.programs.held` does, and ends on SIGTERM when it has none in hand."""
+"""A consumer of one channel that is no train: what the command orchestrator runs. It handles one event after the other,
+as `tests.programs.held` does, and ends on SIGTERM when it has none in hand."""
 
 from __future__ import annotations
 

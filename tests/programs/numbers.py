@@ -1,4 +1,5 @@
-"""A train that tests run with a process per wagon: each number handled is one line in a file of the handling process."""
+"""A train that tests run with a process per wagon: each number handled is one line in a file of the handling
+process."""
 
 from __future__ import annotations
 

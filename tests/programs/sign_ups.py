@@ -1,4 +1,5 @@
-"""A train for bursts on AWS: what its handlers do is noted in a file of the handling process in the directory HANDLED."""
+"""A train for bursts on AWS: what its handlers do is noted in a file of the handling process in the directory
+HANDLED."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ train = Train(
     grace=5.0,
     provision_timeout=60.0,
 )
-"""Multiples of 29 are rejected for good, those of 7 fail once, 101 ends its process once; a mail in the wagon's own second channel is
-sent for all others."""
+"""Multiples of 29 are rejected for good, those of 7 fail once, 101 ends its process once; a mail in the wagon's own
+second channel is sent for all others."""
 
 
 @train.on("sign_ups")

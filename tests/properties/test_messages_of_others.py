@@ -1,4 +1,5 @@
-"""Whatever a message holds, on every broker, it becomes an event that can be written again. Examples once broke a driver."""
+"""Whatever a message holds, on every broker, it becomes an event that can be written again. Examples once broke a
+driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Wagons whose consumers are no Python: `examples/consumer.sh`, sh and redis-cli, started by the command orchestrator."""
+"""Wagons whose consumers are no Python: `examples/consumer.sh`, sh and redis-cli, started by the command
+orchestrator."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ def test_grace_begins_at_once_though_a_receive_hangs() -> None:
 
 
 def test_what_was_handled_and_is_not_yet_stored_is_given_back_on_leaving() -> None:
-    """Emits wait for a slow broker, batch by batch. What is stored is settled batch by batch, and nothing stays claimed."""
+    """Emits wait for a slow broker, batch by batch. What is stored is settled batch by batch, and nothing stays
+    claimed."""
 
     async def main() -> None:
         world, broker = troubled()

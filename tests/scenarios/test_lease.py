@@ -154,7 +154,8 @@ def test_a_late_event_that_the_next_wagon_never_takes_is_a_dead_letter() -> None
 
 
 def test_late_events_come_in_even_at_the_cap() -> None:
-    """Refusing them would keep their wagon, the wagon would keep the cap reached, and the cap would go on refusing them."""
+    """Refusing them would keep their wagon, the wagon would keep the cap reached, and the cap would go on refusing
+    them."""
 
     async def main() -> None:
         world, broker = unfenced()

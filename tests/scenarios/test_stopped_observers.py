@@ -1,4 +1,5 @@
-"""An observer that stood still, as one stopped by its system does, and goes on when the others have long gone on. In virtual time."""
+"""An observer that stood still, as one stopped by its system does, and goes on when the others have long gone on. In
+virtual time."""
 
 from __future__ import annotations
 

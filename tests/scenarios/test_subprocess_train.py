@@ -22,7 +22,8 @@ async def settled(connection: Connection, number: int) -> int:
 
 
 def test_each_wagon_in_its_process_through_three_switches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Volume(50), 160 events: wagons 1 to 3 take 50 each, in three processes, and all is handled; nothing is left over."""
+    """Volume(50), 160 events: wagons 1 to 3 take 50 each, in three processes, and all is handled; nothing is left
+    over."""
     monkeypatch.setenv("HANDLED", str(tmp_path / "handled"))
     (tmp_path / "handled").mkdir()
     url = f"sqlite:///{tmp_path}/trains"

@@ -53,8 +53,8 @@ def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> No
 
 
 def test_killed_units_and_a_leaving_observer_lose_nothing(place: Place) -> None:
-    """A burst with reuse, two observers with orchestrators of their own, one of which leaves half-way; after each wagon's
-    worth of events one of the processes is killed. All is handled, and no workers are left over."""
+    """A burst with reuse, two observers with orchestrators of their own, one of which leaves half-way; after each
+    wagon's worth of events one of the processes is killed. All is handled, and no workers are left over."""
 
     async def scenario() -> None:
         settings = {"spares": 1, "reuse": True, "keep_warm": 3.0, "visibility": 2.0}
@@ -87,8 +87,8 @@ def test_killed_units_and_a_leaving_observer_lose_nothing(place: Place) -> None:
 
 
 def test_a_process_posted_at_a_unit_follows_it_to_the_next_wagon() -> None:
-    """`eventwagon work --wagon 1`: when wagon 1 is drained and its workers are another's by now, the process goes there; it
-    is released when no live wagon has the unit."""
+    """`eventwagon work --wagon 1`: when wagon 1 is drained and its workers are another's by now, the process goes
+    there; it is released when no live wagon has the unit."""
 
     async def scenario() -> None:
         world, handled = World(), list[str]()

@@ -80,7 +80,8 @@ def test_the_next_wagon_runs_the_new_code_and_the_old_one_drains_with_the_old(pl
 
 
 def test_a_failing_version_goes_back_by_itself(place: Place, tmp_path: Path) -> None:
-    """Under watch: v3 fails on every event, so the train goes back to v1; what v3 could not handle is in the dead letters."""
+    """Under watch: v3 fails on every event, so the train goes back to v1; what v3 could not handle is in the dead
+    letters."""
 
     async def scenario() -> None:
         train = orders(limit=Volume(1000), revision="v1", attempts=3, backoff=0.01)

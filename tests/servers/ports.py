@@ -1,7 +1,7 @@
 """Loopback ports that nobody else takes, also while a server of ours is down between a kill and its next start.
 
-They come from below the range that the system hands out to clients, in blocks: a process holds its block by a file lock.
-"""
+They come from below the range that the system hands out to clients, in blocks: a process holds its block by a file
+lock."""
 
 from __future__ import annotations
 

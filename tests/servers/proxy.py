@@ -16,12 +16,11 @@ _WAITING = 64
 
 
 class Proxy:
-    """Forwards `127.0.0.1:port` to `host:port` of a server. An asynchronous context manager; its methods belong to the loop
-    that entered it and take effect at once.
+    """Forwards `127.0.0.1:port` to `host:port` of a server. An asynchronous context manager; its methods belong to the
+    loop that entered it and take effect at once.
 
-    `delay` is how many seconds every chunk of bytes is on its way, in each direction; throughput stays. `port` is chosen
-    unless given (a server that advertises its address must know it before the proxy runs: `free_port()`).
-    """
+    `delay` is how many seconds every chunk of bytes is on its way, in each direction; throughput stays. `port` is
+    chosen unless given (a server that advertises its address must know it before the proxy runs: `free_port()`)."""
 
     def __init__(self, host: str, port: int, *, listen: int | None = None) -> None:
         self.target = (host, port)
@@ -58,7 +57,8 @@ class Proxy:
             connection.cancel()
 
     def refuse(self, refusing: bool = True) -> None:
-        """Refuse new connections, as a port on which nothing listens; False: accept again. Open ones stay (see `cut`)."""
+        """Refuse new connections, as a port on which nothing listens; False: accept again. Open ones stay (see
+        `cut`)."""
         loop = asyncio.get_running_loop()
         if refusing and self._listener is not None:
             loop.remove_reader(self._listener)

@@ -31,7 +31,8 @@ _OPENS = (
 
 
 class PulsarServer(Server):
-    """`config` goes over our standalone.conf; `token` is what asking for its health needs, where `config` asks for one."""
+    """`config` goes over our standalone.conf; `token` is what asking for its health needs, where `config` asks for
+    one."""
 
     name = "pulsar"
     patience = 90.0

@@ -28,9 +28,8 @@ def ask(port: int, *words: str | int, timeout: float = 2.0) -> bytes:
 class RedisServer(Server):
     """`config` are lines of redis.conf that come last: `RedisServer(config=["requirepass secret"])`.
 
-    Every write goes to the append-only file (`appendfsync everysec`: a killed process loses nothing that it acknowledged
-    and had written; `appendfsync always` writes before it acknowledges).
-    """
+    Every write goes to the append-only file (`appendfsync everysec`: a killed process loses nothing that it
+    acknowledged and had written; `appendfsync always` writes before it acknowledges)."""
 
     name = "redis"
     patience = 20.0

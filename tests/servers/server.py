@@ -34,7 +34,8 @@ class StartFailed(Exception):
 
 
 class Server:
-    """One server process with a folder and ports of its own. All methods block: from a coroutine use `asyncio.to_thread`.
+    """One server process with a folder and ports of its own. All methods block: from a coroutine use
+    `asyncio.to_thread`.
 
     A context manager: started on entering, gone with its folder on leaving. Nothing of it survives this process.
     """

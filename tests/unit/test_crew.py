@@ -209,7 +209,8 @@ def test_what_is_emitted_to_a_channel_that_the_wagon_has_not_got_yet_waits_for_i
 
 
 def test_no_event_waits_at_a_busy_worker_while_that_of_another_process_is_free() -> None:
-    """Two processes with a worker each at one wagon; the worker of one is at a long event. The other does all the rest."""
+    """Two processes with a worker each at one wagon; the worker of one is at a long event. The other does all the
+    rest."""
     done = list[str]()
     train = Train("t", workers=Workers(each=1))
 

@@ -1,1 +1,2 @@
-"""What the SQS broker, the DynamoDB registry and the AWS orchestrator share: where, clients, errors, the table. Private."""
+"""What the SQS broker, the DynamoDB registry and the AWS orchestrator share: where, clients, errors, the table.
+Private."""

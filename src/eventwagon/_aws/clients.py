@@ -25,9 +25,8 @@ TROUBLE = (Refused, BotoCoreError, OSError)
 class Clients:
     """The services of one place. An asynchronous context manager; belongs to the event loop that entered it.
 
-    `clock` gives this machine's seconds since the epoch; `now()` is the same by AWS's clock, where the two differ by more
-    than their answers can hide.
-    """
+    `clock` gives this machine's seconds since the epoch; `now()` is the same by AWS's clock, where the two differ by
+    more than their answers can hide."""
 
     def __init__(self, place: Place, *, clock: Callable[[], float] = time.time) -> None:
         self.place = place
@@ -62,7 +61,8 @@ class Clients:
         return answer
 
     async def open(self, *services: str) -> None:
-        """Make these clients now: it takes a good while, and no first call should wait for it. Raises one of TROUBLE."""
+        """Make these clients now: it takes a good while, and no first call should wait for it. Raises one of
+        TROUBLE."""
         for service in services:
             await self._connect(service)
 

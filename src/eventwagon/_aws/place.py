@@ -23,7 +23,8 @@ _TRAIN_TAG = "eventwagon-train"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A region, a prefix of queue names, a table. Times are in seconds. Credentials come from the usual chain of AWS."""
+    """A region, a prefix of queue names, a table. Times are in seconds. Credentials come from the usual chain of
+    AWS."""
 
     region: str | None = None
     """None: the one that the environment or the profile names."""
@@ -35,8 +36,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     poll: float = 1.0
     """Between two looks at a manifest that is watched."""
     resend: float = 120.0
-    """An event that stands in the table while its queue has shown nothing for so long is sent to the queue again. Longer
-    than it takes SQS to get its approximate counts right (about a minute)."""
+    """An event that stands in the table while its queue has shown nothing for so long is sent to the queue again.
+    Longer than it takes SQS to get its approximate counts right (about a minute)."""
 
     def __str__(self) -> str:
         at = f" at {self.endpoint}" if self.endpoint else ""
@@ -68,7 +69,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Place:
-    """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises UsageError."""
+    """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises
+    UsageError."""
     parts = split_url(url)
     shown = redaction.shown(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))

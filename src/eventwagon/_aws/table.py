@@ -20,8 +20,8 @@ _TRIES = 8
 
 
 class Table:
-    """Reads and writes of one driver, whose clients it opens and closes. Every method raises one of TROUBLE unless it says
-    otherwise."""
+    """Reads and writes of one driver, whose clients it opens and closes. Every method raises one of TROUBLE unless it
+    says otherwise."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients

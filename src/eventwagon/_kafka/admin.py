@@ -95,7 +95,8 @@ class Admin:
         return translate(error, self.options.servers, right, resource, self.why(error))
 
     def why(self, error: KafkaError) -> str:
-        """What has kept us from the server, where the error says only that it took too long; empty where nothing did."""
+        """What has kept us from the server, where the error says only that it took too long; empty where nothing
+        did."""
         if error.code() not in AWAY:
             return ""
         with suppress(KafkaException):
@@ -217,7 +218,8 @@ class Admin:
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
-        """The leader epoch of each, which grows whenever another broker takes over; None where there is no such topic."""
+        """The leader epoch of each, which grows whenever another broker takes over; None where there is no such
+        topic."""
         found = await self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.leader_epoch for place, one in found.items()}
 
@@ -295,8 +297,8 @@ class Admin:
                 return error, future
 
     async def _done(self, future: Future[Any], *, renew: bool = True) -> KafkaError | None:
-        """Its error, if any. With `renew` a client that timed out is replaced: it may wait for ever for the controller that
-        it knows, when that has been killed."""
+        """Its error, if any. With `renew` a client that timed out is replaced: it may wait for ever for the controller
+        that it knows, when that has been killed."""
         asked = self._client
         try:
             async with asyncio.timeout(self.options.timeout + _GRACE):

@@ -1,4 +1,5 @@
-"""Why nobody answers. A call of librdkafka that failed says only that it had to wait too long; its log knows the reason."""
+"""Why nobody answers. A call of librdkafka that failed says only that it had to wait too long; its log knows the
+reason."""
 
 from __future__ import annotations
 

@@ -3,11 +3,10 @@
 Each record is a proposal. Its writer learns what became of it when it applies its own record: as soon as it is
 acknowledged, if nobody else's stands before it, and else when it is read. From time to time a writer adds a snapshot of
 the state as it was before a given offset and removes old records, but for as many as lie between two snapshots: readers
-that are a little behind lose nothing. A reader that finds the beginning removed waits for the first snapshot that covers
-what is missing. If none comes, others have removed the beginning. Then it asks
-those who know the state for one, and where nobody answers it rebuilds the state from the records that are left, in a
-snapshot that all take over, whatever they know, so that all go on with the same.
-"""
+that are a little behind lose nothing. A reader that finds the beginning removed waits for the first snapshot that
+covers what is missing. If none comes, others have removed the beginning. Then it asks those who know the state for one,
+and where nobody answers it rebuilds the state from the records that are left, in a snapshot that all take over,
+whatever they know, so that all go on with the same."""
 
 from __future__ import annotations
 
@@ -56,8 +55,8 @@ class Rule(Protocol):
     def load(self, dump: bytes) -> None: ...
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
-        """A dump of what can be known from the last records before offset `before` (time, record) alone; None where that
-        is nothing to go on with."""
+        """A dump of what can be known from the last records before offset `before` (time, record) alone; None where
+        that is nothing to go on with."""
         ...
 
 

@@ -1,9 +1,8 @@
 """What stands for one train: its manifest at a revision, and who is alive. The rule by which every reader of its log
 comes to the same answer. Pure.
 
-A record proposes a manifest at an expected revision, or says that a member is alive. The log's own time, in milliseconds,
-is the only clock. A revision is the offset of the record that won, plus 1.
-"""
+A record proposes a manifest at an expected revision, or says that a member is alive. The log's own time, in
+milliseconds, is the only clock. A revision is the offset of the record that won, plus 1."""
 
 from __future__ import annotations
 

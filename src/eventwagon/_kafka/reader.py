@@ -34,8 +34,9 @@ class Reader:
     async def range(
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
     ) -> list[Message]:
-        """The messages from `start` to before `stop` (up to `most` of them, of about `room` bytes), as far as they stand. An empty list says
-        that none does. Raises Unavailable; that the topic is gone it finds out only by its timeout."""
+        """The messages from `start` to before `stop` (up to `most` of them, of about `room` bytes), as far as they
+        stand. An empty list says that none does. Raises Unavailable; that the topic is gone it finds out only by its
+        timeout."""
         found: list[Message] = await self._read(
             lambda consumer: self._range(consumer, topic, partition, start, stop, most, room), topic
         )

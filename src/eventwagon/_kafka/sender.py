@@ -1,10 +1,9 @@
 """A producer whose reports are served by the event loop.
 
-Where two first messages of a producer are on their way to a partition that just got its leader, the leader may refuse the
-first and take the second. The first, sent again, then has a number that was passed: the leader takes it for a repetition
-of something stored, and the client reports success, without an offset. It is nowhere. So a success without an offset is
-none.
-"""
+Where two first messages of a producer are on their way to a partition that just got its leader, the leader may refuse
+the first and take the second. The first, sent again, then has a number that was passed: the leader takes it for a
+repetition of something stored, and the client reports success, without an offset. It is nowhere. So a success without
+an offset is none."""
 
 from __future__ import annotations
 
@@ -105,8 +104,8 @@ class Sender:
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
-        """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the message
-        that says where and when it was stored."""
+        """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the
+        message that says where and when it was stored."""
 
         def ended(error: KafkaError | None, message: Message | None) -> None:
             self.end()

@@ -25,8 +25,8 @@ _LOOK = 0.02  # s between two looks for what the thread is asked to do
 
 
 class Tail:
-    """Reads from where it is told to. All of the consumer's methods are called by its own thread: it is not safe to call
-    any while another waits in `poll`. Belongs to the event loop that made it."""
+    """Reads from where it is told to. All of the consumer's methods are called by its own thread: it is not safe to
+    call any while another waits in `poll`. Belongs to the event loop that made it."""
 
     def __init__(self, config: dict[str, Any], name: str) -> None:
         self._config = config

@@ -73,7 +73,8 @@ def cause(error: BaseException) -> KafkaError:
 
 
 def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:
-    """Nothing was done; `why` is what has kept us from the server. `right` (an operation of Kafka's access control: "WRITE") on `resource` ("topic x") was needed."""
+    """Nothing was done; `why` is what has kept us from the server. `right` (an operation of Kafka's access control:
+    "WRITE") on `resource` ("topic x") was needed."""
     code = error.code()
     where = f"Kafka at {servers}: {right} on {resource}"
     if code in _FORBIDDEN:

@@ -1,4 +1,5 @@
-"""What orchestrators share that run a unit's workers in processes of this machine: records, locks, logs, ends. Private."""
+"""What orchestrators share that run a unit's workers in processes of this machine: records, locks, logs, ends.
+Private."""
 
 from __future__ import annotations
 

@@ -17,9 +17,8 @@ _BROKEN = (exceptions.RedisError, OSError, TimeoutError)
 
 
 class Bell:
-    """Rings are told by PUBLISH and may be lost while the connection is: whoever waits asks again now and then by itself
-    (`poll` says how often). Entered by nobody: begins with the first listener, ends with `close`.
-    """
+    """Rings are told by PUBLISH and may be lost while the connection is: whoever waits asks again now and then by
+    itself (`poll` says how often). Entered by nobody: begins with the first listener, ends with `close`."""
 
     def __init__(self, server: Callable[[], Server]) -> None:
         self._server = server

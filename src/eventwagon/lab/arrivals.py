@@ -1,4 +1,5 @@
-"""When events arrive: made-up bursts and recorded traces. Times in seconds since the first, sorted. Pure but for the file."""
+"""When events arrive: made-up bursts and recorded traces. Times in seconds since the first, sorted. Pure but for the
+file."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def uniform(events: int, seconds: float, *, seed: int = 0) -> list[float]:
 
 
 def black_friday(events: int, seconds: float, *, seed: int = 0) -> list[float]:
-    """`events` arrivals over `seconds`: quiet, then the doors open, a rush at twice the mean rate, a second wave, the rest."""
+    """`events` arrivals over `seconds`: quiet, then the doors open, a rush at twice the mean rate, a second wave, the
+    rest."""
     return shaped(_BLACK_FRIDAY, events, seconds, seed=seed)
 
 

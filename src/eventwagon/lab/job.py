@@ -42,8 +42,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.services) - min(self.services) < 1e-12
 
     def behind(self) -> list[int]:
-        """The newcomers: the arrivals that one FIFO queue with the fixed crew would serve late. Decided by the job alone,
-        so the same for every strategy; all arrivals where that queue is never late."""
+        """The newcomers: the arrivals that one FIFO queue with the fixed crew would serve late. Decided by the job
+        alone, so the same for every strategy; all arrivals where that queue is never late."""
         queued, _ = oldest_in_time(self.arrivals, self.services, self.workers)
         waits = _waits(self.arrivals, queued)
         late = [i for i, wait in enumerate(waits) if wait > self.slo]
@@ -67,7 +67,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     finished: list[float]
     """When each arrival was done; infinite where it never was."""
     worker_seconds: float
-    """Paid for: idle workers and spares too, from the start until all was done and what had been added was gone again."""
+    """Paid for: idle workers and spares too, from the start until all was done and what had been added was gone
+    again."""
     switches: int = 0
     duplicates: int = 0
     bars: list[Bar] = []

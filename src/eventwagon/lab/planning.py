@@ -44,7 +44,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fewest(job: Job, on_time: float) -> int:
-    """The fewest workers with which a clairvoyant could have `on_time` of the events on time: fewer need not be tried."""
+    """The fewest workers with which a clairvoyant could have `on_time` of the events on time: fewer need not be
+    tried."""
 
     def reached(workers: int) -> bool:
         tried = msgspec.structs.replace(job, workers=workers)
@@ -106,8 +107,8 @@ def _try(of: tuple[str, Job], price: float) -> Candidate:
 
 
 def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
-    """The cheapest that has `on_time` of the events on time, with the fewest live wagons; where none has, the one with most on
-    time."""
+    """The cheapest that has `on_time` of the events on time, with the fewest live wagons; where none has, the one with
+    most on time."""
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
     if good:
         return min(

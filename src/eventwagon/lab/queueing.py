@@ -56,9 +56,9 @@ def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: f
 def oldest_in_time(
     arrivals: Sequence[float], services: Sequence[float], workers: int, slo: float = math.inf
 ) -> tuple[list[float], list[float]]:
-    """The oldest first, leaving out what can't be finished within `slo` of its arrival any more; without `slo` that is one
-    FIFO queue. When each arrival is done (infinite where it was left out), and from when each worker is free, as a heap.
-    """
+    """The oldest first, leaving out what can't be finished within `slo` of its arrival any more; without `slo` that is
+    one FIFO queue. When each arrival is done (infinite where it was left out), and from when each worker is free, as a
+    heap."""
     free = [0.0] * workers
     done = [math.inf] * len(arrivals)
     for i, at in enumerate(arrivals):
@@ -70,7 +70,8 @@ def oldest_in_time(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of the values do not exceed; 0 where there are none. `values` need not be sorted."""
+    """The smallest value that `share` of the values do not exceed; 0 where there are none. `values` need not be
+    sorted."""
     if not values:
         return 0.0
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

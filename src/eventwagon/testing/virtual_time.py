@@ -25,7 +25,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _RESOLUTION = 1e-6
-"""Seconds; asyncio calls at once what is due within. Its own, 1e-9, is lost in the rounding of times beyond some months."""
+"""Seconds; asyncio calls at once what is due within. Its own, 1e-9, is lost in the rounding of times beyond some
+months."""
 
 
 class Deadlock(RuntimeError):

@@ -38,11 +38,11 @@ _SYSCTLS = ("vm.overcommit_memory", "kernel.panic", "kernel.panic_on_oops", "vm.
 
 
 class Cluster:
-    """etcd, API server with RBAC, controllers, scheduler, and nodes with kubelet, kube-proxy, containerd. All methods block.
+    """etcd, API server with RBAC, controllers, scheduler, and nodes with kubelet, kube-proxy, containerd. All methods
+    block.
 
-    A context manager. `host` is this machine's address as Pods see it: bind servers that they should reach there. Nothing of
-    it survives a clean end; what a killed one left is removed by the next.
-    """
+    A context manager. `host` is this machine's address as Pods see it: bind servers that they should reach there.
+    Nothing of it survives a clean end; what a killed one left is removed by the next."""
 
     def __init__(self, programs: Path) -> None:
         _sweep()

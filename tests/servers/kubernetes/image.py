@@ -1,8 +1,7 @@
 """Container images without pulling any: of this machine's Python, the project and what it needs. Kept in the cache.
 
-They are archives that `docker load` and `ctr images import` read. Run as a program it prints where that of the tests in Pods
-is, for a cluster of one's own.
-"""
+They are archives that `docker load` and `ctr images import` read. Run as a program it prints where that of the tests in
+Pods is, for a cluster of one's own."""
 
 from __future__ import annotations
 
@@ -49,7 +48,8 @@ sys.exit(main())
 """
 
 _Layer = dict[str, Path | bytes | str]
-"""What stands where: a file to be copied, a file's content, or where a link leads. A name that ends in / is a folder."""
+"""What stands where: a file to be copied, a file's content, or where a link leads. A name that ends in / is a
+folder."""
 
 
 def pause_image() -> Path:
@@ -69,7 +69,8 @@ def pause_image() -> Path:
 
 
 def worker_image(programs: Iterable[Path], *tags: str) -> Path:
-    """`eventwagon` with the drivers that the tests use, and these files, in /app. Tags: `localhost/eventwagon-tests:TAG`."""
+    """`eventwagon` with the drivers that the tests use, and these files, in /app. Tags:
+    `localhost/eventwagon-tests:TAG`."""
     below, ours = _python(), _project(programs)
     layers = [_kept(f"python-{_digest(below)}.layer", lambda: below), _kept(f"app-{_digest(ours)}.layer", lambda: ours)]
     configuration = {

@@ -45,7 +45,8 @@ def programs(cache: Path) -> Path:
 
 
 def install(cache: Path, run: Callable[..., None]) -> None:
-    """Get all that is lacking; nine minutes for a build on two idle cores, once. `run` raises what the caller understands."""
+    """Get all that is lacking; nine minutes for a build on two idle cores, once. `run` raises what the caller
+    understands."""
     if os.geteuid() != 0:
         return
     absent = [package for name, package in _PACKAGES.items() if shutil.which(name) is None]

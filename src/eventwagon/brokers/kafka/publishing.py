@@ -21,7 +21,8 @@ _FRAME = 512  # bytes of a batch beside its records, generously
 SEALED = 1
 """A sealed topic's max.message.bytes: not even an empty record fits."""
 PROBES_ONLY = 96
-"""While it is being sealed: a probe's batch takes 61 bytes of header and about 20, the shortest CloudEvent's over 130."""
+"""While it is being sealed: a probe's batch takes 61 bytes of header and about 20, the shortest CloudEvent's over
+130."""
 LIMIT = "max.message.bytes"
 _REFUSED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, KafkaError._QUEUE_FULL})
 """Not stored, for sure."""

@@ -1,13 +1,12 @@
 """How a topic is sealed, so that it can be proven.
 
-The topic's `max.message.bytes` is set to 1: then not even an empty record fits. The cluster's reply proves nothing, since
-each leader learns of it by itself: so a marked record, the probe, is written to each partition until its leader refuses
-one. Before that a size is set that takes a probe and the marker which ends a transaction, and no CloudEvent. It serves two
-ends. A topic that takes no marker leaves a transaction that is open in it open for ever: its producer is stuck, and
-consumers see nothing that comes after its first event. So the last step waits until none is open. And where there are
-copies, what a leader has taken may not be in all of them yet and would not be counted: a probe that was acknowledged then
-stands after all that was taken. All of that by the same leaders: if one changed, once more.
-"""
+The topic's `max.message.bytes` is set to 1: then not even an empty record fits. The cluster's reply proves nothing,
+since each leader learns of it by itself: so a marked record, the probe, is written to each partition until its leader
+refuses one. Before that a size is set that takes a probe and the marker which ends a transaction, and no CloudEvent. It
+serves two ends. A topic that takes no marker leaves a transaction that is open in it open for ever: its producer is
+stuck, and consumers see nothing that comes after its first event. So the last step waits until none is open. And where
+there are copies, what a leader has taken may not be in all of them yet and would not be counted: a probe that was
+acknowledged then stands after all that was taken. All of that by the same leaders: if one changed, once more."""
 
 from __future__ import annotations
 

@@ -120,8 +120,8 @@ class KafkaSubscription:
         return got
 
     async def _leave_out(self, missing: list[tuple[int, int]], grants: Sequence[Grant]) -> None:
-        """No messages stand there. Before the partition's beginning they were removed, and so they were, maybe, where the
-        topic is compacted; elsewhere these are the traces of transactions."""
+        """No messages stand there. Before the partition's beginning they were removed, and so they were, maybe, where
+        the topic is compacted; elsewhere these are the traces of transactions."""
         wagon, feed, admin = self._wagon, self._feed, self._wagon.client.admin
         places = {(feed.topic, p) for p, _ in missing}
         try:

@@ -60,7 +60,8 @@ class Wagon:
         return done
 
     async def lose(self, channel: Channel, runs: list[Run], what: str) -> None:
-        """These were removed before they were settled: store that, and tell how many. Raises ChannelGone, Unavailable."""
+        """These were removed before they were settled: store that, and tell how many. Raises ChannelGone,
+        Unavailable."""
         claims = self.channel(channel.name)
         before = claims.lost
         await self.propose(Void(channel.name, runs, lost=True))

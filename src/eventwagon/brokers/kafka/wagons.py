@@ -109,8 +109,8 @@ class Wagons:
     async def totals(
         self, wagons: Iterable[Wagon], partitions: Mapping[Channel, int]
     ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
-        """What is settled in each of these wagons' channels, and after that where each of its partitions ends: where both
-        sums are equal, all was settled in between."""
+        """What is settled in each of these wagons' channels, and after that where each of its partitions ends: where
+        both sums are equal, all was settled in between."""
         logs = {(wagon.log.topic, 0): wagon for wagon in wagons}
         for place, end in (await self.admin.ends(logs)).items():
             if end is not None:

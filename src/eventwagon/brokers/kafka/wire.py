@@ -24,7 +24,8 @@ _OURS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-
 
 
 def encode(event: Event) -> tuple[str | None, list[tuple[str, str | bytes | None]]]:
-    """Key and headers; the data is the message's value. The key is the extension `partitionkey`, or else the subject."""
+    """Key and headers; the data is the message's value. The key is the extension `partitionkey`, or else the
+    subject."""
     headers: list[tuple[str, str | bytes | None]] = [
         _SPEC,
         ("ce_id", event.id),

@@ -1,8 +1,8 @@
-"""What Python has handed to the C++ client's threads, and the wait until they have let go of it before the process ends.
+"""What Python has handed to the C++ client's threads, and the wait until they have let go of it before the process
+ends.
 
-A thread of the client that calls back, or only drops what it was given, while the interpreter is being torn down takes the
-process with it: the interpreter ends such a thread by unwinding it, which C++ answers with an abort.
-"""
+A thread of the client that calls back, or only drops what it was given, while the interpreter is being torn down takes
+the process with it: the interpreter ends such a thread by unwinding it, which C++ answers with an abort."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _handed: WeakSet[object] = WeakSet()
 
 
 def handed(callback: T) -> T:
-    """Know of it until the client has dropped it. Give a new object for each call: it is told from others by its identity."""
+    """Know of it until the client has dropped it. Give a new object for each call: it is told from others by its
+    identity."""
     _handed.add(callback)
     return callback
 

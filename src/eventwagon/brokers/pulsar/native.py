@@ -123,7 +123,8 @@ class Native:
     def client(self) -> Any:
         """A client with a connection of its own: what one channel does to a connection must not reach another's."""
         a = self._address
-        # a Python logger would be asked for each line of the debug level, for every message: only its files have a level
+        # a Python logger would be asked for each line of the debug level, for every message: only its files have a
+        # level
         logger = pulsar.FileLogger(_pulsar.LoggerLevel.Warn, f"/dev/fd/{self._end}")
         authentication = None
         if a.token:

@@ -3,8 +3,8 @@
 CloudEvents has no adopted binding for Pulsar; this is its binary content mode with the prefix of its HTTP binding
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md): an attribute is the
 message's property `ce-` + name, `datacontenttype` the property `content-type`, the data the payload, and the subject
-also the partition key. When reading, the prefix `ce_` of other bindings is taken as well, and structured and batch mode.
-"""
+also the partition key. When reading, the prefix `ce_` of other bindings is taken as well, and structured and batch
+mode."""
 
 from __future__ import annotations
 

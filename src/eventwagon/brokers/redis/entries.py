@@ -22,8 +22,8 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def pack(events: Sequence[Event], largest: int) -> list[bytes | int]:
-    """The arguments of a publish: about the `largest` one's size, the fields of all but the data, packed for the server's script,
-    and each one's data."""
+    """The arguments of a publish: about the `largest` one's size, the fields of all but the data, packed for the
+    server's script, and each one's data."""
     return [
         1 << largest.bit_length(),  # rounded up: seldom news
         _pack(

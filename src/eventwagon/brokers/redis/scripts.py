@@ -5,11 +5,10 @@ entries-added and settled = entries-added - length, whoever wrote. The hash `met
 whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is called by the
 visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer. What was
 given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts, far
-below zero, the most of them first. `taken` has "ticket:attempt" of all that was not received for the first time, with `?` behind it for a
-suspect, and `!` for one that is alone in its process; the ticket is that of the receive that claimed it, so that a
-stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times are the server's, in
-milliseconds.
-"""
+below zero, the most of them first. `taken` has "ticket:attempt" of all that was not received for the first time, with
+`?` behind it for a suspect, and `!` for one that is alone in its process; the ticket is that of the receive that
+claimed it, so that a stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times
+are the server's, in milliseconds."""
 
 from __future__ import annotations
 
@@ -271,7 +270,8 @@ return 'done'
     when_full=True,
 )
 
-# ARGV: delay (ms), 1 if the attempt counts, 1 if they are no suspects any longer, then ids and the marks of their claims in turn.
+# ARGV: delay (ms), 1 if the attempt counts, 1 if they are no suspects any longer, then ids and the marks of their
+# claims in turn.
 RELEASE = Script(
     _TIME
     + _LATE

@@ -161,7 +161,8 @@ class Queues:
         await together(one, batches({"ReceiptHandle": receipt, "VisibilityTimeout": seconds} for receipt in receipts))
 
     async def _batch(self, operation: str, url: str, entries: Sequence[Entry], *, lenient: bool = False) -> None:
-        """One call, and again what it refused of its entries. `lenient`: what is the sender's fault is nobody's concern."""
+        """One call, and again what it refused of its entries. `lenient`: what is the sender's fault is nobody's
+        concern."""
         left = {str(number): entry for number, entry in enumerate(entries)}
         said = ""
         for attempt in range(_TRIES):

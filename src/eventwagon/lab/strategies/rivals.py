@@ -15,8 +15,9 @@ _KEDA_POLL, _KEDA_COOLDOWN = 30.0, 300.0
 _KEDA_LAG = 10.0
 """Its Apache Kafka scaler's default lagThreshold (https://keda.sh/docs/latest/scalers/apache-kafka/)."""
 _REBALANCE, _SHORT_REBALANCE = 3.0, 0.2
-"""Seconds in which no consumer of a group takes anything: an assumption for an eager rebalance (its delay is 3 s by default,
-group.initial.rebalance.delay.ms), and what a move took here in a group of the new protocol with quick heartbeats."""
+"""Seconds in which no consumer of a group takes anything: an assumption for an eager rebalance (its delay is 3 s by
+default, group.initial.rebalance.delay.ms), and what a move took here in a group of the new protocol with quick
+heartbeats."""
 _RAMP_EVERY, _RAMP_STEP, _MOST_FUNCTIONS = 1.0, 5, 1000
 """300 concurrent functions a minute more, up to 1,000: an event-source mapping of Lambda on a standard SQS queue
 (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html)."""
@@ -76,9 +77,8 @@ def sideline(job: Job) -> Outcome:
 def optimum(job: Job) -> Outcome:
     """A clairvoyant crew: the oldest event that can still be on time, never one that can't; those after all others.
 
-    With equal work and equal promises (deadlines in the order of arrival) no order has more on time. With unequal work this
-    is a good order and no bound.
-    """
+    With equal work and equal promises (deadlines in the order of arrival) no order has more on time. With unequal work
+    this is a good order and no bound."""
     finished, free = oldest_in_time(job.arrivals, job.services, job.workers, job.slo)
     for i, done in enumerate(finished):
         if math.isinf(done):

@@ -48,8 +48,8 @@ class Lifo(Fifo):
 
 
 class Sideline(Fifo):
-    """The oldest first; what has waited for longer than `age` seconds goes to a second queue, worked on when the first is
-    empty."""
+    """The oldest first; what has waited for longer than `age` seconds goes to a second queue, worked on when the first
+    is empty."""
 
     def __init__(self, job: Job, age: float) -> None:
         super().__init__(job)
@@ -106,7 +106,8 @@ class Station:
         self._since = 0.0
 
     def run(self, strategy: str = "", note: str = "") -> Outcome:
-        """All of it, until all is done and as many workers are left as there were at first: what is still there is paid for."""
+        """All of it, until all is done and as many workers are left as there were at first: what is still there is paid
+        for."""
         job, arrivals = self._job, self._job.arrivals
         finished = [math.inf] * len(arrivals)
         next_arrival, left = 0, len(arrivals)

@@ -1,4 +1,5 @@
-"""AWS gives wagons their workers: a Lambda function called by an event-source mapping for each channel, or ECS services."""
+"""AWS gives wagons their workers: a Lambda function called by an event-source mapping for each channel, or ECS
+services."""
 
 from __future__ import annotations
 

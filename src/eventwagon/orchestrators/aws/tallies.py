@@ -1,5 +1,5 @@
-"""How the handlings of each wagon went that a Lambda function serves. Its calls see no more than their own batch, so they add up
-what they saw in the table, where observers read it."""
+"""How the handlings of each wagon went that a Lambda function serves. Its calls see no more than their own batch, so
+they add up what they saw in the table, where observers read it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..._aws.trouble import Refused
 
 
 class Tallies:
-    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no tally none is kept: what a
-    late call would write is never left behind."""
+    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no tally none is kept:
+    what a late call would write is never left behind."""
 
     def __init__(self, table: Table, prefix: str) -> None:
         self._table = table

@@ -98,7 +98,8 @@ class Copy:
         return tuple(filled(part, {**self._words, "grace": f"{grace:.0f}"}) for part in self._plan.stop)
 
     def ask_to_end(self, *, kill_after: float | None = None, failed: str = "") -> None:
-        """Ask it to finish what it has in hand and end. Without `kill_after` (seconds) it may take for ever. Repeatable."""
+        """Ask it to finish what it has in hand and end. Without `kill_after` (seconds) it may take for ever.
+        Repeatable."""
         if kill_after is not None:
             self.kill_at = min(self.kill_at or float("inf"), self._loop.time() + kill_after)
         self.failed = self.failed or failed
@@ -115,8 +116,8 @@ class Copy:
         self._signal(signal.SIGTERM)
 
     def ended(self) -> bool:
-        """Whether it has ended, with all that it started in its group. To be called again and again: it ends by force what
-        must."""
+        """Whether it has ended, with all that it started in its group. To be called again and again: it ends by force
+        what must."""
         if self._stopper is not None and self._stopper.poll():
             self._note(f"the stop command ended with exit code {self._stopper.returncode}: SIGTERM")
             self._stopper = None
@@ -222,7 +223,8 @@ def stopped(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
 
 
 async def end_left_over(run: Run, *, grace: float) -> None:
-    """End all that was started in that run and still lives: ask, wait, kill. Raises Unavailable where that has no effect."""
+    """End all that was started in that run and still lives: ask, wait, kill. Raises Unavailable where that has no
+    effect."""
     loop = asyncio.get_running_loop()
     until = loop.time() + grace
     stoppers = []

@@ -29,14 +29,15 @@ _OPTIONS = ("ready", "stop", *_TIMES, "directory", "logs")
 
 
 class Command(Processes):
-    """Runs a command of yours for each wagon: as many copies as the wagon has workers, each told in its environment which
-    wagon, which channels, which broker (`url`). `ready` says how a copy shows that it serves: Http, Tcp, Line or CheckIn.
+    """Runs a command of yours for each wagon: as many copies as the wagon has workers, each told in its environment
+    which wagon, which channels, which broker (`url`). `ready` says how a copy shows that it serves: Http, Tcp, Line or
+    CheckIn.
 
-    A copy ends on SIGTERM (or when `stop` is run, say `docker stop …`), after it has finished what it has in hand. One that
-    ends by itself is started again, after a pause that doubles up to 30 s; so is one that is not ready within `start_timeout`
-    s, or, with Http and Tcp, was ready and answers nothing for `hung_after` s. A command can't be told of anything later:
-    for another wagon, revision or channel its copies are asked to end and started anew. So a unit that takes over another
-    wagon is not warm.
+    A copy ends on SIGTERM (or when `stop` is run, say `docker stop …`), after it has finished what it has in hand. One
+    that ends by itself is started again, after a pause that doubles up to 30 s; so is one that is not ready within
+    `start_timeout` s, or, with Http and Tcp, was ready and answers nothing for `hung_after` s. A command can't be told
+    of anything later: for another wagon, revision or channel its copies are asked to end and started anew. So a unit
+    that takes over another wagon is not warm.
 
     `names` says what the broker calls a channel (a broker's `name_of`); `registry` is where commands check in (for
     CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
@@ -109,8 +110,8 @@ class Command(Processes):
         grace: float = 30.0,
     ) -> Command:
         """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
-        them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises UsageError.
-        """
+        them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises
+        UsageError."""
         parts = split_url(url)
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.fragment or parts.netloc or set(given) - set(_OPTIONS):

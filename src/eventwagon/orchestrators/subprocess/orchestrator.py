@@ -14,17 +14,17 @@ from .child import URL
 
 class Subprocess(Processes):
     """Gives each wagon a process of its own, that runs the handlers of `target` (`module:attribute` or
-    `path/to/file.py:attribute`) on the broker at `url`. What one wagon's handlers do to their process (crash it, fill its
-    memory, keep its only interpreter busy) touches no other wagon.
+    `path/to/file.py:attribute`) on the broker at `url`. What one wagon's handlers do to their process (crash it, fill
+    its memory, keep its only interpreter busy) touches no other wagon.
 
-    All orchestrators of a train on a machine share `directory` (a local disk; default: one under `~/.local/state` for each
-    URL). One is in charge of each wagon; when it is gone or says nothing for five seconds another takes over. Processes
-    end with the orchestrator that started them; one that does not is ended by another. A process that gives no sign of
-    life for `hung_after` s (say a handler that never yields), or that does not load its program within `start_timeout` s,
-    is killed and started again.
+    All orchestrators of a train on a machine share `directory` (a local disk; default: one under `~/.local/state` for
+    each URL). One is in charge of each wagon; when it is gone or says nothing for five seconds another takes over.
+    Processes end with the orchestrator that started them; one that does not is ended by another. A process that gives
+    no sign of life for `hung_after` s (say a handler that never yields), or that does not load its program within
+    `start_timeout` s, is killed and started again.
 
-    Where the target contains `{revision}`, that of the wagon is filled in: `/srv/app-{revision}/app.py:signups`. A process
-    finds it in `EVENTWAGON_REVISION` too.
+    Where the target contains `{revision}`, that of the wagon is filled in: `/srv/app-{revision}/app.py:signups`. A
+    process finds it in `EVENTWAGON_REVISION` too.
 
     What processes print goes to stderr, the wagon's name before each line, or with `logs` to a file per wagon in that
     directory (bounded; those of the newest wagons stay). `grace` is for leaving this object, in seconds. The URL, and

@@ -1,5 +1,5 @@
-"""The processes of a chaos run: started, struck, replaced. Only those that the run started, each told by its pid and the
-time of its creation."""
+"""The processes of a chaos run: started, struck, replaced. Only those that the run started, each told by its pid and
+the time of its creation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .plan import Role, Strike
 from .program import NOTES, URL
 
 _AT_START = 0.15
-"""So many of the blows (of those with `back` from 0 to 1) may also hit who has not yet begun; were it all of them, a slow
-machine would never get anywhere."""
+"""So many of the blows (of those with `back` from 0 to 1) may also hit who has not yet begun; were it all of them, a
+slow machine would never get anywhere."""
 
 
 class Actor:

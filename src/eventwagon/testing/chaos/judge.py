@@ -110,8 +110,8 @@ def read_books(notes: Path) -> Books:
 
 
 def roots(letters: Iterable[Event]) -> set[str]:
-    """The published events whose chains ended in these dead letters: their own, or that of the link after them. A link whose
-    workers were killed or stopped once too often is dead, not lost."""
+    """The published events whose chains ended in these dead letters: their own, or that of the link after them. A link
+    whose workers were killed or stopped once too often is dead, not lost."""
     found = set()
     for letter in letters:
         found.add(letter.id)
@@ -172,8 +172,8 @@ async def channels_left(train: str, broker: Broker, registry: Registry, *, patie
 
 
 def processes_left(processes: Path, known: Iterable[tuple[int, float]]) -> tuple[str, ...]:
-    """Processes that should be gone when every one has been asked to end, and their files. `known`: pid and creation time
-    of each that ever ran."""
+    """Processes that should be gone when every one has been asked to end, and their files. `known`: pid and creation
+    time of each that ever ran."""
     found = []
     if processes.is_dir():
         found += [str(path) for path in sorted(processes.iterdir())]

@@ -35,7 +35,8 @@ async def figures_at_each_stage(t: BrokerTrial) -> None:
 
 @suite.check()
 async def figures_of_many(t: BrokerTrial) -> None:
-    """Depths come in the order asked for; an absent channel's figures are all unknown; asked for none, there are none."""
+    """Depths come in the order asked for; an absent channel's figures are all unknown; asked for none, there are
+    none."""
     channels = [await t.channel(holding=t.events(count)) for count in (3, 1, 2)]
     asked = [channels[2], t.absent(), channels[0], channels[1]]
     depths = list(await t.broker.depth(asked))
@@ -93,7 +94,8 @@ async def read_does_not_consume(t: BrokerTrial) -> None:
 
 @suite.check()
 async def events_survive_the_trip(t: BrokerTrial) -> None:
-    """Every attribute that the door lets in and the data come back as they were: unicode, large (256 KiB), any bytes."""
+    """Every attribute that the door lets in and the data come back as they were: unicode, large (256 KiB), any
+    bytes."""
     now = round(t.clock(), 3)
     texts = ["plain", "ünïcödé ✓ 🚃 日本", " two  spaces ", "a;b=c,d\"e'f%20\\/"]
     datas = [b"", b"\0", bytes(range(256)), b'{"n": 1}', "ü✓🚃".encode(), b"\r\n\r\n", bytes(range(256)) * 1024]

@@ -310,7 +310,8 @@ async def trouble_is_told(t: OrchestratorTrial) -> None:
 
 @suite.check("outlives")
 async def leftovers_are_found(t: OrchestratorTrial) -> None:
-    """What an orchestrator that is gone left running is listed by another, which brings it to its spec or removes it."""
+    """What an orchestrator that is gone left running is listed by another, which brings it to its spec or removes
+    it."""
     spec = await t.harness.spec(1, workers=1)
     async with t.harness.another() as gone:
         await gone.ensure(spec)

@@ -1,4 +1,5 @@
-"""Deterministic simulation of a train: the real code, wagons, workers, observers and publishers as processes, and faults.
+"""Deterministic simulation of a train: the real code, wagons, workers, observers and publishers as processes, and
+faults.
 
     from eventwagon.testing import simulation
 
@@ -8,13 +9,13 @@
         print(violation)
     print(simulation.story(scenario, run.history, simulation.check(run)))
 
-A run has several processes, each with its own connection, its own wall clock, and a gate before the one broker and the one
-registry (memory drivers), through which faults come: delays, errors, lost answers, effects twice, calls that arrive after
-their sender has died, stops (SIGSTOP), kills (kill -9) at any await, late and old news. Then the trouble ends, and the train
-must come to rest. The checker holds the whole history against the design's invariants.
+A run has several processes, each with its own connection, its own wall clock, and a gate before the one broker and the
+one registry (memory drivers), through which faults come: delays, errors, lost answers, effects twice, calls that arrive
+after their sender has died, stops (SIGSTOP), kills (kill -9) at any await, late and old news. Then the trouble ends,
+and the train must come to rest. The checker holds the whole history against the design's invariants.
 
-The same scenario gives the same history, in every interpreter. `python -m eventwagon.testing.simulation --help` runs many.
-"""
+The same scenario gives the same history, in every interpreter. `python -m eventwagon.testing.simulation --help` runs
+many."""
 
 from .checker import check, check_evidence, evidence
 from .history import History, Record

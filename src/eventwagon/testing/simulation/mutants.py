@@ -405,8 +405,8 @@ def _dead_letters_dropped() -> Iterator[None]:
 
 @_mutant("two active", "alive", then=("are all active",))
 def _two_active() -> Iterator[None]:
-    """The switch activates the new wagon and forgets to cut the old one off: the core refuses to store that, as a defect
-    of its own."""
+    """The switch activates the new wagon and forgets to cut the old one off: the core refuses to store that, as a
+    defect of its own."""
     switched = manifest_module.switched
 
     def mutant(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
@@ -862,7 +862,8 @@ def _specs_silent() -> Iterator[None]:
 
 
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
-    """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows it."""
+    """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows
+    it."""
     looks = count(1)
 
     def mutant(*of: Any, **more: Any) -> Plan:

@@ -403,7 +403,8 @@ def _quietly() -> Iterator[None]:
 
 @contextmanager
 def _held_up(loop: SimulationLoop) -> Iterator[None]:
-    """Notes what a bulkhead holds up though the scenario did not throw it: else a defect of ours would hide behind it."""
+    """Notes what a bulkhead holds up though the scenario did not throw it: else a defect of ours would hide behind
+    it."""
     report = Bulkhead.report
 
     def noted(self: Bulkhead, step: str, error: BaseException) -> None:

@@ -382,7 +382,8 @@ def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
 
 
 def _with_leavers(scenario: Scenario, rng: random.Random) -> Scenario:
-    """Where nothing else goes wrong: some that work are asked to end while there is work, and answers take their time."""
+    """Where nothing else goes wrong: some that work are asked to end while there is work, and answers take their
+    time."""
     workers = [p.name for p in scenario.programs if "work" in p.roles]
     if scenario.faults or scenario.guests or not workers or rng.random() >= 0.7:
         return scenario

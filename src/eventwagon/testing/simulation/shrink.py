@@ -19,8 +19,8 @@ Fails = Callable[[Scenario], bool]
 
 
 def shrink(scenario: Scenario, fails: Fails, *, tries: int = 300) -> Scenario:
-    """A scenario as small as `tries` runs allow for which `fails` still holds: fewer faults first, then fewer events and
-    processes, then less of everything else."""
+    """A scenario as small as `tries` runs allow for which `fails` still holds: fewer faults first, then fewer events
+    and processes, then less of everything else."""
     left = tries
 
     def still(candidate: Scenario) -> bool:

@@ -80,7 +80,7 @@ _MILD: tuple[Guest, ...] = ("snooze", "retry", "stains")
 _ROUGH: tuple[Guest, ...] = tuple(g for g in GUESTS if g not in _MILD)
 
 _MAY_HANG = ("publish", "settle", "release", "extend")
-"""Calls that publishers and workers give up by themselves. All others are the driver's to give up."""
+"""Calls that publishers, workers and observers give up by themselves. All others are the driver's to give up."""
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
@@ -419,7 +419,6 @@ def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
     """Some calls are never answered."""
     if all(f.kind == "bug" for f in scenario.faults) or rng.random() >= 0.2:
         return scenario
-    observers = {p.name for p in scenario.programs if "observe" in p.roles}
     hangs = []
     for _ in range(rng.randint(1, 4)):
         op, kind, process = (
@@ -427,8 +426,7 @@ def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
             rng.choice(["hang", "hang-after"]),
             rng.choice(scenario.faults).process,
         )
-        if op != "publish" or process not in observers:  # whose removals publish, too
-            hangs.append(Fault(process, op, 1 + int(rng.expovariate(1 / OPS[op])), kind))
+        hangs.append(Fault(process, op, 1 + int(rng.expovariate(1 / OPS[op])), kind))
     return msgspec.structs.replace(scenario, faults=(*scenario.faults, *hangs))
 
 

@@ -300,9 +300,10 @@ def _own_name() -> str:
 
 async def enter(connection: Any, connect: Callable[[], Awaitable[None]] | None = None) -> None:
     """Open it. redis-py may lose a cancellation on the way: it is raised here."""
-    await (connect or connection.connect)()
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    before = task.cancelling() if task is not None else 0  # a task group may have left some (before Python 3.13)
+    await (connect or connection.connect)()
+    if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
 
 

@@ -58,6 +58,7 @@ def test_a_train_survives_the_failover_of_its_primary(group: SentinelGroup, how:
     async def main() -> None:
         url = f"{group.url}?timeout=2&wait=1&prefix={name}"
         before = group.primary
+        assert await asyncio.to_thread(ask, before.port, "WAIT", 1, 30_000, timeout=35.0) != b":0\r\n"
         over = asyncio.Event()
         async with train.connect(url) as worker, worker.running(), Train(name).connect(url) as publisher:
 

@@ -232,12 +232,16 @@ class _SeekingSSL(SSLConnection):
 
 async def seek(connection: Any, server: Server, connect: Callable[[], Awaitable[None]]) -> None:
     """Open the connection to the first place that a primary answers at. Raises RedisError, OSError, TimeoutError."""
+    await enter(connection, lambda: _seek(connection, server, connect))
+
+
+async def _seek(connection: Any, server: Server, connect: Callable[[], Awaitable[None]]) -> None:
     trouble: BaseException = NotConnected("nowhere to look")
     for place in server.places:
         try:
             async with asyncio.timeout(server.share):
                 connection.host, connection.port = await _primary(server, place) if server.sentinel else place
-                await enter(connection, connect)
+                await connect()
                 await _check_primary(connection)
                 return
         except (RedisError, OSError, TimeoutError) as e:
@@ -253,7 +257,7 @@ async def _primary(server: Server, place: Place) -> Place:
     """Where the primary is, as this Sentinel has it."""
     sentinel: Any = server.to_sentinel(place)
     try:
-        await enter(sentinel)
+        await sentinel.connect()
         await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", server.sentinel, check_health=False)
         answer = await sentinel.read_response(disconnect_on_error=False)
     finally:
@@ -300,9 +304,10 @@ def _own_name() -> str:
 
 async def enter(connection: Any, connect: Callable[[], Awaitable[None]] | None = None) -> None:
     """Open it. redis-py may lose a cancellation on the way: it is raised here."""
-    await (connect or connection.connect)()
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    before = task.cancelling() if task is not None else 0  # a task group may have left some (before Python 3.13)
+    await (connect or connection.connect)()
+    if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
 
 

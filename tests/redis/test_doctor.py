@@ -118,12 +118,12 @@ def test_a_missing_right_is_a_line_and_no_failure(valkey: bool, tmp_path: Path) 
             "SETUSER",
             "wagons",
             "on",
-            ">password",
+            ">Wheatear",
             *rights.split(),
             "~eventwagon:*",
             "&eventwagon:*",
         )
-        url = f"redis://wagons:password@127.0.0.1:{server.port}/0"
+        url = f"redis://wagons:Wheatear@127.0.0.1:{server.port}/0"
         found = doctors.findings(url)
         assert (found["appendfsync"].severity, found["appendfsync"].todo) == ("unknown", "ACL SETUSER … +config|get")
         assert found["maxmemory-policy"].severity == "fine"

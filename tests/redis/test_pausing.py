@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from pathlib import Path
 from secrets import token_hex
 
@@ -33,6 +35,8 @@ def test_of_consumers_that_are_not_ours_the_command_says_that_they_go_on(redis_s
     with running(place, "observe", "app:train", "--orchestrator", started, **world):
         assert cli(place, "publish", "parcels", given="1\n", **world).returncode == 0
         until_count(place, "done", 1)
+        while not json.loads(cli(place, "status", "parcels", "--json", **world).stdout)["wagons"][0]["workers"]:
+            time.sleep(0.1)  # until the observer has said what it has deployed
         paused = cli(place, "pause", "parcels", **world)
         assert paused.returncode == 0, paused.stderr
         assert "wagon 1 is NOT paused for the orchestrator's 4 workers: they are not told, and go on" in paused.stderr

@@ -59,7 +59,7 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
     at = f"{where}: {what}: "
     if isinstance(error, exceptions.AuthenticationError) or name in ("NOAUTH", "WRONGPASS"):
         return StorageBroken(
-            f"{at}user or password is wrong or missing ({said}); write redis://user:password@host:port"
+            f"{at}user or password is wrong or missing ({said}); both stand in the URL before the host, with an @ behind them"
         )
     if name == "NOPERM" or any(words in said for words in _FORBIDDEN):
         return StorageBroken(

@@ -29,6 +29,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     reclaims: bool = False
     """`Broker.reclaim` gives back at once what an ended process has claimed. Elsewhere it does nothing: the server does
     so by itself, or the visibility time ends first."""
+    losses: bool = False
+    """`Depth.lost` counts what went without being settled. Elsewhere a total that falls is taken for a loss."""
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):

@@ -397,12 +397,21 @@ class RegistrySteppedBack(_Fact, frozen=True):
     """Wagons that this process knew and that the older manifest does not have."""
 
 
+class NumbersSkipped(_Fact, frozen=True):
+    """Channels of wagons were found under numbers that were still to be used: the train goes on past them, so that no
+    name is used twice."""
+
+    next: int
+    """The number of the next wagon."""
+    numbers: tuple[int, ...]
+
+
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
-    | RegistrySteppedBack
+    | RegistrySteppedBack | NumbersSkipped
     | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
 )  # fmt: skip
 """What the journal keeps."""
@@ -552,6 +561,8 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{count} late events were found in {_name(n)}: it drains again"
+        case NumbersSkipped(next=following, numbers=numbers):
+            return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
         case EventsLost(number=n, count=count, total=total, because=why):
             many = "an unknown number of" if count is None else f"{count:,}"
             more = f" ({total:,} in all)" if total > (count or 0) else ""
@@ -644,7 +655,7 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -57,7 +57,7 @@ class Lease:
     async def _say(self, snapshot: Snapshot) -> None:
         active = snapshot.manifest.active
         to = min(self._sending, default=active.turn if active else 0)
-        if to > self._said:
+        if to != self._said:  # lower where the registry stepped back
             await self._check_in(to)
             self._said = to
 

@@ -12,6 +12,8 @@ GONE = "vanished from the broker: deleted, evicted, or not in the copy that the 
 _REMOVED = (
     "the broker removed them, by its retention or somebody's hand: the log of the process that found it says where"
 )
+_SURE = 10.0
+"""Seconds for which a channel must be missing: servers that have lost nothing may not know of one for some."""
 _FEWER = "the broker holds fewer than it did: it was restored from an older copy"
 
 
@@ -19,6 +21,10 @@ class _Held(NamedTuple):
     taken: int
     """Published, and published and lost since: this total never falls but where the broker steps back."""
     settled: int
+
+    @property
+    def outstanding(self) -> int:
+        return max(0, self.taken - self.settled)
 
 
 class Losses:
@@ -32,25 +38,32 @@ class Losses:
         self._counted: dict[Channel, int] = {}
         """By the driver."""
         self._fallen: dict[Channel, int] = {}
-        self._missing: frozenset[Channel] = frozenset()
-        """Those that the broker did not have at the last look."""
+        self._missing: dict[Channel, float] = {}
+        """Those that the broker did not have at the last look, and since when."""
         self._before: dict[int, int] = {}
         """What was told of each wagon before it was first seen here, and is not seen here."""
+        self.missing: frozenset[Channel] = frozenset()
+        """Channels that the broker has not had at two looks in a row: no wagon should go on with one, but what it held
+        may come back."""
         self.vanished: dict[Channel, int | None] = {}
-        """Channels that the broker has not had at two looks in a row, and how many events went with each; None: not
-        known."""
+        """Those of them that stayed away: they count as empty. How many events went with each; None: not known."""
 
-    def look(self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int]) -> None:
-        """What the channels of the wagons in use look like now, which channels the broker has, and what was told of each
-        wagon. A channel of which nothing is known is missing only where it is not `there` either: unknown is not
-        gone."""
-        missing = frozenset(c for c, depth in depths.items() if depth == Depth() and c not in there)
-        gone, self._missing = missing & self._missing, missing
+    def look(
+        self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
+    ) -> None:
+        """What the channels of the wagons in use look like now, in seconds of a steady clock, which channels the broker
+        has, and what was told of each wagon. A channel of which nothing is known is missing only where it is not `there`
+        either: unknown is not gone."""
+        absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
+        self.missing = frozenset(c for c in absent if c in self._missing)
+        self._missing = {c: self._missing.get(c, now) for c in absent}
         for channel, depth in depths.items():
-            if channel in gone:
+            if channel not in self._missing:
+                self.vanished.pop(channel, None)
+            elif channel in self.missing and now - self._missing[channel] >= _SURE and channel not in self.vanished:
                 held = self._held.pop(channel, None)
-                self.vanished.setdefault(channel, None if held is None else max(0, held.taken - held.settled))
-            elif depth.published is not None and depth.settled is not None:
+                self.vanished[channel] = None if held is None else held.outstanding
+            if depth.published is not None and depth.settled is not None:
                 self._see(channel, depth.published, depth.settled, depth.lost)
         for known in (self._held, self._counted, self._fallen, self.vanished):
             for channel in [c for c in known if c not in depths]:
@@ -61,7 +74,8 @@ class Losses:
         before = self._held.get(channel)
         taken = published + lost
         if before is not None and taken < before.taken and self._totals:
-            self._fallen[channel] = self._fallen.get(channel, 0) + before.taken - taken
+            fallen = min(before.taken - taken, before.outstanding)  # what was settled comes again, and is not lost
+            self._fallen[channel] = self._fallen.get(channel, 0) + fallen
         self._held[channel] = _Held(taken, settled + lost)
         self._counted[channel] = lost
 
@@ -87,6 +101,6 @@ class Losses:
         standing = set(there)
         lost: dict[int, int] = {}
         for channel, held in self._held.items():
-            if channel.wagon not in wagons and channel not in standing and held.taken > held.settled:
-                lost[channel.wagon] = lost.get(channel.wagon, 0) + held.taken - held.settled
+            if channel.wagon not in wagons and channel not in standing and held.outstanding:
+                lost[channel.wagon] = lost.get(channel.wagon, 0) + held.outstanding
         return lost

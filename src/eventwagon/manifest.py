@@ -144,7 +144,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Goes up by one when the train's processes are asked to end: each ends that started before."""
     epoch: int = 0
     """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a
-    promoted replica). Older code drops it, which hurts nobody."""
+    promoted replica). Older code drops it, and the fields that follow: then something is told twice."""
+    lost_wagons: tuple[int, ...] = ()
+    """Of the wagons that the registry forgot, those whose lost events were told."""
     stepped_back_at: float | None = None
     """When that was found the last time."""
     stepped_back_to: int = 0

@@ -17,7 +17,7 @@ from .event import Channel
 from .facts import ChannelThreatened, ChannelUnserved, DefectFound, EventsLost, Listener, StepFailed, SwitchRefused
 from .lifecycle import LIVE, State
 from .limits import slo
-from .losses import GONE, Losses
+from .losses import Losses
 from .manifest import Manifest, Wagon
 from .orchestrator import Deployment, Orchestrator
 from .pausing import resting
@@ -39,6 +39,7 @@ from .steps import (
     Task,
     attempt_failed,
     channels_added,
+    forgotten_told,
     load_of,
     sealed,
     spec_of,
@@ -123,7 +124,7 @@ class Observer:
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
-        self._losses = Losses(totals=broker.capabilities.totals)
+        self._losses = Losses(totals=broker.capabilities.totals and not broker.capabilities.losses)
         self._epoch: int | None = None
         """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -295,6 +296,7 @@ class Observer:
                 self._reading(w, depths[w.number], now, crowding, crew),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
+                missing=tuple(c.name for c in channels[w.number] if c in self._losses.missing),
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
@@ -306,19 +308,16 @@ class Observer:
     async def _look_for_losses(self, wagons: Sequence[Wagon], depths: Mapping[Channel, Depth]) -> None:
         doubtful = any(depth == Depth() for depth in depths.values())
         there = set(await self._broker.channels(self._train)) if doubtful else set()
-        self._losses.look(depths, there, {w.number: w.lost for w in wagons})
+        told = {w.number: w.lost for w in wagons}
+        self._losses.look(depths, there, told, now=asyncio.get_running_loop().time())
 
     async def _after_stepping_back(self, manifest: Manifest) -> None:
         """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
         anew; what does not is told."""
         self._swept = float("-inf")
         there = await self._broker.channels(self._train)
-        why = f"its channels have {GONE}; it is not in the manifest either"
         lost = self._losses.without({w.number for w in manifest.wagons}, there)
-        if lost:
-            await self._switcher.note(
-                *(EventsLost(train=self._train, number=n, count=c, total=c, because=why) for n, c in lost.items())
-            )
+        await self._switcher.settle(lambda m: forgotten_told(m, lost))
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]

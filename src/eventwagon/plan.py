@@ -191,7 +191,7 @@ class _Draft:
     def number(self, leftovers: Sequence[Channel]) -> None:
         """A manifest that was restored from an older copy does not know of all channels that were made since. None of
         their names is used again; that no other observer has just made them is known once this is stored."""
-        self.manifest = numbered_past(self.manifest, leftovers)
+        self.follow(numbered_past(self.manifest, leftovers))
 
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
@@ -331,7 +331,7 @@ class _Draft:
     def is_gone(self, wagon: Wagon) -> bool:
         """Its ingress has vanished from the broker."""
         reading = self.readings.get(wagon.number)
-        return reading is not None and "" in reading.vanished
+        return reading is not None and "" in reading.missing
 
     def exactly_full(self, active: Wagon) -> bool:
         reading = self.readings.get(active.number)

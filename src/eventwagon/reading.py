@@ -49,9 +49,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     empty: bool = False
     """All channels proven empty: every settled total, read first, met every published total, read after. Those that
     have vanished hold nothing."""
+    missing: tuple[str, ...] = ()
+    """Its channels that the broker does not have, by name; they may come back."""
     vanished: Mapping[str, int | None] = {}
-    """Its channels that the broker does not have any more, by name, and how many events went with each; None: not
-    known."""
+    """Those of them that stayed away, and how many events went with each; None: not known."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""

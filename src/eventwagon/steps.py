@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from .event import Channel
+from .event import DEAD, Channel
 from .facts import (
     WHILE_PAUSED,
     ChannelsAdded,
@@ -25,6 +25,7 @@ from .facts import (
     DrainUnproven,
     EventsLate,
     EventsLost,
+    NumbersSkipped,
     OpenRefused,
     ProvisioningFailed,
     RegistrySteppedBack,
@@ -41,7 +42,8 @@ from .facts import (
 )
 from .lifecycle import LIVE, Move, State
 from .limits import capacity, parse_limit
-from .manifest import Manifest, Removal, Request, Wagon, changed, moved, opened, switched
+from .losses import GONE
+from .manifest import Manifest, Pause, Removal, Request, Wagon, changed, moved, opened, switched
 from .orchestrator import Deployment, WagonSpec
 from .reading import Reading
 from .registry import Snapshot
@@ -320,15 +322,34 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
     of a new epoch."""
     manifest = by_hand_kept(known.manifest, numbers_kept(known.manifest, found.manifest).manifest)
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
-    manifest = msgspec.structs.replace(manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision)
+    manifest = msgspec.structs.replace(
+        manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
+    )
     return Plan(manifest, (went_back(known.manifest, manifest, known.revision),))
 
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """What is paused and what is not, and a removal, are as `known` has them."""
+    """What is paused, and a removal, are as `known` has them, but for what was said since. Idempotent."""
+    since = _as_of(known)
     own = {w.number: w.paused for w in known.wagons}
-    wagons = tuple(msgspec.structs.replace(w, paused=own.get(w.number, w.paused)) for w in manifest.wagons)
-    return msgspec.structs.replace(manifest, wagons=wagons, paused=known.paused, removal=known.removal)
+    wagons = tuple(
+        msgspec.structs.replace(w, paused=_last(own.get(w.number), w.paused, since) if w.number in own else w.paused)
+        for w in manifest.wagons
+    )
+    paused = _last(known.paused, manifest.paused, since)
+    return msgspec.structs.replace(manifest, wagons=wagons, paused=paused, removal=manifest.removal or known.removal)
+
+
+def _as_of(manifest: Manifest) -> float:
+    """When the manifest was written, at the earliest."""
+    times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
+    return max((t for t in times if t is not None), default=0.0)
+
+
+def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | None:
+    """A pause that was found and asked for after what is known was written; else what is known. One too many hurts nobody:
+    `status` tells it, and `resume` ends it."""
+    return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
 def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
@@ -336,6 +357,14 @@ def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedB
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
     return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
+
+
+def kept(known: Manifest, manifest: Manifest) -> Plan:
+    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, and what was said by
+    hand. Idempotent."""
+    manifest = numbers_kept(known, manifest).manifest
+    saved = by_hand_kept(known, manifest)
+    return Plan(manifest if saved == manifest else saved)
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Plan:
@@ -346,13 +375,29 @@ def numbers_kept(known: Manifest, manifest: Manifest) -> Plan:
     return Plan(msgspec.structs.replace(manifest, next_number=number, turns=turns))
 
 
-def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Manifest:
-    """The next wagon's number is past every channel that was found: a manifest from an older copy does not know of all
-    that were made since."""
-    highest = max((c.wagon for c in channels), default=0)
-    if highest < manifest.next_number:
-        return manifest
-    return msgspec.structs.replace(manifest, next_number=highest + 1)
+def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Plan:
+    """How many events were lost with wagons that the manifest forgot, by number: told once, whoever finds it first."""
+    new = {number: count for number, count in lost.items() if number not in manifest.lost_wagons}
+    if not new:
+        return Plan(manifest)
+    why = f"its channels have {GONE}; it is not in the manifest either"
+    facts = tuple(
+        EventsLost(train=manifest.train, number=number, count=count, total=count, because=why)
+        for number, count in sorted(new.items())
+    )
+    return Plan(msgspec.structs.replace(manifest, lost_wagons=(*manifest.lost_wagons, *sorted(new))), facts)
+
+
+def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Plan:
+    """The next wagon's number is past that of every wagon that was found: a manifest from an older copy does not know of
+    all that were made since. A wagon has a channel for its dead letters, which is among the first that are made and goes
+    last; a channel of such a number without one is taken for somebody else's, and is left alone. Idempotent."""
+    following = manifest.next_number
+    numbers = sorted({c.wagon for c in channels if c.name == DEAD and c.wagon >= following})
+    if not numbers:
+        return Plan(manifest)
+    skipped = NumbersSkipped(train=manifest.train, next=numbers[-1] + 1, numbers=tuple(numbers))
+    return Plan(msgspec.structs.replace(manifest, next_number=skipped.next), (skipped,))
 
 
 # --- asked for by hand --------------------------------------------------------------------

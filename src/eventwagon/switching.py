@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import msgspec
+
 from .broker import Broker
 from .bulkhead import Bulkhead
 from .errors import Conflict, Defect, EventwagonError, TrainRemoved
@@ -14,7 +16,7 @@ from .lifecycle import State
 from .manifest import Manifest, Removal, changed, sound
 from .registry import Registry, Snapshot
 from .settings import Settings
-from .steps import Lift, Plan, Provision, created, found, numbered_past, numbers_kept, stepped_back, went_back
+from .steps import Lift, Plan, Provision, created, found, kept, numbered_past, stepped_back, went_back
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
@@ -153,9 +155,11 @@ class Switching:
             self.see(stored)
 
     async def _keep_numbers(self, lost: Snapshot) -> None:
-        """Another process has found that the registry stepped back, and may not know of all numbers used before."""
-        await self.settle(lambda m: numbers_kept(lost.manifest, m))
-        self._lost = None
+        """Another process has found that the registry stepped back, and may not know of all numbers used before, nor of
+        all that was paused."""
+        await self.settle(lambda m: kept(lost.manifest, m))
+        if self._lost is lost:  # it may have stepped back once more
+            self._lost = None
 
     async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
         """The first manifest seen, from now on, of which it is true."""
@@ -239,12 +243,15 @@ class Switching:
             raise train_removed(self._train, removal)
         while self._snapshot.manifest.active is None:
             base = self._snapshot
-            start = base.manifest
-            if not start.wagons:  # the train may have been there before, and its manifest lost
-                start = numbered_past(start, await self._broker.channels(self._train))
+            start = Plan(base.manifest)
+            if not base.manifest.wagons:  # the train may have been there before, and its manifest lost
+                start = numbered_past(base.manifest, await self._broker.channels(self._train))
             bounds = self._broker.capabilities.bounds
             channels = self._channels if self._declares else None
-            step = found(self._settings, start, channels, self._clock(), bounds=bounds, revision=self._revision)
+            step = found(
+                self._settings, start.manifest, channels, self._clock(), bounds=bounds, revision=self._revision
+            )
+            step = msgspec.structs.replace(step, facts=(*start.facts, *step.facts))
             try:
                 await self.store(step, base=base)
                 for task in step.tasks:

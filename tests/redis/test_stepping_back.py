@@ -123,6 +123,7 @@ def test_the_active_wagons_keys_were_evicted(redis_server: RedisServer, keys: li
             gate.set()
             await until(lambda: set(range(10, 15)) <= set(handled), seconds=30)
             assert await active(connection) == 2
+            await until(lambda: any(isinstance(f, EventsLost) for f in facts), seconds=30)
             (lost,) = [f for f in facts if isinstance(f, EventsLost)]
             assert (lost.number, lost.count, lost.total) == (1, 5, 5)
             async with asyncio.timeout(60):

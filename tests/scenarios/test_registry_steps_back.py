@@ -180,6 +180,7 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 await connection.publish(SignUp("d"))
                 assert asyncio.get_running_loop().time() - began < 5.0
                 await until(lambda: handled == ["d"])
+                await until(lambda: world.of(EventsLost), seconds=20.0)
                 assert [(f.number, f.count, f.total) for f in world.of(EventsLost)] == [(1, 3, 3)]
                 await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}

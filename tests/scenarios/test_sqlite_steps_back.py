@@ -113,6 +113,7 @@ def test_a_file_that_was_copied_back(tmp_path: Path, living: bool) -> None:
             copied(copy, file)
             async with train.connect(url, listeners=[facts.append]) as connection, connection.running():
                 await then(connection, used)
+                await until(lambda: any(isinstance(f, EventsLost) for f in facts), seconds=30)
                 assert [f.number for f in facts if isinstance(f, EventsLost)] == [1]
 
     asyncio.run(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from eventwagon.broker import Depth
 from eventwagon.event import Channel
 from eventwagon.losses import Losses
@@ -14,10 +16,13 @@ def depth(published: int, settled: int, lost: int = 0) -> Depth:
     return Depth(published=published, settled=settled, waiting=published - settled, in_flight=0, lost=lost)
 
 
+CLOCK = count(0.0, 6.0)
+
+
 def look(losses: Losses, told: int = 0, **depths: Depth) -> int:
-    """The channels by name; one of which nothing is known is not there."""
+    """Six seconds after the one before. The channels by name; one of which nothing is known is not there."""
     channels = {"ingress": INGRESS, "inner": INNER}
-    losses.look({channels[name]: d for name, d in depths.items()}, (), {1: told})
+    losses.look({channels[name]: d for name, d in depths.items()}, (), {1: told}, now=next(CLOCK))
     return losses.of(1)
 
 
@@ -31,11 +36,15 @@ def test_what_the_driver_counts_is_counted_once() -> None:
     assert look(another, told=8, ingress=depth(2, 0, lost=8)) == 8
 
 
-def test_a_channel_is_gone_after_two_looks_and_its_events_with_it() -> None:
+def test_a_channel_that_stays_away_has_vanished_and_its_events_with_it() -> None:
     losses = Losses(totals=True)
     look(losses, ingress=depth(10, 3), inner=depth(2, 2))
     assert look(losses, ingress=UNKNOWN, inner=depth(2, 2)) == 0
+    assert not losses.missing
+    assert look(losses, ingress=UNKNOWN, inner=UNKNOWN) == 0
+    assert losses.missing == {INGRESS}
     assert not losses.vanished
+    look(losses, ingress=UNKNOWN, inner=UNKNOWN)
     for _ in range(3):
         assert look(losses, ingress=UNKNOWN, inner=UNKNOWN) == 7
     assert losses.vanished == {INGRESS: 7, INNER: 0}
@@ -47,14 +56,26 @@ def test_a_channel_is_gone_after_two_looks_and_its_events_with_it() -> None:
 def test_an_unknown_channel_that_is_there_is_not_gone() -> None:
     losses = Losses(totals=True)
     for _ in range(3):
-        losses.look({INGRESS: UNKNOWN}, (INGRESS,), {1: 0})
+        losses.look({INGRESS: UNKNOWN}, (INGRESS,), {1: 0}, now=next(CLOCK))
+    assert not losses.missing
+
+
+def test_a_channel_that_comes_back_has_lost_nothing() -> None:
+    losses = Losses(totals=True)
+    look(losses, ingress=depth(10, 3))
+    look(losses, ingress=UNKNOWN)
+    assert look(losses, ingress=UNKNOWN) == 0
+    assert look(losses, ingress=depth(10, 3)) == 0
+    for lost in (0, 0, 7):
+        assert look(losses, ingress=UNKNOWN) == lost
+    assert look(losses, ingress=depth(10, 3)) == 0
     assert not losses.vanished
 
 
 def test_how_many_went_with_a_channel_that_was_never_seen_is_not_known() -> None:
     losses = Losses(totals=True)
-    look(losses, ingress=UNKNOWN)
-    assert look(losses, ingress=UNKNOWN) == 0
+    for _ in range(3):
+        assert look(losses, ingress=UNKNOWN) == 0
     assert losses.vanished == {INGRESS: None}
     assert "vanished" in losses.why(1)
 
@@ -68,6 +89,12 @@ def test_totals_that_fall_are_a_loss_where_they_never_fall_by_themselves() -> No
     assert "older copy" in losses.why(1)
 
 
+def test_what_was_settled_comes_again_and_is_not_lost() -> None:
+    losses = Losses(totals=True)
+    look(losses, ingress=depth(100, 100))
+    assert look(losses, ingress=depth(90, 80)) == 0
+
+
 def test_several_observers_count_a_loss_once() -> None:
     """The second one looks when the first has told it; a third came after that."""
     first, second, third = (Losses(totals=True) for _ in range(3))
@@ -77,8 +104,8 @@ def test_several_observers_count_a_loss_once() -> None:
     assert look(second, told=3, ingress=depth(7, 3)) == 3
     assert look(third, told=3, ingress=depth(7, 3)) == 3
     for each in (first, second, third):
-        look(each, told=3, ingress=UNKNOWN)
-        assert look(each, told=3, ingress=UNKNOWN) == 3 + 4
+        for lost in (3, 3, 3 + 4):
+            assert look(each, told=3, ingress=UNKNOWN) == lost
 
 
 def test_of_a_wagon_that_the_manifest_forgot() -> None:

@@ -255,4 +255,4 @@ def test_a_registry_that_steps_back_loses_no_pause_that_was_known() -> None:
 
 def test_a_paused_train_whose_channel_has_vanished_is_switched_all_the_same() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), paused=PAUSE)
-    assert one(decide(m, [reading(1, 10, vanished={"": 3})]).facts, Switched).new == 2
+    assert one(decide(m, [reading(1, 10, missing=("",))]).facts, Switched).new == 2

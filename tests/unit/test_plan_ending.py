@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from eventwagon import Reading, Settings, Volume, Workers
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from eventwagon.facts import (
     Discarded,
     DrainUnproven,
     EventsLost,
+    NumbersSkipped,
     SealWaits,
     WagonDrained,
 )
@@ -134,20 +135,30 @@ def test_i7_leftovers_are_swept_but_nothing_that_is_or_may_come() -> None:
     assert decided.manifest.next_number == 4
 
 
-def test_i7_numbers_go_past_every_channel_that_is_found() -> None:
-    """A manifest from an older copy does not know of them. Their wagons can only be swept once the higher number is
-    stored: had another observer just opened one of them, storing it would fail."""
+def test_i7_numbers_go_past_every_wagon_that_is_found() -> None:
+    """A manifest from an older copy does not know of them. They can only be swept once the higher number is stored: had
+    another observer just opened one of them, storing it would fail."""
     m = manifest(wagon(3, State.ACTIVE))
-    decided = decide(m, [reading(3, 200)], ready(3), leftovers=(Channel("t", 3), Channel("t", 9)))
+    nine = (Channel("t", 9, DEAD), Channel("t", 9))
+    decided = decide(m, [reading(3, 200)], ready(3), leftovers=(Channel("t", 3), *nine))
     assert decided.manifest.wagons[-1].number == 10
     assert decided.manifest.next_number == 11
-    assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [RemoveLeftover(9, (Channel("t", 9),))]
+    assert [t for t in decided.tasks if isinstance(t, RemoveLeftover)] == [RemoveLeftover(9, nine)]
+    assert [(f.next, f.numbers) for f in decided.facts if isinstance(f, NumbersSkipped)] == [(10, (9,))]
+
+
+def test_channels_of_somebody_else_are_left_alone() -> None:
+    """A topic `t_v2024` of another program: a wagon would have a channel for its dead letters."""
+    m = manifest(wagon(3, State.ACTIVE))
+    decided = decide(m, [reading(3, 1)], ready(3), leftovers=(Channel("t", 3), Channel("t", 2024)))
+    assert decided.manifest.next_number <= 5
+    assert not [t for t in decided.tasks if isinstance(t, RemoveLeftover)]
 
 
 def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> None:
     """At once: no cooldown, and no cap keeps the next one from being opened."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse", cooldown=600.0)
-    gone = Reading(number=3, at=NOW, age=100.0, outstanding_in_all=0, vanished={"": 7}, lost=7)
+    gone = Reading(number=3, at=NOW, age=100.0, outstanding_in_all=0, missing=("",), vanished={"": 7}, lost=7)
     opened = decide(manifest(wagon(3, State.ACTIVE)), [gone], ready(3), settings=settings)
     assert [w.number for w in opened.manifest.wagons] == [3, 4]
     assert not opened.manifest.refusing

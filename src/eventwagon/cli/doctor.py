@@ -46,6 +46,10 @@ _MEANS = {
         "what a process that has surely ended had in hand comes back at once",
         "what an ended process had in hand comes back after the visibility time, or when the server notices",
     ),
+    "losses": (
+        "events that the server removes are counted, and told",
+        "events that a server forgets are told by totals that fall, where an observer saw them",
+    ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }
 

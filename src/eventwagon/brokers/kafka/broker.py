@@ -77,6 +77,7 @@ class KafkaBroker:
             shared=True,
             ordered=partitions == 1,
             reclaims=True,
+            losses=True,
         )
         self._orphans: dict[str, float] = {}
         self._wagons: Wagons | None = None

@@ -47,7 +47,7 @@ class PulsarBroker:
     """
 
     def __init__(self, address: Address, *, clock: Callable[[], float] = time.time) -> None:
-        self.capabilities = Capabilities(fences=True, bounds=False, totals=True, durable=True, shared=True)
+        self.capabilities = Capabilities(fences=True, bounds=False, totals=True, durable=True, shared=True, losses=True)
         self._address = address
         self._clock = clock
         self._admin = Admin(address)

@@ -28,7 +28,6 @@ from ... import removal as removal_module
 from ... import serving as serving_module
 from ... import steps as steps_module
 from ... import switcher as switcher_module
-from ... import switching as switching_module
 from ...broker import Depth, proven_empty
 from ...brokers import memory as memory_module
 from ...circuits import Circuits
@@ -661,8 +660,7 @@ def _lost_wagons_dropped() -> Iterator[None]:
 def _numbers_forgotten() -> Iterator[None]:
     with (
         mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
-        mock.patch.object(switching_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
-        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: manifest),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Plan(manifest)),
     ):
         yield
 

@@ -504,7 +504,7 @@ class Connection:
         back by itself when more than that of the new wagon's handlings fail, out of twenty or more. `by` says who asks,
         for the journal; default: this process's user at this host. Raises UsageError.
         """
-        why, by = redacted(text("why", why)), _asker(by)
+        why, by = _reason(why), _asker(by)
         if revision is not None and not check_revision(revision):
             raise UsageError("revision '': name the code that is to serve the next wagon, or leave the revision out")
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
@@ -523,7 +523,7 @@ class Connection:
         """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored. `by` as of
         `request_switch`. Raises UsageError."""
         self._here()
-        fact = StopRequested(train=self.train.name, because=redacted(text("why", why)), by=_asker(by))
+        fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
         async with self._answering():
             await self._switcher.refresh()
             await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
@@ -545,7 +545,7 @@ class Connection:
             raise UsageError(
                 "publishing goes to the train, not to a wagon: pause it for the whole train, or leave it out"
             )
-        pause = Pause(why=redacted(text("why", why)), at=self._clock(), by=_asker(by), publishing=publishing)
+        pause = Pause(why=_reason(why), at=self._clock(), by=_asker(by), publishing=publishing)
         self._here()
         async with self._answering():
             self._find(await self._switcher.refresh(), wagon)
@@ -554,7 +554,7 @@ class Connection:
     async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
         """End the train's pause, or that wagon's own: neither ends the other. False where it was not paused. `by` as of
         `request_switch`. Raises UsageError, also where there is no such wagon."""
-        why, by = redacted(text("why", why)), _asker(by)
+        why, by = _reason(why), _asker(by)
         if wagon is not None:
             wagon = whole("wagon", wagon)
         self._here()
@@ -590,7 +590,7 @@ class Connection:
         refuses writes to sealed channels: stop them first. What they publish later raises TrainRemoved or
         PublishTimeout. Publishing on this connection raises TrainRemoved from then on. Raises RemovalRefused,
         UsageError."""
-        why, by = redacted(text("why", why)), _asker(by)
+        why, by = _reason(why), _asker(by)
         check_timeout(timeout)
         self._here()
         if self._runs:
@@ -692,6 +692,13 @@ class Connection:
                     yield event
             except ChannelGone:
                 continue
+
+
+def _reason(why: str) -> str:
+    """As it is kept and shown. Raises UsageError."""
+    if not text("why", why).strip():
+        raise UsageError("why: say why in a few words, or leave it out")
+    return redacted(why)
 
 
 def _asker(by: str | None) -> str:

@@ -79,6 +79,11 @@ class Losses:
         self._held[channel] = _Held(taken, settled + lost)
         self._counted[channel] = lost
 
+    @property
+    def held(self) -> Collection[Channel]:
+        """The channels that were seen."""
+        return self._held.keys()
+
     def of(self, number: int) -> int:
         """How many events of that wagon are lost, by all that was told and seen."""
         return self._before.get(number, 0) + self._sum(number)

@@ -271,7 +271,9 @@ class Observer:
         await self._look_for_losses(
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
-        gone = self._losses.vanished
+        gone, missing = self._losses.vanished, self._losses.missing
+        if self._broker.capabilities.losses:  # what it knows of an inner channel outlives that: none can be made anew
+            missing = frozenset(c for c in missing if not c.name)
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
@@ -296,7 +298,7 @@ class Observer:
                 self._reading(w, depths[w.number], now, crowding, crew),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
-                missing=tuple(c.name for c in channels[w.number] if c in self._losses.missing),
+                missing=tuple(c.name for c in channels[w.number] if c in missing),
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
@@ -315,7 +317,10 @@ class Observer:
         """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
         anew; what does not is told."""
         self._swept = float("-inf")
-        there = await self._broker.channels(self._train)
+        there = set(await self._broker.channels(self._train))
+        unlisted = [c for c in self._losses.held if c not in there]
+        depths = await self._broker.depth(unlisted) if unlisted else ()
+        there |= {c for c, depth in zip(unlisted, depths, strict=True) if depth != Depth()}
         lost = self._losses.without({w.number for w in manifest.wagons}, there)
         await self._switcher.settle(lambda m: forgotten_told(m, lost))
 

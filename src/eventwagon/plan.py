@@ -17,6 +17,7 @@ from .facts import (
     NOBODY_ATTACHED,
     WHILE_PAUSED,
     ChannelsDropped,
+    ChannelThreatened,
     ChannelUnserved,
     Decision,
     DrainUnproven,
@@ -89,6 +90,7 @@ def plan(
     draft.attempt("numbering", lambda: draft.number(leftovers))
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
+    draft.attempt("making channels anew", draft.restore)
     draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
     draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
@@ -253,6 +255,24 @@ class _Draft:
                 for c in unserved
                 if c not in gone and held[c] != 0
             ]
+
+    def restore(self) -> None:
+        """Inner channels that the broker does not have any more are made anew: nobody can serve a wagon without them. What
+        went with them is lost, and told."""
+        for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            missing = tuple(c for c in reading.missing if c) if reading is not None else ()
+            if missing:
+                self.tasks.append(AddChannels(wagon.number, missing))
+                self.refusals += [
+                    ChannelThreatened(
+                        train=self.manifest.train,
+                        number=wagon.number,
+                        channel=c,
+                        because=f"it has {GONE}; it is made anew",
+                    )
+                    for c in missing
+                ]
 
     def switch(self) -> None:
         """Redirect ingestion when the active wagon is full and another is ready, or say why not."""

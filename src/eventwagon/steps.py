@@ -21,6 +21,8 @@ from .facts import (
     Decision,
     Declared,
     DefectFound,
+    DeliveryPaused,
+    DeliveryResumed,
     Discarded,
     DrainUnproven,
     EventsLate,
@@ -325,7 +327,14 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
     manifest = msgspec.structs.replace(
         manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
     )
-    return Plan(manifest, (went_back(known.manifest, manifest, known.revision),))
+    facts: list[Decision] = [went_back(known.manifest, manifest, known.revision)]
+    train, before, after = manifest.train, found.manifest.paused, manifest.paused
+    why = "as it was before the registry stepped back"
+    if after is not None and after != before:
+        facts.append(DeliveryPaused(train=train, number=None, because=why, by=after.by, publishing=after.publishing))
+    elif after is None and before is not None:
+        facts.append(DeliveryResumed(train=train, number=None, because=why))
+    return Plan(manifest, tuple(facts))
 
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:

@@ -7,10 +7,10 @@ import logging
 
 import msgspec
 
-from eventwagon import Connection
+from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.cli.status import look
 from eventwagon.event import Channel
-from eventwagon.facts import EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
+from eventwagon.facts import ChannelThreatened, EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest
 from eventwagon.registry import Snapshot
@@ -186,6 +186,38 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}
 
         assert warned(world, "wagon_1 lost 3 events, which went without being settled: signups_v1 has vanished")
+
+    run(main())
+
+
+def test_an_inner_channel_vanishes() -> None:
+    """It is made anew, what is in the ingress is handled, and what went with it is told."""
+
+    async def main() -> None:
+        world, train = World(), Train("t", limit=Volume(1000), workers=Workers(total=2))
+        mailed, gate = list[int](), asyncio.Event()
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            await ctx.emit("mail", n)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            await gate.wait()
+            mailed.append(n)
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(3))
+            await asyncio.sleep(2.0)
+            await world.broker.delete(Channel("t", 1, "mail"))
+            gate.set()
+            await connection.publish_many(range(10, 15))
+            await until(lambda: set(range(10, 15)) <= set(mailed), seconds=30.0)
+            await until(lambda: world.of(EventsLost), seconds=30.0)
+            assert [(f.number, f.count) for f in world.of(EventsLost)] == [(1, 3)]
+            assert [f.channel for f in world.of(ChannelThreatened)] == ["mail"]
+            await connection.request_switch("by hand")
+            await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
 
     run(main())
 

@@ -67,7 +67,7 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
             severity="costs",
             what="maxmemory=0",
             means="it grows until the system kills it, where it should refuse new events",
-            todo="redis-cli CONFIG SET maxmemory to some half of the machine's memory (snapshots and rewrites need room)",
+            todo="redis-cli CONFIG SET maxmemory 4gb, or whatever is half of the machine's memory (snapshots and rewrites need room)",
         )
     else:
         share = used / most

@@ -113,7 +113,9 @@ class Examination:
 
         async def look(asked: Inspectable) -> None:
             found = await asked.inspect(channels)
-            self.findings.update((finding, None) for finding in found if fine or finding.severity != "fine")
+            told = {(finding.what, finding.severity) for finding in self.findings}  # figures may have changed since
+            new = [f for f in found if (f.what, f.severity) not in told and (fine or f.severity != "fine")]
+            self.findings.update(dict.fromkeys(new))
 
         if isinstance(driver, Inspectable):
             await self.attempt(f"read {of} settings", lambda: look(driver), always=True)

@@ -10,6 +10,7 @@ import msgspec
 from .broker import Broker, outstanding
 from .errors import RemovalRefused
 from .event import DEAD, Channel
+from .lifecycle import State
 from .manifest import Manifest, Removal
 from .orchestrator import Orchestrator
 from .probe import PROBE
@@ -74,11 +75,11 @@ class Teardown:
             self._refuse_if_alive(await self._alive())
         if existed:
             removal = Removal(why=why, at=self._clock(), by=by)
-            await self._switcher.settle(lambda m: removal_asked(m, removal))
+            manifest = (await self._switcher.settle(lambda m: removal_asked(m, removal))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
-        if (active := manifest.active) is not None:  # it alone: a spare may be needed yet
-            await self._broker.seal(Channel(self._train, active.number))
+        for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
+            await self._broker.seal(manifest.ingress(wagon))
         if not force:
             try:
                 await self._refuse_if_left(channels)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.errors import RemovalRefused, TrainRemoved, Unavailable, UsageError
-from eventwagon.event import Channel
+from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
+from eventwagon.event import Channel, Event, new_ids
 from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest, Wagon
 from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
@@ -39,6 +41,10 @@ async def nothing_is_left(world: World) -> None:
     assert await world.registry.members("t") == []
     assert [entry async for entry in world.registry.entries("t")] == []
     assert await world.registry.trains() == []
+
+
+def an_event(world: World, data: bytes = b"3") -> Event:
+    return Event(new_ids(1, world.clock())[0], "int", "/tests", world.clock(), data)
 
 
 async def used(world: World, *events: int) -> None:
@@ -177,13 +183,8 @@ def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.
 
             async def late(channel: Channel) -> None:
                 monkeypatch.setattr(world.broker, "seal", seal)
-                await world.broker.publish(channel, [event async for event in events()])
+                await world.broker.publish(channel, [an_event(world)])
                 await seal(channel)
-
-            async def events() -> Any:
-                from eventwagon.event import Event, new_ids
-
-                yield Event(new_ids(1, world.clock())[0], "int", "/tests", world.clock(), b"3")
 
             monkeypatch.setattr(world.broker, "seal", late)
             with pytest.raises(RemovalRefused, match=r"1 events in t_v1"):
@@ -193,6 +194,80 @@ def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.
                 await publisher.publish(4)
                 await until(lambda: sorted(handled) == [3, 4])
             assert world.of(Switched)[-1].because == "asked for: a removal was given up"
+
+    run(main())
+
+
+async def founded(world: World, *wagons: Wagon) -> None:
+    """A train whose processes ended with these wagons, all of them empty."""
+    for wagon in wagons:
+        for name in ("", "dead"):
+            await world.broker.create(Channel("t", wagon.number, name))
+    manifest = Manifest(train="t", wagons=wagons, next_number=len(wagons) + 1, turns=len(wagons))
+    await world.registry.replace("t", manifest, expect=0)
+
+
+def cut_off(number: int) -> Wagon:
+    return Wagon(number=number, state=State.DRAINING, opened_at=0.0, created_at=0.0, turn=number, closed_at=1.0)
+
+
+def active(number: int) -> Wagon:
+    return Wagon(number=number, state=State.ACTIVE, opened_at=0.0, created_at=0.0, turn=number)
+
+
+def without_a_seal_it_is_lost(world: World, patch: pytest.MonkeyPatch, *numbers: int) -> list[int]:
+    """From the first deletion on, publishers that have heard of nothing write to these wagons. Fills with those that
+    refused it."""
+    delete, refused = world.broker.delete, list[int]()
+
+    async def after_the_last_look(channel: Channel) -> None:
+        patch.setattr(world.broker, "delete", delete)
+        for number in numbers:
+            with pytest.raises(Sealed):
+                await world.broker.publish(Channel("t", number), [an_event(world)])
+            refused.append(number)
+        await delete(channel)
+
+    patch.setattr(world.broker, "delete", after_the_last_look)
+    return refused
+
+
+def test_a_wagon_whose_observer_died_before_it_was_sealed_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, cut_off(1), active(2))
+        refused = without_a_seal_it_is_lost(world, monkeypatch, 1, 2)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        assert refused == [1, 2]
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_wagon_that_became_active_after_the_first_look_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch is stored just before it is that the train is being removed."""
+
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        refused = without_a_seal_it_is_lost(world, monkeypatch, 1, 2)
+        depth = world.broker.depth
+
+        async def switched_meanwhile(channels: Any) -> Any:
+            monkeypatch.setattr(world.broker, "depth", depth)
+            for name in ("", "dead"):
+                await world.broker.create(Channel("t", 2, name))
+            known = await world.registry.read("t")
+            manifest = Manifest(train="t", wagons=(cut_off(1), active(2)), next_number=3, turns=2)
+            await world.registry.replace("t", manifest, expect=known.revision)
+            return await depth(channels)
+
+        monkeypatch.setattr(world.broker, "depth", switched_meanwhile)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        assert refused == [1, 2]
+        await nothing_is_left(world)
 
     run(main())
 

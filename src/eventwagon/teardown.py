@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .broker import Broker, outstanding
-from .errors import RemovalRefused
+from .errors import RemovalRefused, Unavailable
 from .event import DEAD, Channel
 from .lifecycle import State
 from .manifest import Manifest, Removal
@@ -24,7 +24,9 @@ _NEWS = 2.0
 _LOOK = 0.1
 """Seconds between two looks at who is still alive."""
 _SWEEPS = 5
-"""How often channels are looked for that a process made which ended meanwhile."""
+"""How often channels are deleted that are listed still, or that a process made which ended meanwhile."""
+_SWEEP_AGAIN = 1.0
+"""Seconds between two sweeps: brokers may list a channel a while after its deletion."""
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -65,7 +67,7 @@ class Teardown:
         """Remove the train: first it is refused while something is left; then the manifest says that it is being
         removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
         is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
-        RemovalRefused; then the train goes on."""
+        RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
         existed = bool((await self._registry.read(self._train)).revision)
         manifest = (await self._switcher.refresh()).manifest if existed else Manifest(train=self._train)
         channels = await self._channels(manifest)
@@ -88,15 +90,34 @@ class Teardown:
                     await self._give_up(f"{e}, stored at the last moment")
                 raise
         units = await self._end_units(manifest)
-        for _ in range(_SWEEPS):
-            for channel in channels:
-                await self._broker.delete(channel)
-            if not (channels := list(await self._broker.channels(self._train))):
-                break
-            standing.update(channels)
+        for channel in channels:
+            await self._broker.delete(channel)
         await self._let_it_be_known()
+        standing.update(await self._sweep())
         await self._registry.delete(self._train)
         return Removed(len(standing), units, existed)
+
+    async def _sweep(self) -> set[Channel]:
+        """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while
+        there are some; then the manifest still says that the train is being removed."""
+        swept = set[Channel]()
+        for sweep in range(_SWEEPS):
+            if sweep:
+                await asyncio.sleep(_SWEEP_AGAIN)
+            left = await self._broker.channels(self._train)
+            if not left:
+                return swept
+            swept.update(left)
+            for channel in left:
+                await self._broker.delete(channel)
+        await asyncio.sleep(_SWEEP_AGAIN)
+        if left := await self._broker.channels(self._train):
+            raise Unavailable(
+                f"train {self._train} is not removed yet: deleted {_SWEEPS} times, these channels are there again or still: "
+                f"{', '.join(sorted(map(str, left)))}. End what makes them anew, or wait for the broker, and remove the "
+                f"train again (eventwagon remove {self._train})"
+            )
+        return swept
 
     async def _channels(self, manifest: Manifest) -> list[Channel]:
         """All that there are, and all that the manifest names: a deletion that was cut short may have left half of

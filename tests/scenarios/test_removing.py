@@ -272,6 +272,53 @@ def test_a_wagon_that_became_active_after_the_first_look_is_sealed(monkeypatch: 
     run(main())
 
 
+def test_while_a_channel_comes_back_the_train_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        delete = world.broker.delete
+
+        async def comes_back(channel: Channel) -> None:
+            await delete(channel)
+            if not channel.name and channel.wagon == 1:
+                await world.broker.create(channel)
+
+        async with world.connect(Train("t")) as hand:
+            with monkeypatch.context() as patched:
+                patched.setattr(world.broker, "delete", comes_back)
+                with pytest.raises(Unavailable, match=r"these channels are .*: t_v1\. .*eventwagon remove t"):
+                    await hand.remove("old")
+            manifest = (await world.registry.read("t")).manifest
+            assert manifest.removal is not None
+            with pytest.raises(TrainRemoved):
+                await hand.publish(1)
+            await hand.remove()
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_channel_that_is_listed_for_a_while_after_its_deletion_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        channels, since = world.broker.channels, list[float]()
+
+        async def lagging(train: str) -> Any:
+            now = asyncio.get_running_loop().time()
+            found = await channels(train)
+            if not found:
+                since.append(now)
+            return found if found or now > since[0] + 4.0 else [Channel("t", 1)]
+
+        monkeypatch.setattr(world.broker, "channels", lagging)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        await nothing_is_left(world)
+
+    run(main())
+
+
 @pytest.mark.parametrize("calls", range(14))
 def test_one_that_was_cut_short_is_finished_by_another(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each call that changes something."""

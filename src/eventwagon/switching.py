@@ -235,11 +235,13 @@ class Switching:
 
         Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError, TrainRemoved.
         """
-        if (removal := self._snapshot.manifest.removal) is not None:
-            raise train_removed(self._train, removal)
-        while self._snapshot.manifest.active is None:
+        while True:
             base = self._snapshot
             start = base.manifest
+            if start.removal is not None:
+                raise train_removed(self._train, start.removal)
+            if start.active is not None:
+                return
             if not start.wagons:  # the train may have been there before, and its manifest lost
                 start = numbered_past(start, await self._broker.channels(self._train))
             bounds = self._broker.capabilities.bounds

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon.brokers.memory import MemoryBroker
 from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Wagon
+from eventwagon.manifest import Manifest, Removal, Wagon
 from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.settings import Settings
+from eventwagon.switcher import Switcher
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -207,6 +211,12 @@ async def founded(world: World, *wagons: Wagon) -> None:
     await world.registry.replace("t", manifest, expect=0)
 
 
+def publishing(world: World) -> Switcher:
+    return Switcher(
+        "t", Settings(), (), world.broker, world.registry, clock=world.clock, by="publisher", tell=world.facts.append
+    )
+
+
 def cut_off(number: int) -> Wagon:
     return Wagon(number=number, state=State.DRAINING, opened_at=0.0, created_at=0.0, turn=number, closed_at=1.0)
 
@@ -391,6 +401,59 @@ def test_a_publisher_that_is_connected_still_brings_nothing_back() -> None:
                 await publisher.publish(2, timeout=5.0)
             await asyncio.sleep(60)
             await nothing_is_left(world)
+
+    run(main())
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> None:
+    """While the train is being removed, and once it is gone; then they check in no more."""
+
+    async def main() -> None:
+        world = World()
+        world.broker = MemoryBroker(clock=world.clock, fences=False)
+        await founded(world, active(1))
+        async with publishing(world) as switcher:
+            found = await world.registry.read("t")
+            going = msgspec.structs.replace(found.manifest, removal=Removal(why="old", at=world.clock(), by="ada"))
+            await world.registry.replace("t", going, expect=found.revision)
+            await switcher.until(lambda m: m.removal is not None)
+            if gone:
+                await world.registry.delete("t")
+            with pytest.raises(TrainRemoved, match="by ada: old"):
+                await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
+            assert await world.registry.members("t") == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("heard", ["before", "while it founds"])
+def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
+    heard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its registry has stepped back to before there was one."""
+
+    async def main() -> None:
+        world = World()
+        removal = Removal(why="old", at=world.clock(), by="ada")
+        bare = Manifest(train="t", epoch=1)
+        going = msgspec.structs.replace(bare, removal=removal)
+        await world.registry.replace("t", going if heard == "before" else bare, expect=0)
+        channels = world.broker.channels
+
+        async def removed_meanwhile(train: str) -> Any:
+            monkeypatch.setattr(world.broker, "channels", channels)
+            await world.registry.replace("t", going, expect=1)
+            return await channels(train)
+
+        async with publishing(world) as switcher:
+            if heard != "before":
+                monkeypatch.setattr(world.broker, "channels", removed_meanwhile)
+                with pytest.raises(TrainRemoved, match="by ada: old"):
+                    await switcher.found()
+            with pytest.raises(TrainRemoved, match="by ada: old"):
+                await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
+        assert await world.broker.channels("t") == []
 
     run(main())
 

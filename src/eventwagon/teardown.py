@@ -14,13 +14,13 @@ from .lifecycle import State
 from .manifest import Manifest, Removal
 from .orchestrator import Orchestrator
 from .probe import PROBE
-from .registry import Registry
+from .registry import Polling, Registry
 from .settings import Settings
 from .steps import removal_asked, removal_given_up
 from .switcher import Switcher
 
 _NEWS = 2.0
-"""Seconds for the news that a train is being removed: twice as long as the slowest registry takes."""
+"""Seconds for the news that a train is being removed; twice as long as its registry takes, where that is more."""
 _LOOK = 0.1
 """Seconds between two looks at who is still alive."""
 _SWEEPS = 5
@@ -173,7 +173,8 @@ class Teardown:
         removed: an empty registry would look to it like one that has lost what it held."""
         removal = self._switcher.snapshot.manifest.removal
         if removal is not None:
-            await asyncio.sleep(min(_NEWS, max(0.0, removal.at + _NEWS - self._clock())))
+            news = max(_NEWS, 2 * self._registry.poll) if isinstance(self._registry, Polling) else _NEWS
+            await asyncio.sleep(min(news, max(0.0, removal.at + news - self._clock())))
 
     async def _give_up(self, because: str) -> None:
         """The train goes on; where its active wagon is sealed by now, with the next one."""

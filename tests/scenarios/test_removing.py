@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -16,6 +18,8 @@ from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest, Removal, Wagon
 from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.registry import Snapshot
 from eventwagon.settings import Settings
 from eventwagon.switcher import Switcher
 from eventwagon.testing.virtual_time import run
@@ -454,6 +458,62 @@ def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
             with pytest.raises(TrainRemoved, match="by ada: old"):
                 await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
         assert await world.broker.channels("t") == []
+
+    run(main())
+
+
+class Seldom(MemoryRegistry):
+    """Its watches look each 30 seconds, and it does not say so."""
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:  # type: ignore[override]
+        async def looks() -> AsyncIterator[Snapshot]:
+            while True:
+                yield await self.read(train)
+                await asyncio.sleep(30.0)
+
+        async with aclosing(looks()) as found:  # type: ignore[type-var]
+            yield found
+
+
+class SaysSo(Seldom):
+    poll = 30.0
+
+
+def test_publishers_hear_of_it_however_seldom_their_registry_is_asked() -> None:
+    async def main() -> None:
+        world = World()
+        world.registry = SaysSo(clock=world.clock)
+        await used(world, 1)
+        async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as hand:
+            await publisher.publish_many(())
+            await hand.remove()
+            with pytest.raises(TrainRemoved):
+                await publisher.publish(2, timeout=5.0)
+            await asyncio.sleep(120)
+            await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_publisher_that_never_heard_of_it_founds_it_anew_and_another_removal_ends_that() -> None:
+    """To it the registry has lost all it held. What it publishes is stored, not lost."""
+
+    async def main() -> None:
+        world = World()
+        world.registry = Seldom(clock=world.clock)
+        await used(world, 1)
+        async with world.connect(Train("t")) as publisher:
+            await publisher.publish_many(())
+            async with world.connect(Train("t")) as hand:
+                await hand.remove()
+            await nothing_is_left(world)
+            await publisher.publish(2, timeout=60.0)
+        async with world.connect(Train("t")) as hand:
+            with pytest.raises(RemovalRefused, match="1 events in t_v"):
+                await hand.remove()
+            await hand.remove(force=True)
+        await nothing_is_left(world)
 
     run(main())
 

@@ -36,6 +36,7 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
             await c.publish_many(events)
             await until(lambda: set(handled) == {n for n in events if n >= 0}, seconds=60)
             await c.wait_switched(await c.request_switch())
+        assert await left(), "a test that sees nothing of a train that stands proves nothing"
 
     async def is_removed(*, refused: bool) -> None:
         async with Train(name).connect(url, listeners=()) as hand, asyncio.timeout(60):

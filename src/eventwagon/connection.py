@@ -587,9 +587,11 @@ class Connection:
 
         Refused while events or dead letters are left, or processes are alive that run it; with `force` they are asked to
         end, for `timeout` seconds, and what is left is deleted. Programs that only publish are not seen where the broker
-        refuses writes to sealed channels: stop them first. What they publish later raises TrainRemoved or
-        PublishTimeout. Publishing on this connection raises TrainRemoved from then on. Raises RemovalRefused,
-        UsageError."""
+        refuses writes to sealed channels: stop them first. Those that are connected have 2 seconds (or two looks of
+        their registry, where that is more) to read of the removal, and raise TrainRemoved. One that could not takes the
+        empty registry for one that lost everything, and founds the train anew: stop it, and remove again. Publishing on
+        this connection raises TrainRemoved from then on. Raises RemovalRefused, UsageError, StorageBroken, and
+        Unavailable, also while channels stay; then call it again."""
         why, by = _reason(why), _asker(by)
         check_timeout(timeout)
         self._here()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -173,4 +173,15 @@ class Registry(Protocol):
 
     async def trains(self) -> Sequence[str]:
         """The names of all trains that have a manifest here, sorted."""
+        ...
+
+
+@runtime_checkable
+class Polling(Protocol):
+    """A registry whose watches look for what other processes have changed. Those that may look less often than each second
+    are to be one: `remove` waits for two looks before a train's manifest goes."""
+
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks."""
         ...

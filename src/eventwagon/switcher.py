@@ -233,11 +233,16 @@ class Switcher(Switching):
         pause = _PAUSE_FIRST
         me.since = asyncio.get_running_loop().time()
         while batch.waits():
-            if (trouble := await self._unready()) is not None:
+            refused = self._refusal(self._snapshot.manifest) is not None  # then no lease is asked for either
+            trouble = None if refused else await self._unready()
+            manifest = self._snapshot.manifest
+            if (refusal := self._refusal(manifest)) is not None:
+                batch.fail(refusal)
+                return
+            if trouble is not None:
                 self._trouble = trouble
                 await self._pause_for_all(batch, me, pause)
                 continue
-            manifest = self._snapshot.manifest
             wagon = manifest.active
             if wagon is None:
                 self._trouble = "the train has no active wagon yet"
@@ -246,9 +251,6 @@ class Switcher(Switching):
                 if self._snapshot.manifest.active is None:
                     await self._pause_for_all(batch, me, pause)
                 continue
-            if (refusal := self._refusal(manifest)) is not None:
-                batch.fail(refusal)
-                return
             events = batch.events
             try:
                 await self._publish(wagon, events, batch.patience)

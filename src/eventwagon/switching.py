@@ -239,10 +239,12 @@ class Switching:
 
         Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError, TrainRemoved.
         """
-        if (removal := self._snapshot.manifest.removal) is not None:
-            raise train_removed(self._train, removal)
-        while self._snapshot.manifest.active is None:
+        while True:
             base = self._snapshot
+            if base.manifest.removal is not None:
+                raise train_removed(self._train, base.manifest.removal)
+            if base.manifest.active is not None:
+                return
             start = Plan(base.manifest)
             if not base.manifest.wagons:  # the train may have been there before, and its manifest lost
                 start = numbered_past(base.manifest, await self._broker.channels(self._train))

@@ -8,22 +8,25 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .broker import Broker, outstanding
-from .errors import RemovalRefused
+from .errors import RemovalRefused, Unavailable
 from .event import DEAD, Channel
+from .lifecycle import State
 from .manifest import Manifest, Removal
 from .orchestrator import Orchestrator
 from .probe import PROBE
-from .registry import Registry
+from .registry import Polling, Registry
 from .settings import Settings
 from .steps import removal_asked, removal_given_up
 from .switcher import Switcher
 
 _NEWS = 2.0
-"""Seconds for the news that a train is being removed: twice as long as the slowest registry takes."""
+"""Seconds for the news that a train is being removed; twice as long as its registry takes, where that is more."""
 _LOOK = 0.1
 """Seconds between two looks at who is still alive."""
 _SWEEPS = 5
-"""How often channels are looked for that a process made which ended meanwhile."""
+"""How often channels are deleted that are listed still, or that a process made which ended meanwhile."""
+_SWEEP_AGAIN = 1.0
+"""Seconds between two sweeps: brokers may list a channel a while after its deletion."""
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -64,7 +67,7 @@ class Teardown:
         """Remove the train: first it is refused while something is left; then the manifest says that it is being
         removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
         is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
-        RemovalRefused; then the train goes on."""
+        RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
         existed = bool((await self._registry.read(self._train)).revision)
         manifest = (await self._switcher.refresh()).manifest if existed else Manifest(train=self._train)
         channels = await self._channels(manifest)
@@ -74,11 +77,11 @@ class Teardown:
             self._refuse_if_alive(await self._alive())
         if existed:
             removal = Removal(why=why, at=self._clock(), by=by)
-            await self._switcher.settle(lambda m: removal_asked(m, removal))
+            manifest = (await self._switcher.settle(lambda m: removal_asked(m, removal))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
-        if (active := manifest.active) is not None:  # it alone: a spare may be needed yet
-            await self._broker.seal(Channel(self._train, active.number))
+        for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
+            await self._broker.seal(manifest.ingress(wagon))
         if not force:
             try:
                 await self._refuse_if_left(channels)
@@ -87,15 +90,34 @@ class Teardown:
                     await self._give_up(f"{e}, stored at the last moment")
                 raise
         units = await self._end_units(manifest)
-        for _ in range(_SWEEPS):
-            for channel in channels:
-                await self._broker.delete(channel)
-            if not (channels := list(await self._broker.channels(self._train))):
-                break
-            standing.update(channels)
+        for channel in channels:
+            await self._broker.delete(channel)
         await self._let_it_be_known()
+        standing.update(await self._sweep())
         await self._registry.delete(self._train)
         return Removed(len(standing), units, existed)
+
+    async def _sweep(self) -> set[Channel]:
+        """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while
+        there are some; then the manifest still says that the train is being removed."""
+        swept = set[Channel]()
+        for sweep in range(_SWEEPS):
+            if sweep:
+                await asyncio.sleep(_SWEEP_AGAIN)
+            left = await self._broker.channels(self._train)
+            if not left:
+                return swept
+            swept.update(left)
+            for channel in left:
+                await self._broker.delete(channel)
+        await asyncio.sleep(_SWEEP_AGAIN)
+        if left := await self._broker.channels(self._train):
+            raise Unavailable(
+                f"train {self._train} is not removed yet: deleted {_SWEEPS} times, these channels are there again or still: "
+                f"{', '.join(sorted(map(str, left)))}. End what makes them anew, or wait for the broker, and remove the "
+                f"train again (eventwagon remove {self._train})"
+            )
+        return swept
 
     async def _channels(self, manifest: Manifest) -> list[Channel]:
         """All that there are, and all that the manifest names: a deletion that was cut short may have left half of
@@ -151,7 +173,8 @@ class Teardown:
         removed: an empty registry would look to it like one that has lost what it held."""
         removal = self._switcher.snapshot.manifest.removal
         if removal is not None:
-            await asyncio.sleep(min(_NEWS, max(0.0, removal.at + _NEWS - self._clock())))
+            news = max(_NEWS, 2 * self._registry.poll) if isinstance(self._registry, Polling) else _NEWS
+            await asyncio.sleep(min(news, max(0.0, removal.at + news - self._clock())))
 
     async def _give_up(self, because: str) -> None:
         """The train goes on; where its active wagon is sealed by now, with the next one."""

@@ -25,8 +25,13 @@ def test_a_removed_train_leaves_no_key(redis_server: Server) -> None:
 
 @pytest.mark.slow
 def test_nor_in_a_cluster(redis_cluster: RedisCluster) -> None:
-    async def left() -> list[str]:
-        return []
+    prefix = token_hex(4)
 
-    url = redis_cluster.url
-    asyncio.run(lives_and_is_removed(f"parcels_{token_hex(4)}", url, left))
+    async def left() -> list[str]:
+        found = list[str]()
+        for node in redis_cluster.nodes:
+            async with raw(node) as client:
+                found += [key.decode() for key in await client.keys(f"*{prefix}*")]
+        return sorted(found)
+
+    asyncio.run(lives_and_is_removed("parcels", f"{redis_cluster.url}&prefix={prefix}", left))

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.errors import RemovalRefused, TrainRemoved, Unavailable, UsageError
-from eventwagon.event import Channel
+from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
+from eventwagon.event import Channel, Event, new_ids
 from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
+from eventwagon.lifecycle import State
+from eventwagon.manifest import Manifest, Removal, Wagon
 from eventwagon.orchestrator import Deployment, WagonSpec
+from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.registry import Snapshot
+from eventwagon.settings import Settings
+from eventwagon.switcher import Switcher
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -39,6 +49,10 @@ async def nothing_is_left(world: World) -> None:
     assert await world.registry.members("t") == []
     assert [entry async for entry in world.registry.entries("t")] == []
     assert await world.registry.trains() == []
+
+
+def an_event(world: World, data: bytes = b"3") -> Event:
+    return Event(new_ids(1, world.clock())[0], "int", "/tests", world.clock(), data)
 
 
 async def used(world: World, *events: int) -> None:
@@ -177,13 +191,8 @@ def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.
 
             async def late(channel: Channel) -> None:
                 monkeypatch.setattr(world.broker, "seal", seal)
-                await world.broker.publish(channel, [event async for event in events()])
+                await world.broker.publish(channel, [an_event(world)])
                 await seal(channel)
-
-            async def events() -> Any:
-                from eventwagon.event import Event, new_ids
-
-                yield Event(new_ids(1, world.clock())[0], "int", "/tests", world.clock(), b"3")
 
             monkeypatch.setattr(world.broker, "seal", late)
             with pytest.raises(RemovalRefused, match=r"1 events in t_v1"):
@@ -193,6 +202,133 @@ def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.
                 await publisher.publish(4)
                 await until(lambda: sorted(handled) == [3, 4])
             assert world.of(Switched)[-1].because == "asked for: a removal was given up"
+
+    run(main())
+
+
+async def founded(world: World, *wagons: Wagon) -> None:
+    """A train whose processes ended with these wagons, all of them empty."""
+    for wagon in wagons:
+        for name in ("", "dead"):
+            await world.broker.create(Channel("t", wagon.number, name))
+    manifest = Manifest(train="t", wagons=wagons, next_number=len(wagons) + 1, turns=len(wagons))
+    await world.registry.replace("t", manifest, expect=0)
+
+
+def publishing(world: World) -> Switcher:
+    return Switcher(
+        "t", Settings(), (), world.broker, world.registry, clock=world.clock, by="publisher", tell=world.facts.append
+    )
+
+
+def cut_off(number: int) -> Wagon:
+    return Wagon(number=number, state=State.DRAINING, opened_at=0.0, created_at=0.0, turn=number, closed_at=1.0)
+
+
+def active(number: int) -> Wagon:
+    return Wagon(number=number, state=State.ACTIVE, opened_at=0.0, created_at=0.0, turn=number)
+
+
+def without_a_seal_it_is_lost(world: World, patch: pytest.MonkeyPatch, *numbers: int) -> list[int]:
+    """From the first deletion on, publishers that have heard of nothing write to these wagons. Fills with those that
+    refused it."""
+    delete, refused = world.broker.delete, list[int]()
+
+    async def after_the_last_look(channel: Channel) -> None:
+        patch.setattr(world.broker, "delete", delete)
+        for number in numbers:
+            with pytest.raises(Sealed):
+                await world.broker.publish(Channel("t", number), [an_event(world)])
+            refused.append(number)
+        await delete(channel)
+
+    patch.setattr(world.broker, "delete", after_the_last_look)
+    return refused
+
+
+def test_a_wagon_whose_observer_died_before_it_was_sealed_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, cut_off(1), active(2))
+        refused = without_a_seal_it_is_lost(world, monkeypatch, 1, 2)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        assert refused == [1, 2]
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_wagon_that_became_active_after_the_first_look_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch is stored just before it is that the train is being removed."""
+
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        refused = without_a_seal_it_is_lost(world, monkeypatch, 1, 2)
+        depth = world.broker.depth
+
+        async def switched_meanwhile(channels: Any) -> Any:
+            monkeypatch.setattr(world.broker, "depth", depth)
+            for name in ("", "dead"):
+                await world.broker.create(Channel("t", 2, name))
+            known = await world.registry.read("t")
+            manifest = Manifest(train="t", wagons=(cut_off(1), active(2)), next_number=3, turns=2)
+            await world.registry.replace("t", manifest, expect=known.revision)
+            return await depth(channels)
+
+        monkeypatch.setattr(world.broker, "depth", switched_meanwhile)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        assert refused == [1, 2]
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_while_a_channel_comes_back_the_train_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        delete = world.broker.delete
+
+        async def comes_back(channel: Channel) -> None:
+            await delete(channel)
+            if not channel.name and channel.wagon == 1:
+                await world.broker.create(channel)
+
+        async with world.connect(Train("t")) as hand:
+            with monkeypatch.context() as patched:
+                patched.setattr(world.broker, "delete", comes_back)
+                with pytest.raises(Unavailable, match=r"these channels are .*: t_v1\. .*eventwagon remove t"):
+                    await hand.remove("old")
+            manifest = (await world.registry.read("t")).manifest
+            assert manifest.removal is not None
+            with pytest.raises(TrainRemoved):
+                await hand.publish(1)
+            await hand.remove()
+        await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_channel_that_is_listed_for_a_while_after_its_deletion_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World()
+        await founded(world, active(1))
+        channels, since = world.broker.channels, list[float]()
+
+        async def lagging(train: str) -> Any:
+            now = asyncio.get_running_loop().time()
+            found = await channels(train)
+            if not found:
+                since.append(now)
+            return found if found or now > since[0] + 4.0 else [Channel("t", 1)]
+
+        monkeypatch.setattr(world.broker, "channels", lagging)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        await nothing_is_left(world)
 
     run(main())
 
@@ -269,6 +405,115 @@ def test_a_publisher_that_is_connected_still_brings_nothing_back() -> None:
                 await publisher.publish(2, timeout=5.0)
             await asyncio.sleep(60)
             await nothing_is_left(world)
+
+    run(main())
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> None:
+    """While the train is being removed, and once it is gone; then they check in no more."""
+
+    async def main() -> None:
+        world = World()
+        world.broker = MemoryBroker(clock=world.clock, fences=False)
+        await founded(world, active(1))
+        async with publishing(world) as switcher:
+            found = await world.registry.read("t")
+            going = msgspec.structs.replace(found.manifest, removal=Removal(why="old", at=world.clock(), by="ada"))
+            await world.registry.replace("t", going, expect=found.revision)
+            await switcher.until(lambda m: m.removal is not None)
+            if gone:
+                await world.registry.delete("t")
+            with pytest.raises(TrainRemoved, match="by ada: old"):
+                await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
+            assert await world.registry.members("t") == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("heard", ["before", "while it founds"])
+def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
+    heard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its registry has stepped back to before there was one."""
+
+    async def main() -> None:
+        world = World()
+        removal = Removal(why="old", at=world.clock(), by="ada")
+        bare = Manifest(train="t", epoch=1)
+        going = msgspec.structs.replace(bare, removal=removal)
+        await world.registry.replace("t", going if heard == "before" else bare, expect=0)
+        channels = world.broker.channels
+
+        async def removed_meanwhile(train: str) -> Any:
+            monkeypatch.setattr(world.broker, "channels", channels)
+            await world.registry.replace("t", going, expect=1)
+            return await channels(train)
+
+        async with publishing(world) as switcher:
+            if heard != "before":
+                monkeypatch.setattr(world.broker, "channels", removed_meanwhile)
+                with pytest.raises(TrainRemoved, match="by ada: old"):
+                    await switcher.found()
+            with pytest.raises(TrainRemoved, match="by ada: old"):
+                await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
+        assert await world.broker.channels("t") == []
+
+    run(main())
+
+
+class Seldom(MemoryRegistry):
+    """Its watches look each 30 seconds, and it does not say so."""
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:  # type: ignore[override]
+        async def looks() -> AsyncIterator[Snapshot]:
+            while True:
+                yield await self.read(train)
+                await asyncio.sleep(30.0)
+
+        async with aclosing(looks()) as found:  # type: ignore[type-var]
+            yield found
+
+
+class SaysSo(Seldom):
+    poll = 30.0
+
+
+def test_publishers_hear_of_it_however_seldom_their_registry_is_asked() -> None:
+    async def main() -> None:
+        world = World()
+        world.registry = SaysSo(clock=world.clock)
+        await used(world, 1)
+        async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as hand:
+            await publisher.publish_many(())
+            await hand.remove()
+            with pytest.raises(TrainRemoved):
+                await publisher.publish(2, timeout=5.0)
+            await asyncio.sleep(120)
+            await nothing_is_left(world)
+
+    run(main())
+
+
+def test_a_publisher_that_never_heard_of_it_founds_it_anew_and_another_removal_ends_that() -> None:
+    """To it the registry has lost all it held. What it publishes is stored, not lost."""
+
+    async def main() -> None:
+        world = World()
+        world.registry = Seldom(clock=world.clock)
+        await used(world, 1)
+        async with world.connect(Train("t")) as publisher:
+            await publisher.publish_many(())
+            async with world.connect(Train("t")) as hand:
+                await hand.remove()
+            await nothing_is_left(world)
+            await publisher.publish(2, timeout=60.0)
+        async with world.connect(Train("t")) as hand:
+            with pytest.raises(RemovalRefused, match="1 events in t_v"):
+                await hand.remove()
+            await hand.remove(force=True)
+        await nothing_is_left(world)
 
     run(main())
 

@@ -50,6 +50,11 @@ class DynamoDBRegistry:
         """A URL as for `SQSBroker.from_url`. Raises UsageError."""
         return cls(parse(url), clock=clock)
 
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks of a watch."""
+        return self.place.poll
+
     async def __aenter__(self) -> DynamoDBRegistry:
         """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
         await self._table.__aenter__()

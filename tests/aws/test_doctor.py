@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 import pytest
 
+import eventwagon
 from eventwagon._aws.clients import Clients
-from eventwagon._aws.inspection import _expiry, _queue, _table
+from eventwagon._aws.inspection import _OURS, _expiry, _queue, _table
 from eventwagon._aws.place import parse
+from eventwagon._aws.table import Table
 from eventwagon.brokers.sqs import SQSBroker
 from eventwagon.cli.doctor import examine
 from eventwagon.drivers import open_drivers
+from eventwagon.event import Channel
+from eventwagon.facts import Entry, StopRequested
+from eventwagon.manifest import Manifest
+from eventwagon.orchestrators.aws.tallies import Tallies
+from eventwagon.registry import Member
 from tests import doctors
 from tests.servers.moto import MotoServer
 
-from .support import Between, refused
+from .support import Between, events, refused
 
 
 def standing(url: str) -> object:
@@ -67,6 +76,39 @@ def test_settings_that_others_made() -> None:
     has = {"MessageRetentionPeriod": "60", "RedrivePolicy": "{}", "DelaySeconds": "5", "MaximumMessageSize": "1024"}
     assert set(severities(_queue({"Attributes": has})).values()) == {"costs"}
     assert [f.severity for asked in (_table, _expiry, _queue) for f in asked(None)] == ["unknown"] * 3
+
+
+def test_an_expiry_by_any_number_that_we_write_is_told(url: str) -> None:
+    """DynamoDB takes any number for the time at which an item goes. Those of items that were made by all that writes
+    numbers, and those that the code reads."""
+    channel, entry = Channel("timed", 1), Entry(0.0, "x", StopRequested(train="timed", because=""))
+
+    async def main() -> set[str]:
+        drivers = open_drivers(url)
+        broker, registry = drivers
+        assert isinstance(broker, SQSBroker)
+        async with broker, registry, Clients(parse(url)) as clients:
+            rows = broker._rows
+            await broker.create(channel)
+            await broker.publish(channel, events(2))
+            (first, *_) = [key async for key, _ in rows.browse(channel)]
+            assert await rows.note(channel, first, 1)
+            assert await rows.may_resend(channel, 2e9, 60.0)
+            await registry.check_in("timed", Member(name="me"), ttl=60.0)
+            await registry.replace("timed", Manifest(train="timed"), expect=0, entries=[entry])
+            await registry.append("timed", [entry])
+            await Tallies(Table(clients), clients.place.prefix).open("timed", 1)
+            items = (await clients.call("dynamodb", "scan", TableName=clients.place.table))["Items"]
+            return {name for item in items for name, value in item.items() if "N" in value}
+
+    source = "".join(path.read_text() for path in Path(eventwagon.__file__).parent.rglob("*.py"))
+    read = set(re.findall(r'\["(\w+)"\]\["N"\]', source))
+    written = asyncio.run(main())
+    assert {"published", "settled"} <= written & read
+    assert written | read == _OURS
+    for name in written | read:
+        on = {"TimeToLiveStatus": "ENABLED", "AttributeName": name}
+        assert [f.severity for f in _expiry({"TimeToLiveDescription": on})] == ["loses"], name
 
 
 def test_a_missing_right_is_a_line_and_no_failure(url: str) -> None:

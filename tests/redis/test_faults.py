@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from eventwagon import Train, Volume
+from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.brokers.redis import RedisBroker
-from eventwagon.errors import BrokerError, PublishTimeout, PublishUncertain, Unavailable
-from eventwagon.event import Channel
+from eventwagon.errors import BrokerError, ChannelGone, PublishTimeout, PublishUncertain, Unavailable
+from eventwagon.event import DEAD, Channel, Event
+from eventwagon.facts import Fact, StepFailed
 from eventwagon.manifest import Manifest
 from eventwagon.registries.redis import RedisRegistry
 from tests.redis.support import LONG, events, raw, standing, take, through
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
+from tests.support import until
 
 CHANNEL = Channel("faults", 1)
 
@@ -338,6 +344,151 @@ def test_a_train_waits_for_a_replica_that_is_away(tmp_path: Path, own_redis: Red
                 assert found == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
         asyncio.run(main())
+
+
+async def online(redis: Any) -> None:
+    """A replica is attached."""
+    async with asyncio.timeout(20):
+        while (await redis.info("replication")).get("slave0", {}).get("state") != "online":
+            await asyncio.sleep(0.05)
+
+
+async def given_up(broker: RedisBroker, channel: Channel, batch: list[Event], seconds: float = 0.4) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await broker.publish(channel, batch)
+
+
+def test_a_publish_that_is_given_up_and_tried_again_is_stored_once(tmp_path: Path, own_redis: RedisServer) -> None:
+    """While a replica is away, in parts and at once, also when it was given up before the server has answered. The same
+    ids with another content, as two dead letters of one event have, are another batch."""
+    with RedisServer(
+        tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
+    ) as replica:
+
+        async def main() -> None:
+            async with RedisBroker.from_url(f"{own_redis.url}?wait=1&timeout=2") as broker, raw(own_redis) as redis:
+                await online(redis)
+                channels = [CHANNEL, Channel("faults", 1, "mail"), Channel("faults", 0, DEAD)]
+                for channel in channels:
+                    await broker.create(channel)
+                await asyncio.to_thread(replica.kill)
+                small, large = events(3), events(30, size=100_000)  # three calls
+                other = [msgspec.structs.replace(event, data=b"other") for event in small]
+                for seconds in (0.001, 0.3, 0.3, 0.3):
+                    async with asyncio.TaskGroup() as tasks:
+                        for channel in channels:
+                            for batch in (small, other, large):
+                                tasks.create_task(given_up(broker, channel, batch, seconds))
+                async with asyncio.timeout(20):
+                    while [depth.published for depth in await broker.depth(channels)] != [16, 16, 16]:
+                        await asyncio.sleep(0.05)
+                await asyncio.to_thread(replica.start)
+                async with asyncio.timeout(30):
+                    await asyncio.gather(
+                        *(broker.publish(c, batch) for c in channels for batch in (small, other, large))
+                    )
+                for channel in channels:
+                    found = sorted((event.id, event.data) for event in await standing(broker, channel))
+                    assert found == sorted((event.id, event.data) for event in (*small, *other, *large))
+                assert not broker._batches
+                await broker.publish(CHANNEL, small)  # confirmed: a publish like any other
+                assert (await broker.depth([CHANNEL]))[0].published == 39
+
+        asyncio.run(main())
+
+
+def test_what_may_be_stored_is_remembered_no_longer_than_it_is_of_use(tmp_path: Path, own_redis: RedisServer) -> None:
+    """The connection knows what replicas have: where it is gone nobody can tell, and the batch is stored again. Nor are
+    batches of a channel that is deleted remembered."""
+
+    async def main() -> None:
+        async with (
+            Proxy(own_redis.host, own_redis.port) as proxy,
+            RedisBroker.from_url(through(own_redis, proxy.port, "wait=1&timeout=2")) as broker,
+            RedisBroker.from_url(own_redis.url) as setup,
+        ):
+            await setup.create(CHANNEL)
+            batch = events(3)
+            await given_up(broker, CHANNEL, batch)
+            proxy.cut()
+            with pytest.raises(PublishUncertain, match="the connection broke"):
+                await broker.publish(CHANNEL, batch)
+            await given_up(broker, CHANNEL, batch)
+            assert len(await standing(setup, CHANNEL)) == 6
+            assert len(broker._batches) == 1
+            await broker.delete(CHANNEL)
+            assert not broker._batches
+            with pytest.raises(ChannelGone):
+                await broker.publish(CHANNEL, batch)
+            assert not broker._batches
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_emits_and_dead_letters_are_stored_once_while_a_replica_is_away(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker gives up each call after `publish_timeout` and tries again, for as long as it takes."""
+    train = Train("emitting", limit=Volume(100_000), workers=Workers(each=4), publish_timeout=0.5)
+    mails: list[int] = []
+
+    @train.on("emitting")
+    async def first(event: int, ctx: Context) -> None:
+        if event % 2:
+            raise Reject("it is odd")
+        await ctx.emit("mail", event)
+
+    @train.on("mail")
+    async def mail(event: int) -> None:
+        mails.append(event)
+
+    with RedisServer(
+        tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
+    ) as replica:
+
+        async def main() -> None:
+            facts: list[Fact] = []
+            url = f"{own_redis.url}?wait=1&timeout=2"
+            async with (
+                raw(own_redis) as redis,
+                RedisBroker.from_url(own_redis.url) as others,
+                train.connect(url, listeners=[facts.append]) as connection,
+            ):
+                await online(redis)
+                async with connection.running():
+                    await connection.publish(0)
+                    await until(lambda: mails == [0], seconds=20)
+                    await asyncio.to_thread(replica.kill)
+                    calls = Counter[Channel]()
+                    publish = connection.broker.publish
+
+                    async def counted(channel: Channel, batch: Sequence[Event]) -> None:
+                        calls[channel] += 1
+                        await publish(channel, batch)
+
+                    monkeypatch.setattr(connection.broker, "publish", counted)
+                    await others.publish(Channel("emitting", 1), [event_of(n) for n in range(1, 11)])
+                    emits, letters = Channel("emitting", 1, "mail"), Channel("emitting", 1, DEAD)
+                    await until(lambda: min(calls[emits], calls[letters]) >= 4, seconds=60)
+                    mail, dead = await others.depth([emits, letters])
+                    assert (mail.published, dead.published) == (6, 5)
+                    assert [f for f in facts if isinstance(f, StepFailed) and "emitting to" in f.step]
+                    await asyncio.to_thread(replica.start)
+                    await until(lambda: sorted(mails) == [0, 2, 4, 6, 8, 10], seconds=30)
+                    async with asyncio.timeout(30):
+                        while (await others.depth([Channel("emitting", 1)]))[0].settled != 11:
+                            await asyncio.sleep(0.05)
+                    mail, dead = await others.depth([emits, letters])
+                    assert (mail.published, dead.published) == (6, 5)
+
+        asyncio.run(main())
+
+
+def event_of(number: int) -> Event:
+    (event,) = events(1, first=number)
+    return msgspec.structs.replace(event, data=b"%d" % number)
 
 
 def test_failover_behind_an_address(tmp_path: Path, own_redis: RedisServer) -> None:

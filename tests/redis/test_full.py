@@ -87,7 +87,8 @@ def test_a_full_server_still_drains(server: RedisServer) -> None:
 
 
 def test_each_call_on_a_full_server(server: RedisServer) -> None:
-    """What helps to free memory, or writes little, is never refused; a publish to an ingress is, and may pass."""
+    """What helps to free memory, or writes little, is never refused; a publish to an ingress is, and may pass. What
+    handlers emit is stored past `maxmemory`, as `doctor` says."""
     channel, inner = Channel(TRAIN, 1), Channel(TRAIN, 1, "second")
 
     async def main() -> None:
@@ -100,6 +101,11 @@ def test_each_call_on_a_full_server(server: RedisServer) -> None:
                 await broker.publish(channel, events(1))
             await broker.create(inner)
             await broker.publish(inner, events(1))
+            before = int((await redis.info("memory"))["used_memory"])
+            await broker.publish(inner, events(20, size=100_000))
+            assert int((await redis.info("memory"))["used_memory"]) > before + 1_000_000
+            policy = [f.means for f in await broker.inspect([]) if f.what == "maxmemory-policy=noeviction"]
+            assert "still stores what handlers emit, past maxmemory" in policy[0]
             async with broker.consume(channel, visibility=LONG, owner="me") as consumer:
                 got = await take(consumer, 10)
                 await consumer.extend(got)

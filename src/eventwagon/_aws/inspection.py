@@ -12,7 +12,12 @@ from .trouble import Refused, is_forbidden
 _LONGEST = 1_209_600
 """Seconds for which SQS keeps a message at the most."""
 _LARGEST = 262_144
-_OURS = frozenset({"published", "settled", "revision", "tried", "wagon", "pages", "keep", "count"})
+_OURS = frozenset(
+    {
+        "published", "settled", "resent", "tried", "wagon", "revision", "until", "pages", "keep", "count", "handled",
+        "failed",
+    }
+)  # fmt: skip
 """Attributes of our items that are numbers: DynamoDB may take one for the time at which an item goes."""
 
 
@@ -97,7 +102,7 @@ def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
     if said.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
         yield Finding(severity="fine", what=f"{what}: off", means="nothing goes but by eventwagon's hand")
     elif attribute in _OURS:
-        means = "events, counters and manifests have it, with other meanings: DynamoDB removes them"
+        means = "events, counters, manifests or check-ins have it, with other meanings: DynamoDB removes them"
         todo += f"Enabled=false,AttributeName={attribute}"
         yield Finding(severity="loses", what=f"{what}: by {attribute!r}", means=means, todo=todo)
     else:

@@ -12,6 +12,7 @@ from .server import Server
 _ASKED = ("appendfsync", "save", "min-replicas-to-write")
 _NEAR = 0.8
 """The part of the memory from which on it is told that little is left."""
+_WHEN_FULL = "a full server refuses what is published to a train, and still stores what handlers emit, past maxmemory"
 
 
 async def inspect(client: Client) -> list[Finding]:
@@ -57,25 +58,24 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
             todo=to_noeviction,
         )
     elif policy.startswith("volatile-"):
-        means = "evicts keys with a time to live only, which none of eventwagon's has; a full server refuses new events"
+        means = f"evicts keys with a time to live only, which none of eventwagon's has; {_WHEN_FULL}"
         yield Finding(severity="fine", what=what, means=means)
     elif policy:
-        means = "a full server refuses new events and keeps what it has"
+        means = f"keeps what it has; {_WHEN_FULL}"
         yield Finding(severity="fine", what=what, means=means)
     if not most:
         yield Finding(
             severity="costs",
             what="maxmemory=0",
-            means="it grows until the system kills it, where it should refuse new events",
-            todo="redis-cli CONFIG SET maxmemory 4gb, or whatever is half of the machine's memory (snapshots and rewrites need room)",
+            means="it grows until the system kills it, where it should refuse what is published",
+            todo="redis-cli CONFIG SET maxmemory 4gb, or what is half of the machine's memory (snapshots need room)",
         )
     else:
         share = used / most
         yield Finding(
             severity="costs" if share >= _NEAR else "fine",
             what=f"maxmemory={most}",
-            means=f"{share:.0%} of it is in use"
-            + ("; new events are refused once it is full" if share >= _NEAR else ""),
+            means=f"{share:.0%} of it is in use" + (f"; {_WHEN_FULL}" if share >= _NEAR else ""),
             todo="raise maxmemory, or have more workers" if share >= _NEAR else "",
         )
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import blake2b
 from typing import Any
 
 from ..._redis import Answers, Bell, Client, Lost, NotSent, Script, Server, inspect
@@ -24,6 +25,20 @@ _PAGE = 200
 _PAGE_BYTES = 4 << 20
 _DEPTHS = 100
 _MANY_BACK = 1000
+_REMEMBERED = 1000
+"""Batches that are stored and unconfirmed, at the most."""
+
+
+class _Batch:
+    """How far a publish has come, so that a repetition of it goes on from there and stores nothing twice."""
+
+    __slots__ = ("confirmed", "sent")
+
+    def __init__(self) -> None:
+        self.confirmed = 0
+        """Events that enough replicas have."""
+        self.sent: asyncio.Task[Answers] | None = None
+        """The call with those after them; a caller that is cancelled does not end it."""
 
 
 class RedisBroker:
@@ -43,6 +58,8 @@ class RedisBroker:
         self._largest: int | None = None
         self._unconfirmed: dict[object, str] = {}
         """What was stored and waits for replicas, and in what words."""
+        self._batches: dict[tuple[Channel, bytes], _Batch] = {}
+        """With `wait`: those that were sent and are not confirmed, by their content. The oldest comes first."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisBroker:
@@ -85,18 +102,46 @@ class RedisBroker:
         sizes = [e.size for e in events]
         if sizes and max(sizes) > _LARGE:
             await self._check(max(sizes))
-        stored = 0
-        for start, end in _parts(sizes):
-            arguments = pack(events[start:end], max(sizes[start:end]))
-            await self._store(channel, keys, arguments, stored)
-            stored += end - start
-
-    async def _store(self, channel: Channel, keys: list[str], arguments: list[bytes | int], before: int) -> None:
-        """One script call; `before` events of the same publish were stored already."""
-        what = f"publishing to {channel}"
+        if not self.server.wait:
+            await self._store(channel, keys, events, sizes, _Batch())
+            return
+        mark = channel, _digest(events)
+        batch = self._batches[mark] = self._batches.pop(mark, _Batch())
+        if len(self._batches) > _REMEMBERED:
+            del self._batches[next(iter(self._batches))]
         try:
-            script = scripts.EMIT if channel.name else scripts.PUBLISH
-            answers = await self._client.send(script, keys, arguments, stores=True)
+            await self._store(channel, keys, events, sizes, batch)
+        except asyncio.CancelledError:  # who tries again is to wait, and not to store it once more
+            raise
+        except BaseException:
+            self._batches.pop(mark, None)
+            raise
+        self._batches.pop(mark, None)
+
+    async def _store(
+        self, channel: Channel, keys: list[str], events: Sequence[Event], sizes: Sequence[int], batch: _Batch
+    ) -> None:
+        for start, end in _parts(sizes):
+            if start >= batch.confirmed:
+                arguments = pack(events[start:end], max(sizes[start:end]))
+                await self._store_part(channel, keys, arguments, batch)
+                batch.confirmed, batch.sent = end, None
+
+    async def _send(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> Answers:
+        """Raises NotSent, Lost."""
+        script = scripts.EMIT if channel.name else scripts.PUBLISH
+        if not self.server.wait:
+            return await self._client.send(script, keys, arguments, stores=True)
+        if batch.sent is None:
+            batch.sent = self._client.spawn(self._client.send(script, keys, arguments, stores=True))
+            batch.sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # perhaps nobody asks
+        return await asyncio.shield(batch.sent)
+
+    async def _store_part(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> None:
+        """One script call, unless it was made already."""
+        what, before = f"publishing to {channel}", batch.confirmed
+        try:
+            answers = await self._send(channel, keys, arguments, batch)
         except NotSent as e:
             error = self._client.explain(e, what)
             raise PublishUncertain(f"{error}; {before} events were stored") if before else error from e.__cause__
@@ -126,7 +171,7 @@ class RedisBroker:
 
     async def _confirmed(self, answers: Answers, what: str) -> None:
         """Wait until as many replicas as the URL asks for have confirmed what was stored, for as long as the caller
-        does: stored once more it would be there twice. Raises PublishUncertain where nobody can tell any more."""
+        does; a publish that is tried again goes on waiting here. Raises PublishUncertain where nobody can tell any more."""
         call = object()
         count: object = answers[1] if len(answers) > 1 else self.server.wait
         try:
@@ -247,6 +292,7 @@ class RedisBroker:
 
     async def delete(self, channel: Channel) -> None:
         what = f"deleting {channel}"
+        self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
         await self._client.run(what, scripts.DELETE, self._keys(channel))
         await self._client.command(
             what, self._listing(channel.train), "SREM", self._listing(channel.train), _name(channel)
@@ -282,6 +328,16 @@ def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         total += size
     if start < len(sizes):
         yield start, len(sizes)
+
+
+def _digest(events: Sequence[Event]) -> bytes:
+    """The content of a batch. Ids alone don't do: an event may be a dead letter twice, of two channels."""
+    found = blake2b(digest_size=16)
+    for part in pack(events, 0)[1:]:
+        assert isinstance(part, bytes)  # noqa: S101 - for mypy
+        found.update(len(part).to_bytes(8))
+        found.update(part)
+    return found.digest()
 
 
 def _name(channel: Channel) -> str:

@@ -162,7 +162,8 @@ return {room < #events and 'full' or 'stored', room, facts[3]}
 
 PUBLISH = Script(_PUBLISH)
 EMIT = Script(_PUBLISH, when_full=True)
-"""Into a channel other than the ingress: what handlers emit makes room as they settle, and dead letters are moved."""
+"""Into a channel other than the ingress, past `maxmemory` where it must be: the events that emit could not be settled
+otherwise, and dead letters could not be moved."""
 
 LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 

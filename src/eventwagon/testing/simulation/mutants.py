@@ -492,7 +492,14 @@ def _handlers_unchecked() -> Iterator[None]:
             raise Close from outcome.error  # which no bulkhead behind it may stop
         return outcome
 
-    with mock.patch.object(crew_module, "begin", mutant):
+    def unless_ending(self: Settling, line: Any) -> None:
+        """A group that comes down takes no task, and the coroutine that it is handed is left behind."""
+        tasks: Any = self._kit.tasks
+        if not tasks._aborting:
+            go(self, line)
+
+    go = Settling.go
+    with mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
         yield
 
 

@@ -74,6 +74,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: float | None = None
     """Cut off from ingestion: the switch."""
     sealed_at: float | None = None
+    found_sealed: bool = False
+    """A publisher found it sealed though it is the active one: it takes no more events, and nothing but the next wagon
+    helps."""
     drained_at: float | None = None
     published: int | None = None
     """Events it took at its ingress: known once it is drained."""

@@ -345,13 +345,18 @@ class _Draft:
         return "the next wagon is not opened yet"
 
     def at_cap(self, active: Wagon) -> bool:
-        """There can't be a next wagon. One whose ingress has vanished takes no place: nothing else could follow it."""
-        return at_cap(self.settings, self.manifest) and not self.is_gone(active)
+        """There can't be a next wagon. One that can take nothing more takes no place: nothing else could follow it, and
+        wagons that wait for removal may hold what only the next one can take over."""
+        return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
         """Its ingress has vanished from the broker."""
         reading = self.readings.get(wagon.number)
         return reading is not None and "" in reading.missing
+
+    def is_dead_end(self, wagon: Wagon) -> bool:
+        """It can take nothing more, whatever becomes of it."""
+        return wagon.found_sealed or self.is_gone(wagon)
 
     def exactly_full(self, active: Wagon) -> bool:
         reading = self.readings.get(active.number)
@@ -386,7 +391,7 @@ class _Draft:
                 standing += 1
         if standing >= wanted:
             return
-        if len(self.manifest.wagons) - self.is_gone(self.manifest.active) >= self.settings.wagons:
+        if len(self.manifest.wagons) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):

@@ -425,6 +425,17 @@ def switch_asked(manifest: Manifest, request: Request) -> Plan:
     return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
 
 
+def active_sealed(manifest: Manifest, number: int, request: Request) -> Plan:
+    """The broker refuses the active wagon, which was cut off in a time that the registry forgot: the next one is asked
+    for. Idempotent."""
+    wagon = manifest.active
+    if wagon is None or wagon.number != number:
+        return Plan(manifest)
+    if not wagon.found_sealed:
+        manifest = changed(manifest, number, found_sealed=True)
+    return switch_asked(manifest, request)
+
+
 def removal_asked(manifest: Manifest, removal: Removal) -> Plan:
     """The train is being removed, and its processes are asked to end. Idempotent: who asked first stands."""
     if manifest.removal is not None:

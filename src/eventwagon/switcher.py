@@ -37,7 +37,7 @@ from .lifecycle import State
 from .manifest import Manifest, Request, Wagon
 from .registry import Registry
 from .settings import Settings
-from .steps import Full, Lift, Plan, switch_asked, when_full
+from .steps import Full, Lift, Plan, active_sealed, when_full
 from .switching import Switching, train_removed
 from .tasks import kept_up
 from .text import said
@@ -409,13 +409,9 @@ class Switcher(Switching):
         if not isinstance(error, Sealed) or now - self._refused_since[1] < patience:
             return
         request = Request(f"{wagon.name} is sealed, though it is the active one", self._clock())
-
-        def edit(m: Manifest) -> Plan:
-            return switch_asked(m, request) if m.active is not None and m.active.number == wagon.number else Plan(m)
-
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                await self.settle(edit)
+                await self.settle(lambda m: active_sealed(m, wagon.number, request))
         except (EventwagonError, TimeoutError):
             pass  # asked again at the next attempt
         except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines

@@ -248,3 +248,32 @@ def test_a_first_wagon_that_is_ready_or_failed_already_is_no_dead_end() -> None:
         active = step.manifest.active
         assert active is not None
         assert active.number == step.manifest.next_number - 1
+
+
+def test_at_the_cap_what_a_failed_wagon_holds_is_no_reason_to_wait_for_ever() -> None:
+    """The active wagon was sealed in the lost time, and the other one held events and is given up: what stands there
+    waits for a wagon that takes events, and none could be opened before it was removed."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        app = signups(handled, spares=0, wagons=2, provision_timeout=1.0, provision_attempts=1)
+        async with world.running(app, observe=True, work=False) as observer:
+            await observer.publish(SignUp("a"))
+            (letter,) = [e async for e in world.broker.read(Channel("signups", 1))]
+            await observer.request_switch("by hand")
+            await until(lambda: len(known(observer).manifest.wagons) == 2)
+            older = await world.registry.read("signups")
+            await until(lambda: known(observer).manifest.wagons[1].created_at is not None)
+            await world.broker.seal(Channel("signups", 1))
+            lost = msgspec.structs.replace(letter, id="lost", data=b'{"email": "b"}')
+            await world.broker.publish(Channel("signups", 2), [lost])
+            world.registry.step_back("signups", older)
+            await until(lambda: bool(known(observer).manifest.in_state(State.FAILED)), seconds=20.0)
+            async with world.running(signups(handled, spares=0, wagons=2), observe=False, work=True):
+                await until(lambda: {"a", "b"} <= set(handled), seconds=30.0)
+                await observer.publish(SignUp("c"))
+                await until(lambda: "c" in handled, seconds=10.0)
+            assert 2 not in {c.wagon for c in await world.broker.channels("signups")}
+            assert sum(f.count for f in world.of(EventsRescued)) == 1
+
+    run(main())

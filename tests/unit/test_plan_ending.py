@@ -15,12 +15,14 @@ from eventwagon.facts import (
     WagonDrained,
 )
 from eventwagon.lifecycle import State
+from eventwagon.manifest import Request
 from eventwagon.orchestrator import Deployment
 from eventwagon.registry import Attachment, Member
 from eventwagon.steps import (
     Remove,
     RemoveLeftover,
     Seal,
+    active_sealed,
     found_late,
     removal_begun,
     sealed,
@@ -172,3 +174,18 @@ def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> No
     nothing = msgspec.structs.replace(gone, empty=True)
     after = decide(drained, [nothing, reading(4, 0)], ready(3, 4), settings=settings).manifest
     assert after.wagons[0].state is State.DRAINED
+
+
+def test_an_active_wagon_that_is_sealed_takes_no_place() -> None:
+    """What waits to be removed at the cap may hold what only the next one can take over."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=2, at_cap="refuse")
+    sealed = manifest(wagon(3, State.ACTIVE), wagon(4, State.FAILED))
+    request = Request("wagon_3 is sealed", NOW)
+    asked = active_sealed(sealed, 3, request).manifest
+    assert active_sealed(asked, 3, request).manifest is asked
+    assert active_sealed(sealed, 4, request).manifest is sealed
+    opened = decide(asked, [reading(3, 0)], ready(3), settings=settings).manifest
+    assert [w.number for w in opened.wagons] == [3, 4, 5]
+    assert not opened.refusing
+    failed = msgspec.structs.replace(opened, wagons=(*opened.wagons[:2], wagon(5, State.FAILED)))
+    assert len(decide(failed, [reading(3, 0)], ready(3), settings=settings).manifest.wagons) == 3  # one beyond, no more

@@ -106,9 +106,9 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
 
 
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
-    """I10: no more wagons live than the cap allows."""
+    """I10: no more wagons live than the cap allows; an active one that was found sealed takes no place."""
     for _, record in _revisions(history):
-        if len(record.manifest.wagons) > most:
+        if len(record.manifest.wagons) - sum(w.found_sealed for w in record.manifest.wagons) > most:
             live = ", ".join(f"{w.name} {w.state}" for w in record.manifest.wagons)
             says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
             yield Violation(invariant="I10", says=says, moments=(record.seq,))

@@ -231,13 +231,16 @@ def _ready_again() -> Iterator[None]:
 def _no_recheck() -> Iterator[None]:
     """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at,
     not then and not before its channels are deleted."""
-    reading = Observer._reading
+    read = Observer._read
 
-    def mutant(self: Observer, wagon: Wagon, *rest: Any) -> Any:
-        read = reading(self, wagon, *rest)
-        return msgspec.structs.replace(read, empty=wagon.sealed_at is not None and read.waiting == 0)
+    async def mutant(self: Observer, manifest: Manifest) -> Any:
+        readings, troubles = await read(self, manifest)
+        sealed_before = {w.number for w in manifest.wagons if w.sealed_at is not None}
+        return {
+            n: msgspec.structs.replace(r, empty=n in sealed_before and r.waiting == 0) for n, r in readings.items()
+        }, troubles
 
-    with mock.patch.object(Observer, "_reading", mutant), mock.patch.object(Remover, "_late", return_value=0):
+    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(Remover, "_late", return_value=0):
         yield
 
 
@@ -488,7 +491,14 @@ def _handlers_unchecked() -> Iterator[None]:
             raise Close from outcome.error  # which no bulkhead behind it may stop
         return outcome
 
-    with mock.patch.object(crew_module, "begin", mutant):
+    def unless_ending(self: Settling, line: Any) -> None:
+        """A group that comes down takes no task, and the coroutine that it is handed is left behind."""
+        tasks: Any = self._kit.tasks
+        if not tasks._aborting:
+            go(self, line)
+
+    go = Settling.go
+    with mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
         yield
 
 

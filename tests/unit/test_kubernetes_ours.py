@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventwagon.orchestrators.kubernetes.names import MADE_FOR, UNIT, labels_of, name_of
-from eventwagon.orchestrators.kubernetes.ours import is_ours, key_of, owner_of
+from eventwagon.orchestrators.kubernetes.ours import is_ours, key_of, owner_of, todo_with
 
 NAME = name_of("orders", 1)
 
@@ -107,4 +107,7 @@ def test_who_made_it() -> None:
     assert owner_of({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}}) == "Helm"
     assert owner_of({"metadata": {"ownerReferences": [{"kind": "Rollout", "name": "x"}]}}) == "Rollout x"
     assert owner_of({"metadata": {}}) == "somebody else"
-    assert owner_of({"metadata": {"managedFields": [{"manager": "eventwagon"}]}}) == "eventwagon in an earlier release"
+    earlier = {"metadata": {"managedFields": [{"manager": "eventwagon"}, {"manager": "kube-controller-manager"}]}}
+    assert owner_of(earlier) == "eventwagon in an earlier release"
+    assert todo_with(earlier) == "delete it once new observers have given its wagon Pods"
+    assert todo_with({"metadata": {"managedFields": fields}}) == "take the labels away from it, and from its Pods"

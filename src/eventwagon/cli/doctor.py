@@ -325,7 +325,8 @@ async def doctor(
     It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, tries the registry, and reads the
     server's settings, those of all trains' channels among them. Each step is printed; one that fails says what is wrong
     or which right is missing. Each setting that matters is printed with what it means and what to do. It exits with 1
-    if a step fails or a setting loses events. Nothing is left behind, also when it is interrupted.
+    if a step fails or a setting loses events. Nothing is left behind, also when it is interrupted; but on AWS
+    a table that is missing is made, and stays.
     """
     source = ctx.get_parameter_source("url")
     if place is not None and source is not None and source.name == "COMMANDLINE":

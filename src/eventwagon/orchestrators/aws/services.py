@@ -41,7 +41,8 @@ class ECSServices:
 
     The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is
     registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. In `command`, {target},
-    {unit} and {each} are filled in, and {{ and }} are braces. A task has `each` workers; as many tasks run as a spec's
+    {unit} and {each} are filled in, and {{ and }} are braces. It names the program first: where the image has an entry point
+    that does so too, as eventwagon's has, set the container's entryPoint to ["env"]. A task has `each` workers; as many tasks run as a spec's
     `workers` need. `options` go to CreateService as they are: launchType, networkConfiguration,
     capacityProviderStrategy … Raises UsageError for what could only fail later.
 

@@ -25,7 +25,7 @@ from .check import Loader
 from .cluster import JSON_PATCH, Cluster, Object, Refused, Watched
 from .ends import Ends
 from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
-from .ours import is_ours, key_of, owner_of
+from .ours import is_ours, key_of, owner_of, todo_with
 from .template import Template, own_image
 from .trouble import is_ending, is_ready, why_not_ready
 
@@ -213,11 +213,11 @@ class Kubernetes:
             return
         self._look_alikes.add(uid)
         _logger.warning(
-            "Deployment %s has the labels of train %s, unit %d, and was made by %s: it is left alone; take the labels "
-            "away from it, and from its Pods",
+            "Deployment %s has the labels of train %s, unit %d, and was made by %s: it is left alone; %s",
             found["metadata"]["name"],
             *key,
             owner_of(found),
+            todo_with(found),
         )
 
     async def _known(self) -> None:

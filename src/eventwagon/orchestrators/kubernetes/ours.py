@@ -12,6 +12,7 @@ from .cluster import Object
 from .names import MADE_FOR, MANAGER, SELECTOR, TRAIN, UNIT, name_of
 
 _HASH = "pod-template-hash"
+_EARLIER = "eventwagon in an earlier release"
 _UNIT = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -55,8 +56,14 @@ def owner_of(found: Object) -> str:
     managed_by = (metadata.get("labels") or {}).get(SELECTOR.partition("=")[0], "")
     managers = {str(f.get("manager", "")) for f in metadata.get("managedFields") or ()}
     named = owners or sorted({managed_by, *managers} - {"", MANAGER, "kube-controller-manager"})
-    earlier = "eventwagon in an earlier release" if MANAGER in managers else "somebody else"
-    return ", ".join(named) or earlier
+    return ", ".join(named) or (_EARLIER if MANAGER in managers else "somebody else")
+
+
+def todo_with(found: Object) -> str:
+    """What to do with a Deployment that has our labels and is not ours."""
+    if owner_of(found) == _EARLIER:  # without the labels no `kubectl delete -l` would find it any more
+        return "delete it once new observers have given its wagon Pods"
+    return "take the labels away from it, and from its Pods"
 
 
 def _owners(found: Object) -> set[tuple[str, str]]:

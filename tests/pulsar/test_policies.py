@@ -95,6 +95,13 @@ async def take(consumer: Subscription, count: int) -> list[Any]:
     return got
 
 
+async def until_threatened(broker: PulsarBroker, channel: Channel, what: str) -> None:
+    """Policies are asked for behind the figures' back, each half minute."""
+    async with asyncio.timeout(60):
+        while what not in (await broker.depth([channel]))[0].trouble:
+            await asyncio.sleep(0.2)
+
+
 async def until(b: PulsarBroker, channel: Channel, **figures: object) -> Depth:
     """The depth, when it has these."""
     async with asyncio.timeout(100):
@@ -370,6 +377,9 @@ def test_a_train_tells_what_it_lost(server: PulsarServer, tmp_path: Path) -> Non
                 await place.set("messageTTL", 3600)
                 view = await look(connection, url)
                 assert [w.lost for w in view.wagons] == [6]
+                async with asyncio.timeout(60):  # it is asked for each half minute
+                    while not (view := await look(connection, url)).threatened:
+                        await asyncio.sleep(0.5)
                 assert "message TTL of 3600 s" in view.threatened[0]
                 async with asyncio.timeout(60), connection.running():
                     while len(handled) < 2:

@@ -57,6 +57,7 @@ CAUGHT = {
     "an open circuit is never probed": 15,
     "each claim that runs out counts": 41,
     "emits refused together": 28,
+    "emptiness read published before settled": 917,
     "half deleted taken for unknown": 196,
     "late events not rescued": 12,
     "leaving gives nothing back": 100,

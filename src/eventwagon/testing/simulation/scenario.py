@@ -363,6 +363,8 @@ def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
     """Where nothing but a driver's defects happens: emits travel together, and some of these calls are struck."""
     if not scenario.faults or any(f.kind != "bug" for f in scenario.faults) or rng.random() >= 0.6:
         return scenario
+    if "kills" in scenario.guests:  # each attempt at one costs its process, and there are to be many
+        return scenario
     names = [p.name for p in scenario.programs if "work" in p.roles]
     if scenario.orchestrated:
         names = [unit_process(unit, 0) for unit in (1, 2, 3)]

@@ -698,7 +698,8 @@ class Connection:
 
 def _reason(why: str) -> str:
     """As it is kept and shown. Raises UsageError."""
-    if not text("why", why).strip():
+    why = text("why", why)
+    if not why.strip():
         raise UsageError("why: say why in a few words, or leave it out")
     return redacted(why)
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any
 from unittest import mock
@@ -22,7 +22,7 @@ from ... import connection as connection_module
 from ... import crew as crew_module
 from ... import feed as feed_module
 from ...bulkhead import Bulkhead
-from ...errors import EventwagonError
+from ...errors import Conflict, EventwagonError
 from ...event import DEAD, Channel, new_ids
 from ...facts import Fact
 from ...lifecycle import State
@@ -253,12 +253,16 @@ class World:
 
     async def _resume_all(self) -> None:
         """Somebody ends every pause, from outside."""
-        snapshot = self.registry.newest(TRAIN)
-        manifest = snapshot.manifest
-        for number in (None, *(w.number for w in manifest.wagons)):
-            manifest = resumed(manifest, number, self.loop.time(), "", "").manifest
-        if manifest is not snapshot.manifest:
-            await self.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+        while True:
+            snapshot = self.registry.newest(TRAIN)
+            manifest = snapshot.manifest
+            for number in (None, *(w.number for w in manifest.wagons)):
+                manifest = resumed(manifest, number, self.loop.time(), "", "").manifest
+            if manifest is snapshot.manifest:
+                return
+            with suppress(Conflict):  # another was faster
+                await self.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+                return
 
     def _calls(self) -> Counter[str]:
         calls: Counter[str] = Counter()

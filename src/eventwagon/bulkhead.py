@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
@@ -158,34 +158,35 @@ def kind_of(error: BaseException) -> Hashable:
 
 def _is_endless(error: BaseException) -> bool:
     """Whether one of the groups in it may say that it holds itself: `exceptions` is its class's own."""
-    met, left = set[int](), [error]
-    while left:
-        one = left.pop()
-        if id(one) in met:
-            continue
-        met.add(id(one))
-        if parts := parts_of(one):
-            if getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]:
-                return True
-            left += parts
-        left += [each for each in (one.__cause__, one.__context__) if each is not None]
-    return False
+
+    def may(one: BaseException) -> bool:
+        own = getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]
+        return own and bool(parts_of(one))
+
+    return any(map(may, _with_causes(error, lambda one: (one.__cause__, one.__context__))))
 
 
 def _quotes(error: BaseException) -> bool:
     """Whether one of the errors that would be printed quotes the input that it refuses. May raise."""
+
+    def printed(one: BaseException) -> tuple[BaseException | None]:
+        return (one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__,)
+
+    return any(without_values(one) is not None for one in _with_causes(error, printed))
+
+
+def _with_causes(
+    error: BaseException, causes: Callable[[BaseException], tuple[BaseException | None, ...]]
+) -> Iterator[BaseException]:
+    """It, the parts of groups, and what `causes` gives of each: every one once."""
     met, left = set[int](), [error]
     while left:
         one = left.pop()
-        if id(one) in met:
-            continue
-        met.add(id(one))
-        if without_values(one) is not None:
-            return True
-        left += parts_of(one)
-        cause = one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__
-        left += [] if cause is None else [cause]
-    return False
+        if id(one) not in met:
+            met.add(id(one))
+            yield one
+            left += parts_of(one)
+            left += [each for each in causes(one) if each is not None]
 
 
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:

@@ -322,7 +322,7 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
 def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
     """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
     of a new epoch."""
-    manifest = by_hand_kept(known.manifest, numbers_kept(known.manifest, found.manifest).manifest)
+    manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
         manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
@@ -371,17 +371,14 @@ def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedB
 def kept(known: Manifest, manifest: Manifest) -> Plan:
     """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, and what was said by
     hand. Idempotent."""
-    manifest = numbers_kept(known, manifest).manifest
-    saved = by_hand_kept(known, manifest)
+    saved = by_hand_kept(known, numbers_kept(known, manifest))
     return Plan(manifest if saved == manifest else saved)
 
 
-def numbers_kept(known: Manifest, manifest: Manifest) -> Plan:
+def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """No number and no turn that `known` has used is used again. Idempotent."""
-    if known.next_number <= manifest.next_number and known.turns <= manifest.turns:
-        return Plan(manifest)
     number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
-    return Plan(msgspec.structs.replace(manifest, next_number=number, turns=turns))
+    return msgspec.structs.replace(manifest, next_number=number, turns=turns)
 
 
 def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Plan:

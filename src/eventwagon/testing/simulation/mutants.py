@@ -669,7 +669,7 @@ def _lost_wagons_dropped() -> Iterator[None]:
 @_mutant("numbers of the lost time used again", "I2", STEPPING)
 def _numbers_forgotten() -> Iterator[None]:
     with (
-        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: Plan(manifest)),
+        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: manifest),
         mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Plan(manifest)),
     ):
         yield

@@ -23,7 +23,7 @@ def test_nothing_is_lost_and_nothing_left_over(
 ) -> None:
     # always: what was acknowledged is written, so that a kill of the server loses nothing of it
     with RedisServer(config=["appendfsync always"], valkey=valkey) as server:
-        chaos = Chaos(tmp_path, url=server.url, servers=[server], switches=switches, plan=plan, isolated=isolated)
+        chaos = Chaos(tmp_path, url=server.url, servers=[server], switches=switches + 4, plan=plan, isolated=isolated)
         verdict = asyncio.run(chaos.run())
         print(verdict)
     assert verdict.good, str(verdict)

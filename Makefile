@@ -98,10 +98,10 @@ test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into y
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
-	@$(BIN)/python -m eventwagon.testing.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, EVENTWAGON_CHAOS_URL=… for a broker)
-	@$(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) $(ARGS)
+	@$(BIN)/python -m tests.chaos --switches $(SWITCHES) $(ARGS)
 
 fuzz: $(STAMP) ## The property tests and the fuzzers of all decoders, with FUZZ=10 times the examples
 	@EVENTWAGON_FUZZ=$(FUZZ) $(BIN)/pytest $(WORKERS) --timeout=0 -m hypothesis $(ARGS)
@@ -115,7 +115,7 @@ soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the exa
 		SEEDS=$(SEEDS) FUZZ=$(FUZZ) SWITCHES=$(SWITCHES)
 
 $(CHAOS_ON:%=chaos-%): chaos-%: $(STAMP)
-	@$(BIN)/python scripts/with_server.py $* -- $(BIN)/python -m eventwagon.testing.chaos --switches $(SWITCHES) --url URL $(ARGS)
+	@$(BIN)/python scripts/with_server.py $* -- $(BIN)/python -m tests.chaos --switches $(SWITCHES) --url URL $(ARGS)
 
 docs: $(STAMP) ## Write the generated parts of the docs anew
 	@$(BIN)/python scripts/docs.py

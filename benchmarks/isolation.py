@@ -10,12 +10,12 @@ from pathlib import Path
 
 from eventwagon import Train
 from eventwagon.connection import Connection
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.event import Channel
-from eventwagon.lifecycle import State
 from eventwagon.limits import Volume
-from eventwagon.orchestrator import Orchestrator
-from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.worker import Context
+from eventwagon.orchestrators.processes.subprocess import Subprocess
+from eventwagon.runtime.handling import Context
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Run, in_turn, percentile

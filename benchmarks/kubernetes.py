@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from eventwagon.broker import Broker
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, changed, opened
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, changed, opened
-from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.kubernetes import Kubernetes
-from eventwagon.registry import Registry
 from tests.programs.pods import Notes, burst, held
 from tests.servers.install import Missing, kubernetes
 from tests.servers.kubernetes.cluster import Cluster

@@ -7,16 +7,16 @@ import time
 from contextlib import AsyncExitStack
 from statistics import median
 
-from eventwagon.broker import Broker
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.contracts.registry import Attachment, Member, Registry
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Event, new_ids
-from eventwagon.lifecycle import State
 from eventwagon.limits import Volume
-from eventwagon.manifest import Manifest, Wagon
-from eventwagon.observer import Observer
-from eventwagon.registry import Attachment, Member, Registry
+from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.switcher import Switcher
 from eventwagon.settings import Settings
-from eventwagon.switcher import Switcher
 
 from .kit import Aim, Benchmark, Line, Run, Side, Stopwatch, in_turn, unused
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventwagon import Train
-from eventwagon.broker import Broker
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.broker import Broker
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel, Event
 from eventwagon.limits import Volume
 

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pulsar  # type: ignore[import-untyped]
 
-from eventwagon.brokers.pulsar import PulsarBroker
-from eventwagon.brokers.pulsar.wire import properties
+from eventwagon.drivers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar.wire import properties
 from eventwagon.event import Channel, Event
 
 from .kit import Aim, Benchmark, Line, Run, Stopwatch, in_turn, unused

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import Channel
 
 from .kit import Aim, Benchmark, Line, Run, Stopwatch, in_turn, percentile, unused

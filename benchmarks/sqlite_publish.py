@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import Channel, Event, new_ids
 
 from .kit import Aim, Benchmark, Line, Run, Stopwatch, in_turn, orders, unused

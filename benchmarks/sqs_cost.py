@@ -14,8 +14,8 @@ from secrets import token_hex
 from typing import Any
 
 from eventwagon import Train, Volume, Workers
-from eventwagon._aws.clients import Clients
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.clients import Clients
 from eventwagon.event import Channel, Event, new_ids
 from tests.servers.moto import MotoServer
 

@@ -8,7 +8,7 @@ from statistics import median
 
 from eventwagon import Train
 from eventwagon.connection import Connection
-from eventwagon.facts import Fact, Switched
+from eventwagon.contracts.facts import Fact, Switched
 from eventwagon.limits import Volume
 from eventwagon.workers import Workers
 

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from eventwagon import Train
-from eventwagon.broker import Broker
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.limits import Volume
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Run, in_turn

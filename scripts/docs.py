@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import eventwagon
-from eventwagon import Connection, Train, breaker, errors, lifecycle, settings
-from eventwagon.broker import Capabilities
-from eventwagon.drivers import open_drivers
+from eventwagon import Connection, Train, breaker, errors, settings
+from eventwagon.contracts import lifecycle
+from eventwagon.contracts.broker import Capabilities
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.testing import conformance
-from eventwagon.testing.simulation import crash_points as crash_points_module
+from tests.simulation import crash_points as crash_points_module
 
 ROOT = Path(__file__).resolve().parents[1]
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eventwagon._processes.records import Run, UnitFiles
+from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.orchestrators.command import Command, Line
+from eventwagon.orchestrators.processes.command import Command, Line
+from eventwagon.orchestrators.processes.records import Run, UnitFiles
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "signups"

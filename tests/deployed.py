@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eventwagon.orchestrator import Deployment, Orchestrator, WagonSpec
+from eventwagon.contracts.orchestrator import Deployment, Orchestrator, WagonSpec
 
 PATIENCE = 30.0
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import pytest
 
-from eventwagon.broker import Finding
 from eventwagon.cli.doctor import Examination, examine
-from eventwagon.drivers import Drivers, open_drivers
+from eventwagon.contracts.broker import Finding
+from eventwagon.drivers.opening import Drivers, open_drivers
 from eventwagon.errors import StorageBroken
 
 How = Literal["fails", "is interrupted"]

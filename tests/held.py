@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from eventwagon.broker import Broker
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.orchestrator import WagonSpec
 
 B = TypeVar("B", bound=Broker)
 TRAIN, PROGRAM = "signups", "tests.programs.held:signups"

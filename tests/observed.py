@@ -9,12 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Self
 
 from eventwagon import Train
-from eventwagon.broker import Broker
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, changed, opened
+from eventwagon.contracts.orchestrator import Orchestrator, WagonSpec
+from eventwagon.contracts.registry import Registry
 from eventwagon.event import Channel
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, changed, opened
-from eventwagon.orchestrator import Orchestrator, WagonSpec
-from eventwagon.registry import Registry
 
 
 class Declared:

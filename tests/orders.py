@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eventwagon import Connection, Train, Volume, Workers
-from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 
 PATIENCE = 150.0
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import Channel, Event, new_ids
 
 INGRESS = Channel("signups", 1)

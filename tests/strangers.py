@@ -17,8 +17,8 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.broker import Broker
 from eventwagon.cloudevents import BATCH, STRUCTURED
+from eventwagon.contracts.broker import Broker
 from eventwagon.event import DEAD, Channel, Event
 from tests.support import until
 

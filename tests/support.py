@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventwagon import Connection, Context, Train, Volume, Workers
-from eventwagon.broker import Broker
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.facts import Entry, Fact
-from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.facts import Entry, Fact
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.testing.virtual_time import VirtualClock
 
 

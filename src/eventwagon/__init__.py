@@ -2,13 +2,13 @@
 
 from .breaker import Breaker
 from .connection import Connection
+from .contracts.reading import Reading
 from .errors import EventwagonError, Reject, Retry, Snooze
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
-from .reading import Reading
+from .runtime.handling import Context
 from .settings import Settings
 from .train import Train
-from .worker import Context
 from .workers import Workers
 
 __all__ = [

@@ -15,9 +15,9 @@ from math import floor
 
 import msgspec
 
+from .display.text import plain, said
 from .errors import UsageError
 from .event import BINARY, EARLIEST, JSON, LATEST, LONGEST_VALUE, LONGEST_WORD, Event, check_word, checked
-from .text import plain, said
 
 STRUCTURED = "application/cloudevents+json"
 """Content type of a message that is one event in JSON."""

@@ -12,8 +12,15 @@ from typing import Literal, Protocol, Self, cast
 
 import msgspec
 
-from .broker import Broker, Depth
-from .bulkhead import Bulkhead, is_ours
+from .contracts.broker import Broker, Depth
+from .contracts.facts import Declared, Entry, Listener, StopRequested
+from .contracts.lifecycle import LIVE
+from .contracts.manifest import Manifest, Pause, Request, gone_by
+from .contracts.orchestrator import Orchestrator
+from .contracts.process import this_user
+from .contracts.registry import Attachment, Member, Registry, Snapshot
+from .display.redaction import redacted
+from .display.text import said
 from .errors import (
     ChannelGone,
     DeclarationDiffers,
@@ -25,27 +32,20 @@ from .errors import (
     UsageError,
 )
 from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
-from .facts import Declared, Entry, Listener, StopRequested
-from .lifecycle import LIVE
-from .manifest import Manifest, Pause, Request, gone_by
-from .member import Membership
-from .observer import Observer
-from .orchestrator import Orchestrator
-from .pausing import Heedless, heedless, paused, resumed
 from .payload import encode, type_name
-from .process import this_user
-from .redaction import redacted
-from .registry import Attachment, Member, Registry, Snapshot
+from .policy.edits import Plan, differences, differing, switch_asked
+from .policy.pausing import Heedless, heedless, paused, resumed
+from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.handling import Handler
+from .runtime.listeners import Telling
+from .runtime.membership import Membership
+from .runtime.observer import Observer
+from .runtime.payload_batches import batches, check_payloads
+from .runtime.switcher import Switcher
+from .runtime.tasks import InOwnTask, kept_up
+from .runtime.teardown import Removed, Teardown
 from .settings import Settings
-from .steps import Plan, differences, differing, switch_asked
-from .streams import batches, check_payloads
-from .switcher import Switcher
-from .tasks import InOwnTask, kept_up
-from .teardown import Removed, Teardown
-from .telling import Telling
-from .text import said
 from .values import check_revision, is_a, real, shown, text, whole
-from .worker import Handler
 
 _logger = logging.getLogger("eventwagon")
 

@@ -5,8 +5,8 @@ The docstring of each class says when it is raised and what the caller can do ab
 
 from __future__ import annotations
 
-from .redaction import redacted
-from .text import said
+from .display.redaction import redacted
+from .display.text import said
 
 
 class EventwagonError(Exception):

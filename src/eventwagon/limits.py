@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from .contracts.reading import Reading
+from .display.text import said
 from .errors import UsageError
-from .reading import Reading
-from .text import said
 from .values import in_seconds, real, shown, whole
 
 

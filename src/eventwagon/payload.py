@@ -23,9 +23,9 @@ from typing import Any
 
 import msgspec
 
+from .display.text import plain, without_values
 from .errors import UsageError
 from .event import BINARY, JSON, Event, legible
-from .text import plain, without_values
 from .values import class_name, is_a
 
 _RAW = (bytes, bytearray, memoryview)

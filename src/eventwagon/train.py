@@ -8,21 +8,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from .broker import Broker
 from .connection import Connection
-from .drivers import open_drivers
+from .contracts.broker import Broker
+from .contracts.facts import Listener, log
+from .contracts.orchestrator import Orchestrator
+from .contracts.registry import Registry
+from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
-from .facts import Listener, log
 from .limits import Limit
-from .member import wagon_workers
-from .orchestrator import Orchestrator
 from .payload import caller_names, shape
-from .registry import Registry
+from .runtime.handling import Handler
+from .runtime.listeners import Telling
+from .runtime.membership import wagon_workers
 from .settings import AtCap, Settings, make_settings
-from .telling import Telling
 from .values import check_revision
-from .worker import Handler
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"

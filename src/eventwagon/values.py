@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeGuard, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from . import redaction
+from .display import redaction
 from .errors import UsageError
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.place import parse
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.place import parse
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.orchestrators.aws import ECSServices
-from eventwagon.registries.dynamodb import DynamoDBRegistry
 from tests.aws.support import Between
 
 

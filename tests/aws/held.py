@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from secrets import token_hex
 
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.drivers.aws import SQSBroker
 from tests import held
 from tests.servers.moto import MotoServer
 

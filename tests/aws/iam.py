@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.trouble import Refused
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.errors import Refused
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "aws"
 ACCOUNT = "123456789012"

@@ -14,8 +14,8 @@ from io import BytesIO
 from secrets import token_hex
 from typing import Any, Self
 
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.trouble import Refused
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.errors import Refused
 from tests.aws.support import Between
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.trouble import Refused
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.errors import Refused
 from eventwagon.event import Channel, Event, new_ids
 
 QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}

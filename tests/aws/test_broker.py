@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eventwagon.broker import Depth
-from eventwagon.brokers.sqs import SQSBroker
-from eventwagon.brokers.sqs.wire import INLINE, letter
+from eventwagon.contracts.broker import Depth
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.wire import INLINE, letter
 from eventwagon.errors import ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event
 from tests.aws.support import Between, a_channel, events, refused

@@ -18,13 +18,13 @@ from secrets import token_hex
 import pytest
 
 from eventwagon import Connection
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.place import parse
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.contracts.facts import WagonSealed
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.place import parse
 from eventwagon.errors import Unavailable
-from eventwagon.facts import WagonSealed
-from eventwagon.lifecycle import State
-from eventwagon.orchestrator import Orchestrator
 from eventwagon.orchestrators.aws import ECSServices, LambdaMappings
 from tests.aws.agent import Agent, a_cluster, services_of
 from tests.aws.poller import Poller, a_function

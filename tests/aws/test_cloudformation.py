@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.place import Place, parse
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.contracts.facts import WagonSealed
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.place import Place, parse
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import StorageBroken
 from eventwagon.event import Channel
-from eventwagon.facts import WagonSealed
 from eventwagon.orchestrators.aws import LambdaMappings
-from eventwagon.registries.dynamodb import DynamoDBRegistry
 from tests.aws import iam
 from tests.aws.agent import Agent
 from tests.aws.test_policies import a_spec

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from eventwagon.broker import Broker
-from eventwagon.brokers.sqs import SQSBroker
-from eventwagon.registries.dynamodb import DynamoDBRegistry
-from eventwagon.registry import Registry
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.testing.conformance import Check, Undeclared, broker_checks, registry_checks
 from tests.servers.moto import MotoServer
 

@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 
 import eventwagon
-from eventwagon._aws.clients import Clients
-from eventwagon._aws.inspection import _OURS, _expiry, _queue, _table
-from eventwagon._aws.place import parse
-from eventwagon._aws.table import Table
-from eventwagon.brokers.sqs import SQSBroker
 from eventwagon.cli.doctor import examine
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.facts import Entry, StopRequested
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.inspection import _OURS, _expiry, _queue, _table
+from eventwagon.drivers.aws.place import parse
+from eventwagon.drivers.aws.table import Table
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
-from eventwagon.facts import Entry, StopRequested
-from eventwagon.manifest import Manifest
 from eventwagon.orchestrators.aws.tallies import Tallies
-from eventwagon.registry import Member
 from tests import doctors
+from tests.aws.support import Between, events, refused
 from tests.servers.moto import MotoServer
-
-from .support import Between, events, refused
 
 
 def standing(url: str) -> object:

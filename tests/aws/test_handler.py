@@ -13,8 +13,8 @@ from typing import Any, Self
 import pytest
 
 from eventwagon import Context, Reject, Train
-from eventwagon.broker import Depth
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.contracts.broker import Depth
+from eventwagon.drivers.aws import SQSBroker
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrators import aws

@@ -12,10 +12,10 @@ from typing import Self
 import pytest
 
 from eventwagon import Train, Volume, Workers
-from eventwagon._aws.place import parse
-from eventwagon.brokers.sqs import SQSBroker
-from eventwagon.facts import WentBack
-from eventwagon.orchestrator import Orchestrator
+from eventwagon.contracts.facts import WentBack
+from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.place import parse
 from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.aws.held import Held

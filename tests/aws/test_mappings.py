@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+from eventwagon.drivers.aws import SQSBroker
 from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrator import Deployment, WagonSpec
 from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.orchestrators.aws.units import Unit
 from tests.aws.poller import a_function

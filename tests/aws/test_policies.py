@@ -12,17 +12,17 @@ import pytest
 from msgspec.structs import replace
 
 from eventwagon import Connection, Context, Train, Volume, Workers
-from eventwagon._aws.place import Place, parse
-from eventwagon._aws.trouble import Refused
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.contracts.facts import Entry, StopRequested, WagonRemoved
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.aws import SQSBroker
+from eventwagon.drivers.aws.errors import Refused
+from eventwagon.drivers.aws.place import Place, parse
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import Entry, StopRequested, WagonRemoved
-from eventwagon.manifest import Manifest
-from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.aws import ECSServices, LambdaMappings
-from eventwagon.registries.dynamodb import DynamoDBRegistry
-from eventwagon.registry import Member
 from tests.aws import iam
 from tests.aws.agent import a_cluster
 from tests.aws.instance import Clock

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ReadTimeoutError  # type: ignore[import-untyped]
 
-from eventwagon import facts
+from eventwagon.contracts import facts
+from eventwagon.contracts.facts import Entry
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import Conflict, StorageBroken, Unavailable
-from eventwagon.facts import Entry
-from eventwagon.manifest import Manifest
-from eventwagon.registries.dynamodb import DynamoDBRegistry
-from eventwagon.registry import Member
 from tests.aws.support import Between, refused
 from tests.servers.moto import MotoServer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from secrets import token_hex
 
-from eventwagon.brokers.sqs import SQSBroker
+from eventwagon.drivers.aws import SQSBroker
 from tests.aws.support import QUICK
 from tests.removed import lives_and_is_removed
 from tests.servers.moto import MotoServer

@@ -13,12 +13,12 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from eventwagon._aws.place import Place, parse
+from eventwagon.contracts.orchestrator import Deployment, Orchestrator, WagonSpec
+from eventwagon.drivers.aws.place import Place, parse
+from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrator import Deployment, Orchestrator, WagonSpec
 from eventwagon.orchestrators.aws import ECSServices
-from eventwagon.registries.dynamodb import DynamoDBRegistry
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.aws.agent import Agent, a_cluster, services_of
 from tests.aws.held import Held

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from eventwagon.broker import Depth
-from eventwagon.brokers.sqs import SQSBroker, rows
-from eventwagon.brokers.sqs.rows import PARTS
+from eventwagon.contracts.broker import Depth
+from eventwagon.drivers.aws import SQSBroker, rows
+from eventwagon.drivers.aws.rows import PARTS
 from eventwagon.errors import ChannelGone, Sealed
 from eventwagon.event import Channel
 from tests.aws.support import Between, a_channel, events

@@ -8,14 +8,13 @@ from typing import Any
 
 from cloudevents.core.formats.json import JSONFormat
 
-from eventwagon.broker import Delivery
-from eventwagon.brokers.sqs import SQSBroker
 from eventwagon.cloudevents import STRUCTURED
+from eventwagon.contracts.broker import Delivery
+from eventwagon.drivers.aws import SQSBroker
 from eventwagon.event import Channel
+from tests.aws.support import a_channel
 from tests.servers.moto import MotoServer
 from tests.strangers import DEEP, OURS, STRUCTURED_ONES, Written, by_package, same_to_package, same_to_us
-
-from .support import a_channel
 
 
 async def send(broker: SQSBroker, channel: Channel, written: Sequence[Written]) -> None:

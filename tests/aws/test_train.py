@@ -12,8 +12,8 @@ from collections import Counter
 from secrets import token_hex
 
 from eventwagon import Connection, Context, Train, Volume, Workers
-from eventwagon.brokers.sqs import SQSBroker
-from eventwagon.facts import SealWaits, WagonRemoved, WagonSealed
+from eventwagon.contracts.facts import SealWaits, WagonRemoved, WagonSealed
+from eventwagon.drivers.aws import SQSBroker
 from tests.aws.support import QUICK
 from tests.servers.moto import MotoServer
 from tests.support import Email, SignUp, journal, until

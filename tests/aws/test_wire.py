@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon._aws.place import Place, parse
-from eventwagon.brokers.sqs.queues import batches
-from eventwagon.brokers.sqs.wire import INLINE, MOST_BYTES, REFERENCE, event_from, key_of, letter, reference_from
+from eventwagon.drivers.aws.place import Place, parse
+from eventwagon.drivers.aws.queues import batches
+from eventwagon.drivers.aws.wire import INLINE, MOST_BYTES, REFERENCE, event_from, key_of, letter, reference_from
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import DEAD, JSON, Channel, Event, legible
 

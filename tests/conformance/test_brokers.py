@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon.broker import Broker
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.contracts.broker import Broker
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.testing.conformance import Check, Undeclared, broker_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
 

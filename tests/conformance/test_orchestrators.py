@@ -12,19 +12,19 @@ from typing import Self
 import psutil
 import pytest
 
-from eventwagon._processes.records import UnitFiles
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.brokers.sqlite import SQLiteBroker
-from eventwagon.crew import Crew
-from eventwagon.orchestrator import Orchestrator, WagonSpec
-from eventwagon.orchestrators.command import Command, Line
-from eventwagon.orchestrators.in_process import InProcess
-from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.contracts.orchestrator import Orchestrator, WagonSpec
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
+from eventwagon.orchestrators.processes.command import Command, Line
+from eventwagon.orchestrators.processes.records import UnitFiles
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.payload import shape
+from eventwagon.runtime.handling import Context, Handler
+from eventwagon.runtime.in_process import InProcess
+from eventwagon.runtime.worker_pool import Crew
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
-from eventwagon.worker import Context, Handler
 from eventwagon.workers import Workers
 from tests.held import PROGRAM, TRAIN, Held, a_wagon, given
 

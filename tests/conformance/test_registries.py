@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registries.sqlite import SQLiteRegistry
-from eventwagon.registry import Registry
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.memory.registry import MemoryRegistry
+from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.testing.conformance import Check, registry_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
 

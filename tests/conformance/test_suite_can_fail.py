@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
-from eventwagon.broker import Broker, Delivery, Depth
-from eventwagon.brokers.memory import MemoryBroker, _Hold, _Queue, _Subscription
+from eventwagon.contracts.broker import Broker, Delivery, Depth
+from eventwagon.contracts.facts import Entry
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member, Registry, Snapshot
+from eventwagon.drivers.memory.broker import MemoryBroker, _Hold, _Queue, _Subscription
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import ChannelFull, ChannelGone, EventwagonError
 from eventwagon.event import Channel, Event
-from eventwagon.facts import Entry
-from eventwagon.manifest import Manifest
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Member, Registry, Snapshot
 from eventwagon.testing.conformance import broker_checks, registry_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
 

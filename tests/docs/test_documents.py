@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import eventwagon
+from eventwagon.contracts.facts import DECISIONS
 from eventwagon.errors import EventwagonError
-from eventwagon.facts import DECISIONS
 from eventwagon.limits import parse_limit
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks

@@ -11,8 +11,8 @@ import pytest
 import typer.main
 
 from eventwagon.cli.app import app
-from eventwagon.orchestrators.command.words import ENVIRONMENT
-from eventwagon.process import POD
+from eventwagon.contracts.process import POD
+from eventwagon.orchestrators.processes.command.placeholders import ENVIRONMENT
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, having, name, prose
 
 COMMAND = typer.main.get_command(app)

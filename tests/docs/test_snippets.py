@@ -59,7 +59,7 @@ def test_the_suite_in_the_docs_passes_under_pytest(tmp_path: Path) -> None:
 
 
 def test_a_driver_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eventwagon.drivers import open_drivers
+    from eventwagon.drivers.opening import open_drivers
 
     document = ROOT / "docs" / "drivers.md"
     save(document, tmp_path)

@@ -9,8 +9,8 @@ from secrets import token_hex
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from eventwagon.broker import Broker, Delivery, Subscription
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.contracts.broker import Broker, Delivery, Subscription
+from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event, new_ids
 

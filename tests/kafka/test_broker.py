@@ -11,18 +11,16 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from msgspec import structs
 
-from eventwagon.broker import Depth
-from eventwagon.brokers.kafka import KafkaBroker, broker, wagon
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.kafka import KafkaBroker, broker, registry, wagon
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, Event
-from eventwagon.manifest import Manifest
-from eventwagon.registries import kafka as registry
-from eventwagon.registries.kafka import KafkaRegistry
-from eventwagon.registry import Member
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
-
-from .support import LONG, events, holding, new_channel, standing, take
 
 
 def servers(server: Server) -> str:

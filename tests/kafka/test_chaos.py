@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon.testing.chaos.run import Chaos
+from tests.chaos.run import Chaos
 from tests.servers.kafka import KafkaServer
 
 

@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon._kafka.claims import Claims, Grant
-from eventwagon._kafka.proposals import Claim, Extend, Op, Release, Settle, Void, encode, held_of, runs_of
+from eventwagon.drivers.kafka.claims import Claims, Grant
+from eventwagon.drivers.kafka.proposals import Claim, Extend, Op, Release, Settle, Void, encode, held_of, runs_of
 from tests.fuzz import examples
 
 Place = tuple[int, int]

@@ -8,14 +8,13 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel
-from eventwagon.registries.kafka import KafkaRegistry
-from eventwagon.registry import Member
+from tests.kafka.support import Publishing, events, new_channel, patiently, send, standing, take
 from tests.servers.kafka import KafkaCluster, KafkaServer
-
-from .support import Publishing, events, new_channel, patiently, send, standing, take
 
 
 def leader(cluster: KafkaCluster, channel: Channel, partition: int = 0) -> KafkaServer:

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from eventwagon.broker import Broker
-from eventwagon.brokers.kafka import KafkaBroker
-from eventwagon.registries.kafka import KafkaRegistry
-from eventwagon.registry import Registry
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.testing.conformance import Check, Undeclared, broker_checks, registry_checks
 from tests.servers.server import Server
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.kafka.support import LONG, events, holding, take
 from tests.programs.claimer import claiming
 from tests.servers.kafka import KafkaServer
-
-from .support import LONG, events, holding, take
 
 
 def test_a_killed_process_s_claims_come_back_at_once(own_kafka: KafkaServer) -> None:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from eventwagon import Train
-from eventwagon._kafka.inspection import _of_topic, _server
+from eventwagon.drivers.kafka.inspection import _of_topic, _server
 from tests import doctors
 from tests.servers.kafka import KafkaCluster
 from tests.servers.server import Server

@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from eventwagon._kafka.causes import Causes
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.causes import Causes
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import BrokerError
-from eventwagon.registries.kafka import KafkaRegistry
+from tests.kafka.support import events, new_channel
 from tests.servers.kafka import KafkaServer, login, sasl
 from tests.servers.ports import free_port
-
-from .support import events, new_channel
 
 USERS = {"admin": "adm1n-s3cret", "bob": "b0b-s3cret"}
 TIMEOUT = 2.0

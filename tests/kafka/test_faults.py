@@ -12,16 +12,15 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from eventwagon._kafka.sender import Sender
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.registry import KafkaRegistry
+from eventwagon.drivers.kafka.sender import Sender
 from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel
-from eventwagon.registries.kafka import KafkaRegistry
+from tests.kafka.support import LONG, Publishing, events, holding, new_channel, patiently, standing, take
 from tests.servers.kafka import KafkaServer, login, sasl
 from tests.servers.ports import free_port
 from tests.servers.proxy import Proxy
-
-from .support import LONG, Publishing, events, holding, new_channel, patiently, standing, take
 
 
 def test_killed_and_started_again(own_kafka: KafkaServer) -> None:

@@ -12,19 +12,18 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from eventwagon._kafka.admin import Admin
-from eventwagon._kafka.options import Options
-from eventwagon._kafka.sender import REPEATED, Sender
-from eventwagon.brokers.kafka.names import Names
-from eventwagon.brokers.kafka.publishing import Publisher, Topic
+from eventwagon.contracts.facts import Entry, StepFailed
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.kafka.admin import Admin
+from eventwagon.drivers.kafka.names import Names
+from eventwagon.drivers.kafka.options import Options
+from eventwagon.drivers.kafka.publishing import Publisher, Topic
+from eventwagon.drivers.kafka.registry import KafkaRegistry
+from eventwagon.drivers.kafka.sender import REPEATED, Sender
 from eventwagon.errors import PublishUncertain
 from eventwagon.event import Channel
-from eventwagon.facts import Entry, StepFailed
-from eventwagon.registries.kafka import KafkaRegistry
-from eventwagon.registry import Registry
+from tests.kafka.support import events
 from tests.servers.kafka import KafkaServer
-
-from .support import events
 
 
 def test_the_first_entries_of_a_new_journal_are_all_there(kafka_server: KafkaServer) -> None:

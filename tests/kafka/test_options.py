@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Train, Volume
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
-from eventwagon.registries.kafka import KafkaRegistry
+from tests.kafka.support import LONG, events, new_channel, take
 from tests.servers.kafka import KafkaServer
 from tests.servers.ports import free_port
 from tests.servers.server import Server
-
-from .support import LONG, events, new_channel, take
 
 
 async def one_event(train: Train, url: str, number: int, handled: list[int]) -> None:

@@ -20,17 +20,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 from msgspec import structs
 
 from eventwagon import Train, Volume
-from eventwagon.brokers.kafka import KafkaBroker, wagons
 from eventwagon.cli.status import look
+from eventwagon.contracts.facts import ChannelThreatened, EventsLost, WagonRemoved, sentence
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.kafka import KafkaBroker, wagons
+from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import StorageBroken
 from eventwagon.event import Channel
-from eventwagon.facts import ChannelThreatened, EventsLost, WagonRemoved, sentence
-from eventwagon.manifest import Manifest
-from eventwagon.registries.kafka import KafkaRegistry
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
-
-from .support import LONG, events, holding, new_channel, standing, take
 
 
 def remove_records(server: KafkaServer | Server, topic: str, before: int) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.event import Channel
+from tests.kafka.support import holding
 from tests.servers.server import Server
 from tests.strangers import Write, Written, both_ways, hurt_nobody
-
-from .support import holding
 
 NULLS: list[tuple[str, bytes | None]] = [
     (name, None) for name in ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type")

@@ -9,14 +9,13 @@ import pytest
 from confluent_kafka import Producer
 
 from eventwagon import Train, Volume
-from eventwagon.broker import proven_empty
-from eventwagon.brokers.kafka import KafkaBroker
+from eventwagon.contracts.broker import proven_empty
+from eventwagon.contracts.facts import StepFailed, WagonRemoved
+from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.errors import Sealed, Unavailable
 from eventwagon.event import Channel
-from eventwagon.facts import StepFailed, WagonRemoved
+from tests.kafka.support import LONG, events, holding, new_channel, send, take
 from tests.servers.server import Server
-
-from .support import LONG, events, holding, new_channel, send, take
 
 
 def bootstrap(server: Server) -> str:

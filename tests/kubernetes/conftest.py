@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kubernetes.world import GivenCluster, Reached, Unusable, World, clean_up
 from tests.servers.install import kubernetes
 from tests.servers.kubernetes.cluster import Cluster
 from tests.servers.kubernetes.image import PODS, worker_image
 from tests.servers.redis import RedisServer
-
-from .world import GivenCluster, Reached, Unusable, World, clean_up
 
 
 @pytest.fixture(scope="session")

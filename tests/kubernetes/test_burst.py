@@ -12,13 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from eventwagon import Connection
-from eventwagon.lifecycle import State
+from eventwagon.contracts.lifecycle import State
 from eventwagon.orchestrators.kubernetes.cluster import Object
 from eventwagon.orchestrators.kubernetes.names import UNIT, name_of
 from tests.docs.documents import blocks
+from tests.kubernetes.world import Looking, World, until
 from tests.programs.pods import burst
-
-from .world import Looking, World, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "orchestrators" / "kubernetes.md"

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from eventwagon.lifecycle import State
+from eventwagon.contracts.lifecycle import State
 from eventwagon.orchestrators.kubernetes.template import Template
+from tests.kubernetes.test_burst import DEPLOY, Story
+from tests.kubernetes.world import SECRET, World, until
 from tests.programs.pods import burst
 from tests.servers.install import helm
-
-from .test_burst import DEPLOY, Story
-from .world import SECRET, World, until
 
 CHART = DEPLOY.parent / "helm" / "eventwagon"
 LEAST = {"target": "app:train", "existingSecret": "train", "image.repository": "shop", "image.tag": "v1"}

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from eventwagon import Connection
-from eventwagon.facts import ClaimsReturned
+from eventwagon.contracts.facts import ClaimsReturned
 from eventwagon.orchestrators.kubernetes import Kubernetes
+from tests.kubernetes.test_burst import processes
+from tests.kubernetes.world import Looking, World, until
 from tests.programs.pods import claims
-
-from .test_burst import processes
-from .world import Looking, World, until
 
 WORK = "pods:claims\0--wagon\0"
 

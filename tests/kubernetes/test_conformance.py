@@ -9,15 +9,14 @@ from typing import Self
 import msgspec
 import pytest
 
-from eventwagon.drivers import open_drivers
-from eventwagon.orchestrator import Orchestrator, WagonSpec
+from eventwagon.contracts.orchestrator import Orchestrator, WagonSpec
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.orchestrators.kubernetes.names import UNIT
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.held import a_wagon, given
+from tests.kubernetes.world import Looking, World
 from tests.observed import Declared, Observed
 from tests.programs.pods import held
-
-from .world import Looking, World
 
 
 class PodsHarness:

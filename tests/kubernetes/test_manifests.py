@@ -17,10 +17,9 @@ import yaml
 from eventwagon.errors import Unavailable
 from eventwagon.orchestrators.kubernetes.template import Template
 from tests.docs.documents import blocks
-
-from .test_burst import DEPLOY, DOCUMENT, overlay
-from .test_trouble import spec, told
-from .world import World
+from tests.kubernetes.test_burst import DEPLOY, DOCUMENT, overlay
+from tests.kubernetes.test_trouble import spec, told
+from tests.kubernetes.world import World
 
 KINDS = {
     "Namespace": 1,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.kubernetes.test_trouble import found, spec
+from tests.kubernetes.world import World, until
 from tests.programs.pods import held
-
-from .test_trouble import found, spec
-from .world import World, until
 
 
 def test_a_node_is_cut_off_and_healed(world: World) -> None:

@@ -14,10 +14,9 @@ from eventwagon.errors import Unavailable
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.cluster import Object
 from eventwagon.orchestrators.kubernetes.names import TRAIN, UNIT, WAGON, labels_of, name_of
+from tests.kubernetes.test_trouble import found, spec
+from tests.kubernetes.world import Looking, World, until
 from tests.programs.pods import held
-
-from .test_trouble import found, spec
-from .world import Looking, World, until
 
 NAME = name_of(held.name, 1)
 

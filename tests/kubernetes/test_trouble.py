@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.facts import ProvisioningFailed
+from eventwagon.contracts.manifest import Manifest, changed, opened
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.facts import ProvisioningFailed
-from eventwagon.manifest import Manifest, changed, opened
-from eventwagon.orchestrator import WagonSpec
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.cluster import Object
 from eventwagon.orchestrators.kubernetes.names import MADE_FOR, SELECTOR, labels_of, name_of
 from eventwagon.orchestrators.kubernetes.template import with_tag
+from tests.kubernetes.test_burst import processes
+from tests.kubernetes.world import World, until
 from tests.programs.pods import burst, held
-
-from .test_burst import processes
-from .world import World, until
 
 
 def spec(number: int = 1, workers: int = 1, revision: str = "") -> WagonSpec:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pytest
 from redis import Redis
 
-from eventwagon.drivers import open_drivers
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.cluster import Cluster as Api
 from eventwagon.orchestrators.kubernetes.cluster import Object

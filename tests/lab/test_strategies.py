@@ -17,8 +17,7 @@ from eventwagon.lab.strategies.rivals import RIVALS
 from eventwagon.lab.strategies.station import Fifo, Lifo, Scaling, Sideline, Station
 from eventwagon.lab.strategies.wagons import WAGONS
 from tests.fuzz import examples
-
-from .shapes import SHAPES
+from tests.lab.shapes import SHAPES
 
 
 def job(arrivals: list[float], service: float = 1.0, **given: object) -> Job:

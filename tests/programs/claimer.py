@@ -14,7 +14,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from eventwagon.drivers import open_drivers
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
 
 Claimed = list[tuple[str, int, bool]]

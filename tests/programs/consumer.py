@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.errors import ChannelGone
 from eventwagon.event import Channel
 from tests.programs.held import note

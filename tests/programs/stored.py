@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.lifecycle import State
+from eventwagon.contracts.lifecycle import State
 
 FIRST = ["plain"] * 6 + ["reject"] * 2 + ["hold"] * 2 + ["hold mail"] + ["fail"] * 2
 """What is done with the events of wagon 1, by their numbers; those of wagon 2 come after."""

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon import Age, Lag, Settings, Throughput, Train, Volume, Wait, Workers
-from eventwagon.errors import BrokenManifest, Conflict, Defect, UsageError
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     Entry,
     StepFailed,
     Switched,
@@ -25,14 +24,15 @@ from eventwagon.facts import (
     sentence,
     sound_entry,
 )
-from eventwagon.lifecycle import State
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Request, Wagon, decode, encode, sound
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.contracts.reading import Reading
+from eventwagon.contracts.registry import Member, Snapshot, decode_members, encode_member
+from eventwagon.errors import BrokenManifest, Conflict, Defect, UsageError
 from eventwagon.limits import Pressure, capacity, measured
-from eventwagon.manifest import Manifest, Request, Wagon, decode, encode, sound
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.reading import Reading
-from eventwagon.registry import Member, Snapshot, decode_members, encode_member
+from eventwagon.policy.edits import Plan, differing
 from eventwagon.settings import make_settings
-from eventwagon.steps import Plan, differing
 from eventwagon.testing.virtual_time import run
 from eventwagon.values import MOST, check_revision, real, text, whole
 from tests.support import SignUp, World, signups

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon import Connection, Context, Event, Train
-from eventwagon.brokers.pulsar import wire as pulsar
-from eventwagon.brokers.redis import entries as redis
-from eventwagon.brokers.sqs import wire as sqs
+from eventwagon.drivers.aws import wire as sqs
+from eventwagon.drivers.pulsar import wire as pulsar
+from eventwagon.drivers.redis import entries as redis
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, checked
 from eventwagon.payload import codec, encode, shape
+from eventwagon.runtime.handling import Handler
 from eventwagon.testing.virtual_time import run
-from eventwagon.worker import Handler
 from tests.fuzz import examples
 from tests.support import World
 from tests.unit import test_payloads as kinds

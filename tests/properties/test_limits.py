@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventwagon.contracts.reading import Reading, Sample
 from eventwagon.errors import UsageError
 from eventwagon.limits import Age, All, Any_, Lag, Limit, Throughput, Volume, Wait, capacity, parse_limit, slo
-from eventwagon.reading import Reading, Sample
 
 counts = st.integers(1, 10**9)
 positive = st.floats(1e-3, 1e9, allow_nan=False)

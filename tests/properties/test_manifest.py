@@ -7,11 +7,22 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from eventwagon.contracts.lifecycle import TRANSITIONS, IllegalMove, Move, State
+from eventwagon.contracts.manifest import (
+    Manifest,
+    Pause,
+    Wagon,
+    changed,
+    check,
+    decode,
+    encode,
+    moved,
+    opened,
+    switched,
+)
 from eventwagon.errors import BrokenManifest, Defect
-from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State
-from eventwagon.manifest import Manifest, Pause, Wagon, changed, check, decode, encode, moved, opened, switched
-from eventwagon.pausing import paused, resting, resumed
-from eventwagon.steps import spec_of
+from eventwagon.policy.edits import spec_of
+from eventwagon.policy.pausing import paused, resting, resumed
 from tests.fuzz import examples
 
 NOT_READY = (State.PROVISIONING, State.DRAINING, State.DRAINED, State.REMOVING, State.FAILED)

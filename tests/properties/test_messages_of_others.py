@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventwagon.brokers.kafka import wire as kafka
-from eventwagon.brokers.pulsar import wire as pulsar
-from eventwagon.brokers.redis import entries as redis
-from eventwagon.brokers.sqs import wire as sqs
-from eventwagon.brokers.sqs.subscription import Seen
 from eventwagon.cloudevents import BATCH, STRUCTURED, UNDECODABLE, parts
+from eventwagon.drivers.aws import wire as sqs
+from eventwagon.drivers.aws.subscription import Seen
+from eventwagon.drivers.kafka import wire as kafka
+from eventwagon.drivers.pulsar import wire as pulsar
+from eventwagon.drivers.redis import entries as redis
 from eventwagon.event import Event, checked
 from tests.fuzz import examples
 

@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon import facts
-from eventwagon.errors import UsageError
-from eventwagon.event import DEAD, Channel, Event, born, check_channel_name, check_train_name, child_id, new_ids
-from eventwagon.facts import (
+from eventwagon.contracts import facts
+from eventwagon.contracts.facts import (
     DECISIONS,
     Entry,
     Fact,
@@ -25,11 +23,13 @@ from eventwagon.facts import (
     encode_entry,
     sentence,
 )
-from eventwagon.lifecycle import TRANSITIONS, IllegalMove, Move, State, after, diagram
+from eventwagon.contracts.lifecycle import TRANSITIONS, IllegalMove, Move, State, after, diagram
+from eventwagon.contracts.manifest import Wagon
+from eventwagon.display.text import as_line
+from eventwagon.errors import UsageError
+from eventwagon.event import DEAD, Channel, Event, born, check_channel_name, check_train_name, child_id, new_ids
 from eventwagon.limits import Volume
-from eventwagon.manifest import Wagon
 from eventwagon.settings import Settings, make_settings
-from eventwagon.text import as_line
 
 # --- lifecycle ----------------------------------------------------------------------------
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon import Age, Lag, Reading, Settings, Throughput, Volume, Wait, Workers
-from eventwagon.facts import Switched, WagonOpened
-from eventwagon.lifecycle import LIVE, State
+from eventwagon.contracts.facts import Switched, WagonOpened
+from eventwagon.contracts.lifecycle import LIVE, State
+from eventwagon.contracts.manifest import Manifest, Pause, Request
+from eventwagon.contracts.reading import Sample
 from eventwagon.limits import Limit
-from eventwagon.manifest import Manifest, Pause, Request
-from eventwagon.plan import plan
-from eventwagon.reading import Sample
-from eventwagon.steps import Full, Lift, Plan, load_of, when_full
+from eventwagon.policy.edits import Full, Lift, Plan, load_of, when_full
+from eventwagon.policy.plan import plan
 from eventwagon.workers import allocate
 from tests.unit.plans import NOW, manifest, ready, wagon
 

@@ -7,9 +7,8 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from eventwagon.reading import History, Reading, Sample, busy_rate
-
-from .test_limits import samples
+from eventwagon.contracts.reading import History, Reading, Sample, busy_rate
+from tests.properties.test_limits import samples
 
 
 @given(samples())

@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.text import LogFormatter, as_line, escaped, indented, plain
+from eventwagon.display.text import LogFormatter, as_line, escaped, indented, plain
 
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=())) | st.text(
     st.sampled_from("\x1b\x9b\n\r\x00\x7f\u202e\u2028\ud800[/bold]\\ aé漢😀")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from secrets import token_hex
 
-from eventwagon.broker import Broker, Subscription
+from eventwagon.contracts.broker import Broker, Subscription
 from eventwagon.errors import PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event, new_ids
 

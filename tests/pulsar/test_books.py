@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.brokers.pulsar.books import PROVEN, Books, Expired, Figures, Note
-from eventwagon.brokers.pulsar.policies import Level, dropping, of_server
+from eventwagon.drivers.pulsar.books import PROVEN, Books, Expired, Figures, Note
+from eventwagon.drivers.pulsar.policies import Level, dropping, of_server
 
 DAY = 86_400.0
 

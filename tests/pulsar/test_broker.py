@@ -12,8 +12,8 @@ import pulsar  # type: ignore[import-untyped]
 import pytest
 from msgspec import structs
 
-from eventwagon.broker import Delivery
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.contracts.broker import Delivery
+from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.errors import ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event
 from tests.programs.claimer import claiming

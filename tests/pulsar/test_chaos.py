@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from eventwagon.testing.chaos.run import Chaos
+from tests.chaos.run import Chaos
 from tests.servers.pulsar import PulsarServer
 from tests.servers.redis import RedisServer
 

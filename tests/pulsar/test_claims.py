@@ -7,8 +7,8 @@ from typing import Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from eventwagon.broker import Delivery
-from eventwagon.brokers.pulsar.claims import Claims, Key
+from eventwagon.contracts.broker import Delivery
+from eventwagon.drivers.pulsar.claims import Claims, Key
 from eventwagon.event import Event
 from tests.fuzz import examples
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from eventwagon.broker import Broker
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.contracts.broker import Broker
+from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.testing.conformance import Check, Undeclared, broker_checks
 from tests.servers.server import Server
 

@@ -8,16 +8,15 @@ import sys
 
 import pytest
 
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
+from tests.pulsar.support import a_channel
 from tests.servers.server import Server
-
-from .support import a_channel
 
 PROGRAM = """
 import asyncio, sys, threading, time
 
-from eventwagon.brokers.pulsar import PulsarBroker
-from eventwagon.brokers.pulsar.native import Landing
+from eventwagon.drivers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar.native import Landing
 from eventwagon.event import Channel
 from tests.pulsar.support import events
 

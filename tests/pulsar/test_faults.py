@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.errors import PublishUncertain, Unavailable
 from tests.pulsar.support import Publisher, Worker, a_channel, events
 from tests.servers.fixtures import missing

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.brokers.pulsar.address import channel_of, parse
-from eventwagon.brokers.pulsar.positions import snapshot
-from eventwagon.brokers.pulsar.wire import event_from, properties
+from eventwagon.drivers.pulsar.address import channel_of, parse
+from eventwagon.drivers.pulsar.positions import snapshot
+from eventwagon.drivers.pulsar.wire import event_from, properties
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel, Event
 

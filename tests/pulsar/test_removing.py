@@ -7,7 +7,7 @@ from pathlib import Path
 from secrets import token_hex
 from urllib.parse import quote
 
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
 from tests.removed import lives_and_is_removed
 from tests.servers.server import Server
 

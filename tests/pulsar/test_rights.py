@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.errors import StorageBroken
 from tests.pulsar.support import a_channel, events
 from tests.servers.fixtures import missing

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pulsar  # type: ignore[import-untyped]
 import pytest
 
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.event import Channel
 from tests.servers.server import Server
 from tests.strangers import Write, Written, both_ways, hurt_nobody

@@ -8,7 +8,7 @@ from secrets import token_hex
 from urllib.parse import quote
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.brokers.pulsar import PulsarBroker
+from eventwagon.drivers.pulsar import PulsarBroker
 from tests.servers.server import Server
 from tests.support import Email, SignUp, until
 

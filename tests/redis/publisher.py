@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import ChannelFull
 from eventwagon.event import Channel
 from tests.redis.support import events

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
-from eventwagon.broker import Broker, Delivery, Subscription
+from eventwagon.contracts.broker import Broker, Delivery, Subscription
 from eventwagon.event import Channel, Event, new_ids
 from tests.servers.server import Server
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.broker import Depth
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.broker import Depth
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import ChannelFull, ChannelGone
 from eventwagon.event import Channel, Event
 from tests.redis.support import LONG, events, raw, standing, take

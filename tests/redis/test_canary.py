@@ -19,7 +19,7 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from eventwagon.cli.app import app
-from eventwagon.drivers import Program, open_drivers, open_orchestrator
+from eventwagon.drivers.opening import Program, open_drivers, open_orchestrator
 from eventwagon.errors import EventwagonError
 from eventwagon.settings import Settings
 from tests.servers.redis import RedisServer
@@ -144,7 +144,7 @@ def test_nothing_that_a_train_says_or_stores_holds_its_password(server: RedisSer
         assert "published 3" in cli(place, url, "publish", "canaries", given='"a"\n"b"\n"c"\n')
         until_said(process, "is dead after", said)
         lines = command_lines(process)
-        assert "eventwagon.orchestrators.subprocess" in lines
+        assert "eventwagon.orchestrators.processes.subprocess" in lines
         clean(lines, "command lines")
         for command in (
             ["status", "canaries"],

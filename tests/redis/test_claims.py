@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from eventwagon.broker import Subscription
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.broker import Subscription
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.event import Channel
 from tests.programs.claimer import Claimed, claiming
 from tests.programs.patient import killed_and_replaced, killed_beside_another

@@ -8,9 +8,11 @@ from typing import Any
 
 from redis import exceptions
 
-from eventwagon._redis import Bell, Lost, NotSent, pack
-from eventwagon._redis import Server as Named
-from eventwagon._redis.wire import Wire
+from eventwagon.drivers.redis.client import pack
+from eventwagon.drivers.redis.errors import Lost, NotSent
+from eventwagon.drivers.redis.notifier import Bell
+from eventwagon.drivers.redis.server import Server as Named
+from eventwagon.drivers.redis.wire import Wire
 from tests.servers.server import Server
 
 

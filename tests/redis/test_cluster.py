@@ -10,7 +10,7 @@ import pytest
 from redis.crc import key_slot
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel
 from tests.redis.support import LONG, events, raw

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
-from eventwagon.broker import Named
+from eventwagon.contracts.broker import Named
 from eventwagon.event import Channel
-from eventwagon.orchestrators.command import Command, Line
+from eventwagon.orchestrators.processes.command import Command, Line
 from tests.servers.server import Server
 from tests.support import until
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from eventwagon.broker import Broker
-from eventwagon.brokers.redis import RedisBroker
-from eventwagon.registries.redis import RedisRegistry
-from eventwagon.registry import Registry
+from eventwagon.contracts.broker import Broker
+from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.testing.conformance import Check, broker_checks, registry_checks
 from tests.servers.redis import RedisCluster
 from tests.servers.server import Server

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon._redis import Server as Named
-from eventwagon._redis.inspection import judge
-from eventwagon.broker import Finding
+from eventwagon.contracts.broker import Finding
+from eventwagon.drivers.redis.inspection import judge
+from eventwagon.drivers.redis.server import Server as Named
 from tests import doctors
+from tests.redis.support import raw
 from tests.servers.redis import RedisCluster, RedisServer, ask
 from tests.servers.server import Server
-
-from .support import raw
 
 
 def keys(server: Server) -> list[bytes]:

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.brokers.redis.entries import Entry, event_time, pack, unpack
+from eventwagon.drivers.redis.entries import Entry, event_time, pack, unpack
 from eventwagon.event import Event
 
 TEXT = st.text(st.characters(max_codepoint=0xFDCF, exclude_categories=["Cs", "Cc"]) | st.just("🚃"))

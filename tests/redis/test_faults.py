@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.facts import Fact, StepFailed
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.errors import BrokerError, ChannelGone, PublishTimeout, PublishUncertain, Unavailable
 from eventwagon.event import DEAD, Channel, Event
-from eventwagon.facts import Fact, StepFailed
-from eventwagon.manifest import Manifest
-from eventwagon.registries.redis import RedisRegistry
 from tests.redis.support import LONG, events, raw, standing, take, through
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer

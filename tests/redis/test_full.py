@@ -8,10 +8,10 @@ import asyncio
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.facts import Fact, StepFailed
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import PublishTimeout, Unavailable
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import Fact, StepFailed
 from tests.redis.support import LONG, events, raw, take
 from tests.servers.redis import RedisServer
 from tests.support import until

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from eventwagon.broker import Depth
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.broker import Depth
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.event import Channel
 from tests.servers.redis import ask
 from tests.servers.server import Server

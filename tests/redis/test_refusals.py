@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from eventwagon.broker import Depth
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import Channel
-from eventwagon.manifest import Manifest
-from eventwagon.registries.redis import RedisRegistry
-from eventwagon.registry import Member
 from tests.redis.support import LONG, events, raw, standing, take
 from tests.servers.redis import RedisServer
 

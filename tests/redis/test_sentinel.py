@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 
 from eventwagon import Train
-from eventwagon._redis import Server as Named
-from eventwagon._redis.server import leave
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
+from eventwagon.drivers.redis.server import Server as Named
+from eventwagon.drivers.redis.server import leave
 from eventwagon.errors import BrokerError, StorageBroken, Unavailable
 from eventwagon.event import Channel
-from eventwagon.registries.redis import RedisRegistry
 from tests import doctors
+from tests.redis.support import events, standing
 from tests.servers.redis import RedisServer, SentinelGroup, ask
 from tests.support import until
-
-from .support import events, standing
 
 CHANNEL = Channel("found", 1)
 

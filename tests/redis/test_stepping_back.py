@@ -8,11 +8,11 @@ import shutil
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
+from eventwagon.contracts.facts import EventsLost, Fact, RegistrySteppedBack
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.errors import Conflict
 from eventwagon.event import Channel
-from eventwagon.facts import EventsLost, Fact, RegistrySteppedBack
-from eventwagon.manifest import Manifest
-from eventwagon.registries.redis import RedisRegistry
 from tests.servers.redis import RedisServer, ask
 from tests.support import journal, until
 

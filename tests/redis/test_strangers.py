@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.event import Channel
+from tests.redis.support import raw
 from tests.servers.server import Server
 from tests.strangers import Write, Written, both_ways, hurt_nobody
-
-from .support import raw
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from tests.redis.support import LONG, events, take

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from eventwagon._redis import Server
-from eventwagon._redis.server import SCHEMES
-from eventwagon.brokers.redis import RedisBroker
-from eventwagon.drivers import open_drivers
+from eventwagon.drivers.opening import open_drivers
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
+from eventwagon.drivers.redis.server import SCHEMES, Server
 from eventwagon.errors import UsageError
-from eventwagon.registries.redis import RedisRegistry
 
 
 def test_all_of_it() -> None:

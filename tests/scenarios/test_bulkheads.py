@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 import pytest
 
 from eventwagon import Event, Train, Volume
-from eventwagon.broker import Depth
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.bulkhead import Bulkhead, is_ours
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.facts import DefectFound, Fact, StepFailed, Switched, log
+from eventwagon.contracts.lifecycle import TRANSITIONS, IllegalMove, State
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Defect, EventwagonError, PublishError, Unavailable
 from eventwagon.event import Channel
-from eventwagon.facts import DefectFound, Fact, StepFailed, Switched, log
-from eventwagon.lifecycle import TRANSITIONS, IllegalMove, State
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.orchestrators.in_process import InProcess
-from eventwagon.plan import _Draft
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Member, Snapshot
-from eventwagon.telling import Telling
+from eventwagon.policy.plan import _Draft
+from eventwagon.runtime.bulkhead import Bulkhead, is_ours
+from eventwagon.runtime.in_process import InProcess
+from eventwagon.runtime.listeners import Telling
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 
@@ -188,7 +188,7 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
     async def main() -> None:
         world, handled = World(), list[str]()
         train = signups(handled)
-        from eventwagon.member import wagon_workers
+        from eventwagon.runtime.membership import wagon_workers
 
         async with wagon_workers(
             train.name,

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from eventwagon.contracts.registry import Member
 from eventwagon.event import DEAD, Channel, Event
-from eventwagon.registry import Member
-from eventwagon.testing.chaos.judge import (
+from tests.chaos.judge import (
     Books,
     Restored,
     channels_left,
@@ -25,8 +25,8 @@ from eventwagon.testing.chaos.judge import (
     reused,
     roots,
 )
-from eventwagon.testing.chaos.plan import ROLES, outages, strikes
-from eventwagon.testing.chaos.run import Chaos
+from tests.chaos.plan import ROLES, outages, strikes
+from tests.chaos.run import Chaos
 from tests.support import World
 
 

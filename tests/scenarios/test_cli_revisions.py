@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eventwagon.process import this_user
-
-from .test_cli import PROGRAM, cli, lines, running, until_handled
+from eventwagon.contracts.process import this_user
+from tests.scenarios.test_cli import PROGRAM, cli, lines, running, until_handled
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventwagon._processes.records import Run, UnitFiles, created, started_by
-from eventwagon.broker import Named
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.broker import Named
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
-from eventwagon.orchestrators.command import Command, Http, Tcp
-from eventwagon.orchestrators.command.words import ENVIRONMENT
+from eventwagon.orchestrators.processes.command import Command, Http, Tcp
+from eventwagon.orchestrators.processes.command.placeholders import ENVIRONMENT
+from eventwagon.orchestrators.processes.records import Run, UnitFiles, created, started_by
 from tests.commands import GRACEFUL, SERVER, STUBBORN, TRAIN, Place, spec
 from tests.deployed import is_ready, until, until_deployed
 

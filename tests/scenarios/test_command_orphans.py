@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eventwagon._processes.records import RUN, Run, UnitFiles, created, is_alive, started_by
+from eventwagon.orchestrators.processes.records import RUN, Run, UnitFiles, created, is_alive, started_by
 from tests.commands import GRACEFUL, PATIENCE, ROOT, TRAIN, Place, spec
 from tests.deployed import is_ready, until, until_deployed
 

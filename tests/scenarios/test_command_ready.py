@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from eventwagon import Train
-from eventwagon.drivers import open_drivers
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.orchestrators.command import CheckIn, Command, Http, Line, Tcp
+from eventwagon.orchestrators.processes.command import CheckIn, Command, Http, Line, Tcp
 from tests.commands import PATIENCE, SERVER, Place, spec
 from tests.deployed import is_ready, until_deployed
 from tests.programs.signups import signups

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from eventwagon.contracts.registry import Snapshot
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Snapshot
 from tests.support import World, signups
 
 

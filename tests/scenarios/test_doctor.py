@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eventwagon import Train
-from eventwagon._sqlite import inspection
-from eventwagon.broker import Finding, told_together
 from eventwagon.cli.app import app
+from eventwagon.contracts.broker import Finding, told_together
+from eventwagon.drivers.sqlite import inspection
 from tests import doctors
 
 

@@ -13,8 +13,8 @@ import apsw
 import pytest
 
 from eventwagon import Volume
+from eventwagon.contracts.facts import StepFailed, UnknownFact
 from eventwagon.errors import BrokenManifest
-from eventwagon.facts import StepFailed, UnknownFact
 from tests.scenarios.test_cli import cli, place
 from tests.support import SignUp, signups, until
 

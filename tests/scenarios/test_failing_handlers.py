@@ -6,11 +6,7 @@ import asyncio
 from collections import Counter
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
-from eventwagon.facts import (
-    EventDied,
-    EventRetried,
-    WagonRemoved,
-)
+from eventwagon.contracts.facts import EventDied, EventRetried, WagonRemoved
 from eventwagon.testing.virtual_time import run
 from tests.support import World, signups, until
 

@@ -12,12 +12,10 @@ import pydantic
 import pytest
 
 from eventwagon import Context, Event, EventwagonError, Settings, Train, Volume, Workers
+from eventwagon.contracts.facts import EventDied
 from eventwagon.errors import (
     EventTooLarge,
     UsageError,
-)
-from eventwagon.facts import (
-    EventDied,
 )
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until

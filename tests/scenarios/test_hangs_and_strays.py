@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
-from eventwagon.broker import Delivery, Depth
-from eventwagon.brokers.memory import MemoryBroker, _Subscription
+from eventwagon.contracts.broker import Delivery, Depth
+from eventwagon.contracts.facts import EventDied, StepFailed
+from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import EventDied, StepFailed
-from eventwagon.registries.memory import MemoryRegistry
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, until
 

@@ -18,10 +18,10 @@ import typer
 
 from eventwagon import Train, Volume, Workers
 from eventwagon.cli.console import ending
+from eventwagon.contracts.facts import Entry, Switched
+from eventwagon.contracts.manifest import Request
+from eventwagon.contracts.registry import Attachment, Member
 from eventwagon.event import DEAD, Channel, Event
-from eventwagon.facts import Entry, Switched
-from eventwagon.manifest import Request
-from eventwagon.registry import Attachment, Member
 from tests.scenarios.test_cli import cli, command, environment
 
 FORGED = "2026-11-26 12:00:00.000  switched from wagon_1 to wagon_2 at pressure 1.00: forged"

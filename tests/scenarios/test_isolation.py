@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.broker import Delivery, Depth
-from eventwagon.brokers.memory import MemoryBroker, _Subscription
+from eventwagon.contracts.broker import Delivery, Depth
+from eventwagon.contracts.facts import WagonRemoved
+from eventwagon.contracts.lifecycle import State
+from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel, Event
-from eventwagon.facts import WagonRemoved
-from eventwagon.lifecycle import State
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from eventwagon import Event, Volume
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.errors import EventTooLarge
-from eventwagon.event import DEAD, Channel
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     EventsLate,
     EventsRescued,
     OrphanRemoved,
@@ -19,6 +16,9 @@ from eventwagon.facts import (
     WagonRemoved,
     WagonSealed,
 )
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.errors import EventTooLarge
+from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 

@@ -11,7 +11,7 @@ import pytest
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
 from eventwagon.cloudevents import BATCH, undecodable
-from eventwagon.facts import EventDied, EventRetried
+from eventwagon.contracts.facts import EventDied, EventRetried
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from eventwagon import Volume
-from eventwagon.facts import Switched, SwitchRefused, SwitchSeen, log
+from eventwagon.contracts.facts import Switched, SwitchRefused, SwitchSeen, log
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 

@@ -14,7 +14,15 @@ import pytest
 
 from eventwagon import Breaker, Context, Reject, Retry, Snooze, Train, Volume, Wait, Workers
 from eventwagon.cli.status import look
-from eventwagon.facts import BreakerClosed, BreakerOpened, EventDied, EventRetried, EventSnoozed, log, sentence
+from eventwagon.contracts.facts import (
+    BreakerClosed,
+    BreakerOpened,
+    EventDied,
+    EventRetried,
+    EventSnoozed,
+    log,
+    sentence,
+)
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, until
 

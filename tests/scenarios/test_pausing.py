@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Lag, Train, Volume, Wait, Workers
+from eventwagon.contracts.facts import DeliveryPaused, DeliveryResumed, Switched
+from eventwagon.contracts.lifecycle import State
 from eventwagon.errors import TrainPaused, UsageError
-from eventwagon.facts import DeliveryPaused, DeliveryResumed, Switched
-from eventwagon.lifecycle import State
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from eventwagon import Train
-from eventwagon.facts import WagonRemoved
+from eventwagon.contracts.facts import WagonRemoved
 from tests.support import journal
 
 ROOT = Path(__file__).parents[2]

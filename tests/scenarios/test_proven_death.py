@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventwagon.facts import ClaimsReturned
-from eventwagon.process import Process, this_process, why_ended
+from eventwagon.contracts.facts import ClaimsReturned
+from eventwagon.contracts.process import Process, this_process, why_ended
 from tests.programs.patient import (
     EVENTS,
     killed_and_replaced,

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from eventwagon import Event, Train, Volume, Workers
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
     EventRefused,
     EventTooLarge,

@@ -9,12 +9,12 @@ import msgspec
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.cli.status import look
+from eventwagon.contracts.facts import ChannelThreatened, EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Snapshot
 from eventwagon.event import Channel
-from eventwagon.facts import ChannelThreatened, EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest
-from eventwagon.registry import Snapshot
-from eventwagon.steps import created, found
+from eventwagon.policy.edits import created, found
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, journal, signups, until
 from tests.unit.plans import manifest, wagon

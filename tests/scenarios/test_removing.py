@@ -11,17 +11,17 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.contracts.facts import RemovalAsked, RemovalGivenUp, Switched
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Removal, Wagon
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+from eventwagon.contracts.registry import Snapshot
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Channel, Event, new_ids
-from eventwagon.facts import RemovalAsked, RemovalGivenUp, Switched
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Removal, Wagon
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Snapshot
+from eventwagon.runtime.switcher import Switcher
 from eventwagon.settings import Settings
-from eventwagon.switcher import Switcher
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

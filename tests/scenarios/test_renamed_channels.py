@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eventwagon import Connection, Context, Train, Workers
-from eventwagon.facts import ChannelsDropped, ChannelUnserved
+from eventwagon.contracts.facts import ChannelsDropped, ChannelUnserved
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

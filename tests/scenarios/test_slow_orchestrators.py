@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from eventwagon import Connection, Train, Volume, Workers
-from eventwagon.crew import Crew
+from eventwagon.contracts.facts import StepFailed
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.errors import Unavailable
-from eventwagon.facts import StepFailed
-from eventwagon.lifecycle import State
-from eventwagon.orchestrator import Deployment, WagonSpec
-from eventwagon.orchestrators.in_process import InProcess, Start
+from eventwagon.runtime.in_process import InProcess, Start
+from eventwagon.runtime.worker_pool import Crew
 from eventwagon.testing.virtual_time import run
 from tests.support import World, signups, until
 

@@ -12,9 +12,8 @@ from typing import Any
 import apsw
 import pytest
 
-from eventwagon._sqlite import actor, storage
-from eventwagon.broker import Delivery
-from eventwagon.brokers.sqlite import SQLiteBroker, turn
+from eventwagon.contracts.broker import Delivery
+from eventwagon.drivers.sqlite import SQLiteBroker, actor, storage, turn
 from eventwagon.errors import Unavailable
 from eventwagon.event import LATEST, Channel, Event, checked
 from tests.sqlite import DEAD, INGRESS, INNER, Clock, broker_with, events

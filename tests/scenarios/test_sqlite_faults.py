@@ -17,12 +17,11 @@ from typing import Any
 import apsw
 import pytest
 
-from eventwagon._sqlite import actor, place, storage
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
+from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event, new_ids
-from eventwagon.manifest import Manifest
-from eventwagon.registries.sqlite import SQLiteRegistry
 from tests.support import signups, until
 
 INGRESS = Channel("signups", 1)
@@ -116,7 +115,7 @@ def test_a_read_only_disk(small_disk: Path) -> None:
 def test_a_directory_that_this_user_may_not_write(tmp_path: Path) -> None:
     script = (
         "import fcntl, os, struct, sys, pathlib\n"
-        "from eventwagon._sqlite.place import prepare\n"
+        "from eventwagon.drivers.sqlite.place import prepare\n"
         "from eventwagon.errors import StorageBroken\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "try: prepare(pathlib.Path(sys.argv[1]))\n"

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from eventwagon._sqlite import actor
-from eventwagon.brokers.sqlite import SQLiteBroker
+from eventwagon.drivers.sqlite import SQLiteBroker, actor
 from eventwagon.errors import BrokerError, ChannelFull, ChannelGone, Sealed
 from tests.sqlite import INGRESS, broker_with, events
 

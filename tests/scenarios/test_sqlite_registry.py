@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon.contracts.facts import Entry, StopRequested
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import Conflict, Unavailable
-from eventwagon.facts import Entry, StopRequested
-from eventwagon.manifest import Manifest
-from eventwagon.registries.sqlite import SQLiteRegistry
-from eventwagon.registry import Member
 
 spawn = multiprocessing.get_context("spawn")
 

@@ -10,10 +10,10 @@ import apsw
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
+from eventwagon.contracts.facts import EventsLost, Fact, RegistrySteppedBack
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import Conflict
-from eventwagon.facts import EventsLost, Fact, RegistrySteppedBack
-from eventwagon.manifest import Manifest
-from eventwagon.registries.sqlite import SQLiteRegistry
 from tests.support import journal, until
 
 TRAIN = "signups"

@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 
 from eventwagon import Volume
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.contracts.facts import OrphanRemoved
+from eventwagon.contracts.lifecycle import State
+from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import Channel
-from eventwagon.facts import OrphanRemoved
-from eventwagon.lifecycle import State
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 

@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from eventwagon import Event, Train, Volume
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import (
     EventRefused,
     EventTooLarge,
@@ -23,8 +25,6 @@ from eventwagon.errors import (
     Unavailable,
 )
 from eventwagon.event import Channel
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Member, Snapshot
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 

@@ -18,8 +18,12 @@ import msgspec
 import psutil
 import pytest
 
-from eventwagon._processes import orchestrator as module
-from eventwagon._processes.records import (
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.drivers.sqlite import SQLiteBroker
+from eventwagon.errors import Unavailable, UsageError
+from eventwagon.event import DEAD, Channel, Event, new_ids
+from eventwagon.orchestrators.processes import orchestrator as module
+from eventwagon.orchestrators.processes.records import (
     State,
     Stillness,
     UnitFiles,
@@ -30,12 +34,8 @@ from eventwagon._processes.records import (
     kill,
     take,
 )
-from eventwagon.brokers.sqlite import SQLiteBroker
-from eventwagon.errors import Unavailable, UsageError
-from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.probe import PROBE
+from eventwagon.orchestrators.processes.subprocess import Subprocess
+from eventwagon.runtime.probe import PROBE
 from tests.deployed import is_ready, until, until_deployed
 
 ROOT = Path(__file__).parents[2]
@@ -389,7 +389,13 @@ def test_the_url_stands_on_no_command_line(tmp_path: Path) -> None:
             await until_deployed(orchestrator, spec, is_ready)
             line = psutil.Process(at.state().pid).cmdline()
             assert at.url not in " ".join(line)
-            assert line[1:6] == ["-m", "eventwagon.orchestrators.subprocess", "tests.programs.held:signups", TRAIN, "1"]
+            assert line[1:6] == [
+                "-m",
+                "eventwagon.orchestrators.processes.subprocess",
+                "tests.programs.held:signups",
+                TRAIN,
+                "1",
+            ]
 
     asyncio.run(scenario())
 

@@ -10,7 +10,7 @@ import pytest
 from eventwagon import Connection, Train, Volume, Workers
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
-from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
 from tests.programs.numbers import numbers
 from tests.support import World, signups, until

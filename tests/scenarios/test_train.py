@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Train, Volume, Wait, Workers
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.contracts.facts import EventRetried, Switched, WagonDrained, WagonOpened, WagonRemoved
+from eventwagon.contracts.lifecycle import State
+from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
     DeclarationDiffers,
 )
 from eventwagon.event import Channel, Event
-from eventwagon.facts import (
-    EventRetried,
-    Switched,
-    WagonDrained,
-    WagonOpened,
-    WagonRemoved,
-)
-from eventwagon.lifecycle import State
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, journal, signups, until
 

@@ -8,17 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from eventwagon import Event, Reject, Train, Volume, Workers
-from eventwagon.broker import Depth
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.errors import (
-    PublishTimeout,
-    PublishUncertain,
-    StorageBroken,
-    TrainFull,
-    Unavailable,
-)
-from eventwagon.event import Channel
-from eventwagon.facts import (
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.facts import (
     BoundLifted,
     EventDied,
     OrphanRemoved,
@@ -28,6 +19,15 @@ from eventwagon.facts import (
     WagonOpened,
     WagonRemoved,
 )
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.errors import (
+    PublishTimeout,
+    PublishUncertain,
+    StorageBroken,
+    TrainFull,
+    Unavailable,
+)
+from eventwagon.event import Channel
 from eventwagon.settings import AtCap
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until

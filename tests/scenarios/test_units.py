@@ -6,17 +6,12 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from eventwagon import Connection, Volume, Workers
-from eventwagon._processes.records import UnitFiles, kill
-from eventwagon.crew import Crew
+from eventwagon.contracts.facts import FellAsleep, OrphanRemoved, WagonOpened, WokenUp
+from eventwagon.contracts.lifecycle import State
 from eventwagon.event import Channel
-from eventwagon.facts import (
-    FellAsleep,
-    OrphanRemoved,
-    WagonOpened,
-    WokenUp,
-)
-from eventwagon.lifecycle import State
-from eventwagon.orchestrators.in_process import InProcess, Start
+from eventwagon.orchestrators.processes.records import UnitFiles, kill
+from eventwagon.runtime.in_process import InProcess, Start
+from eventwagon.runtime.worker_pool import Crew
 from eventwagon.testing.virtual_time import run
 from tests.orders import Place, orders, settled
 from tests.support import World, journal, signups, until

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from eventwagon import Volume, Workers
-from eventwagon._processes.records import UnitFiles
+from eventwagon.contracts.facts import Switched, SwitchGivenUp, WentBack, sentence
+from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import Switched, SwitchGivenUp, WentBack, sentence
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.orchestrators.subprocess import Subprocess
+from eventwagon.orchestrators.processes.records import UnitFiles
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
 from tests.orders import PATIENCE, Place, orders, settled
 from tests.support import World, journal, signups, until

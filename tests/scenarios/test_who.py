@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Train, Volume, Workers
+from eventwagon.contracts.facts import Declared, Fact, StopRequested, SwitchRequested, decode_entry, sentence
+from eventwagon.contracts.process import this_user
 from eventwagon.errors import UsageError
-from eventwagon.facts import Declared, Fact, StopRequested, SwitchRequested, decode_entry, sentence
-from eventwagon.process import this_user
 from tests.scenarios.test_cli import cli, lines, place, running
 
 __all__ = ["place"]

@@ -19,13 +19,13 @@ import pydantic
 import pytest
 
 from eventwagon import Context, Event, Reject, Retry, Snooze, Train, Volume, Workers
-from eventwagon.broker import Delivery
-from eventwagon.brokers.memory import MemoryBroker, _Subscription
 from eventwagon.connection import Connection
-from eventwagon.crew import Lanes
+from eventwagon.contracts.broker import Delivery
+from eventwagon.contracts.facts import HandlerOverran
+from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
 from eventwagon.errors import EventRefused, EventTooLarge
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import HandlerOverran
+from eventwagon.runtime.worker_pool import Lanes
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, until
 

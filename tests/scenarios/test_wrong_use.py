@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Connection, Train, Volume
-from eventwagon.broker import Depth
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.registry import Snapshot
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import EndedEarly, EventwagonError, PublishError, PublishTimeout, Unavailable, UsageError
 from eventwagon.event import Channel
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Snapshot
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 

@@ -11,12 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from .install import Missing
-from .kafka import KafkaCluster, KafkaServer
-from .moto import MotoServer
-from .pulsar import PulsarServer
-from .redis import RedisCluster, RedisServer
-from .server import GivenServer, Server
+from tests.servers.install import Missing
+from tests.servers.kafka import KafkaCluster, KafkaServer
+from tests.servers.moto import MotoServer
+from tests.servers.pulsar import PulsarServer
+from tests.servers.redis import RedisCluster, RedisServer
+from tests.servers.server import GivenServer, Server
 
 _T = TypeVar("_T")
 

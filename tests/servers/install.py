@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .helm import install as helm_module
-from .kubernetes import install as kubernetes_module
+from tests.servers.helm import install as helm_module
+from tests.servers.kubernetes import install as kubernetes_module
 
 KAFKA, PULSAR = "4.4.0", "4.2.4"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
@@ -269,9 +269,9 @@ def _format(part: Path) -> None:
 def _make_archive(installed: Installed) -> None:
     """Run the server once and have Java write down the classes that it loaded. Only speed: a failure is told, no
     more."""
-    from .kafka import KafkaServer
-    from .pulsar import PulsarServer
-    from .server import StartFailed
+    from tests.servers.kafka import KafkaServer
+    from tests.servers.pulsar import PulsarServer
+    from tests.servers.server import StartFailed
 
     part = installed.archive.with_suffix(f".part-{os.getpid()}")
     jvm = [f"-XX:ArchiveClassesAtExit={part}"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlencode
 
-from .install import CLUSTER_ID, kafka
-from .ports import free_port
-from .server import Server
+from tests.servers.install import CLUSTER_ID, kafka
+from tests.servers.ports import free_port
+from tests.servers.server import Server
 
 _SILENT = logging.Logger("kafka-not-ready", logging.CRITICAL + 1)
 _LOGGING = """\

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .install import Missing
-from .ports import free_port
-from .server import Server
+from tests.servers.install import Missing
+from tests.servers.ports import free_port
+from tests.servers.server import Server
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",

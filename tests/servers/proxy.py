@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Literal, Self
 
-from .ports import free_port
+from tests.servers.ports import free_port
 
 _CHUNK = 65_536
 _WAITING = 64

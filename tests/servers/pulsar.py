@@ -7,9 +7,9 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .install import pulsar
-from .ports import free_port
-from .server import Server
+from tests.servers.install import pulsar
+from tests.servers.ports import free_port
+from tests.servers.server import Server
 
 _LOGGING = """\
 status=warn

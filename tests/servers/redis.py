@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from .install import redis_server, valkey_server
-from .ports import free_port
-from .server import Server, StartFailed
+from tests.servers.install import redis_server, valkey_server
+from tests.servers.ports import free_port
+from tests.servers.server import Server, StartFailed
 
 _SLOTS = 16_384
 

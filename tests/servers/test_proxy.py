@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from .proxy import Proxy
+from tests.servers.proxy import Proxy
 
 
 class Echo:

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .fixtures import given
-from .install import redis_server as redis_binary
-from .kafka import KafkaCluster, KafkaServer, login, sasl
-from .pulsar import PulsarServer
-from .redis import RedisCluster, RedisServer, ask
-from .server import Server, StartFailed
+from tests.servers.fixtures import given
+from tests.servers.install import redis_server as redis_binary
+from tests.servers.kafka import KafkaCluster, KafkaServer, login, sasl
+from tests.servers.pulsar import PulsarServer
+from tests.servers.redis import RedisCluster, RedisServer, ask
+from tests.servers.server import Server, StartFailed
 
 
 def test_redis_keeps_what_it_acknowledged(own_redis: RedisServer) -> None:

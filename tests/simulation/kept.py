@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventwagon.testing.simulation import Arrival, ByHand, Fault, Program, Scenario
+from tests.simulation import Arrival, ByHand, Fault, Program, Scenario
 
 ANSWERED_BEFORE_IT_WAS_LOST = Scenario(
     seed=5004513,

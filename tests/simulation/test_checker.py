@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from eventwagon.event import DEAD, Channel
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     Decision,
     Switched,
     WagonDrained,
@@ -19,11 +18,12 @@ from eventwagon.facts import (
     WagonSealed,
     WorkersLost,
 )
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Wagon
-from eventwagon.testing.simulation import Evidence, Violation, check_evidence, draw, evidence, simulate
-from eventwagon.testing.simulation.guests import is_strict, may_fail
-from eventwagon.testing.simulation.history import (
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.event import DEAD, Channel
+from tests.simulation import Evidence, Violation, check_evidence, draw, evidence, simulate
+from tests.simulation.guests import is_strict, may_fail
+from tests.simulation.history import (
     Accepted,
     Attached,
     Created,

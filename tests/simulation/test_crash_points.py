@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from eventwagon.testing.simulation.checker import check
-from eventwagon.testing.simulation.crash_points import POINTS, Ambush, CrashPoint, scenario
-from eventwagon.testing.simulation.history import Accepted, Crashed, Deleted, Revised, Settled, Started
-from eventwagon.testing.simulation.run import simulate
+from tests.simulation.checker import check
+from tests.simulation.crash_points import POINTS, Ambush, CrashPoint, scenario
+from tests.simulation.history import Accepted, Crashed, Deleted, Revised, Settled, Started
+from tests.simulation.run import simulate
 
 
 @pytest.mark.parametrize("dead_for", [0.5, 60.0], ids=["soon back", "others finish"])

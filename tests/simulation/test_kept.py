@@ -6,13 +6,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from eventwagon import observer
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Wagon
-from eventwagon.registry import Attachment, Member
-from eventwagon.testing.simulation import Scenario, check, simulate
-from eventwagon.testing.simulation.mutants import ALL, RARE
-from tests.simulation import kept
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.runtime import observer
+from tests.simulation import Scenario, check, kept, simulate
+from tests.simulation.mutants import ALL, RARE
 
 KEPT = {name: value for name, value in vars(kept).items() if isinstance(value, Scenario)}
 

@@ -12,36 +12,16 @@ from unittest import mock
 
 import pytest
 
-from eventwagon import observer
-from eventwagon.facts import BreakerClosed, BreakerOpened
-from eventwagon.testing.simulation.__main__ import fences, main, tell, try_seed
-from eventwagon.testing.simulation.checker import check
-from eventwagon.testing.simulation.guests import (
-    DriversDefect,
-    Unprintable,
-    guest,
-    is_strict,
-    is_thrown,
-    may_die,
-    may_fail,
-    raised,
-)
-from eventwagon.testing.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
-from eventwagon.testing.simulation.mutants import (
-    ALL,
-    DEFECTS,
-    FENCED,
-    HANGING,
-    HOSTILE,
-    LEAVING,
-    PAUSED,
-    STEPPING,
-    UNFENCED,
-    Mutant,
-)
-from eventwagon.testing.simulation.run import simulate
-from eventwagon.testing.simulation.scenario import GUESTS, KINDS, OPS, Scenario, draw
-from eventwagon.testing.simulation.shrink import shrink
+from eventwagon.contracts.facts import BreakerClosed, BreakerOpened
+from eventwagon.runtime import observer
+from tests.simulation.__main__ import fences, main, tell, try_seed
+from tests.simulation.checker import check
+from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict, is_thrown, may_die, may_fail, raised
+from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
+from tests.simulation.mutants import ALL, DEFECTS, FENCED, HANGING, HOSTILE, LEAVING, PAUSED, STEPPING, UNFENCED, Mutant
+from tests.simulation.run import simulate
+from tests.simulation.scenario import GUESTS, KINDS, OPS, Scenario, draw
+from tests.simulation.shrink import shrink
 
 MOST = 2000
 """Seeds within which a mutant must be caught: those of a whole run. Most are within ten, the wrong order of reading
@@ -87,7 +67,7 @@ time and nothing else: then all are tried."""
 @pytest.mark.parametrize("start", range(0, 100, 20))
 def test_no_invariant_is_violated(start: int) -> None:
     for seed in range(start, start + 20):
-        assert try_seed(seed).violations == [], f"see: python -m eventwagon.testing.simulation --seed {seed}"
+        assert try_seed(seed).violations == [], f"see: python -m tests.simulation --seed {seed}"
 
 
 def test_every_kind_of_fault_strikes_and_every_call_is_struck() -> None:
@@ -111,7 +91,7 @@ def test_one_seed_is_one_run() -> None:
 def test_one_seed_is_one_run_in_any_interpreter() -> None:
     """Neither hash order nor addresses may decide anything."""
     code = (
-        "from eventwagon.testing.simulation.__main__ import draw, simulate, fences\n"
+        "from tests.simulation.__main__ import draw, simulate, fences\n"
         "for seed in (3, 110, 111): print([str(r) for r in simulate(draw(seed, fences=fences(seed))).history])"
     )
     said = [

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from eventwagon import Reading, Settings, Volume, Workers
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Wagon, check
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Member
 from eventwagon.event import Channel
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Wagon, check
-from eventwagon.orchestrator import Deployment
-from eventwagon.plan import plan
-from eventwagon.registry import Member
-from eventwagon.steps import (
-    Plan,
-)
+from eventwagon.policy.edits import Plan
+from eventwagon.policy.plan import plan
 
 NOW = 1000.0
 SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))

@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-from eventwagon.cloudevents import BATCH, STRUCTURED, Pairs, is_batch, parts, read, rfc3339, seconds, undecodable
+from eventwagon.cloudevents import (
+    BATCH,
+    STRUCTURED,
+    Pairs,
+    is_batch,
+    parts,
+    read,
+    rfc3339,
+    seconds,
+    undecodable,
+)
 from eventwagon.event import BINARY, EARLIEST, JSON, LATEST, Event, checked
 
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Train, Workers
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.crew import Crew
+from eventwagon.contracts.facts import Fact, StepFailed
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import DEAD, Channel, Event, new_ids
-from eventwagon.facts import Fact, StepFailed
-from eventwagon.orchestrator import WagonSpec
-from eventwagon.orchestrators.in_process import InProcess
+from eventwagon.runtime.in_process import InProcess
+from eventwagon.runtime.worker_pool import Crew
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock, run
 from tests.support import until

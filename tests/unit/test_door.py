@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Event, Train, Volume, Workers
+from eventwagon.contracts.facts import EventDied
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import DEATH, EARLIEST, JSON, LATEST, born, checked, child_id
-from eventwagon.facts import EventDied
 from eventwagon.payload import shape
+from eventwagon.runtime.handling import Handler, died
 from eventwagon.testing.virtual_time import run
-from eventwagon.worker import Handler, died
 from tests.support import World, until
 
 MOST = 262_144

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Train
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.drivers import Program, open_drivers, open_orchestrator
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
+from eventwagon.drivers.opening import Program, open_drivers, open_orchestrator
+from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import UsageError
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registries.sqlite import SQLiteRegistry
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import run
 from tests.support import until

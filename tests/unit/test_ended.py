@@ -11,16 +11,16 @@ import msgspec
 import pytest
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.brokers.memory import MemoryBroker
-from eventwagon.bulkhead import Bulkhead
-from eventwagon.ended import Ended
+from eventwagon.contracts.facts import ClaimsReturned, Fact, StepFailed
+from eventwagon.contracts.process import Pod, this_process
+from eventwagon.contracts.registry import Member
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
-from eventwagon.facts import ClaimsReturned, Fact, StepFailed
-from eventwagon.process import Pod, this_process
-from eventwagon.registries.memory import MemoryRegistry
-from eventwagon.registry import Member
-from eventwagon.switching import Switching
+from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.ended import Ended
+from eventwagon.runtime.train_state import Switching
 from eventwagon.testing.virtual_time import VirtualClock, run
 
 HERE = this_process()

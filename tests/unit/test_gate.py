@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from eventwagon.gate import Gate
+from eventwagon.runtime.admission import Gate
 from eventwagon.testing.virtual_time import run
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eventwagon import Event
 from eventwagon.errors import ChannelFull, EventRefused, EventTooLarge, EventwagonError, PublishTimeout, Sealed
-from eventwagon.gathering import MOST_BYTES, Batch, Gathering, Parcel, fitting, own
+from eventwagon.runtime.publish_queue import MOST_BYTES, Batch, Gathering, Parcel, fitting, own
 from eventwagon.testing.virtual_time import run
 from tests.fuzz import examples
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from eventwagon.drivers import Program, open_orchestrator
+from eventwagon.contracts.orchestrator import WagonSpec
+from eventwagon.drivers.opening import Program, open_orchestrator
 from eventwagon.errors import UsageError
 from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrator import WagonSpec
+from eventwagon.orchestrators.kubernetes.errors import why_not_ready
 from eventwagon.orchestrators.kubernetes.names import name_of
 from eventwagon.orchestrators.kubernetes.template import Template, own_image, with_tag
-from eventwagon.orchestrators.kubernetes.trouble import why_not_ready
 from eventwagon.settings import Settings
 
 SPEC = WagonSpec(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import count
 
-from eventwagon.broker import Depth
+from eventwagon.contracts.broker import Depth
 from eventwagon.event import Channel
-from eventwagon.losses import Losses
+from eventwagon.policy.losses import Losses
 
 INGRESS, INNER = Channel("t", 1), Channel("t", 1, "mail")
 UNKNOWN = Depth()

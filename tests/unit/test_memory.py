@@ -6,7 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 
-from eventwagon.brokers.memory import MemoryBroker
+from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.testing.virtual_time import run
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventwagon import Age, Lag, Settings, Volume, Wait, Workers
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     WHILE_PAUSED,
     DeliveryPaused,
     DeliveryResumed,
@@ -20,18 +20,17 @@ from eventwagon.facts import (
     WokenUp,
     log,
 )
-from eventwagon.lifecycle import State
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, decode, encode
+from eventwagon.contracts.reading import History, Sample, busy_rate
+from eventwagon.contracts.registry import Attachment, Member, Snapshot
 from eventwagon.limits import Limit
-from eventwagon.manifest import Manifest, Pause, Removal, Request, decode, encode
-from eventwagon.pausing import heedless, paused, resting, resumed
-from eventwagon.plan import plan
-from eventwagon.reading import History, Sample, busy_rate
-from eventwagon.registry import Attachment, Member, Snapshot
-from eventwagon.sleeping import rested
-from eventwagon.steps import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, stepped_back, when_full
+from eventwagon.policy.edits import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, stepped_back, when_full
+from eventwagon.policy.pausing import heedless, paused, resting, resumed
+from eventwagon.policy.plan import plan
+from eventwagon.policy.scale_to_zero import rested
 from eventwagon.workers import allocate
-
-from .plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 PAUSE = Pause(why="the mail server moves", at=NOW - 60.0, by="ada@laptop")
 

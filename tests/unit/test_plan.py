@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventwagon import Age, Lag, Pressure, Reading, Settings, Workers
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     EventsLost,
     OpenRefused,
     ProvisioningFailed,
@@ -19,12 +19,11 @@ from eventwagon.facts import (
     WagonReady,
     WorkersLost,
 )
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Request, check
-from eventwagon.observer import _said_of_themselves
-from eventwagon.orchestrator import Deployment
-from eventwagon.registry import Attachment, Member
-from eventwagon.steps import (
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Request, check
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.policy.edits import (
     AddChannels,
     Full,
     Lift,
@@ -39,8 +38,8 @@ from eventwagon.steps import (
     sealed,
     when_full,
 )
-
-from .plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
+from eventwagon.runtime.observer import _said_of_themselves
+from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
 
 
 def test_nothing_happens_to_a_wagon_with_room() -> None:

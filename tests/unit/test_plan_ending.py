@@ -5,30 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from eventwagon import Reading, Settings, Volume, Workers
+from eventwagon.contracts.facts import Discarded, DrainUnproven, EventsLost, NumbersSkipped, SealWaits, WagonDrained
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Request
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Attachment, Member
 from eventwagon.event import DEAD, Channel
-from eventwagon.facts import (
-    Discarded,
-    DrainUnproven,
-    EventsLost,
-    NumbersSkipped,
-    SealWaits,
-    WagonDrained,
-)
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Request
-from eventwagon.orchestrator import Deployment
-from eventwagon.registry import Attachment, Member
-from eventwagon.steps import (
-    Remove,
-    RemoveLeftover,
-    Seal,
-    active_sealed,
-    found_late,
-    removal_begun,
-    sealed,
-)
-
-from .plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from eventwagon.policy.edits import Remove, RemoveLeftover, Seal, active_sealed, found_late, removal_begun, sealed
+from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 
 def test_surplus_spares_are_put_away_by_the_safe_way() -> None:

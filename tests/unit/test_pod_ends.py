@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from eventwagon.orchestrator import Witness
+from eventwagon.contracts.orchestrator import Witness
+from eventwagon.contracts.process import POD, Pod, this_pod
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.orchestrators.kubernetes import Kubernetes
 from eventwagon.orchestrators.kubernetes.ends import Ends
 from eventwagon.orchestrators.kubernetes.names import WORKER
-from eventwagon.orchestrators.subprocess import Subprocess
-from eventwagon.process import POD, Pod, this_pod
-from eventwagon.registries.memory import MemoryRegistry
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 
 UID = "0b6f6f4e-7c1e-4d0b-9a55-6c1d5f1f3f10"
 NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC).timestamp()

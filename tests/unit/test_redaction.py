@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventwagon.display.redaction import is_secret, learn, learn_options, redacted, shown
+from eventwagon.display.text import said
 from eventwagon.errors import StorageBroken, UsageError
-from eventwagon.redaction import is_secret, learn, learn_options, redacted, shown
-from eventwagon.text import said
 from eventwagon.values import split_url
 
 

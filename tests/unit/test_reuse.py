@@ -8,15 +8,14 @@ import msgspec
 import pytest
 
 from eventwagon import Lag, Settings, Workers
+from eventwagon.contracts.facts import Discarded, WagonDrained, WagonOpened
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Wagon, check, gone_by
+from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.errors import Defect
 from eventwagon.event import Channel
-from eventwagon.facts import Discarded, WagonDrained, WagonOpened
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Wagon, check, gone_by
-from eventwagon.orchestrator import Deployment
-from eventwagon.steps import UNWANTED, Provision, Remove, RemoveLeftover, found_late
-
-from .plans import decide, manifest, one, reading, ready, states, wagon
+from eventwagon.policy.edits import UNWANTED, Provision, Remove, RemoveLeftover, found_late
+from tests.unit.plans import decide, manifest, one, reading, ready, states, wagon
 
 REUSE = Settings(limit=Lag(100), workers=Workers(each=2), reuse=True)
 EMPTY = reading(1, 100, 100, empty=True)

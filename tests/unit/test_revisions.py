@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventwagon import Lag, Settings, Workers
-from eventwagon.facts import (
+from eventwagon.contracts.facts import (
     Discarded,
     FellAsleep,
     ProvisioningFailed,
@@ -21,14 +21,13 @@ from eventwagon.facts import (
     WokenUp,
     sentence,
 )
-from eventwagon.lifecycle import State
-from eventwagon.manifest import Manifest, Request, Watch, switched
-from eventwagon.orchestrator import Deployment
-from eventwagon.plan import plan
-from eventwagon.steps import IDLE, Plan, attempt_failed, found, spec_of, switch_asked, when_full
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.policy.edits import IDLE, Plan, attempt_failed, found, spec_of, switch_asked, when_full
+from eventwagon.policy.plan import plan
 from eventwagon.workers import may_serve
-
-from .plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 TO_V2 = Request("new release", 990.0, "v2", 0.02)
 

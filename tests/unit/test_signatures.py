@@ -14,7 +14,7 @@ import pytest
 from eventwagon import Context, Event, Train
 from eventwagon.errors import UsageError
 from eventwagon.payload import shape
-from eventwagon.worker import Dead, Failed, Handled, Run, Snoozed, Threads, begin
+from eventwagon.runtime.handling import Dead, Failed, Handled, Run, Snoozed, Threads, begin
 
 SEEN: list[object] = []
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from eventwagon.bulkhead import Bulkhead, is_cancelled
+from eventwagon.display.text import said as in_words
 from eventwagon.errors import EndedEarly
-from eventwagon.tasks import InOwnTask, kept_up
+from eventwagon.runtime.bulkhead import Bulkhead, is_cancelled
+from eventwagon.runtime.tasks import InOwnTask, kept_up
 from eventwagon.testing.virtual_time import run
-from eventwagon.text import said as in_words
 
 
 class Unprintable(Exception):

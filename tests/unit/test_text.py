@@ -12,11 +12,11 @@ import msgspec
 import pydantic
 import pytest
 
-from eventwagon.bulkhead import shown
+from eventwagon.display.text import MOST, said
 from eventwagon.errors import UsageError
 from eventwagon.event import JSON, Event
 from eventwagon.payload import codec
-from eventwagon.text import MOST, said
+from eventwagon.runtime.bulkhead import shown
 
 
 def test_a_group_says_what_is_in_it() -> None:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from eventwagon.cli import undeploy
 from eventwagon.cli.app import app
-from eventwagon.drivers import Program
-from eventwagon.orchestrator import Deployment
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.drivers.opening import Program
 
 PROGRAM = """\
 from eventwagon import Train

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import FORMAT, Manifest, decode, encode
 from eventwagon.errors import BrokenManifest
-from eventwagon.lifecycle import State
-from eventwagon.manifest import FORMAT, Manifest, decode, encode
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..text import as_line
+from ..display.text import as_line
 from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
 from .console import EXIT_CODES, ending, line
 

@@ -19,8 +19,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..display.text import as_line, escaped, indented, said
 from ..errors import EventwagonError, UsageError
-from ..text import as_line, escaped, indented, said
 
 _P = ParamSpec("_P")
 

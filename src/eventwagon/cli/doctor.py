@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..broker import Broker, Capabilities, Finding, Inspectable, Named, Severity
-from ..drivers import Drivers, open_drivers
+from ..contracts.broker import Broker, Capabilities, Finding, Inspectable, Named, Severity
+from ..contracts.manifest import Manifest
+from ..contracts.registry import Member, Registry
+from ..display.redaction import shown
+from ..display.text import escaped
+from ..drivers.opening import Drivers, open_drivers
 from ..errors import ChannelGone, Conflict, EventwagonError, Sealed, UsageError
 from ..event import Channel, Event, new_ids
-from ..manifest import Manifest
-from ..redaction import shown
-from ..registry import Member, Registry
-from ..text import escaped
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, out, say, words
 
 _TRAIN = "eventwagon-doctor"

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
-from ..bulkhead import is_ours
 from ..connection import Connection
+from ..display.text import as_line, said
 from ..errors import EventwagonError, UsageError
-from ..probe import probe
-from ..text import as_line, said
+from ..runtime.bulkhead import is_ours
+from ..runtime.probe import probe
 
 _LOOK = 0.1
 _AGAIN = 0.5

@@ -15,10 +15,10 @@ import msgspec
 import typer
 from rich.logging import RichHandler
 
-from ..drivers import Program, open_orchestrator
+from ..display.redaction import shown
+from ..display.text import LogFormatter
+from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
-from ..redaction import shown
-from ..text import LogFormatter
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
 from .target import load_train

@@ -15,16 +15,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..broker import Depth
 from ..connection import Connection
+from ..contracts.broker import Depth
+from ..contracts.facts import WagonRemoved
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Pause, Wagon
+from ..contracts.registry import Member
+from ..display.redaction import shown
+from ..display.text import escaped
 from ..event import DEAD, Channel
-from ..facts import WagonRemoved
-from ..lifecycle import State
-from ..losses import GONE
-from ..manifest import Manifest, Pause, Wagon
-from ..redaction import shown
-from ..registry import Member
-from ..text import escaped
+from ..policy.losses import GONE
 from .console import DEFAULT_URL, Anchor, AsJson, Url, job, json_line, listing, out, span, words
 from .target import reached
 

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from ..connection import Connection
+from ..contracts.facts import SwitchGivenUp, sentence
+from ..display.redaction import shown
 from ..errors import EventwagonError, UsageError
 from ..event import DEAD
-from ..facts import SwitchGivenUp, sentence
-from ..redaction import shown
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
 from .serve import Infrastructure

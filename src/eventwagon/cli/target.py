@@ -16,13 +16,13 @@ from types import ModuleType
 from typing import Any
 
 from ..connection import Connection
-from ..drivers import Program, open_drivers, open_orchestrator
+from ..contracts.facts import Listener
+from ..contracts.orchestrator import PLACE
+from ..contracts.registry import Registry
+from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name
-from ..facts import Listener
 from ..limits import parse_limit
-from ..orchestrator import PLACE
-from ..registry import Registry
 from ..settings import make_settings
 from ..train import Train
 from ..values import check_revision

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..drivers import Program, open_orchestrator
+from ..drivers.opening import Program, open_orchestrator
 from .console import DEFAULT_URL, Code, Ended, Url, job, line
 from .serve import Target
 from .steer import Timeout

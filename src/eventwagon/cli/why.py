@@ -9,8 +9,17 @@ import msgspec
 import typer
 from rich.text import Text
 
+from ..contracts.facts import (
+    DeliveryPaused,
+    DeliveryResumed,
+    Entry,
+    Switched,
+    WagonOpened,
+    WagonRemoved,
+    encode_entry,
+    sentence,
+)
 from ..event import Event
-from ..facts import DeliveryPaused, DeliveryResumed, Entry, Switched, WagonOpened, WagonRemoved, encode_entry, sentence
 from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, line, local_time, out, say
 from .target import reached, registered
 

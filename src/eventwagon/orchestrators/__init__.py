@@ -1,0 +1,1 @@
+"""What gives wagons their workers outside of the process; one folder a technology."""

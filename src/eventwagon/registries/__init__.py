@@ -1,0 +1,1 @@
+"""The path of earlier releases: see `eventwagon.drivers`."""

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from ..server import StartFailed
-from . import files
-from .image import pause_image
+from tests.servers.kubernetes import files
+from tests.servers.kubernetes.image import pause_image
+from tests.servers.server import StartFailed
 
 _PREFIX = "eventwagon-k8s-"
 _SHM = Path("/dev/shm")  # noqa: S108 - a folder of our own in it

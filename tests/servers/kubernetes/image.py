@@ -172,7 +172,7 @@ def _project(programs: Iterable[Path]) -> _Layer:
 
 
 def _folder() -> Path:
-    from ..install import cache
+    from tests.servers.install import cache
 
     folder = cache() / "images"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,16 +10,16 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 
 from ...connection import Connection
+from ...contracts.facts import EventDied, Fact, WagonRemoved
+from ...contracts.lifecycle import State
+from ...contracts.manifest import Wagon
 from ...errors import UsageError
 from ...event import Channel, Event, new_ids
-from ...facts import EventDied, Fact, WagonRemoved
 from ...lab.pace import Work, fast_clock
-from ...lifecycle import State
 from ...limits import Limit
-from ...manifest import Wagon
 from ...payload import encode
+from ...runtime.handling import Context
 from ...train import Train
-from ...worker import Context
 from ...workers import Workers
 
 _STALLED = 60.0

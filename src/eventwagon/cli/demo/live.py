@@ -12,15 +12,15 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ...broker import Depth
 from ...connection import Connection
+from ...contracts.broker import Depth
+from ...contracts.lifecycle import State
+from ...contracts.manifest import Wagon
+from ...contracts.reading import History, Reading, Sample, busy_rate
+from ...display.redaction import shown
 from ...errors import EventwagonError
 from ...event import DEAD
 from ...lab.queueing import percentile
-from ...lifecycle import State
-from ...manifest import Wagon
-from ...reading import History, Reading, Sample, busy_rate
-from ...redaction import shown
 from ..console import span
 from ..status import COLOURS
 from .burst import Burst

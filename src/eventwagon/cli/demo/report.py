@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...contracts.manifest import Wagon
 from ...event import Channel
 from ...lab.queueing import most_on_time, one_queue, percentile
-from ...manifest import Wagon
 from ..console import listing, span
 from .burst import Result
 

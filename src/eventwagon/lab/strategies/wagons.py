@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ...broker import Broker, Subscription
 from ...connection import Connection
-from ...drivers import open_drivers
+from ...contracts.broker import Broker, Subscription
+from ...contracts.facts import Fact, Switched, WagonDrained, WagonOpened, WagonRemoved
+from ...contracts.registry import Registry
+from ...drivers.opening import open_drivers
 from ...event import Channel
-from ...facts import Fact, Switched, WagonDrained, WagonOpened, WagonRemoved
 from ...limits import parse_limit
-from ...registry import Registry
+from ...runtime.handling import Context
 from ...testing.virtual_time import VirtualClock
 from ...testing.virtual_time import run as run_in_virtual_time
 from ...train import Train
-from ...worker import Context
 from ...workers import Workers
 from ..job import Bar, Job, Outcome
 

@@ -3,7 +3,7 @@ services."""
 
 from __future__ import annotations
 
-from ..._aws.place import Place
+from ...drivers.aws.place import Place
 from .handler import handler
 from .mappings import LambdaMappings
 from .services import ECSServices

@@ -23,19 +23,19 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from ..._aws.clients import TROUBLE
-from ..._aws.place import Place
-from ..._aws.table import Table
-from ...broker import Broker, Capabilities, Delivery, Subscription
-from ...circuits import Circuits
-from ...crew import Crew
+from ...contracts.broker import Broker, Capabilities, Delivery, Subscription
+from ...contracts.facts import log
+from ...contracts.orchestrator import WagonSpec
+from ...display.text import as_line, said
+from ...drivers.aws.clients import TROUBLE
+from ...drivers.aws.place import Place
+from ...drivers.aws.table import Table
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
-from ...facts import log
-from ...orchestrator import WagonSpec
+from ...runtime.circuits import Circuits
+from ...runtime.handling import Handler
+from ...runtime.worker_pool import Crew
 from ...settings import Settings
-from ...text import as_line, said
-from ...worker import Handler
 from .tallies import Tallies
 
 URL = "EVENTWAGON_URL"

@@ -11,13 +11,13 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from ..._aws.clients import TROUBLE, Clients
-from ..._aws.place import Place, parse
-from ..._aws.table import Table
-from ..._aws.trouble import Refused, explain
+from ...contracts.orchestrator import Deployment, WagonSpec
+from ...drivers.aws.clients import TROUBLE, Clients
+from ...drivers.aws.errors import Refused, explain
+from ...drivers.aws.place import Place, parse
+from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from ...event import Channel
-from ...orchestrator import Deployment, WagonSpec
 from ...values import split_url
 from .handler import PROBE
 from .tallies import Tallies

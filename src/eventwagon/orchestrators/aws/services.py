@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 import msgspec
 
-from ..._aws.clients import TROUBLE, Clients
-from ..._aws.place import Place, parse
-from ..._aws.table import Table
-from ..._aws.trouble import Refused, explain
+from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.registry import Attachment, Registry
+from ...drivers.aws.clients import TROUBLE, Clients
+from ...drivers.aws.errors import Refused, explain
+from ...drivers.aws.place import Place, parse
+from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
-from ...orchestrator import Deployment, WagonSpec
-from ...registry import Attachment, Registry
 from ...values import split_url
 from .units import Unit, Units
 

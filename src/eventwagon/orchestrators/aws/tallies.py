@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..._aws.table import Key, Table
-from ..._aws.trouble import Refused
+from ...drivers.aws.errors import Refused
+from ...drivers.aws.table import Key, Table
 
 
 class Tallies:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..._aws.table import Table
-from ...orchestrator import WagonSpec
+from ...contracts.orchestrator import WagonSpec
+from ...drivers.aws.table import Table
 
 
 class Unit(msgspec.Struct, frozen=True):

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from kubernetes_asyncio.client import models
 
-from ...process import POD
-from ...text import plain
+from ...contracts.process import POD
+from ...display.text import plain
 from .names import HEALTH_PORT, MARGIN, SELECTOR, WORKER
 
 URL = "EVENTWAGON_URL"

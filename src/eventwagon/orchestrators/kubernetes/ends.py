@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ...process import Pod
+from ...contracts.process import Pod
 from .cluster import Object
 from .names import WORKER
 

@@ -16,18 +16,18 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import yaml
 
+from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.process import Pod
+from ...contracts.registry import Attachment, Registry
+from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
-from ...orchestrator import Deployment, WagonSpec
-from ...process import Pod
-from ...registry import Attachment, Registry
-from ...text import plain
 from .check import Loader
 from .cluster import JSON_PATCH, Cluster, Object, Refused, Watched
 from .ends import Ends
+from .errors import is_ending, is_ready, why_not_ready
 from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
 from .ours import is_ours, key_of, owner_of, todo_with
 from .template import Template, own_image
-from .trouble import is_ending, is_ready, why_not_ready
 
 _POLL = 0.05
 _AGAIN = 1.0

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, cast
 
+from ...contracts.orchestrator import WagonSpec
+from ...contracts.process import POD
 from ...errors import UsageError
-from ...orchestrator import WagonSpec
-from ...process import POD
 from .check import faults_of
 from .names import (
     HEALTH_PORT,

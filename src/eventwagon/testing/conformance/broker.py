@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from secrets import token_hex
 from typing import TypeVar
 
-from ...broker import Broker, Delivery, Depth, Subscription
+from ...contracts.broker import Broker, Delivery, Depth, Subscription
 from ...event import Channel, Event, new_ids
 from .check import Body, Check, Failed, Make, Suite, Undeclared, holds, identity, same, sentence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ...broker import Broker, Depth
+from ...contracts.broker import Broker, Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import DEAD, Channel, Event
 from .broker import LONG, BrokerTrial

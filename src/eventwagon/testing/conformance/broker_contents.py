@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from ...broker import Depth
+from ...contracts.broker import Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import Channel, Event
 from .broker import LONG, BrokerTrial

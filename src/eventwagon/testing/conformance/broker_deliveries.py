@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ...broker import Broker, Delivery, Subscription
+from ...contracts.broker import Broker, Delivery, Subscription
 from ...errors import ChannelGone
 from .broker import LONG, BrokerTrial, past
 from .check import Failed, Suite, holds, refused, same, soon, together

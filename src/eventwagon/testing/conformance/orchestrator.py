@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from ...contracts.orchestrator import Deployment, Orchestrator, WagonSpec
 from ...event import Channel
-from ...orchestrator import Deployment, Orchestrator, WagonSpec
 from .check import Body, Check, Failed, Make, Suite, Undeclared, holds, identity, same, sentence, soon
 
 

@@ -12,12 +12,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from ... import facts
+from ...contracts import facts
+from ...contracts.facts import DECISIONS, Entry
+from ...contracts.lifecycle import State
+from ...contracts.manifest import FORMAT, Manifest
+from ...contracts.registry import Attachment, Member, Registry, Snapshot
 from ...errors import Conflict
-from ...facts import DECISIONS, Entry
-from ...lifecycle import State
-from ...manifest import FORMAT, Manifest
-from ...registry import Attachment, Member, Registry, Snapshot
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
 

@@ -1,0 +1,1 @@
+"""The seams and the documents, in the words of the pattern: what processes share and what a driver implements."""

@@ -1,0 +1,681 @@
+"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; no actor knows
+those."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+
+from ..display.text import as_line
+from .documents import as_read
+from .manifest import Wagon
+
+
+class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact"):
+    train: str
+
+
+class Declared(_Fact, frozen=True):
+    """The train was declared, or declared anew (`by` a person, whose program differs)."""
+
+    settings: dict[str, str]
+    channels: tuple[str, ...]
+    by: str = ""
+
+
+class WagonOpened(_Fact, frozen=True):
+    """`unit`: the drained wagon whose warm workers it takes over; None: it gets its own."""
+
+    number: int
+    because: str
+    revision: str = ""
+    unit: int | None = None
+
+
+class ProvisioningFailed(_Fact, frozen=True):
+    """One attempt at making a wagon failed; it is tried again after `pause` seconds, or given up when that is None."""
+
+    number: int
+    attempt: int
+    because: str
+    pause: float | None
+
+
+class WagonReady(_Fact, frozen=True):
+    number: int
+    seconds: float
+    """Since it was opened."""
+
+
+NOBODY_ATTACHED = "no workers are attached to it any more"
+
+
+class WorkersLost(_Fact, frozen=True):
+    """A READY wagon lost its workers: it is provisioned again, nothing was redirected to it."""
+
+    number: int
+    because: str
+
+
+class Switched(_Fact, frozen=True):
+    """Ingestion was redirected. `old` is None for the first wagon."""
+
+    old: int | None
+    new: int
+    pressure: float
+    because: str
+    revision: str = ""
+    """The code of the new one."""
+
+
+WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"
+
+
+class SwitchRefused(_Fact, frozen=True):
+    """The active wagon is full, or a switch was asked for, and it was not made."""
+
+    number: int
+    pressure: float
+    figures: str
+    because: str
+    passing: bool = False
+    """It is an ordinary part of a switch, unless it lasts."""
+    lasted: float = 0.0
+    """Seconds for which it has been so, where it is told again for that."""
+
+
+class OpenRefused(_Fact, frozen=True):
+    """The next wagon is wanted and was not opened."""
+
+    because: str
+
+
+class BoundLifted(_Fact, frozen=True):
+    """The active wagon goes on past its exact limit."""
+
+    number: int
+    because: str
+
+
+class Discarded(_Fact, frozen=True):
+    """A spare that is not wanted any more is put away."""
+
+    number: int
+    because: str
+
+
+class ChannelsAdded(_Fact, frozen=True):
+    number: int
+    channels: tuple[str, ...]
+
+
+class WagonSealed(_Fact, frozen=True):
+    number: int
+    seconds: float
+    """Since it was cut off."""
+
+
+class WagonDrained(_Fact, frozen=True):
+    """Sealed, and then proven empty: the settled totals, read first, met the published totals, read after."""
+
+    number: int
+    published: int | None
+    settled: int | None
+    seconds: float
+    """Since it was cut off."""
+
+
+class WagonRemoved(_Fact, frozen=True):
+    """A wagon's final record, written before its channels go."""
+
+    wagon: Wagon
+    dead: int
+
+
+class DrainUnproven(_Fact, frozen=True):
+    """A sealed wagon can't be proven empty because a figure is unknown."""
+
+    number: int
+    because: str
+
+
+class SealWaits(_Fact, frozen=True):
+    """Where the broker can't refuse writes: a cut-off wagon counts as sealed only when no stale publisher is left."""
+
+    number: int
+    because: str
+
+
+class EventsLate(_Fact, frozen=True):
+    """A look before the removal found events in a drained wagon: it drains again."""
+
+    number: int
+    count: int
+
+
+class EventsLost(_Fact, frozen=True):
+    """Events of a wagon went from the broker without being settled: they are handled by nobody any more."""
+
+    number: int
+    count: int | None
+    """As many at the most; None: not known."""
+    total: int
+    """Of the wagon, with those that were told before."""
+    because: str = ""
+
+
+class ChannelThreatened(_Fact, frozen=True):
+    """Something on the broker's server loses events of this channel, or may: a setting, something that was removed."""
+
+    number: int
+    channel: str
+    because: str
+
+
+class EventsRescued(_Fact, frozen=True):
+    """Events that stood in a channel about to be deleted were published anew, with the same ids; those that the broker
+    refused for good are among the train's dead letters."""
+
+    number: int
+    count: int
+    dead: int = 0
+
+
+class StepFailed(_Fact, frozen=True):
+    """A step of an observer failed; it is tried again at the next look."""
+
+    step: str
+    because: str
+
+
+class OrphanRemoved(_Fact, frozen=True):
+    """Something that belongs to no wagon in the manifest was found and removed."""
+
+    what: str
+
+
+class EventDied(_Fact, frozen=True):
+    """An event went to the dead letters of its wagon."""
+
+    number: int
+    channel: str
+    id: str
+    attempts: int
+    because: str
+
+
+class EventRetried(_Fact, frozen=True):
+    """A handler failed on an event; it is tried again after `pause` seconds."""
+
+    number: int
+    channel: str
+    id: str
+    attempt: int
+    pause: float
+    because: str
+
+
+class EventSnoozed(_Fact, frozen=True):
+    """A handler wants an event later, `pause` seconds from now: no attempt."""
+
+    number: int
+    channel: str
+    id: str
+    pause: float
+    because: str
+
+
+class BreakerOpened(_Fact, frozen=True):
+    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a
+    time."""
+
+    channel: str
+    because: str
+    """With figures, and the last failure."""
+
+
+class BreakerClosed(_Fact, frozen=True):
+    """A handling ended well: all of the channel is handed out again."""
+
+    channel: str
+    seconds: float
+    """How long it was open."""
+    failed_probes: int
+
+
+class SwitchRequested(_Fact, frozen=True):
+    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
+
+    because: str
+    revision: str | None = None
+    watch: float | None = None
+    by: str = ""
+
+
+class SwitchGivenUp(_Fact, frozen=True):
+    """A switch to other code was asked for, and no wagon with it got ready: the train goes on with the code it had."""
+
+    revision: str
+    back: str
+    because: str
+
+
+class WentBack(_Fact, frozen=True):
+    """Too many handlings of a watched wagon failed: a switch back to the code before was asked for."""
+
+    number: int
+    revision: str
+    back: str
+    handled: int
+    failed: int
+    share: float
+    """What was allowed."""
+
+
+class WatchEnded(_Fact, frozen=True):
+    """A watched wagon is drained, and too little of it failed to go back: its code stays."""
+
+    number: int
+
+
+class FellAsleep(_Fact, frozen=True):
+    """Nothing was to be done for `seconds`: the active wagon's workers were sent home."""
+
+    number: int
+    seconds: float
+
+
+class WokenUp(_Fact, frozen=True):
+    number: int
+    because: str
+
+
+class StopRequested(_Fact, frozen=True):
+    """`by`: who asked."""
+
+    because: str
+    by: str = ""
+
+
+class DeliveryPaused(_Fact, frozen=True):
+    """No event of the wagon is handed out any more, until somebody resumes; `number` is None for the whole train."""
+
+    number: int | None
+    because: str
+    by: str = ""
+    publishing: bool = False
+    """Publishers are refused too."""
+
+
+class DeliveryResumed(_Fact, frozen=True):
+    """Events are handed out again."""
+
+    number: int | None
+    because: str
+    by: str = ""
+    seconds: float = 0.0
+    """For how long it was paused."""
+
+
+class RemovalAsked(_Fact, frozen=True):
+    """The train is being removed: its processes are asked to end, and publishers are refused."""
+
+    because: str
+    by: str = ""
+
+
+class RemovalGivenUp(_Fact, frozen=True):
+    """The train is not removed after all: events came meanwhile, or processes did not end."""
+
+    because: str
+
+
+class HandlerOverran(_Fact, frozen=True):
+    """A handler goes on after its attempt was ended: in a thread, which keeps its worker's place until it has ended, or
+    (`given_up`) as a coroutine that swallowed its cancellation, which is run no further."""
+
+    number: int
+    channel: str
+    handler: str
+    because: str
+    given_up: bool = False
+
+
+class ChannelsDropped(_Fact, frozen=True):
+    """Channels that are empty, that the train does not declare any more, and that no process has a handler for."""
+
+    number: int
+    channels: tuple[str, ...]
+
+
+class ChannelUnserved(_Fact, frozen=True):
+    """No process has a handler for a channel of a wagon: what is in it stays, and the wagon can't drain."""
+
+    number: int
+    channel: str
+    count: int | None
+    """Events in it that are not settled; None: unknown."""
+    because: str
+
+
+class DefectFound(_Fact, frozen=True):
+    """A rule of eventwagon's own is broken: a bug. What it was found in is left undone; the rest goes on."""
+
+    step: str
+    because: str
+
+
+class UnknownFact(_Fact, frozen=True):
+    """An entry of the journal that this version can't read: a newer one wrote it, or somebody edited it."""
+
+    kind: str
+    raw: str
+    """The entry as it is kept."""
+
+
+class ClaimsReturned(_Fact, frozen=True):
+    """A process has certainly ended (`because` is the proof), and what it had in hand was given back at once."""
+
+    owner: str
+    count: int
+    """Events."""
+    because: str
+
+
+class RegistrySteppedBack(_Fact, frozen=True):
+    """The registry holds an older manifest than this process knew: it was restored from an older copy. The older one is
+    taken over, under a higher revision."""
+
+    known: int
+    """The revision that this process knew."""
+    found: int
+    """The revision that the registry came back with; 0: it had no manifest at all."""
+    wagons: tuple[int, ...] = ()
+    """Wagons that this process knew and that the older manifest does not have."""
+
+
+class NumbersSkipped(_Fact, frozen=True):
+    """Channels of wagons were found under numbers that were still to be used: the train goes on past them, so that no
+    name is used twice."""
+
+    next: int
+    """The number of the next wagon."""
+    numbers: tuple[int, ...]
+
+
+Decision = (
+    Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
+    | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
+    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
+    | RegistrySteppedBack | NumbersSkipped
+    | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
+)  # fmt: skip
+"""What the journal keeps."""
+
+
+class SwitchSeen(_Fact, frozen=True):
+    """Another process has redirected ingestion; this one has just seen it. `skipped`: switches in between, not seen one
+    by one."""
+
+    old: int | None
+    new: int
+    because: str
+    revision: str = ""
+    skipped: int = 0
+
+
+Fact = Decision | EventDied | EventRetried | EventSnoozed | SwitchSeen
+"""All there is to listen to."""
+
+Listener = Callable[[Fact], None]
+"""Called with each fact, on the event loop; must not block or raise."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One line of the journal: when (seconds since the epoch), which process, what."""
+
+    at: float
+    by: str
+    fact: Decision
+
+
+_entry_decoder = msgspec.json.Decoder(Entry)
+_encoder = msgspec.json.Encoder()
+
+
+class _Rough(msgspec.Struct):
+    at: float = 0.0
+    by: str = ""
+    fact: dict[str, Any] = {}
+
+
+_rough_decoder = msgspec.json.Decoder(_Rough)
+_RAW_MOST = 10_000
+
+
+def sound_entry(entry: Entry) -> Entry:
+    """The entry as every process will read it. Raises Defect where none could."""
+    return as_read(entry, _entry_decoder)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry as JSON, as registries keep it."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry of `encode_entry`. What this version can't read comes as UnknownFact; never raises."""
+    try:
+        return _entry_decoder.decode(data)
+    except (ValueError, RecursionError):
+        rough = _roughly(data)
+        kind, train = rough.fact.get("fact", ""), rough.fact.get("train", "")
+        raw = data[:_RAW_MOST].decode(errors="backslashreplace")
+        return Entry(rough.at, rough.by, UnknownFact(train=str(train), kind=str(kind), raw=raw))
+
+
+def _roughly(data: bytes) -> _Rough:
+    try:
+        return _rough_decoder.decode(data)
+    except (ValueError, RecursionError):
+        return _Rough()
+
+
+def _name(number: int | None) -> str:
+    return f"wagon_{number}" if number is not None else "no wagon"
+
+
+def _paused(number: int | None) -> str:
+    return "the train" if number is None else _name(number)
+
+
+def _code(revision: str) -> str:
+    return f" (revision {revision})" if revision else ""
+
+
+def _who(by: str) -> str:
+    return f" by {by}" if by else ""
+
+
+def _revision(revision: str | None) -> str:
+    return f"revision {revision}" if revision else "no revision"
+
+
+def sentence(fact: Fact) -> str:
+    """The fact in words, with its figures, on one line, as logs and `eventwagon why` print it: whatever a payload, an
+    error or a name holds, it looks like no line but this one."""
+    return as_line(_sentence(fact))
+
+
+def _sentence(fact: Fact) -> str:
+    match fact:
+        case Declared(settings=settings, channels=channels, by=by):
+            said = ", ".join(f"{name}={value}" for name, value in settings.items())
+            return f"train declared{_who(by)}: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
+        case WagonOpened(number=n, because=why, revision=revision, unit=unit):
+            warm = f", with the warm workers of {_name(unit)}" if unit is not None else ""
+            return f"{_name(n)}{_code(revision)} opened{warm}: {why}"
+        case ProvisioningFailed(number=n, attempt=0, because=why):
+            return f"{_name(n)} given up: {why}"
+        case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=None):
+            return f"{_name(n)} given up after attempt {attempt}: {why}"
+        case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=pause):
+            return f"{_name(n)} not ready at attempt {attempt}: {why}; tried again in {pause:.1f} s"
+        case WagonReady(number=n, seconds=s):
+            return f"{_name(n)} ready, {s:.2f} s after it was opened"
+        case WorkersLost(number=n, because=why):
+            return f"{_name(n)} lost its workers before it was active: {why}"
+        case Switched(old=None, new=new, because=why, revision=revision):
+            return f"{_name(new)}{_code(revision)} active: {why}"
+        case Switched(old=old, new=new, pressure=p, because=why, revision=revision):
+            return f"switched from {_name(old)} to {_name(new)}{_code(revision)} at pressure {p:.2f}: {why}"
+        case SwitchRefused(number=n, pressure=p, figures=figures, because=why):
+            return f"no switch from {_name(n)} at pressure {p:.2f} ({figures}): {why}"
+        case OpenRefused(because=why):
+            return f"no wagon opened: {why}"
+        case BoundLifted(number=n, because=why):
+            return f"{_name(n)} goes on past its limit: {why}"
+        case Discarded(number=n, because=why):
+            return f"{_name(n)} discarded: {why}"
+        case ChannelsAdded(number=n, channels=channels):
+            return f"{_name(n)} got channels: {', '.join(channels)}"
+        case WagonSealed(number=n, seconds=s):
+            return f"{_name(n)} sealed, {s:.2f} s after it was cut off"
+        case WagonDrained(number=n, published=published, settled=settled, seconds=s):
+            totals = "totals unknown" if None in (published, settled) else f"published {published}, settled {settled}"
+            return f"{_name(n)} drained, {s:.2f} s after it was cut off: {totals}"
+        case WagonRemoved(wagon=w, dead=dead):
+            took = (
+                "it was never in use" if w.published is None else f"took {w.published} events, {dead} dead letters kept"
+            )
+            if w.lost:
+                took += f", {w.lost:,} events lost"
+            return f"{w.name}{_code(w.revision)} removed: {took}"
+        case DrainUnproven(number=n, because=why):
+            return f"{_name(n)} can't be proven empty: {why}"
+        case SealWaits(number=n, because=why):
+            return f"{_name(n)} can't be sealed yet: {why}"
+        case EventsLate(number=n, count=count):
+            return f"{count} late events were found in {_name(n)}: it drains again"
+        case NumbersSkipped(next=following, numbers=numbers):
+            return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
+        case EventsLost(number=n, count=count, total=total, because=why):
+            many = "an unknown number of" if count is None else f"{count:,}"
+            more = f" ({total:,} in all)" if total > (count or 0) else ""
+            return f"{_name(n)} lost {many} events{more}, which went without being settled: {why}"
+        case ChannelThreatened(number=n, channel=channel, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: {why}"
+        case EventsRescued(number=n, count=count, dead=dead):
+            refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
+            return f"{count} late events of {_name(n)} were published anew{refused}"
+        case StepFailed(step=step, because=why):
+            return f"{step} failed: {why}; it is tried again"
+        case OrphanRemoved(what=what):
+            return f"removed {what}, which belongs to no wagon"
+        case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after {attempts} attempts: {why}"
+        case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
+            return (
+                f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
+                f"tried again in {pause:.1f} s"
+            )
+        case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+        case BreakerOpened(channel=channel, because=why):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
+                "and none loses an attempt"
+            )
+        case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
+            return (
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
+                "a handling succeeded"
+            )
+        case SwitchRequested(because=why, revision=None, by=by):
+            return f"a switch was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=None, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}: {why}"
+        case SwitchRequested(because=why, revision=revision, watch=watch, by=by):
+            return f"a switch to {_revision(revision)} was asked for{_who(by)}, and back when more than {watch:.3g} of it fails: {why}"
+        case SwitchGivenUp(revision=revision, back=back, because=why):
+            return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
+        case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
+            return (
+                f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
+                f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
+            )
+        case WatchEnded(number=n):
+            return f"{_name(n)} is drained and watched no more: too little of it failed to go back"
+        case FellAsleep(number=n, seconds=s):
+            return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
+        case WokenUp(number=n, because=why):
+            return f"{_name(n)} is woken: {why}"
+        case StopRequested(because=why, by=by):
+            return f"the train's processes were asked to end{_who(by)}: {why}"
+        case DeliveryPaused(number=n, because=why, by=by, publishing=publishing):
+            more = ", and publishers are refused" if publishing else ""
+            return f"{_paused(n)} was paused{_who(by)}: {why}; no event is handed out{more}"
+        case DeliveryResumed(number=n, because=why, by=by, seconds=s):
+            return f"{_paused(n)} was resumed{_who(by)} after {s:.0f} s: {why}"
+        case RemovalAsked(because=why, by=by):
+            return f"the train is being removed{_who(by)}: {why}"
+        case RemovalGivenUp(because=why):
+            return f"the train is not removed: {why}"
+        case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
+            over = f", over {skipped} in between" if skipped else ""
+            return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
+        case HandlerOverran(number=n, handler=handler, because=why, given_up=True):
+            return f"handler {handler} of {_name(n)} swallowed its cancellation ({why}): it is run no further"
+        case HandlerOverran(number=n, handler=handler, because=why):
+            return f"handler {handler} of {_name(n)} still runs in its thread ({why}): its worker takes nothing until it has ended"
+        case ChannelsDropped(number=n, channels=channels):
+            return f"{_name(n)} lost channels that are empty and that nobody serves any more: {', '.join(channels)}"
+        case ChannelUnserved(number=n, channel=channel, count=count, because=why):
+            held = "an unknown number of" if count is None else f"{count:,}"
+            return f"{_name(n)} keeps {held} events in {channel}: {why}; it can't drain until a program with a handler works"
+        case DefectFound(step=step, because=why):
+            return (
+                f"a defect in eventwagon, please report it: {step}: {why}; the rest goes on, the log has the traceback"
+            )
+        case UnknownFact(kind=kind, raw=raw):
+            return f"{kind or 'an entry'} can't be read by this version: {raw}"
+        case RegistrySteppedBack(known=known, found=found, wagons=wagons):
+            lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
+            held = f"is back at revision {found}" if found else "has no manifest any more"
+            return (
+                f"the registry {held}, {known} was known: it was restored from an older copy, or lost what it held. "
+                f"What it holds now is taken over{lost}"
+            )
+        case ClaimsReturned(owner=owner, count=count, because=why):
+            return f"{count:,} events that {owner} had in hand were given back at once: {why}"
+
+
+_logger = logging.getLogger("eventwagon")
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
+
+
+def log(fact: Fact) -> None:
+    """A listener: each fact as one line of the logger `eventwagon`, a warning where an operator should look."""
+    _logger.log(_level(fact), "%s: %s", fact.train, sentence(fact))
+
+
+def _level(fact: Fact) -> int:
+    match fact:
+        case DefectFound():
+            return logging.ERROR
+        case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
+            return logging.INFO  # a switch that is on its way, a spare that is not needed
+        case SwitchRefused(because=because) if because == WHILE_PAUSED:
+            return logging.INFO
+        case WorkersLost(because=because) if because == NOBODY_ATTACHED:
+            return logging.INFO  # a spare after a restart: its workers come again, or their absence is told
+        case EventRetried() | EventSnoozed():
+            return logging.DEBUG
+    return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO
+
+
+DECISIONS: tuple[type, ...] = get_args(Decision)

@@ -1,0 +1,187 @@
+"""The seam to the train's one shared document, its members and its journal. Contracts only; the drivers are in
+`drivers/`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from ..display.text import said
+from .documents import as_read
+from .facts import Entry
+from .manifest import Manifest
+from .process import Pod, Process
+
+_logger = logging.getLogger("eventwagon")
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A manifest at a revision. Revisions grow by any amount with each change; 0: there is none yet."""
+
+    manifest: Manifest
+    revision: int
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """What one process's workers do for one wagon."""
+
+    number: int
+    ready: bool
+    """Attached to all of its channels that the process knows of; `channels` says which."""
+    workers: int = 0
+    """Its own workers, or those of the shared crew that are at it now."""
+    trouble: str = ""
+    """Why it is not ready."""
+    handled: int = 0
+    """Handlings that ended well in this process."""
+    failed: int = 0
+    """Handlings that failed in this process."""
+    channels: tuple[str, ...] | None = None
+    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older
+    code)."""
+    losses: int | None = None
+    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not
+    told."""
+    missing: tuple[str, ...] = ()
+    """Its inner channels that this process has no handler for: it serves the others."""
+    open: dict[str, str] = {}
+    """Channels whose circuit breaker is open in this process, and why."""
+    paused: bool | None = None
+    """It hands out no event of the wagon, since that is paused. None: not told, or it can't."""
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of the train that is alive: what it does, and the manifest revision it has seen."""
+
+    name: str
+    roles: tuple[str, ...] = ()
+    """Any of `observe`, `work`, `serve` (works for one given wagon), `publish`."""
+    revision: int = 0
+    code: str = ""
+    """The revision of its code, where it says one."""
+    crew: int = 0
+    """Its workers, where they are a shared crew."""
+    deployed: tuple[Attachment, ...] = ()
+    """What the orchestrator of an observing process says of the wagons' workers."""
+    publishing_to: int = 0
+    """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known
+    yet."""
+    attachments: tuple[Attachment, ...] = ()
+    channels: tuple[str, ...] | None = None
+    """The inner channels that its program has handlers for; None: it does not say."""
+    caught: int = 0
+    """Exceptions that one of its long tasks met where none should come, and went on after."""
+    held: int = 0
+    """Workers that take nothing, since a handler goes on in its thread after its attempt was ended."""
+    trouble: str = ""
+    """Why it is not well: a defect that it found."""
+    process: Process | None = None
+    """Which one it is, for others on its machine; None where its system does not say."""
+    pod: Pod | None = None
+    """The Pod that it runs in, for orchestrators that see Pods end; None where none started it."""
+
+
+_member_decoder = msgspec.json.Decoder(Member)
+_unreadable: set[str] = set()
+
+
+def encode_member(member: Member) -> bytes:
+    """The member as JSON, as registries keep it. Raises Defect for one that could not be read again."""
+    return msgspec.json.encode(sound_member(member))
+
+
+def sound_member(member: Member) -> Member:
+    """The member as every process will read it. Raises Defect."""
+    return as_read(member, _member_decoder)
+
+
+def decode_members(found: Iterable[bytes | str]) -> list[Member]:
+    """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told
+    once."""
+    members = []
+    for each in found:
+        try:
+            members.append(_member_decoder.decode(each))
+        except (ValueError, RecursionError) as e:
+            why = said(e)
+            if why not in _unreadable and len(_unreadable) < 100:
+                _unreadable.add(why)
+                _logger.warning("a check-in can't be read, and is passed over: %s (%.200r)", why, each)
+    return sorted(members, key=lambda member: member.name)
+
+
+class Registry(Protocol):
+    """One train = one document. An asynchronous context manager: entered once, by its owner, before use.
+
+    Its methods may be called concurrently, from the event loop that entered it. All raise Unavailable and
+    StorageBroken.
+    """
+
+    async def __aenter__(self) -> Registry: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def read(self, train: str) -> Snapshot:
+        """The newest manifest; where there is none, an empty one with revision 0. Creates nothing."""
+        ...
+
+    async def replace(
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
+    ) -> Snapshot:
+        """Compare-and-swap: store `manifest` if the revision still is `expect`, else raise Conflict and store nothing.
+        The new revision is higher than `beyond` too, where the driver numbers revisions itself. `entries` join the
+        journal as by `append`: in the same step where the store can, right after it where not."""
+        ...
+
+    def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:
+        """The newest manifest first, then each change; may skip some, never ends by itself. It goes back only where the
+        store itself did (it was restored from an older copy)."""
+        ...
+
+    async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
+        """This member is alive for `ttl` seconds from now. Replaces what it said before. `ttl=0` checks it out."""
+        ...
+
+    async def members(self, train: str) -> Sequence[Member]:
+        """Those that are alive, ordered by name."""
+        ...
+
+    async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
+        """Add to the journal, in order; only the newest `keep` entries stay."""
+        ...
+
+    def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+        """The journal, oldest first; with `last`, only that many of the newest."""
+        ...
+
+    async def delete(self, train: str) -> None:
+        """Remove all that is kept of the train: its members and its journal first, its manifest last. Idempotent: one
+        that was cut short is finished by another. From then on `read` gives an empty manifest with revision 0, and the
+        train may be founded anew. For trains whose processes have ended: what watches of it give is not defined."""
+        ...
+
+    async def trains(self) -> Sequence[str]:
+        """The names of all trains that have a manifest here, sorted."""
+        ...
+
+
+@runtime_checkable
+class Polling(Protocol):
+    """A registry whose watches look for what other processes have changed. Those that may look less often than each second
+    are to be one: `remove` waits for two looks before a train's manifest goes."""
+
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks."""
+        ...

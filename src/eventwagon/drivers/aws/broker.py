@@ -1,0 +1,297 @@
+"""The SQS broker: a standard queue for each channel, and a DynamoDB table that keeps account of what they hold.
+
+SQS can't refuse writes to a queue and knows only about how much one holds. So an event is written to the table before
+it is sent and removed from it when it is settled; a channel is empty when it has no rows. docs/decisions has the
+reasoning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from ...contracts.broker import Capabilities, Depth, Finding
+from ...errors import ChannelGone, PublishUncertain, Sealed, Unavailable
+from ...event import Channel, Event
+from .clients import TROUBLE, Clients
+from .errors import Refused, explain, never_sent
+from .inspection import inspect_queues, inspect_table
+from .place import Place, parse
+from .queues import NotTaken, Queues
+from .rows import Counted, Rows
+from .subscription import Subscription
+from .table import Table
+from .wire import Letter, event_from, letter
+
+_NEAR = 100  # outstanding by the counters: from here on the rows are asked
+_AGAIN, _AGAIN_FAR = (
+    1.0,
+    10.0,
+)  # seconds between two looks at the rows while the counters stand still: near empty, and not
+_REMEMBERED = 4096
+_RESEND_BATCH = 100
+
+
+class _Look:
+    """What this process knows of a channel from the rows: when they were asked, and what they said."""
+
+    __slots__ = ("at", "bare_since", "empty_at", "left", "seen")
+
+    def __init__(self) -> None:
+        self.at = float("-inf")
+        self.seen: Counted | None = None
+        self.left = 0
+        self.empty_at = -1
+        """The published total, read before no row was found: all these are settled, for ever."""
+        self.bare_since: float | None = None
+        """Since when its queue has shown nothing though there are rows."""
+
+
+class SQSBroker:
+    """Events in SQS and DynamoDB. `place` says where, or `from_url`; credentials come from AWS's usual chain.
+
+    `clock` gives seconds since the epoch. It belongs to the event loop that entered it. docs/brokers/sqs.md has the
+    rights that it needs, what it costs, and what could not be tried.
+    """
+
+    capabilities = Capabilities(fences=False, bounds=False, totals=False, durable=True, shared=True, ordered=False)
+
+    def __init__(self, place: Place | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.place = place or Place()
+        self._clients = Clients(self.place, clock=clock)
+        self.table = Table(self._clients)
+        self._stack = AsyncExitStack()
+        self._rows = Rows(self.table, self.place)
+        self._queues = Queues(self._clients)
+        self._looks: dict[Channel, _Look] = {}
+        self._sealed: dict[Channel, None] = {}
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> SQSBroker:
+        """`sqs://eu-west-1/prefix?table=eventwagon&endpoint=http://127.0.0.1:5000`. Raises UsageError."""
+        return cls(parse(url), clock=clock)
+
+    def name_of(self, channel: Channel) -> str:
+        """The name of the channel's queue."""
+        return self.place.queue(channel)
+
+    async def __aenter__(self) -> SQSBroker:
+        """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.table)
+            await self._clients.open("sqs")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        try:
+            await self._rows.list(channel)
+            await self._queues.create(channel)
+            await self._rows.open(channel)
+        except TROUBLE as e:
+            if isinstance(e, Refused) and e.gone:
+                raise Unavailable(f"creating {channel}: its queue does not answer yet") from e
+            raise explain(e, f"creating {channel}", self.place) from e
+        self._looks.pop(channel, None)
+        self._sealed.pop(channel, None)
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        """Rows first, then the look at the seal, then the messages: an event that was ever admitted has its row from
+        before the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same
+        event: it is handled here too, under the same id."""
+        if not events:
+            await self._warm(channel)
+            return
+        if channel in self._sealed:
+            raise Sealed(f"channel {channel} is sealed")
+        letters = [letter(event, channel) for event in events]
+        what = f"publishing to {channel}"
+        try:
+            await self._rows.put(channel, letters)
+            outcome = await self._rows.admit(channel, len(letters))
+            if outcome == "gone":
+                await self._rows.remove(channel, [each.key for each in letters])
+                self._forget(channel)
+                raise ChannelGone(f"channel {channel} does not exist")
+        except TROUBLE as e:
+            if never_sent(e):
+                raise explain(e, what, self.place) from e
+            raise PublishUncertain(f"{what}: {e}") from e
+        if outcome == "sealed":
+            self._sealed[channel] = None
+            _trim(self._sealed)
+            raise Sealed(f"channel {channel} is sealed")
+        await self._send(channel, letters)
+
+    async def _warm(self, channel: Channel) -> None:
+        """What the first publish to the channel would wait for: connections, and where its queue is."""
+        try:
+            await self._rows.counted([channel])
+            await self._queues.url(channel)
+        except TROUBLE as e:
+            if isinstance(e, Refused) and e.gone:
+                raise ChannelGone(f"channel {channel} does not exist") from e
+            raise explain(e, f"publishing to {channel}", self.place) from e
+
+    async def _send(self, channel: Channel, letters: Sequence[Letter]) -> None:
+        """Their rows stand: whatever happens here, they are handled, at the latest when they are sent again."""
+        try:
+            await self._queues.send(channel, letters)
+        except TROUBLE as e:
+            if isinstance(e, Refused) and e.gone:
+                self._forget(channel)
+                raise ChannelGone(f"channel {channel} does not exist") from e
+            raise PublishUncertain(f"sending to {channel}: {e}") from e
+        except NotTaken as e:
+            raise PublishUncertain(f"sending to {channel}: {e}") from e
+
+    async def seal(self, channel: Channel) -> None:
+        """Every publish that looks at the seal from now on is refused. One that looked before may still end, and its
+        rows are there already: so it is no fence by the word of the contract, and nothing gets lost by that."""
+        try:
+            await self._rows.seal(channel)
+        except TROUBLE as e:
+            raise explain(e, f"sealing {channel}", self.place) from e
+
+    @asynccontextmanager
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
+        try:
+            counted, _ = await asyncio.gather(self._rows.counted([channel]), self._queues.url(channel))
+            if not counted:
+                raise ChannelGone(f"channel {channel} does not exist")
+        except TROUBLE as e:
+            if isinstance(e, Refused) and e.gone:
+                raise ChannelGone(f"channel {channel} does not exist") from e
+            raise explain(e, f"consuming from {channel}", self.place) from e
+        yield Subscription(channel, self._queues, self._rows, self.place, visibility)
+
+    def given(self, channel: Channel, *, visibility: float) -> Subscription:
+        """A consumer of messages that something else has received (an event-source mapping): for
+        `Subscription.taken`."""
+        return Subscription(channel, self._queues, self._rows, self.place, visibility)
+
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        return 0
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        """One read of all counters; the rows decide where these say that little or nothing is left. `settled` equals
+        `published` only where no row was found."""
+        if not channels:
+            return []
+        try:
+            counted = await self._rows.counted(channels)
+            return await asyncio.gather(*(self._depth(channel, counted.get(channel)) for channel in channels))
+        except TROUBLE as e:
+            raise explain(e, "reading depths", self.place) from e
+
+    async def _depth(self, channel: Channel, counted: Counted | None) -> Depth:
+        if counted is None:
+            self._looks.pop(channel, None)
+            return Depth()
+        look = self._looks.get(channel)
+        if look is None:
+            look = self._looks[channel] = _Look()
+            _trim(self._looks)
+        published = counted.published
+        if look.empty_at != published:
+            left = await self._left(channel, counted, look)
+            if left:  # more than was counted where a publisher died before it counted
+                return Depth(published=max(published, left), settled=max(0, published - left))
+        return Depth(published=published, settled=published, waiting=0, in_flight=0)
+
+    async def _left(self, channel: Channel, counted: Counted, look: _Look) -> int:
+        """How much is outstanding: about, while there is much; 0 only where there is no row."""
+        now = asyncio.get_running_loop().time()
+        about = counted.published - counted.settled
+        moved, look.seen = look.seen != counted, counted
+        if moved and about > _NEAR:
+            look.at, look.left, look.bare_since = now, about, None
+            return about
+        if not moved and look.left and now - look.at < (_AGAIN if about <= _NEAR else _AGAIN_FAR):
+            return look.left
+        left, whole = await self._rows.count(channel, most=_NEAR)
+        if left == 0:
+            look.empty_at, look.bare_since = counted.published, None
+        elif not moved:
+            await self._mend(channel, look, now)
+        look.at, look.left = now, left if whole else max(left, about)
+        return look.left
+
+    async def _mend(self, channel: Channel, look: _Look, now: float) -> None:
+        """Send again what has rows and, for a good while, no message: its sender died, or SQS has lost it."""
+        if await self._queues.in_sight(channel):
+            look.bare_since = None
+        elif look.bare_since is None:
+            look.bare_since = now
+        elif now - look.bare_since > self.place.resend:
+            look.bare_since = now
+            if await self._rows.may_resend(channel, self._clients.now(), self.place.resend):
+                await self._resend(channel)
+
+    async def _resend(self, channel: Channel) -> None:
+        batch: list[Letter] = []
+        try:
+            async for key, body in self._rows.browse(channel):
+                batch.append(Letter(key, body.decode(errors="replace"), len(body)))
+                if len(batch) >= _RESEND_BATCH:
+                    await self._queues.send(channel, batch)
+                    batch = []
+            await self._queues.send(channel, batch)
+        except NotTaken as e:
+            raise Unavailable(f"sending again what {channel} has lost: {e}") from e
+
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        """From the table: SQS can't be browsed. What is in flight is among it; attempts are not touched."""
+        try:
+            if not await self._rows.counted([channel]):
+                raise ChannelGone(f"channel {channel} does not exist")
+            async for key, body in self._rows.browse(channel):
+                yield event_from(body, message=key, sent=0.0)
+        except TROUBLE as e:
+            raise explain(e, f"reading {channel}", self.place) from e
+
+    async def delete(self, channel: Channel) -> None:
+        """First it takes no more, last it is no longer listed: a crash in between leaves what a sweep finds."""
+        try:
+            await self._rows.close(channel)
+            await self._queues.delete(channel)
+            await self._rows.forget(channel)
+        except TROUBLE as e:
+            raise explain(e, f"deleting {channel}", self.place) from e
+        self._forget(channel)
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        try:
+            return await self._rows.channels(train)
+        except TROUBLE as e:
+            raise explain(e, f"listing the channels of {train}", self.place) from e
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        urls = dict[str, str]()
+        try:
+            for channel in channels:
+                with contextlib.suppress(Refused):  # it may be gone, or not ours to see
+                    urls[self.place.queue(channel)] = await self._queues.url(channel)
+            return [
+                *await inspect_table(self._clients, is_new=self.table.is_new),
+                *await inspect_queues(self._clients, urls),
+            ]
+        except TROUBLE as e:
+            raise explain(e, "reading the settings", self.place) from e
+
+    def _forget(self, channel: Channel) -> None:
+        self._queues.forget(channel)
+        self._looks.pop(channel, None)
+        self._sealed.pop(channel, None)
+
+
+def _trim(known: dict[Channel, _Look] | dict[Channel, None]) -> None:
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]

@@ -1,0 +1,143 @@
+"""What the settings of the table and of queues mean for the events in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...contracts.broker import Finding, told_together
+from .clients import Clients
+from .errors import Refused, is_forbidden
+
+_LONGEST = 1_209_600
+"""Seconds for which SQS keeps a message at the most."""
+_LARGEST = 262_144
+_OURS = frozenset(
+    {
+        "published", "settled", "resent", "tried", "wagon", "revision", "until", "pages", "keep", "count", "handled",
+        "failed",
+    }
+)  # fmt: skip
+"""Attributes of our items that are numbers: DynamoDB may take one for the time at which an item goes."""
+
+
+async def inspect_table(clients: Clients, *, is_new: bool) -> list[Finding]:
+    """Of the DynamoDB table; `is_new`: this process has made it. Raises one of TROUBLE."""
+    name = clients.place.table
+    found = list[Finding]()
+    if is_new:
+        means = "there was none; it stays, and costs nothing while nothing is in it"
+        found.append(Finding(severity="fine", what=f"table {name} was made just now", means=means))
+    found += list(_table(await _asked(clients, "dynamodb", "describe_table", TableName=name)))
+    found += _expiry(await _asked(clients, "dynamodb", "describe_time_to_live", TableName=name))
+    return found
+
+
+async def inspect_queues(clients: Clients, queues: Mapping[str, str]) -> list[Finding]:
+    """Of these queues, by name with their URLs. Raises one of TROUBLE."""
+    found = dict[str, Sequence[Finding]]()
+    for name, url in queues.items():
+        try:
+            answer = await _asked(clients, "sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
+        except Refused as e:
+            if e.gone:
+                continue
+            raise
+        found[name] = list(_queue(answer))
+    return told_together(found)
+
+
+async def _asked(clients: Clients, service: str, operation: str, **given: Any) -> dict[str, Any] | None:
+    """The answer; None where the rights do not allow to ask."""
+    try:
+        return await clients.call(service, operation, **given)
+    except Refused as e:
+        if is_forbidden(e):
+            return None
+        raise
+
+
+def _table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    if answer is None:
+        means = "billing, protection and replicas of the table can't be seen"
+        yield Finding(severity="unknown", what="the table", means=means, todo="allow dynamodb:DescribeTable")
+        return
+    table: Mapping[str, Any] = answer["Table"]
+    mode = table.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
+    if mode == "PAY_PER_REQUEST":
+        yield Finding(severity="fine", what="BillingMode=PAY_PER_REQUEST", means="the table takes what comes")
+    else:
+        yield Finding(
+            severity="costs",
+            what=f"BillingMode={mode}",
+            means="what is above the provisioned capacity is refused, and publishing waits: that is when a burst comes",
+            todo="aws dynamodb update-table --billing-mode PAY_PER_REQUEST",
+        )
+    if table.get("DeletionProtectionEnabled"):
+        yield Finding(severity="fine", what="deletion protection", means="the table can't be deleted by mistake")
+    else:
+        yield Finding(
+            severity="costs",
+            what="no deletion protection",
+            means="one call deletes the table with all events and manifests",
+            todo="aws dynamodb update-table --deletion-protection-enabled",
+        )
+    if table.get("Replicas"):
+        yield Finding(
+            severity="loses",
+            what="a global table",
+            means="regions overwrite one another without looking: a seal, a claim or a manifest of one is lost to another",
+            todo="one region writes, and nobody else: no replicas",
+        )
+
+
+def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    what, todo = "time to live of the table's items", "aws dynamodb update-time-to-live --time-to-live-specification "
+    if answer is None:
+        means = "whether DynamoDB removes items by a date in them can't be seen"
+        yield Finding(severity="unknown", what=what, means=means, todo="allow dynamodb:DescribeTimeToLive")
+        return
+    said = answer.get("TimeToLiveDescription", {})
+    attribute = said.get("AttributeName", "")
+    if said.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        yield Finding(severity="fine", what=f"{what}: off", means="nothing goes but by eventwagon's hand")
+    elif attribute in _OURS:
+        means = "events, counters, manifests or check-ins have it, with other meanings: DynamoDB removes them"
+        todo += f"Enabled=false,AttributeName={attribute}"
+        yield Finding(severity="loses", what=f"{what}: by {attribute!r}", means=means, todo=todo)
+    else:
+        means = "none of eventwagon's items has such an attribute"
+        yield Finding(severity="fine", what=f"{what}: by {attribute!r}", means=means)
+
+
+def _queue(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    if answer is None:
+        means = "retention, size and redrive policy of the queues can't be seen"
+        yield Finding(severity="unknown", what="the queues", means=means, todo="allow sqs:GetQueueAttributes")
+        return
+    has: Mapping[str, str] = answer.get("Attributes", {})
+    kept = int(has.get("MessageRetentionPeriod", _LONGEST))
+    what = f"MessageRetentionPeriod={kept}"
+    if kept < _LONGEST:
+        means = (
+            f"SQS drops messages after {kept / 86_400:.1f} days; they are sent again from the table, and cost once more"
+        )
+        yield Finding(severity="costs", what=what, means=means, todo=f"set it to {_LONGEST} (14 days)")
+    else:
+        means = "14 days, the most there is; what waits longer is sent again from the table"
+        yield Finding(severity="fine", what=what, means=means)
+    if "RedrivePolicy" in has:
+        yield Finding(
+            severity="costs",
+            what="a redrive policy",
+            means="SQS moves messages away that were received some times; they are sent again from the table: they come late, "
+            "and twice",
+            todo="none on these queues: eventwagon counts attempts and keeps dead letters by itself",
+        )
+    if int(has.get("DelaySeconds", 0)):
+        means = "every event waits that long before anybody gets it"
+        yield Finding(severity="costs", what=f"DelaySeconds={has['DelaySeconds']}", means=means, todo="set it to 0")
+    if (largest := int(has.get("MaximumMessageSize", _LARGEST))) < _LARGEST:
+        means = "batches and events that are larger are refused"
+        what = f"MaximumMessageSize={largest}"
+        yield Finding(severity="costs", what=what, means=means, todo=f"set it to {_LARGEST} or more")

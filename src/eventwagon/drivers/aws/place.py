@@ -1,0 +1,114 @@
+"""Where in AWS a train is kept, and what its queues are called. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from ...display import redaction
+from ...errors import UsageError
+from ...event import Channel
+from ...values import split_url
+
+_KNOWN = ("endpoint", "table", "poll", "resend")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,15}")
+_TABLE = re.compile(r"[a-zA-Z0-9_.-]{3,255}")
+_QUEUE_NAME = 80  # characters that SQS allows
+_TRAIN_TAG = "eventwagon-train"
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A region, a prefix of queue names, a table. Times are in seconds. Credentials come from the usual chain of
+    AWS."""
+
+    region: str | None = None
+    """None: the one that the environment or the profile names."""
+    prefix: str = "eventwagon"
+    """Queues and rows of the table begin with it: several installations may share an account and a table."""
+    endpoint: str | None = None
+    """Where all services answer, instead of AWS (an emulator)."""
+    table: str = "eventwagon"
+    poll: float = 1.0
+    """Between two looks at a manifest that is watched."""
+    resend: float = 120.0
+    """An event that stands in the table while its queue has shown nothing for so long is sent to the queue again.
+    Longer than it takes SQS to get its approximate counts right (about a minute)."""
+
+    def __str__(self) -> str:
+        at = f" at {self.endpoint}" if self.endpoint else ""
+        return f"table {self.table} in {self.region or 'the default region'}{at}"
+
+    def tags(self, train: str) -> dict[str, str]:
+        """What queues, services and mappings say of whose they are: names alone may meet (prefix `a`, train `b-c`, and
+        prefix `a-b`, train `c`)."""
+        return {"eventwagon-prefix": self.prefix, "eventwagon-table": self.table, _TRAIN_TAG: train}
+
+    def stranger(self, tags: Mapping[str, str], train: str) -> str:
+        """Whose something with these tags is, if not this train's at this place; else empty. Earlier releases wrote the
+        train alone."""
+        if _TRAIN_TAG not in tags:
+            return "was not made by eventwagon"
+        whose = {name: tags.get(name, value) for name, value in self.tags(train).items()}
+        if whose == self.tags(train):
+            return ""
+        prefix, table, of = whose.values()
+        return f"belongs to train {of} with prefix {prefix} and table {table}"
+
+    def queue(self, channel: Channel) -> str:
+        """The name of the channel's queue: a dot is not allowed in one, so that inner channels end in a digest."""
+        name = f"{self.prefix}-{channel.train}" + (f"_v{channel.wagon}" if channel.wagon else "")
+        if not channel.name:
+            return name
+        digest = blake2b(str(channel).encode(), digest_size=4).hexdigest()
+        return f"{f'{name}-{channel.name}'[: _QUEUE_NAME - 9]}-{digest}"
+
+
+def parse(url: str) -> Place:
+    """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises
+    UsageError."""
+    parts = split_url(url)
+    shown = redaction.shown(url)
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := given.keys() - set(_KNOWN):
+        raise UsageError(
+            f"{shown}: unknown option {', '.join(sorted(unknown))}; {parts.scheme} knows {', '.join(_KNOWN)}"
+        )
+    if "@" in parts.netloc:
+        raise UsageError(
+            f"{shown}: no keys in the URL; AWS credentials come from the environment, a profile or the instance's role"
+        )
+    region, prefix = parts.netloc, unquote(parts.path).strip("/")
+    if region and not _REGION.fullmatch(region):
+        raise UsageError(f"{shown}: {region!r} is no region; write {parts.scheme}://eu-west-1/prefix")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise UsageError(f"{shown}: prefix {prefix!r}: use 1 to 16 of a-z, 0-9, '_' and '-', beginning with a letter")
+    endpoint = given.get("endpoint")
+    at = split_url(endpoint or "")
+    if endpoint is not None and (at.scheme not in ("http", "https") or not at.netloc):
+        raise UsageError(f"{shown}: endpoint={endpoint!r}: give a URL, say http://127.0.0.1:5000")
+    table = given.get("table", "eventwagon")
+    if not _TABLE.fullmatch(table):
+        raise UsageError(f"{shown}: table={table!r}: use 3 to 255 letters, digits, '_', '-' and '.'")
+    return Place(
+        region=region or None,
+        prefix=prefix or "eventwagon",
+        endpoint=endpoint,
+        table=table,
+        poll=_number(shown, "poll", given.get("poll", "1"), 0.05, 60),
+        resend=_number(shown, "resend", given.get("resend", "120"), 1, 86_400),
+    )
+
+
+def _number(shown: str, name: str, text: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise UsageError(f"{shown}: {name}={text!r}: give a number from {least:g} to {most:g}")
+    return value

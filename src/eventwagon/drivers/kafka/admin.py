@@ -1,0 +1,324 @@
+"""Topics: made, removed, listed, configured, measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+    TopicMetadata,
+)
+
+from ...errors import BrokerError, StorageBroken
+from .causes import Causes
+from .errors import AWAY, MOVING, absent, cause, translate
+from .options import Options
+
+R = TypeVar("R")
+
+_GRACE = 1.0  # s after which a call that has had its time counts as never answered
+_TRY = 1.5  # s that a leader is waited for before another may have taken over
+Place = tuple[str, int]
+"""Topic and partition."""
+
+FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+"""Nothing goes but by our own hand, whatever the cluster's defaults are."""
+LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
+"""The log's time is its leader's: the clock of who has what until when."""
+_HARM = {
+    "cleanup.policy": "removes records that nobody has handled",
+    "retention.ms": "removes records by their age",
+    "retention.bytes": "removes records when there are many",
+    "message.timestamp.type": "takes its time from its writers' clocks",
+    "max.message.bytes": "takes no records as large as max_message_bytes allows",
+}
+
+
+def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Of each option that is not as FOREVER and `needed` want it: the option as it is, what it does, and as it should
+    be. A number that begins with >= is the least."""
+    wrong = list[tuple[str, str, str]]()
+    for name, value in {**FOREVER, **needed}.items():
+        is_value = found.get(name, value)  # a server that does not know it does not do it
+        least = value.removeprefix(">=")
+        if is_value == value or (least != value and int(is_value) >= int(least)):
+            continue
+        wrong.append((f"{name}={is_value}", _HARM[name], f"{name}={least}"))
+    return wrong
+
+
+def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mapping[str, str]) -> str:
+    """As `Admin.unsuitable`, of a configuration that is known."""
+    wrong = harms(found, needed)
+    if not wrong:
+        return ""
+    right = [each for _, _, each in wrong]
+    return (
+        f"Kafka at {servers}: topic {topic}: {'; '.join(f'{setting} {harm}' for setting, harm, _ in wrong)}: set {', '.join(right)} (kafka-configs.sh "
+        f"--bootstrap-server {servers} --alter --topic {topic} --add-config {','.join(right)})"
+    )
+
+
+class Admin:
+    """One cluster's topics. Calls raise Unavailable and StorageBroken, which name the right that is needed."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.causes = Causes()
+        """Of the clients that were made with it as their logger."""
+        self._client = AdminClient(options.common(self.causes))
+        self.threads = ThreadPoolExecutor(8, thread_name_prefix="eventwagon-kafka")
+        """For calls that block."""
+
+    async def close(self) -> None:
+        """End its threads."""
+        await asyncio.to_thread(self.threads.shutdown, True, cancel_futures=True)
+        del self._client
+
+    async def blocking(self, call: Callable[..., R], *args: Any) -> R:
+        """The result of a call that blocks."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *args)
+
+    def trouble(self, error: KafkaError, right: str, resource: str) -> BrokerError:
+        """What this error means."""
+        return translate(error, self.options.servers, right, resource, self.why(error))
+
+    def why(self, error: KafkaError) -> str:
+        """What has kept us from the server, where the error says only that it took too long; empty where nothing
+        did."""
+        if error.code() not in AWAY:
+            return ""
+        with suppress(KafkaException):
+            self._client.poll(0)  # brings what its log says
+        return self.causes.why(self.options.servers, self.options.timeout)
+
+    async def names(self) -> list[str]:
+        """Of all topics that exist."""
+        try:
+            found = await self.blocking(lambda: self._client.list_topics(timeout=self.options.timeout))
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "cluster") from None
+        return list(found.topics)
+
+    async def describe(self, topic: str, client: Any = None) -> TopicMetadata | None:
+        """The topic, or None where there is none. With a `client` it is that one which knows it from then on."""
+        asked = client or self._client
+        try:
+            found = await self.blocking(lambda: asked.list_topics(topic, timeout=self.options.timeout))
+        except KafkaException as e:
+            if client is not None:
+                with suppress(KafkaException):
+                    client.poll(0)
+            raise self.trouble(cause(e), "DESCRIBE", f"topic {topic}") from None
+        metadata: TopicMetadata | None = found.topics.get(topic)
+        if metadata is None or (metadata.error is not None and absent(metadata.error)):
+            return None
+        if metadata.error is not None and metadata.error.code() != KafkaError.LEADER_NOT_AVAILABLE:
+            raise self.trouble(metadata.error, "DESCRIBE", f"topic {topic}")
+        return metadata
+
+    async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
+        """Make the topic; whether it was not there before."""
+        new = NewTopic(topic, partitions, self.options.replication, config={**FOREVER, **config})
+        error = await self._done(self._client.create_topics([new], **self._times())[topic])
+        if error is None:
+            return True
+        if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        raise self.trouble(error, "CREATE", f"topic {topic}")
+
+    async def delete(self, topic: str) -> None:
+        """Remove the topic; absent is success."""
+        error = await self._done(self._client.delete_topics([topic], **self._times())[topic])
+        if error is not None and not absent(error):
+            raise self.trouble(error, "DELETE", f"topic {topic}")
+
+    async def alter(self, topic: str, name: str, value: str) -> bool:
+        """Set one option of the topic; False where there is no such topic."""
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        error, _ = await self._insist(
+            lambda seconds: self._client.incremental_alter_configs([resource], request_timeout=seconds)[resource]
+        )
+        if error is not None and not absent(error):
+            raise self.trouble(error, "ALTER_CONFIGS", f"topic {topic}")
+        return error is None
+
+    async def configuration(self, topic: str) -> dict[str, str] | None:
+        """The topic's options as they hold; None where there is no such topic, or this user may not see them."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        error, future = await self._insist(
+            lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
+        )
+        if error is not None:
+            if absent(error) or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                return None
+            raise self.trouble(error, "DESCRIBE_CONFIGS", f"topic {topic}")
+        return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
+
+    async def brokers(self) -> list[int]:
+        """The numbers of those that run."""
+        try:
+            found = await self.blocking(lambda: self._client.list_topics(timeout=self.options.timeout))
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "cluster") from None
+        return sorted(found.brokers)
+
+    async def server_configuration(self, number: int) -> dict[str, str] | None:
+        """The options of one broker; None where this user may not see them."""
+        resource = ConfigResource(ResourceType.BROKER, str(number))
+        error, future = await self._insist(
+            lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
+        )
+        if error is not None:
+            if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+                return None
+            raise self.trouble(error, "DESCRIBE_CONFIGS", "cluster")
+        return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
+
+    async def knows_newest_times(self, topic: str) -> bool:
+        """Whether the brokers can be asked for a record by its time (KIP-734), as those since 3.0 can."""
+        at = TopicPartition(topic, 0)
+        spec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+        (future,) = self._client.list_offsets({at: spec}, request_timeout=self.options.timeout).values()
+        error = await self._done(future)
+        return error is None or error.code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE)
+
+    async def option(self, topic: str, name: str) -> str | None:
+        """One of them."""
+        return (await self.configuration(topic) or {}).get(name)
+
+    async def unsuitable(self, topic: str, needed: Mapping[str, str]) -> str:
+        """What of the topic's configuration loses what it holds, and what to set; empty where all is well, and where it
+        can't be seen. `needed` beside FOREVER; a number that begins with >= is the least."""
+        found = await self.configuration(topic)
+        return "" if found is None else unsuitable(self.options.servers, topic, found, needed)
+
+    async def check(self, topic: str, needed: Mapping[str, str]) -> None:
+        """Raise StorageBroken if it is unsuitable."""
+        if wrong := await self.unsuitable(topic, needed):
+            raise StorageBroken(wrong)
+
+    async def ends(self, places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
+        """The offset after the last record of each; None where there is no such topic. One call for all. `stable`:
+        before the first record of a transaction that is open."""
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        found = await self._offsets(places, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
+        return {place: None if one is None else one.offset for place, one in found.items()}
+
+    async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
+        """The leader epoch of each, which grows whenever another broker takes over; None where there is no such
+        topic."""
+        found = await self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return {place: None if one is None else one.leader_epoch for place, one in found.items()}
+
+    async def starts(self, places: Iterable[Place]) -> dict[Place, int | None]:
+        """The offset of the first record that still stands in each, likewise."""
+        found = await self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        return {place: None if one is None else one.offset for place, one in found.items()}
+
+    async def _offsets(
+        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED
+    ) -> dict[Place, Any]:
+        found: dict[Place, Any] = {}
+        left = set(places)
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self.options.timeout, 0.005
+        while left:
+            moving = await self._ask(left, spec, level, found)
+            left -= found.keys()
+            if moving is None:
+                break
+            if loop.time() > deadline:
+                raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}")
+            await asyncio.sleep(pause)
+            pause = min(0.25, pause * 2)
+            for topic in {topic for topic, _ in left}:
+                await self.describe(topic)
+        return found
+
+    async def _ask(
+        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel, found: dict[Place, Any]
+    ) -> KafkaError | None:
+        """Fill in what is known; an error of those that have no leader just now."""
+        asked = {TopicPartition(topic, partition): spec for topic, partition in places}
+        moving = None
+        try:
+            futures = self._client.list_offsets(
+                asked, isolation_level=level, request_timeout=min(_TRY, self.options.timeout)
+            )
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
+        for at, future in futures.items():
+            error = await self._done(future, renew=False)
+            if error is None and future.result().offset >= 0:
+                found[at.topic, at.partition] = future.result()
+            elif error is None:  # seen when the leader had just been killed: no offset, and no error
+                moving = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+            elif absent(error):
+                # may be the client's own opinion, after a lost connection: the cluster has the last word
+                if await self.describe(at.topic) is None:
+                    found[at.topic, at.partition] = None
+                else:
+                    moving = error
+            elif error.code() in MOVING or error.code() == KafkaError._TIMED_OUT:
+                moving = error
+            else:
+                raise self.trouble(error, "DESCRIBE", f"topic {at.topic}")
+        return moving
+
+    async def trim(self, topic: str, before: int) -> None:
+        """Remove the records of partition 0 before this offset. Absent is success."""
+        at = TopicPartition(topic, 0, before)
+        (future,) = self._client.delete_records([at], request_timeout=self.options.timeout).values()
+        error = await self._done(future)
+        if error is not None and not absent(error):
+            raise self.trouble(error, "DELETE", f"records of topic {topic}")
+
+    async def _insist(self, start: Callable[[float], Future[Any]]) -> tuple[KafkaError | None, Future[Any]]:
+        """The error, if any, and the answer of what may be asked again: of another broker when one does not answer."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.options.timeout
+        while True:
+            future = start(max(0.1, min(2 * _TRY, deadline - loop.time())))
+            error = await self._done(future)
+            if error is None or error.code() != KafkaError._TIMED_OUT or loop.time() > deadline - 0.1:
+                return error, future
+
+    async def _done(self, future: Future[Any], *, renew: bool = True) -> KafkaError | None:
+        """Its error, if any. With `renew` a client that timed out is replaced: it may wait for ever for the controller
+        that it knows, when that has been killed."""
+        asked = self._client
+        try:
+            async with asyncio.timeout(self.options.timeout + _GRACE):
+                await asyncio.wrap_future(future)
+        except KafkaException as e:
+            error = cause(e)
+        except TimeoutError:
+            error = KafkaError(KafkaError._TIMED_OUT, "no answer")
+        else:
+            return None
+        if error.code() in AWAY:
+            with suppress(KafkaException):
+                asked.poll(0)
+        if renew and error.code() == KafkaError._TIMED_OUT and self._client is asked:
+            self._client = AdminClient(self.options.common(self.causes))
+            old = [asked]
+            del asked
+            with suppress(RuntimeError):  # closed meanwhile
+                self.threads.submit(old.clear)  # its end waits for what it does: a look-up of a name, say
+        return error
+
+    def _times(self) -> dict[str, float]:
+        return {"request_timeout": self.options.timeout, "operation_timeout": self.options.timeout}

@@ -1,0 +1,403 @@
+"""Channels as Kafka topics, without consumer groups: who has which event stands in a log of claims for each wagon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Self
+
+import msgspec
+
+from ...contracts.broker import Capabilities, Depth, Finding, Subscription
+from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
+from ...event import Channel, Event
+from . import sealing
+from .admin import LOG_TIME, Place, unsuitable
+from .inspection import Topic as Inspected
+from .inspection import inspect
+from .names import Names
+from .options import LOGGER, Options
+from .proposals import Gone, Release, Void, runs_of
+from .publishing import LIMIT, PROBES_ONLY, Topic
+from .reader import Spot
+from .subscription import KafkaSubscription
+from .wagon import Wagon
+from .wagons import Wagons
+from .wire import decode
+
+_ORPHAN = 60.0  # s that a claims log may stand alone: a creator may be about to make its first channel
+_PAGE = 2000  # messages that a browse reads at once
+
+
+class KafkaBroker:
+    """A Kafka cluster (3.0 or later). `servers`: host:port,host:port; `partitions` of a new channel: with more than
+    one, events come in no order; `replication`: copies of new topics, -1 as the cluster has it; `timeout` in s;
+    `cache`: bytes of events that are read ahead; `topic_prefix`: begins the name of each topic; `oauth_cb`: a plain
+    function that gives tokens for SASL/OAUTHBEARER, called from any thread (see confluent_kafka); `config`: options of
+    librdkafka, such as security.protocol. Raises UsageError.
+
+    A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; who switches and removes also
+    CREATE, DELETE and ALTER_CONFIGS.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        partitions: int = 1,
+        replication: int = -1,
+        max_message_bytes: int = 1_048_588,
+        timeout: float = 10.0,
+        cache: int = 32 * 1024 * 1024,
+        topic_prefix: str = "",
+        oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
+        config: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._options = Options(
+            servers,
+            partitions,
+            replication,
+            max_message_bytes,
+            timeout,
+            topic_prefix=topic_prefix,
+            config=config or {},
+            oauth_cb=oauth_cb,
+        ).checked()
+        self._names = Names(topic_prefix)
+        self._cache = cache
+        self.capabilities = Capabilities(
+            fences=True,
+            bounds=False,
+            totals=True,
+            durable=True,
+            shared=True,
+            ordered=partitions == 1,
+            reclaims=True,
+            losses=True,
+        )
+        self._orphans: dict[str, float] = {}
+        self._wagons: Wagons | None = None
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
+        """`kafka://host:9092,host2:9092?partitions=1&replication=3&sasl.username=…`. Raises UsageError."""
+        o = Options.from_url(url)
+        return cls(
+            o.servers,
+            partitions=o.partitions,
+            replication=o.replication,
+            max_message_bytes=o.max_message_bytes,
+            timeout=o.timeout,
+            topic_prefix=o.topic_prefix,
+            config=dict(o.config),
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Connects when it is first used: a server that is not there yet is waited for by each call."""
+        self._wagons = Wagons(self._options, self._cache)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Send what was begun, up to 1 s; then end all threads and connections."""
+        wagons, self._wagons = self._wagons, None
+        if wagons is not None:
+            await wagons.close()
+
+    @property
+    def _have(self) -> Wagons:
+        if self._wagons is None:
+            raise RuntimeError("a KafkaBroker is entered before use: async with broker: …")
+        return self._wagons
+
+    # --- channels ---------------------------------------------------------------------------
+
+    def name_of(self, channel: Channel) -> str:
+        """See Named. Its topic."""
+        return self._names.topic(channel)
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        async with self._have.few:
+            await self._create(channel)
+
+    async def _create(self, channel: Channel) -> None:
+        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
+        events = {LIMIT: str(self._options.max_message_bytes)}
+        self._have.publisher.forget(channel)
+        new_log, new = await asyncio.gather(
+            admin.create(log, 1, LOG_TIME), admin.create(topic, self._options.partitions, events)
+        )
+
+        async def ready() -> None:
+            metadata = await admin.describe(topic, self._have.publisher.sender.producer)
+            if metadata is None or any(p.leader < 0 for p in metadata.partitions.values()):
+                raise Unavailable(f"topic {topic} has no leader yet")
+            wagon = await self._have.of(channel)
+            if not new_log:
+                await admin.check(log, LOG_TIME)
+            if not new:
+                await self._check(channel, topic)
+            await admin.describe(topic)
+            places = [(topic, p) for p in metadata.partitions]
+            ends = await admin.ends(places)
+            await self._prove(wagon, channel, [p for (_, p), end in ends.items() if new or not end])
+            await self._have.publisher.topic(channel)
+
+        await self._patiently(ready, f"channel {channel} does not take writes")
+
+    async def _check(self, channel: Channel, topic: str) -> None:
+        """A topic that was there before must keep what it holds, and take what we publish. Raises StorageBroken."""
+        found = await self._have.admin.configuration(topic)
+        if found is None:
+            return
+        if wrong := unsuitable(self._options.servers, topic, found, self._needed(channel, found)):
+            raise StorageBroken(wrong)
+
+    def _needed(self, channel: Channel, found: Mapping[str, str]) -> dict[str, str]:
+        """What the channel's topic needs beside FOREVER, given its configuration."""
+        sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
+        # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
+        return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
+
+    async def _prove(self, wagon: Wagon, channel: Channel, partitions: Sequence[int]) -> None:
+        """Write a probe to each: it takes writes, or is sealed."""
+        client, probes = self._have.client, list[tuple[int, int]]()
+        done = await asyncio.gather(
+            *(
+                sealing.probe(client.admin, client.sender, self._names.topic(channel), p, lambda *at: probes.append(at))
+                for p in partitions
+            ),
+            return_exceptions=True,
+        )
+        await self._void(wagon, channel, probes)
+        for one in done:
+            if isinstance(one, sealing.Gone):
+                raise ChannelGone(f"topic {channel} is not there yet") from None
+            if isinstance(one, BaseException):
+                raise one
+
+    async def _void(self, wagon: Wagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
+        if probes:
+            await wagon.propose(Void(channel.name, runs_of(probes)))
+
+    async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
+        """Until the brokers that are asked know of what was made just now."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._options.timeout, 0.005
+        while True:
+            try:
+                return await step()
+            except (ChannelGone, Unavailable) as e:
+                if loop.time() > deadline:
+                    raise Unavailable(f"Kafka at {self._options.servers}: {otherwise}: {e}") from None
+            await asyncio.sleep(pause)
+            pause = min(0.25, pause * 2)
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        await self._have.publisher.publish(channel, events)
+
+    async def seal(self, channel: Channel) -> None:
+        topic = self._names.topic(channel)
+        metadata = await self._have.admin.describe(topic)
+        if metadata is None:
+            return
+        client, probes = self._have.client, list[tuple[int, int]]()
+        copies = max((len(p.replicas) for p in metadata.partitions.values()), default=1)
+        count = len(metadata.partitions)
+        try:
+            await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
+            self._have.publisher.sealed(channel)
+        except sealing.Gone:
+            return
+        finally:
+            if probes:
+                wagon = await self._have.of(channel)
+                await self._void(wagon, channel, probes)
+
+    async def delete(self, channel: Channel) -> None:
+        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
+        self._have.publisher.forget(channel)
+        names = await admin.names()
+        if topic in names and log in names:
+            wagon = await self._have.of(channel)
+            wagon.propose(Gone(channel.name))  # a hint only: nothing hangs on it
+        await admin.delete(topic)
+        if (attached := self._have.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
+            feed.end()
+        standing = self._names.channels_in(await admin.names(), channel.train)
+        left = [c for c in standing if c.wagon == channel.wagon and c != channel]
+        if not left:
+            await admin.delete(log)
+            self._have.forget(channel)
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        names = await self._have.admin.names()
+        found = self._names.channels_in(names, train)
+        await self._remove_orphans(names, train, {c.wagon for c in found})
+        return found
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        logs = dict.fromkeys(self._names.claims(channel) for channel in channels)
+        topics = [Inspected(log, LOG_TIME) for log in logs]
+        for channel in channels:
+            topic = self._names.topic(channel)
+            found = await self._have.admin.configuration(topic)
+            topics.append(Inspected(topic, self._needed(channel, found or {})))
+        return await inspect(self._have.admin, topics)
+
+    async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:
+        """Claims logs whose wagon has no channel, and had none a while ago."""
+        now = asyncio.get_running_loop().time()
+        alone = {self._names.claims(c): c for c in self._names.claims_in(names, train) if c.wagon not in wagons}
+        for gone in [t for t in self._orphans if t not in alone and self._names.claims_in([t], train)]:
+            del self._orphans[gone]
+        for topic, channel in alone.items():
+            if now - self._orphans.setdefault(topic, now) > _ORPHAN:
+                LOGGER.info("topic %s belongs to no channel any more and is removed", topic)
+                await self._have.admin.delete(topic)
+                self._have.forget(channel)
+
+    # --- consumers --------------------------------------------------------------------------
+
+    def consume(
+        self, channel: Channel, *, visibility: float, owner: str = ""
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return self._consume(channel, visibility, owner)
+
+    @asynccontextmanager
+    async def _consume(self, channel: Channel, visibility: float, owner: str) -> AsyncIterator[Subscription]:
+        wagon = await self._have.of(channel)
+        feed = await self._have.feed(wagon, channel)
+        feed.users += 1
+        try:
+            yield KafkaSubscription(wagon, feed, channel, visibility, owner)
+        finally:
+            feed.users -= 1
+            if not feed.users:
+                feed.stop()
+                if wagon.feeds.get(channel.name) is feed:
+                    del wagon.feeds[channel.name]
+
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        if owner:
+            with contextlib.suppress(ChannelGone):
+                wagon = await self._have.of(channel)
+                returned = await wagon.propose(Release(channel.name, [], 0, False, owner))
+                return sum(grant.stop - grant.start for grant in returned)
+        return 0
+
+    # --- figures ----------------------------------------------------------------------------
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        wagons, topics = await self._known(channels)
+        partitions = {c: topic.partitions for c, topic in topics.items()}
+        settled, ends = await self._have.totals(wagons.values(), partitions)
+        await self._look_for_losses(wagons, partitions, ends)
+        depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
+        # whoever decides on ages decides on the ingress's: the others are spared the reading
+        spots = {
+            c: self._spots(wagons[c.train, c.wagon], c, partitions[c], ends)
+            for c, d in depths.items()
+            if d.waiting and not c.name
+        }
+        times = await self._have.ages.times([spot for some in spots.values() for spot in some])
+        for channel, some in spots.items():
+            known = [times[spot] for spot in some if spot in times]
+            if known and len(known) == len(some):
+                depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
+        return [depths.get(c, Depth()) for c in channels]
+
+    async def _look_for_losses(
+        self,
+        wagons: Mapping[tuple[str, int], Wagon],
+        partitions: Mapping[Channel, int],
+        ends: Mapping[Place, int | None],
+    ) -> None:
+        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is told."""
+        asked = dict[Place, Channel]()
+        for channel, count in partitions.items():
+            claims = wagons[channel.train, channel.wagon].channel(channel.name)
+            for place in ((self._names.topic(channel), p) for p in range(count)):
+                part = claims.partition(place[1])
+                if part.taken or part.fresh < (ends[place] or 0):
+                    asked[place] = channel
+        if not asked:
+            return
+        for (topic, p), start in (await self._have.admin.starts(asked)).items():
+            channel = asked[topic, p]
+            wagon = wagons[channel.train, channel.wagon]
+            if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
+                with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
+                    await wagon.lose(channel, runs, f"what stood before offset {start} of {topic}, partition {p}")
+
+    def _spots(self, wagon: Wagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
+        """Where the oldest and the newest event that waits stand, by each partition's order."""
+        claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
+        spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
+        return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
+
+    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[tuple[str, int], Wagon], dict[Channel, Topic]]:
+        """The wagons of those channels that exist, and the channels' topics."""
+        topics, followed = await asyncio.gather(
+            asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True),
+            asyncio.gather(*map(self._have.of, channels), return_exceptions=True),
+        )
+        for one in (*topics, *followed):
+            if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
+                raise one
+        wagons, found = dict[tuple[str, int], Wagon](), dict[Channel, Topic]()
+        for channel, topic, wagon in zip(channels, topics, followed, strict=True):
+            if not isinstance(topic, BaseException) and not isinstance(wagon, BaseException):
+                wagons[channel.train, channel.wagon] = wagon
+                found[channel] = topic
+        return wagons, found
+
+    def _depth(
+        self, wagon: Wagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
+    ) -> Depth:
+        claims = wagon.channel(channel.name)
+        published = -claims.voids - claims.lost
+        for partition in range(topic.partitions):
+            end = ends[topic.name, partition]
+            if end is None:
+                self._have.publisher.forget(channel)
+                return Depth()
+            published += end
+        again = claims.waiting_again(wagon.log.now)
+        in_flight = claims.held() - again
+        return Depth(
+            published=published,
+            settled=settled,
+            waiting=max(0, published - claims.settled - in_flight),
+            in_flight=in_flight,
+            lost=claims.lost,
+            trouble="; ".join(filter(None, (topic.trouble, "" if channel.name else wagon.in_trouble))),
+        )
+
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        wagon = await self._have.of(channel)
+        topic = await self._have.publisher.topic(channel)
+        await self._have.totals([wagon], {channel: topic.partitions})
+        ends = await self._have.admin.ends(self._have.places({channel: topic.partitions}), stable=True)
+        claims = wagon.channel(channel.name)
+        pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
+        for p, held, fresh in pieces:
+            end = ends[topic.name, p]
+            if end is None:
+                self._have.publisher.forget(channel)
+                raise ChannelGone(f"channel {channel} does not exist")
+            for first in range(0, len(held), _PAGE):
+                for message in await self._have.reader.these(topic.name, p, held[first : first + _PAGE]):
+                    if (event := decode(message)) is not None:
+                        yield event
+            while fresh < end:
+                some = await self._have.reader.range(topic.name, p, fresh, end, _PAGE)
+                for message in some:
+                    if (event := decode(message)) is not None:
+                        yield event
+                fresh = some[-1].offset() + 1 if some else end  # type: ignore[operator]

@@ -1,0 +1,101 @@
+"""What a Kafka error means to our callers."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from ...errors import BrokerError, StorageBroken, Unavailable
+
+ABSENT = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._NOENT,
+    }
+)
+"""The topic does not exist (any more)."""
+MOVING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+    }
+)
+"""The partition has no leader that is known here just now: soon it will."""
+AWAY = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError._SSL,
+        KafkaError._UNSUPPORTED_FEATURE,
+    }
+)
+"""Nobody answered, or nobody who can."""
+_FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "group",
+}
+_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_CONFIGURED = frozenset(
+    {
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError.TOPIC_DELETION_DISABLED,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+
+
+def absent(error: KafkaError) -> bool:
+    """Whether it says that the topic does not exist."""
+    return error.code() in ABSENT
+
+
+def cause(error: BaseException) -> KafkaError:
+    """The KafkaError in an exception of the client; a BufferError says that its queue is full."""
+    if isinstance(error, BufferError):
+        return KafkaError(KafkaError._QUEUE_FULL, str(error))
+    found = error.args[0] if isinstance(error, KafkaException) and error.args else None
+    return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:
+    """Nothing was done; `why` is what has kept us from the server. `right` (an operation of Kafka's access control:
+    "WRITE") on `resource` ("topic x") was needed."""
+    code = error.code()
+    where = f"Kafka at {servers}: {right} on {resource}"
+    if code in _FORBIDDEN:
+        return StorageBroken(f"{where} is not allowed to this user: grant {right} on {resource}")
+    if code in _LOGIN:
+        return StorageBroken(
+            f"Kafka at {servers} refuses the login: check sasl.mechanism, sasl.username, sasl.password"
+        )
+    if code in _CONFIGURED:
+        return StorageBroken(
+            f"{where}: {error.str()} ({error.name()}): change the cluster's or the topic's configuration"
+        )
+    if why:
+        return Unavailable(f"{where}: nothing was done: {why}")
+    if code == KafkaError._UNSUPPORTED_FEATURE:
+        return Unavailable(
+            f"{where}: nothing was done: what listens there is no broker that serves clients (a controller's port, or "
+            "a server older than 3.0): check the port"
+        )
+    if code in AWAY:
+        return Unavailable(
+            f"{where}: {error.str()}: nothing was done; nobody answered in time: check host, port and firewall, or try again"
+        )
+    return Unavailable(f"{where}: {error.str()} ({error.name()}): nothing was done; try again")

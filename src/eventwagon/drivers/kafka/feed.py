@@ -1,0 +1,269 @@
+"""What one channel holds, as one process reads it: forward once, into a bounded cache."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from confluent_kafka import Message
+
+from ...errors import ChannelGone, Unavailable
+from ...event import Channel
+from .claims import ChannelClaims, Claims, Grant
+from .proposals import Run
+from .reader import Reader
+from .tail import Tail
+
+_EACH = 600  # bytes that a message takes beyond its value, about: headers and objects
+_FAR = 5000  # offsets that others have claimed from which on going there is cheaper than reading on
+_FIRST = 1000  # messages that are read at once when a consumer attaches
+
+
+class Taken(NamedTuple):
+    """What a claim was granted: messages with their attempt and claim, and offsets where no message stands."""
+
+    messages: list[tuple[Message, int, int]]
+    missing: list[tuple[int, int]]
+
+
+class Lane:
+    """One partition, read forward. `position` is the offset after the last one seen."""
+
+    def __init__(self, number: int, position: int) -> None:
+        self.number = number
+        self.position = position
+        self.cache: dict[int, Message] = {}
+        """Read, and claimed by nobody yet."""
+        self.held: dict[int, Message] = {}
+        """Claimed by this process and not settled: kept for a retry, as far as there is room."""
+        self.cached = 0
+        self.kept = 0
+        self.paused = False
+
+    def keep(self, messages: Sequence[Message], most: int) -> None:
+        """Keep what was claimed; the oldest goes first."""
+        held = self.held
+        for message in messages:
+            offset: int = message.offset()  # type: ignore[assignment]
+            if offset not in held:
+                held[offset] = message
+                self.kept += len(message) + _EACH
+        while self.kept > most and held:
+            self.kept -= len(held.pop(next(iter(held)))) + _EACH
+
+    def forget(self, runs: Iterable[Run]) -> None:
+        """These are settled."""
+        for partition, start, stop in runs:
+            if partition == self.number and self.held:
+                gone = [m for offset in range(start, stop) if (m := self.held.pop(offset, None)) is not None]
+                self.kept -= sum(map(len, gone)) + _EACH * len(gone)
+
+    def drop(self, start: int, stop: int) -> None:
+        """Others have claimed these."""
+        if not self.cache:
+            return
+        for offset in range(start, stop):
+            if (message := self.cache.pop(offset, None)) is not None:
+                self.cached -= len(message) + _EACH
+
+
+class Feed:
+    """One channel's lanes, and whoever waits for something to come."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        topic: str,
+        partitions: int,
+        claims: Claims,
+        tail: Tail,
+        reader: Reader,
+        room: Callable[[], int],
+    ) -> None:
+        self.channel = channel
+        self.topic = topic
+        self.users = 0
+        self.asked = 0
+        """Events that are being claimed right now."""
+        self.gone = False
+        self.missed = 0
+        """Looks in a row that did not find the topic."""
+        self.partitions = partitions
+        self._wagon = claims
+        self._tail = tail
+        self._reader = reader
+        self._room = room
+        self.lanes: list[Lane] = []
+        self._waiters: dict[asyncio.Future[None], None] = {}
+
+    async def start(self, ends: Sequence[int]) -> None:
+        """Begin to read where the first event stands that nobody has claimed; `ends` of each partition as of now."""
+        for number in range(self.partitions):
+            lane = Lane(number, self._claims().partition(number).fresh)
+            self.lanes.append(lane)
+            if lane.position < ends[number]:
+                stop = min(ends[number], lane.position + _FIRST)
+                room = self._room() // self.partitions
+                with contextlib.suppress(Unavailable):  # then the tail brings it when it can
+                    first = await self._reader.range(self.topic, number, lane.position, stop, _FIRST, room)
+                    self._take_in(lane, first)
+        for lane in self.lanes:
+            self._tail.follow(
+                self.topic, lane.number, lane.position, partial(self._read, lane), partial(self._read_to, lane)
+            )
+            if lane.paused:  # asked for before the tail had it
+                self._tail.pause(self.topic, lane.number)
+
+    def stop(self) -> None:
+        """Read it no more."""
+        for lane in self.lanes:
+            self._tail.leave(self.topic, lane.number)
+        self.lanes.clear()
+
+    def end(self) -> None:
+        """The channel is gone: whoever waits is told."""
+        self.gone = True
+        self.stop()
+        self.wake()
+
+    def check(self) -> None:
+        """Raise ChannelGone if it is."""
+        if self.gone:
+            raise ChannelGone(f"channel {self.channel} does not exist any more")
+
+    def ends(self) -> list[tuple[int, int]]:
+        """How far each partition was seen."""
+        return [(lane.number, lane.position) for lane in self.lanes]
+
+    def available(self, now: int) -> bool:
+        """Whether there seems to be anything to claim, beyond what is being claimed right now."""
+        claims = self._claims()
+        fresh = sum(max(0, lane.position - claims.partition(lane.number).fresh) for lane in self.lanes)
+        if claims.due() <= now:
+            fresh += claims.waiting_again(now)
+        return fresh > self.asked
+
+    def due(self) -> float:
+        """The log's time in ms at which something comes back."""
+        return self._claims().due()
+
+    async def wait(self, seconds: float) -> None:
+        """Until something may have changed, or so many seconds are over."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        timer = loop.call_later(max(0.0, seconds), _wake, waiter)
+        self._waiters[waiter] = None
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            del self._waiters[waiter]
+
+    def wake(self) -> None:
+        """Something changed."""
+        for waiter in self._waiters:
+            _wake(waiter)
+
+    # --- what comes -------------------------------------------------------------------------
+
+    def _claims(self) -> ChannelClaims:
+        return self._wagon.channel(self.channel.name)
+
+    def _read(self, lane: Lane, messages: list[Message]) -> None:
+        if self.lanes and self._take_in(lane, messages):
+            self.wake()
+
+    def _read_to(self, lane: Lane, end: int) -> None:
+        """Nothing is left to read before `end`: what was left out there is no message, but is to be claimed as one."""
+        if self.lanes and end > lane.position:
+            lane.position = end
+            self.wake()
+
+    def _take_in(self, lane: Lane, messages: list[Message]) -> bool:
+        fresh = max(lane.position, self._claims().partition(lane.number).fresh)
+        numbered: list[tuple[int, Message]] = [(m.offset(), m) for m in messages]  # type: ignore[misc]
+        if not numbered or numbered[-1][0] < lane.position:
+            return False
+        last = numbered[-1][0]
+        if numbered[0][0] < fresh:
+            numbered = [one for one in numbered if one[0] >= fresh]
+            messages = [message for _, message in numbered]
+        lane.cache.update(numbered)
+        lane.cached += sum(map(len, messages)) + _EACH * len(messages)
+        lane.position = last + 1
+        self._mind_room(lane)
+        return True
+
+    def _mind_room(self, lane: Lane) -> None:
+        room = self._room() // max(1, len(self.lanes))
+        if not lane.paused and lane.cached > room:
+            lane.paused = True
+            self._tail.pause(self.topic, lane.number)
+        elif lane.paused and lane.cached <= room // 2:
+            lane.paused = False
+            self._tail.resume(self.topic, lane.number)
+
+    # --- what is claimed ----------------------------------------------------------------------
+
+    def claimed_by_others(self, grants: Sequence[Grant]) -> None:
+        """They are not for us."""
+        for grant in grants:
+            if grant.partition >= len(self.lanes):
+                continue
+            lane = self.lanes[grant.partition]
+            lane.drop(grant.start, grant.stop)
+            if grant.stop - lane.position > _FAR:
+                lane.position = grant.stop
+                self._tail.seek(self.topic, lane.number, grant.stop)
+            self._mind_room(lane)
+
+    async def take(self, grants: Sequence[Grant]) -> Taken:
+        """The messages of what was granted: from the cache, or read again. Raises Unavailable, ChannelGone."""
+        self.check()
+        messages: list[tuple[Message, int, int]] = []
+        again: list[tuple[Grant, list[int]]] = []
+        for grant in grants:
+            lane, (_, start, stop, attempt, claim, _) = self.lanes[grant.partition], grant
+            pop, held = lane.cache.pop, lane.held
+            here = [pop(offset, None) for offset in range(start, stop)]
+            cached = [message for message in here if message is not None]
+            lane.cached -= sum(map(len, cached)) + _EACH * len(cached)
+            if len(cached) < len(here):
+                wanted = [start + i for i, message in enumerate(here) if message is None]
+                cached += [held[offset] for offset in wanted if offset in held]
+                if away := [offset for offset in wanted if offset not in held]:
+                    again.append((grant, away))
+            messages += [(message, attempt, claim) for message in cached]
+        missing: list[tuple[int, int]] = []
+        for grant, offsets in again:
+            found = await self._reader.these(self.topic, grant.partition, offsets)
+            messages += [(m, grant.attempt, grant.claim) for m in found]
+            missing += [(grant.partition, o) for o in sorted(set(offsets).difference(m.offset() for m in found))]
+        self.check()
+        keep = self._room() // max(1, len(self.lanes))
+        for lane in self.lanes:
+            lane.keep([m for m, _, _ in messages if len(self.lanes) == 1 or m.partition() == lane.number], keep)
+            self._mind_room(lane)
+        return Taken(messages, missing)
+
+    def lost(self, runs: Sequence[Run]) -> None:
+        """These are given out no more."""
+        for lane in self.lanes:
+            for p, start, stop in runs:
+                if p == lane.number:
+                    lane.drop(start, stop)
+            self._mind_room(lane)
+        self.wake()
+
+    def settled(self, runs: Sequence[Run]) -> None:
+        """These need not be kept."""
+        for lane in self.lanes:
+            lane.forget(runs)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,143 @@
+"""What a cluster's settings, and its topics', mean for the events in them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from ...contracts.broker import Finding, told_together
+from .admin import Admin, harms
+
+_RIGHTS = "kafka-acls.sh --add --allow-principal … --operation DescribeConfigs"
+_SIZE = "max.message.bytes"
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic, and what it needs beside what every one does (see `Admin.unsuitable`)."""
+
+    name: str
+    needed: Mapping[str, str] = {}
+
+
+async def inspect(admin: Admin, topics: Sequence[Topic]) -> list[Finding]:
+    """Of the cluster, and of those of the topics that exist. Raises Unavailable, StorageBroken."""
+    servers = await admin.brokers()
+    each = await asyncio.gather(*map(admin.server_configuration, servers))
+    found = told_together(
+        {f"broker {number}": list(_server(config)) for number, config in zip(servers, each, strict=True)}
+    )
+    told = await asyncio.gather(*(_topic(admin, topic, len(servers)) for topic in topics))
+    by_topic = {topic.name: one for topic, one in zip(topics, told, strict=True) if one is not None}
+    if by_topic:
+        found += await _age(admin, next(iter(by_topic)))
+    return found + told_together(by_topic)
+
+
+async def _age(admin: Admin, topic: str) -> list[Finding]:
+    if await admin.knows_newest_times(topic):
+        return [Finding(severity="fine", what="Kafka 3.0 or later", means="it is supported")]
+    means = "older than 3.0, which is not supported: nobody has tried what is lost there"
+    return [Finding(severity="loses", what="an old Kafka", means=means, todo="upgrade the brokers")]
+
+
+def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
+    if config is None:
+        what = "the brokers' settings"
+        means = "this user may not read them: whether topics can be deleted, or are made by themselves, can't be seen"
+        yield Finding(severity="unknown", what=what, means=means, todo=f"{_RIGHTS} --cluster")
+        return
+    if config.get("delete.topic.enable", "true") == "false":
+        yield Finding(
+            severity="costs",
+            what="delete.topic.enable=false",
+            means="the topics of drained wagons can't be removed, and their number grows without end",
+            todo="delete.topic.enable=true in the brokers' server.properties, and a restart",
+        )
+    else:
+        yield Finding(severity="fine", what="delete.topic.enable=true", means="drained wagons can be removed")
+    if config.get("auto.create.topics.enable", "false") == "true":
+        yield Finding(
+            severity="costs",
+            what="auto.create.topics.enable=true",
+            means="a producer that is not eventwagon's, and still writes to a removed wagon, makes its topic anew: nobody "
+            "reads what it sends (eventwagon itself makes none that way)",
+            todo="auto.create.topics.enable=false in the brokers' server.properties, and a restart",
+        )
+    else:
+        yield Finding(severity="fine", what="auto.create.topics.enable=false", means="a removed topic stays removed")
+
+
+async def _topic(admin: Admin, topic: Topic, brokers: int) -> list[Finding] | None:
+    metadata = await admin.describe(topic.name)
+    if metadata is None:
+        return None
+    config = await admin.configuration(topic.name)
+    copies = min((len(p.replicas) for p in metadata.partitions.values()), default=0)
+    in_sync = min((len(p.isrs) for p in metadata.partitions.values()), default=0)
+    return list(_of_topic(config, topic.needed, copies, in_sync, brokers))
+
+
+def _of_topic(
+    config: Mapping[str, str] | None, needed: Mapping[str, str], copies: int, in_sync: int, brokers: int
+) -> Iterator[Finding]:
+    what = f"replication factor {copies}"
+    if copies < 2 and brokers < 2:
+        means = "one broker has all events: they go with its disk, and all stands still while it is away"
+        yield Finding(severity="costs", what=what, means=means, todo="three brokers, and replication=3 in the URL")
+    elif copies < 2:
+        means = "each topic is at one broker only: its events go with that one's disk"
+        todo = "replication=3 in the URL; for topics that exist kafka-reassign-partitions.sh"
+        yield Finding(severity="loses", what=what, means=means, todo=todo)
+    else:
+        yield Finding(severity="fine", what=what, means=f"{copies} brokers have each event")
+    if in_sync < copies:
+        means = (
+            f"only {in_sync} of {copies} copies are up to date: another broker that fails may cost events or stop all"
+        )
+        yield Finding(severity="costs", what="replicas out of sync", means=means, todo="look after the brokers")
+    if config is None:
+        means = "this user may not read them: retention, min.insync.replicas and unclean elections can't be seen"
+        what = "the topics' settings"
+        yield Finding(severity="unknown", what=what, means=means, todo=f"{_RIGHTS} --topic …")
+        return
+    if copies > 1:
+        yield _in_sync(config.get("min.insync.replicas", "1"), copies)
+    if config.get("unclean.leader.election.enable", "false") == "true":
+        yield Finding(
+            severity="loses",
+            what="unclean.leader.election.enable=true",
+            means="a broker that lacks the last events may become the leader, and they are gone",
+            todo="kafka-configs.sh --alter --topic … --add-config unclean.leader.election.enable=false, or for all brokers",
+        )
+    else:
+        means = "only a broker that has all events may become the leader"
+        yield Finding(severity="fine", what="unclean.leader.election.enable=false", means=means)
+    is_kept = True
+    for setting, harm, right in harms(config, needed):
+        is_size = setting.startswith(_SIZE)
+        is_kept = is_kept and is_size
+        todo = f"kafka-configs.sh --alter --topic … --add-config {right}"
+        yield Finding(severity="costs" if is_size else "loses", what=setting, means=f"it {harm}", todo=todo)
+    if is_kept:
+        means = "nothing goes from a topic but by eventwagon's hand"
+        yield Finding(severity="fine", what="retention.ms=-1, retention.bytes=-1, cleanup.policy=delete", means=means)
+
+
+def _in_sync(least: str, copies: int) -> Finding:
+    number = int(least) if least.isdecimal() else 1
+    what = f"min.insync.replicas={number}"
+    todo = "kafka-configs.sh --alter --topic … --add-config min.insync.replicas="
+    if number < 2:
+        means = (
+            "an event counts when one broker has it: if that one's disk fails, it is gone, whatever the other copies"
+        )
+        return Finding(severity="loses", what=what, means=means, todo=f"{todo}2, or for all brokers")
+    if number > copies:
+        means = f"more than there are copies ({copies}): no event is ever accepted"
+        return Finding(severity="costs", what=what, means=means, todo=f"{todo}{max(1, copies - 1)}")
+    if number == copies:
+        means = f"as many as there are copies: publishing stops while one of {copies} brokers is away"
+        return Finding(severity="costs", what=what, means=means, todo="one copy more: replication=3 in the URL")
+    return Finding(severity="fine", what=what, means=f"an event counts when {number} brokers have it")

@@ -1,0 +1,179 @@
+"""From a URL to what librdkafka's clients are given."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+from urllib.parse import parse_qsl
+
+import msgspec
+from confluent_kafka import KafkaException, Producer
+
+from ...display import redaction
+from ...errors import UsageError
+from ...values import split_url
+
+LOGGER = logging.getLogger("eventwagon.kafka")
+LOGGER.addHandler(logging.NullHandler())
+CLIENT_LOGGER = logging.getLogger("eventwagon.kafka.client")
+"""What librdkafka says. Quiet unless asked for: it repeats what comes back as errors."""
+CLIENT_LOGGER.setLevel(logging.CRITICAL)
+
+BATCH = 1_000_000
+"""Bytes of a batch of records; a topic that takes less needs a producer of its own."""
+_OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
+_FIXED = (
+    "bootstrap.servers", "acks", "enable.idempotence", "allow.auto.create.topics", "group.id", "enable.auto.commit",
+    "isolation.level", "enable.auto.offset.store", "auto.offset.reset", "transactional.id", "message.timeout.ms",
+    "request.required.acks", "batch.size", "delivery.timeout.ms", "metadata.broker.list", "message.max.bytes",
+)  # fmt: skip
+_CONSUMER = ("fetch.", "queued.", "max.partition.fetch.bytes", "check.crcs", "client.rack")
+_PRODUCER = (
+    "linger.ms",
+    "queue.",
+    "batch.",
+    "compression.",
+    "retry.",
+    "retries",
+    "message.send",
+    "sticky.",
+    "partitioner",
+)
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How to reach a cluster, and how topics are made there."""
+
+    servers: str
+    """host:port,host:port"""
+    partitions: int = 1
+    """Of a new channel. With more than one, events come in no order."""
+    replication: int = -1
+    """Copies of a new topic; -1: as the cluster has it."""
+    max_message_bytes: int = 1_048_588
+    """The largest record of a new channel; older channels keep theirs."""
+    timeout: float = 10.0
+    """Seconds after which a call gives up, and a message that was not acknowledged is not sent any more."""
+    topic_prefix: str = ""
+    """Begins the name of each topic."""
+    config: Mapping[str, str] = {}
+    """Options of librdkafka: security.protocol, sasl.username, ssl.ca.location, …"""
+    oauth_cb: Callable[[str], tuple[Any, ...]] | None = None
+    """As confluent_kafka's option of that name."""
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Raises UsageError, without repeating what may be secret."""
+        parts = split_url(url)
+        where = f"kafka://{parts.netloc.rpartition('@')[2]}"
+        if not parts.netloc or "@" in parts.netloc or parts.path.strip("/"):
+            raise UsageError(
+                f"{where}: write kafka://host:9092,host2:9092?option=value (a user goes into sasl.username=…)"
+            )
+        servers = ",".join(s if ":" in s else f"{s}:9092" for s in parts.netloc.split(","))
+        config = dict(parse_qsl(parts.query, keep_blank_values=True))
+        ours: dict[str, Any] = {name: _own(where, name, config.pop(name)) for name in _OURS if name in config}
+        return cls(servers, **ours, config=config).checked()
+
+    def checked(self) -> Self:
+        """Itself; raises UsageError naming what can't be."""
+        where = f"kafka://{self.servers}"
+        redaction.learn_options(self.config)
+        for name, value, least in (
+            ("partitions", self.partitions, 1),
+            ("max_message_bytes", self.max_message_bytes, 1024),
+        ):
+            if value < least:
+                raise UsageError(f"{where}: {name}={value}; give {least} or more")
+        if self.replication != -1 and self.replication < 1:
+            raise UsageError(f"{where}: replication={self.replication}; give 1 or more, or -1 for the cluster's own")
+        if not _PREFIX.fullmatch(self.topic_prefix):
+            raise UsageError(
+                f"{where}: topic_prefix={self.topic_prefix!r:.120}; give up to 100 letters, digits, dots, _ and -"
+            )
+        if not 0.1 <= self.timeout <= 300:
+            raise UsageError(f"{where}: timeout={self.timeout:g}; give 0.1 to 300 seconds")
+        if wrong := sorted(set(self.config) & set(_FIXED)):
+            raise UsageError(f"{where}: {', '.join(wrong)}: decided by eventwagon, can't be given")
+        for name in self.config:
+            if "No such configuration property" in _refusal({name: self.config[name]}):
+                raise UsageError(
+                    f"{where}: unknown option {name}; known are {', '.join(_OURS)} and every option of librdkafka"
+                )
+        if refusal := _refusal(dict(self.config)):
+            repeats = any(len(text) > 3 and text in refusal for text in self.config.values())  # under a wrong name, say
+            raise UsageError(
+                f"{where}: librdkafka does not take {', '.join(self.config)}{'' if repeats else f': {refusal}'}"
+            )
+        return self
+
+    def common(self, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
+        """For every client. `logger` takes what it says."""
+        own = {k: v for k, v in self.config.items() if not k.startswith((*_CONSUMER, *_PRODUCER))}
+        return {
+            "client.id": "eventwagon",
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1000,
+            "socket.connection.setup.timeout.ms": 5000,
+            "socket.timeout.ms": max(1000, int(self.timeout * 1000)),
+            "topic.metadata.refresh.fast.interval.ms": 50,
+            **own,
+            "bootstrap.servers": self.servers,
+            "allow.auto.create.topics": False,
+            "logger": logger,
+            **({} if self.oauth_cb is None else {"oauth_cb": self.oauth_cb}),
+        }
+
+    def producer(self, *, linger: float, batch: int = BATCH, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
+        """`linger` in ms, `batch` in bytes."""
+        own = {k: v for k, v in self.config.items() if k.startswith(_PRODUCER)}
+        return {
+            **self.common(logger),
+            "linger.ms": linger,
+            "queue.buffering.max.kbytes": 65536,
+            **own,
+            "batch.size": batch,
+            "acks": "all",
+            "enable.idempotence": True,
+            "message.timeout.ms": int(self.timeout * 1000),
+            "message.max.bytes": max(1_000_000, self.max_message_bytes),
+            "topic.metadata.propagation.max.ms": 1000,
+        }
+
+    def consumer(self, *, wait: int, queued: int = 16_384, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
+        """`wait`: ms that the server may hold back an answer while there is nothing; `queued`: kilobytes read ahead."""
+        own = {k: v for k, v in self.config.items() if k.startswith(_CONSUMER)}
+        return {
+            **self.common(logger),
+            "fetch.wait.max.ms": wait,
+            "fetch.error.backoff.ms": 100,
+            "fetch.queue.backoff.ms": 5,  # a whole second unless set, each time that as much is read ahead as may be
+            "queued.max.messages.kbytes": queued,
+            "fetch.message.max.bytes": 4_194_304,
+            **own,
+            "group.id": "eventwagon",  # asked for by the client; no group is ever joined
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+        }
+
+
+def _own(where: str, name: str, text: str) -> float | str:
+    if name == "topic_prefix":
+        return text
+    try:
+        return float(text) if name == "timeout" else int(text)
+    except ValueError:
+        raise UsageError(f"{where}: {name}={text!r} is no number") from None
+
+
+def _refusal(config: dict[str, str]) -> str:
+    """What librdkafka says against these options; nothing where it takes them."""
+    try:
+        Producer({**config, "log_level": 0})
+    except KafkaException as e:
+        return str(e.args[0].str())
+    return ""

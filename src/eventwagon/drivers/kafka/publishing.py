@@ -1,0 +1,263 @@
+"""Sending events, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from ...errors import BrokerError, ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
+from ...event import Channel, Event
+from .admin import Admin, unsuitable
+from .errors import absent, cause
+from .names import Names
+from .options import BATCH, LOGGER
+from .sender import Sender, failure
+from .wire import encode, size
+
+_FRAME = 512  # bytes of a batch beside its records, generously
+SEALED = 1
+"""A sealed topic's max.message.bytes: not even an empty record fits."""
+PROBES_ONLY = 96
+"""While it is being sealed: a probe's batch takes 61 bytes of header and about 20, the shortest CloudEvent's over
+130."""
+LIMIT = "max.message.bytes"
+_REFUSED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, KafkaError._QUEUE_FULL})
+"""Not stored, for sure."""
+
+
+_turns = itertools.count()
+
+
+class Topic:
+    """What this process knows of one channel's topic."""
+
+    def __init__(self, channel: Channel, name: str, partitions: int, limit: int) -> None:
+        self.channel = channel
+        self.name = name
+        self.partitions = partitions
+        self.limit = limit
+        """Bytes of the largest batch that it takes."""
+        self.sealed = limit <= PROBES_ONLY
+        self.trouble = ""
+        """What of its configuration loses events."""
+
+
+class Publisher:
+    """Publishes to any channel. `warm` makes a topic known to the producer, so that its first send is a fast one."""
+
+    def __init__(self, admin: Admin, names: Names, *, linger: float) -> None:
+        self._admin = admin
+        self._names = names
+        self._linger = linger
+        self.sender = Sender(admin.options.producer(linger=linger, logger=admin.causes))
+        self._smaller: dict[int, Sender] = {}  # for topics that take only smaller batches
+        self._topics: dict[str, Topic] = {}
+        self._asked: dict[str, asyncio.Task[Topic | None]] = {}
+
+    async def topic(self, channel: Channel) -> Topic:
+        """The channel's topic, known to the producer. Raises ChannelGone, Unavailable, StorageBroken."""
+        name = self._names.topic(channel)
+        known = self._topics.get(name)
+        if known is not None:
+            return known
+        task = self._asked.get(name)
+        if task is None:
+            task = self._asked[name] = asyncio.create_task(self._look(channel, name))
+            task.add_done_callback(lambda _: self._asked.pop(name, None))
+        found = await asyncio.shield(task)
+        if found is None:
+            raise ChannelGone(f"channel {channel} does not exist")
+        return found
+
+    def forget(self, channel: Channel) -> None:
+        """It was deleted, or made anew."""
+        self._topics.pop(self._names.topic(channel), None)
+
+    def sealed(self, channel: Channel) -> None:
+        """It was sealed."""
+        if topic := self._topics.get(self._names.topic(channel)):
+            topic.sealed = True
+
+    async def close(self) -> None:
+        """Send what was begun, up to 1 s; then end."""
+        await asyncio.gather(*(sender.close() for sender in (self.sender, *self._smaller.values())))
+
+    def _sender(self, topic: Topic) -> Sender:
+        if topic.limit >= BATCH + _FRAME:
+            return self.sender
+        sender = self._smaller.get(topic.limit)
+        if sender is None:
+            options = self._admin.options.producer(
+                linger=self._linger, batch=max(1, topic.limit - _FRAME), logger=self._admin.causes
+            )
+            sender = self._smaller[topic.limit] = Sender(options)
+        return sender
+
+    async def _look(self, channel: Channel, name: str) -> Topic | None:
+        metadata, found = await asyncio.gather(
+            self._admin.describe(name, self.sender.producer), self._admin.configuration(name)
+        )
+        if metadata is None:
+            return None
+        limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
+        topic = Topic(channel, name, len(metadata.partitions), limit)
+        self._judge(topic, found or {})
+        if topic.partitions:
+            self._topics[name] = topic
+        return topic
+
+    async def look_again(self) -> None:
+        """Whether the topics that are known still keep what they hold. Raises Unavailable, StorageBroken."""
+        for name, topic in list(self._topics.items()):
+            found = await self._admin.configuration(name)
+            if found is not None and self._topics.get(name) is topic:
+                self._judge(topic, found)
+
+    def _judge(self, topic: Topic, found: Mapping[str, str]) -> None:
+        trouble = unsuitable(self._admin.options.servers, topic.name, found, {}) if found else ""
+        if trouble and trouble != topic.trouble:
+            LOGGER.warning("%s", trouble)
+        topic.trouble = trouble
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        """As `Broker.publish`."""
+        topic = await self.topic(channel)
+        if topic.sealed:
+            raise Sealed(f"channel {channel} is sealed")
+        limit = topic.limit
+        for event in events:
+            attributes = len(event.id) + len(event.type) + len(event.source) + len(event.content_type)
+            if event.subject is not None or event.extensions:
+                attributes = event.size - len(event.data)
+            if len(event.data) + 8 * attributes + 2000 > limit and size(event) > limit:
+                raise EventTooLarge(
+                    f"event {event.id} takes {size(event):,} bytes, more than {LIMIT}={limit:,} of topic {topic.name}: "
+                    "send a reference to the data"
+                )
+        sender = self._sender(topic)
+        sending = _Sending(sender, len(events))
+        await sending.send(topic, events)
+        if sending.errors:
+            fatal = [error for error in sending.errors if error.fatal() or error.code() == KafkaError._FATAL]
+            if fatal:
+                sender.mind(fatal[0])
+            await self._explain(channel, topic, events, sending)
+
+    async def _explain(self, channel: Channel, topic: Topic, events: Sequence[Event], sending: _Sending) -> None:
+        errors = sending.errors
+        codes = {error.code() for error in errors}
+        first = errors[0]
+        where = f"Kafka at {self._admin.options.servers}, channel {channel}"
+        if codes == {KafkaError.MSG_SIZE_TOO_LARGE}:
+            try:
+                limit = int(await self._admin.option(topic.name, LIMIT) or topic.limit)
+            except Unavailable as e:
+                if not sending.stored:
+                    raise
+                raise PublishUncertain(f"{where}: {sending.stored} of {len(events)} events were stored: {e}") from None
+            if PROBES_ONLY < limit < topic.limit:  # somebody lowered it: no seal
+                topic.limit = limit
+                if not sending.stored:
+                    raise Unavailable(f"{where}: {LIMIT} of the topic was lowered to {limit:,}: try again")
+            else:
+                topic.sealed = True
+                if sending.leading:
+                    raise Sealed(f"channel {channel} is sealed", accepted=sending.stored)
+        elif all(absent(error) for error in errors):
+            self.forget(channel)
+            if not sending.stored:
+                raise ChannelGone(f"channel {channel} does not exist (any more)")
+        elif not sending.stored and codes <= _REFUSED:
+            raise Unavailable(f"{where}: {first.str()} ({first.name()}): nothing was stored; try again")
+        elif not sending.stored and all(error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED for error in errors):
+            raise self._trouble(first, topic)
+        elif not sending.stored and await self._is_gone(topic):
+            self.forget(channel)
+            raise ChannelGone(f"channel {channel} does not exist (any more)")
+        why = self._admin.why(first)
+        raise PublishUncertain(
+            f"{where}: {len(errors)} of {len(events)} events were not acknowledged: {first.str()} ({first.name()}); they may "
+            f"be stored: publish them again with the same ids{f'; {why}' if why else ''}"
+        )
+
+    async def _is_gone(self, topic: Topic) -> bool:
+        """Whether it was deleted meanwhile: then nothing is stored, whatever became of the messages."""
+        try:
+            return await self._admin.describe(topic.name) is None
+        except BrokerError:
+            return False
+
+    def _trouble(self, error: KafkaError, topic: Topic) -> BrokerError:
+        return self._admin.trouble(error, "WRITE", f"topic {topic.name}")
+
+
+class _Sending:
+    """One call's events on their way."""
+
+    def __init__(self, sender: Sender, count: int) -> None:
+        self.sender = sender
+        self._left = count
+        self._done = asyncio.get_running_loop().create_future()
+        self.stored = 0
+        self.errors: list[KafkaError] = []
+        self._mixed = False
+        self._keyed = False
+
+    @property
+    def leading(self) -> bool:
+        """Whether what was stored came before all that was not."""
+        return not self.stored or not (self._mixed or self._keyed)
+
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        self._left -= 1
+        error = failure(error, message)
+        if error is None:
+            self.stored += 1
+            if self.errors:
+                self._mixed = True
+        else:
+            self.errors.append(error)
+        if not self._left:
+            self._end()
+
+    def _end(self) -> None:
+        self.sender.end()
+        if not self._done.done():
+            self._done.set_result(None)
+
+    async def send(self, topic: Topic, events: Sequence[Event]) -> None:
+        """Hand over all of them, and wait for the last report."""
+        sender, name, report = self.sender, topic.name, self._report
+        if not events:
+            return
+        # events without a key go to one partition, so that what a call stored is a leading part of it
+        plain = next(_turns) % topic.partitions
+        sender.begin()
+        given = 0
+        try:
+            produce = sender.producer.produce
+            while given < len(events):
+                event = events[given]
+                key, headers = encode(event)
+                partition = plain
+                if key is not None and topic.partitions > 1:
+                    partition, self._keyed = -1, True
+                try:
+                    produce(name, event.data, key, partition, report, headers=headers)
+                except BufferError:
+                    await asyncio.sleep(0.001)
+                    sender.look()
+                    continue
+                except KafkaException as e:
+                    self.errors += [cause(e)] * (len(events) - given)
+                    break
+                given += 1
+        finally:
+            if given < len(events):
+                self._left -= len(events) - given
+                if not self._left:
+                    self._end()
+        await self._done

@@ -1,0 +1,171 @@
+"""Reading a given piece of a partition."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from .admin import Admin
+from .errors import absent, cause
+
+Spot = tuple[str, int, int]
+"""Topic, partition, offset."""
+
+_ROOM = 8_000_000  # bytes of messages that are read at once
+_FAR = 2000  # offsets between two wanted ones from which on going there is cheaper than reading on
+
+
+class Reader:
+    """Reads by position, one piece at a time. It fetches nothing between two calls."""
+
+    def __init__(self, admin: Admin, config: dict[str, Any]) -> None:
+        self._admin = admin
+        self._config = {**config, "enable.partition.eof": True}
+        self._lock = asyncio.Lock()
+        self._consumer: Consumer | None = None
+        self._stop = threading.Event()
+        self._topics: set[str] = set()  # that the consumer knows
+
+    async def range(
+        self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
+    ) -> list[Message]:
+        """The messages from `start` to before `stop` (up to `most` of them, of about `room` bytes), as far as they
+        stand. An empty list says that none does. Raises Unavailable; that the topic is gone it finds out only by its
+        timeout."""
+        found: list[Message] = await self._read(
+            lambda consumer: self._range(consumer, topic, partition, start, stop, most, room), topic
+        )
+        return found
+
+    async def these(self, topic: str, partition: int, offsets: Sequence[int]) -> list[Message]:
+        """The messages at these offsets (sorted), as far as they stand. Raises Unavailable."""
+
+        def read(consumer: Consumer) -> list[Message]:
+            found: list[Message] = []
+            wanted, i = set(offsets), 0
+            while i < len(offsets):
+                j = i
+                while j + 1 < len(offsets) and offsets[j + 1] - offsets[j] < _FAR:
+                    j += 1
+                start = offsets[i]
+                while start <= offsets[j]:
+                    some = self._range(consumer, topic, partition, start, offsets[j] + 1, 5000, _ROOM)
+                    if not some:
+                        break
+                    found += [m for m in some if m.offset() in wanted]
+                    start = _offset(some[-1]) + 1
+                i = j + 1
+            return found
+
+        return list(await self._read(read, topic))
+
+    async def single(self, spots: Sequence[Spot]) -> dict[Spot, Message]:
+        """The messages at these places, as far as they stand; many topics at once. Raises Unavailable."""
+
+        def read(consumer: Consumer) -> dict[Spot, Message]:
+            found: dict[Spot, Message] = {}
+            left = list(spots)
+            while left and not self._stop.is_set():
+                turn = {(topic, partition): offset for topic, partition, offset in reversed(left)}
+                found |= self._single(consumer, turn)
+                left = [spot for spot in left if turn[spot[0], spot[1]] != spot[2]]
+            return found
+
+        found: dict[Spot, Message] = await self._read(read, spots[0][0])
+        return found
+
+    async def close(self) -> None:
+        """End what is being read, and the consumer."""
+        self._stop.set()
+        async with self._lock:
+            if self._consumer is not None:
+                await self._admin.blocking(self._consumer.close)
+                self._consumer = None
+
+    async def _read(self, read: Any, topic: str) -> Any:
+        async with self._lock:
+            job = asyncio.ensure_future(self._admin.blocking(self._with_consumer, read))
+            try:
+                found = await asyncio.shield(job)
+            except asyncio.CancelledError:
+                await asyncio.wait([job])  # the consumer is one thread's at a time
+                raise
+            except KafkaException as e:
+                error = cause(e)
+                if absent(error):
+                    return []
+                raise self._admin.trouble(error, "READ", f"topic {topic}") from None
+            return found
+
+    def _with_consumer(self, read: Any) -> Any:
+        if self._consumer is None:
+            self._consumer = Consumer(self._config)
+        try:
+            return read(self._consumer)
+        finally:
+            self._consumer.unassign()
+
+    def _single(self, consumer: Consumer, wanted: dict[tuple[str, int], int]) -> dict[Spot, Message]:
+        for topic in {topic for topic, _ in wanted} - self._topics:
+            consumer.list_topics(topic, timeout=self._admin.options.timeout)
+            self._topics.add(topic)
+        consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in wanted.items()])
+        found: dict[Spot, Message] = {}
+        left = set(wanted)
+        until = time.monotonic() + 1.0
+        while left and time.monotonic() < until:
+            for message in (first, *consumer.consume(100, 0)) if (first := consumer.poll(0.05)) is not None else ():
+                at: tuple[str, int] = (message.topic(), message.partition())  # type: ignore[assignment]
+                if at in left:
+                    left.discard(at)
+                    if message.error() is None and message.offset() == wanted[at]:
+                        found[*at, wanted[at]] = message
+        return found
+
+    def _range(
+        self, consumer: Consumer, topic: str, partition: int, start: int, stop: int, most: int, room: int
+    ) -> list[Message]:
+        consumer.list_topics(
+            topic, timeout=self._admin.options.timeout
+        )  # else it learns of a new topic only in a second
+        consumer.assign([TopicPartition(topic, partition, start)])
+        found: list[Message] = []
+        deadline = time.monotonic() + self._admin.options.timeout
+        while start < stop and len(found) < most and room > 0 and not self._stop.is_set():
+            first = consumer.poll(0.05)
+            if time.monotonic() > deadline:  # errors may come without end, so not only where nothing does
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing came from offset {start}"))
+            if first is None:
+                continue
+            for message in (first, *consumer.consume(_next(first, most, room), 0)):
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        start = max(start, _offset(message))  # what is left out at the end is no message
+                    elif error.fatal() or absent(error):
+                        raise KafkaException(error)
+                    else:
+                        time.sleep(0.02)
+                    continue
+                start = _offset(message) + 1
+                if start <= stop:
+                    found.append(message)
+                    room -= len(message)
+        return found
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None  # noqa: S101
+    return offset
+
+
+def _next(first: Message, most: int, room: int) -> int:
+    """How many more to ask for, if they are about as large as this one."""
+    size = len(first) if first.error() is None else 0
+    return max(1, min(most, room // (4 * (size + 1))))

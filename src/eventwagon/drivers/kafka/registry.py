@@ -1,0 +1,358 @@
+"""Manifests, members and the journal of each train in two Kafka topics of one partition: `TRAIN.0manifest`,
+`TRAIN.0journal`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from ...contracts import facts
+from ...contracts import manifest as manifests
+from ...contracts.broker import Finding
+from ...contracts.facts import Entry
+from ...contracts.manifest import Manifest
+from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
+from ...event import Channel
+from .admin import LOG_TIME
+from .inspection import Topic, inspect
+from .log import Client, Log, LogGone
+from .manifests import CheckIn, Manifests, Outcome, Replace, encode
+from .options import LOGGER, Options
+
+_EVERY = 500  # records from one snapshot to the next
+_POLL = 0.25  # s between two looks whether a train that is watched has come to be
+_PAGE = 2000  # journal entries per look
+_MANIFEST = ".0manifest"
+_JOURNAL = ".0journal"
+
+
+class KafkaRegistry:
+    """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1
+    as the cluster has it; `timeout` in s; `topic_prefix`, `oauth_cb`: as of KafkaBroker; `config`: options of
+    librdkafka. Members' times are the cluster's. Raises UsageError.
+
+    A process needs READ, WRITE, DESCRIBE and CREATE on the topics, and DELETE (to trim them).
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        replication: int = -1,
+        timeout: float = 10.0,
+        topic_prefix: str = "",
+        oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
+        config: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._options = Options(
+            servers,
+            1,
+            replication,
+            timeout=timeout,
+            topic_prefix=topic_prefix,
+            config=config or {},
+            oauth_cb=oauth_cb,
+        ).checked()
+        self._prefix = topic_prefix
+        self._client: Client | None = None
+        self._trains: dict[str, asyncio.Task[_Train | None]] = {}
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
+        """`kafka://host:9092,host2:9092?replication=3&sasl.username=…`. Raises UsageError."""
+        o = Options.from_url(url)
+        return cls(
+            o.servers,
+            replication=o.replication,
+            timeout=o.timeout,
+            topic_prefix=o.topic_prefix,
+            config=dict(o.config),
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Connects when it is first used."""
+        self._client = Client(self._options, "manifests")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Send what was begun, up to 1 s; then end all threads and connections."""
+        client, self._client = self._client, None
+        for task in self._trains.values():
+            task.cancel()
+        for found in await asyncio.gather(*self._trains.values(), return_exceptions=True):
+            if isinstance(found, _Train):
+                found.log.leave()
+        self._trains.clear()
+        if client is not None:
+            await client.close()
+
+    async def read(self, train: str) -> Snapshot:
+        standing = await self._train(train)
+        return await standing.newest() if standing else _none(train)
+
+    async def replace(
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
+    ) -> Snapshot:
+        standing = await self._train(train, make=expect == 0)
+        if standing is None:
+            raise Conflict(f"train {train} is at revision 0, not {expect}: read it again and decide again")
+        outcome = await standing.propose(Replace(expect, manifests.encode(manifest)))
+        if not outcome.taken:
+            raise Conflict(
+                f"train {train} is at revision {outcome.revision}, not {expect}: read it again and decide again"
+            )
+        await self.append(train, entries, keep=keep)
+        return Snapshot(manifest, outcome.revision)
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
+        yield _Changes(self, train)
+
+    async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
+        standing = await self._train(train, make=ttl > 0)
+        if standing is not None:
+            await standing.propose(CheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
+
+    async def members(self, train: str) -> Sequence[Member]:
+        standing = await self._train(train)
+        if standing is None:
+            return []
+        await standing.catch_up()
+        return decode_members(standing.rule.members(standing.log.now))
+
+    async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
+        if not entries:
+            return
+        topic, client = self._prefix + train + _JOURNAL, self._have
+        lines = [facts.encode_entry(entry) for entry in entries]
+        end = await self._write(topic, lines)
+        if end is None:
+            if not await client.admin.create(topic, 1, {}):
+                await client.admin.check(topic, {})
+            end = await self._write(topic, lines, patient=True)
+        if end is not None and end > keep:
+            await client.admin.trim(topic, end - keep)
+
+    async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+        topic, client = self._prefix + train + _JOURNAL, self._have
+        place = (topic, 0)
+        starts, ends = await asyncio.gather(client.admin.starts([place]), client.admin.ends([place]))
+        at, end = starts[place], ends[place]
+        if at is None or end is None:
+            return
+        if last is not None:
+            at = max(at, end - last)
+        while at < end:
+            some = await client.reader.range(topic, 0, at, end, _PAGE)
+            if not some:
+                return
+            for message in some:
+                yield facts.decode_entry(message.value() or b"")
+            at = (some[-1].offset() or 0) + 1
+
+    async def delete(self, train: str) -> None:
+        if (task := self._trains.pop(train, None)) is not None:
+            standing = (await asyncio.gather(task, return_exceptions=True))[0]
+            if isinstance(standing, _Train):
+                standing.log.leave()
+        admin = self._have.admin
+        for topic in (self._prefix + train + _JOURNAL, self._prefix + train + _MANIFEST):
+            await admin.delete(topic)
+        deadline = time.monotonic() + self._options.timeout
+        while await admin.describe(self._prefix + train + _MANIFEST) is not None:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"Kafka at {self._options.servers}: the topics of {train} were deleted and stand still"
+                )
+            await asyncio.sleep(0.02)
+
+    async def trains(self) -> Sequence[str]:
+        names = await self._have.admin.names()
+        form = re.compile(rf"{re.escape(self._prefix)}([a-z][a-z0-9_-]*){re.escape(_MANIFEST)}")
+        trains = sorted(match[1] for name in names if (match := form.fullmatch(name)))
+        found = await asyncio.gather(*map(self._exists, trains))
+        return [train for train, exists in zip(trains, found, strict=True) if exists]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable. The topics of the channels' trains."""
+        topics = [
+            topic
+            for train in dict.fromkeys(channel.train for channel in channels)
+            for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
+        ]
+        return await inspect(self._have.admin, topics)
+
+    async def _exists(self, train: str) -> bool:
+        try:
+            return bool((await self.read(train)).revision)
+        except BrokenManifest:  # which hides neither it nor the others
+            return True
+
+    async def _write(self, topic: str, lines: Sequence[bytes], *, patient: bool = False) -> int | None:
+        """Add these to the journal: the offset after the last one; None where there is no such topic."""
+        client = self._have
+        deadline = time.monotonic() + self._options.timeout
+        while await client.admin.describe(topic, client.sender.producer) is None:
+            if not patient:
+                return None
+            if time.monotonic() > deadline:
+                raise Unavailable(f"Kafka at {self._options.servers}: topic {topic} was made and is not there yet")
+            await asyncio.sleep(0.02)
+        found = await asyncio.gather(*(client.sender.one(topic, 0, line) for line in lines))
+        for error, _ in found:
+            if error is not None:
+                raise client.admin.trouble(error, "WRITE", f"topic {topic}")
+        message = found[-1][1]
+        return None if message is None else (message.offset() or 0) + 1
+
+    async def _train(self, train: str, *, make: bool = False) -> _Train | None:
+        """The train's log, followed; None where there is none and none was to be made."""
+        task = self._trains.get(train)
+        if task is None:
+            task = self._trains[train] = asyncio.create_task(self._attach(train, False))
+        try:
+            found = await asyncio.shield(task)
+            if found is None and make:
+                again = self._trains.get(train)
+                if again is task or again is None:
+                    again = self._trains[train] = asyncio.create_task(self._attach(train, True))
+                task = again
+                found = await asyncio.shield(again)
+        except BrokerError:
+            if self._trains.get(train) is task:
+                del self._trains[train]
+            raise
+        if found is None and self._trains.get(train) is task:
+            del self._trains[train]
+        return found
+
+    async def _attach(self, train: str, make: bool) -> _Train | None:
+        topic, client = self._prefix + train + _MANIFEST, self._have
+        if make:
+            await client.admin.create(topic, 1, LOG_TIME)
+        standing = _Train(client, train, topic)
+        deadline = time.monotonic() + self._options.timeout
+        while True:
+            try:
+                await standing.log.attach()
+            except LogGone as e:
+                if not make:
+                    return None
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"Kafka at {self._options.servers}: {e}, though it was made") from None
+                await asyncio.sleep(0.02)
+            else:
+                if wrong := await client.admin.unsuitable(topic, LOG_TIME):
+                    if not standing.rule.revision:  # nothing stands there yet that somebody may need
+                        standing.log.leave()
+                        raise StorageBroken(wrong)
+                    LOGGER.warning("%s", wrong)
+                await client.admin.describe(topic, client.sender.producer)
+                return standing
+
+    @property
+    def _have(self) -> Client:
+        if self._client is None:
+            raise RuntimeError("a KafkaRegistry is entered before use: async with registry: …")
+        return self._client
+
+
+class _Train:
+    """One train, as far as this process has read it."""
+
+    def __init__(self, client: Client, train: str, topic: str) -> None:
+        self.train = train
+        self.rule = Manifests()
+        self.log = Log(client, topic, self.rule, every=_EVERY, applied=self._applied)
+        self._client = client
+        self._decoded = _none(train)
+        self._told = 0
+        self._watchers: set[asyncio.Future[None]] = set()
+
+    async def catch_up(self) -> None:
+        """Until all that stands in the log by now is applied."""
+        place = (self.log.topic, 0)
+        end = (await self._client.admin.ends([place]))[place]
+        if end is None:
+            raise Unavailable(f"topic {self.log.topic} of train {self.train} was removed")
+        await self.log.sync(end)
+
+    async def newest(self) -> Snapshot:
+        """The newest manifest as of now."""
+        await self.catch_up()
+        return self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        """The newest manifest that was read so far."""
+        if self._decoded.revision != self.rule.revision:
+            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.revision - 1})"
+            document = manifests.decode(self.rule.document, train=self.train, kept=kept)
+            self._decoded = Snapshot(document, self.rule.revision)
+        return self._decoded
+
+    async def propose(self, op: Replace | CheckIn) -> Outcome:
+        """What became of it. Raises Unavailable: then it may have been taken all the same."""
+        try:
+            outcome: Outcome = await asyncio.shield(self.log.append(encode(op)))
+        except LogGone as e:
+            raise Unavailable(f"train {self.train}: {e}") from None
+        return outcome
+
+    async def after(self, revision: int) -> Snapshot:
+        """The first manifest seen here that is newer than `revision`."""
+        while self.rule.revision <= revision:
+            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.add(watcher)
+            try:
+                await watcher
+            finally:
+                self._watchers.discard(watcher)
+        return self.snapshot()
+
+    def _applied(self, outcome: Outcome, mine: bool) -> None:
+        if self.rule.revision == self._told:
+            return
+        self._told = self.rule.revision
+        for watcher in self._watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
+
+class _Changes:
+    """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""
+
+    def __init__(self, registry: KafkaRegistry, train: str) -> None:
+        self._registry = registry
+        self._train = train
+        self._seen = -1
+
+    def __aiter__(self) -> _Changes:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        if self._seen < 0:
+            snapshot = await self._registry.read(self._train)
+        else:
+            while (standing := await self._registry._train(self._train)) is None:  # noqa: ASYNC110 - nobody tells of topics
+                await asyncio.sleep(_POLL)
+            snapshot = await standing.after(self._seen)
+        self._seen = snapshot.revision
+        return snapshot
+
+
+def _none(train: str) -> Snapshot:
+    return Snapshot(Manifest(train=train), 0)

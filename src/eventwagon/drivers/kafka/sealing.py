@@ -1,0 +1,161 @@
+"""How a topic is sealed, so that it can be proven.
+
+The topic's `max.message.bytes` is set to 1: then not even an empty record fits. The cluster's reply proves nothing,
+since each leader learns of it by itself: so a marked record, the probe, is written to each partition until its leader
+refuses one. Before that a size is set that takes a probe and the marker which ends a transaction, and no CloudEvent. It
+serves two ends. A topic that takes no marker leaves a transaction that is open in it open for ever: its producer is
+stuck, and consumers see nothing that comes after its first event. So the last step waits until none is open. And where
+there are copies, what a leader has taken may not be in all of them yet and would not be counted: a probe that was
+acknowledged then stands after all that was taken. All of that by the same leaders: if one changed, once more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from confluent_kafka import KafkaError
+
+from ...display.text import plain
+from ...errors import BrokerError, Unavailable
+from .admin import Admin, Place
+from .errors import absent
+from .publishing import LIMIT, PROBES_ONLY, SEALED
+from .reader import Reader
+from .sender import Sender
+from .wire import PROBE_HEADERS
+
+_LARGER = b"x" * 64  # makes a probe that is refused by then
+_PATIENCE = 0.5  # s that a seal waits for transactions: whoever asks for it asks again
+_REFUSED = KafkaError.MSG_SIZE_TOO_LARGE
+
+Found = Callable[[int, int], None]
+"""A probe stands at this partition and offset: it is no event."""
+
+
+class Gone(Exception):
+    """The topic does not exist: nothing is left to seal."""
+
+
+async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies: int, found: Found) -> None:
+    """Returns when every partition has refused a write. Raises Gone, Unavailable, StorageBroken."""
+    places = [(topic, p) for p in range(partitions)]
+    deadline = asyncio.get_running_loop().time() + 3 * admin.options.timeout
+    was_sealed = sealed = await admin.option(topic, LIMIT) == str(SEALED)
+    while True:
+        epochs = await admin.epochs(places)
+        if not sealed:
+            await _limit(admin, topic, PROBES_ONLY)
+            await _each(partitions, lambda p: until_refused(admin, sender, topic, p, found, _LARGER))
+            if copies > 1:
+                await _each(partitions, lambda p: take(admin, sender, topic, p, found))
+            await until_none_is_open(admin, topic, places)
+        await _limit(admin, topic, SEALED)
+        await _each(partitions, lambda p: until_refused(admin, sender, topic, p, found))
+        slipped_in = not was_sealed and await open_transactions(admin, places)  # of records as small as a probe
+        if not slipped_in and (copies == 1 or await admin.epochs(places) == epochs):
+            return
+        sealed = (
+            False  # or another leader took over meanwhile: what the one before it has shown is not shown of this one
+        )
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unavailable(f"Kafka at {admin.options.servers}: leaders of topic {topic} change too often: try again")
+
+
+async def open_transactions(admin: Admin, places: Sequence[Place]) -> dict[Place, int]:
+    """Where a transaction is open: the offset of its first record."""
+    stable, ends = await admin.ends(places, stable=True), await admin.ends(places)
+    return {
+        at: first for at, end in ends.items() if end is not None and (first := stable[at]) is not None and first < end
+    }
+
+
+async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) -> None:
+    """Wait a moment for open transactions to end. Raises Unavailable, which says whose they are."""
+    loop = asyncio.get_running_loop()
+    deadline, pause = loop.time() + min(_PATIENCE, admin.options.timeout), 0.01
+    while standing := await open_transactions(admin, places):
+        if loop.time() > deadline:
+            (_, partition), first = min(standing.items())
+            servers = admin.options.servers
+            raise Unavailable(
+                f"Kafka at {servers}: topic {topic}, partition {partition}: a transaction of somebody else's is open "
+                f"{await _whose(admin, topic, partition, first)}: the seal waits for its end, since a sealed topic does not let it end; "
+                f"new events are refused by now. kafka-transactions.sh --bootstrap-server {servers} describe-producers "
+                f"--topic {topic} --partition {partition} names its producer; it ends by its transaction.timeout.ms"
+            )
+        await asyncio.sleep(pause)
+        pause = min(0.1, pause * 2)
+
+
+async def _whose(admin: Admin, topic: str, partition: int, first: int) -> str:
+    """What its first record tells of it."""
+    options = admin.options.consumer(wait=5, queued=1024, logger=admin.causes)
+    reader = Reader(admin, {**options, "isolation.level": "read_uncommitted"})
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            found = await reader.range(topic, partition, first, first + 1, 1)
+    except (BrokerError, TimeoutError):
+        found = []
+    finally:
+        await reader.close()
+    said = f"from offset {first} on"
+    for message in found:
+        at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC).isoformat(timespec="seconds")
+        said += f", begun about {at}"
+        headers: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]
+        source = next((value for name, value in headers if name == "ce_source" and value), None)
+        if source is not None:
+            said += f", of source {plain(source.decode('utf-8', 'backslashreplace'), 100)}"
+    return said
+
+
+async def until_refused(
+    admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
+) -> None:
+    """Probe until the partition's leader refuses one for its size."""
+    deadline = asyncio.get_running_loop().time() + admin.options.timeout
+    pause = 0.002
+    while await probe(admin, sender, topic, partition, found, data):
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unavailable(
+                f"Kafka at {admin.options.servers}: partition {partition} of topic {topic} still takes writes "
+                f"{admin.options.timeout:g} s after {LIMIT} was lowered: try again"
+            )
+        await asyncio.sleep(pause)
+        pause = min(0.1, pause * 2)
+
+
+async def take(admin: Admin, sender: Sender, topic: str, partition: int, found: Found) -> None:
+    """One probe, unless the topic is sealed already."""
+    await probe(admin, sender, topic, partition, found)
+
+
+async def probe(
+    admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
+) -> bool:
+    """Write one probe; whether the leader took it. Raises Gone, Unavailable, StorageBroken."""
+    error, message = await sender.one(topic, partition, data, headers=PROBE_HEADERS)
+    if error is None:
+        assert message is not None  # noqa: S101
+        offset = message.offset()
+        assert offset is not None  # noqa: S101
+        found(partition, offset)
+        return True
+    if error.code() == _REFUSED:
+        return False
+    if absent(error):
+        raise Gone
+    raise admin.trouble(error, "WRITE", f"topic {topic}")
+
+
+async def _limit(admin: Admin, topic: str, most: int) -> None:
+    if not await admin.alter(topic, LIMIT, str(most)):
+        raise Gone
+
+
+async def _each(partitions: int, step: Callable[[int], Awaitable[None]]) -> None:
+    done = await asyncio.gather(*(step(partition) for partition in range(partitions)), return_exceptions=True)
+    for one in done:
+        if one is not None:
+            raise one

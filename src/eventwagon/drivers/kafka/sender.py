@@ -1,0 +1,167 @@
+"""A producer whose reports are served by the event loop.
+
+Where two first messages of a producer are on their way to a partition that just got its leader, the leader may refuse
+the first and take the second. The first, sent again, then has a number that was passed: the leader takes it for a
+repetition of something stored, and the client reports success, without an offset. It is nowhere. So a success without
+an offset is none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from .errors import cause
+from .options import LOGGER
+
+Report = Callable[[KafkaError | None, Message | None], None]
+Headers = Sequence[tuple[str, str | bytes]]
+
+REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
+"""What a report says that has neither an error nor an offset."""
+_SHORT, _LONG = 0.001, 0.02  # s between two looks for reports
+
+
+class Sender:
+    """One idempotent producer. It belongs to the event loop that made it.
+
+    Reports are looked for from the loop itself while any is due: a thread would take and give the interpreter's lock
+    once for each message, against a busy loop.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self.producer = Producer(config)
+        self._renewed = -1.0
+        self._old: list[Producer] = []  # replaced, with reports still to come
+        self._due = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = _SHORT
+        self._closed = False
+
+    def begin(self, count: int = 1) -> None:
+        """So many reports are due, of messages that are about to be given to `producer.produce`."""
+        self._due += count
+        self._pause = _SHORT
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SHORT, self._look)
+
+    def end(self, count: int = 1) -> None:
+        """So many have come, or will not."""
+        self._due -= count
+
+    def look(self) -> int:
+        """Serve the reports that are there."""
+        served = self._serve(self.producer)
+        for old in self._old:
+            served += self._serve(old)
+        self._old = [old for old in self._old if len(old)]
+        return served
+
+    def _serve(self, producer: Producer) -> int:
+        try:
+            return producer.poll(0)
+        except KafkaException as e:  # it says that it has failed for good; the next look serves the reports
+            if producer is self.producer and not self._closed:
+                self.mind(cause(e))
+            return 0
+
+    def _look(self) -> None:
+        self._timer = None
+        try:
+            served = self.look()
+        finally:
+            if self._due > 0 and not self._closed:
+                self._timer = self._loop.call_later(self._pause, self._look)
+        self._pause = _SHORT if served else min(_LONG, self._pause * 1.2)
+
+    def mind(self, error: KafkaError) -> None:
+        """Begin anew if the producer does not get over this error: all that it is given afterwards would fail too."""
+        now = self._loop.time()
+        if (error.fatal() or error.code() == KafkaError._FATAL) and now >= self._renewed + 1.0:
+            self._renewed = now  # reports of the one before may still say the same
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin anew after an error that the producer does not get over. What it had in hand gets its reports first."""
+        LOGGER.warning("a Kafka producer failed for good and is replaced")
+        old, self.producer = self.producer, Producer(self._config)
+        with contextlib.suppress(KafkaException):
+            old.purge()
+        self._old.append(old)
+
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        report: Report,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+    ) -> None:
+        """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the
+        message that says where and when it was stored."""
+
+        def ended(error: KafkaError | None, message: Message | None) -> None:
+            self.end()
+            if error is not None:
+                self.mind(error)
+            report(error, message)
+
+        def produce(reported: Callable[[KafkaError | None, Message], None]) -> None:
+            try:
+                self.producer.produce(topic, value, key, partition, reported, headers=list(headers))
+            except (KafkaException, BufferError) as e:
+                ended(cause(e), None)
+
+        def reported(error: KafkaError | None, message: Message) -> None:
+            ended(failure(error, message), message)
+
+        def first_reported(error: KafkaError | None, message: Message) -> None:
+            if failure(error, message) is REPEATED and not self._closed:
+                produce(reported)
+            else:
+                reported(error, message)
+
+        self.begin()
+        produce(first_reported)
+
+    async def one(
+        self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
+    ) -> tuple[KafkaError | None, Message | None]:
+        """Send one message, as `send`, and wait for its report. Cancelling takes nothing back."""
+        done: asyncio.Future[tuple[KafkaError | None, Message | None]] = self._loop.create_future()
+
+        def report(error: KafkaError | None, message: Message | None) -> None:
+            if not done.done():
+                done.set_result((error, message))
+
+        self.send(topic, partition, value, report, key=key, headers=headers)
+        return await done
+
+    async def close(self) -> None:
+        """Wait for what is on its way, up to its own timeouts; then end."""
+        until = self._loop.time() + 1.0
+        while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
+            await asyncio.sleep(_SHORT)
+        self._closed = True
+        if self._due > 0:
+            with contextlib.suppress(KafkaException):
+                self.producer.purge()
+            self.look()
+        if self._timer is not None:
+            self._timer.cancel()
+        producer = self.producer
+        del self.producer
+        with contextlib.suppress(KafkaException):  # one that has failed for good says so here too
+            await asyncio.to_thread(producer.flush, 0.0)
+
+
+def failure(error: KafkaError | None, message: Message) -> KafkaError | None:
+    """The error that a report means, if any."""
+    return REPEATED if error is None and message.offset() is None else error

@@ -1,0 +1,149 @@
+"""A consumer of one channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ...contracts.broker import Delivery
+from ...errors import BrokerError
+from ...event import Channel
+from .claims import Grant
+from .feed import Feed
+from .options import LOGGER
+from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
+from .wagon import Wagon
+from .wire import decode
+
+Token = tuple[int, int, int]
+"""Partition, offset, number of the claim."""
+
+_VAIN = 0.002  # s to wait after a claim that got nothing
+
+
+class KafkaSubscription:
+    """Its deliveries' tokens belong to no process: whoever has one may settle, release, extend."""
+
+    def __init__(self, wagon: Wagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
+        self._wagon = wagon
+        self._feed = feed
+        self._name = channel.name
+        self._visibility = max(1, round(visibility * 1000))
+        self._owner = owner
+        self._suspect_first = True
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await asyncio.sleep(
+            0
+        )  # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        feed, log = self._feed, self._wagon.log
+        while True:
+            feed.check()
+            if feed.available(log.now):
+                if got := await self._claim(limit):
+                    self._suspect_first = not got[0].suspect
+                    return got
+                await feed.wait(_VAIN)
+            left = deadline - loop.time()
+            if left <= 0:
+                return []
+            if not feed.available(log.now):
+                await feed.wait(min(left, (feed.due() - log.now) / 1000 + 0.001))
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        runs = runs_of([d.token[:2] for d in deliveries])
+        await self._wagon.propose(Settle(self._name, runs))
+        self._feed.settled(runs)
+
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        held, later = held_of(d.token for d in deliveries), max(0, round(delay * 1000))
+        await self._wagon.propose(Release(self._name, held, later, tried, cleared=cleared))
+
+    async def alone(self, delivery: Delivery) -> bool:
+        self._feed.check()
+        return bool(await self._wagon.propose(Extend(self._name, held_of([delivery.token]), 0, alone=True)))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        self._feed.check()
+        await self._wagon.propose(Extend(self._name, held_of(d.token for d in deliveries), self._visibility))
+
+    async def _claim(self, limit: int) -> list[Delivery]:
+        feed = self._feed
+        feed.asked += limit
+        claim_op = Claim(self._name, limit, self._visibility, feed.ends(), self._suspect_first, self._owner)
+        proposed = self._wagon.propose(claim_op)
+        try:
+            grants = await asyncio.shield(proposed)
+        except asyncio.CancelledError:
+            proposed.add_done_callback(self._give_back)
+            raise
+        finally:
+            feed.asked -= limit
+        if not grants:
+            return []
+        try:
+            taken = await feed.take(grants)
+        except BaseException:
+            self._give_back(proposed)
+            raise
+        got: list[Delivery] = []
+        nothing: list[tuple[int, int]] = []
+        for message, attempt, claim in taken.messages:
+            event = decode(message)
+            partition, offset = message.partition(), message.offset()
+            if event is None:
+                nothing.append((partition, offset))  # type: ignore[arg-type]
+            else:
+                got.append(Delivery(event, attempt, (partition, offset, claim), grants[0].suspect))
+        if nothing:
+            self._wagon.propose(Void(self._name, runs_of(nothing)))
+        if taken.missing:
+            try:
+                await self._leave_out(taken.missing, grants)
+            except BrokerError as e:  # who meets them next tries again
+                LOGGER.debug("channel %s: offsets without an event are left for later: %s", feed.channel, e)
+            except BaseException:
+                self._give_back(proposed)
+                raise
+        return got
+
+    async def _leave_out(self, missing: list[tuple[int, int]], grants: Sequence[Grant]) -> None:
+        """No messages stand there. Before the partition's beginning they were removed, and so they were, maybe, where
+        the topic is compacted; elsewhere these are the traces of transactions."""
+        wagon, feed, admin = self._wagon, self._feed, self._wagon.client.admin
+        places = {(feed.topic, p) for p, _ in missing}
+        try:
+            starts, policy = await asyncio.gather(admin.starts(places), admin.option(feed.topic, "cleanup.policy"))
+        except BrokerError:
+            starts, policy = {}, None
+        compacted = "compact" in (policy or "")
+        lost = [(p, o) for p, o in missing if compacted or o < (starts.get((feed.topic, p)) or 0)]
+        if not starts or lost:  # they are ours until they are given back: what is held is not lost
+            claims = {(g.partition, o): g.claim for g in grants for o in range(g.start, g.stop)}
+            gone = missing if not starts else lost
+            wagon.propose(Release(self._name, held_of((*at, claims[at]) for at in gone), 0, False))
+        if starts and (traces := sorted(set(missing).difference(lost))):
+            wagon.propose(Void(self._name, runs_of(traces)))
+        if lost:
+            what = f"offsets {min(o for _, o in lost)} to {max(o for _, o in lost)} of {feed.topic}"
+            await wagon.lose(feed.channel, runs_of(lost), what)
+
+    def _give_back(self, proposed: asyncio.Future[list[Grant]]) -> None:
+        """Nobody waits for what was claimed any more: it need not run out first."""
+        if proposed.cancelled() or proposed.exception() or self._feed.gone:
+            return
+        held = [(g.partition, g.start, g.stop, g.claim) for g in proposed.result()]
+        if held:
+            self._wagon.propose(Release(self._name, held, 0, False))

@@ -1,0 +1,203 @@
+"""The wagons whose claims this process follows, and what it reads of their channels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+from ...errors import BrokerError, ChannelGone
+from ...event import Channel
+from .admin import LOG_TIME, Place
+from .ages import Ages
+from .feed import Feed
+from .log import Client, LogGone
+from .names import Names
+from .options import LOGGER, Options
+from .publishing import Publisher
+from .reader import Reader
+from .tail import Tail
+from .wagon import Wagon
+
+_LOOK = 1.0  # s between two looks whether what is followed still exists
+_LOOK_CLOSER = 60  # looks from one at the configuration to the next
+_SURE = 2  # looks that find nothing before a topic counts as gone: one broker may not know yet of what is new
+_LINGER = 0.2  # ms that the producer gathers a batch
+
+
+class Wagons:
+    """All that stands while a broker is entered. Belongs to the event loop that made it."""
+
+    def __init__(self, options: Options, cache: int) -> None:
+        self.names = Names(options.topic_prefix)
+        self.client = Client(options, "claims")
+        self.admin = self.client.admin
+        self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
+        causes = self.admin.causes
+        self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192, logger=causes))
+        self.few = asyncio.Semaphore(8)
+        """Channels that are made at once: a cluster makes one topic after the other, and has its own work too."""
+        self.ages = Ages(self.admin)
+        self._tail = Tail(
+            {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
+        )
+        self._cache = cache
+        self._wagons: dict[tuple[str, int], asyncio.Task[Wagon]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._start(self._watch())
+
+    async def close(self) -> None:
+        """Send what was begun, up to 1 s; then end all threads and connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for wagon in self._live():
+            wagon.end()
+        self._wagons.clear()
+        await asyncio.gather(self.publisher.close(), self.reader.close(), self.ages.close(), self._tail.close())
+        await self.client.close()
+
+    async def of(self, channel: Channel) -> Wagon:
+        """The channel's wagon, attached. Raises ChannelGone, Unavailable."""
+        key = (channel.train, channel.wagon)
+        task = self._wagons.get(key)
+        if task is None:
+            task = self._wagons[key] = self._start(self._attach(channel))
+        try:
+            return await asyncio.shield(task)
+        except BrokerError:
+            if self._wagons.get(key) is task:
+                del self._wagons[key]
+            raise
+
+    def attached(self, channel: Channel) -> Wagon | None:
+        """The channel's wagon, if it is followed already."""
+        task = self._wagons.get((channel.train, channel.wagon))
+        return _result(task) if task else None
+
+    def forget(self, channel: Channel) -> None:
+        """The channel's wagon is gone."""
+        if wagon := self.attached(channel):
+            wagon.end()
+        self._wagons.pop((channel.train, channel.wagon), None)
+
+    async def feed(self, wagon: Wagon, channel: Channel) -> Feed:
+        """What the channel holds, being read. Raises ChannelGone, Unavailable."""
+        feed = wagon.feeds.get(channel.name)
+        if feed is not None and not feed.gone:
+            return feed
+        topic = await self.publisher.topic(channel)  # which warms the producer, for who publishes here soon
+        _, ends = await self.totals([wagon], {channel: topic.partitions})
+        places = [(topic.name, p) for p in range(topic.partitions)]
+        if any(ends[place] is None for place in places):
+            self.publisher.forget(channel)
+            raise ChannelGone(f"channel {channel} does not exist")
+        feed = wagon.feeds.get(channel.name)
+        if feed is not None and not feed.gone:
+            return feed  # made meanwhile by another consumer
+        feed = Feed(channel, topic.name, topic.partitions, wagon.claims, self._tail, self.reader, self._room)
+        wagon.feeds[channel.name] = feed
+        try:
+            stable = await self.admin.ends(places, stable=True)
+            await feed.start([stable[place] or 0 for place in places])
+        except BaseException:
+            feed.end()
+            del wagon.feeds[channel.name]
+            raise
+        return feed
+
+    async def totals(
+        self, wagons: Iterable[Wagon], partitions: Mapping[Channel, int]
+    ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
+        """What is settled in each of these wagons' channels, and after that where each of its partitions ends: where
+        both sums are equal, all was settled in between."""
+        logs = {(wagon.log.topic, 0): wagon for wagon in wagons}
+        for place, end in (await self.admin.ends(logs)).items():
+            if end is not None:
+                await logs[place].log.sync(end)
+        named = {(wagon.train, wagon.number): wagon for wagon in logs.values()}
+        settled = {c: named[c.train, c.wagon].channel(c.name).settled for c in partitions}
+        return settled, await self.admin.ends(self.places(partitions))
+
+    def places(self, partitions: Mapping[Channel, int]) -> list[Place]:
+        """Each partition of these channels."""
+        return [(self.names.topic(c), p) for c, count in partitions.items() for p in range(count)]
+
+    def look_soon(self, channel: Channel) -> None:
+        """Somebody says that this channel is about to go: look, and look again."""
+
+        async def look() -> None:
+            for pause in (0.0, 0.1, 0.3, 1.0):
+                await asyncio.sleep(pause)
+                await self._look()
+
+        if len(self._tasks) < 100:
+            self._start(look())
+
+    async def _attach(self, channel: Channel) -> Wagon:
+        wagon = Wagon(self.client, channel, self.names, self.look_soon)
+        try:
+            await wagon.log.attach()
+        except LogGone:
+            raise ChannelGone(f"channel {channel} does not exist (no topic {wagon.log.topic})") from None
+        return wagon
+
+    async def _watch(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(_LOOK)
+            await self._look()
+            turn += 1
+            if turn % _LOOK_CLOSER == 0:
+                await self._look_closer()
+
+    async def _look_closer(self) -> None:
+        """Whether what is used here still keeps what it holds: somebody may have changed its configuration."""
+        try:
+            await self.publisher.look_again()
+            for wagon in self._live():
+                trouble = await self.admin.unsuitable(wagon.log.topic, LOG_TIME)
+                if trouble and trouble != wagon.trouble:
+                    LOGGER.warning("%s", trouble)
+                wagon.trouble = trouble
+        except BrokerError as e:
+            LOGGER.debug("could not look at the configuration of topics: %s", e)
+
+    async def _look(self) -> None:
+        """End the feeds whose topics are gone, and the wagons whose logs are."""
+        wagons = self._live()
+        feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
+        places = [(f.topic, p) for _, f in feeds for p in range(f.partitions)] + [(w.log.topic, 0) for w in wagons]
+        try:
+            ends = await self.admin.ends(places)
+        except BrokerError as e:
+            LOGGER.debug("could not look whether channels still exist: %s", e)
+            return
+        for wagon, feed in feeds:
+            feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0
+            if feed.missed >= _SURE:
+                feed.end()
+                self.publisher.forget(feed.channel)
+                if wagon.feeds.get(feed.channel.name) is feed:
+                    del wagon.feeds[feed.channel.name]
+        for wagon in wagons:
+            wagon.missed = wagon.missed + 1 if ends[wagon.log.topic, 0] is None else 0
+            if wagon.missed >= _SURE:
+                self.forget(Channel(wagon.train, wagon.number))
+
+    def _room(self) -> int:
+        """Bytes that one channel may read ahead."""
+        return max(1_048_576, self._cache // max(1, sum(len(w.feeds) for w in self._live())))
+
+    def _live(self) -> list[Wagon]:
+        return [wagon for task in self._wagons.values() if (wagon := _result(task))]
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _result(task: asyncio.Task[Wagon]) -> Wagon | None:
+    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None

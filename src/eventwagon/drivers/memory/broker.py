@@ -1,0 +1,332 @@
+"""Channels in this process's memory: for tests, simulation and speed. Nothing survives the process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from heapq import heappop, heappush
+from math import inf
+
+import msgspec
+
+from ...contracts.broker import Capabilities, Delivery, Depth, Finding
+from ...errors import ChannelFull, ChannelGone, Sealed
+from ...event import Channel, Event
+
+
+class MemoryBroker:
+    """A broker in one process. Enter it as often as you like: it holds its channels as long as the object lives.
+
+    Visibility times and delays run on the event loop's clock, so they hold in virtual time too; ages of events are
+    taken from the events. `clock` is what all drivers are given (seconds since the epoch); this one needs none. With
+    `fences=False` it does not refuse writes to a sealed channel, as some real brokers can't: the lease fence's test
+    bed.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, fences: bool = True) -> None:
+        self.capabilities = Capabilities(
+            fences=fences, bounds=True, totals=True, durable=False, shared=False, reclaims=True
+        )
+        self._queues: dict[Channel, _Queue] = {}
+
+    async def __aenter__(self) -> MemoryBroker:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        self._queues.setdefault(channel, _Queue(channel)).capacity = capacity
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        await asyncio.sleep(0)  # lets others run; before the store, so that a cancelled publish has stored nothing
+        self._standing(channel).put(events)
+
+    async def seal(self, channel: Channel) -> None:
+        if (queue := self._queues.get(channel)) and self.capabilities.fences:
+            queue.sealed = True
+
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+        return _Subscription(self, channel, visibility, owner)
+
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        queue = self._queues.get(channel)
+        return queue.reclaim(owner, asyncio.get_running_loop().time()) if owner and queue else 0
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        now = asyncio.get_running_loop().time()
+        queues = [self._queues.get(channel) for channel in channels]
+        return [queue.depth(now) if queue else Depth() for queue in queues]
+
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        for event in self._standing(channel).unsettled():
+            yield event
+
+    async def delete(self, channel: Channel) -> None:
+        if queue := self._queues.pop(channel, None):
+            queue.gone = True
+            queue.wake()
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        return [channel for channel in self._queues if channel.train == train]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        means = "all events go when this process ends, however it ends"
+        todo = "for tests only; sqlite:///DIRECTORY needs no server either"
+        return [Finding(severity="loses", what="memory", means=means, todo=todo)]
+
+    def _standing(self, channel: Channel) -> _Queue:
+        try:
+            return self._queues[channel]
+        except KeyError:
+            raise ChannelGone(f"channel {channel} does not exist") from None
+
+
+class _Hold(msgspec.Struct, gc=False):
+    """An event that was received and is not settled: claimed until `due`, or back in the queue and to be had from
+    then."""
+
+    number: int
+    event: Event
+    attempt: int
+    due: float
+    back: bool
+    owner: str = ""
+    suspect: bool = False
+    alone: bool = False
+    """If this claim runs out, that counts as an attempt."""
+
+
+class _Queue:
+    """What one channel holds."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.capacity: int | None = None
+        self.sealed = False
+        self.gone = False
+        self._published = 0
+        self._settled = 0
+        self._fresh: deque[Event] = deque()  # never received
+        self._taken: dict[int, _Hold] = {}  # received at least once; the value is the claim that counts
+        self._again: list[tuple[float, int, _Hold]] = []  # a heap of those that are back; stale where not in _taken
+        self._suspects: list[tuple[int, float, int, _Hold]] = []  # the same, of suspects that are due: by `-attempt`
+        self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same, of those that are due later
+        self._back = 0
+        self._claims_due = inf  # no claim ends before
+        self._waiters: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be repeatable
+
+    def put(self, events: Sequence[Event]) -> None:
+        if self.sealed:
+            raise Sealed(f"channel {self.channel} is sealed")
+        room = len(events) if self.capacity is None else max(0, self.capacity - self._published)
+        taken = events if room >= len(events) else events[:room]
+        self._fresh.extend(taken)
+        self._published += len(taken)
+        if taken:
+            self.wake()
+        if len(taken) < len(events):
+            raise ChannelFull(f"channel {self.channel} holds its {self.capacity} events", accepted=len(taken))
+
+    def take(self, limit: int, now: float, due: float, owner: str, *, suspect_first: bool) -> list[Delivery]:
+        """Claim until `due` for this owner: one suspect, or up to `limit` others: those that are due again, then fresh
+        ones."""
+        if self._claims_due <= now:
+            self._expire(now)
+        suspects = self._suspects or self._suspects_later
+        if suspects and suspect_first and (suspect := self._take_suspect(now, due, owner)):
+            return suspect
+        got: list[Delivery] = []
+        taken = self._taken
+        while self._again and self._again[0][0] <= now and len(got) < limit:
+            _, number, old = heappop(self._again)
+            if taken.get(number) is old:
+                self._back -= 1
+                taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner)
+                got.append(Delivery(old.event, old.attempt, hold))
+        fresh = self._fresh
+        number = self._published - len(fresh)
+        for _ in range(min(limit - len(got), len(fresh))):
+            event = fresh.popleft()
+            taken[number] = hold = _Hold(number, event, 1, due, False, owner)
+            got.append(Delivery(event, 1, hold))
+            number += 1
+        if got:
+            self._claims_due = min(self._claims_due, due)
+        elif suspects and not suspect_first:
+            return self._take_suspect(now, due, owner)
+        return got
+
+    def _take_suspect(self, now: float, due: float, owner: str) -> list[Delivery]:
+        while self._suspects_later and self._suspects_later[0][0] <= now:
+            since, number, old = heappop(self._suspects_later)
+            heappush(self._suspects, (-old.attempt, since, number, old))
+        while self._suspects:
+            _, _, number, old = heappop(self._suspects)
+            if self._taken.get(number) is old:
+                self._back -= 1
+                self._taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner, True)
+                self._claims_due = min(self._claims_due, due)
+                return [Delivery(old.event, old.attempt, hold, True)]
+        return []
+
+    def settle(self, deliveries: Sequence[Delivery]) -> None:
+        taken = self._taken
+        for delivery in deliveries:
+            hold = taken.pop(delivery.token.number, None)
+            if hold is not None:
+                self._settled += 1
+                self._back -= hold.back
+
+    def release(self, deliveries: Sequence[Delivery], now: float, due: float, *, tried: bool, cleared: bool) -> None:
+        if self._claims_due <= now:
+            self._expire(now)
+        for delivery in deliveries:
+            hold: _Hold = delivery.token
+            if self._taken.get(hold.number) is hold:
+                suspect = hold.suspect and not (tried or cleared)
+                self._give_back(hold, due, hold.attempt + tried, suspect=suspect)
+        self.wake()
+
+    def alone(self, delivery: Delivery, now: float) -> bool:
+        if self._claims_due <= now:
+            self._expire(now)
+        hold: _Hold = delivery.token
+        hold.alone = self._taken.get(hold.number) is hold
+        return hold.alone
+
+    def reclaim(self, owner: str, now: float) -> int:
+        held = [hold for hold in self._taken.values() if hold.owner == owner and not hold.back]
+        for hold in held:
+            self._run_out(hold, min(hold.due, now))
+        self.wake()
+        return len(held)
+
+    def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
+        if self._claims_due <= now:
+            self._expire(now)
+        for delivery in deliveries:
+            hold: _Hold = delivery.token
+            if self._taken.get(hold.number) is hold:
+                hold.due = due
+                self._claims_due = min(self._claims_due, due)
+
+    def depth(self, now: float) -> Depth:
+        if self._claims_due <= now:
+            self._expire(now)
+        times = [hold.event.time for hold in self._taken.values() if hold.back] if self._back else []
+        if self._fresh:
+            times += (self._fresh[0].time, self._fresh[-1].time)
+        return Depth(
+            published=self._published,
+            settled=self._settled,
+            waiting=len(self._fresh) + self._back,
+            in_flight=len(self._taken) - self._back,
+            oldest_at=min(times, default=None),
+            newest_at=max(times, default=None),
+        )
+
+    def unsettled(self) -> list[Event]:
+        return [*(self._taken[number].event for number in sorted(self._taken)), *self._fresh]
+
+    async def wait(self, until: float) -> None:
+        """Until something may have changed, or something is due, or the loop's time is `until`."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        due = min(heap[0][0] if heap else inf for heap in (self._again, self._suspects_later))
+        timer = loop.call_at(min(until, due, self._claims_due), _wake, waiter)
+        self._waiters[waiter] = None
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            del self._waiters[waiter]
+
+    def wake(self) -> None:
+        for waiter in self._waiters:
+            _wake(waiter)
+
+    def _expire(self, now: float) -> None:
+        self._claims_due = inf
+        for hold in self._taken.values():
+            if hold.back:
+                continue
+            if hold.due <= now:
+                self._run_out(hold, hold.due)
+            else:
+                self._claims_due = min(self._claims_due, hold.due)
+
+    def _run_out(self, hold: _Hold, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + hold.alone, suspect=True)
+
+    def _give_back(self, hold: _Hold, due: float, attempt: int, *, suspect: bool) -> None:
+        back = _Hold(hold.number, hold.event, attempt, due, True, suspect=suspect)
+        self._taken[hold.number] = back
+        self._back += 1
+        heappush(self._suspects_later if suspect else self._again, (due, hold.number, back))
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class _Subscription:
+    def __init__(self, broker: MemoryBroker, channel: Channel, visibility: float, owner: str) -> None:
+        self._broker = broker
+        self._channel = channel
+        self._visibility = visibility
+        self._owner = owner
+        self._suspect_first = True
+        self._attached: _Queue | None = None
+
+    async def __aenter__(self) -> _Subscription:
+        self._attached = self._broker._standing(self._channel)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._attached = None
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        await asyncio.sleep(0)
+        while True:
+            queue = self._queue
+            now = loop.time()
+            due = now + self._visibility
+            if got := queue.take(limit, now, due, self._owner, suspect_first=self._suspect_first):
+                self._suspect_first = not got[0].suspect
+                return got
+            if now >= deadline:
+                return []
+            await queue.wait(deadline)
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        self._queue.settle(deliveries)
+
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        self._queue.release(deliveries, now, now + delay, tried=tried, cleared=cleared)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._queue.extend(deliveries, now, now + self._visibility)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return self._queue.alone(delivery, asyncio.get_running_loop().time())
+
+    @property
+    def _queue(self) -> _Queue:
+        queue = self._attached
+        if queue is None:
+            raise RuntimeError(f"the consumer of channel {self._channel} was left, or never entered")
+        if queue.gone:
+            raise ChannelGone(f"channel {self._channel} does not exist any more")
+        return queue

@@ -1,0 +1,354 @@
+"""The broker: which keys a channel has, and what the server's answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from typing import Any
+
+from ...contracts.broker import Capabilities, Depth, Finding, Subscription
+from ...errors import ChannelFull, ChannelGone, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
+from ...event import Channel, Event
+from . import scripts
+from .client import Client, Script
+from .entries import event_time, pack, unpack
+from .errors import Lost, NotSent
+from .inspection import inspect
+from .notifier import Bell
+from .server import Server
+from .subscription import RedisSubscription, gone
+from .wire import Answers
+
+_MOST = 1000
+_BYTES = 1 << 20
+"""Events and bytes in one script call: the server does nothing else meanwhile."""
+_LARGE = 1 << 20
+_PAGE = 200
+_PAGE_BYTES = 4 << 20
+_DEPTHS = 100
+_MANY_BACK = 1000
+_REMEMBERED = 1000
+"""Batches that are stored and unconfirmed, at the most."""
+
+
+class _Batch:
+    """How far a publish has come, so that a repetition of it goes on from there and stores nothing twice."""
+
+    __slots__ = ("confirmed", "sent")
+
+    def __init__(self) -> None:
+        self.confirmed = 0
+        """Events that enough replicas have."""
+        self.sent: asyncio.Task[Answers] | None = None
+        """The call with those after them; a caller that is cancelled does not end it."""
+
+
+class RedisBroker:
+    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to
+    all drivers: claims and delays run by the server's.
+
+    What was accepted is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
+    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    """
+
+    capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
+
+    def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.server = server or Server()
+        self._client = Client(self.server)
+        self._bell = Bell(self._client.some)
+        self._largest: int | None = None
+        self._unconfirmed: dict[object, str] = {}
+        """What was stored and waits for replicas, and in what words."""
+        self._batches: dict[tuple[Channel, bytes], _Batch] = {}
+        """With `wait`: those that were sent and are not confirmed, by their content. The oldest comes first."""
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisBroker:
+        """`redis://[user:password@]host:port/db?prefix=eventwagon&timeout=5&wait=0&cluster=false`, or `rediss://` for
+        TLS. Raises UsageError."""
+        return cls(Server.from_url(url), clock=clock)
+
+    async def __aenter__(self) -> RedisBroker:
+        """Connect. Raises Unavailable, StorageBroken (wrong password, too old a server)."""
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.__aexit__()
+        await self._bell.close()
+
+    def name_of(self, channel: Channel) -> str:
+        """See Named. The key of its stream."""
+        base = f"{channel.train}_v{channel.wagon}" if channel.wagon else channel.train
+        return f"{self.server.prefix}:{{{base}}}" + (f".{channel.name}" if channel.name else "")
+
+    def _keys(self, channel: Channel) -> list[str]:
+        stream = self.name_of(channel)
+        return [stream, f"{stream}:meta", f"{stream}:back", f"{stream}:taken"]
+
+    def _listing(self, train: str) -> str:
+        return f"{self.server.prefix}:{{{train}}}:channels"
+
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
+        # one that nobody finds. (Both can't be one step: in a cluster they lie on different nodes.)
+        what = f"creating {channel}"
+        await self._client.run(what, scripts.LIST, [self._listing(channel.train)], [_name(channel)])
+        made = await self._surely(what, scripts.CREATE, self._keys(channel), ["" if capacity is None else capacity])
+        if made == b"broken":
+            raise StorageBroken(self._broken(channel))
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        keys = self._keys(channel)[:2]
+        sizes = [e.size for e in events]
+        if sizes and max(sizes) > _LARGE:
+            await self._check(max(sizes))
+        if not self.server.wait:
+            await self._store(channel, keys, events, sizes, _Batch())
+            return
+        mark = channel, _digest(events)
+        batch = self._batches[mark] = self._batches.pop(mark, _Batch())
+        if len(self._batches) > _REMEMBERED:
+            del self._batches[next(iter(self._batches))]
+        try:
+            await self._store(channel, keys, events, sizes, batch)
+        except asyncio.CancelledError:  # who tries again is to wait, and not to store it once more
+            raise
+        except BaseException:
+            self._batches.pop(mark, None)
+            raise
+        self._batches.pop(mark, None)
+
+    async def _store(
+        self, channel: Channel, keys: list[str], events: Sequence[Event], sizes: Sequence[int], batch: _Batch
+    ) -> None:
+        for start, end in _parts(sizes):
+            if start >= batch.confirmed:
+                arguments = pack(events[start:end], max(sizes[start:end]))
+                await self._store_part(channel, keys, arguments, batch)
+                batch.confirmed, batch.sent = end, None
+
+    async def _send(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> Answers:
+        """Raises NotSent, Lost."""
+        script = scripts.EMIT if channel.name else scripts.PUBLISH
+        if not self.server.wait:
+            return await self._client.send(script, keys, arguments, stores=True)
+        if batch.sent is None:
+            batch.sent = self._client.spawn(self._client.send(script, keys, arguments, stores=True))
+            batch.sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # perhaps nobody asks
+        return await asyncio.shield(batch.sent)
+
+    async def _store_part(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> None:
+        """One script call, unless it was made already."""
+        what, before = f"publishing to {channel}", batch.confirmed
+        try:
+            answers = await self._send(channel, keys, arguments, batch)
+        except NotSent as e:
+            error = self._client.explain(e, what)
+            raise PublishUncertain(f"{error}; {before} events were stored") if before else error from e.__cause__
+        except Lost as e:
+            raise PublishUncertain(f"{self._client.explain(e, what)}; events may have been stored") from e.__cause__
+        answer = answers[0]
+        if isinstance(answer, Exception):
+            if "invalid bulk length" in str(answer):
+                raise EventTooLarge(
+                    f"{self.server.where}: {what}: an event is larger than the server's proto-max-bulk-len"
+                )
+            error = self._client.explain(answer, what)
+            raise PublishUncertain(f"{error}; {before} events were stored") if before else error
+        status, count = answer[0], answer[1]
+        if status == b"gone":
+            raise gone(channel)
+        if status == b"sealed":
+            raise Sealed(f"channel {channel} is sealed: publish to the train's active wagon", accepted=before)
+        if status == b"broken":
+            raise ChannelGone(self._broken(channel))
+        await self._confirmed(answers, what)
+        if status == b"full":
+            raise ChannelFull(
+                f"channel {channel} holds its {answer[2].decode()} events: {count} of {len(arguments) - 2} were stored",
+                accepted=before + count,
+            )
+
+    async def _confirmed(self, answers: Answers, what: str) -> None:
+        """Wait until as many replicas as the URL asks for have confirmed what was stored, for as long as the caller
+        does; a publish that is tried again goes on waiting here. Raises PublishUncertain where nobody can tell any more."""
+        call = object()
+        count: object = answers[1] if len(answers) > 1 else self.server.wait
+        try:
+            while not isinstance(count, int) or count < self.server.wait:
+                why = (
+                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed it "
+                    "in time"
+                )
+                self._unconfirmed[call] = why
+                try:
+                    count = await self._client.confirm(answers)
+                except (NotSent, Lost) as e:
+                    raise PublishUncertain(f"{why}, and the connection broke") from e
+        finally:
+            self._unconfirmed.pop(call, None)
+
+    @property
+    def trouble(self) -> str:
+        """See Troubled."""
+        return next(iter(self._unconfirmed.values()), "")
+
+    async def _surely(self, what: str, script: Script, keys: list[str], arguments: Sequence[str | int] = ()) -> Any:
+        """Like the client's `run`, and confirmed by replicas where the URL asks for it. To be repeated."""
+        try:
+            answers = await self._client.send(script, keys, arguments, stores=True)
+        except (NotSent, Lost) as e:
+            raise self._client.explain(e, what) from e.__cause__
+        if isinstance(answers[0], Exception):
+            raise self._client.explain(answers[0], what)
+        try:
+            async with asyncio.timeout(self.server.timeout / 2):
+                await self._confirmed(answers, what)
+        except PublishUncertain as e:
+            raise Unavailable(str(e)) from e
+        except TimeoutError:
+            few = f"fewer than wait={self.server.wait} replicas confirmed it in time"
+            raise Unavailable(f"{self.server.where}: {what}: done, but {few}") from None
+        return answers[0]
+
+    async def _check(self, largest: int) -> None:
+        if self._largest is None:
+            self._largest = await self._limit()
+        if largest > self._largest:
+            raise EventTooLarge(
+                f"{self.server.where}: an event of {largest} bytes is larger than the server's proto-max-bulk-len="
+                f"{self._largest}"
+            )
+
+    async def _limit(self) -> int:
+        try:
+            answer = await self._client.command("asking", "", "CONFIG", "GET", "proto-max-bulk-len")
+        except StorageBroken:  # not permitted: the server's default, and what it says itself
+            return 512 << 20
+        return int(answer[1]) if len(answer) == 2 else 512 << 20
+
+    async def seal(self, channel: Channel) -> None:
+        await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
+
+    @asynccontextmanager
+    async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
+        keys = self._keys(channel)
+        known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
+        if known is None:
+            raise gone(channel)
+        with self._bell.listening(f"{keys[0]}:bell") as next_ring:
+            yield RedisSubscription(self._client, self._bell, channel, keys, visibility, owner, known, next_ring)
+
+    async def reclaim(self, channel: Channel, owner: str) -> int:
+        what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")
+        count, some = 0, scripts.MOST if owner else 0
+        while some == scripts.MOST:
+            some = int(await self._client.run(what, scripts.RECLAIM, keys, [name]))
+            count += some
+        return count
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        groups: dict[object, list[Channel]] = {}
+        for number, channel in enumerate(channels):
+            place = (channel.train, channel.wagon) if self.server.cluster else number // _DEPTHS
+            groups.setdefault(place, []).append(channel)
+        found: dict[Channel, Depth] = {}
+        for depths in await asyncio.gather(*(self._depths(group) for group in groups.values())):
+            found.update(depths)
+        return [found[channel] for channel in channels]
+
+    async def _depths(self, channels: list[Channel]) -> dict[Channel, Depth]:
+        keys = [key for channel in channels for key in self._keys(channel)[:3]]
+        what = f"asking for the depth of {channels[0]}" + (f" and {len(channels) - 1} more" if channels[1:] else "")
+        answers = await self._client.run(what, scripts.DEPTH, keys, [_MANY_BACK])
+        return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
+
+    def _depth(self, channel: Channel, answer: object) -> Depth:
+        if not isinstance(answer, list):  # gone, or its stream is
+            return Depth()
+        total, length, flying, known, oldest, newest = answer
+        waiting = max(0, length - flying)
+        return Depth(
+            published=total,
+            settled=total - length,
+            waiting=waiting,
+            in_flight=length - waiting,
+            oldest_at=event_time(oldest) if known and waiting else None,
+            newest_at=event_time(newest) if waiting else None,
+        )
+
+    async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        keys = self._keys(channel)
+        after = b"0-0"
+        while True:
+            entries = await self._client.run(f"reading {channel}", scripts.PAGE, keys, [after, _PAGE, _PAGE_BYTES])
+            if entries == b"gone":
+                raise gone(channel)
+            if not entries:
+                return
+            for event in unpack(str(channel), entries):
+                yield event
+            after = entries[-1][0]
+
+    async def delete(self, channel: Channel) -> None:
+        what = f"deleting {channel}"
+        self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
+        await self._client.run(what, scripts.DELETE, self._keys(channel))
+        await self._client.command(
+            what, self._listing(channel.train), "SREM", self._listing(channel.train), _name(channel)
+        )
+
+    async def channels(self, train: str) -> Sequence[Channel]:
+        """All channels of the train. What is listed without being there (a crash between the two steps of `create` or
+        `delete`) is not one: it holds nothing, and `delete` unlists it."""
+        what = f"listing the channels of {train}"
+        names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
+        listed = [_channel(train, name.decode()) for name in names]
+        made = await asyncio.gather(*(self._client.run(what, scripts.ATTACH, self._keys(c)) for c in listed))
+        return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable. Channels have no settings of their own."""
+        return await inspect(self._client)
+
+    def _broken(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the stream of channel {channel} is gone while the rest of it stands: it was deleted by hand, "
+            "or evicted because the server's memory was full (set maxmemory-policy to noeviction)"
+        )
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where to cut events of these sizes into calls that do not hold up the server's other clients for long."""
+    start = total = 0
+    for end, size in enumerate(sizes):
+        if end > start and (total + size > _BYTES or end - start == _MOST):
+            yield start, end
+            start, total = end, 0
+        total += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def _digest(events: Sequence[Event]) -> bytes:
+    """The content of a batch. Ids alone don't do: an event may be a dead letter twice, of two channels."""
+    found = blake2b(digest_size=16)
+    for part in pack(events, 0)[1:]:
+        assert isinstance(part, bytes)  # noqa: S101 - for mypy
+        found.update(len(part).to_bytes(8))
+        found.update(part)
+    return found.digest()
+
+
+def _name(channel: Channel) -> str:
+    return f"{channel.wagon}.{channel.name}"
+
+
+def _channel(train: str, name: str) -> Channel:
+    wagon, _, name = name.partition(".")
+    return Channel(train, int(wagon), name)

@@ -1,0 +1,302 @@
+"""Calls to a server or a cluster: scripts, routing by slot, and what every failure is turned into."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from hashlib import sha1
+from typing import Any, Self, TypeVar
+
+from hiredis import pack_command
+from redis import exceptions
+from redis.crc import key_slot
+
+from ...errors import StorageBroken
+from .errors import Lost, NotSent, code, explain
+from .server import Server
+from .wire import Answers, Wire
+
+T = TypeVar("T")
+Argument = str | bytes | int
+
+_HOPS = 12
+_WAIT = 0.1
+"""The longest time (s) for which the server is asked to wait for replicas, before it is asked again."""
+_OLDEST = (7, 0)
+
+
+class Script:
+    """A Lua script, and the name that the server knows it by. https://redis.io/docs/latest/develop/programmability/
+
+    `when_full`: it runs even when the server's memory is full, since it helps to free some, or writes little. Then the
+    server checks rights to write before it starts: not for scripts that only read.
+    """
+
+    def __init__(self, source: str, *, when_full: bool = False) -> None:
+        self.source = ("#!lua flags=allow-oom\n" if when_full else "") + source
+        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def pack(*words: Argument) -> bytes:
+    """A command as the server reads it."""
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub takes a tuple of one
+    return packed
+
+
+_ASKING = pack("ASKING")
+
+
+class _Node:
+    """One server: a wire for what must not wait behind a large publish, and one for publishing."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.calls = Wire(server)
+        self.stores = Wire(server)
+
+    async def close(self) -> None:
+        await self.calls.close()
+        await self.stores.close()
+
+
+class Client:
+    """The server of a URL, or the cluster that it is a node of. Entered once."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._nodes: dict[tuple[str, int], _Node] = {}
+        self._slots: dict[int, _Node] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn = 0
+
+    async def __aenter__(self) -> Self:
+        """Connect, and see whether the server will do. Raises Unavailable, StorageBroken."""
+        try:
+            if self.server.cluster:
+                await self._learn()
+            await self._check()
+        except (NotSent, Lost) as e:
+            await self.__aexit__()
+            raise self.explain(e, "connecting") from e.__cause__
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        for node in list(self._nodes.values()):
+            await node.close()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task of the client's own, which a caller's cancelling does not end; leaving the client waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def some(self) -> Server:
+        """A server of those known, another one each time: PUBLISH reaches all nodes of a cluster."""
+        self._turn += 1
+        places = list(self._nodes) or [(self.server.host, self.server.port)]
+        return self.server.at(*places[self._turn % len(places)])
+
+    async def run(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """Run the script on the node of its keys (all of one slot) and return its answer.
+
+        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it is
+        tried once more, on a new one. Raises Unavailable, StorageBroken.
+        """
+        return await self._answer(what, lambda: self.send(script, keys, arguments))
+
+    async def command(self, what: str, key: str, *arguments: Argument) -> Any:
+        """Run one command on the node of `key`; as with `run`. Raises Unavailable, StorageBroken."""
+        packed = pack(*arguments)
+        return await self._answer(what, lambda: self._send(key, [packed]))
+
+    async def each(self, what: str, *arguments: Argument) -> dict[str, Any]:
+        """The answer of each server to the command, by its address; a server's errors are among them, not raised. Raises
+        Unavailable."""
+        if self.server.cluster:
+            await self._learn()
+            nodes = list(dict.fromkeys(self._slots.values()))
+        else:
+            nodes = [self._node(self.server.host, self.server.port)]
+        packed, found = pack(*arguments), dict[str, Any]()
+        for node in nodes:
+            try:
+                (found[f"{node.server.host}:{node.server.port}"],) = await node.calls.call(packed)
+            except (NotSent, Lost) as e:
+                raise self.explain(e, what) from e.__cause__
+        return found
+
+    async def _answer(self, what: str, call: Callable[[], Awaitable[Answers]]) -> Any:
+        try:
+            try:
+                (answer,) = await call()
+            except Lost as e:
+                if isinstance(e.__cause__, TimeoutError):  # it has had its time
+                    raise
+                (answer,) = await call()
+        except (NotSent, Lost) as e:
+            raise self.explain(e, what) from e.__cause__
+        if isinstance(answer, Exception):
+            raise self.explain(answer, what)
+        return answer
+
+    async def pair(
+        self, what: str, first: bytes, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> tuple[Any, Any]:
+        """The answers of a packed command (empty: none) and of the script right after it, which sees what it has done.
+        Raises Unavailable, StorageBroken; a command that failed because its key is gone answers None."""
+        if not first:
+            return None, await self.run(what, script, keys, arguments)
+        second = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        try:
+            head, answer = await self._send(keys[0], [first, second])
+        except (NotSent, Lost) as e:
+            raise self.explain(e, what) from e.__cause__
+        if isinstance(answer, Exception):  # its script is not there, or (a cluster) its keys are just on the move
+            answer = await self.run(what, script, keys, arguments)
+        if isinstance(head, Exception):
+            if code(head) != "NOGROUP":
+                raise self.explain(head, what)
+            head = None
+        return head, answer
+
+    async def send(
+        self, script: Script, keys: Sequence[str], arguments: Iterable[Argument] = (), *, stores: bool = False
+    ) -> Answers:
+        """The script's answer; with `stores` on the wire for publishing, followed by the number of replicas that have
+        confirmed it where the server's `wait` asks for some: fewer where `confirm` has to wait for more. The server's
+        errors are returned. Raises NotSent, Lost."""
+        rest = (len(keys), *keys, *arguments)
+        wire = "stores" if stores else "calls"
+        after = []
+        if stores and self.server.wait:
+            after = [self._wait()]
+        answers = await self._send(keys[0], [pack("EVALSHA", script.sha, *rest), *after], wire)
+        if isinstance(answers[0], exceptions.NoScriptError):  # the server was restarted, or its scripts were flushed
+            answers = await self._send(keys[0], [pack("EVAL", script.source, *rest), *after], wire)
+        return answers
+
+    def _wait(self) -> bytes:
+        """For a short time only, since it holds up whatever is sent behind it."""
+        return pack("WAIT", self.server.wait, max(1, int(min(_WAIT, self.server.timeout / 10) * 1000)))
+
+    async def confirm(self, answers: Answers) -> int:
+        """How many replicas have by now what was sent by that call of `send`. The server knows it of a connection and
+        not of a call: where that is gone, nobody can tell. Raises NotSent, Lost."""
+        if answers.wire is None:
+            raise Lost("the connection broke before the replicas were asked")
+        (count,) = await answers.wire.call(self._wait(), only=answers.connection)
+        if isinstance(count, int):
+            return count
+        raise Lost(str(count)) from count
+
+    def explain(self, error: BaseException, what: str) -> Exception:
+        """The error to raise for what went wrong while doing `what`."""
+        server = self.server
+        return explain(error, server.where, server.prefix, what, cluster=server.cluster)
+
+    async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
+        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another node."""
+        packed = b"".join(commands)
+        if not self.server.cluster:
+            one: Wire = getattr(self._node(self.server.host, self.server.port), wire)
+            answers = await one.call(packed, len(commands))
+            if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
+                one.renew()  # a failover: the address may lead to the new primary
+            return answers
+        slot = key_slot(key.encode())
+        node = await self._node_of(slot)
+        asking = False
+        answers = Answers()
+        for hop in range(_HOPS):
+            if hop > 1:
+                await asyncio.sleep(0.02 * hop)  # nodes may disagree for a moment about who has the slot
+            there: Wire = getattr(node, wire)
+            try:
+                if asking:
+                    both = await there.call(b"".join(_ASKING + c for c in commands), 2 * len(commands))
+                    answers = Answers(both[1::2], wire=both.wire, connection=both.connection)
+                else:
+                    answers = await there.call(packed, len(commands))
+            except NotSent:  # the node may be gone: another has taken its slots over
+                if hop:
+                    raise
+                await self._learn()
+                node = await self._node_of(slot)
+                continue
+            first = answers[0]
+            if isinstance(first, exceptions.MovedError):
+                node, asking = self._node(first.host or node.server.host, first.port), False
+                self._slots[slot] = node
+            elif isinstance(first, exceptions.AskError):  # after MovedError, which is one to redis-py
+                node, asking = self._node(first.host or node.server.host, first.port), True
+            elif not isinstance(first, exceptions.TryAgainError):
+                return answers
+        return answers
+
+    def _node(self, host: str, port: int) -> _Node:
+        node = self._nodes.get((host, port))
+        if node is None:
+            node = self._nodes[host, port] = _Node(self.server.at(host, port))
+        return node
+
+    async def _node_of(self, slot: int) -> _Node:
+        if slot not in self._slots:
+            await self._learn()
+        try:
+            return self._slots[slot]
+        except KeyError:
+            raise NotSent(f"no node of the cluster serves slot {slot}") from None
+
+    async def _learn(self) -> None:
+        """Ask any node which serves which slots. Raises NotSent, or what explains why it can't be had."""
+        known = list(dict.fromkeys([*self._nodes, *self.server.places]))
+        trouble: BaseException = NotSent("no node")
+        for host, port in known:
+            try:
+                (answer,) = await self._node(host, port).calls.call(pack("CLUSTER", "SLOTS"))
+            except (NotSent, Lost) as e:
+                trouble = e
+                continue
+            if isinstance(answer, Exception):
+                if "cluster support disabled" in str(answer):
+                    raise StorageBroken(f"{self.server.where}: it is no cluster: leave cluster=true out of the URL")
+                trouble = answer
+                continue
+            if not answer:
+                trouble = NotSent("the cluster serves no slots yet")
+                continue
+            slots: dict[int, _Node] = {}
+            for first, last, primary, *_ in answer:
+                node = self._node(primary[0].decode() or host, primary[1])
+                slots.update(dict.fromkeys(range(first, last + 1), node))
+            self._slots = slots
+            gone = [place for place, node in self._nodes.items() if node not in set(slots.values())]
+            for place in gone:
+                if place not in self.server.places:
+                    self.spawn(self._nodes.pop(place).close())
+            return
+        raise NotSent(str(trouble)) from (trouble.__cause__ or trouble)
+
+    async def _check(self) -> None:
+        """See whether the server is new enough; one that does not tell is taken to be."""
+        node = (
+            next(iter(self._slots.values())) if self.server.cluster else self._node(self.server.host, self.server.port)
+        )
+        (answer,) = await node.calls.call(pack("INFO", "server"))
+        if isinstance(answer, Exception):
+            if code(answer) == "NOPERM":
+                return
+            raise self.explain(answer, "connecting")
+        facts = dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
+        version = facts.get("redis_version", "")
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+        if numbers and numbers < _OLDEST:
+            raise StorageBroken(f"{self.server.where}: it is Redis {version}; 7.0 or later is needed, or Valkey")
+        if facts.get("redis_mode") == "cluster" and not self.server.cluster:
+            raise StorageBroken(f"{self.server.where}: the server is a node of a cluster: add cluster=true to the URL")

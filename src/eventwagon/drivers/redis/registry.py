@@ -1,0 +1,308 @@
+"""The train's document, members and journal in Redis 7 or later, or Valkey; one server or a cluster.
+
+Keys, all of a train in one slot: `manifest` (a hash: revision, document, and whose write it was), `members` (a hash by
+name) with `alive` (scored by when each one's time ends, by the server's clock, in milliseconds), `journal` (a stream).
+The names of all trains stand in one set beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from secrets import token_hex
+
+from ...contracts import facts, manifest
+from ...contracts.broker import Finding
+from ...contracts.facts import Entry
+from ...contracts.manifest import Manifest
+from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...errors import Conflict
+from ...event import Channel
+from .client import Client, Script
+from .errors import Lost, NotSent
+from .inspection import inspect
+from .notifier import Bell
+from .server import Server
+
+_PAGE = 500  # journal entries in one call
+_TRIES = 3
+
+_APPEND = """
+local function append(journal, keep, first)
+  for i = first, #ARGV do redis.call('XADD', journal, '*', 'entry', ARGV[i]) end
+  if #ARGV >= first then redis.call('XTRIM', journal, 'MAXLEN', keep) end
+end
+"""
+
+# ARGV: the revision expected, the document, this attempt's mark, entries to keep, the revision to go beyond, new
+# entries. The mark tells an attempt whose answer was lost that it had succeeded.
+_REPLACE = Script(
+    _APPEND
+    + """
+local document, journal = unpack(KEYS)
+local facts = redis.call('HMGET', document, 'revision', 'mark')
+local revision = tonumber(facts[1] or 0)
+local expected = tonumber(ARGV[1])
+local new = math.max(expected, tonumber(ARGV[5])) + 1
+if revision == new and facts[2] == ARGV[3] then return {1, revision} end
+if revision ~= expected then return {0, revision} end
+redis.call('HSET', document, 'revision', string.format('%.0f', new), 'document', ARGV[2], 'mark', ARGV[3])
+append(journal, ARGV[4], 6)
+redis.pcall('PUBLISH', document .. ':bell', '')
+return {1, new}
+""",
+    when_full=True,
+)
+
+_OTHER = Script("""
+local facts = redis.call('HMGET', KEYS[1], 'revision', 'document')
+if tonumber(facts[1] or 0) == tonumber(ARGV[1]) then return false end
+return {tonumber(facts[1] or 0), facts[2]}
+""")
+
+_JOIN = Script(
+    _APPEND
+    + """
+append(KEYS[1], ARGV[1], 2)
+return 1
+""",
+    when_full=True,
+)
+
+_CHECK_IN = Script(
+    """
+local members, alive = unpack(KEYS)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local name, said, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local late = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 1000)
+if ttl <= 0 then late[#late + 1] = name end
+if #late > 0 then
+  redis.call('ZREM', alive, unpack(late))
+  redis.call('HDEL', members, unpack(late))
+end
+if ttl > 0 then
+  redis.call('ZADD', alive, now + ttl, name)
+  redis.call('HSET', members, name, said)
+end
+return 1
+""",
+    when_full=True,
+)
+
+_MEMBERS = Script("""
+local members, alive = unpack(KEYS)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local found = {}
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. string.format('%.0f', now), '+inf')) do
+  found[#found + 1] = redis.call('HGET', members, name)
+end
+return found
+""")
+
+
+class RedisRegistry:
+    """Trains in Redis. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to all
+    drivers: members' times run by the server's.
+
+    What was stored is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
+    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    """
+
+    def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.server = server or Server()
+        self._client = Client(self.server)
+        self._bell = Bell(self._client.some)
+
+    @classmethod
+    def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisRegistry:
+        """A URL as for `RedisBroker.from_url`. Raises UsageError."""
+        return cls(Server.from_url(url), clock=clock)
+
+    async def __aenter__(self) -> RedisRegistry:
+        """Connect. Raises Unavailable, StorageBroken (wrong password, too old a server)."""
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.__aexit__()
+        await self._bell.close()
+
+    def _key(self, train: str, what: str) -> str:
+        return f"{self.server.prefix}:{{{train}}}:{what}"
+
+    @property
+    def _trains(self) -> str:
+        return f"{self.server.prefix}:trains"
+
+    async def read(self, train: str) -> Snapshot:
+        return await self._other(train, -1) or Snapshot(Manifest(train=train), 0)
+
+    async def _other(self, train: str, seen: int) -> Snapshot | None:
+        """The manifest, if its revision is another than `seen`."""
+        answer = await self._client.run(
+            f"reading the manifest of {train}", _OTHER, [self._key(train, "manifest")], [seen]
+        )
+        if answer is None:
+            return None
+        revision, document = answer
+        if not revision:
+            return Snapshot(Manifest(train=train), revision)
+        key = self._key(train, "manifest")
+        kept = f"Redis at {self.server.where}, key {key} (redis-cli HGET '{key}' document shows it)"
+        return Snapshot(manifest.decode(document or b"", train=train, kept=kept), revision)
+
+    async def replace(
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
+    ) -> Snapshot:
+        what = f"replacing the manifest of {train}"
+        if (
+            expect == 0
+        ):  # listed first: a name without a manifest is told from a train, a train without a name is not found
+            await self._client.command(what, self._trains, "SADD", self._trains, train)
+        keys = [self._key(train, "manifest"), self._key(train, "journal")]
+        arguments: list[str | bytes | int] = [
+            expect,
+            _encode(manifest),
+            token_hex(8),
+            keep,
+            beyond,
+            *[facts.encode_entry(e) for e in entries],
+        ]
+        stored, revision = await self._surely(what, _REPLACE, keys, arguments)
+        if not stored:
+            raise Conflict(f"train {train} is at revision {revision}, not {expect}: read it again and decide again")
+        return Snapshot(manifest, revision)
+
+    async def _surely(
+        self, what: str, script: Script, keys: list[str], arguments: list[str | bytes | int]
+    ) -> tuple[int, int]:
+        """Ask again where the answer was lost: the mark among the arguments keeps it from being done twice."""
+        for attempt in range(_TRIES):
+            try:
+                (answer,) = await self._client.send(script, keys, arguments)
+            except (NotSent, Lost) as e:
+                if attempt == _TRIES - 1:
+                    raise self._client.explain(e, what) from e.__cause__
+                await asyncio.sleep(0.05 * (attempt + 1))
+                continue
+            if isinstance(answer, Exception):
+                raise self._client.explain(answer, what)
+            return answer[0], answer[1]
+        raise AssertionError
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
+        with self._bell.listening(self._key(train, "manifest:bell")) as next_ring:
+            yield _Changes(self, train, next_ring)
+
+    async def wait(self, train: str, seen: int, next_ring: Callable[[], asyncio.Event]) -> Snapshot:
+        """The first manifest found whose revision is another than `seen`."""
+        while True:
+            ring = next_ring()  # before asking, so that no change falls in between
+            if (snapshot := await self._other(train, seen)) is not None:
+                return snapshot
+            try:
+                async with asyncio.timeout(self._bell.poll):
+                    await ring.wait()
+            except TimeoutError:
+                continue
+
+    async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
+        keys = [self._key(train, "members"), self._key(train, "alive")]
+        said = encode_member(member)
+        await self._client.run(f"checking in to {train}", _CHECK_IN, keys, [member.name, said, int(ttl * 1000 + 0.999)])
+
+    async def members(self, train: str) -> Sequence[Member]:
+        keys = [self._key(train, "members"), self._key(train, "alive")]
+        answer = await self._client.run(f"asking who is alive of {train}", _MEMBERS, keys)
+        return decode_members(said for said in answer if said)
+
+    async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
+        lines = [facts.encode_entry(entry) for entry in entries]
+        await self._client.run(f"writing the journal of {train}", _JOIN, [self._key(train, "journal")], [keep, *lines])
+
+    async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+        first, end = await self._span(train, last)
+        while first is not None:
+            found = await self._range(train, "XRANGE", first, end)
+            for _, fields in found:
+                yield facts.decode_entry(fields[1])
+            first = b"(" + found[-1][0] if len(found) == _PAGE else None
+
+    async def _span(self, train: str, last: int | None) -> tuple[bytes | None, bytes]:
+        """Where the entries asked for begin (None: there are none) and end; what comes later is not theirs."""
+        first, newest = b"-", await self._range(train, "XREVRANGE", b"+", b"-", count=1)
+        if not newest or last == 0:
+            return None, b"-"
+        before, left = b"+", last or 0
+        while left > 0:
+            found = await self._range(train, "XREVRANGE", before, b"-", count=min(left, _PAGE))
+            if not found:
+                break
+            first, left = found[-1][0], left - len(found)
+            before = b"(" + first
+        return first, newest[0][0]
+
+    async def _range(
+        self, train: str, command: str, start: bytes, stop: bytes, *, count: int = _PAGE
+    ) -> list[tuple[bytes, list[bytes]]]:
+        key = self._key(train, "journal")
+        what = f"reading the journal of {train}"
+        found: list[tuple[bytes, list[bytes]]] = await self._client.command(
+            what, key, command, key, start, stop, "COUNT", count
+        )
+        return found
+
+    async def delete(self, train: str) -> None:
+        what, keys = (
+            f"deleting {train}",
+            [self._key(train, part) for part in ("members", "alive", "journal", "manifest")],
+        )
+        await self._client.command(what, keys[-1], "DEL", *keys)
+        await self._client.command(what, self._trains, "SREM", self._trains, train)
+
+    async def trains(self) -> Sequence[str]:
+        what = "listing the trains"
+        names = sorted(
+            name.decode() for name in await self._client.command(what, self._trains, "SMEMBERS", self._trains)
+        )
+        keys = [self._key(name, "manifest") for name in names]
+        there = await asyncio.gather(*(self._client.command(what, key, "EXISTS", key) for key in keys))
+        return [name for name, exists in zip(names, there, strict=True) if exists]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await inspect(self._client)
+
+
+class _Changes:
+    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
+
+    def __init__(self, registry: RedisRegistry, train: str, next_ring: Callable[[], asyncio.Event]) -> None:
+        self._registry = registry
+        self._train = train
+        self._next_ring = next_ring
+        self._seen = -1
+
+    def __aiter__(self) -> _Changes:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        snapshot = await self._registry.wait(self._train, self._seen, self._next_ring)
+        self._seen = snapshot.revision
+        return snapshot
+
+
+def _encode(document: Manifest) -> bytes:
+    return manifest.encode(document)

@@ -1,0 +1,471 @@
+"""What is done to a channel on the server, each in one step. All keys of a call lie in one slot.
+
+A channel is four keys. The stream holds the events that are not settled: settling deletes an entry, so that published =
+entries-added and settled = entries-added - length, whoever wrote. The hash `meta` says that the channel exists, and
+whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is called by the
+visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer. What was
+given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts, far
+below zero, the most of them first. `taken` has "ticket:attempt" of all that was not received for the first time, with
+`?` behind it for a suspect, and `!` for one that is alone in its process; the ticket is that of the receive that
+claimed it, so that a stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times
+are the server's, in milliseconds."""
+
+from __future__ import annotations
+
+from .client import Script
+
+GROUP = "eventwagon"
+MOST = 1000
+"""Events in one call: the server does nothing else meanwhile."""
+
+_TIME = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# Claims that ran out, up to `most`, and the shortest visibility time of all that are claimed (nil: none is). A consumer
+# that is not ours has half a minute.
+_LATE = """
+local group = 'eventwagon'
+local function visible(consumer)
+  return tonumber(consumer) or tonumber(string.match(consumer, '^(%d+):')) or 30000
+end
+local function late(stream, most)
+  local ids, shortest = {}, nil
+  for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
+    local time = visible(row[1])
+    shortest = math.min(shortest or time, time)
+    if #ids < most then
+      local found = redis.call('XPENDING', stream, group, 'IDLE', time, '-', '+', most - #ids, row[1])
+      for _, claim in ipairs(found) do ids[#ids + 1] = claim[1] end
+    end
+  end
+  return ids, shortest
+end
+"""
+
+# Ticket, attempt and suspicion of an event; and that its claim has run out.
+_SUSPECT = """
+local function known(id)
+  return string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
+end
+local function suspect(id, attempt)
+  redis.call('ZADD', back, -1e15 - attempt, id)
+  redis.call('HSET', taken, id, '-:' .. attempt .. '?')
+end
+local function run_out(id)
+  local _, attempt, suspicion = known(id)
+  redis.call('XACK', stream, group, id)
+  suspect(id, attempt + (suspicion == '!' and 1 or 0))
+end
+"""
+
+# Whether that claim still stands: its attempt and suspicion, or nil.
+_HELD = (
+    _SUSPECT
+    + """
+local function held(id, mark)
+  local ticket, attempt, suspicion = known(id)
+  if ticket .. ':' .. attempt ~= mark then return nil end
+  local claim = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  if claim and claim[3] < visible(claim[2]) then return attempt, suspicion end
+end
+"""
+)
+
+# Whoever waits and found nothing has left its word in `bell`: one ring for all of them, and none when nobody waits.
+# A ring that is refused (a right is missing) costs the waiting ones a second, and must not fail what was stored.
+_RING = """
+local function ring(meta)
+  if redis.call('HDEL', meta, 'bell') == 1 then redis.pcall('PUBLISH', KEYS[1] .. ':bell', '') end
+end
+"""
+
+_ADDED = """
+local function added(stream)
+  local facts = redis.pcall('XINFO', 'STREAM', stream)
+  if facts.err then return nil end
+  local total, length
+  for i = 1, #facts, 2 do
+    if facts[i] == 'entries-added' then total = facts[i + 1] end
+    if facts[i] == 'length' then length = facts[i + 1] end
+  end
+  return total, length
+end
+"""
+
+# Entries after `cursor`, in pages that grow, so that large events are noticed in time.
+_PAGES = """
+local function pages(stream, cursor, limit, bytes, into)
+  local size, page = 0, 8
+  while #into < limit and size < bytes do
+    page = math.min(256, page * 2)
+    local count = math.min(page, limit - #into)
+    local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', count)
+    for _, entry in ipairs(found) do
+      into[#into + 1] = entry
+      local fields = entry[2]
+      for i = 2, #fields, 2 do size = size + #fields[i] end
+    end
+    if #found > 0 then cursor = found[#found][1] end
+    if #found < count then break end
+  end
+  return cursor
+end
+"""
+
+CREATE = Script(
+    """
+local stream, meta, back, taken = unpack(KEYS)
+if redis.call('EXISTS', meta) == 0 then
+  redis.call('DEL', back, taken)
+  redis.pcall('XGROUP', 'DESTROY', stream, 'eventwagon')
+  redis.call('XGROUP', 'CREATE', stream, 'eventwagon', '0', 'MKSTREAM')
+  redis.call('HSET', meta, 'made', '1', 'ticket', '0', 'largest', '1')
+elseif redis.call('EXISTS', stream) == 0 then
+  return 'broken'
+end
+if ARGV[1] == '' then redis.call('HDEL', meta, 'capacity') else redis.call('HSET', meta, 'capacity', ARGV[1]) end
+return 'made'
+""",
+    when_full=True,
+)
+
+# ARGV: the most bytes of one, the fields of all events but their data, packed; then the data of each.
+_PUBLISH = (
+    _ADDED
+    + _RING
+    + """
+local stream, meta = KEYS[1], KEYS[2]
+local facts = redis.call('HMGET', meta, 'made', 'sealed', 'capacity', 'bell', 'largest')
+if not facts[1] then return {'gone', 0} end
+if facts[2] then return {'sealed', 0} end
+local events = cmsgpack.unpack(ARGV[2])
+local room = #events
+if facts[3] then
+  local total = added(stream)
+  if not total then return {'broken', 0} end
+  room = math.max(0, math.min(room, tonumber(facts[3]) - total))
+end
+for i = 1, room do
+  local fields = events[i]
+  local n = #fields
+  fields[n + 1] = 'data'
+  fields[n + 2] = ARGV[i + 2]
+  if not redis.call('XADD', stream, 'NOMKSTREAM', '*', unpack(fields)) then return {'broken', 0} end
+end
+if tonumber(ARGV[1]) > tonumber(facts[5]) then redis.call('HSET', meta, 'largest', ARGV[1]) end
+if facts[4] and room > 0 then ring(meta) end
+return {room < #events and 'full' or 'stored', room, facts[3]}
+"""
+)
+
+PUBLISH = Script(_PUBLISH)
+EMIT = Script(_PUBLISH, when_full=True)
+"""Into a channel other than the ingress, past `maxmemory` where it must be: the events that emit could not be settled
+otherwise, and dead letters could not be moved."""
+
+LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
+
+SEAL = Script(
+    """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'sealed', '1') end
+return 1
+""",
+    when_full=True,
+)
+
+DELETE = Script(
+    """
+if redis.call('UNLINK', unpack(KEYS)) > 0 then redis.pcall('PUBLISH', KEYS[1] .. ':bell', '') end
+return 1
+""",
+    when_full=True,
+)
+
+# Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
+# (then no new ones were asked for), and what there is to know for the next time. ARGV: room, consumer, whether to be
+# rung, most bytes, visibility (ms), 1 for a suspect. Looking for claims that ran out costs a walk over all claims, so
+# it is done every twentieth of the visibility time: `due` is when next.
+AGAIN = Script(
+    _TIME
+    + _LATE
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _SUSPECT
+    + """
+local room, visibility, bytes = tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[4])
+local facts = redis.call('HMGET', meta, 'made', 'ticket', 'bell', 'largest', 'due')
+if not facts[1] then return {'gone'} end
+local ticket = facts[2] + 1
+local old, attempts = {}, {}
+
+local function take(id, attempt, suspicion)
+  redis.call('ZREM', back, id)
+  local entry = redis.call('XCLAIM', stream, group, ARGV[2], 0, id, 'RETRYCOUNT', attempt, 'FORCE')[1]
+  if not entry then
+    redis.call('HDEL', taken, id)
+    return
+  end
+  redis.call('HSET', taken, id, ticket .. ':' .. attempt .. suspicion)
+  old[#old + 1] = entry
+  attempts[#attempts + 1] = tonumber(attempt)
+  local fields = entry[2]
+  for i = 2, #fields, 2 do bytes = bytes - #fields[i] end
+end
+
+local due = tonumber(facts[5] or 0)
+if now >= due then
+  local ids, shortest = late(stream, 1000)
+  for _, id in ipairs(ids) do run_out(id) end
+  due = now
+  if #ids < 1000 then due = now + (shortest and math.max(5, math.floor(shortest / 20)) or visibility) end
+end
+due = math.min(due, now + visibility)
+if due ~= tonumber(facts[5] or 0) then redis.call('HSET', meta, 'due', due) end
+
+if room > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', back, 0, now, 'LIMIT', 0, room)) do
+    local _, attempt, suspicion = known(id)
+    if suspicion == '?' then
+      suspect(id, attempt)
+    elseif bytes > 0 then
+      take(id, attempt, '')
+    end
+  end
+end
+while ARGV[6] == '1' and #old == 0 do
+  local id = redis.call('ZRANGEBYSCORE', back, '-inf', '(0', 'LIMIT', 0, 1)[1]
+  if not id then break end
+  local _, attempt = known(id)
+  take(id, attempt, '?')
+end
+
+if #old > 0 then redis.call('HSET', meta, 'ticket', ticket) end
+local wait, more = due - now, false
+local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
+local next = redis.call('ZRANGEBYSCORE', back, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+if next then
+  wait = math.min(wait, next - now)
+  more = next - now <= 0
+end
+if ARGV[3] == '1' and #old == 0 and not facts[3] then redis.call('HSET', meta, 'bell', '1') end
+return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), tonumber(facts[4]), suspects}
+""",
+    when_full=True,
+)
+
+SETTLE = Script(
+    """
+local stream, meta, back, taken = unpack(KEYS)
+if redis.call('EXISTS', meta) == 0 then return 'gone' end
+redis.call('XDEL', stream, unpack(ARGV))
+redis.call('XACK', stream, 'eventwagon', unpack(ARGV))
+if redis.call('EXISTS', taken) == 1 then
+  redis.call('ZREM', back, unpack(ARGV))
+  redis.call('HDEL', taken, unpack(ARGV))
+end
+return 'done'
+""",
+    when_full=True,
+)
+
+# ARGV: delay (ms), 1 if the attempt counts, 1 if they are no suspects any longer, then ids and the marks of their
+# claims in turn.
+RELEASE = Script(
+    _TIME
+    + _LATE
+    + _RING
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _HELD
+    + """
+if redis.call('EXISTS', meta) == 0 then return 'gone' end
+local given = false
+for i = 4, #ARGV, 2 do
+  local id = ARGV[i]
+  local attempt, suspicion = held(id, ARGV[i + 1])
+  if attempt then
+    redis.call('XACK', stream, group, id)
+    if suspicion ~= '' and ARGV[2] == '0' and ARGV[3] == '0' then
+      suspect(id, attempt)
+      if ARGV[1] ~= '0' then redis.call('ZADD', back, now + tonumber(ARGV[1]), id) end
+    else
+      redis.call('ZADD', back, now + tonumber(ARGV[1]), id)
+      redis.call('HSET', taken, id, '-:' .. attempt + tonumber(ARGV[2]))
+    end
+    given = true
+  end
+end
+if given then ring(meta) end
+return 'done'
+""",
+    when_full=True,
+)
+
+# ARGV: the id and the mark of its claim.
+ALONE = Script(
+    _LATE
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _HELD
+    + """
+if redis.call('EXISTS', meta) == 0 then return 'gone' end
+if not held(ARGV[1], ARGV[2]) then return 0 end
+redis.call('HSET', taken, ARGV[1], ARGV[2] .. '!')
+return 1
+""",
+    when_full=True,
+)
+
+# ARGV: the owner. How many of its claims have run out by that: a thousand at the most, so there may be more.
+RECLAIM = Script(
+    _LATE
+    + _RING
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _SUSPECT
+    + """
+if redis.call('EXISTS', meta, stream) < 2 then return 0 end
+local count = 0
+for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
+  if string.match(row[1], '^%d+:(.*)$') == ARGV[1] and count < 1000 then
+    for _, claim in ipairs(redis.call('XPENDING', stream, group, '-', '+', 1000 - count, row[1])) do
+      run_out(claim[1])
+      count = count + 1
+    end
+  end
+end
+if count > 0 then ring(meta) end
+return count
+""",
+    when_full=True,
+)
+
+# ARGV: consumer, then ids and the marks of their claims in turn.
+EXTEND = Script(
+    _LATE
+    + """
+local stream, meta, back, taken = unpack(KEYS)
+"""
+    + _HELD
+    + """
+if redis.call('EXISTS', meta) == 0 then return 'gone' end
+local ids = {}
+for i = 2, #ARGV, 2 do
+  if held(ARGV[i], ARGV[i + 1]) then ids[#ids + 1] = ARGV[i] end
+end
+if #ids > 0 then
+  ids[#ids + 1] = 'JUSTID'
+  redis.call('XCLAIM', stream, group, ARGV[1], 0, unpack(ids))
+end
+return 'done'
+""",
+    when_full=True,
+)
+
+# KEYS: three of each channel. Of many that came back (ARGV: how many are many) the oldest is not looked for.
+DEPTH = Script(
+    _TIME
+    + _LATE
+    + _ADDED
+    + """
+local many = tonumber(ARGV[1])
+
+local function older(a, b)
+  local am, as = string.match(a, '(%d+)-(%d+)')
+  local bm, bs = string.match(b, '(%d+)-(%d+)')
+  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
+  return am < bm or (am == bm and as < bs)
+end
+
+local function about(entry)
+  if not entry then return false end
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'time' then return {entry[1], fields[i + 1]} end
+  end
+  return {entry[1], ''}
+end
+
+local function reader(stream)
+  for _, facts in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local found = {}
+    for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
+    if found.name == group then return found['last-delivered-id'], found.pending end
+  end
+end
+
+local function one(stream, meta, back)
+  local facts = redis.call('HMGET', meta, 'made', 'due')
+  if not facts[1] then return 'gone' end
+  local total, length = added(stream)
+  if not total then return 'broken' end
+  local cursor, flying = reader(stream)
+  if not cursor then return 'broken' end
+  local again = {}
+  if flying > 0 and now >= tonumber(facts[2] or 0) then again = late(stream, flying) end
+  flying = flying - #again
+  local oldest = about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
+  local newest = oldest and about(redis.call('XREVRANGE', stream, '+', '(' .. cursor, 'COUNT', 1)[1])
+  local known = 1
+  local returned = redis.call('ZCARD', back)
+  if #again + returned > many then
+    known = 0
+  elseif #again + returned > 0 then
+    local least, most
+    for _, ids in ipairs({again, redis.call('ZRANGE', back, 0, -1)}) do
+      for _, id in ipairs(ids) do
+        if not least or older(id, least) then least = id end
+        if not most or older(most, id) then most = id end
+      end
+    end
+    oldest = about(redis.call('XRANGE', stream, least, least)[1]) or oldest
+    if not newest then newest = about(redis.call('XRANGE', stream, most, most)[1]) end
+  end
+  return {total, length, flying, known, oldest, newest}
+end
+
+local answers = {}
+for i = 1, #KEYS, 3 do answers[#answers + 1] = one(KEYS[i], KEYS[i + 1], KEYS[i + 2]) end
+return answers
+"""
+)
+
+# ARGV: the id after which to begin, most events, most bytes.
+PAGE = Script(
+    _PAGES
+    + """
+if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
+local found = {}
+pages(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), found)
+return found
+"""
+)
+
+# The size of its largest event and whether there are suspects, to attach with; nothing where there is no channel.
+# Consumers that claim nothing go: the group keeps the names of all that ever were, and takes up again one that comes
+# back.
+ATTACH = Script(
+    _LATE
+    + """
+local stream, meta, back = unpack(KEYS)
+local largest = redis.call('HGET', meta, 'largest')
+if not largest or redis.call('EXISTS', stream) == 0 then return false end
+for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+  local found = {}
+  for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
+  if found.pending == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, group, found.name) end
+end
+local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
+if suspects == 0 and #late(stream, 1) > 0 then
+  redis.pcall('HSET', meta, 'due', 0)  -- a full server refuses that: then they are looked for when they are due
+  suspects = 1
+end
+return {largest, suspects}
+"""
+)

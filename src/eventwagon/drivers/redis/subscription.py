@@ -1,0 +1,183 @@
+"""A consumer of one channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...contracts.broker import Delivery
+from ...errors import ChannelGone
+from ...event import Channel
+from . import scripts
+from .client import Client, Script, pack
+from .entries import unpack
+from .notifier import Bell
+
+_MOST = scripts.MOST
+_PAGE = 64
+"""New events asked for where their sizes are not known from those just before."""
+_BYTES = 4 << 20
+"""About as much as an answer may hold."""
+
+Token = tuple[bytes, bytes]
+"""The entry's id and the mark of its claim."""
+
+
+class RedisSubscription:
+    """A consumer of one channel; attached by the broker. `known` is what ATTACH has answered."""
+
+    def __init__(
+        self,
+        client: Client,
+        bell: Bell,
+        channel: Channel,
+        keys: list[str],
+        visibility: float,
+        owner: str,
+        known: Sequence[Any],
+        next_ring: Callable[[], asyncio.Event],
+    ) -> None:
+        self._client = client
+        self._bell = bell
+        self._channel = channel
+        self._keys = keys
+        self._visibility = max(1, int(visibility * 1000))
+        self._next_ring = next_ring
+        name = f":{owner}".encode("utf-8", "surrogatepass") if owner else b""
+        self._consumer = b"%d%b" % (self._visibility, name)
+        self._largest = int(known[0])  # about the size of the largest event so far
+        self._suspects = bool(known[1])  # some may be had now
+        self._suspect_first = True
+        self._page = _PAGE
+        self._more = False  # some come back now
+        self._turn = 0
+        self._idle = False  # nothing came the last time
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        looked = False
+        while True:
+            ring = self._next_ring()  # before asking, so that no ring falls in between
+            patient = self._idle and timeout > 0
+            got, due = await self._take(min(limit, _MOST), patient)
+            self._idle = not got
+            if got:
+                self._suspect_first = not got[0].suspect
+                return got
+            if (self._more or self._suspects) and not looked:
+                looked = self._suspect_first = True  # they were noticed when others had been asked for only
+                continue
+            left = deadline - loop.time()
+            if left <= 0:
+                return []
+            if not patient:
+                continue  # asks to be rung only when there is nothing: a busy consumer needs no rings
+            looked = False
+            pause = min(left, self._bell.poll, due)
+            try:
+                async with asyncio.timeout(pause):
+                    await ring.wait()
+            except TimeoutError:
+                if pause == left:
+                    return []
+
+    async def _take(self, limit: int, patient: bool) -> tuple[list[Delivery], float]:
+        """What can be had now; otherwise nothing, and the seconds after which something may come back by itself."""
+        claim = self._client.spawn(self._claim(limit, patient))
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            claim.add_done_callback(self._give_back)
+            raise
+
+    def _split(self, limit: int) -> tuple[int, int]:
+        """How many new ones to ask for, and for how many others there is room. Where some come back, half and half:
+        neither starves the other."""
+        self._turn += 1
+        new = limit
+        if self._more:
+            new = limit // 2 if limit > 1 or self._turn % 4 else 1
+        return min(new, self._page, max(1, _BYTES // self._largest)), limit - new
+
+    async def _claim(self, limit: int, patient: bool) -> tuple[list[Delivery], float]:
+        if self._suspects and self._suspect_first:
+            self._suspect_first = False
+            got = await self._ask(0, 0, patient, suspect=True)
+            if got[0]:
+                return got
+        return await self._ask(*self._split(limit), patient)
+
+    async def _ask(self, new: int, room: int, patient: bool, *, suspect: bool = False) -> tuple[list[Delivery], float]:
+        what = f"receiving from {self._channel}"
+        arguments = (room, self._consumer, int(patient), _BYTES, self._visibility, int(suspect))
+        first = pack("XREADGROUP", "GROUP", scripts.GROUP, self._consumer, "COUNT", new, "STREAMS", self._keys[0], ">")
+        head, answer = await self._client.pair(what, first if new else b"", scripts.AGAIN, self._keys, arguments)
+        if answer[0] == b"gone":
+            raise gone(self._channel)
+        _, ticket, old, attempts, more, wait, largest, suspects = answer
+        fresh = head[0][1] if head else []
+        self._more, self._suspects = bool(more), suspects > 0
+        self._largest = largest
+        self._page = min(_MOST, 2 * self._page) if new and len(fresh) == new else _PAGE
+        return self._deliveries(ticket, fresh, old, attempts, suspect=suspect), wait / 1000
+
+    def _deliveries(
+        self, ticket: int, fresh: list[Any], old: list[Any], attempts: list[int], *, suspect: bool
+    ) -> list[Delivery]:
+        name = str(self._channel)
+        got = [
+            Delivery(event, attempt, (entry[0], b"%d:%d" % (ticket, attempt)), suspect)
+            for entry, event, attempt in zip(old, unpack(name, old), attempts, strict=True)
+        ]
+        got += [Delivery(event, 1, (entry[0], b"0:1")) for entry, event in zip(fresh, unpack(name, fresh), strict=True)]
+        return got
+
+    def _give_back(self, claim: asyncio.Task[tuple[list[Delivery], float]]) -> None:
+        """Received for somebody who was cancelled meanwhile. Where this fails the visibility time does it."""
+        if claim.cancelled() or claim.exception() is not None:
+            return
+        got, _ = claim.result()
+        if got:
+            task = self._client.spawn(self.release(got, tried=False))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody waits for it
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        for start in range(0, len(deliveries), _MOST):
+            ids = [d.token[0] for d in deliveries[start : start + _MOST]]
+            await self._change("settling in", scripts.SETTLE, ids)
+
+    async def release(
+        self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
+    ) -> None:
+        head = [int(delay * 1000 + 0.999), int(tried), int(cleared)]
+        for start in range(0, len(deliveries), _MOST):
+            await self._change("giving back to", scripts.RELEASE, [*head, *_pairs(deliveries[start : start + _MOST])])
+        self._more = self._more or not delay
+        self._suspects = self._suspects or any(d.suspect for d in deliveries)
+
+    async def alone(self, delivery: Delivery) -> bool:
+        return bool(await self._change("marking in", scripts.ALONE, delivery.token))
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        for start in range(0, len(deliveries), _MOST):
+            pairs = _pairs(deliveries[start : start + _MOST])
+            await self._change("extending claims in", scripts.EXTEND, [self._consumer, *pairs])
+
+    async def _change(self, what: str, script: Script, arguments: Sequence[Any]) -> Any:
+        answer = await self._client.run(f"{what} {self._channel}", script, self._keys, arguments)
+        if answer == b"gone":
+            raise gone(self._channel)
+        return answer
+
+
+def _pairs(deliveries: Sequence[Delivery]) -> list[bytes]:
+    pairs: list[bytes] = []
+    for delivery in deliveries:
+        pairs += delivery.token
+    return pairs
+
+
+def gone(channel: Channel) -> ChannelGone:
+    return ChannelGone(f"channel {channel} does not exist (any more)")

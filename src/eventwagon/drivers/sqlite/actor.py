@@ -1,0 +1,377 @@
+"""One thread and one connection per open file; each turn carries out all that waits in one transaction.
+
+Operations are handed over on the event loop and answered there. While a turn is being made durable the next one's
+operations gather: a group commit without a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from ...errors import EventwagonError, PublishUncertain, StorageBroken, Unavailable
+from .op import CLOCK_SLACK, DeadFile, NeedsWrite, Op, Parked, Turn
+from .place import Place
+from .storage import Format, Sync, connect, explain, install, moved, own_fault, remove_dead, upgrade
+
+R = TypeVar("R")
+
+IDLE = 3.0  # seconds without anything to do, after which thread and connection go
+CALM = 2.0  # seconds without a change, after which other processes are looked at less often
+CALM_POLL = 0.05
+
+
+Answer = tuple[Op[Any], Any, Exception | None]
+
+
+class Files:
+    """The open files of one driver: threads and handles grow with those in use, never with those that were.
+
+    Belongs to the event loop and the process that made it.
+    """
+
+    def __init__(
+        self, place: Place, form: Format, turn: type[Turn], *, sync: Sync, clock: Callable[[], float], poll: float
+    ) -> None:
+        self.place, self.form, self.turn = place, form, turn
+        self.sync, self.clock, self.poll = sync, clock, poll
+        self._actors: dict[str, Actor] = {}
+        self._ending: set[Actor] = set()
+        self._open = False
+
+    def open(self) -> None:
+        """Take operations from now on."""
+        self._open = True
+
+    def submit(self, path: str, op: Op[R]) -> Actor:
+        """Hand the operation over to the file's actor; `op.future` gets the answer. Raises Unavailable when closed."""
+        if not self._open:
+            raise Unavailable(f"{path}: its broker or registry is not open (enter it first; it can't be used after)")
+        actor = self._actors.get(path)
+        if actor is None:
+            actor = self._actors[path] = Actor(path, self)
+        actor.submit(op)
+        return actor
+
+    async def call(self, path: str, op: Op[R]) -> R:
+        """Hand it over and wait for the answer."""
+        self.submit(path, op)
+        return await op.future
+
+    async def close(self) -> None:
+        """Finish what was handed over, refuse what is parked, and have all threads ended. Repeatable."""
+        self._open = False
+        for actor in list(self._actors.values()):
+            self.retire(actor)
+        while self._ending:
+            await asyncio.shield(next(iter(self._ending)).ended)
+
+    def retire(self, actor: Actor) -> None:
+        """Let it go: a later operation on the file gets a new one."""
+        if self._actors.get(actor.key) is actor:
+            del self._actors[actor.key]
+            self._ending.add(actor)
+            actor.stop()
+
+    def gone(self, actor: Actor) -> None:
+        """It has ended."""
+        self._ending.discard(actor)
+
+
+class Actor:
+    """One file's thread. `submit`, `expire` and `stop` are called on the event loop, the rest runs in the thread."""
+
+    def __init__(self, path: str, files: Files) -> None:
+        self.key = path
+        self.path = Path(path)
+        self._files = files
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._queue: queue.SimpleQueue[Op[Any] | None] = queue.SimpleQueue()
+        self._pending = 0  # on the loop: handed over and not answered
+        self._stop = False
+        self._db: apsw.Connection | None = None
+        self._upgraded = False  # the file has all columns of its form
+        self._seen: int | None = None  # PRAGMA data_version before the last look of the parked; None: look again
+        self._due: float | None = None
+        self._looked = 0.0
+        self._thread = threading.Thread(
+            target=self._main, name=f"eventwagon {self.path.parent.name}/{self.path.name}", daemon=True
+        )
+        self._thread.start()
+
+    # --- on the event loop ---
+
+    def submit(self, op: Op[Any]) -> None:
+        """Take the operation."""
+        self._pending += 1
+        self._queue.put(op)
+
+    def expire(self, op: Op[R], answer: Callable[[], R]) -> None:
+        """If it is parked, it is answered with `answer()` now."""
+        op.expired = answer
+        self._queue.put(None)
+
+    def stop(self) -> None:
+        """End after what was handed over is done."""
+        self._stop = True
+        self._queue.put(None)
+
+    def _deliver(self, answers: list[Answer], idle: bool) -> None:
+        for op, value, error in answers:
+            self._pending -= 1
+            if op.future.done():  # its caller was cancelled
+                if error is None and op.undo is not None:
+                    op.undo(value)
+            elif error is not None:
+                op.future.set_exception(error)
+            else:
+                op.future.set_result(value)
+        if idle and not self._pending:
+            self._files.retire(self)
+
+    def _bury(self) -> None:
+        self._thread.join()  # this was its last act
+        self._files.gone(self)
+        self.ended.set_result(None)
+
+    # --- in the thread ---
+
+    def _main(self) -> None:
+        parked: list[Op[Any]] = []
+        try:
+            while not self._stop or not self._queue.empty():
+                batch, quiet = self._gather(parked)
+                try:
+                    answers, parked = self._answer(batch, parked)
+                except Exception as e:  # noqa: BLE001 - nobody may be left waiting, whatever it was
+                    answers, parked = self._failed(batch + parked, e), []
+                idle = not parked and (quiet or self._db is None)
+                if answers or idle:
+                    self._tell(self._deliver, answers, idle)
+            over = Unavailable(f"{self.path}: its broker or registry was closed meanwhile")
+            self._tell(self._deliver, [(op, None, over) for op in parked], False)
+        finally:
+            self._drop()
+            self._tell(self._bury)
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop was closed without leaving the broker: nobody is left to be told
+            self._stop = True
+
+    def _gather(self, parked: list[Op[Any]]) -> tuple[list[Op[Any]], bool]:
+        """All that waits; when nothing does, what comes within the time that the parked ones leave. And whether nothing
+        came."""
+        timeout = IDLE
+        if parked:
+            now = self._files.clock()
+            timeout = self._files.poll
+            if now - self._looked > CALM:
+                timeout = max(timeout, CALM_POLL)
+            if self._due is not None:
+                timeout = min(timeout, max(0.001, self._due - now))
+        batch: list[Op[Any]] = []
+        quiet = True
+        try:
+            item = self._queue.get(timeout=timeout)
+            quiet = False
+            while True:
+                if item is not None:
+                    batch.append(item)
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, quiet
+
+    def _answer(self, batch: list[Op[Any]], parked: list[Op[Any]]) -> tuple[list[Answer], list[Op[Any]]]:
+        """One turn: the answers, and what stays parked."""
+        answers: list[Answer] = []
+        fresh, waiting = [], []
+        for op in batch:
+            if op.future.cancelled():
+                answers.append((op, None, _CANCELLED))
+            else:
+                fresh.append(op)
+        for op in parked:
+            if op.future.cancelled():
+                answers.append((op, None, _CANCELLED))
+            elif op.expired is not None:
+                answers.append((op, op.expired(), None))
+            else:
+                waiting.append(op)
+        if not fresh and not (waiting and self._changed()):
+            return answers, waiting
+        try:
+            fresh.sort(key=lambda op: op.patient)
+            before = sum(not op.patient for op in fresh)
+            done, still = self._turn(fresh[:before] + waiting + fresh[before:])
+            return answers + done, still
+        except Exception as e:  # noqa: BLE001 - whatever it was belongs to those that wait for an answer
+            self._seen = None  # those that are parked look again by themselves
+            if not fresh:
+                return answers + self._failed(waiting, e), []
+            if len(fresh) == 1 or isinstance(e, _CommitFailedError) or not own_fault(e):
+                return answers + self._failed(fresh, e), waiting
+        for op in fresh:  # one of them is to blame: each in its own transaction
+            try:
+                done, still = self._turn([op])
+                answers += done
+                waiting += still
+            except Exception as e:  # noqa: BLE001 - as above
+                answers += self._failed([op], e)
+        self._seen = None
+        return answers, waiting
+
+    def _failed(self, ops: list[Op[Any]], error: Exception) -> list[Answer]:
+        cause = error.cause if isinstance(error, _CommitFailedError) else error
+        unknown = isinstance(error, _CommitFailedError) and isinstance(cause, apsw.IOError)
+        answers: list[Answer] = []
+        for op in ops:  # one exception object each: they are raised in different tasks
+            told = explain(cause, self.path)
+            if unknown and op.uncertain:
+                told = PublishUncertain(f"{self.path}: the commit failed ({cause}): the events may have been stored")
+            elif told is cause and isinstance(told, EventwagonError):
+                told = type(told)(*told.args)
+            if told is not cause:
+                told.__cause__ = cause
+            answers.append((op, None, told))
+        return answers
+
+    def _changed(self) -> bool:
+        """Whether the parked operations should look again."""
+        if self._db is None:
+            return self._seen is None or os.path.lexists(self.path)
+        now = self._files.clock()
+        if (self._due is not None and now >= self._due) or now < self._looked - CLOCK_SLACK:
+            return True
+        try:
+            return self._db.pragma("data_version") != self._seen or moved(self._db)
+        except apsw.Error:
+            return True
+
+    def _turn(self, ops: list[Op[Any]]) -> tuple[list[Answer], list[Op[Any]]]:
+        """Carry them out in one transaction. Raises what stops all of them; then nothing was stored."""
+        writes = any(op.writes for op in ops)
+        creates = any(op.creates for op in ops)
+        for _ in range(5):
+            try:
+                answers, still = self._attempt(ops, writes, creates)
+            except NeedsWrite:
+                writes = True
+            except DeadFile:
+                self._drop()
+                remove_dead(self.path, self._files.form)
+            except _MovedError:
+                self._drop()
+            else:
+                if any(op.removes for op in ops):
+                    answers = self._sweep(answers)
+                return answers, still
+        raise Unavailable(f"{self.path} is being made and removed by others at the same time: try again")
+
+    def _attempt(self, ops: list[Op[Any]], writes: bool, creates: bool) -> tuple[list[Answer], list[Op[Any]]]:
+        if self._db is None:
+            if creates:
+                self._files.place.check(make=True)
+            self._db = connect(self.path, self._files.form, create=creates, sync=self._files.sync)
+            self._upgraded = False
+        db = self._db
+        now = self._looked = self._files.clock()
+        self._due = None
+        if db is None:
+            self._seen = 0
+            return self._collect(ops, lambda op: op.absent())
+        try:
+            self._seen = db.pragma("data_version")
+            db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            if moved(db):
+                raise _MovedError
+            if creates:
+                install(db, self._files.form)
+            if writes and not self._upgraded:
+                upgrade(db, self._files.form)
+            turn = self._files.turn(db, now, writes)
+            result = self._collect(ops, lambda op: op.run(turn))
+            turn.flush()
+        except BaseException as e:
+            self._back_out(e)
+            raise
+        try:
+            db.execute("COMMIT")
+        except apsw.Error as e:
+            self._back_out(e)
+            raise _CommitFailedError(e) from e
+        self._upgraded = self._upgraded or writes
+        return result
+
+    def _collect(self, ops: list[Op[Any]], run: Callable[[Op[Any]], Any]) -> tuple[list[Answer], list[Op[Any]]]:
+        answers: list[Answer] = []
+        still: list[Op[Any]] = []
+        for op in ops:
+            try:
+                value = run(op)
+            except EventwagonError as refusal:
+                answers.append((op, None, refusal))
+                continue
+            if isinstance(value, Parked):
+                still.append(op)
+                if value.due is not None and (self._due is None or value.due < self._due):
+                    self._due = value.due
+            else:
+                answers.append((op, value, None))
+        return answers, still
+
+    def _back_out(self, error: BaseException) -> None:
+        """Nothing of the turn stays. After a fault of the file the connection is made anew, so that mending helps."""
+        db = self._db
+        if db is None:
+            return
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        except apsw.Error:
+            self._drop()
+        if isinstance(error, (apsw.Error, StorageBroken)) and not isinstance(error, apsw.BusyError):
+            self._drop()
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except apsw.Error:
+                db.close(force=True)
+
+    def _sweep(self, answers: list[Answer]) -> list[Answer]:
+        """After a deletion: remove the file if nothing is left in it. Failing at that fails the deletions alone."""
+        form = self._files.form
+        try:
+            if form.dead is None or (self._db is not None and not self._db.execute(form.dead).get):
+                return answers
+            remove_dead(self.path, form)
+        except (apsw.Error, OSError, StorageBroken) as e:
+            removing = [op for op, _, error in answers if op.removes and error is None]
+            return [answer for answer in answers if answer[0] not in removing] + self._failed(removing, e)
+        self._drop()  # after the unlink, or closing would first carry the log into a file that goes
+        return answers
+
+
+_CANCELLED = Unavailable("its caller was cancelled")  # never seen by anybody
+
+
+class _MovedError(Exception):
+    """The path holds another file than the connection does."""
+
+
+class _CommitFailedError(Exception):
+    def __init__(self, cause: apsw.Error) -> None:
+        super().__init__(str(cause))
+        self.cause = cause

@@ -1,0 +1,248 @@
+"""The train's document, members and journal in one SQLite file: DIRECTORY/<train>/train.db."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ...contracts import facts, manifest
+from ...contracts.broker import Finding
+from ...contracts.facts import Entry
+from ...contracts.manifest import Manifest
+from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...errors import Conflict
+from ...event import Channel
+from .actor import Files
+from .inspection import inspect
+from .op import CLOCK_SLACK, Op, Parked, Turn
+from .place import Place
+from .storage import Format
+
+R = TypeVar("R")
+
+_TRAIN = Format(
+    what="a train's registry file",
+    application_id=0x65767772,  # "evwr"
+    version=1,
+    schema="""
+CREATE TABLE manifest (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    revision INTEGER NOT NULL,
+    document TEXT NOT NULL            -- JSON
+);
+CREATE TABLE member (
+    name    TEXT PRIMARY KEY,
+    member  TEXT NOT NULL,            -- JSON
+    ttl     REAL NOT NULL,            -- seconds
+    expires REAL NOT NULL             -- seconds since the Unix epoch
+) WITHOUT ROWID;
+CREATE TABLE journal (
+    seq   INTEGER PRIMARY KEY,
+    entry TEXT NOT NULL               -- JSON
+);
+""",
+    dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM journal))",
+)
+_PAGE = 500  # journal entries per look
+
+
+class SQLiteRegistry:
+    """Trains in SQLite files under `directory`, which must be on a local disk.
+
+    `clock` gives seconds since the epoch. `poll` is how often (s) other processes' changes are looked for; this one's
+    own arrive at once. It belongs to the process that entered it: not usable after a fork.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, poll: float = 0.05
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self._place = Place(self.directory)
+        self._files = Files(self._place, _TRAIN, Turn, sync="full", clock=clock, poll=poll)
+
+    async def __aenter__(self) -> SQLiteRegistry:
+        """Check the directory; a missing one is made with the first manifest. Raises StorageBroken."""
+        await asyncio.to_thread(self._place.check, make=False)
+        self._files.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Finish what was begun, refuse what waits, end all threads. Repeatable."""
+        await self._files.close()
+
+    async def call(self, train: str, op: Op[R]) -> R:
+        """Have the operation done on the train's file."""
+        return await self._files.call(f"{self.directory}/{train}/train.db", op)
+
+    async def read(self, train: str) -> Snapshot:
+        return await self.call(
+            train, Op(lambda turn: _newest(turn, train, self._kept(train)), absent=lambda: _none(train))
+        )
+
+    def _kept(self, train: str) -> str:
+        """Where the manifest is kept, for a person."""
+        return f"{self.directory}/{train}/train.db, table manifest (sqlite3 shows it)"
+
+    async def replace(
+        self,
+        train: str,
+        manifest: Manifest,
+        *,
+        expect: int,
+        entries: Sequence[Entry] = (),
+        keep: int = 10_000,
+        beyond: int = 0,
+    ) -> Snapshot:
+        document, lines = _encode_manifest(manifest), _encode_entries(entries)
+
+        def refuse(revision: int) -> Conflict:
+            return Conflict(f"train {train} is at revision {revision}, not {expect}: read it again and decide again")
+
+        def run(turn: Turn) -> Snapshot:
+            revision = _revision(turn)
+            if revision != expect:
+                raise refuse(revision)
+            revision = max(revision, beyond) + 1
+            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (revision, document))
+            _append(turn, lines, keep)
+            return Snapshot(manifest, revision)
+
+        def absent() -> Snapshot:
+            raise refuse(0)
+
+        return await self.call(train, Op(run, absent=absent, writes=True, creates=expect == 0))
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
+        yield _Changes(self, train)
+
+    async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
+        said = encode_member(member).decode()
+
+        def run(turn: Turn) -> None:
+            execute = turn.db.execute
+            execute("DELETE FROM member WHERE expires<=? OR name=?", (turn.now, member.name))
+            if ttl > 0:
+                execute("INSERT INTO member VALUES (?, ?, ?, ?)", (member.name, said, ttl, turn.now + ttl))
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, creates=ttl > 0))
+
+    async def members(self, train: str) -> Sequence[Member]:
+        def run(turn: Turn) -> list[Member]:
+            latest = turn.now + CLOCK_SLACK
+            if turn.db.execute("SELECT EXISTS (SELECT 1 FROM member WHERE expires - ttl > ?)", (latest,)).get:
+                # The clock went back. Whoever checked in before that may be dead for long or alive: it gets one more
+                # ttl from now, which a living one renews.
+                turn.need_write()
+                turn.db.execute("UPDATE member SET expires = ?1 + ttl WHERE expires - ttl > ?2", (turn.now, latest))
+            alive = turn.db.execute("SELECT member FROM member WHERE expires>? ORDER BY name", (turn.now,))
+            return decode_members(said for (said,) in alive)
+
+        return await self.call(train, Op(run, absent=list))
+
+    async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
+        lines = _encode_entries(entries)
+        await self.call(train, Op(lambda turn: _append(turn, lines, keep), absent=lambda: None, creates=True))
+
+    async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+        after, end = await self.call(train, Op(lambda turn: _span(turn, last), absent=lambda: (0, 0)))
+        while after < end:
+            lines = await self._page(train, after, end)
+            if not lines:
+                return
+            for _, line in lines:
+                yield facts.decode_entry(line)
+            after = lines[-1][0]
+
+    async def _page(self, train: str, after: int, end: int) -> list[tuple[int, bytes]]:
+        sql = "SELECT seq, CAST(entry AS BLOB) FROM journal WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
+        return await self.call(
+            train, Op(lambda turn: turn.db.execute(sql, (after, end, _PAGE)).fetchall(), absent=list)
+        )
+
+    async def delete(self, train: str) -> None:
+        def run(turn: Turn) -> None:
+            turn.db.execute("DELETE FROM member; DELETE FROM journal; DELETE FROM manifest")
+
+        await self.call(train, Op(run, absent=lambda: None, writes=True, removes=True))
+        await asyncio.to_thread(self._place.clear, train)
+
+    async def trains(self) -> Sequence[str]:
+        names = await asyncio.to_thread(_on_disk, self.directory)
+        ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
+        revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
+        return [name for name, revision in zip(names, revisions, strict=True) if revision]
+
+    async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
+        """See Inspectable."""
+        return await asyncio.to_thread(inspect, self.directory)
+
+
+class _Changes:
+    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
+
+    def __init__(self, registry: SQLiteRegistry, train: str) -> None:
+        self._registry = registry
+        self._train = train
+        self._seen = -1
+
+    def __aiter__(self) -> _Changes:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        train, seen, kept = self._train, self._seen, self._registry._kept(self._train)
+
+        def run(turn: Turn) -> Snapshot | Parked:
+            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
+
+        def absent() -> Snapshot | Parked:
+            return _none(train) if seen else Parked()
+
+        snapshot = await self._registry.call(train, Op(run, absent=absent, patient=True))
+        self._seen = snapshot.revision
+        return snapshot
+
+
+def _none(train: str) -> Snapshot:
+    return Snapshot(Manifest(train=train), 0)
+
+
+def _revision(turn: Turn) -> int:
+    return int(turn.db.execute("SELECT coalesce(max(revision), 0) FROM manifest").get)
+
+
+def _newest(turn: Turn, train: str, kept: str) -> Snapshot:
+    row = turn.db.execute("SELECT revision, CAST(document AS BLOB) FROM manifest").fetchone()
+    return _none(train) if row is None else Snapshot(manifest.decode(row[1], train=train, kept=kept), row[0])
+
+
+def _encode_manifest(document: Manifest) -> str:
+    return manifest.encode(document).decode()
+
+
+def _encode_entries(entries: Sequence[Entry]) -> list[tuple[str]]:
+    return [(facts.encode_entry(entry).decode(),) for entry in entries]
+
+
+def _append(turn: Turn, lines: list[tuple[str]], keep: int) -> None:
+    if lines:
+        turn.db.executemany("INSERT INTO journal (entry) VALUES (?)", lines)
+        turn.db.execute("DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal) - ?", (keep,))
+
+
+def _span(turn: Turn, last: int | None) -> tuple[int, int]:
+    """The seqs after the first and up to the last entry asked for."""
+    first, end = map(int, turn.db.execute("SELECT coalesce(min(seq), 1) - 1, coalesce(max(seq), 0) FROM journal").get)
+    return (first if last is None else max(first, end - last)), end
+
+
+def _on_disk(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(directory) if os.path.lexists(f"{entry.path}/train.db"))
+    except FileNotFoundError:
+        return []

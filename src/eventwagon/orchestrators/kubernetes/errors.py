@@ -1,0 +1,79 @@
+"""Why a unit of workers is not ready, in the words of the cluster. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...contracts.registry import Attachment
+from ...display.text import as_line
+from .cluster import Object
+
+_STARTING = ("ContainerCreating", "PodInitializing", "")
+_MOST = 1000
+
+
+def is_ready(pod: Object) -> bool:
+    """Its readiness probe was answered, and it is not ending."""
+    return not is_ending(pod) and _condition(pod, "Ready").get("status") == "True"
+
+
+def is_ending(found: Object) -> bool:
+    """It was deleted, and is not gone yet."""
+    return "deletionTimestamp" in found["metadata"]
+
+
+def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments: Sequence[Attachment]) -> str:
+    """The reason that says the most. `pods` are the unit's, `attachments` what its workers say of themselves."""
+    if deployment is None:
+        return "its Deployment is gone, and its Pods are ending"
+    if is_ending(deployment):
+        return "it is being removed"
+    if not deployment["spec"].get("replicas"):
+        return "it is scaled to zero"
+    refused = _condition(deployment, "ReplicaFailure")
+    if refused.get("status") == "True":
+        return _short(f"its Pods are refused: {refused.get('message', refused.get('reason', ''))}")
+    living = sorted((p for p in pods if not is_ending(p)), key=lambda p: str(p["metadata"]["creationTimestamp"]))
+    for pod in reversed(living):
+        for trouble in _troubles(pod):
+            return _short(f"Pod {pod['metadata']['name']}: {trouble}")
+    for attachment in attachments:
+        if attachment.trouble:
+            return _short(attachment.trouble)
+    if not living:
+        return "its Pods are being made"
+    newest = living[-1]
+    name, node = newest["metadata"]["name"], newest["spec"].get("nodeName", "")
+    if is_ready(newest):
+        return f"Pod {name} is ready, and its worker has not checked in: can node {node} reach the registry?"
+    running = any("running" in c.get("state", {}) for c in newest.get("status", {}).get("containerStatuses", ()))
+    return f"Pod {name} runs on node {node} and is not ready" if running else f"Pod {name} is starting"
+
+
+def _troubles(pod: Object) -> Iterator[str]:
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        yield f"no node takes it: {scheduled.get('message', scheduled.get('reason', ''))}"
+    status = pod.get("status", {})
+    if status.get("phase") == "Failed":
+        yield f"{status.get('reason', 'it failed')}: {status.get('message', '')}"
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = container.get("state", {}).get("waiting", {})
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+        if ended and ended.get("exitCode") and not container.get("ready"):
+            message = " / ".join(line.strip() for line in ended.get("message", "").splitlines() if line.strip())
+            how = f"ended with exit code {ended['exitCode']} ({ended.get('reason', 'Error')})"
+            restarts = f", started {container['restartCount'] + 1} times" if container.get("restartCount") else ""
+            yield f"container {container['name']} {how}{restarts}" + (f": … {message[-600:]}" if message else "")
+        elif waiting.get("reason", "") not in _STARTING and waiting.get("reason") != "CrashLoopBackOff":
+            yield f"container {container['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+
+
+def _condition(found: Object, name: str) -> Object:
+    conditions = found.get("status", {}).get("conditions") or ()
+    return next((c for c in conditions if c["type"] == name), {})
+
+
+def _short(text: str) -> str:
+    text = as_line(text)
+    return text if len(text) <= _MOST else f"{text[:_MOST]} …"

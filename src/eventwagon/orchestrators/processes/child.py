@@ -1,0 +1,192 @@
+"""What every unit's process does: it follows its `want`, says what it does in its `state`, and ends with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from ...contracts.orchestrator import Deployment
+from ...display.text import LogFormatter, as_line
+from ...errors import EventwagonError
+from .records import State, UnitFiles, Want, created, mark, older, stands, take
+
+OWNER = "EVENTWAGON_OWNER"
+LOGS = "EVENTWAGON_LOGS"
+REVISION = "EVENTWAGON_REVISION"
+TAKEN = 75
+"""The exit code of a process that found another at its unit."""
+SENT_HOME = 76
+"""The exit code of a process that ended since no workers are wanted for now."""
+MARGIN = 2.0
+"""Seconds beyond the grace for giving back what is in hand, and for the interpreter's own end."""
+LOG_BYTES = 512 * 1024
+"""A log that has grown to this becomes the older one."""
+_TICK = 0.05
+_BEAT = 0.5
+_LOCK_PATIENCE = 5.0
+
+
+class Follower:
+    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for what is in hand when it must
+    leave; the `want` may say another."""
+
+    def __init__(self, files: UnitFiles, lock: int, state: State) -> None:
+        self.files = files
+        self.grace = 30.0
+        self.want: Want | None = None
+        self.leaving = asyncio.Event()
+        self._lock = lock
+        self._state = state
+        self._want_mark: tuple[int, ...] | None = None
+        self._beat_at = 0.0
+
+    @asynccontextmanager
+    async def attending(self, grace: float) -> AsyncIterator[None]:
+        """While entered, SIGTERM, SIGINT and the parent's end set `leaving`."""
+        self.grace = grace
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.leaving.set)
+        threading.Thread(target=self._outlive, args=(loop,), name="eventwagon parent", daemon=True).start()
+        yield
+
+    async def looks(self) -> AsyncIterator[Want]:
+        """What is wanted, twenty times a second, until it is time to leave."""
+        while not self.leaving.is_set():
+            self._read_want()
+            if self.want is not None and self.want.leave is None:
+                yield self.want
+                self._beat()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self.leaving.wait()
+
+    def say(self, *, ready: bool, trouble: str, found: Deployment | None = None) -> None:
+        """Write down how things stand, where that is news; `found`: what runs."""
+        new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
+        if found is not None:
+            new = msgspec.structs.replace(
+                new,
+                number=found.number,
+                workers=found.workers,
+                revision=found.revision,
+                channels=found.channels,
+                missing=found.missing,
+                open=found.open,
+                paused=found.paused,
+            )
+            if self._beat_due() or found.number != self._state.number:  # counts change all the time
+                new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
+        if new != self._state or not mark(self.files.state_path):
+            with suppress(OSError):  # a full disk must not end the unit: it is said when there is room
+                self.files.write(new)
+                self._state = new
+
+    def end_within(self, seconds: float) -> None:
+        """It leaves: not ready from now on, and at an end then, whatever it does."""
+        self.say(ready=False, trouble="it is leaving")
+        timer = threading.Timer(seconds, os._exit, args=(1,))
+        timer.daemon = True
+        timer.start()
+
+    def _outlive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own, so that it works while the event loop is blocked: stdin ends when the parent does."""
+        while os.read(0, 64):
+            pass
+        try:
+            loop.call_soon_threadsafe(self.leaving.set)
+        except RuntimeError:
+            return  # the loop is closed: it has left
+        time.sleep(self.grace + MARGIN)
+        os._exit(1)
+
+    def _read_want(self) -> None:
+        standing = mark(self.files.want_path)
+        if standing != self._want_mark:
+            self.want, self._want_mark = self.files.want(), standing
+        if self.want is None:
+            self.leaving.set()  # nobody wants anything of this unit any more
+        elif self.want.leave is not None:
+            self.grace = self.want.leave
+            self.leaving.set()
+
+    def _beat_due(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._beat_at
+
+    def _beat(self) -> None:
+        if not self._beat_due():
+            return
+        self._beat_at = asyncio.get_running_loop().time() + _BEAT
+        if not stands(self._lock, self.files.lock_path):
+            self.leaving.set()  # the directory was removed under it: another process may be at the unit now
+            return
+        with suppress(OSError):  # as above
+            self._turn_log()
+            os.utime(self.files.state_path)
+
+    def _turn_log(self) -> None:
+        """Keep the log bounded: what is full becomes the older one."""
+        if os.fstat(2).st_size < LOG_BYTES or not stands(2, self.files.log_path):
+            return
+        self.files.log_path.replace(older(self.files.log_path))
+        new = os.open(self.files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        for descriptor in (1, 2):
+            os.dup2(new, descriptor)
+        os.close(new)
+
+
+def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, int]]) -> int:
+    """Hold the unit, call `begin`, outside of any loop, and run what it returns, to its exit code. Returns that."""
+    logs = os.environ.pop(LOGS, "")
+    files = UnitFiles(Path(directory), train, int(unit), Path(logs) if logs else None)
+    lock = _take_patiently(files.lock_path)
+    if lock is None:
+        return TAKEN
+    os.register_at_fork(after_in_child=lambda: os.close(lock))  # a handler's own children must not hold the unit
+    pid = os.getpid()
+    revision = os.environ.get(REVISION, "")
+    state = State(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
+    files.write(state)
+    faulthandler.enable()
+    try:
+        running = begin(Follower(files, lock, state))
+        _set_up_logging()
+        return asyncio.run(running)
+    except EventwagonError as e:
+        sys.stderr.write(as_line(f"{type(e).__name__}: {e}") + "\n")
+        return 1
+    finally:
+        if stands(lock, files.lock_path):
+            files.state_path.unlink(missing_ok=True)
+            if files.want() is None:  # nobody will look here again
+                files.lock_path.unlink(missing_ok=True)
+
+
+def _set_up_logging() -> None:
+    """Where the program, which is loaded by now, has not set it up itself."""
+    if not logging.getLogger("eventwagon").hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter("%(levelname)-7s %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
+
+
+def _take_patiently(path: Path) -> int | None:
+    """Others look at the lock now and then, which holds it for a moment."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        lock = take(path)
+        if lock is not None or time.monotonic() > deadline:
+            return lock
+        time.sleep(0.01)

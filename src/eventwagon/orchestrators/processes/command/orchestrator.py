@@ -1,0 +1,181 @@
+"""The orchestrator: what it is told, and what it adds to the units' processes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from ....contracts.orchestrator import Deployment, WagonSpec
+from ....contracts.registry import Registry
+from ....errors import UsageError
+from ....event import Channel
+from ....values import split_url
+from .. import Launch, Processes, UnitFiles, default_directory
+from .placeholders import checked as checked_command
+from .ready import CheckIn, Ready, checked, parse
+from .replicas import Plan, end_left_over
+from .supervisor import PLAN
+
+_TIMES = {"grace": 30.0, "start_timeout": 120.0, "hung_after": 60.0}
+_OPTIONS = ("ready", "stop", *_TIMES, "directory", "logs")
+
+
+class Command(Processes):
+    """Runs a command of yours for each wagon: as many copies as the wagon has workers, each told in its environment
+    which wagon, which channels, which broker (`url`). `ready` says how a copy shows that it serves: Http, Tcp, Line or
+    CheckIn.
+
+    A copy ends on SIGTERM (or when `stop` is run, say `docker stop …`), after it has finished what it has in hand. One
+    that ends by itself is started again, after a pause that doubles up to 30 s; so is one that is not ready within
+    `start_timeout` s, or, with Http and Tcp, was ready and answers nothing for `hung_after` s. A command can't be told
+    of anything later: for another wagon, revision or channel its copies are asked to end and started anew. So a unit
+    that takes over another wagon is not warm.
+
+    `names` says what the broker calls a channel (a broker's `name_of`); `registry` is where commands check in (for
+    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
+    Subprocess: a small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the
+    wagon's name and the copy's number before each line. Raises UsageError.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        url: str,
+        ready: Ready,
+        stop: Sequence[str] = (),
+        names: Callable[[Channel], str] | None = None,
+        registry: Registry | None = None,
+        environment: Mapping[str, str] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        logs: str | os.PathLike[str] | None = None,
+        grace: float = 30.0,
+        start_timeout: float = 120.0,
+        hung_after: float = 60.0,
+    ) -> None:
+        if url.startswith("memory:"):
+            raise UsageError(f"{url}: other processes don't reach what is kept in this one's memory")
+        if isinstance(ready, CheckIn) and registry is None:
+            raise UsageError("ready by check-in: give registry=, the one that the command checks in to")
+        plan = Plan(
+            argv=checked_command(argv, "argv"),
+            ready=checked(ready),
+            stop=checked_command(stop, "stop") if stop else (),
+            url=url,
+            environment=dict(environment or {}),
+            grace=grace,
+            start_timeout=start_timeout,
+            hung_after=hung_after,
+        )
+        launch = Launch(
+            (sys.executable, "-m", __package__ or "eventwagon.orchestrators.processes.command"),
+            {PLAN: msgspec.json.encode(plan).decode()},
+            Path(directory).absolute() if directory is not None else default_directory(url),
+            Path(logs).absolute() if logs is not None else None,
+        )
+        super().__init__(launch, (*argv, *stop), grace=grace, start_timeout=60.0, hung_after=60.0)
+        self._name_of = names
+        self._registry = registry if isinstance(ready, CheckIn) else None
+        self._entered = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Make the directory where it is missing. Raises StorageBroken, Unavailable."""
+        async with AsyncExitStack() as stack:
+            if self._registry is not None:
+                await stack.enter_async_context(self._registry)
+            await super().__aenter__()
+            self._entered = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        async with self._entered:
+            await super().__aexit__(*exc)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        broker_url: str,
+        names: Callable[[Channel], str] | None = None,
+        registry: Registry | None = None,
+        grace: float = 30.0,
+    ) -> Command:
+        """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
+        them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises
+        UsageError."""
+        parts = split_url(url)
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if parts.fragment or parts.netloc or set(given) - set(_OPTIONS):
+            raise UsageError(
+                f"{url}: write command:PROGRAM ARGUMENTS?ready=…, with ? & # and % of the command percent-encoded; "
+                f"options are {', '.join(_OPTIONS)}"
+            )
+        if "ready" not in given:
+            raise UsageError(
+                f"{url}: say how it shows that it serves: &ready=http://…, tcp:host:port, line:regex, check-in"
+            )
+        try:
+            argv, stop = shlex.split(unquote(parts.path)), shlex.split(given.get("stop", ""))
+            times = [float(given.get(name, default)) for name, default in {**_TIMES, "grace": grace}.items()]
+        except ValueError as e:
+            raise UsageError(f"{url}: {e}") from None
+        return cls(
+            argv,
+            url=broker_url,
+            ready=parse(given["ready"]),
+            stop=stop,
+            names=names,
+            registry=registry,
+            directory=given.get("directory"),
+            logs=given.get("logs"),
+            grace=times[0],
+            start_timeout=times[1],
+            hung_after=times[2],
+        )
+
+    async def deployments(self, train: str) -> Mapping[int, Deployment]:
+        """See Orchestrator.deployments."""
+        found = await super().deployments(train)
+        if self._registry is None or not any(d.ready for d in found.values()):
+            return found
+        attachments = [a for member in await self._registry.members(train) for a in member.attachments]
+        checked_in: dict[int, Deployment] = {}
+        for unit, deployment in found.items():
+            own = [a for a in attachments if a.number == deployment.number]
+            serving = sum(a.ready for a in own)
+            if deployment.ready and serving < deployment.workers:
+                said = next((a.trouble for a in own if a.trouble), "")
+                why = said or f"{serving} of {deployment.workers} copies of the command have checked in as ready"
+                deployment = msgspec.structs.replace(deployment, ready=False, trouble=why)
+            checked_in[unit] = deployment
+        return checked_in
+
+    def _deployment(self, key: tuple[str, int]) -> Deployment:
+        """What the keeper says is of its last look: until the next it does not count for a `want` that differs."""
+        found = super()._deployment(key)
+        files = self._files(key)
+        want, state = files.want(), files.state()
+        if not found.ready or want is None or state is None:
+            return found
+        is_of_it = (state.number, state.revision) == (want.spec.number, want.spec.revision)
+        if is_of_it and state.workers >= (want.spec.workers or 0):
+            return found
+        return msgspec.structs.replace(found, ready=False, trouble="copies of the command are started or ended")
+
+    def _names(self, spec: WagonSpec) -> Mapping[str, str]:
+        if self._name_of is None:
+            return {}
+        return {str(c): self._name_of(c) for c in (*spec.channels, spec.dead_letters)}
+
+    async def _end_left_over(self, files: UnitFiles, grace: float) -> None:
+        if (run := files.run()) is not None:
+            await end_left_over(run, grace=grace)

@@ -1,0 +1,104 @@
+"""How a command says that it serves its wagon."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ....errors import UsageError
+from .placeholders import filled
+
+_PATIENCE = 2.0
+"""Seconds for one answer."""
+
+
+class Http(msgspec.Struct, frozen=True, tag="http"):
+    """Ready while a GET of `url` is answered with a status below 400."""
+
+    url: str
+
+
+class Tcp(msgspec.Struct, frozen=True, tag="tcp"):
+    """Ready while connections to the port are taken."""
+
+    port: str = "{port}"
+    host: str = "127.0.0.1"
+
+
+class Line(msgspec.Struct, frozen=True, tag="line"):
+    """Ready once a line of what it prints, to stdout or stderr, has the regular expression in it."""
+
+    pattern: str
+
+
+class CheckIn(msgspec.Struct, frozen=True, tag="check-in"):
+    """Ready while it says so itself in the train's registry, as `eventwagon work --wagon` does."""
+
+
+Ready = Http | Tcp | Line | CheckIn
+
+
+def checked(ready: Ready) -> Ready:
+    """`ready`, or UsageError."""
+    if isinstance(ready, Line):
+        try:
+            re.compile(ready.pattern)
+        except re.error as e:
+            raise UsageError(f"ready: {ready.pattern!r} is no regular expression: {e}") from None
+    if isinstance(ready, Http) and urlsplit(ready.url).scheme not in ("http", "https"):
+        raise UsageError(f"ready: {ready.url!r}: give an http: or https: URL")
+    return ready
+
+
+def parse(text: str) -> Ready:
+    """`http://…`, `https://…`, `tcp:host:port`, `line:regex` or `check-in`. Raises UsageError."""
+    kind, _, rest = text.partition(":")
+    match kind:
+        case "http" | "https":
+            return checked(Http(text))
+        case "tcp" if ":" in rest:
+            host, _, port = rest.rpartition(":")
+            return Tcp(port, host)
+        case "line" if rest:
+            return checked(Line(rest))
+        case "check-in" if not rest:
+            return CheckIn()
+    raise UsageError(f"ready={text!r}: give http://host:port/path, tcp:host:port, line:regex or check-in")
+
+
+async def ask(ready: Http | Tcp, words: Mapping[str, str]) -> str:
+    """Why it is not ready; empty when it is."""
+    where = filled(ready.url if isinstance(ready, Http) else f"{ready.host}:{ready.port}", words)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            if isinstance(ready, Http):
+                status = await _get(where)
+                return "" if status < 400 else f"{where}: HTTP {status}"
+            host, _, port = where.rpartition(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+            return ""
+    except (OSError, TimeoutError, ValueError) as e:
+        return f"{where}: {str(e) or 'no answer'}"
+
+
+async def _get(url: str) -> int:
+    """The status of a GET. Raises OSError, ValueError."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, parts.port or (443 if secure else 80), ssl=True if secure else None
+    )
+    try:
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        line = (await reader.readline()).decode(errors="replace").split()
+        if len(line) < 2 or not line[0].startswith("HTTP/"):
+            raise ValueError("the answer is no HTTP")
+        return int(line[1])
+    finally:
+        writer.close()

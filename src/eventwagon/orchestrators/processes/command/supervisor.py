@@ -1,0 +1,159 @@
+"""What runs for a unit: it keeps as many copies of the command as are wanted, each told of the wagon that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count, islice
+
+import msgspec
+
+from ....contracts.orchestrator import Deployment
+from ....display.text import as_line
+from ....errors import Unavailable
+from .. import MARGIN, SENT_HOME, Follower, Run, Want, follow
+from .replicas import Copy, Plan, end_left_over, told
+
+PLAN = "EVENTWAGON_COMMAND"
+_PAUSES = (0.2, 30.0)
+_STEADY = 10.0
+"""A copy that lived this long was well: the next is not held back."""
+_POLL = 0.02
+_logger = logging.getLogger("eventwagon.keeper")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Keep a unit until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
+    train, unit, directory = arguments
+    plan = msgspec.json.decode(os.environ.pop(PLAN), type=Plan)
+    return follow(train, unit, directory, lambda follower: Keeper(follower, plan).run())
+
+
+class Keeper:
+    """Keeps one unit's copies of the command."""
+
+    def __init__(self, follower: Follower, plan: Plan) -> None:
+        self._follower = follower
+        self._plan = plan
+        self._copies: list[Copy] = []
+        self._failures: dict[int, int] = {}
+        self._not_before: dict[int, float] = {}
+        self._trouble = ""
+        self._watches: dict[Copy, asyncio.Task[None]] = {}
+        self._run = Run(token=os.urandom(16).hex())
+
+    async def run(self) -> int:
+        """Until it must leave, or is scaled to zero. Returns the exit code."""
+        follower, code = self._follower, 0
+        async with follower.attending(self._plan.grace), asyncio.TaskGroup() as tasks:
+            cleaning = tasks.create_task(self._end_left_over(self._plan.grace))
+            async for want in follower.looks():
+                if not cleaning.done():
+                    follower.say(ready=False, trouble="copies of the command that were left over are ended first")
+                    continue
+                self._look(want, tasks)
+                if not self._copies and not want.spec.workers:
+                    code = SENT_HOME
+                    break
+            follower.end_within(follower.grace + MARGIN)
+            if not cleaning.done():
+                cleaning.cancel()
+                await self._end_left_over(follower.grace)
+            await self._end_all()
+        return code
+
+    async def _end_left_over(self, grace: float) -> None:
+        """End what an earlier keeper left that was killed. From then on what is started here is on record before it
+        is."""
+        files = self._follower.files
+        while (before := files.run()) is not None and before.token != self._run.token:
+            try:
+                await end_left_over(before, grace=grace)
+            except Unavailable as e:
+                _logger.error("%s", as_line(str(e)))  # noqa: TRY400 - no traceback: it says what is wrong
+            else:
+                break
+        files.write(self._run)
+
+    def _look(self, want: Want, tasks: asyncio.TaskGroup) -> None:
+        """Bring the copies to what is wanted, and say how things stand."""
+        self._reap()
+        spec, now = want.spec, asyncio.get_running_loop().time()
+        wanted = spec.workers or 0
+        current = told(spec, want.names)
+        for copy in self._copies:
+            if copy.serves != current:
+                copy.ask_to_end()
+        for copy in [c for c in self._copies if not c.asked][wanted:]:
+            copy.ask_to_end()
+        if all(c.serves == current for c in self._copies):
+            standing = sum(not c.asked or bool(c.failed) for c in self._copies)
+            used = {c.index for c in self._copies}
+            for index in islice((n for n in count(1) if n not in used), max(0, wanted - standing)):
+                if now >= self._not_before.get(index, 0.0):
+                    self._start(want, index, tasks)
+        self._say(want, wanted)
+
+    def _start(self, want: Want, index: int, tasks: asyncio.TaskGroup) -> None:
+        try:
+            copy = Copy(self._plan, want.spec, want.names, index, self._run.token)
+            if self._plan.stop:
+                stops = tuple(c.stop_words(self._plan.grace) for c in (*self._copies, copy))
+                self._follower.files.write(msgspec.structs.replace(self._run, stops=stops))
+            copy.start()
+        except OSError as e:
+            self._failed(index, f"the command can't be started: {e}")
+            return
+        self._copies.append(copy)
+        self._watches[copy] = tasks.create_task(copy.watch())
+
+    def _reap(self) -> None:
+        """Take notice of copies that have ended."""
+        now = asyncio.get_running_loop().time()
+        for copy in [c for c in self._copies if c.ended()]:
+            self._copies.remove(copy)
+            copy.close()
+            self._watches.pop(copy).cancel()
+            if now - copy.began > _STEADY and not copy.failed:
+                self._failures.pop(copy.index, None)
+            if copy.failed or not copy.asked:
+                self._failed(copy.index, copy.failed or copy.why_ended())
+
+    def _failed(self, index: int, trouble: str) -> None:
+        self._failures[index] = self._failures.get(index, 0) + 1
+        pause = min(_PAUSES[1], _PAUSES[0] * 2.0 ** min(20, self._failures[index] - 1))
+        self._not_before[index] = asyncio.get_running_loop().time() + pause
+        self._trouble = trouble
+
+    def _say(self, want: Want, wanted: int) -> None:
+        serving = [c for c in self._copies if not c.asked]
+        waiting = next((c for c in serving if not c.is_ready), None)
+        ready = 0 < wanted == len(serving) and waiting is None
+        if ready:
+            self._trouble = ""
+        because = self._trouble
+        if waiting is not None and not because:
+            because = (
+                f"copy {waiting.index} of the command is not ready: {waiting.not_ready_because or 'it has just begun'}"
+            )
+        if len(serving) < wanted and not because:
+            because = "copies for another wagon, revision or channels are ending first"
+        number, revision = want.spec.number, want.spec.revision
+        if not serving and self._copies:
+            number, revision = self._copies[0].number, self._copies[0].revision
+        channels = tuple(c.name for c in want.spec.channels if c.name) if ready else None
+        found = Deployment(number=number, ready=ready, workers=len(self._copies), revision=revision, channels=channels)
+        self._follower.say(ready=ready, trouble=because, found=found)
+
+    async def _end_all(self) -> None:
+        for copy in self._copies:
+            copy.ask_to_end(kill_after=self._follower.grace)
+        while self._copies:
+            self._reap()
+            await asyncio.sleep(_POLL)
+        await end_left_over(self._run, grace=0.0)  # what has left its group: it was never a copy, and has had the grace
+        with suppress(OSError):
+            self._follower.files.run_path.unlink(missing_ok=True)

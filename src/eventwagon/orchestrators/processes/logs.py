@@ -1,0 +1,83 @@
+"""Wagons' logs: their last lines, and passing them on, each line with the wagon's name before it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...display.text import as_line
+from .records import older, stands
+
+_LINE = 8192
+"""The longest line that is passed on in one piece, in bytes."""
+_KEPT = 16
+"""Logs kept per train where they have a directory of their own."""
+
+
+class Tail:
+    """Passes on what is added to a log, to stderr, a whole line at a time."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._descriptor = os.open(path, os.O_RDONLY)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._partial = b""
+
+    def drain(self) -> None:
+        """Pass on what is there."""
+        self._read()
+        if not stands(self._descriptor, self._path):  # it was full, and a new one was begun
+            try:
+                new = os.open(self._path, os.O_RDONLY)
+            except FileNotFoundError:
+                return
+            self._read()
+            os.close(self._descriptor)
+            self._descriptor = new
+            self._read()
+
+    def close(self) -> None:
+        """Pass on the rest and let the log go. Not to be used after."""
+        self.drain()
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        while got := os.read(self._descriptor, 65536):
+            *lines, self._partial = (self._partial + got).split(b"\n")
+            if len(self._partial) > _LINE:
+                lines, self._partial = [*lines, self._partial], b""
+            text = "".join(f"{self._name} | {as_line(line.decode(errors='replace'))}\n" for line in lines)
+            if text:
+                sys.stderr.write(text)
+
+
+def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
+    """What a log ends with, in one line of text; empty where there is nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return in_one([line.strip() for line in text.splitlines() if line.strip()][-lines:], most=most)
+
+
+def in_one(lines: Iterable[str], *, most: int = 1000) -> str:
+    """These lines as one, without secrets."""
+    joined = as_line(" / ".join(lines))
+    return joined if len(joined) <= most else "… " + joined[-most:]
+
+
+def keep_newest(directory: Path, train: str) -> None:
+    """Remove the logs of all but the train's newest wagons."""
+    found = {}
+    for path in directory.glob(f"{train}_v*.log"):
+        digits = path.stem.removeprefix(f"{train}_v")
+        if digits.isdigit():
+            found[int(digits)] = path
+    for number in sorted(found)[:-_KEPT]:
+        found[number].unlink(missing_ok=True)
+        older(found[number]).unlink(missing_ok=True)

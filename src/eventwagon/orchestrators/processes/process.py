@@ -1,0 +1,92 @@
+"""One unit's process, seen by the orchestrator that started it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from ...contracts.orchestrator import PLACE
+from .child import LOGS, OWNER, REVISION
+from .logs import Tail
+from .records import UnitFiles, kill_all
+
+
+class Launch(NamedTuple):
+    """How an orchestrator starts processes."""
+
+    command: tuple[str, ...]
+    """What is started, with the revision in the place of `{revision}`; the train, the unit and the directory follow."""
+    environment: dict[str, str]
+    """Added to this process's own."""
+    directory: Path
+    logs: Path | None
+
+
+class Process:
+    """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
+
+    def __init__(self, launch: Launch, files: UnitFiles, owner: str, revision: str) -> None:
+        environment = {**os.environ, **launch.environment, OWNER: owner}
+        if revision:
+            environment[REVISION] = revision
+        if launch.logs is not None:
+            environment[LOGS] = str(launch.logs)
+        log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.unit}") if launch.logs is None else None
+            self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
+                [
+                    *(word.replace(PLACE, revision) for word in launch.command),
+                    files.train,
+                    str(files.unit),
+                    str(launch.directory),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C at the terminal is for the parent, which ends its children in order
+            )
+        finally:
+            os.close(log)
+        self._began = time.monotonic()
+        self.hung = ""
+        """Why it was killed."""
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._began
+
+    def release(self) -> None:
+        """Tell it that nobody needs it any more. Repeatable."""
+        if self._popen.stdin is not None and not self._popen.stdin.closed:
+            self._popen.stdin.close()
+
+    def ended(self) -> int | None:
+        """Its exit code (negative: the signal that killed it) once it has ended; then its pipe and log are closed."""
+        code = self._popen.poll()
+        if code is not None:
+            self.release()
+            if self._tail is not None:
+                self._tail.close()
+                self._tail = None
+        return code
+
+    def pass_on(self) -> None:
+        """Pass on what it has said since."""
+        if self._tail is not None:
+            self._tail.drain()
+
+    def kill(self) -> None:
+        """End it and what it started, at once. Its pid is still its own: it has not been waited for."""
+        if self._popen.returncode is None:
+            kill_all(self._popen.pid)
+
+    def wait(self) -> None:
+        """Return when it has ended. After `kill`."""
+        self._popen.wait()
+        self.ended()

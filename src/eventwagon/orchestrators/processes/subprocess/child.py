@@ -1,0 +1,147 @@
+"""What runs in a wagon's process: the train's program, with as many workers at the wagon as are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol, cast
+
+from ....contracts.broker import Broker
+from ....contracts.facts import ClaimsReturned, log
+from ....contracts.orchestrator import Deployment, Orchestrator, WagonSpec
+from ....errors import EventwagonError, UsageError
+from ....runtime.probe import probe
+from ....settings import Settings
+from .. import MARGIN, SENT_HOME, Follower, follow
+
+URL = "EVENTWAGON_URL"
+
+
+class Served(Protocol):
+    """What is used of a train."""
+
+    name: str
+    settings: Settings
+
+    def working(self, url: str, *, owner: str = "") -> AbstractAsyncContextManager[tuple[Broker, Orchestrator]]: ...
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve one wagon until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
+    target, name, number, directory = arguments
+
+    def begin(follower: Follower) -> Coroutine[object, object, int]:
+        train = load(target)
+        if train.name != name:
+            raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
+        return _Child(follower, train, os.environ.pop(URL, "")).run()
+
+    return follow(name, number, directory, begin)
+
+
+def load(target: str) -> Served:
+    """The train that `module:attribute` or `path/to/file.py:attribute` names. Raises UsageError."""
+    where, colon, attribute = target.rpartition(":")
+    if not colon or not where:
+        raise UsageError(f"target {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")
+    sys.path.insert(0, str(Path.cwd()))
+    found: object = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"target {target!r}: {where} has no {attribute!r}")
+        found = getattr(found, part)
+    if not hasattr(found, "working"):
+        raise UsageError(f"target {target!r} is a {type(found).__name__}, not a Train")
+    return cast(Served, found)
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"{path} can't be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # annotations are looked up there
+    spec.loader.exec_module(module)
+    return module
+
+
+class _Child:
+    def __init__(self, follower: Follower, train: Served, url: str) -> None:
+        self._follower = follower
+        self._unit = follower.files.unit
+        self._train = train
+        self._url = url
+        self._proven = 0
+        """The wagon that a round trip was proven for."""
+        self._trouble = ""
+        self._probe_at = 0.0
+        self._owner = f"{train.name}_v{self._unit}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._inherited = False
+        """What the unit's process before this one had in hand was given back."""
+
+    async def run(self) -> int:
+        """Bring the workers to what is wanted, and say how things stand. Returns the exit code."""
+        follower, code = self._follower, 0
+        async with (
+            follower.attending(self._train.settings.grace),
+            self._train.working(self._url, owner=self._owner) as (broker, local),
+        ):
+            async for want in follower.looks():
+                if want.spec.workers == 0:
+                    code = SENT_HOME
+                    break
+                if not await self._inherit(broker, want.spec):
+                    follower.say(ready=False, trouble=self._trouble)
+                    continue
+                await local.ensure(want.spec)
+                found = (await local.deployments(self._train.name)).get(self._unit)
+                if found is not None:
+                    await self._prove(broker, found)
+                    ready = found.ready and self._proven == found.number
+                    follower.say(ready=ready, trouble=found.trouble or self._trouble, found=found)
+            follower.end_within(follower.grace + MARGIN)
+            await local.remove(self._train.name, self._unit, grace=follower.grace)
+        return code
+
+    async def _inherit(self, broker: Broker, spec: WagonSpec) -> bool:
+        """Before it claims anything: give back what the unit's process before this one had. That has certainly ended,
+        for this one holds the unit's lock."""
+        if self._inherited:
+            return True
+        files = self._follower.files
+        try:
+            if before := files.claims_as():
+                counts = [await broker.reclaim(channel, before) for channel in spec.channels]
+                why = f"the unit's next process has begun ({self._owner})"
+                if sum(counts):
+                    log(ClaimsReturned(train=self._train.name, owner=before, count=sum(counts), because=why))
+            files.will_claim_as(self._owner)
+        except (EventwagonError, OSError) as e:
+            self._trouble = f"what its process before had in hand can't be given back: {e}"
+            return False
+        self._inherited, self._trouble = True, ""
+        return True
+
+    async def _prove(self, broker: Broker, found: Deployment) -> None:
+        """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""
+        if not found.ready:
+            self._proven = 0
+            return
+        now = asyncio.get_running_loop().time()
+        if self._proven == found.number or now < self._probe_at:
+            return
+        try:
+            await probe(broker, self._train.name, found.number)
+        except EventwagonError as e:
+            self._trouble, self._probe_at = f"the probe failed: {e}", now + 0.5
+        else:
+            self._trouble, self._proven = "", found.number

@@ -1,0 +1,51 @@
+"""New code under watch: the verdict on the wagon that has it, and the way back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ..contracts.facts import WatchEnded, WentBack
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Request
+from ..contracts.orchestrator import Deployment
+from .edits import Plan
+
+LEAST = 20
+"""Handlings before a wagon's failures are judged: one of one is no verdict."""
+
+
+def judged(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Plan:
+    """Ask for the code before where too much fails in the watched wagon; watch it no more once it is drained.
+
+    `deployments` by unit. A switch to other code that somebody asked for meanwhile stands.
+    """
+    watch = manifest.watch
+    if watch is None:
+        return Plan(manifest)
+    wagon = manifest.wagon(watch.number)
+    if wagon is None or wagon.state not in (State.ACTIVE, State.DRAINING):
+        ended = WatchEnded(train=manifest.train, number=watch.number)
+        return Plan(msgspec.structs.replace(manifest, watch=None), (ended,))
+    found = deployments.get(wagon.unit)
+    if found is None or found.number != wagon.number:
+        return Plan(manifest)
+    handled, failed = found.handled, found.failed
+    total = handled + failed
+    if total < LEAST or failed <= watch.share * total:
+        return Plan(manifest)
+    fact = WentBack(
+        train=manifest.train,
+        number=watch.number,
+        revision=wagon.revision,
+        back=watch.back,
+        handled=handled,
+        failed=failed,
+        share=watch.share,
+    )
+    asked = manifest.request
+    if asked is None or asked.revision is None:
+        request = Request(f"in {wagon.name} {failed} of {total} handlings failed", now, watch.back)
+        manifest = msgspec.structs.replace(manifest, request=request, revision=watch.back)
+    return Plan(msgspec.structs.replace(manifest, watch=None), (fact,))

@@ -1,0 +1,111 @@
+"""What went from the broker without being settled, as one observer sees it from look to look. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from ..contracts.broker import Depth
+from ..event import Channel
+
+GONE = "vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
+_REMOVED = (
+    "the broker removed them, by its retention or somebody's hand: the log of the process that found it says where"
+)
+_SURE = 10.0
+"""Seconds for which a channel must be missing: servers that have lost nothing may not know of one for some."""
+_FEWER = "the broker holds fewer than it did: it was restored from an older copy"
+
+
+class _Held(NamedTuple):
+    taken: int
+    """Published, and published and lost since: this total never falls but where the broker steps back."""
+    settled: int
+
+    @property
+    def outstanding(self) -> int:
+        return max(0, self.taken - self.settled)
+
+
+class Losses:
+    """Adds up, by wagon, what the driver counts as lost, by how much totals fell, and what stood in channels that have
+    vanished: as many at the most, by what was last seen of them."""
+
+    def __init__(self, *, totals: bool) -> None:
+        self._totals = totals
+        """The broker's totals never fall by themselves."""
+        self._held: dict[Channel, _Held] = {}
+        self._counted: dict[Channel, int] = {}
+        """By the driver."""
+        self._fallen: dict[Channel, int] = {}
+        self._missing: dict[Channel, float] = {}
+        """Those that the broker did not have at the last look, and since when."""
+        self._before: dict[int, int] = {}
+        """What was told of each wagon before it was first seen here, and is not seen here."""
+        self.missing: frozenset[Channel] = frozenset()
+        """Channels that the broker has not had at two looks in a row: no wagon should go on with one, but what it held
+        may come back."""
+        self.vanished: dict[Channel, int | None] = {}
+        """Those of them that stayed away: they count as empty. How many events went with each; None: not known."""
+
+    def look(
+        self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
+    ) -> None:
+        """What the channels of the wagons in use look like now, in seconds of a steady clock, which channels the broker
+        has, and what was told of each wagon. A channel of which nothing is known is missing only where it is not `there`
+        either: unknown is not gone."""
+        absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
+        self.missing = frozenset(c for c in absent if c in self._missing)
+        self._missing = {c: self._missing.get(c, now) for c in absent}
+        for channel, depth in depths.items():
+            if channel not in self._missing:
+                self.vanished.pop(channel, None)
+            elif channel in self.missing and now - self._missing[channel] >= _SURE and channel not in self.vanished:
+                held = self._held.pop(channel, None)
+                self.vanished[channel] = None if held is None else held.outstanding
+            if depth.published is not None and depth.settled is not None:
+                self._see(channel, depth.published, depth.settled, depth.lost)
+        for known in (self._held, self._counted, self._fallen, self.vanished):
+            for channel in [c for c in known if c not in depths]:
+                del known[channel]
+        self._before = {n: self._before.get(n, max(0, lost - self._sum(n))) for n, lost in told.items()}
+
+    def _see(self, channel: Channel, published: int, settled: int, lost: int) -> None:
+        before = self._held.get(channel)
+        taken = published + lost
+        if before is not None and taken < before.taken and self._totals:
+            fallen = min(before.taken - taken, before.outstanding)  # what was settled comes again, and is not lost
+            self._fallen[channel] = self._fallen.get(channel, 0) + fallen
+        self._held[channel] = _Held(taken, settled + lost)
+        self._counted[channel] = lost
+
+    @property
+    def held(self) -> Collection[Channel]:
+        """The channels that were seen."""
+        return self._held.keys()
+
+    def of(self, number: int) -> int:
+        """How many events of that wagon are lost, by all that was told and seen."""
+        return self._before.get(number, 0) + self._sum(number)
+
+    def _sum(self, number: int) -> int:
+        kinds = (self._counted, self._fallen, self.vanished)
+        return sum(count or 0 for kind in kinds for c, count in kind.items() if c.wagon == number)
+
+    def why(self, number: int) -> str:
+        """Where those went."""
+        reasons = [f"{c} has {GONE}" for c in self.vanished if c.wagon == number and self.vanished[c] != 0]
+        if any(count for c, count in self._fallen.items() if c.wagon == number):
+            reasons.append(_FEWER)
+        if any(count for c, count in self._counted.items() if c.wagon == number):
+            reasons.append(_REMOVED)
+        return "; ".join(reasons)
+
+    def without(self, wagons: Collection[int], there: Iterable[Channel]) -> Mapping[int, int]:
+        """By number, of wagons that are none of these: how many events stood in channels that are not `there`."""
+        standing = set(there)
+        lost: dict[int, int] = {}
+        for channel, held in self._held.items():
+            if channel.wagon not in wagons and channel not in standing and held.outstanding:
+                lost[channel.wagon] = lost.get(channel.wagon, 0) + held.outstanding
+        return lost

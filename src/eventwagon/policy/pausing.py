@@ -1,0 +1,80 @@
+"""A pause by hand: how it stands in the manifest, and who has not heeded it yet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ..contracts.facts import DeliveryPaused, DeliveryResumed
+from ..contracts.lifecycle import LIVE
+from ..contracts.manifest import Manifest, Pause, Wagon, changed
+from ..contracts.registry import Member
+from .edits import Plan
+
+
+def paused(manifest: Manifest, number: int | None, pause: Pause) -> Plan:
+    """The train is paused, or that wagon alone. Idempotent: who paused it first stands, and publishing that is refused
+    stays so. A wagon that is gone changes nothing."""
+    wagon = manifest.wagon(number) if number is not None else None
+    if number is not None and wagon is None:
+        return Plan(manifest)
+    standing = manifest.paused if wagon is None else wagon.paused
+    if standing is not None:
+        if standing.publishing or not pause.publishing:
+            return Plan(manifest)
+        pause = msgspec.structs.replace(pause, at=standing.at)
+    fact = DeliveryPaused(
+        train=manifest.train, number=number, because=pause.why, by=pause.by, publishing=pause.publishing
+    )
+    return Plan(_with(manifest, wagon, pause), (fact,))
+
+
+def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Plan:
+    """The train's pause is over, or that wagon's own: neither ends the other. Idempotent."""
+    wagon = manifest.wagon(number) if number is not None else None
+    if number is not None and wagon is None:
+        return Plan(manifest)
+    standing = manifest.paused if wagon is None else wagon.paused
+    if standing is None:
+        return Plan(manifest)
+    seconds = max(0.0, now - standing.at)
+    fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
+    return Plan(_with(manifest, wagon, None), (fact,))
+
+
+def _with(manifest: Manifest, wagon: Wagon | None, pause: Pause | None) -> Manifest:
+    if wagon is None:
+        return msgspec.structs.replace(manifest, paused=pause)
+    return changed(manifest, wagon.number, paused=pause)
+
+
+def resting(manifest: Manifest) -> frozenset[int]:
+    """The numbers of the wagons of which nothing is to be handed out."""
+    return frozenset(w.number for w in manifest.wagons if manifest.pause_of(w) is not None)
+
+
+class Heedless(NamedTuple):
+    """Workers at a paused wagon that do not say that they hand out nothing of it."""
+
+    number: int
+    who: str
+    """A process, or what an orchestrator has started."""
+    can: bool
+    """It can be told to: it will do so soon, or is of a version that does not know of pauses. Else it goes on."""
+
+
+def heedless(manifest: Manifest, members: Sequence[Member]) -> Iterator[Heedless]:
+    """Who is still at work at paused wagons, as far as the processes say."""
+    for wagon in manifest.in_state(*LIVE):
+        if manifest.pause_of(wagon) is None:
+            continue
+        own = [(m.name, a) for m in members for a in m.attachments if a.number == wagon.number and a.ready]
+        for name, a in own:
+            if not a.paused:
+                yield Heedless(wagon.number, name, can=True)
+        deployed = [a for m in members for a in m.deployed if a.number == wagon.number and a.workers]
+        if deployed and not own and not all(a.paused for a in deployed):
+            who = f"the orchestrator's {max(a.workers for a in deployed)} workers"
+            yield Heedless(wagon.number, who, can=any(a.paused is False for a in deployed))

@@ -1,0 +1,532 @@
+"""All policy: what should happen next to a train, as a function of what is known. No I/O, no clock, no await.
+
+Observers call `plan` at each look. It returns the next manifest, to be stored by one compare-and-swap together with the
+facts that explain it, and the tasks to be carried out once it is stored. Simulator, tests, `eventwagon why` and
+production run this same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from ..contracts.facts import (
+    NOBODY_ATTACHED,
+    WHILE_PAUSED,
+    ChannelsDropped,
+    ChannelThreatened,
+    ChannelUnserved,
+    Decision,
+    DrainUnproven,
+    EventsLost,
+    OpenRefused,
+    SealWaits,
+    StepFailed,
+    Switched,
+    SwitchRefused,
+    WagonDrained,
+    WagonReady,
+    WorkersLost,
+)
+from ..contracts.lifecycle import LIVE, Move, State
+from ..contracts.manifest import Manifest, Wagon, changed, check, moved, switched
+from ..contracts.orchestrator import Deployment
+from ..contracts.reading import Reading
+from ..contracts.registry import Member
+from ..event import Channel
+from ..limits import Pressure, measured
+from ..settings import Settings
+from .canary import judged
+from .edits import (
+    UNWANTED,
+    AddChannels,
+    Plan,
+    Provision,
+    Refusal,
+    Remove,
+    RemoveLeftover,
+    Seal,
+    Task,
+    at_cap,
+    attempt_failed,
+    attempt_pause,
+    not_wanted,
+    numbered_past,
+    open_next,
+    open_pause,
+)
+from .losses import GONE
+from .scale_to_zero import rested
+
+
+def plan(
+    settings: Settings,
+    manifest: Manifest,
+    readings: Mapping[int, Reading],
+    deployments: Mapping[int, Deployment],
+    members: Sequence[Member],
+    now: float,
+    *,
+    bounds: bool,
+    fences: bool = True,
+    ages: Mapping[int, float] | None = None,
+    leftovers: Sequence[Channel] = (),
+    orchestrated: bool = False,
+) -> Plan:
+    """What an observer that sees all this should do next.
+
+    `readings` by wagon number, `deployments` by unit, `now` in seconds since the epoch, `bounds`: the broker holds a
+    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each
+    wagon has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The
+    manifest must have been read before the readings and `members` were taken: a wagon counts as proven empty only if it
+    was already known to be sealed, and where the broker can't refuse writes a wagon is sealed only if it was already
+    known to be cut off.
+    """
+    if manifest.removal is not None:
+        return Plan(manifest)  # its remover does the rest
+    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
+    draft.attempt("numbering", lambda: draft.number(leftovers))
+    draft.attempt("provisioning", draft.provision)
+    draft.attempt("looking at channels", draft.channels)
+    draft.attempt("making channels anew", draft.restore)
+    draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("counting what was lost", draft.losses)
+    draft.attempt("switching", draft.switch)
+    draft.attempt("draining", draft.drain)
+    draft.attempt("opening", draft.open)
+    if orchestrated:
+        rest = partial(rested, settings, readings=readings, ages=draft.ages, now=now)
+        draft.attempt("sending workers home", lambda: draft.follow(rest(draft.manifest)))
+    draft.attempt("sweeping", lambda: draft.sweep(leftovers))
+    return draft.plan()
+
+
+class _Draft:
+    """A plan in the making."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        readings: Mapping[int, Reading],
+        deployments: Mapping[int, Deployment],
+        members: Sequence[Member],
+        now: float,
+        bounds: bool,
+        fences: bool,
+        ages: Mapping[int, float],
+    ) -> None:
+        self.settings = settings
+        self.manifest = manifest
+        self.readings = readings
+        self.deployments = deployments
+        self.members = members
+        self.now = now
+        self.bounds = bounds
+        self.fences = fences
+        self.ages = ages
+        self.facts: list[Decision] = []
+        self.refusals: list[Refusal] = []
+        self.tasks: list[Task] = []
+        self.next_wanted = False
+        self.cut_off_before = {w.number for w in manifest.in_state(State.DRAINING)}
+        """Those that this plan has not cut off itself: `members` is of later than their switch."""
+        self.warm: list[int] = []
+        """Units of wagons that this plan has found drained, whose workers may serve the next."""
+        self.defects: list[tuple[str, Exception]] = []
+
+    def plan(self) -> Plan:
+        return Plan(
+            self.manifest,
+            tuple(self.facts),
+            tuple(self.refusals),
+            tuple(self.tasks),
+            self.next_wanted,
+            tuple(self.defects),
+        )
+
+    def attempt(self, step: str, decide: Callable[[], None]) -> None:
+        """Decide one thing. Where that shows a defect of ours it is undone, and the rest goes on."""
+        before = self.manifest, self.facts[:], self.refusals[:], self.tasks[:], self.warm[:]
+        try:
+            decide()
+            if self.manifest is not before[0]:
+                check(self.manifest)
+        except Exception as e:  # noqa: BLE001 - policy raises nothing: whatever this is, it must not keep the rest undone
+            self.manifest, self.facts, self.refusals, self.tasks, self.warm = before
+            self.defects.append((step, e))
+
+    def deployment(self, wagon: Wagon) -> Deployment | None:
+        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not
+        attached to all of the channels that the wagon has by now."""
+        found = self.deployments.get(wagon.unit)
+        if found is None or not found.ready:
+            return found
+        why = ""
+        if found.number != wagon.number:
+            why = f"its workers are still at wagon_{found.number}"
+        elif wagon.revision and found.revision and found.revision != wagon.revision:
+            why = f"its workers run revision {found.revision}, not {wagon.revision}"
+        elif missing := [c for c in found.missing if c in self.manifest.channels]:
+            why = f"no process has a handler for {', '.join(missing)}"
+        elif missing := self.unattached(wagon, found):
+            why = f"its workers are not attached to {', '.join(missing)} yet"
+        return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
+
+    def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
+        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs
+        nobody."""
+        if found.channels is None:
+            return []
+        return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
+
+    def follow(self, step: Plan) -> None:
+        """A step that is decided elsewhere."""
+        self.manifest = step.manifest
+        self.facts.extend(step.facts)
+
+    def age(self, wagon: Wagon) -> float:
+        return self.ages.get(wagon.number, 0.0)
+
+    def number(self, leftovers: Sequence[Channel]) -> None:
+        """A manifest that was restored from an older copy does not know of all channels that were made since. None of
+        their names is used again; that no other observer has just made them is known once this is stored."""
+        self.follow(numbered_past(self.manifest, leftovers))
+
+    def provision(self) -> None:
+        """Wagons on their way to READY, and those that fell back from it."""
+        for wagon in self.manifest.in_state(State.READY):
+            deployment = self.deployment(wagon)
+            if deployment is None or not deployment.ready:
+                why = (deployment.trouble if deployment else "") or NOBODY_ATTACHED
+                losses = wagon.losses + 1
+                self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None, losses=losses)
+                self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
+        for wagon in self.manifest.in_state(State.PROVISIONING):
+            deployment = self.deployment(wagon)
+            if wagon.created_at is not None and deployment is not None and deployment.ready:
+                self.manifest = moved(self.manifest, wagon.number, Move.MADE_READY, ready_at=self.now)
+                took = self.now - wagon.opened_at
+                self.facts.append(WagonReady(train=self.manifest.train, number=wagon.number, seconds=took))
+            elif self.age(wagon) > attempt_pause(wagon.attempts) + self.settings.provision_timeout:
+                why = (deployment.trouble if deployment else "") or (
+                    "no workers are attached to it; is a process running with `eventwagon run` or `work`?"
+                )
+                because = f"not ready within {self.settings.provision_timeout:g} s: {why}"
+                self.follow(attempt_failed(self.settings, self.manifest, wagon.number, self.now, because))
+        for wagon in self.manifest.in_state(*LIVE):
+            if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
+                self.tasks.append(Provision(wagon.number))
+            missing = tuple(c for c in self.wanted_channels() if c not in wagon.channels)
+            if missing and wagon.created_at is not None:
+                self.tasks.append(AddChannels(wagon.number, missing))
+
+    def wanted_channels(self) -> tuple[str, ...]:
+        """The declared channels, and those that a living program has handlers for: while programs are replaced one by
+        one, old and new work side by side, and each emits to its own."""
+        theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
+        return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
+
+    def channels(self) -> None:
+        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes
+        from the wagon, and is deleted with it; what is in one that is not stays, and that is told."""
+        wanted = set(self.wanted_channels())
+        for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
+            found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
+            if found is None or not found.ready or found.number != wagon.number:
+                continue
+            held = dict.fromkeys(wagon.channels, 0) if wagon.state is State.READY else reading.inner if reading else {}
+            unserved = [c for c in wagon.channels if c in found.missing and c in held]
+            gone = tuple(c for c in unserved if c not in wanted and held[c] == 0)
+            if gone:
+                left = tuple(c for c in wagon.channels if c not in gone)
+                self.manifest = changed(self.manifest, wagon.number, channels=left)
+                self.facts.append(ChannelsDropped(train=self.manifest.train, number=wagon.number, channels=gone))
+            self.refusals += [
+                ChannelUnserved(
+                    train=self.manifest.train,
+                    number=wagon.number,
+                    channel=c,
+                    count=held[c],
+                    because="no process that serves it has a handler for that channel",
+                )
+                for c in unserved
+                if c not in gone and held[c] != 0
+            ]
+
+    def restore(self) -> None:
+        """Inner channels that the broker does not have any more are made anew: nobody can serve a wagon without them. What
+        went with them is lost, and told."""
+        for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            missing = tuple(c for c in reading.missing if c) if reading is not None else ()
+            if missing:
+                self.tasks.append(AddChannels(wagon.number, missing))
+                self.refusals += [
+                    ChannelThreatened(
+                        train=self.manifest.train,
+                        number=wagon.number,
+                        channel=c,
+                        because=f"it has {GONE}; it is made anew",
+                    )
+                    for c in missing
+                ]
+
+    def switch(self) -> None:
+        """Redirect ingestion when the active wagon is full and another is ready, or say why not."""
+        active = self.manifest.active
+        if active is None:
+            return
+        pressure, asked = self.pressure(active), self.manifest.request
+        full = pressure.value >= 1 or asked is not None or self.is_gone(active)
+        because = f"asked for: {asked.why}" if asked else pressure.why
+        if self.is_gone(active):
+            because = f"its channel has {GONE}"
+        self.next_wanted = (full or pressure.value >= self.settings.prepare) and not self.on_hold()
+        if not full:
+            if self.manifest.refusing:
+                self.manifest = msgspec.structs.replace(self.manifest, refusing="")
+            return
+        exact = asked is not None or self.exactly_full(active) or self.is_gone(active)
+        refusal = self.why_not(active, exact=exact)
+        if refusal is None:
+            ready = self.manifest.ready[0]
+            self.manifest = switched(self.manifest, to=ready.number, now=self.now, because=because)
+            self.facts.append(
+                Switched(
+                    train=self.manifest.train,
+                    old=active.number,
+                    new=ready.number,
+                    pressure=pressure.value,
+                    because=because,
+                    revision=ready.revision,
+                )
+            )
+            self.next_wanted = False
+            return
+        self.refusals.append(
+            SwitchRefused(
+                train=self.manifest.train,
+                number=active.number,
+                pressure=pressure.value,
+                figures=because,
+                because=refusal,
+                passing=not self.at_cap(active) and not self.on_hold(),
+            )
+        )
+        refusing = refusal if self.at_cap(active) and self.settings.at_cap == "refuse" else ""
+        if refusing != self.manifest.refusing:
+            self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
+
+    def on_hold(self) -> bool:
+        """The train is paused, and nobody asked for a switch: since nothing is handled, every limit would be full soon,
+        wagon after wagon. The active one takes what comes; once the train is resumed the limit finds it full."""
+        active = self.manifest.active
+        gone = active is not None and self.is_gone(active)
+        return self.manifest.paused is not None and self.manifest.request is None and not gone
+
+    def why_not(self, active: Wagon, *, exact: bool) -> str | None:
+        """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
+        refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
+        if self.on_hold() and not refuses:
+            return WHILE_PAUSED
+        since = active.active_at if active.active_at is not None else active.opened_at
+        if not exact and 0 <= self.now - since < self.settings.cooldown:
+            return f"the cooldown of {self.settings.cooldown:g} s is not over"
+        if self.manifest.ready:
+            return None
+        coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
+        if coming:
+            return f"{coming[0].name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
+        if self.at_cap(active):
+            return f"the cap of {self.settings.wagons} live wagons is reached"
+        return "the next wagon is not opened yet"
+
+    def at_cap(self, active: Wagon) -> bool:
+        """There can't be a next wagon. One that can take nothing more takes no place: nothing else could follow it, and
+        wagons that wait for removal may hold what only the next one can take over."""
+        return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
+
+    def is_gone(self, wagon: Wagon) -> bool:
+        """Its ingress has vanished from the broker."""
+        reading = self.readings.get(wagon.number)
+        return reading is not None and "" in reading.missing
+
+    def is_dead_end(self, wagon: Wagon) -> bool:
+        """It can take nothing more, whatever becomes of it."""
+        return wagon.found_sealed or self.is_gone(wagon)
+
+    def exactly_full(self, active: Wagon) -> bool:
+        reading = self.readings.get(active.number)
+        return (
+            active.capacity is not None
+            and reading is not None
+            and reading.published is not None
+            and reading.published >= active.capacity
+        )
+
+    def pressure(self, active: Wagon) -> Pressure:
+        reading = self.readings.get(active.number)
+        if reading is None:
+            return Pressure(0.0, "not looked at yet")
+        pressure, trouble = measured(self.settings.limit, reading)
+        if trouble:
+            step = f"measuring the limit ({type(self.settings.limit).__name__})"
+            self.refusals.append(StepFailed(train=self.manifest.train, step=step, because=trouble))
+        return pressure
+
+    def open(self) -> None:
+        """Open the next wagon where one is wanted, put away spares that are not."""
+        if self.manifest.active is None:
+            return
+        spares = self.settings.spares
+        wanted = max(spares, 1 if self.next_wanted else 0)
+        self.put_away(wanted, most=max(spares, 1) + (1 if self.settings.reuse else 0))
+        standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
+        for unit in self.warm:
+            if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
+                self.open_one("the workers of a drained wagon are kept warm", unit)
+                standing += 1
+        if standing >= wanted:
+            return
+        if len(self.manifest.wagons) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
+            why = f"the cap of {self.settings.wagons} live wagons is reached"
+            self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
+        elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
+            why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
+            self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
+        else:
+            self.open_one(
+                f"a spare of {spares} is wanted"
+                if not self.next_wanted
+                else f"the active wagon fills: {self.pressure_words()}"
+            )
+
+    def open_one(self, why: str, reuses: int | None = None) -> None:
+        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, reuses=reuses)
+        self.facts.append(fact)
+        self.tasks.append(Provision(fact.number))
+
+    def put_away(self, wanted: int, *, most: int) -> None:
+        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once;
+        those beyond `wanted` when that has been so for a while."""
+        for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
+            if wagon.revision != self.manifest.revision:
+                why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
+        ready, keep = self.manifest.ready, self.settings.keep_warm
+        calm = not self.next_wanted and self.ages.get(UNWANTED, 0.0) >= keep
+        for place, wagon in enumerate(ready):
+            if place >= most:
+                why = f"{len(ready)} wagons are ready, {most} at most are wanted"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
+            elif place >= (wanted if calm else max(wanted, 1)) and self.age(wagon) >= keep:
+                why = f"it was ready for {keep:g} s and not needed"
+                self.follow(not_wanted(self.manifest, wagon, self.now, why))
+
+    def pressure_words(self) -> str:
+        if self.manifest.request is not None:
+            return f"a switch was asked for ({self.manifest.request.why})"
+        active = self.manifest.active
+        if active is not None and self.is_gone(active):
+            return f"its channel has {GONE}"
+        return self.pressure(active).why if active else ""
+
+    def losses(self) -> None:
+        """Events that went without being settled: told once, whoever sees it first. How many is not always known."""
+        for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            if reading is None:
+                continue
+            lost = EventsLost(
+                train=self.manifest.train,
+                number=wagon.number,
+                count=reading.lost - wagon.lost,
+                total=reading.lost,
+                because=reading.lost_because,
+            )
+            if reading.lost > wagon.lost:
+                self.manifest = changed(self.manifest, wagon.number, lost=reading.lost)
+                self.facts.append(lost)
+            if None in reading.vanished.values():
+                self.refusals.append(msgspec.structs.replace(lost, count=None))
+
+    def drain(self) -> None:
+        """Cut-off wagons: seal, prove empty, remove."""
+        for wagon in self.manifest.in_state(State.DRAINING):
+            reading = self.readings.get(wagon.number)
+            if wagon.sealed_at is None:
+                if self.fences or (wagon.number in self.cut_off_before and not self.stale_publishers(wagon)):
+                    self.tasks.append(Seal(wagon.number))
+            elif reading is not None and reading.empty:
+                if self.stays_warm(wagon):
+                    self.warm.append(wagon.unit)
+                self.manifest = moved(
+                    self.manifest,
+                    wagon.number,
+                    Move.PROVEN_EMPTY,
+                    drained_at=self.now,
+                    published=reading.published,
+                    settled=reading.settled,
+                )
+                self.facts.append(
+                    WagonDrained(
+                        train=self.manifest.train,
+                        number=wagon.number,
+                        published=reading.published,
+                        settled=reading.settled,
+                        seconds=self.now - (wagon.closed_at or self.now),
+                    )
+                )
+            elif reading is not None and reading.outstanding_in_all is None:
+                why = "a figure of one of its channels is unknown"
+                self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
+        attached = {a.number for m in self.members for a in m.attachments}
+        for wagon in self.manifest.in_state(State.DRAINED, State.REMOVING, State.FAILED):
+            found = self.deployments.get(wagon.unit)
+            moving = found is not None and found.number == wagon.number and self.is_taken(wagon)
+            left = not (moving or wagon.number in attached) or self.age(wagon) > self.settings.grace
+            if left and (self.fences or self.age(wagon) >= self.settings.keep_drained):
+                self.tasks.append(Remove(wagon.number))
+
+    def stays_warm(self, wagon: Wagon) -> bool:
+        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too
+        many."""
+        found = self.deployment(wagon)
+        fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
+        return self.settings.reuse and fits and found is not None and found.ready
+
+    def is_taken(self, wagon: Wagon) -> bool:
+        """Whether its workers serve, or are to serve, another wagon by now."""
+        return any(w.unit == wagon.unit for w in self.manifest.in_state(*LIVE))
+
+    def stale_publishers(self, wagon: Wagon) -> bool:
+        """Where the broker does not refuse them: may some process still publish to this wagon?
+
+        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a
+        later one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never
+        was active nobody can have published.
+        """
+        if not wagon.turn:
+            return False
+        waiting = [m.name for m in self.members if "publish" in m.roles and m.publishing_to <= wagon.turn]
+        if waiting:
+            why = "a process that publishes has not seen the switch, and its lease has not run out"
+            self.refusals.append(SealWaits(train=self.manifest.train, number=wagon.number, because=why))
+        return bool(waiting)
+
+    def sweep(self, leftovers: Sequence[Channel]) -> None:
+        """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
+        known = {w.number for w in self.manifest.wagons}
+        units = {w.unit for w in self.manifest.wagons}
+
+        def gone(number: int, known: set[int]) -> bool:
+            return 0 < number < self.manifest.next_number and number not in known
+
+        numbers = {u for u in self.deployments if gone(u, units)}
+        numbers |= {c.wagon for c in leftovers if gone(c.wagon, known)}
+        for number in sorted(numbers):
+            channels = tuple(c for c in leftovers if c.wagon == number and gone(number, known))
+            self.tasks.append(RemoveLeftover(number, channels))

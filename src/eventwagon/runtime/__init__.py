@@ -1,0 +1,1 @@
+"""The actors: they carry policy out, through the contracts."""

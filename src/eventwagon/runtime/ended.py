@@ -1,0 +1,143 @@
+"""Members whose process has certainly ended: what they still claim is given back at once.
+
+Proof is that the process is gone from the machine that it shared with this one, or that the orchestrator saw it end. A
+process that is merely silent keeps what it claims until the visibility time ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from ..contracts.broker import Broker
+from ..contracts.facts import ClaimsReturned, Listener, StepFailed
+from ..contracts.lifecycle import LIVE
+from ..contracts.orchestrator import Witness
+from ..contracts.process import Pod, Process, this_process, why_ended
+from ..contracts.registry import Member, Registry
+from ..display.text import said
+from ..errors import EventwagonError
+from .bulkhead import Bulkhead, is_ours
+from .tasks import all_of
+from .train_state import Switching
+
+_WITHIN = 30.0
+"""The longest that giving back what one process had may take, in seconds."""
+_MOST = 1000
+"""Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was
+proven of."""
+
+
+class Ended:
+    """What one process of a train sees of the end of others; and its `orchestrator`, where that is a Witness. Any
+    number may look at once: giving back is idempotent."""
+
+    def __init__(
+        self,
+        train: str,
+        broker: Broker,
+        registry: Registry,
+        switching: Switching,
+        *,
+        tell: Listener,
+        orchestrator: object = None,
+        bulkhead: Bulkhead | None = None,
+    ) -> None:
+        self._train = train
+        self._broker = broker
+        self._registry = registry
+        self._switching = switching
+        self._tell = tell
+        self._witness = orchestrator if isinstance(orchestrator, Witness) else None
+        self._bulkhead = bulkhead or Bulkhead(train)
+        self._here = this_process()
+        self._known: dict[str, tuple[Process | None, Pod | None]] = {}
+        """Members on this machine and in Pods, those included that are not listed any more."""
+        self._given_back: dict[str, None] = {}
+        """Whose claims were given back, the latest. One that checks in after that is alive, whatever an orchestrator
+        says: a word of its that was wrong, where a clock was set back, harms it once."""
+        self._under_way: set[str] = set()
+        self._failing: dict[str, str] = {}
+        """By member, why giving back failed the last time."""
+
+    async def settle(self) -> None:
+        """Give back what all of them claim that can be seen to have ended; returns when that is done or has failed.
+        Raises Unavailable, StorageBroken where the members can't be read."""
+        found = self._find(await self._registry.members(self._train))
+        await asyncio.gather(*(self._give_back(name, why) for name, why in found.items()))
+
+    def look(self, members: Sequence[Member], tasks: asyncio.TaskGroup) -> None:
+        """The same for these members, and for those listed before; in `tasks`. What fails is told, and tried again at
+        the next look."""
+        for name, why in self._find(members).items():
+            tasks.create_task(self._give_back(name, why))
+
+    def _find(self, members: Sequence[Member]) -> Mapping[str, str]:
+        """Why, by name."""
+        here = self._here
+        for m in members:
+            is_near = m.process is not None and here is not None and m.process != here and m.process.boot == here.boot
+            pod = m.pod if self._witness is not None and m.name not in self._given_back else None
+            if is_near or pod is not None:
+                self._known[m.name] = m.process, pod
+        if len(self._known) > len(members) + _MOST:
+            for name in list(self._known)[: len(self._known) - len(members) - _MOST]:
+                del self._known[name]
+        found = {
+            name: why
+            for name, (process, pod) in self._known.items()
+            if name not in self._under_way and (why := why_ended(process, here) or self._seen_to_end(pod))
+        }
+        self._under_way.update(found)
+        return found
+
+    def _seen_to_end(self, pod: Pod | None) -> str:
+        if self._witness is None or pod is None:
+            return ""
+        try:
+            return self._witness.why_ended(pod)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("asking the orchestrator which processes have ended", e)
+            return ""
+
+    async def _give_back(self, name: str, why: str) -> None:
+        try:
+            async with asyncio.timeout(_WITHIN):
+                count = await self._reclaim(name)
+                await self._registry.check_in(self._train, Member(name=name), ttl=0)
+                if count:
+                    await self._switching.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._failed(name, e)
+        else:
+            self._failing.pop(name, None)
+            self._known.pop(name, None)
+            self._given_back[name] = None
+            if len(self._given_back) > _MOST:
+                del self._given_back[next(iter(self._given_back))]
+        finally:
+            self._under_way.discard(name)
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        """Told once for as long as the reason is the same."""
+        step = f"giving back what {name} had"
+        if isinstance(error, EventwagonError | TimeoutError):
+            because = str(error) or "no answer in time"
+        else:
+            because = said(error)
+            self._bulkhead.report("giving back what an ended process had", error)
+        if self._failing.get(name) != because:
+            self._failing[name] = because
+            self._tell(StepFailed(train=self._train, step=step, because=because))
+
+    async def _reclaim(self, name: str) -> int:
+        if not self._broker.capabilities.reclaims:
+            return 0
+        manifest = self._switching.snapshot.manifest
+        channels = [c for wagon in manifest.in_state(*LIVE) for c in manifest.working_channels(wagon)]
+        return sum(await all_of([partial(self._broker.reclaim, channel, name) for channel in channels]))

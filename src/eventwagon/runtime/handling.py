@@ -1,0 +1,557 @@
+"""What a worker does with one event: decode it, call the handler, say what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
+from types import CoroutineType, TracebackType
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from ..cloudevents import UNDECODABLE, is_batch, parts
+from ..display.text import parts_of, plain, said
+from ..errors import Reject, Retry, Snooze, UsageError, check_pause
+from ..event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from ..payload import Shape, codec, name_of, type_name
+from ..values import shown
+from .bulkhead import log_safely, traceback_of
+from .forks import forks, leave
+
+_logger = logging.getLogger("eventwagon.worker")
+
+
+class Handler:
+    """A user's function for one channel, and how to call it."""
+
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
+
+    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
+        self.channel = channel
+        self.name = name_of(function)
+        self.call = function
+        self.encode, self.decode = codec(shape.payload)
+        self.wants_context = shape.wants_context
+        self.is_async = shape.is_async
+        self._warned = False
+
+    def warn_of(self, value: object) -> None:
+        """A handler's return value is nobody's: say so, once."""
+        if not self._warned:
+            self._warned = True
+            log_safely(
+                _logger,
+                logging.WARNING,
+                "handler %s returned a %s, which is ignored; emit with ctx.emit(channel, payload)",
+                self.name,
+                type(value).__name__,
+            )
+
+
+class _Stored(Coroutine[None, None, None]):
+    """What `emit` returns: may be awaited, or made a task, and need not."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield  # pragma: no cover - makes this a generator
+
+    def send(self, value: None) -> None:
+        raise StopIteration
+
+    def throw(self, *error: Any) -> None:
+        raise error[0]
+
+    def close(self) -> None:
+        pass
+
+
+_STORED = _Stored()
+
+
+class Context:
+    """What a handler knows besides the payload: the event, where it stands, and `emit`."""
+
+    __slots__ = (
+        "_clock",
+        "_closed",
+        "_counts",
+        "_handlers",
+        "_heritage",
+        "_max_bytes",
+        "attempt",
+        "channel",
+        "emitted",
+        "event",
+        "train",
+        "wagon",
+    )
+
+    def __init__(
+        self,
+        event: Event,
+        attempt: int,
+        train: str,
+        wagon: int,
+        channel: str,
+        handlers: Mapping[str, Handler],
+        max_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.event = event
+        """The event itself."""
+        self.attempt = attempt
+        """1 at the first try."""
+        self.train = train
+        self.wagon = wagon
+        """The number of the wagon in which this happens."""
+        self.channel = channel
+        """The inner channel's name; empty for the ingress."""
+        self.emitted: list[tuple[str, Event]] = []
+        self._handlers = handlers
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._closed = False
+        self._heritage: tuple[str, str | None, dict[str, str]] | None = None
+        self._counts: dict[str, int] | None = None
+        """How many were emitted, by channel."""
+
+    def emit(
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """Send `payload` on, to an inner channel of this wagon.
+
+        What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
+        sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
+        attempt sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant)
+        are those of the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
+        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises
+        UsageError (an unknown channel, a payload that the channel's handler would not get back equal, attributes that
+        no event may have, a handler that has returned already) and EventTooLarge.
+        """
+        if self._closed:
+            raise UsageError(
+                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
+            )
+        handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
+        if handler is None:
+            raise UsageError(
+                f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
+                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
+            )
+        if self._counts is None:
+            self._counts = {}
+        if issubclass(type(payload), Event):
+            if event_type is not None or subject is not None or extensions is not None:
+                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
+            event = checked(cast("Event", payload), self._max_bytes)
+        else:
+            data, content_type = handler.encode(payload)
+            if self._heritage is None:
+                self._heritage = heritage(self.event)
+            source, inherited, handed_on = self._heritage
+            event = Event(
+                child_id(self.event, channel, self._counts.get(channel, 0)),
+                type_name(payload) if event_type is None else check_word("type", event_type),
+                source,
+                self._clock(),
+                data,
+                inherited if subject is None else check_word("subject", subject),
+                content_type,
+                handed_on if extensions is None else handed_on | check_extensions(extensions),
+            )
+            fitting(event, self._max_bytes)
+        self._counts[channel] = self._counts.get(channel, 0) + 1
+        self.emitted.append((channel, event))
+        return _STORED
+
+    def of(self, event: Event) -> Context:
+        """The same for another event: one of a batch."""
+        return Context(
+            event, self.attempt, self.train, self.wagon, self.channel, self._handlers, self._max_bytes, self._clock
+        )
+
+    def died(self, because: str) -> tuple[str, Event]:
+        """The dead letter of the event."""
+        return died(self.event, self.channel, self.wagon, because, self.attempt, self._clock())
+
+    def close(self) -> None:
+        """The handler has ended: nothing can be emitted any more."""
+        self._closed = True
+
+
+class Handled(NamedTuple):
+    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are
+    among it."""
+
+    emitted: Sequence[tuple[str, Event]]
+
+
+class Dead(NamedTuple):
+    """Handling can't succeed: to the dead letters."""
+
+    because: str
+
+
+class Failed(NamedTuple):
+    """This attempt failed: another may succeed. `error` is what the handler raised, where it raised something."""
+
+    because: str
+    error: BaseException | None = None
+    after: float | None = None
+    """The pause in seconds that the handler asked for."""
+
+
+class Snoozed(NamedTuple):
+    """The handler wants the event later; that was no attempt."""
+
+    after: float
+    because: str
+
+
+Outcome = Handled | Dead | Failed | Snoozed
+
+
+def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
+    """The dead letter of an event: the event as it was, and why, where, when it died, as extension attributes."""
+    why = {
+        "deadbecause": plain(because),
+        "deadchannel": channel,
+        "deadwagon": str(wagon),
+        "deadattempts": str(attempt),
+        "deadat": f"{now:.3f}",
+    }
+    return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
+
+
+def smaller(letter: Event, *, cut: bool) -> Event | None:
+    """A dead letter that is easier to store than `letter`, which the broker refused; None: there is none.
+
+    `cut`: it was refused, so its data may be cut. A letter is larger than its event, and may hold attributes that can't
+    be stored. So first it loses what the event brought along besides its data, then the end of its data, more and more;
+    `deadsize` then says how many bytes there were.
+    """
+    ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
+    bare = msgspec.structs.replace(
+        letter,
+        id=plain(letter.id, 200),
+        type=plain(letter.type, 200),
+        source=plain(letter.source, 200),
+        subject=None if letter.subject is None else plain(letter.subject, 200),
+        content_type=plain(letter.content_type, 100),
+        extensions=ours,
+    )
+    if bare != letter:
+        return bare
+    size = len(letter.data)
+    if not size or not cut:
+        return None
+    less = size // 2 if "deadsize" in ours else min(size, 1024)
+    extensions = {"deadsize": str(size), **ours}
+    return msgspec.structs.replace(letter, data=letter.data[: size - less], extensions=extensions)
+
+
+def handlers_own(error: BaseException) -> TracebackType | None:
+    """The error's traceback from the handler on: what lies before is ours and helps nobody."""
+    place = traceback_of(error)
+    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+        place = place.tb_next
+    return place
+
+
+class Run:
+    """One call of a handler after the other, and how the one that is under way is cut short."""
+
+    __slots__ = ("because", "forks", "given_up", "not_started", "strayed", "thread")
+
+    def __init__(self) -> None:
+        self.because = ""
+        """Why it was cut short; empty while it was not."""
+        self.forks = forks()
+        self.given_up = False
+        """It was cut short, went on all the same, and is run no further."""
+        self.strayed = False
+        """While the handler waited somebody else cancelled the task that it runs in."""
+        self.not_started: BaseException | None = None
+        """Why there was no thread to run it in."""
+        self.thread: Call | None = None
+        """What runs in a thread."""
+
+
+HANDLED = Handled(())
+"""The handler returned, and emitted nothing."""
+
+
+def begin(
+    handler: Handler, event: Event, context: Context | None, run: Run, threads: Threads
+) -> Outcome | Awaitable[Outcome]:
+    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is
+    None for a handler that wants none.
+
+    Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
+    `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
+    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to
+    come with a context."""
+    if event.extensions and UNDECODABLE in event.extensions:
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+    if context is not None and is_batch(event):
+        return _each(handler, event, context, run, threads)
+    try:
+        payload = handler.decode(event)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
+        return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
+    if not handler.is_async:
+        return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
+    try:
+        work = handler.call(payload) if context is None else handler.call(payload, context)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _driven(handler, context, run, work)
+
+
+async def _each(handler: Handler, batch: Event, context: Context, run: Run, threads: Threads) -> Outcome:
+    """Handle the events of a batch one after the other: what they all emitted, and the letters of those that died. One
+    that fails, or wants to come later, brings the whole message again: it is what the broker keeps and gives out."""
+    emitted: list[tuple[str, Event]] = []
+    for event in parts(batch):
+        own = context.of(event)
+        try:
+            await asyncio.sleep(0)  # handlers that never wait must let others run
+        except asyncio.CancelledError as e:
+            return _outcome(e, own)
+        outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
+        if not isinstance(outcome, Outcome):
+            outcome = await outcome
+        if run.because:
+            return Failed(run.because)
+        match outcome:
+            case Handled(emitted=more):
+                emitted += more
+            case Dead(because=because):
+                emitted.append(own.died(because))
+            case _:
+                return outcome
+    return Handled(emitted) if emitted else HANDLED
+
+
+def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
+    """Run what a handler has returned to be awaited; what never waits is done at once."""
+    coroutine = work if type(work) is CoroutineType else _awaiting(work)
+    try:
+        signal = coroutine.send(None)
+    except StopIteration as e:
+        return HANDLED if context is None and e.value is None else _returned(handler, context, e.value)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _Rest(handler, context, run, coroutine, signal)
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Rest:
+    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens
+    to its worker."""
+
+    __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
+
+    def __init__(
+        self, handler: Handler, context: Context | None, run: Run, coroutine: Coroutine[Any, Any, Any], signal: Any
+    ) -> None:
+        self._handler = handler
+        self._context = context
+        self._run = run
+        self._coroutine = coroutine
+        self._signal = signal
+
+    def __await__(self) -> Generator[Any, Any, Outcome]:
+        coroutine, signal = self._coroutine, self._signal
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - for the type checker: this runs in a worker
+        while True:
+            value: Any = None
+            thrown: BaseException | None = None
+            cancelled = me.cancelling()
+            try:
+                value = yield signal
+            except GeneratorExit:  # the worker itself is thrown away
+                coroutine.close()
+                raise
+            except BaseException as e:  # noqa: BLE001 - it is the handler's to answer
+                if self._run.given_up:
+                    with suppress(BaseException):  # it ends where it stands, or at least is run no further
+                        coroutine.close()
+                    return _outcome(e, self._context)
+                thrown = e
+                self._run.strayed = self._run.strayed or me.cancelling() > cancelled
+            try:
+                signal = coroutine.send(value) if thrown is None else coroutine.throw(thrown)
+            except StopIteration as e:
+                return _returned(self._handler, self._context, e.value)
+            except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+                return _outcome(e, self._context)
+
+
+async def _in_thread(
+    handler: Handler, context: Context | None, run: Run, threads: Threads, arguments: tuple[object, ...]
+) -> Outcome:
+    try:
+        result, error = await threads.run(run, handler.call, *arguments)
+    except asyncio.CancelledError as e:
+        error, run.strayed = e, True
+    if error is not None:
+        return _outcome(error, context)
+    if not _is_awaitable(result):
+        return _returned(handler, context, result)
+    outcome = _driven(handler, context, run, result)
+    return outcome if isinstance(outcome, Outcome) else await outcome
+
+
+def _is_awaitable(result: object) -> bool:
+    try:
+        return inspect.isawaitable(result)
+    except Exception:  # noqa: BLE001 - a user's object may do anything when it is asked what it is
+        return False
+
+
+def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
+    if issubclass(type(result), Reject | Retry | Snooze):
+        assert isinstance(result, Exception)  # noqa: S101 - for the type checker
+        return _outcome(result, context)  # it meant to raise it
+    if context is not None:
+        context.close()
+    if result is not None:
+        handler.warn_of(result)
+    return Handled(context.emitted) if context is not None and context.emitted else HANDLED
+
+
+def _outcome(error: BaseException, context: Context | None) -> Outcome:
+    """What a handler says by raising this."""
+    if context is not None:
+        context.close()
+    if issubclass(type(error), KeyboardInterrupt):
+        raise error
+    try:
+        match _meant(error):
+            case Reject() as reject:
+                reason = said(reject).partition(": ")[2]
+                return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+            case Snooze() as snooze:
+                return Snoozed(check_pause("Snooze", snooze.after), plain(snooze.because) or "snoozed by its handler")
+            case Retry() as retry:
+                after = None if retry.after is None else check_pause("Retry", retry.after)
+                return Failed(plain(retry.because) or "its handler asked for another attempt", after=after)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001, S110 - one that can't even be asked what it is, is a failure like any other
+        pass
+    return Failed(said(error), error)
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
+    while len(parts := parts_of(error)) == 1:
+        error = parts[0]
+    return error
+
+
+class Call:
+    """A function's call in a thread. `done` has what came of it, unless the waiting was cancelled."""
+
+    __slots__ = ("_ended", "done", "over")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        self.over = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def finish(self, result: object, error: BaseException | None) -> None:
+        """The thread has ended it."""
+        self.over = True
+        if not self.done.done():
+            self.done.set_result((result, error))
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def ended(self) -> None:
+        """Return when the thread has ended it."""
+        if not self.over:
+            self._ended = asyncio.get_running_loop().create_future()
+            await self._ended
+
+
+class Threads:
+    """Threads for sync handlers. Daemons, taken again when free: one that hangs for ever blocks neither others nor
+    exit."""
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
+        self._ended = False
+
+    async def run(self, run: Run, function: Callable[..., Any], *arguments: object) -> tuple[Any, BaseException | None]:
+        """Call the function in a thread, in a copy of the caller's context: what it returned, and what it raised.
+        Cancelling stops the waiting, not the thread; `run.thread` tells of it."""
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        try:
+            mine = self._idle.pop() if self._idle else self._start()
+        except RuntimeError as e:  # the system has no thread left
+            run.not_started = e
+            return None, e
+        run.thread = call = Call(loop)
+
+        def finish(result: object, error: BaseException | None) -> None:
+            if self._ended:
+                mine.put(None)
+            else:
+                self._idle.append(mine)
+            call.finish(result, error)
+
+        def job() -> None:
+            result, error = None, None
+            try:
+                result = context.run(function, *arguments)
+            except BaseException as e:  # noqa: BLE001 - carried over to the awaiting side, whatever it is
+                error = e
+            if forks() != run.forks:
+                leave(error)
+            try:
+                loop.call_soon_threadsafe(finish, result, error)
+            except RuntimeError:
+                mine.put(None)  # the loop is closed: nobody waits any more
+
+        mine.put(job)
+        return await call.done
+
+    def _start(self) -> queue.SimpleQueue[Callable[[], None] | None]:
+        jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+        def work() -> None:
+            while (job := jobs.get()) is not None:
+                job()
+
+        threading.Thread(target=work, name="eventwagon-handler", daemon=True).start()
+        return jobs
+
+    def end(self) -> None:
+        """Let the idle threads go; busy ones go when they have finished."""
+        self._ended = True
+        for jobs in self._idle:
+            jobs.put(None)
+        self._idle.clear()

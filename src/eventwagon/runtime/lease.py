@@ -1,0 +1,100 @@
+"""The lease fence: what stands in for a broker that can't refuse writes to a sealed channel.
+
+A process publishes only while it holds a lease, taken on a manifest that it read after checking in. Its check-in says
+the first wagon that it may publish to, by the turn in which wagons became active, and outlives the lease and any send
+begun under it. So when no check-in names a wagon or an earlier one, nobody that keeps time can publish there any more.
+A process that is paused between looking at its lease and sending can: what it leaves is found before the channel is
+deleted (`keep_drained`). A probability, not a proof."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from ..contracts.registry import Member, Registry, Snapshot
+from ..errors import EventwagonError, PublishUncertain, Unavailable
+
+
+class Lease:
+    """One process's lease on publishing to one train. `seconds` is how long it lasts, and the longest that a send may
+    take.
+
+    `refresh` reads the newest manifest. Times are the event loop's: no wall clock is trusted.
+    """
+
+    def __init__(
+        self, train: str, name: str, registry: Registry, seconds: float, refresh: Callable[[], Awaitable[Snapshot]]
+    ) -> None:
+        self._train = train
+        self._name = f"{name}/publish"
+        self._registry = registry
+        self._seconds = seconds
+        self._refresh = refresh
+        self._until = float("-inf")
+        self._said = 0
+        self._sending: list[int] = []
+
+    async def hold(self) -> None:
+        """Have a lease with at least half of its time left. Raises Unavailable when it can't be had."""
+        loop = asyncio.get_running_loop()
+        while loop.time() > self._until - self._seconds / 2:
+            try:
+                await self._renew()
+            except EventwagonError as e:
+                if loop.time() > self._until - self._seconds / 4:
+                    raise Unavailable(f"the lease on publishing can't be renewed: {e}") from e
+                return
+
+    async def _renew(self) -> None:
+        """Check in, then read: in this order, or a switch between the two would not be seen by either side."""
+        began = asyncio.get_running_loop().time()
+        await self._check_in(self._said)
+        snapshot = await self._refresh()
+        self._until = began + self._seconds
+        await self._say(snapshot)
+
+    async def _say(self, snapshot: Snapshot) -> None:
+        active = snapshot.manifest.active
+        to = min(self._sending, default=active.turn if active else 0)
+        if to != self._said:  # lower where the registry stepped back
+            await self._check_in(to)
+            self._said = to
+
+    async def _check_in(self, to: int) -> None:
+        member = Member(name=self._name, roles=("publish",), publishing_to=to)
+        await self._registry.check_in(self._train, member, ttl=2 * self._seconds)
+
+    @asynccontextmanager
+    async def sending(self, turn: int) -> AsyncIterator[None]:
+        """Around a send to the wagon of that turn: it is cut off when it takes too long. Raises PublishUncertain then,
+        and Unavailable when the lease has run out."""
+        if asyncio.get_running_loop().time() >= self._until:
+            raise Unavailable("the lease on publishing has run out")
+        self._sending.append(turn)
+        try:
+            async with asyncio.timeout(self._seconds):
+                yield
+        except TimeoutError:
+            raise PublishUncertain(f"no answer within the lease of {self._seconds:g} s") from None
+        finally:
+            self._sending.remove(turn)
+
+    async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
+        """While the lease is held, say at once when the train has switched, so that the seal need not wait for it."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds / 2):
+                    await changed()
+            if asyncio.get_running_loop().time() < self._until:
+                with suppress(EventwagonError):  # the next send asks again
+                    await self._renew()
+            else:
+                await changed()
+
+    async def give_up(self) -> None:
+        """This process publishes no more: nobody need wait for its lease."""
+        self._until = float("-inf")
+        if self._said:
+            with suppress(EventwagonError):
+                await self._registry.check_in(self._train, Member(name=self._name), ttl=0)

@@ -1,0 +1,37 @@
+"""The listeners of one process as one: what one of them raises ends there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from ..contracts.facts import Fact, Listener
+from .bulkhead import Bulkhead, passes
+
+
+class Telling:
+    """All listeners as one. What one of them raises is logged, and keeps neither the others nor the caller from
+    anything."""
+
+    def __init__(self, train: str, listeners: Sequence[Listener]) -> None:
+        self._listeners = list(listeners)
+        self._bulkhead = Bulkhead(train)
+
+    def __call__(self, fact: Fact) -> None:
+        for listener in self._listeners:
+            try:
+                found: object = listener(fact)
+                if inspect.iscoroutine(found):
+                    found.close()
+                    raise TypeError("it is a coroutine function, which nobody awaits")
+            except BaseException as e:
+                if passes(e):
+                    raise
+                self._bulkhead.report(f"a listener ({_named(listener)})", e)
+
+
+def _named(listener: object) -> str:
+    try:
+        return str(getattr(listener, "__qualname__", None) or type(listener).__qualname__)
+    except Exception:  # noqa: BLE001 - somebody's object
+        return "of an unknown name"

@@ -1,0 +1,367 @@
+"""One process of a train: what it does there, its check-in, and its workers at the wagons of the manifest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import msgspec
+
+from ..contracts.broker import Broker
+from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, Listener, StepFailed
+from ..contracts.lifecycle import LIVE
+from ..contracts.orchestrator import Deployment, Orchestrator
+from ..contracts.process import this_pod, this_process
+from ..contracts.registry import Attachment, Member, Registry
+from ..display.text import as_line, said
+from ..errors import EventwagonError, Unavailable
+from ..limits import slo
+from ..policy.edits import spec_of
+from ..policy.pausing import resting
+from ..settings import Settings
+from ..workers import may_serve, share
+from .bulkhead import Bulkhead, is_ours
+from .ended import Ended
+from .handling import Handler
+from .in_process import InProcess
+from .switcher import Switcher
+from .worker_pool import Crew
+
+_logger = logging.getLogger("eventwagon")
+
+_NEWS_MOST = 100
+"""Facts kept for the journal while the registry is away, the latest."""
+_LOOK_UNDER_WATCH = 0.5
+"""Seconds between two check-ins with fresh counts while new code is watched."""
+
+
+@asynccontextmanager
+async def wagon_workers(
+    train: str,
+    settings: Settings,
+    handlers: Mapping[str, Handler],
+    broker: Broker,
+    *,
+    shared: bool,
+    revision: str = "",
+    owner: str = "",
+    clock: Callable[[], float],
+    tell: Listener,
+    bulkhead: Bulkhead | None = None,
+) -> AsyncIterator[tuple[Crew, InProcess]]:
+    """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
+    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says
+    so; `owner`: its name, under which it claims. Leaving ends all, within `grace`."""
+    async with (
+        Crew(
+            train,
+            handlers,
+            settings,
+            broker,
+            slo=slo(settings.limit),
+            shared=0 if shared else None,
+            revision=revision,
+            owner=owner,
+            clock=clock,
+            tell=tell,
+            bulkhead=bulkhead,
+        ) as crew,
+        InProcess(crew.serve, grace=settings.grace, bulkhead=bulkhead) as local,
+    ):
+        yield crew, local
+
+
+class Membership:
+    """Checks a process in, and where it works, keeps its workers at every live wagon.
+
+    Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own, which those
+    with the wagon's code divide. Workers are moved when a process comes or goes; a handler in flight is never ended by
+    that. With `post`, a unit and a number of workers, it works for the wagon alone that this unit serves, with that
+    many, and takes no part in the division.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        handlers: Mapping[str, Handler],
+        broker: Broker,
+        registry: Registry,
+        switcher: Switcher,
+        *,
+        name: str,
+        roles: tuple[str, ...],
+        clock: Callable[[], float],
+        tell: Listener,
+        post: tuple[int, int] | None = None,
+        revision: str = "",
+        orchestrator: Orchestrator | None = None,
+        bulkhead: Bulkhead | None = None,
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._handlers = handlers
+        self._broker = broker
+        self._registry = registry
+        self._switcher = switcher
+        self._name = name
+        self._roles = roles
+        self._clock = clock
+        self._tell = tell
+        self._post = post
+        self._revision = revision
+        self._orchestrator = orchestrator
+        self._bulkhead = bulkhead or Bulkhead(train)
+        self._failing: dict[str, str] = {}
+        """Steps that failed the last time, and why."""
+        self._ended = Ended(train, broker, registry, switcher, tell=tell, bulkhead=self._bulkhead)
+        self._process = this_process()
+        self._pod = this_pod()
+        self._poked = asyncio.Event()
+        self._said: object = None
+        self._due = 0.0
+        self._crew_size = 0
+        self._crew: Crew | None = None
+        self._resting: frozenset[int] = frozenset()
+        """Wagons that are paused."""
+        self._leaving: set[int] = set()
+        self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
+        """Facts of the workers for the journal."""
+        self.attachments: tuple[Attachment, ...] = ()
+        """What this process's workers do, wagon by wagon."""
+        self.on_check_in: Callable[[], None] = lambda: None
+        """Called when what this process says of its workers has changed."""
+
+    def poke(self, _: object = None) -> None:
+        """Something changed: look now."""
+        self._poked.set()
+
+    def _heed(self, _: object = None) -> None:
+        """The manifest has changed. A pause counts from this moment, whatever the rest waits for."""
+        if self._crew is not None:
+            manifest = self._switcher.snapshot.manifest
+            numbers = resting(manifest)
+            for wagon in manifest.wagons:
+                if wagon.number in numbers - self._resting and (pause := manifest.pause_of(wagon)) is not None:
+                    by = f" by {pause.by}" if pause.by else ""
+                    words = f"{wagon.name} is paused{by}: {pause.why}; nothing of it is handed out here"
+                    _logger.warning("%s: %s", self._train, as_line(words))
+                elif wagon.number in self._resting - numbers:
+                    _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
+            self._resting = numbers
+            self._crew.pause(numbers)
+        self.poke()
+
+    async def run(self) -> None:
+        """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
+        ends it not: that is told, and tried again."""
+        self._switcher.on_change.append(self._heed)
+        try:
+            if "work" in self._roles or self._post is not None:
+                await self._work()
+            else:
+                await self._watch(None, None)
+        finally:
+            self._switcher.on_change.remove(self._heed)
+            with self._going_on("checking out"):  # it runs out by itself
+                async with asyncio.timeout(self._settings.member_ttl):
+                    await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+
+    @contextmanager
+    def _going_on(self, step: str) -> Iterator[None]:
+        """The bulkhead of each step: what it raises ends that step alone. Told once while it lasts."""
+        try:
+            yield
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            if isinstance(e, EventwagonError | TimeoutError):
+                why = str(e) or "no answer in time"
+            else:
+                self._bulkhead.report(step, e)
+                why = said(e)
+            if step not in self._failing:
+                self._tell(StepFailed(train=self._train, step=step, because=why))
+            self._failing[step] = why
+        else:
+            self._failing.pop(step, None)
+
+    async def _work(self) -> None:
+        shared = self._settings.workers.total is not None and self._post is None
+        with self._going_on("giving back what ended processes had"):  # else observers do, or their claims run out
+            async with asyncio.timeout(self._settings.member_ttl):
+                await self._ended.settle()
+        async with wagon_workers(
+            self._train,
+            self._settings,
+            self._handlers,
+            self._broker,
+            shared=shared,
+            revision=self._revision,
+            owner=self._name,
+            clock=self._clock,
+            tell=self._hear,
+            bulkhead=self._bulkhead,
+        ) as (crew, local):
+            local.on_change = self.poke
+            self._crew = crew
+            self._heed()
+            await self._watch(crew, local)
+
+    def _hear(self, fact: Fact) -> None:
+        """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in
+        too."""
+        self._tell(fact)
+        if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
+            self._news.append(Entry(self._clock(), self._name, fact))
+            self.poke()
+
+    async def _write_news(self) -> None:
+        if self._news:
+            entries = list(self._news)
+            await self._registry.append(self._train, entries, keep=self._settings.keep)
+            for entry in entries:
+                if self._news and self._news[0] is entry:  # the oldest may have gone for newer ones meanwhile
+                    self._news.popleft()
+
+    async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
+        async with asyncio.TaskGroup() as leaving:
+            while True:
+                self._poked.clear()
+                if crew is not None and local is not None:
+                    with self._going_on("looking after its wagons"):
+                        await self._attend(crew, local, leaving)
+                with self._going_on("a check-in"):
+                    await self._check_in(local)
+                with self._going_on("writing to the journal"):
+                    await self._write_news()
+                pause = self._settings.member_ttl / 3
+                if self._switcher.snapshot.manifest.watch is not None:
+                    pause = min(pause, _LOOK_UNDER_WATCH)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._poked.wait()
+
+    async def _attend(self, crew: Crew, local: InProcess, leaving: asyncio.TaskGroup) -> None:
+        """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
+        peers = await self._peers()
+        names = sorted(peers)
+        crew.others = self._post is not None or len(names) > 1
+        workers = self._settings.workers
+        if workers.total is not None and self._post is None:
+            index, count = names.index(self._name), len(names)
+            self._crew_size = share(workers.total, index, count)
+            crew.resize(self._crew_size, share(workers.floors, index, count))
+        manifest = self._switcher.snapshot.manifest
+        live = [w for w in manifest.in_state(*LIVE) if self._post is None or w.unit == self._post[0]]
+        for wagon in live:
+            if wagon.created_at is None:
+                continue
+            own = self._post[1] if self._post is not None else None
+            if self._post is None and workers.each is not None:
+                able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
+                own = share(workers.each, able.index(self._name), len(able), turn=wagon.number)
+            with self._going_on(f"attaching to {wagon.name}"):
+                await local.ensure(spec_of(manifest, wagon, workers=own))
+        units = {w.unit for w in live}
+        for unit, found in (await local.deployments(self._train)).items():
+            # warm workers of a wagon that a registry forgot: a spec for an earlier wagon of their unit changes nothing
+            forgotten = manifest.epoch > 0 and manifest.wagon(found.number) is None
+            if (unit not in units or forgotten) and unit not in self._leaving:
+                self._leaving.add(unit)
+                leaving.create_task(self._leave(local, unit))
+
+    async def _peers(self) -> dict[str, str]:
+        """The processes that divide the workers between them, this one included: name and revision of their code."""
+        members = await self._registry.members(self._train) if self._post is None else ()
+        return {m.name: m.code for m in members if "work" in m.roles} | {self._name: self._revision}
+
+    async def _leave(self, local: InProcess, unit: int) -> None:
+        try:
+            with self._going_on(f"leaving unit {unit}"):
+                await local.remove(self._train, unit, grace=self._settings.grace)
+        finally:
+            self._leaving.discard(unit)
+
+    async def _check_in(self, local: InProcess | None) -> None:
+        """Say what this process does, when that has changed and well before it would run out."""
+        manifest = self._switcher.snapshot.manifest
+        found = await local.deployments(self._train) if local is not None else {}
+        self.attachments = attachments = tuple(
+            msgspec.structs.replace(a, losses=wagon.losses) if (wagon := manifest.wagon(a.number)) is not None else a
+            for a in _attached(found)
+        )
+        deployed: tuple[Attachment, ...] = ()
+        if self._orchestrator is not None:
+            with self._going_on("asking the orchestrator for the check-in"):
+                deployed = _attached(await self._orchestrator.deployments(self._train))
+        watch = manifest.watch
+        saying = (
+            tuple(
+                (
+                    a.number,
+                    a.ready,
+                    a.trouble,
+                    a.channels,
+                    a.losses,
+                    a.missing,
+                    a.open,
+                    a.paused,
+                    (a.handled, a.failed) if watch and a.number == watch.number else None,
+                )
+                for a in (*attachments, *deployed)
+            ),
+            self._bulkhead.trouble,
+            self._crew.held if self._crew is not None else 0,
+        )
+        now = asyncio.get_running_loop().time()
+        if saying == self._said and now < self._due:
+            return
+        me = Member(
+            name=self._name,
+            roles=self._roles,
+            revision=self._switcher.snapshot.revision,
+            code=self._revision,
+            crew=self._crew_size,
+            attachments=attachments,
+            deployed=deployed,
+            channels=tuple(name for name in self._handlers if name) if self._handlers else None,
+            caught=self._bulkhead.caught,
+            held=self._crew.held if self._crew is not None else 0,
+            trouble=self._bulkhead.trouble,
+            process=self._process,
+            pod=self._pod,
+        )
+        ttl = self._settings.member_ttl
+        try:
+            async with asyncio.timeout(ttl):
+                await self._registry.check_in(self._train, me, ttl=ttl)
+        except TimeoutError:
+            raise Unavailable(f"the registry has not answered a check-in within member_ttl={ttl:g} s") from None
+        news, self._said = saying != self._said, saying
+        self._due = now + self._settings.member_ttl / 3 * 0.9
+        if news:
+            self.on_check_in()
+
+
+def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
+    """Deployments, by unit, as a check-in tells of them."""
+    found = (d for _, d in sorted(deployments.items()))
+    return tuple(
+        Attachment(
+            number=d.number,
+            ready=d.ready,
+            workers=d.workers,
+            trouble=d.trouble,
+            handled=d.handled,
+            failed=d.failed,
+            channels=d.channels,
+            missing=d.missing,
+            open=d.open,
+            paused=d.paused,
+        )
+        for d in found
+    )

@@ -1,0 +1,149 @@
+"""The payloads of one `publish_many`, as lists of events that are worth a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from ..errors import UsageError
+from ..event import Event
+from ..values import class_name
+from .publish_queue import MOST_BYTES
+from .tasks import outcome_of
+
+Make = Callable[[Sequence[object]], Iterator[Event]]
+"""Makes events of payloads, one by one; raises at the first that can't be published."""
+
+_SLICE = 64
+"""Payloads of an iterable that are taken together: what dating and naming events costs is spread over them."""
+_TURN = 0.1
+"""Seconds after which what an iterable has given is sent, whether or not it is a whole batch."""
+
+
+def check_payloads(payloads: object) -> None:
+    """Raise UsageError for what is no iterable of payloads, or is one by mistake."""
+    kind = type(payloads)
+    if issubclass(kind, str | bytes | bytearray | memoryview | Mapping | Event) or hasattr(kind, "model_dump"):
+        raise UsageError(
+            f"publish_many: give several payloads, not one {class_name(payloads)}; `publish` takes a single one"
+        )
+    if not issubclass(kind, AsyncIterable | Iterable):
+        raise UsageError(f"publish_many: {class_name(payloads)} can't be iterated over")
+
+
+def batches(
+    payloads: Iterable[object] | AsyncIterable[object], make: Make, most: int
+) -> AsyncGenerator[list[Event], None]:
+    """The events of the payloads, in order, in lists of up to `most` events and about `MOST_BYTES`.
+
+    What the payloads' iterator raises, and what `make` does, is raised after all that came before was given out. To be
+    closed (`aclosing`): an asynchronous iterator is then closed too.
+    """
+    if issubclass(type(payloads), AsyncIterable):
+        return _of_stream(cast("AsyncIterable[object]", payloads), make, most)
+    return _of_iterable(cast("Iterable[object]", payloads), make, most)
+
+
+async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
+    time = asyncio.get_running_loop().time
+    iterator = iter(payloads)
+    events: list[Event] = []
+    room = MOST_BYTES
+    ended = False
+    failure: BaseException | None = None
+    while not ended:
+        some: list[object] = []
+        until = time() + _TURN
+        try:
+            for payload in iterator:
+                some.append(payload)
+                if len(some) == _SLICE or time() >= until:
+                    break
+            else:
+                ended = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # noqa: BLE001 - the user's own, raised below
+            ended, failure = True, e
+        try:
+            for event in make(some):
+                events.append(event)
+                room -= len(event.data)
+                if len(events) == most or room <= 0:
+                    yield events
+                    events, room = [], MOST_BYTES
+        except Exception as e:  # noqa: BLE001 - of an earlier payload than the iterator's own failure
+            ended, failure = True, e
+        if events and (ended or len(some) < _SLICE):
+            yield events
+            events, room = [], MOST_BYTES
+    if failure is not None:
+        raise failure
+
+
+async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
+    """Reads no further while a list is being sent. All of the iteration is one task's, for the sake of its cancel
+    scopes."""
+    events: list[Event] = []
+    room = MOST_BYTES
+    going, came, complete = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        nonlocal room  # and `events`, which is another list for each that was given out
+        iterator = aiter(payloads)
+        try:
+            await going.wait()
+            async for payload in iterator:
+                event = next(make((payload,)))
+                events.append(event)
+                room -= len(event.data)
+                came.set()
+                if len(events) >= most or room <= 0:
+                    going.clear()
+                    complete.set()
+                await going.wait()
+        finally:
+            if close := getattr(iterator, "aclose", None):
+                await close()
+
+    def ended(_: object) -> None:
+        came.set()
+        complete.set()
+
+    reader = asyncio.get_running_loop().create_task(outcome_of(read))
+    reader.add_done_callback(ended)
+    try:
+        while events or not reader.done():
+            going.set()
+            await came.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TURN):
+                    await complete.wait()
+            for each in (going, came, complete):
+                each.clear()
+            if events:
+                some, events, room = events, [], MOST_BYTES
+                yield some
+        _, failure = reader.result()
+        if failure is not None:
+            raise failure
+    finally:
+        await _end(reader)
+
+
+async def _end(reader: asyncio.Task[Any]) -> None:
+    """Have the user's iterator closed; a cancellation meanwhile is raised after that."""
+    cancelled = False
+    reader.cancel()
+    while not reader.done():
+        try:
+            await asyncio.wait((reader,))
+        except asyncio.CancelledError:
+            cancelled = True
+            reader.cancel()
+    with suppress(asyncio.CancelledError):
+        reader.exception()  # looked at: it was raised, or is the consequence of the end
+    if cancelled:
+        raise asyncio.CancelledError

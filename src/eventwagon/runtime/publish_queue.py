@@ -1,0 +1,240 @@
+"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures and
+timers."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+
+from ..display.text import said
+from ..errors import EventwagonError, PublishError, Unavailable
+from ..event import Event
+
+MOST_BYTES = 1 << 20
+"""The most data in one call to the broker, in bytes, unless one event alone has more."""
+_NOT_OPEN = Unavailable("the connection is not open: enter it with `async with`")
+_LONG = 0.25
+"""Seconds after which a call to the broker counts as one that hangs while others wait behind it."""
+_BRIEF = 0.01
+"""Seconds at least between two looks after those that wait."""
+
+
+class Parcel:
+    """The events of one publish call on their way, and how many of them were accepted."""
+
+    __slots__ = ("accepted", "deadline", "done", "events", "size")
+
+    def __init__(self, events: Sequence[Event], deadline: float, done: asyncio.Future[None]) -> None:
+        self.events = events
+        self.deadline = deadline
+        self.done = done
+        self.accepted = 0
+        self.size = len(events[0].data) if len(events) == 1 else sum([len(event.data) for event in events])
+        """Bytes of data."""
+
+
+class Batch:
+    """Parcels that travel together, in calls of at most `most` events and `MOST_BYTES`.
+
+    A call that the broker refuses is repeated by halves, in order, until the refused events stand alone: only the
+    parcels that hold them fail.
+    """
+
+    def __init__(self, parcels: list[Parcel], most: int) -> None:
+        self._parcels = parcels
+        self._most = most
+        self._parts: list[int] = []
+        """How many events the next calls carry, the next one last; empty: as many as fit."""
+
+    @property
+    def deadline(self) -> float:
+        """The earliest of its parcels', on the event loop's clock."""
+        return min(p.deadline for p in self._parcels)
+
+    @property
+    def patience(self) -> float:
+        """The latest of its parcels' deadlines: longer nobody waits for an answer."""
+        return max(p.deadline for p in self._parcels)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What the next call carries: the first of those that are still to be accepted, in order."""
+        if len(self._parcels) == 1:
+            parcel = self._parcels[0]
+            events = parcel.events[parcel.accepted :] if parcel.accepted else parcel.events
+            if len(events) > self._most or parcel.size > MOST_BYTES:
+                events = fitting(events, self._most)
+        else:
+            events = [event for p in self._parcels for event in p.events[p.accepted :]]
+        return events[: self._parts[-1]] if self._parts else events
+
+    def accept(self, count: int) -> None:
+        """The first `count` of its events are stored; parcels that are whole are done."""
+        if self._parts:
+            self._parts[-1] -= count
+            if self._parts[-1] <= 0:
+                self._parts.pop()
+        for parcel in self._parcels:
+            took = min(count, len(parcel.events) - parcel.accepted)
+            parcel.accepted += took
+            count -= took
+            if parcel.accepted == len(parcel.events) and not parcel.done.done():
+                parcel.done.set_result(None)
+
+    def refuse(self, count: int, error: EventwagonError) -> bool:
+        """The first `count` of its events were refused together. One that was refused alone fails its parcel; of
+        several the first half comes next. Was it one alone?"""
+        if self._parts:
+            self._parts.pop()
+        if count > 1:
+            self._parts += (count - count // 2, count // 2)
+            return False
+        parcel = self._parcels[0]
+        if not parcel.done.done():
+            parcel.done.set_exception(own(error, parcel.accepted))
+        return True
+
+    def waits(self) -> bool:
+        """Does any call still want something? Those that gave up or were answered are left out from now on."""
+        self._parcels = [p for p in self._parcels if not p.done.done()]
+        return bool(self._parcels)
+
+    def fail(self, error: EventwagonError) -> None:
+        """Tell all that still wait, each with an error of its own."""
+        for parcel in self._parcels:
+            if not parcel.done.done():
+                parcel.done.set_exception(own(error, parcel.accepted))
+
+
+class Gathering:
+    """What waits to be sent: while one batch is under way the next gathers here, and no timer holds it back.
+
+    Each call that has waited until its deadline is told what `late` says. One timer does for all calls: one each would
+    be a quarter of what a call costs. `held_up` is called from time to time while calls wait to be taken, with the time
+    by which what they wait for must have begun to count as hanging.
+    """
+
+    def __init__(self, late: Callable[[Parcel], EventwagonError], held_up: Callable[[float], object]) -> None:
+        self._late = late
+        self._held_up = held_up
+        self._waiting: deque[Parcel] = deque()
+        self._open: dict[Parcel, None] = {}
+        """Those that have no answer yet, waiting or under way."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
+        """When the timer goes off."""
+        self._look: asyncio.TimerHandle | None = None
+        self._look_due = inf
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: EventwagonError | None = _NOT_OPEN
+        self.wanted = asyncio.Event()
+
+    def open(self) -> None:
+        """Take calls from now on, on this event loop."""
+        self._closed = None
+        self._loop = asyncio.get_running_loop()
+
+    def close(self, error: EventwagonError) -> None:
+        """Tell all that wait, and all that come."""
+        self._closed = error
+        Batch(list(self._waiting), 1).fail(error)
+        self._waiting.clear()
+        for timer in (self._timer, self._look):
+            if timer is not None:
+                timer.cancel()
+
+    def add(self, events: Sequence[Event], deadline: float) -> Parcel:
+        """Take the events of one call, to be forgotten by its caller; its `done` tells when they are stored. Raises
+        Unavailable when not open."""
+        loop = self._loop
+        if self._closed is not None or loop is None:
+            raise own(self._closed or _NOT_OPEN, 0)
+        parcel = Parcel(events, deadline, loop.create_future())
+        self._waiting.append(parcel)
+        self._open[parcel] = None
+        if deadline < self._due:
+            self._arm(loop, deadline)
+        if deadline < self._look_due:
+            self._look_soon(loop)
+        self.wanted.set()
+        return parcel
+
+    def forget(self, parcel: Parcel) -> None:
+        """Its caller waits no more."""
+        self._open.pop(parcel, None)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(deadline, self._on_time, loop)
+        self._due = deadline
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer, self._due = None, inf
+        now = loop.time()
+        for parcel in self._open:
+            if parcel.deadline <= now and not parcel.done.done():
+                parcel.done.set_exception(self._late(parcel))
+        if self._waiting and self._waiting[0].done.done():  # nobody takes them while all senders wait for answers
+            self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
+        if left := [parcel.deadline for parcel in self._open if parcel.deadline > now]:
+            self._arm(loop, min(left))
+
+    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after those that wait: in time for the one with the earliest deadline too."""
+        if self._look is not None:
+            self._look.cancel()
+        now = loop.time()
+        spare = min(parcel.deadline for parcel in self._waiting) - now
+        self._look_due = now + max(_BRIEF, min(_LONG, spare / 2))
+        self._look = loop.call_at(self._look_due, self._on_look, loop)
+
+    def _on_look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._look, self._look_due = None, inf
+        now = loop.time()
+        if left := [parcel.deadline for parcel in self._waiting if parcel.deadline > now]:
+            self._look_soon(loop)
+            self._held_up(now - min(_LONG, min(left) - now))
+
+    def take(self, most: int) -> Batch | None:
+        """What waits, up to `most` events and `MOST_BYTES` but at least one call's; callers that gave up are left
+        out."""
+        parcels: list[Parcel] = []
+        events, room, waiting = most, MOST_BYTES, self._waiting
+        while waiting:
+            parcel = waiting[0]
+            events -= len(parcel.events)
+            room -= parcel.size
+            if parcels and (events < 0 or room < 0):
+                break
+            waiting.popleft()
+            if parcel.done.done():
+                events += len(parcel.events)
+                room += parcel.size
+            else:
+                parcels.append(parcel)
+        return Batch(parcels, most) if parcels else None
+
+
+def fitting(events: Sequence[Event], most: int) -> Sequence[Event]:
+    """The first of these events that fit into one call, at least one."""
+    room = MOST_BYTES
+    for count, event in enumerate(events):
+        room -= len(event.data)
+        if count == most or (room < 0 and count):
+            return events[:count]
+    return events
+
+
+def own(error: EventwagonError, accepted: int) -> EventwagonError:
+    """The error for one of several callers: one object for all would pile up their tracebacks."""
+    try:
+        mine = copy.copy(error)
+        mine.accepted = accepted
+    except Exception:  # noqa: BLE001 - a class of a driver's own, which can't be copied
+        mine = PublishError(said(error), accepted=accepted)
+    mine.__cause__ = error.__cause__
+    return mine

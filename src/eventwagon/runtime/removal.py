@@ -1,0 +1,272 @@
+"""The end of a wagon: its workers, its dead letters, its record, its channels. Every part may be repeated (I7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+
+from ..contracts.broker import Broker, outstanding
+from ..contracts.facts import EventsRescued, OrphanRemoved, WagonRemoved
+from ..contracts.lifecycle import LIVE, State
+from ..contracts.manifest import Wagon
+from ..contracts.orchestrator import Orchestrator
+from ..display.text import said
+from ..errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
+from ..event import DEAD, Channel, Event
+from ..policy.edits import Plan, RemoveLeftover, found_late, removal_begun, removed
+from ..settings import Settings
+from .handling import died, smaller
+from .probe import PROBE
+from .publish_queue import fitting
+from .switcher import Switcher
+
+_logger = logging.getLogger("eventwagon")
+_MOVE_BATCH = 500
+_DEFECTS = 3
+"""How often a driver may fail in a row before it is taken for the event's doing."""
+
+
+class Remover:
+    """Removes wagons that are drained or failed, and what was left of those that are gone."""
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        broker: Broker,
+        switcher: Switcher,
+        orchestrator: Orchestrator | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._broker = broker
+        self._switcher = switcher
+        self._orchestrator = orchestrator
+        self._clock = clock
+        self._moved: dict[Channel, set[tuple[str, str]]] = {}
+        """By channel: what a removal that has not succeeded yet has moved already, so that it is not moved again at each
+        attempt."""
+
+    async def remove(self, wagon: Wagon) -> None:
+        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
+        from which on there is no way back; its workers, its dead letters, its record, late events, its channels, its
+        place in the manifest.
+
+        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon
+        draining again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is
+        being removed."""
+        manifest = self._switcher.snapshot.manifest
+        if wagon.state is State.DRAINED:
+            standing = await self._standing(wagon)
+            # channels that it lost, since nobody served them, still stand
+            lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
+            if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
+                names = tuple(c.name for c in lost)
+                await self._switcher.settle(lambda m: found_late(m, wagon.number, late, names))
+                return
+            manifest = (await self._switcher.settle(lambda m: removal_begun(m, wagon))).manifest
+            now = manifest.wagon(wagon.number)
+            if now is None or now.state is not State.REMOVING:
+                return
+        await self._end_workers(wagon.unit)
+        dead = await self._move_dead_letters(manifest.dead_letters(wagon))
+        # that channel goes last: once it is gone, the record was written
+        if dead is not None or wagon.created_at is None:
+            await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
+        named = manifest.working_channels(wagon)
+        lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        if wagon.state is State.FAILED:  # in a time that the registry forgot it may have been in use
+            await self._broker.seal(manifest.ingress(wagon))
+            for channel in (*named, *lost):
+                if channel.name != PROBE:
+                    await self._rescue(channel)
+        else:
+            await self._rescue(manifest.ingress(wagon))
+        for channel in (*named, *lost, manifest.dead_letters(wagon)):
+            await self._delete(channel)
+        await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
+
+    async def _end_workers(self, unit: int) -> None:
+        """Unless they serve, or are to serve, a live wagon by now: then they are no longer this one's to end."""
+        live = self._switcher.snapshot.manifest.in_state(*LIVE)
+        if self._orchestrator is not None and all(w.unit != unit for w in live):
+            await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
+
+    async def _standing(self, wagon: Wagon) -> list[Channel]:
+        """The wagon's channels that there are, whether or not the manifest names them."""
+        return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
+
+    async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
+        """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a
+        worker that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty
+        (I5)."""
+        left = [c for c in channels if c in standing]
+        count = outstanding(await self._broker.depth(left)) if left else 0
+        if count is None:
+            raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
+        return count
+
+    async def _move_dead_letters(self, channel: Channel) -> int | None:
+        """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash
+        some may stand there twice, with the same id."""
+        kept = Channel(self._train, 0, DEAD)
+        moved = 0
+        try:
+            async for batch in self._batches(channel):
+                await self._broker.create(kept)
+                for some in self._parts(channel, batch, _MOVE_BATCH):
+                    await self._keep(kept, some)
+                moved += len(batch)
+        except ChannelGone:
+            return None
+        return moved
+
+    def _parts(self, channel: Channel, events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
+        """What is still to be moved of these, in parts that fit into one call. Each counts as moved once the next is
+        asked for."""
+        moved = self._moved.setdefault(channel, set())
+        left = [event for event in events if _mark(event) not in moved]
+        while left:
+            some = fitting(left, most)
+            yield some
+            moved.update(map(_mark, some))
+            left = left[len(some) :]
+
+    async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
+        """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable,
+        StorageBroken."""
+        left = list(letters)
+        while left:
+            some = fitting(left, _MOVE_BATCH)
+            try:
+                await _in_spite_of_defects(partial(self._publish, kept, some))
+                left = left[len(some) :]
+            except (Exception, BaseExceptionGroup) as e:
+                if _passes_over(e):
+                    raise
+                if len(some) > 1:
+                    half = len(some) // 2
+                    await self._keep(kept, some[:half])
+                    left = left[half:]
+                elif (less := smaller(left[0], cut=True)) is not None:
+                    left[0] = less
+                else:
+                    raise
+
+    async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        """One call to the broker; one that is never answered holds up no removal for longer than a publisher would
+        wait."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._broker.publish(channel, events)
+        except TimeoutError:
+            raise PublishUncertain(f"storing in {channel}: the broker has not answered in time") from None
+
+    async def _rescue(self, channel: Channel) -> None:
+        """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
+        where the broker refuses writes to a sealed channel nothing is ever found."""
+        count = dead = 0
+        with suppress(ChannelGone):  # a step repeated after it was done
+            async for batch in self._batches(channel):
+                for some in self._parts(channel, batch, self._settings.publish_batch):
+                    dead += await self._readmit(channel, some)
+                    count += len(some)
+        if count:
+            await self._switcher.note(
+                EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
+            )
+
+    async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
+        """Publish them anew, to the active wagon's channel of that name. Those that can't be, ever, go to the train's
+        dead letters, as do those for an inner channel that it does not have: how many."""
+        try:
+            if channel.name:
+                await _in_spite_of_defects(partial(self._emit_anew, channel.name, events))
+            else:
+                await _in_spite_of_defects(partial(self._switcher.readmit, events))
+        except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
+            raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
+        except (Exception, BaseExceptionGroup) as e:
+            if _passes_over(e):
+                raise
+            if len(events) > 1:
+                half = len(events) // 2
+                return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
+            because = f"it came late to {channel}, and could not be published anew: {said(e)}"
+            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._clock())
+            kept = Channel(self._train, 0, DEAD)
+            await self._broker.create(kept)
+            await self._keep(kept, [letter])
+            return 1
+        return 0
+
+    async def _emit_anew(self, name: str, events: Sequence[Event]) -> None:
+        """Into that inner channel of the active wagon."""
+        active = self._switcher.snapshot.manifest.active
+        if active is None:
+            raise Unavailable(f"train {self._train} has no active wagon yet")
+        if name not in active.channels:
+            raise _NoSuchChannelError(f"{active.name} has no channel {name}")
+        await self._publish(Channel(self._train, active.number, name), events)
+
+    async def leftover(self, task: RemoveLeftover) -> None:
+        """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
+        that was restored from an older copy does not know their wagon. The ingress goes first: what a handler still has
+        in hand is published anew there, and whatever else it emits stands already. Idempotent."""
+        await self._end_workers(task.number)
+        for channel in sorted(task.channels, key=lambda c: bool(c.name)):
+            if not channel.name:
+                await self._broker.seal(channel)
+            if channel.name == DEAD:
+                await self._move_dead_letters(channel)
+            elif channel.name != PROBE:
+                await self._rescue(channel)
+            await self._delete(channel)
+        what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
+        await self._switcher.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _delete(self, channel: Channel) -> None:
+        await self._broker.delete(channel)
+        self._moved.pop(channel, None)
+
+    async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
+        """What stands in the channel. Raises ChannelGone."""
+        batch: list[Event] = []
+        async for event in self._broker.read(channel):
+            batch.append(event)
+            if len(batch) >= _MOVE_BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+class _NoSuchChannelError(Exception):
+    """The active wagon has no inner channel of that name."""
+
+
+async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
+    """A few defects of a driver must not cost an event anything: only one that lasts is taken for the event's doing."""
+    for _ in range(_DEFECTS):
+        try:
+            await call()
+            return
+        except (Exception, BaseExceptionGroup) as e:
+            if isinstance(e, EventwagonError | _NoSuchChannelError):
+                raise
+            _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=e)
+    await call()
+
+
+def _mark(event: Event) -> tuple[str, str]:
+    """By what an event, or a dead letter of one channel, is known again."""
+    return event.id, event.extensions.get("deadchannel", "")
+
+
+def _passes_over(error: BaseException) -> bool:
+    """Whether this has nothing to do with the events of the call, and may pass."""
+    return isinstance(error, EventwagonError) and not isinstance(error, EventRefused)

@@ -1,0 +1,466 @@
+"""The switcher. Its routing half, here, sends each event straight to the active wagon; its switching half moves the
+manifest.
+
+Both live in every process that publishes: there is no central router and no extra hop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Self
+
+from ..contracts.broker import Broker, Troubled
+from ..contracts.facts import Listener
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Request, Wagon
+from ..contracts.registry import Registry
+from ..display.text import said
+from ..errors import (
+    ChannelFull,
+    ChannelGone,
+    Conflict,
+    EventRefused,
+    EventwagonError,
+    PublishError,
+    PublishTimeout,
+    PublishUncertain,
+    Sealed,
+    StorageBroken,
+    TrainFull,
+    TrainPaused,
+    Unavailable,
+)
+from ..event import Channel, Event
+from ..policy.edits import Full, Lift, Plan, active_sealed, when_full
+from ..settings import Settings
+from .bulkhead import Bulkhead, is_ours
+from .lease import Lease
+from .publish_queue import Batch, Gathering, Parcel, fitting
+from .tasks import kept_up
+from .train_state import Switching, train_removed
+
+_PAUSE_FIRST = 0.01
+_PAUSE_MOST = 0.5
+_REFUSED_LONG = 1.0
+"""Seconds for which the broker must refuse the active wagon before the next one is asked for: a switch takes less."""
+_SENDERS_MOST = 8
+"""How many calls to the broker may hang while a further one is tried."""
+
+
+class _Sender:
+    """One that delivers batches. `since`: when it began to depend on an answer to its own batch, on the event loop's
+    clock; None while it depends on none, or waits for what all wait for."""
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+
+
+class Switcher(Switching):
+    """One train's switcher in one process. Enter it before use, and leave it in the same task; it ends its own tasks on
+    leaving. Made like `Switching`."""
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        channels: tuple[str, ...],
+        broker: Broker,
+        registry: Registry,
+        *,
+        clock: Callable[[], float],
+        by: str,
+        tell: Listener,
+        declares: bool = True,
+        revision: str = "",
+        bulkhead: Bulkhead | None = None,
+    ) -> None:
+        super().__init__(
+            train, settings, channels, broker, registry,
+            clock=clock, by=by, tell=tell, declares=declares, revision=revision, bulkhead=bulkhead,
+        )  # fmt: skip
+        self._publishes = asyncio.Event()
+        self._has_published = False
+        self._gathering = Gathering(self._late, self._held_up)
+        self._held_since: tuple[int, float] | None = None
+        self._refused_since: tuple[int, float] | None = None
+        """Which active wagon the broker refuses to write to, and since when."""
+        self._trouble = ""
+        self._lease: Lease | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._senders: dict[asyncio.Task[None], None] = {}
+        self._sender = _Sender()
+        """The one that takes what gathers. Others are still at a batch whose answer hangs."""
+        self._short = False
+        """No sender is free: the next that has delivered its batch goes on."""
+        self._stack = AsyncExitStack()
+        self.on_full: list[Callable[[], None]] = []
+        """Called when publishers are held at a full wagon: an observer in this process looks at once."""
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.see(await self._registry.read(self._train))
+            tasks = self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            long = {"following the manifest": self._follow, "getting ready for the next wagon": self._get_ready}
+            if not self._broker.capabilities.fences:
+                self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
+                long["following with the lease"] = partial(self._lease.follow, lambda: self._changed.wait())
+                stack.push_async_callback(self._give_up, self._lease)
+            owned = [tasks.create_task(kept_up(work, what, self._bulkhead)) for what, work in long.items()]
+            stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
+            closed = Unavailable(f"train {self._train}: the connection is closed")
+            stack.callback(self._gathering.close, closed)
+            self._start_sender(tasks)
+            self._gathering.open()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def _give_up(self, lease: Lease) -> None:
+        """Nobody need wait for this process's lease; when the registry does not answer it runs out by itself."""
+        try:
+            async with asyncio.timeout(self._settings.lease):
+                await lease.give_up()
+        except TimeoutError:
+            pass
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("giving up the lease", e)
+
+    async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
+        """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
+
+        Calls made while one is under way travel together in the next. Raises TrainFull, EventRefused, PublishTimeout,
+        StorageBroken, and PublishError when the broker's driver failed in a way that nobody planned for. What it
+        raises, CancelledError too, says by `accepted` how many of the leading events were stored. Cancelling the caller
+        does not call back what is already on its way.
+        """
+        if not events:
+            return
+        parcel = self._gathering.add(events, deadline)
+        if not self._has_published:
+            self._has_published = True
+            self._publishes.set()
+        try:
+            await parcel.done
+        except asyncio.CancelledError as e:
+            e.accepted = parcel.accepted  # type: ignore[attr-defined]
+            raise
+        finally:
+            self._gathering.forget(parcel)
+
+    def _late(self, parcel: Parcel) -> PublishTimeout:
+        left = len(parcel.events) - parcel.accepted
+        message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
+        known = self._broker.trouble if isinstance(self._broker, Troubled) else ""
+        why = known or self._trouble or "the broker has not answered"
+        return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
+
+    # --- senders --------------------------------------------------------------------------
+
+    def _start_sender(self, tasks: asyncio.TaskGroup) -> None:
+        self._sender = sender = _Sender()
+        self._short = False
+        task = tasks.create_task(kept_up(lambda: self._send(sender), "sending", self._bulkhead))
+        self._senders[task] = None
+        task.add_done_callback(self._senders.pop)
+
+    def _held_up(self, before: float) -> None:
+        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes its place, and
+        that one ends with its batch."""
+        since = self._sender.since
+        if since is None or since > before or self._tasks is None:
+            return
+        if len(self._senders) < _SENDERS_MOST:
+            self._start_sender(self._tasks)
+        else:
+            self._short = True
+
+    async def _send(self, me: _Sender) -> None:
+        """Deliver what gathers, batch by batch."""
+        gathering, most = self._gathering, self._settings.publish_batch
+        while True:
+            if self._sender is not me:
+                if not self._short:
+                    return
+                self._sender, self._short = me, False
+            batch = gathering.take(most)
+            if batch is None:
+                me.since = None
+                gathering.wanted.clear()
+                await gathering.wanted.wait()
+                continue
+            try:
+                await self._deliver(batch, me)
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
+                raise
+            finally:
+                batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+
+    async def _get_ready(self) -> None:
+        """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only
+        where something is published."""
+        await self._publishes.wait()
+        known: set[int] = set()
+        while True:
+            changed = self._changed
+            ready = {wagon.number for wagon in self._snapshot.manifest.in_state(State.READY)}
+            for number in sorted(ready - known):
+                try:
+                    async with asyncio.timeout(self._settings.publish_timeout):
+                        await self._broker.publish(Channel(self._train, number), [])
+                except (EventwagonError, TimeoutError):
+                    pass  # the first publish says it, if it lasts
+                except BaseException as e:
+                    if is_ours(e):
+                        raise
+                    self._bulkhead.report("getting ready for the next wagon", e)
+            known = ready
+            await changed.wait()
+
+    async def _deliver(self, batch: Batch, me: _Sender) -> None:
+        """Send until every parcel is accepted or refused, or its caller waits no more."""
+        pause = _PAUSE_FIRST
+        me.since = asyncio.get_running_loop().time()
+        while batch.waits():
+            refused = self._refusal(self._snapshot.manifest) is not None  # then no lease is asked for either
+            trouble = None if refused else await self._unready()
+            manifest = self._snapshot.manifest
+            if (refusal := self._refusal(manifest)) is not None:
+                batch.fail(refusal)
+                return
+            if trouble is not None:
+                self._trouble = trouble
+                await self._pause_for_all(batch, me, pause)
+                continue
+            wagon = manifest.active
+            if wagon is None:
+                self._trouble = "the train has no active wagon yet"
+                if manifest.epoch:
+                    await self._found_again()
+                if self._snapshot.manifest.active is None:
+                    await self._pause_for_all(batch, me, pause)
+                continue
+            events = batch.events
+            try:
+                await self._publish(wagon, events, batch.patience)
+            except ChannelFull as e:
+                batch.accept(e.accepted)
+                self._trouble = f"{wagon.name} is full and the next wagon is not ready"
+                if not await self._next_after_full(batch, wagon):
+                    await self._pause_for_all(batch, me, pause)
+                    pause = min(_PAUSE_MOST, pause * 2)
+            except (Sealed, ChannelGone) as e:
+                if isinstance(e, Sealed):
+                    batch.accept(e.accepted)
+                self._trouble = str(e)
+                if await self._refreshed(wagon) == wagon.number:
+                    self._trouble += ", though it is the train's active wagon; the next one is waited for"
+                    await self._ask_for_next(wagon, e)
+                    await self._pause(batch, pause)
+                    pause = min(_PAUSE_MOST, pause * 2)
+            except (PublishUncertain, Unavailable) as e:
+                self._trouble = str(e)
+                await self._pause(batch, pause)
+                pause = min(_PAUSE_MOST, pause * 2)
+            except StorageBroken as e:
+                batch.fail(e)
+                return
+            except EventRefused as e:
+                batch.refuse(len(events), e)
+            except asyncio.CancelledError as e:
+                if is_ours(e):
+                    raise
+                self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
+                self._trouble = said(e)
+                await self._pause(batch, pause)
+                pause = min(_PAUSE_MOST, pause * 2)
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                self._refuse_unexpected(batch, len(events), e)
+            else:
+                batch.accept(len(events))
+                self._held_since, self._refused_since, self._trouble = None, None, ""
+
+    def _refusal(self, manifest: Manifest) -> PublishError | None:
+        """What publishers are told while the train takes nothing; None while it does."""
+        pause, removal = manifest.paused, manifest.removal
+        if removal is not None:
+            return train_removed(self._train, removal)
+        if pause is not None and pause.publishing:
+            by = f" by {pause.by}" if pause.by else ""
+            return TrainPaused(f"train {self._train} is paused, and so is publishing{by}: {pause.why}")
+        if manifest.refusing:
+            return TrainFull(f"train {self._train}: {manifest.refusing}")
+        return None
+
+    async def _unready(self) -> str | None:
+        """What keeps this process from publishing at all; None when nothing does."""
+        if self._lease is None:
+            return None
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._lease.hold()
+        except Unavailable as e:
+            return str(e)
+        except TimeoutError:
+            return "the lease on publishing can't be renewed: the registry has not answered in time"
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            return self._noted("holding the lease", e)
+        return None
+
+    def _noted(self, what: str, error: BaseException) -> str:
+        self._bulkhead.report(what, error)
+        return said(error)
+
+    def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
+        """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it
+        had stored some. They are told apart like those that are refused."""
+        if count == 1:
+            self._bulkhead.report("publishing", error)
+        refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
+        refused.__cause__ = error
+        batch.refuse(count, refused)
+
+    async def readmit(self, events: Sequence[Event]) -> None:
+        """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap
+        nor a bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
+        left = list(events)
+        while left:
+            if self._lease is not None:
+                await self._lease.hold()
+            wagon = self._snapshot.manifest.active
+            if wagon is None:
+                raise Unavailable(f"train {self._train} has no active wagon yet")
+            until = asyncio.get_running_loop().time() + self._settings.publish_timeout
+            some = fitting(left, self._settings.publish_batch)
+            try:
+                await self._publish(wagon, some, until)
+                left = left[len(some) :]
+            except ChannelFull as e:
+                left = left[e.accepted :]
+                await self.lift(Lift(wagon.number, "events that were accepted before are published anew"))
+            except (Sealed, ChannelGone) as e:
+                if isinstance(e, Sealed):
+                    left = left[e.accepted :]
+                if left and await self._refreshed(wagon) == wagon.number:
+                    await self._ask_for_next(wagon, e, patience=0.0)
+                    raise
+
+    async def _publish(self, wagon: Wagon, events: Sequence[Event], until: float) -> None:
+        """One call to the broker, for no longer than anybody waits for its answer."""
+        channel = Channel(self._train, wagon.number)
+        try:
+            async with asyncio.timeout_at(until):
+                if self._lease is None:
+                    await self._broker.publish(channel, events)
+                else:
+                    async with self._lease.sending(wagon.turn):
+                        await self._broker.publish(channel, events)
+        except TimeoutError:
+            raise PublishUncertain("the broker has not answered in time") from None
+
+    async def _refreshed(self, wagon: Wagon) -> int | None:
+        """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                active = (await self.refresh()).manifest.active
+        except (EventwagonError, TimeoutError):
+            return wagon.number
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("reading the manifest", e)
+            return wagon.number
+        return active.number if active else None
+
+    async def _found_again(self) -> None:
+        """The registry has stepped back to before there was an active wagon."""
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self.found()
+        except (EventwagonError, TimeoutError) as e:
+            self._trouble = said(e)
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+            self._bulkhead.report("founding the train again", e)
+
+    async def _ask_for_next(
+        self, wagon: Wagon, error: Sealed | ChannelGone, *, patience: float = _REFUSED_LONG
+    ) -> None:
+        """The broker refuses the wagon that the newest manifest names as the active one. A registry that was restored
+        from an older copy says so of a wagon that was cut off since. Observers see a channel that has vanished by
+        themselves, but not one that is sealed."""
+        now = asyncio.get_running_loop().time()
+        if self._refused_since is None or self._refused_since[0] != wagon.number:
+            self._refused_since = (wagon.number, now)
+        if not isinstance(error, Sealed) or now - self._refused_since[1] < patience:
+            return
+        request = Request(f"{wagon.name} is sealed, though it is the active one", self._clock())
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self.settle(lambda m: active_sealed(m, wagon.number, request))
+        except (EventwagonError, TimeoutError):
+            pass  # asked again at the next attempt
+        except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
+            self._bulkhead.report("asking for the next wagon", e)
+
+    async def _next_after_full(self, batch: Batch, wagon: Wagon) -> bool:
+        """Redirect from a full wagon, or lift its bound; False when there is nothing to do but wait."""
+        try:
+            if await self._refreshed(wagon) != wagon.number:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._held_since is None or self._held_since[0] != wagon.number:
+                self._held_since = (wagon.number, now)
+            what = when_full(self._settings, self._snapshot.manifest, now - self._held_since[1], self._clock())
+            match what:
+                case Full(because=because):
+                    batch.fail(TrainFull(f"train {self._train}: {because}"))
+                    return True
+                case Plan(tasks=(Lift() as lift,)):
+                    await self.lift(lift)
+                    return True
+                case Plan():
+                    await self.store(what, base=self._snapshot)
+                    return True
+                case None:
+                    for listener in list(self.on_full):
+                        self._bulkhead.call("a listener to full wagons", listener)
+                    return False
+        except Conflict:
+            await self._refreshed(wagon)
+            return True
+        except EventwagonError:
+            return False
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("going on after a full wagon", e)
+            return False
+
+    async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:
+        """Wait for what every batch would have to wait for: no other sender takes over meanwhile."""
+        me.since = None
+        await self._pause(batch, seconds)
+        me.since = asyncio.get_running_loop().time()
+
+    async def _pause(self, batch: Batch, seconds: float) -> None:
+        """Wait for a newer manifest, but not past the next deadline."""
+        now = asyncio.get_running_loop().time()
+        until = min(now + seconds, batch.deadline)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()

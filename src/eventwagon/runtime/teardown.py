@@ -1,0 +1,189 @@
+"""The end of a train, by hand: all that stands for it at the broker, the orchestrator and the registry is removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ..contracts.broker import Broker, outstanding
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Removal
+from ..contracts.orchestrator import Orchestrator
+from ..contracts.registry import Polling, Registry
+from ..errors import RemovalRefused, Unavailable
+from ..event import DEAD, Channel
+from ..policy.edits import removal_asked, removal_given_up
+from ..settings import Settings
+from .probe import PROBE
+from .switcher import Switcher
+
+_NEWS = 2.0
+"""Seconds for the news that a train is being removed; twice as long as its registry takes, where that is more."""
+_LOOK = 0.1
+"""Seconds between two looks at who is still alive."""
+_SWEEPS = 5
+"""How often channels are deleted that are listed still, or that a process made which ended meanwhile."""
+_SWEEP_AGAIN = 1.0
+"""Seconds between two sweeps: brokers may list a channel a while after its deletion."""
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What a removal has removed."""
+
+    channels: int
+    units: int
+    existed: bool
+    """The registry had a manifest of the train."""
+
+
+class Teardown:
+    """Removes one train. `run` may be repeated, by any process, wherever the one before was cut short: the manifest, which
+    says that the train is being removed, goes last."""
+
+    def __init__(
+        self,
+        train: str,
+        settings: Settings,
+        broker: Broker,
+        registry: Registry,
+        switcher: Switcher,
+        orchestrator: Orchestrator | None,
+        *,
+        me: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._train = train
+        self._settings = settings
+        self._broker = broker
+        self._registry = registry
+        self._switcher = switcher
+        self._orchestrator = orchestrator
+        self._me = me
+        self._clock = clock
+
+    async def run(self, why: str, by: str, *, force: bool, patience: float) -> Removed:
+        """Remove the train: first it is refused while something is left; then the manifest says that it is being
+        removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
+        is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
+        RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
+        existed = bool((await self._registry.read(self._train)).revision)
+        manifest = (await self._switcher.refresh()).manifest if existed else Manifest(train=self._train)
+        channels = await self._channels(manifest)
+        standing = set(await self._broker.channels(self._train))
+        if not force:
+            await self._refuse_if_left(channels)
+            self._refuse_if_alive(await self._alive())
+        if existed:
+            removal = Removal(why=why, at=self._clock(), by=by)
+            manifest = (await self._switcher.settle(lambda m: removal_asked(m, removal))).manifest
+            await self._end_processes(force, patience)
+            channels = await self._channels(manifest)
+        for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
+            await self._broker.seal(manifest.ingress(wagon))
+        if not force:
+            try:
+                await self._refuse_if_left(channels)
+            except RemovalRefused as e:
+                if existed:
+                    await self._give_up(f"{e}, stored at the last moment")
+                raise
+        units = await self._end_units(manifest)
+        for channel in channels:
+            await self._broker.delete(channel)
+        await self._let_it_be_known()
+        standing.update(await self._sweep())
+        await self._registry.delete(self._train)
+        return Removed(len(standing), units, existed)
+
+    async def _sweep(self) -> set[Channel]:
+        """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while
+        there are some; then the manifest still says that the train is being removed."""
+        swept = set[Channel]()
+        for sweep in range(_SWEEPS):
+            if sweep:
+                await asyncio.sleep(_SWEEP_AGAIN)
+            left = await self._broker.channels(self._train)
+            if not left:
+                return swept
+            swept.update(left)
+            for channel in left:
+                await self._broker.delete(channel)
+        await asyncio.sleep(_SWEEP_AGAIN)
+        if left := await self._broker.channels(self._train):
+            raise Unavailable(
+                f"train {self._train} is not removed yet: deleted {_SWEEPS} times, these channels are there again or still: "
+                f"{', '.join(sorted(map(str, left)))}. End what makes them anew, or wait for the broker, and remove the "
+                f"train again (eventwagon remove {self._train})"
+            )
+        return swept
+
+    async def _channels(self, manifest: Manifest) -> list[Channel]:
+        """All that there are, and all that the manifest names: a deletion that was cut short may have left half of
+        one."""
+        named = [Channel(self._train, 0, DEAD)]
+        for wagon in manifest.wagons:
+            named += [*manifest.working_channels(wagon), manifest.dead_letters(wagon)]
+        return list(dict.fromkeys([*await self._broker.channels(self._train), *named]))
+
+    async def _alive(self) -> list[str]:
+        members = await self._registry.members(self._train)
+        return [f"{m.name} ({', '.join(m.roles) or 'no role'})" for m in members if m.name != self._me]
+
+    def _refuse_if_alive(self, alive: Sequence[str]) -> None:
+        if alive:
+            count = f"{len(alive)} processes of it are" if len(alive) > 1 else "a process of it is"
+            raise RemovalRefused(
+                f"train {self._train} is not removed: {count} alive: {', '.join(alive)}. End them (eventwagon stop "
+                f"{self._train}, and whatever starts them again)"
+            )
+
+    async def _refuse_if_left(self, channels: Sequence[Channel]) -> None:
+        """Raise RemovalRefused while events or dead letters are left, or that is not known: unknown is never empty."""
+        asked = [c for c in channels if c.name != PROBE]
+        depths = await self._broker.depth(asked)
+        standing = set(await self._broker.channels(self._train))
+        left = []
+        for channel, depth in zip(asked, depths, strict=True):
+            count = outstanding([depth])
+            if channel not in standing or count == 0:
+                continue
+            what = "dead letters" if channel.name == DEAD else "events"
+            left.append(f"{'an unknown number of' if count is None else f'{count:,}'} {what} in {channel}")
+        if left:
+            raise RemovalRefused(
+                f"train {self._train} is not removed: {', '.join(left)}. Have them handled (eventwagon run, drain), or "
+                "remove it with all that is left in it (force=True, --force)"
+            )
+
+    async def _end_processes(self, force: bool, patience: float) -> None:
+        """Some may have come meanwhile. They are asked to end; without `force` the removal is given up for them."""
+        until = asyncio.get_running_loop().time() + (patience if force else 0.0)
+        while alive := await self._alive():
+            if asyncio.get_running_loop().time() >= until:
+                if not force:
+                    await self._give_up(f"processes began meanwhile: {', '.join(alive)}")
+                    self._refuse_if_alive(alive)
+                return  # they know that it is gone, or find nothing when they go on
+            await asyncio.sleep(_LOOK)
+
+    async def _let_it_be_known(self) -> None:
+        """A program that only publishes is seen by nobody. Before the manifest goes it is to read there that the train is
+        removed: an empty registry would look to it like one that has lost what it held."""
+        removal = self._switcher.snapshot.manifest.removal
+        if removal is not None:
+            news = max(_NEWS, 2 * self._registry.poll) if isinstance(self._registry, Polling) else _NEWS
+            await asyncio.sleep(min(news, max(0.0, removal.at + news - self._clock())))
+
+    async def _give_up(self, because: str) -> None:
+        """The train goes on; where its active wagon is sealed by now, with the next one."""
+        await self._switcher.settle(lambda m: removal_given_up(m, self._clock(), because))
+
+    async def _end_units(self, manifest: Manifest) -> int:
+        if self._orchestrator is None:
+            return 0
+        units = {*await self._orchestrator.deployments(self._train), *(w.unit for w in manifest.wagons)}
+        for unit in sorted(units):
+            await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
+        return len(units)

@@ -1,0 +1,352 @@
+"""Every point between two steps at which a process may die: what stands then, and who finishes it.
+
+The table in the docs is written from this list, and a test kills at each of its points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from eventwagon.contracts.lifecycle import LIVE, State
+from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.event import Channel
+from eventwagon.runtime.probe import PROBE
+
+from .scenario import Arrival, Fault, Program, Role, Scenario
+
+LEFT_OVER = Channel("t", 1, PROBE)
+"""A channel that is none of wagon 1's own: it stays when that is removed."""
+
+
+class CrashPoint(NamedTuple):
+    """Where to kill, as the simulation's gate sees it: at a call of `op` by a process of the role, while `when`
+    holds."""
+
+    name: str
+    after: str
+    """What the dying process had just done."""
+    stands: str
+    finishes: str
+    role: Role | None
+    """None: any."""
+    op: str
+    when: Callable[[Manifest], object] = lambda manifest: True
+    nth: int = 1
+    """Of the calls that fit."""
+    answered: bool = False
+    """Killed when the call has taken effect, before the process knows."""
+    left_over: tuple[Channel, ...] = ()
+    """What rises again once its wagon is removed."""
+    settings: Mapping[str, float] = {}
+    """Those that bring a train to that point, where the usual ones don't."""
+    faults: tuple[Fault, ...] = ()
+    """What else goes wrong, or a train never comes to that point."""
+    grows: bool = False
+    """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
+
+
+def _in(state: State) -> Callable[[Manifest], list[Wagon]]:
+    return lambda manifest: manifest.in_state(state)
+
+
+def _lacks_channels(manifest: Manifest) -> bool:
+    return any(w.created_at and set(manifest.channels) - set(w.channels) for w in manifest.in_state(*LIVE))
+
+
+def _passed_on(manifest: Manifest) -> bool:
+    return any(w.reuses is not None for w in manifest.in_state(State.PROVISIONING))
+
+
+def _later(manifest: Manifest) -> bool:
+    return manifest.active is not None and bool(manifest.in_state(State.PROVISIONING))
+
+
+_NEVER_READY = {"provision_timeout": 0.5, "provision_attempts": 1}
+_SLOW = tuple(Fault(f"work{i}", "attach", 3, "delay", 3.0) for i in (1, 2))
+"""A channel of wagon 1 that rises again when that is removed."""
+
+POINTS = (
+    CrashPoint(
+        "founded",
+        "the founder wrote wagon 1, before its channels",
+        "a train without an active wagon; publishers wait until their deadline",
+        "the next publisher or observer",
+        None,
+        "create",
+        lambda m: m.active is None,
+    ),
+    CrashPoint(
+        "opened",
+        "the manifest has the new wagon",
+        "PROVISIONING, without channels",
+        "an observer makes them",
+        "observe",
+        "create",
+        _later,
+    ),
+    CrashPoint(
+        "half_created",
+        "some channels were made",
+        "the same; making them again changes nothing",
+        "an observer",
+        "observe",
+        "create",
+        _later,
+        nth=2,
+    ),
+    CrashPoint(
+        "created",
+        "all channels were made, before that was noted",
+        "the same",
+        "an observer",
+        "observe",
+        "create",
+        _later,
+        nth=4,
+        answered=True,
+    ),
+    CrashPoint(
+        "lifted",
+        "a publisher that was held too long took the bound off the full wagon, before that was noted",
+        "the channel takes more than the manifest says",
+        "the next publisher; until then the observers' figures count",
+        "publish",
+        "create",
+        lambda m: m.active is not None and m.active.capacity is not None and m.active.number > 1,
+        answered=True,
+        settings={"hold": 0.0, "spares": 0, "prepare": 1.0},
+    ),
+    CrashPoint(
+        "added",
+        "a new inner channel was made in a live wagon, before that was noted",
+        "a channel that the wagon is not known to have: nothing is emitted to it yet",
+        "an observer makes it again and notes it, or it is swept and made anew",
+        "observe",
+        "create",
+        _lacks_channels,
+        answered=True,
+        grows=True,
+    ),
+    CrashPoint(
+        "switched",
+        "the switch",
+        "new events go to the new wagon; the old ingress still takes stale ones, which are handled",
+        "an observer seals it",
+        "observe",
+        "seal",
+    ),
+    CrashPoint(
+        "sealed",
+        "the seal, before it was noted",
+        "sealed; sealing again changes nothing",
+        "an observer",
+        "observe",
+        "seal",
+        answered=True,
+    ),
+    CrashPoint(
+        "drained",
+        "DRAINED was stored",
+        "an empty wagon",
+        "an observer removes it",
+        "observe",
+        "channels",
+        _in(State.DRAINED),
+    ),
+    CrashPoint(
+        "passed_on",
+        "DRAINED was stored, and with it whose the workers are next (`reuse`)",
+        "a new wagon without channels; the workers are at the drained one, and nobody ends them",
+        "an observer makes the channels, the workers go on to them",
+        "observe",
+        "create",
+        _passed_on,
+        settings={"reuse": True, "keep_warm": 1.0},
+    ),
+    CrashPoint(
+        "going_on",
+        "the workers were about to go on to the new wagon (`reuse`)",
+        "the new wagon is not ready; its unit is asked for again",
+        "other workers, or started anew",
+        "work",
+        "attach",
+        _passed_on,
+        settings={"reuse": True, "keep_warm": 1.0},
+    ),
+    CrashPoint(
+        "removing",
+        "the last look, stored as REMOVING: from here on there is no way back",
+        "an empty wagon, with its channels",
+        "an observer goes on",
+        "observe",
+        "browse",
+        _in(State.REMOVING),
+    ),
+    CrashPoint(
+        "half_moved",
+        "part of the dead letters were moved",
+        "some stand twice, with the same ids; the command `dead` shows each once",
+        "an observer moves them again",
+        "observe",
+        "publish",
+        _in(State.REMOVING),
+        answered=True,
+    ),
+    CrashPoint(
+        "recorded",
+        "the record was written",
+        "channels that hold nothing; the journal may get the record twice",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.REMOVING),
+    ),
+    CrashPoint(
+        "half_deleted",
+        "some channels were deleted",
+        "deleting again changes nothing",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.REMOVING),
+        nth=2,
+    ),
+    CrashPoint(
+        "deleted",
+        "all channels were deleted, before the wagon left the manifest",
+        "a REMOVING wagon without channels",
+        "an observer takes it out",
+        "observe",
+        "delete",
+        _in(State.REMOVING),
+        nth=4,
+        answered=True,
+    ),
+    CrashPoint(
+        "failed",
+        "FAILED was stored: its workers never got ready",
+        "a wagon that took no events, with channels, and workers perhaps",
+        "an observer removes it",
+        "observe",
+        "browse",
+        _in(State.FAILED),
+        settings=_NEVER_READY,
+        faults=_SLOW,
+    ),
+    CrashPoint(
+        "half_failed",
+        "some channels of a FAILED wagon were deleted",
+        "deleting again changes nothing",
+        "an observer",
+        "observe",
+        "delete",
+        _in(State.FAILED),
+        nth=2,
+        settings=_NEVER_READY,
+        faults=_SLOW,
+    ),
+    CrashPoint(
+        "left_over",
+        "channels of a wagon that the manifest does not name were left or rose again",
+        "leftovers",
+        "the sweep: what their ingress holds is published anew, dead letters are moved, the channels deleted",
+        "observe",
+        "delete",
+        lambda m: m.next_number > 2 and m.wagon(1) is None and not m.in_state(State.REMOVING, State.FAILED),
+        left_over=(LEFT_OVER,),
+    ),
+    CrashPoint(
+        "sent",
+        "a publisher had sent, before it had the answer",
+        "the event may be stored",
+        "nobody: publish again under the same id",
+        "publish",
+        "publish",
+        answered=True,
+    ),
+    CrashPoint(
+        "claimed",
+        "a worker had claimed events",
+        "claimed until `visibility` ends",
+        "another worker, as suspects",
+        "work",
+        "receive",
+        lambda m: m.next_number > 2,
+        nth=3,
+        answered=True,
+    ),
+    CrashPoint(
+        "handled",
+        "a handler had returned, before what it emitted was stored",
+        "the event, claimed",
+        "another worker handles it again",
+        "work",
+        "publish",
+    ),
+    CrashPoint(
+        "emitted",
+        "a worker had stored emits, before it settled",
+        "the event is handled again, its children come twice with the same ids",
+        "another worker",
+        "work",
+        "settle",
+    ),
+    CrashPoint(
+        "settled",
+        "a worker had settled, before it knew",
+        "the event is done; settling counts once",
+        "nobody needs to",
+        "work",
+        "settle",
+        answered=True,
+    ),
+)
+
+
+def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
+    """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is
+    hit, and what the point needs."""
+    settings: dict[str, float | int | str] = {
+        "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
+        "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
+        **point.settings,
+    }  # fmt: skip
+    programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
+    arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
+    return Scenario(
+        seed=1,
+        limit="Volume(8)",
+        workers="each=2",
+        settings=settings,
+        programs=programs,
+        arrivals=arrivals,
+        faults=point.faults,
+        depth=2,
+        poison=0.2,
+        work=0.05,
+        calm_after=max(8.0, dead_for) + (40.0 if point.left_over else 0.0),  # leftovers are looked for every 30 s
+        grows_at=1.0 if point.grows else None,
+    )
+
+
+class Ambush:
+    """Waits for the point, and kills there, once."""
+
+    def __init__(self, point: CrashPoint, *, dead_for: float) -> None:
+        self.struck = ""
+        """The process that was hit."""
+        self._point = point
+        self._dead_for = dead_for
+        self._seen = 0
+
+    def __call__(self, process: str, role: Role, op: str, manifest: Manifest) -> Fault | None:
+        """The fault of this call, if this is the point."""
+        point = self._point
+        if self.struck or point.role not in (None, role) or op != point.op or not point.when(manifest):
+            return None
+        self._seen += 1
+        if self._seen < point.nth:
+            return None
+        self.struck = process
+        return Fault(process, op, self._seen, "crash-after" if point.answered else "crash", self._dead_for)

@@ -1,0 +1,926 @@
+"""Mutants: small deliberate breaks of the core, each of which the checker must catch. One that survives is a hole in
+it.
+
+Each is a context manager that patches the core for as long as it is entered. Not for production, of course.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from copy import copy
+from itertools import count
+from typing import Any, NamedTuple
+from unittest import mock
+
+import msgspec
+
+from eventwagon import connection as connection_module
+from eventwagon.contracts import broker as broker_module
+from eventwagon.contracts import manifest as manifest_module
+from eventwagon.contracts.broker import Depth, proven_empty
+from eventwagon.contracts.facts import Fact
+from eventwagon.contracts.lifecycle import LIVE, Move, State
+from eventwagon.contracts.manifest import Manifest, Wagon, moved
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.drivers.memory import broker as memory_module
+from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable
+from eventwagon.event import DEAD, Channel, Event, born, new_ids
+from eventwagon.policy import edits as steps_module
+from eventwagon.policy import plan as plan_module
+from eventwagon.policy.edits import Plan, Provision, RemoveLeftover, Seal, Task, sealed
+from eventwagon.policy.plan import _Draft, plan
+from eventwagon.policy.scale_to_zero import rested
+from eventwagon.runtime import in_process as in_process_module
+from eventwagon.runtime import membership as member_module
+from eventwagon.runtime import observer as observer_module
+from eventwagon.runtime import removal as removal_module
+from eventwagon.runtime import switcher as switcher_module
+from eventwagon.runtime import wagon_consumer as serving_module
+from eventwagon.runtime import worker_pool as crew_module
+from eventwagon.runtime.admission import Gate
+from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.handling import Dead, Failed, Handled, begin
+from eventwagon.runtime.lease import Lease
+from eventwagon.runtime.listeners import Telling
+from eventwagon.runtime.membership import Membership
+from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.prefetch import Feed
+from eventwagon.runtime.publish_queue import Batch
+from eventwagon.runtime.removal import Remover
+from eventwagon.runtime.settling import Settling
+from eventwagon.runtime.switcher import Switcher
+from eventwagon.runtime.train_state import Switching
+from eventwagon.runtime.wagon_consumer import Serving
+from eventwagon.runtime.worker_pool import Lanes
+
+from .guests import Close, DriversDefect
+
+
+class Mutant(NamedTuple):
+    """Called, it gives the context manager that breaks the core."""
+
+    enter: Callable[[], AbstractContextManager[None]]
+    breaks: str
+    """The invariant that it must be caught by."""
+    then: tuple[str, ...] = ()
+    """Words of the errors that follow from it. Any other that the scenario did not throw: it fails by itself, which
+    proves nothing."""
+
+    def __call__(self) -> AbstractContextManager[None]:
+        return self.enter()
+
+
+FENCED: dict[str, Mutant] = {}
+"""Those for brokers that refuse writes to sealed channels, by name."""
+UNFENCED: dict[str, Mutant] = {}
+"""Those for the lease fence."""
+HOSTILE: dict[str, Mutant] = {}
+"""Those without one of the bulkheads, for scenarios with hostile guests."""
+STEPPING: dict[str, Mutant] = {}
+"""Those for registries that step back."""
+LEAVING: dict[str, Mutant] = {}
+"""Those of processes that leave, for scenarios in which some do and nothing else goes wrong."""
+HANGING: dict[str, Mutant] = {}
+"""Those for scenarios in which some calls are never answered."""
+PAUSED: dict[str, Mutant] = {}
+"""Those for scenarios in which somebody pauses and resumes."""
+DEFECTS: dict[str, Mutant] = {}
+"""Those whose own failing must be seen though a bulkhead holds it up."""
+RARE: dict[str, Mutant] = {}
+"""Those that few seeds in thousands are hit by: they are caught in scenarios that are kept in the tests."""
+
+
+def _mutant(
+    name: str, breaks: str, into: dict[str, Mutant] = FENCED, *, then: tuple[str, ...] = ()
+) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
+    def register(function: Callable[[], Iterator[None]]) -> Mutant:
+        into[name] = Mutant(contextmanager(function), breaks, then)
+        return into[name]
+
+    return register
+
+
+@_mutant("seal skipped", "I4")
+def _seal_skipped() -> Iterator[None]:
+    """The manifest says sealed; the broker was never asked to."""
+    carry_out = Observer._carry_out
+
+    async def mutant(self: Observer, task: Task, *rest: Any) -> None:
+        if isinstance(task, Seal):
+            await self._switcher.settle(lambda m: sealed(m, task.number, self._clock()))
+        else:
+            await carry_out(self, task, *rest)
+
+    with mock.patch.object(Observer, "_carry_out", mutant):
+        yield
+
+
+@_mutant("redirect before ready", "I3")
+def _redirect_before_ready() -> Iterator[None]:
+    """A wagon counts as ready when its channels stand, whether or not workers are attached."""
+
+    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
+        served = {w.unit: Deployment(number=w.number, ready=True) for w in manifest.in_state(*LIVE)}
+        return plan(settings, manifest, readings, served, *rest, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("emptiness read published before settled", "I5")
+def _published_first() -> Iterator[None]:
+    """The order that proves nothing: published totals first, settled ones after."""
+
+    def mutant(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
+        return proven_empty(later, first)
+
+    with mock.patch.object(observer_module, "proven_empty", mutant):
+        yield
+
+
+@_mutant("unknown depth read as zero", "I5")
+def _unknown_is_zero() -> Iterator[None]:
+    outstanding = broker_module.outstanding
+
+    def known(depths: Sequence[Depth]) -> list[Depth]:
+        return [
+            d if d.published is not None and d.settled is not None else Depth(published=0, settled=0, waiting=0)
+            for d in depths
+        ]
+
+    with (
+        mock.patch.object(
+            observer_module, "proven_empty", lambda first, later: proven_empty(known(first), known(later))
+        ),
+        mock.patch.object(observer_module, "outstanding", lambda depths: outstanding(known(depths))),
+        mock.patch.object(removal_module, "outstanding", lambda depths: outstanding(known(depths))),
+    ):
+        yield
+
+
+@_mutant("settle before emit", "I6")
+def _settle_before_emit() -> Iterator[None]:
+    """An event is settled first; what it emitted is stored after that."""
+    settle = Settling._settle
+
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        await settle(self, source, [(delivery, ()) for delivery, _ in finished])
+        for _, emitted in finished:
+            for name, event in emitted:
+                with suppress(EventwagonError):
+                    await self._kit.broker.publish(Channel(self._kit.train, self._number, name), [event])
+
+    with mock.patch.object(Settling, "_settle", mutant):
+        yield
+
+
+@_mutant("settle before the dead letter", "I6")
+def _settle_before_burial() -> Iterator[None]:
+    """What can't be handled is settled first, and put among the dead letters after that."""
+    settle = Settling._settle
+
+    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+        is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for delivery, emitted in finished}
+        await settle(self, source, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
+        for delivery, emitted in finished:
+            if is_dead[id(delivery)]:
+                with suppress(EventwagonError):
+                    channel = Channel(self._kit.train, self._number, DEAD)
+                    await self._kit.broker.publish(channel, [event for _, event in emitted])
+
+    with mock.patch.object(Settling, "_settle", mutant):
+        yield
+
+
+@_mutant("the cap counts for nothing", "I10")
+def _uncapped() -> Iterator[None]:
+    def mutant(settings: Any, *rest: Any, **more: Any) -> Plan:
+        return plan(msgspec.structs.replace(settings, wagons=1000), *rest, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("ready again without workers", "I3")
+def _ready_again() -> Iterator[None]:
+    """A wagon that lost its workers counts as ready all the same, since it once was."""
+    known: set[int] = set()
+
+    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
+        if manifest.next_number == 2:
+            known.clear()
+        known.update(n for n, d in deployments.items() if d.ready)
+        again = {w.number: Deployment(number=w.number, ready=True) for w in manifest.in_state(State.PROVISIONING)}
+        return plan(
+            settings,
+            manifest,
+            readings,
+            {**deployments, **{n: d for n, d in again.items() if n in known}},
+            *rest,
+            **more,
+        )
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("removal without a re-check", "I5")
+def _no_recheck() -> Iterator[None]:
+    """A sealed wagon at whose ingress nothing waits counts as empty: in flight and inner channels are not looked at,
+    not then and not before its channels are deleted."""
+    read = Observer._read
+
+    async def mutant(self: Observer, manifest: Manifest) -> Any:
+        readings, troubles = await read(self, manifest)
+        sealed_before = {w.number for w in manifest.wagons if w.sealed_at is not None}
+        return {
+            n: msgspec.structs.replace(r, empty=n in sealed_before and r.waiting == 0) for n, r in readings.items()
+        }, troubles
+
+    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(Remover, "_late", return_value=0):
+        yield
+
+
+@_mutant("numbers used twice", "I2")
+def _numbers_reused() -> Iterator[None]:
+    """A new wagon takes the lowest number that no live one has."""
+    opened = manifest_module.opened
+
+    def mutant(manifest: Manifest, **more: Any) -> Manifest:
+        taken = {w.number for w in manifest.wagons}
+        free = next(n for n in range(1, manifest.next_number + 1) if n not in taken)
+        new = opened(msgspec.structs.replace(manifest, next_number=free), **more)
+        wagons = tuple(sorted(new.wagons, key=lambda w: w.number))
+        return msgspec.structs.replace(new, wagons=wagons, next_number=max(w.number for w in wagons) + 1)
+
+    def number(*args: Any, **more: Any) -> Any:
+        before = args[1]
+        manifest, fact = open_next(*args, **more)
+        fresh = {w.number for w in manifest.wagons} - {w.number for w in before.wagons}
+        return manifest, msgspec.structs.replace(fact, number=fresh.pop())
+
+    open_next = steps_module.open_next
+    with (
+        mock.patch.object(steps_module, "opened", mutant),
+        mock.patch.object(steps_module, "open_next", number),
+        mock.patch.object(plan_module, "open_next", number),
+    ):
+        yield
+
+
+@_mutant("spare leaked after a crash", "I7")
+def _spare_leaked() -> Iterator[None]:
+    """Only the observer that opened a wagon makes its channels; when it dies in between, nobody does."""
+
+    def mutant(settings: Any, manifest: Manifest, *rest: Any, **more: Any) -> Plan:
+        made = plan(msgspec.structs.replace(settings, provision_timeout=1e9), manifest, *rest, **more)
+        coming = {w.number for w in manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
+        tasks = tuple(t for t in made.tasks if not (isinstance(t, Provision) and t.number in coming))
+        return msgspec.structs.replace(made, tasks=tasks)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("leftovers never swept", "I7")
+def _no_sweep() -> Iterator[None]:
+    with mock.patch.object(_Draft, "sweep", return_value=None):
+        yield
+
+
+@_mutant("workers of a removed wagon kept", "I7")
+def _workers_kept() -> Iterator[None]:
+    with mock.patch.object(Remover, "_end_workers"):
+        yield
+
+
+@_mutant("sent home for ever", "I7")
+def _never_woken() -> Iterator[None]:
+    """An idle train's workers are sent home, and nobody calls them back."""
+
+    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Plan:
+        asleep = manifest.active is not None and manifest.active.asleep_at is not None
+        return Plan(manifest) if asleep else rested(settings, manifest, **seen)
+
+    with mock.patch.object(plan_module, "rested", mutant):
+        yield
+
+
+@_mutant("retry with a new id", "I1")
+def _new_id() -> Iterator[None]:
+    """After an uncertain publish the events are sent again under new ids."""
+    publish = Switcher._publish
+    uncertain: set[str] = set()
+    count = 0
+
+    def ids(number: int) -> bytes:
+        nonlocal count
+        count += 1
+        return count.to_bytes(number, "big")
+
+    async def mutant(self: Switcher, wagon: Wagon, events: Sequence[Event], *rest: Any) -> None:
+        again = [msgspec.structs.replace(e, id=new_ids(1, e.time, ids)[0]) if e.id in uncertain else e for e in events]
+        try:
+            await publish(self, wagon, again, *rest)
+        except PublishUncertain:
+            uncertain.update(e.id for e in events)
+            raise
+
+    with mock.patch.object(Switcher, "_publish", mutant):
+        yield
+
+
+@_mutant("half deleted taken for unknown", "I7")
+def _half_deleted_kept() -> Iterator[None]:
+    """A listed channel that is gone keeps its wagon from being removed, for ever."""
+    move = Remover._move_dead_letters
+
+    async def mutant(self: Remover, channel: Channel) -> int | None:
+        moved = await move(self, channel)
+        if moved is None and channel in await self._broker.channels(self._train):
+            raise Unavailable(f"{channel} can't be read")
+        return moved
+
+    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+        yield
+
+
+@_mutant("attached to all that was known", "I3", RARE)
+def _attached_to_fewer() -> Iterator[None]:
+    """A process's word counts for channels, too, that the wagon got after it was given."""
+
+    def mutant(self: _Draft, wagon: Wagon) -> Deployment | None:
+        found = deployment(self, wagon)
+        return self.deployments.get(wagon.unit) if found and "not attached" in found.trouble else found
+
+    deployment = _Draft.deployment
+    with mock.patch.object(_Draft, "deployment", mutant):
+        yield
+
+
+@_mutant("ready again on an old word", "I3", RARE)
+def _old_word() -> Iterator[None]:
+    """What a process said of a wagon before it lost its workers makes it ready again."""
+    said = observer_module._said_of_themselves
+
+    def mutant(members: Sequence[Member], manifest: Manifest) -> Any:
+        wagons = tuple(msgspec.structs.replace(w, losses=0) for w in manifest.wagons)
+        return said(members, msgspec.structs.replace(manifest, wagons=wagons))
+
+    with mock.patch.object(observer_module, "_said_of_themselves", mutant):
+        yield
+
+
+@_mutant("removal begun with a way back", "I5")
+def _removal_unfenced() -> Iterator[None]:
+    """Channels of a wagon go while another observer may still find it draining again."""
+    remove = Remover.remove
+
+    async def mutant(self: Remover, wagon: Wagon) -> None:
+        late = 0
+        if wagon.state is State.DRAINED:
+            channels = self._switcher.snapshot.manifest.working_channels(wagon)
+            late = await self._late(channels, await self._standing(wagon))
+        await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
+
+    def gone(manifest: Manifest, number: int) -> Manifest:
+        standing = manifest.wagon(number)
+        if standing is not None and standing.state is State.DRAINED:
+            manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
+        return steps_module.removed(manifest, number)
+
+    with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
+        yield
+
+
+@_mutant("dead letters not moved out", "I5")
+def _dead_letters_dropped() -> Iterator[None]:
+    async def mutant(self: Remover, channel: Channel) -> int:
+        return 0
+
+    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+        yield
+
+
+@_mutant("two active", "alive", then=("are all active",))
+def _two_active() -> Iterator[None]:
+    """The switch activates the new wagon and forgets to cut the old one off: the core refuses to store that, as a
+    defect of its own."""
+    switched = manifest_module.switched
+
+    def mutant(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
+        if manifest.active is None:
+            return switched(manifest, to=to, now=now, because=because)
+        return moved(manifest, to, Move.ACTIVATED, active_at=now)
+
+    with mock.patch.object(steps_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+        yield
+
+
+@_mutant("any program serves any wagon", "I3")
+def _any_code() -> Iterator[None]:
+    with mock.patch.object(serving_module, "why_not_served", return_value=""):
+        yield
+
+
+@_mutant("switched to a spare with other code", "I3")
+def _any_spare() -> Iterator[None]:
+    """Spares of other code are neither put away nor passed over."""
+    ready = property(lambda self: self.in_state(State.READY))
+    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(_Draft, "put_away"):
+        yield
+
+
+@_mutant("a switch that nobody explains", "I9")
+def _unexplained() -> Iterator[None]:
+    store = Switcher.store
+
+    async def mutant(self: Switcher, plan: Plan, *, base: Any) -> Any:
+        return await store(self, Plan(plan.manifest), base=base)
+
+    with mock.patch.object(Switcher, "store", mutant):
+        yield
+
+
+@_mutant("lease ignored", "I4", UNFENCED)
+def _lease_ignored() -> Iterator[None]:
+    """Publishers take no lease, and observers wait for none."""
+
+    async def nothing(self: Lease) -> None:
+        pass
+
+    @asynccontextmanager
+    async def sending(self: Lease, number: int) -> Any:
+        yield
+
+    with (
+        mock.patch.object(Lease, "hold", nothing),
+        mock.patch.object(Lease, "sending", sending),
+        mock.patch.object(_Draft, "stale_publishers", return_value=False),
+    ):
+        yield
+
+
+@_mutant("late events not rescued", "I5", UNFENCED)
+def _not_rescued() -> Iterator[None]:
+    """Nobody looks again before a drained wagon is removed."""
+
+    async def nothing(self: Remover, *of: Any) -> int:
+        return 0
+
+    with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):
+        yield
+
+
+@_mutant("no bulkhead around handlers", "alive", HOSTILE, then=("is shutting down",))
+def _handlers_unchecked() -> Iterator[None]:
+    """What a handler raises that is no Exception is raised at its worker."""
+
+    def mutant(*args: Any) -> Any:
+        outcome = begin(*args)
+        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed) else _later(outcome)
+
+    async def _later(outcome: Any) -> Any:
+        return _checked(await outcome)
+
+    def _checked(outcome: Any) -> Any:
+        if isinstance(outcome, Failed) and outcome.error is not None and not isinstance(outcome.error, Exception):
+            raise Close from outcome.error  # which no bulkhead behind it may stop
+        return outcome
+
+    def unless_ending(self: Settling, line: Any) -> None:
+        """A group that comes down takes no task, and the coroutine that it is handed is left behind."""
+        tasks: Any = self._kit.tasks
+        if not tasks._aborting:
+            go(self, line)
+
+    go = Settling.go
+    with mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
+        yield
+
+
+@_mutant("a worker that ends is not replaced", "pool", HOSTILE)
+def _workers_lost() -> Iterator[None]:
+    """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its
+    place."""
+
+    async def mutant(self: Lanes, me: Any, hand: Any, handler: Any) -> None:
+        raise asyncio.CancelledError
+
+    resized: list[bool] = []
+    resize, fill = Lanes.resize, Lanes._fill
+
+    def filled(self: Lanes) -> None:
+        if resized:
+            fill(self)
+
+    def once(self: Lanes, target: int) -> None:
+        resized.append(True)
+        try:
+            resize(self, target)
+        finally:
+            resized.pop()
+
+    with (
+        mock.patch.object(Lanes, "_after_cut", mutant),
+        mock.patch.object(Lanes, "resize", once),
+        mock.patch.object(Lanes, "_fill", filled),
+    ):
+        yield
+
+
+@_mutant("emits refused together", "strangers", HOSTILE)
+def _emits_together() -> Iterator[None]:
+    """Where the broker refuses one event of a batch, all that travelled with it are taken for refused."""
+
+    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any) -> None:
+        channel = Channel(self._kit.train, self._number, name)
+        events = [event for _, event in part]
+        try:
+            await self._insist("emitting", lambda: self._emit(channel, events))
+        except Exception as e:  # noqa: BLE001 - as in what it stands for
+            refused.update({place: (name, e) for place, _ in part})
+
+    with mock.patch.object(Settling, "_store", mutant):
+        yield
+
+
+def _only_ours(error: BaseException) -> bool:
+    """What passes where there is no bulkhead: all that a driver should not raise."""
+    return not isinstance(error, EventwagonError)
+
+
+async def _not_kept_up(work: Callable[[], Awaitable[object]], *_: object) -> None:
+    """The outermost bulkhead of a long task, taken out."""
+    await work()
+
+
+@_mutant("no bulkhead around looks", "alive", HOSTILE)
+def _looks_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(observer_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around check-ins", "alive", HOSTILE)
+def _check_ins_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(member_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around units", "alive", HOSTILE)
+def _units_unchecked() -> Iterator[None]:
+    with (
+        mock.patch.object(in_process_module, "is_ours", _only_ours),
+        mock.patch.object(connection_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("no bulkhead around publishing", "alive", HOSTILE)
+def _sender_unchecked() -> Iterator[None]:
+    """What a driver raises that it should not ends the task that sends."""
+
+    def mutant(self: Switcher, batch: Any, count: int, error: BaseException) -> None:
+        raise error
+
+    with (
+        mock.patch.object(Switcher, "_refuse_unexpected", mutant),
+        mock.patch.object(switcher_module, "kept_up", _not_kept_up),
+    ):
+        yield
+
+
+@_mutant("publishes refused together", "strangers", HOSTILE)
+def _publishes_together() -> Iterator[None]:
+    """Where the broker refuses one event of a batch, all that travelled with it are refused."""
+
+    def mutant(self: Batch, count: int, error: EventwagonError) -> bool:
+        self.fail(error)
+        return True
+
+    with mock.patch.object(Batch, "refuse", mutant):
+        yield
+
+
+@_mutant("no bulkhead around listeners", "alive", HOSTILE)
+def _listeners_unchecked() -> Iterator[None]:
+    def mutant(self: Telling, fact: Fact) -> None:
+        for listener in self._listeners:
+            listener(fact)
+
+    with mock.patch.object(Telling, "__call__", mutant):
+        yield
+
+
+@_mutant("each claim that runs out counts", "strangers", HOSTILE)
+def _deaths_count() -> Iterator[None]:
+    """All that a process had in hand when it died loses an attempt."""
+
+    def mutant(self: Any, hold: Any, due: float) -> None:
+        self._give_back(hold, due, hold.attempt + 1, suspect=True)
+
+    with mock.patch.object(memory_module._Queue, "_run_out", mutant):
+        yield
+
+
+@_mutant("suspects beside others", "strangers", HOSTILE)
+def _not_alone() -> Iterator[None]:
+    """A suspect's claim counts, and others are handled beside it."""
+
+    @asynccontextmanager
+    async def mutant(self: Gate) -> Any:
+        yield True
+
+    with mock.patch.object(Gate, "alone", mutant):
+        yield
+
+
+@_mutant("a registry's step back taken for late news", "I7", STEPPING)
+def _step_back_ignored() -> Iterator[None]:
+    async def mutant(self: Switching) -> Snapshot:
+        self.see(await self._registry.read(self._train))
+        return self.snapshot
+
+    with mock.patch.object(Switching, "refresh", mutant):
+        yield
+
+
+@_mutant("wagons of the lost time dropped", "I7", STEPPING)
+def _lost_wagons_dropped() -> Iterator[None]:
+    """What stands in channels that the older manifest does not know goes with them."""
+
+    async def mutant(self: Remover, task: RemoveLeftover) -> None:
+        for channel in task.channels:
+            await self._broker.delete(channel)
+
+    with mock.patch.object(Remover, "leftover", mutant):
+        yield
+
+
+@_mutant("numbers of the lost time used again", "I2", STEPPING)
+def _numbers_forgotten() -> Iterator[None]:
+    with (
+        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: manifest),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Plan(manifest)),
+    ):
+        yield
+
+
+@_mutant("an active wagon that is gone or sealed is kept", "I7", STEPPING)
+def _dead_end_kept() -> Iterator[None]:
+    async def nothing(self: Switcher, *_: object, **__: object) -> None:
+        pass
+
+    with (
+        mock.patch.object(Switcher, "_ask_for_next", nothing),
+        mock.patch.object(_Draft, "is_gone", return_value=False),
+    ):
+        yield
+
+
+@_mutant("a worker whose handler was cut short works no more", "pool", HOSTILE)
+def _workers_parked() -> Iterator[None]:
+    """All but one of each pool: the work goes on, and the pool has its size."""
+    after_cut = Lanes._after_cut
+    parked: Counter[Lanes] = Counter()
+
+    async def mutant(self: Lanes, me: Any, hand: Any, feed: Any) -> None:
+        await after_cut(self, me, hand, feed)
+        if parked[self] + 1 < len(self._workers):
+            parked[self] += 1
+            while not self._closed and len(self._workers) <= self.target:  # noqa: ASYNC110 - until it is to end
+                await asyncio.sleep(1.0)
+            parked[self] -= 1
+
+    with mock.patch.object(Lanes, "_after_cut", mutant):
+        yield
+
+
+@_mutant("a stained worker goes on", "strangers", HOSTILE)
+def _stains_stay() -> Iterator[None]:
+    """A worker whose context a handler has changed takes the next event in it."""
+    turns = Lanes._turns
+
+    async def mutant(self: Lanes, me: Any, hand: Any) -> bool:
+        await turns(self, me, hand)
+        return False
+
+    with mock.patch.object(Lanes, "_turns", mutant):
+        yield
+
+
+@_mutant("a defect is charged to all that travelled together", "strangers", HOSTILE)
+def _defects_charged() -> Iterator[None]:
+    """Where the driver fails on emits, each event that emitted some of them loses an attempt."""
+    store = Settling._store
+
+    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any, **more: Any) -> None:
+        insist = self._insist
+
+        async def insisted(step: str, call: Any) -> None:
+            try:
+                await insist(step, call)
+            except DriversDefect as e:
+                if name == DEAD:
+                    raise
+                refused.update({place: (name, e) for place, _ in part})
+
+        charged: Any = copy(self)
+        charged._insist = insisted
+        await store(charged, name, part, refused, **more)
+
+    with mock.patch.object(Settling, "_store", mutant):
+        yield
+
+
+@_mutant("a snooze is an attempt", "strangers", HOSTILE)
+def _snoozes_count() -> Iterator[None]:
+    def mutant(self: Feed, delivery: Any, pause: float, because: str) -> None:
+        self._release(delivery, pause, tried=True)
+
+    with mock.patch.object(Feed, "snooze", mutant):
+        yield
+
+
+@_mutant("an open circuit is never probed", "I7", HOSTILE)
+def _never_probed() -> Iterator[None]:
+    with mock.patch.object(Circuits, "_look"):
+        yield
+
+
+@_mutant("the pause that a handler asks for is ignored", "pause", HOSTILE)
+def _pauses_ignored() -> Iterator[None]:
+    failed = Circuits.failed
+
+    def mutant(self: Circuits, *of: Any, because: str, after: float | None = None) -> Any:
+        return failed(self, *of, because=because)
+
+    with mock.patch.object(Circuits, "failed", mutant):
+        yield
+
+
+@_mutant("leaving gives nothing back", "I7", LEAVING)
+def _nothing_given_back() -> Iterator[None]:
+    """Who leaves a wagon cancels the receives, and what was fetched is left to run out."""
+    leave = Serving._leave
+
+    async def mutant(self: Serving, grace: float) -> None:
+        for fetching in self._fetching:
+            fetching.cancel()
+        with mock.patch.object(self, "give_back"):
+            await leave(self, grace)
+
+    with mock.patch.object(Serving, "_leave", mutant):
+        yield
+
+
+@_mutant("settling waits for ever", "I7", HANGING)
+def _settling_waits() -> Iterator[None]:
+    """A call of the broker's that is never answered is never given up."""
+    begin = Settling.__init__
+
+    def mutant(self: Settling, kit: Any, *rest: Any) -> None:
+        begin(self, kit._replace(settings=msgspec.structs.replace(kit.settings, publish_timeout=1e9)), *rest)
+
+    with mock.patch.object(Settling, "__init__", mutant):
+        yield
+
+
+@_mutant("moving dead letters on waits for ever", "I7", HANGING)
+def _moving_waits() -> Iterator[None]:
+    """An observer that moves a wagon's dead letters on never gives up a call that is never answered."""
+
+    async def mutant(self: Remover, kept: Any, letters: Sequence[Event]) -> None:
+        await self._broker.publish(kept, letters)
+
+    with mock.patch.object(Remover, "_publish", mutant):
+        yield
+
+
+@_mutant("a pause is not heeded", "paused", PAUSED)
+def _pause_not_heeded() -> Iterator[None]:
+    with mock.patch.object(member_module, "resting", return_value=frozenset()), _specs_silent():
+        yield
+
+
+@_mutant("what was fetched before a pause is handed out", "paused", PAUSED)
+def _fetched_handed_out() -> Iterator[None]:
+    """Only fetching stops."""
+
+    def mutant(self: Feed) -> float | None:
+        if self.circuit.held:
+            return None
+        if self.buffer:
+            return born(self.buffer[0].event)
+        return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    def heed(self: Serving) -> None:
+        self.paused = self.spec.paused or self.spec.number in self.kit.resting.numbers
+        self.lanes.wake(self.lanes.target)
+        self.nudge()
+
+    with mock.patch.object(Feed, "began", property(mutant)), mock.patch.object(Serving, "heed_pause", heed):
+        yield
+
+
+@_mutant("a pause waits for who else is alive", "paused", PAUSED)
+def _pause_waits() -> Iterator[None]:
+    """A process that works hears of it only when it next looks after its wagons."""
+    with mock.patch.object(Membership, "_heed", Membership.poke):
+        yield
+
+
+@_mutant("the end of a pause is not heard", "I7", PAUSED)
+def _resume_not_heard() -> Iterator[None]:
+    heed = Serving.heed_pause
+
+    def mutant(self: Serving) -> None:
+        if not self.paused:
+            heed(self)
+
+    with mock.patch.object(Serving, "heed_pause", mutant):
+        yield
+
+
+@_mutant("limits are heeded while a train is paused", "paused", PAUSED)
+def _limits_heeded() -> Iterator[None]:
+    with mock.patch.object(_Draft, "on_hold", return_value=False):
+        yield
+
+
+@contextmanager
+def _specs_silent() -> Iterator[None]:
+    """What wagons should have says nothing of pauses."""
+    spec_of = steps_module.spec_of
+
+    def silent(*of: Any, **more: Any) -> Any:
+        return msgspec.structs.replace(spec_of(*of, **more), paused=False)
+
+    with mock.patch.object(member_module, "spec_of", silent):
+        yield
+
+
+def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
+    """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows
+    it."""
+    looks = count(1)
+
+    def mutant(*of: Any, **more: Any) -> Plan:
+        if next(looks) % 5 == 0:
+            raise error()
+        return plan(*of, **more)
+
+    with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("a cancellation that nobody sent", "alive", DEFECTS, then=("CancelledError",))
+def _strays() -> Iterator[None]:
+    yield from _defective(asyncio.CancelledError)
+
+
+@_mutant("a group of what is no Exception", "alive", DEFECTS, then=("BaseExceptionGroup",))
+def _groups() -> Iterator[None]:
+    yield from _defective(lambda: BaseExceptionGroup("a defect", [GeneratorExit()]))
+
+
+@_mutant("a wrong argument", "alive", DEFECTS, then=("AttributeError",))
+def _wrong_argument() -> Iterator[None]:
+    """Each fifth call of one kind has one; it fails in a file of the simulation."""
+    settle_all = Settling._settle_all
+    calls = count(1)
+
+    async def mutant(self: Settling, source: Any, deliveries: list[Any]) -> None:
+        if next(calls) % 5 == 0:
+            try:
+                await source.subscription.settle([None])
+            except AttributeError as e:
+                self._kit.bulkhead.report("settling", e)
+        await settle_all(self, source, deliveries)
+
+    with mock.patch.object(Settling, "_settle_all", mutant):
+        yield
+
+
+ALL: dict[str, Mutant] = {
+    **FENCED,
+    **UNFENCED,
+    **HOSTILE,
+    **LEAVING,
+    **HANGING,
+    **PAUSED,
+    **DEFECTS,
+    **STEPPING,
+    **RARE,
+}
+"""Each of them, by name."""

@@ -1,0 +1,471 @@
+"""One run: the processes of a scenario, the trouble, the healing, and the rest that must follow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from eventwagon import breaker as breaker_module
+from eventwagon import connection as connection_module
+from eventwagon.contracts.facts import Fact
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.errors import Conflict, EventwagonError
+from eventwagon.event import DEAD, Channel, new_ids
+from eventwagon.policy.pausing import resting, resumed
+from eventwagon.runtime import prefetch as feed_module
+from eventwagon.runtime import worker_pool as crew_module
+from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.testing.virtual_time import Deadlock
+
+from .cluster import Cluster, GatedOrchestrator
+from .gate import Gate
+from .guests import guest, is_thrown
+from .history import Faulted, Healed, History, Rested
+from .loop import PROCESS, SimulationLoop, StandsStill, close
+from .process import TRAIN, Process, Slot
+from .scenario import Fault, Role, Scenario
+from .truth import Recorder, TruthBroker, TruthRegistry
+
+Ambush = Callable[[str, Role, str, Manifest], Fault | None]
+
+REST_WITHIN = 900.0
+"""Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
+LEAVE_WITHIN = 60.0
+_PATIENCE = 30.0
+"""Seconds for which a breaker that opens soon keeps what always fails."""
+QUIET = 10.0
+"""Seconds of rest over which calls are counted."""
+
+
+class Rest(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended: what stood when the train was at rest, or was not."""
+
+    reached: bool
+    after: float
+    """Virtual seconds from the healing."""
+    lacking: tuple[str, ...]
+    """Why it was not at rest."""
+    manifest: Manifest
+    dead: dict[str, str]
+    """The dead letters that are kept: id → key."""
+    calls: dict[str, int]
+    """Calls of all processes in the quiet seconds at rest."""
+    quiet: float
+    left_behind: tuple[str, ...]
+    """What was still there after every process had been asked to leave."""
+    short: tuple[str, ...] = ()
+    """Pools of workers that were not of their size at rest."""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a scenario."""
+
+    scenario: Scenario
+    history: Any
+    rest: Rest
+    unexpected: tuple[str, ...]
+    """Errors that nobody caught, or that a bulkhead held up though nothing in the scenario threw them."""
+    longest_journal: int
+    seconds: float
+    """Virtual."""
+    foreign: tuple[str, ...] = ()
+    """Those of the unexpected, and of what ended processes, that nothing in the scenario threw."""
+
+    @property
+    def faults(self) -> Counter[str]:
+        """The faults that took effect, by kind."""
+        return Counter(f.kind for f in self.history.of(Faulted))
+
+
+class World:
+    """What all processes of a run share: the truth, and the time."""
+
+    def __init__(
+        self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
+    ) -> None:
+        self.scenario = scenario
+        self.loop = loop
+        self.history = History()
+        self.record = Recorder(self.history)
+        self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
+        self.registry = TruthRegistry(self.record)
+        self.slots = [Slot(program, scenario) for program in scenario.programs]
+        self.cluster = Cluster(self)
+        self.ambush = ambush
+        self.healed = False
+        self.ending = False
+        self._left_over = left_over
+        self._lived: list[Process] = []
+        self._arriving: dict[asyncio.Task[Any], None] = {}
+        self.snoozed: Counter[str] = Counter()
+        """How often the handling of each event has put it off."""
+
+    def orchestrator(self, gate: Gate) -> Orchestrator | None:
+        """How a process reaches the control plane, where there is one."""
+        return GatedOrchestrator(gate) if self.scenario.orchestrated else None
+
+    def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
+        """A call that takes effect later, without its process."""
+        self._arriving[arriving] = None
+
+        def arrived(task: asyncio.Task[Any]) -> None:
+            del self._arriving[task]
+            if not task.cancelled():
+                task.exception()  # told to the caller, if there still is one
+
+        arriving.add_done_callback(arrived, context=Context())  # nobody's: its process may be dead by then
+
+    def heard(self, fact: Fact) -> None:
+        """What listeners are told; the history has the journal."""
+
+    def bury(self) -> None:
+        """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no
+        news."""
+        with warnings.catch_warnings(), mock.patch.object(sys, "unraisablehook"):
+            warnings.simplefilter("ignore")
+            for process in self._lived:
+                process.bury()
+            self._lived.clear()
+            for task in asyncio.all_tasks(self.loop):  # only where the run itself did not come to its end
+                close(task)
+            gc.collect(0)  # all of this run is in the youngest generation: the collector was off
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """In the simulation's own name: no process can hold it up."""
+        token = PROCESS.set(None)
+        try:
+            self.loop.call_later(seconds, call)
+        finally:
+            PROCESS.reset(token)
+
+    async def run(self) -> Rest:
+        """All of it."""
+        async with asyncio.TaskGroup() as tasks:
+            for slot in self.slots:
+                tasks.create_task(self.supervise(slot))
+            tasks.create_task(self._roll_out())
+            tasks.create_task(self._step_back())
+            for channel in self._left_over:
+                tasks.create_task(self._rise(channel))
+            last = max((a.at for a in self.scenario.arrivals), default=0.0)
+            await asyncio.sleep(last + self.scenario.calm_after)
+            self.healed = True
+            self.record(Healed)
+            for process in self._living():
+                process.resume()
+            rest = await self._rest()
+            self.ending = True
+            for process in self._living():
+                process.asked_to_end.set()
+            left = await self._leave()
+            for process in self._living():  # those that would not
+                process.crash(0.0)
+            await self.cluster.finished()
+        return msgspec.structs.replace(rest, left_behind=tuple(left))
+
+    async def _roll_out(self) -> None:
+        """One after another, the processes are replaced by those of the new version."""
+        if self.scenario.grows_at is None:
+            return
+        await asyncio.sleep(self.scenario.grows_at)
+        for slot in self._slots():
+            slot.version = 1
+            if slot.now is not None:
+                slot.now.asked_to_end.set()
+            await asyncio.sleep(0.5)
+
+    async def _step_back(self) -> None:
+        """The registry is restored from older copies."""
+        began = self.loop.time()
+        for at, revisions in self.scenario.steps_back:
+            await asyncio.sleep(began + at - self.loop.time())
+            self.registry.back(TRAIN, revisions)
+
+    async def _rise(self, channel: Channel) -> None:
+        """A stale process makes a channel anew when its wagon is gone."""
+        while (m := self.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await self.broker.create(channel)
+
+    async def supervise(self, slot: Slot) -> None:
+        """Keep a process in the slot until it is closed or the run ends: whatever ends is started again."""
+        while not (self.is_ending() or slot.closed):
+            slot.now = process = Process(self, slot)
+            self._lived.append(process)
+            process.start()
+            await process.finished.wait()
+            slot.now = None
+            if not (self.is_ending() or slot.closed):
+                await asyncio.sleep(min(0.5, process.back_after) if self.healed else process.back_after)
+
+    def is_ending(self) -> bool:
+        """Every process was asked to leave."""
+        return self.ending
+
+    def _living(self) -> list[Process]:
+        return [slot.now for slot in self._slots() if slot.now is not None]
+
+    def _slots(self) -> list[Slot]:
+        return [*self.slots, *self.cluster.slots()]
+
+    async def _rest(self) -> Rest:
+        """Wait for rest, then listen for some quiet seconds."""
+        healed_at = self.loop.time()
+        lacking: list[str] = []
+        calls: dict[str, int] = {}
+        while self.loop.time() < healed_at + REST_WITHIN:
+            await asyncio.sleep(1.0)
+            await self._resume_all()
+            lacking = self.lacking()
+            if lacking:
+                continue
+            before, start = self._calls(), self.registry.newest(TRAIN).revision
+            await asyncio.sleep(QUIET)
+            lacking = self.lacking()
+            if not lacking and self.registry.newest(TRAIN).revision == start:
+                calls = dict(self._calls() - before)
+                self.record(Rested)
+                break
+        return Rest(
+            reached=not lacking,
+            after=self.loop.time() - healed_at,
+            lacking=tuple(lacking),
+            manifest=self.registry.newest(TRAIN).manifest,
+            dead=self._dead(),
+            calls=calls,
+            quiet=QUIET,
+            left_behind=(),
+            short=tuple(lack for process in self._living() for lack in process.short(at_rest=not lacking)),
+        )
+
+    async def _resume_all(self) -> None:
+        """Somebody ends every pause, from outside."""
+        while True:
+            snapshot = self.registry.newest(TRAIN)
+            manifest = snapshot.manifest
+            for number in (None, *(w.number for w in manifest.wagons)):
+                manifest = resumed(manifest, number, self.loop.time(), "", "").manifest
+            if manifest is snapshot.manifest:
+                return
+            with suppress(Conflict):  # another was faster
+                await self.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+                return
+
+    def _calls(self) -> Counter[str]:
+        calls: Counter[str] = Counter()
+        for process in self._living():
+            calls.update(process.calls)
+        return calls
+
+    def _dead(self) -> dict[str, str]:
+        return {
+            event.id: event.data.decode()[1:-1]
+            for channel in self.broker.all_channels()
+            if channel.name == DEAD
+            for event in self.broker.contents(channel)
+        }
+
+    def lacking(self) -> list[str]:
+        """Why the train is not at rest: one active wagon, its spares, and nothing else."""
+        manifest, settings = self.registry.newest(TRAIN).manifest, self.scenario.settings
+        spares = int(settings["spares"])
+        said = []
+        ready = len(manifest.in_state(State.READY))
+        if manifest.active is None:
+            said.append("no wagon is active")
+        if not spares <= ready <= max(1, spares):
+            said.append(f"{ready} wagons are ready, {spares} are wanted")
+        said += [f"{w.name} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)]
+        if manifest.request is not None:
+            said.append("a switch was asked for and is not made")
+        if manifest.refusing:
+            said.append("publishers are refused")
+        if resting(manifest):
+            said.append("some of it is paused")
+        channels = {Channel(TRAIN, 0, DEAD)}
+        for wagon in manifest.wagons:
+            channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}
+            for channel in manifest.working_channels(wagon):
+                depth = self.broker.depth_now(channel)
+                if depth.published != depth.settled or depth.published is None:
+                    said.append(f"{channel}: {depth.waiting} events wait, {depth.in_flight} are in hand")
+        said += self.cluster.left_over()
+        said += [f"channel {c} is left over" for c in self.broker.all_channels() if c not in channels]
+        said += [
+            f"{process} is still attached to {channel}"
+            for (process, channel) in self.broker.attached
+            if channel not in channels
+        ]
+        if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
+            said.append("some processes have not published yet")
+        if self._arriving:
+            said.append("some calls are still on their way")
+        return said
+
+    async def _leave(self) -> list[str]:
+        """All were asked to: say what is left when they had time for it."""
+        deadline = self.loop.time() + LEAVE_WITHIN
+        while self._living() and self.loop.time() < deadline:  # noqa: ASYNC110 - it looks, as an operator would
+            await asyncio.sleep(0.5)
+        left = [f"process {p.name} does not end" for p in self._living()]
+        left += [f"a consumer of {process} at {channel}" for (process, channel) in self.broker.attached]
+        left += [f"member {member.name}" for member in await self.registry.members(TRAIN)]
+        for channel in self.broker.all_channels():
+            depth = self.broker.depth_now(channel)
+            if depth.in_flight:
+                left.append(f"{depth.in_flight} claimed in {channel}")
+        return left
+
+
+class _Os:
+    """Stands in for `os` where the core names processes: one name for one run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def getpid(self) -> int:
+        self._count += 1
+        return self._count
+
+    def urandom(self, count: int) -> bytes:
+        actor = PROCESS.get()
+        return (actor.name if actor else "?").encode().ljust(count, b"\0")[:count]
+
+
+class _Socket:
+    def gethostname(self) -> str:
+        actor = PROCESS.get()
+        return actor.name if actor else "?"
+
+
+class _Random:
+    """Stands in for `random` where the core makes a generator of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def Random(self) -> random.Random:  # noqa: N802 - as in the module that it stands for
+        actor = PROCESS.get()
+        return random.Random(f"{self._seed} {actor.name if actor else '?'} crew")
+
+
+@contextmanager
+def _seeded(seed: int, *, patience: float) -> Iterator[None]:
+    """Everything in the core that draws from the system draws from the seed."""
+    rng = random.Random(f"{seed} ids")
+
+    def ids(count: int, now: float) -> list[str]:
+        return new_ids(count, now, rng.randbytes)
+
+    with (
+        mock.patch.object(connection_module, "os", _Os()),
+        mock.patch.object(connection_module, "socket", _Socket()),
+        mock.patch.object(connection_module, "new_ids", ids),
+        mock.patch.object(crew_module, "random", _Random(seed)),
+        mock.patch.object(feed_module, "_RECEIVE", 5.0),
+        mock.patch.object(crew_module, "Lanes", _Lanes),
+        mock.patch.object(breaker_module, "PATIENCE", patience),
+        _quietly(),
+    ):
+        yield
+
+
+class _Lanes(crew_module.Lanes):
+    """Workers that their process knows of."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        actor = PROCESS.get()
+        if isinstance(actor, Process):
+            actor.pools.append(self)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What eventwagon logs of guests and defects is not to be read by anybody."""
+    logger = logging.getLogger("eventwagon")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _held_up(loop: SimulationLoop) -> Iterator[None]:
+    """Notes what a bulkhead holds up though the scenario did not throw it: else a defect of ours would hide behind
+    it."""
+    report = Bulkhead.report
+
+    def noted(self: Bulkhead, step: str, error: BaseException) -> None:
+        if not isinstance(error, EventwagonError) and not is_thrown(error):
+            loop.note(step, error)
+        report(self, step, error)
+
+    with mock.patch.object(Bulkhead, "report", noted):
+        yield
+
+
+def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Sequence[Channel] = ()) -> Run:
+    """Run a scenario. Deterministic: the same scenario gives the same history.
+
+    `ambush` is asked at each call of a process (its name, its first role, the call, the manifest as it is) for a fault
+    of its own. The channels `left_over` rise again when their wagons are gone.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
+    loop = SimulationLoop()
+    try:
+        with (
+            _seeded(scenario.seed, patience=_PATIENCE if scenario.breaker else breaker_module.PATIENCE),
+            _held_up(loop),
+        ):
+            world = World(scenario, loop, ambush, left_over)
+            try:
+                rest = loop.run_until_complete(world.run())
+            except (StandsStill, Deadlock) as e:
+                rest = _stuck(world, str(e))
+            run = Run(
+                scenario=scenario,
+                history=world.history,
+                rest=rest,
+                unexpected=tuple(loop.unexpected),
+                longest_journal=world.registry.longest.get(TRAIN, 0),
+                seconds=loop.time(),
+                foreign=tuple(loop.foreign),
+            )
+            loop.close()
+            world.bury()
+            return run
+    finally:
+        loop.close()
+        if collecting:
+            gc.enable()
+
+
+def _stuck(world: World, why: str) -> Rest:
+    return Rest(
+        reached=False,
+        after=0.0,
+        lacking=(why,),
+        manifest=world.registry.newest(TRAIN).manifest,
+        dead={},
+        calls={},
+        quiet=0.0,
+        left_behind=(),
+    )

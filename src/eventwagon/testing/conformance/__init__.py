@@ -12,9 +12,11 @@
 They need no test framework: a check returns, or raises Failed (an AssertionError) or whatever the driver raised.
 """
 
-from .broker import BrokerTrial, broker_checks
+from .broker import broker_checks
+from .broker_trial import BrokerTrial
 from .check import Check, Failed, Undeclared
-from .orchestrator import Harness, OrchestratorTrial, orchestrator_checks
+from .orchestrator import orchestrator_checks
+from .orchestrator_trial import Harness, OrchestratorTrial
 from .registry import RegistryTrial, registry_checks
 
 __all__ = [

@@ -7,7 +7,7 @@ import asyncio
 from ...contracts.broker import Broker, Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import DEAD, Channel, Event
-from .broker import LONG, BrokerTrial
+from .broker_trial import LONG, BrokerTrial
 from .check import Suite, holds, refused, same, together
 
 suite: Suite[BrokerTrial] = Suite()

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from ...contracts.broker import Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import Channel, Event
-from .broker import LONG, BrokerTrial
+from .broker_trial import LONG, BrokerTrial
 from .check import Suite, holds, refused, same, together
 
 suite: Suite[BrokerTrial] = Suite()

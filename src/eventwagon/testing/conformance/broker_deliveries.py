@@ -6,7 +6,7 @@ import asyncio
 
 from ...contracts.broker import Broker, Delivery, Subscription
 from ...errors import ChannelGone
-from .broker import LONG, BrokerTrial, past
+from .broker_trial import LONG, BrokerTrial, past
 from .check import Failed, Suite, holds, refused, same, soon, together
 
 suite: Suite[BrokerTrial] = Suite()

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from .check import Suite, same
-from .orchestrator import OrchestratorTrial
+from .orchestrator_trial import OrchestratorTrial
 
 suite: Suite[OrchestratorTrial] = Suite()
 

@@ -1,0 +1,133 @@
+"""An orchestrator under trial, and the harness through which its checks drive it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from ...contracts.orchestrator import Deployment, Orchestrator, WagonSpec
+from .check import Failed
+
+
+class Harness(Protocol):
+    """What a driver's tests provide: an orchestrator whose workers run handlers that the checks can hold and watch.
+
+    An asynchronous context manager: entered with the orchestrator entered, left with nothing running. A handler, once
+    it has begun, runs until `let_go` was called, and from then on every handler ends at once.
+    """
+
+    outlives: bool
+    """What it deployed goes on when the orchestrator's object is closed (Kubernetes), or ends with it (in-process)."""
+
+    warm: bool = False
+    """A unit's running workers move to another wagon, and nothing is started for it: `incarnation` stays the same."""
+
+    idles: bool = False
+    """Workers can be ready and take nothing (`WagonSpec.idle`)."""
+
+    ends: bool = True
+    """A handler in flight is ended when its grace is over; False where each ends by a timeout of its own (Lambda)."""
+
+    revision: str = ""
+    """A revision of the code that workers can be asked for; empty: the driver knows none."""
+
+    @property
+    def orchestrator(self) -> Orchestrator:
+        """The driver, entered."""
+        ...
+
+    def another(self) -> AbstractAsyncContextManager[Orchestrator]:
+        """Another object of the driver, over the same deployments; asked for only where `outlives`."""
+        ...
+
+    async def spec(self, number: int, *, workers: int) -> WagonSpec:
+        """A wagon of the harness' one train, its channels made."""
+        ...
+
+    async def give(self, spec: WagonSpec, count: int) -> None:
+        """Publish `count` events to the wagon."""
+        ...
+
+    async def at_work(self, number: int) -> int:
+        """Handlers of the wagon in flight now."""
+        ...
+
+    async def finished(self, number: int) -> int:
+        """Handlers of the wagon that ran to their end."""
+        ...
+
+    async def ended(self, number: int) -> int:
+        """Handlers of the wagon that were ended before."""
+        ...
+
+    async def incarnation(self, unit: int) -> object:
+        """What tells the unit's workers from others that were started in their place; asked for only where `warm`."""
+        ...
+
+    async def let_go(self) -> None:
+        """All handlers may end, also those that begin later."""
+        ...
+
+
+class OrchestratorTrial:
+    """An orchestrator under trial, and what the checks do again and again."""
+
+    def __init__(self, harness: Harness, moment: float, patience: float) -> None:
+        self.harness = harness
+        self.orchestrator = harness.orchestrator
+        self.moment = moment
+        self.patience = patience
+
+    async def deployment(self, spec: WagonSpec) -> Deployment | None:
+        """What runs for the wagon."""
+        return (await self.orchestrator.deployments(spec.train)).get(spec.unit)
+
+    async def until(self, what: str, true: Callable[[], Awaitable[object]]) -> None:
+        """Wait until it is so."""
+        try:
+            async with asyncio.timeout(self.patience):
+                while not await true():  # noqa: ASYNC110 - it may change in another process
+                    await asyncio.sleep(self.moment / 10)
+        except TimeoutError:
+            raise Failed(f"{what}: not within {self.patience:g} s") from None
+
+    async def ready(self, number: int = 1, *, workers: int = 2, held: int = 0) -> WagonSpec:
+        """A wagon whose workers are ready, `held` of them at an event."""
+        spec = await self.harness.spec(number, workers=workers)
+        await self.orchestrator.ensure(spec)
+        await self.until_ready(spec)
+        if held:
+            await self.harness.give(spec, held)
+            await self.until_at_work(number, held)
+        return spec
+
+    async def until_ready(self, spec: WagonSpec) -> None:
+        async def ready() -> bool:
+            found = await self.deployment(spec)
+            is_there = found is not None and found.ready and found.number == spec.number
+            return is_there and found is not None and found.workers == spec.hands
+
+        await self.until(f"wagon {spec.number} ready with {spec.hands} workers", ready)
+
+    async def moved(self, spec: WagonSpec, number: int) -> WagonSpec:
+        """The spec of wagon `number`, served by the unit of `spec`; asked for, not yet ready."""
+        assert spec.workers is not None  # noqa: S101 - the checks name a number
+        after = msgspec.structs.replace(await self.harness.spec(number, workers=spec.workers), unit=spec.unit)
+        await self.orchestrator.ensure(after)
+        return after
+
+    async def until_at_work(self, number: int, count: int) -> None:
+        async def at_work() -> bool:
+            return await self.harness.at_work(number) == count
+
+        await self.until(f"{count} handlers of wagon {number} in flight", at_work)
+
+    async def until_finished(self, number: int, count: int) -> None:
+        async def finished() -> bool:
+            return await self.harness.finished(number) >= count
+
+        await self.until(f"{count} handlers of wagon {number} finished", finished)

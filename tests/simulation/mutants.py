@@ -698,7 +698,7 @@ def _workers_parked() -> Iterator[None]:
         await after_cut(self, me, hand, feed)
         if parked[self] + 1 < len(self._workers):
             parked[self] += 1
-            while not self._closed and len(self._workers) <= self.target:  # noqa: ASYNC110 - until it is to end
+            while not self._closed and len(self._workers) <= self.target:
                 await asyncio.sleep(1.0)
             parked[self] -= 1
 

@@ -13,4 +13,8 @@ def main() -> None:
         from .app import main as run
     except KeyboardInterrupt:
         sys.exit("eventwagon: interrupted")
+    except ModuleNotFoundError as e:
+        if e.name not in ("typer", "rich", "psutil"):
+            raise
+        sys.exit(f"eventwagon: the command needs {e.name}, which is not installed: pip install 'eventwagon[cli]'")
     run()

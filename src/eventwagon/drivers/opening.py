@@ -255,7 +255,13 @@ _ORCHESTRATORS: dict[str, Callable[[Address, Program], Orchestrator]] = {
     "lambda": _lambda,
     "ecs": _ecs,
 }
-_ORCHESTRATORS_EXTRAS = {"kubernetes": "kubernetes", "lambda": "aws", "ecs": "aws"}
+_ORCHESTRATORS_EXTRAS = {
+    "subprocess": "processes",
+    "command": "processes",
+    "kubernetes": "kubernetes",
+    "lambda": "aws",
+    "ecs": "aws",
+}
 
 
 def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] = time.time) -> Orchestrator:

@@ -22,9 +22,11 @@ from eventwagon.contracts import lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.testing import conformance
-from tests.simulation import crash_points as crash_points_module
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.simulation import crash_points as crash_points_module  # noqa: E402 - found once the root is on the path
+
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ COMMAND = typer.main.get_command(app)
 COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its type does not say
 OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
 VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT, POD}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -42,8 +44,10 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
             assert setting.partition("=")[0] in VARIABLES
         case ["python", script, *_]:
             assert (ROOT / script).is_file()
-        case ["pip", "install", "eventwagon"]:
-            pass
+        case ["pip", "install", what]:
+            extras = re.fullmatch(r"eventwagon(?:\[([a-z,]+)\])?", what)
+            assert extras, what
+            assert set((extras[1] or "cli").split(",")) <= set(EXTRAS)
         case _:
             pytest.fail(f"{where}: nobody checks {words[0]!r}; teach this test")
 

@@ -117,7 +117,7 @@ def test_an_observer_is_ready_while_it_looks(tmp_path: Path, monkeypatch: pytest
                 raise Unavailable("the registry is away")
 
             monkeypatch.setattr(c.registry, "members", fail)
-            monkeypatch.setattr("eventwagon.observer._LATE", 0.0)
+            monkeypatch.setattr("eventwagon.runtime.observer._LATE", 0.0)
             await said(port, " s ago: the registry is away")
             assert (await ask(port))[0] == 503
             assert await ask(port, "/live") == (200, "alive")

@@ -235,9 +235,7 @@ def test_two_orchestrators_never_start_a_wagon_twice_and_one_takes_over(
                 await until_deployed(first, spec, is_ready)
                 await until_deployed(second, spec, is_ready)
                 began = at.state()
-                ours = [
-                    p.pid for p in psutil.Process().children() if "orchestrators.subprocess" in " ".join(p.cmdline())
-                ]
+                ours = [p.pid for p in psutil.Process().children() if "processes.subprocess" in " ".join(p.cmdline())]
                 assert ours == [began.pid]
             await until_deployed(second, spec, lambda d: d.ready and at.state().pid != began.pid)
             more = msgspec.structs.replace(spec, workers=3)

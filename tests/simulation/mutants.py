@@ -34,6 +34,7 @@ from eventwagon.policy import plan as plan_module
 from eventwagon.policy.edits import Plan, Provision, RemoveLeftover, Seal, Task, sealed
 from eventwagon.policy.plan import _Draft, plan
 from eventwagon.policy.scale_to_zero import rested
+from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
@@ -43,7 +44,7 @@ from eventwagon.runtime import wagon_consumer as serving_module
 from eventwagon.runtime import worker_pool as crew_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.circuits import Circuits
-from eventwagon.runtime.handling import Dead, Failed, Handled, begin
+from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
@@ -482,7 +483,7 @@ def _handlers_unchecked() -> Iterator[None]:
 
     def mutant(*args: Any) -> Any:
         outcome = begin(*args)
-        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed) else _later(outcome)
+        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed | Snoozed) else _later(outcome)
 
     async def _later(outcome: Any) -> Any:
         return _checked(await outcome)
@@ -499,7 +500,8 @@ def _handlers_unchecked() -> Iterator[None]:
             go(self, line)
 
     go = Settling.go
-    with mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
+    ours = mock.patch.object(bulkhead_module, "_closes", lambda error: isinstance(error, Close))
+    with ours, mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
         yield
 
 

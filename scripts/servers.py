@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.servers.archives import make_archive
 from tests.servers.install import NAMES, WHEN_NAMED, Missing, install
 
 
@@ -32,7 +33,7 @@ def main() -> int:
 
     def attempt(name: str) -> bool:
         try:
-            print(install(name), flush=True)
+            print(install(name, make_archive), flush=True)
         except Missing as e:
             print(f"MISSING {e}", flush=True)
             return False

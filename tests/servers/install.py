@@ -12,9 +12,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,7 +225,7 @@ _BODIES = {
 }
 
 
-def _install_java(name: str, version: str) -> None:
+def _install_java(name: str, version: str, archive: Callable[[Installed], None]) -> None:
     """The jars by Maven, then the class-data archive. Each appears at once or not at all."""
     final = cache() / f"{name}-{version}"
     if not (final / "libs").is_dir():
@@ -247,7 +246,7 @@ def _install_java(name: str, version: str) -> None:
             shutil.rmtree(part, ignore_errors=True)
     installed = _found(name, version)
     if not installed.archive.exists():
-        _make_archive(installed)
+        archive(installed)
 
 
 def _format(part: Path) -> None:
@@ -264,27 +263,6 @@ def _format(part: Path) -> None:
     _run("kafka", [_java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{part / 'libs'}/*", *tool])
     if not list(data.glob("**/*.checkpoint")):
         raise Missing(f"kafka: the storage tool of {KAFKA} wrote no checkpoint into {data}")
-
-
-def _make_archive(installed: Installed) -> None:
-    """Run the server once and have Java write down the classes that it loaded. Only speed: a failure is told, no
-    more."""
-    from tests.servers.kafka import KafkaServer
-    from tests.servers.pulsar import PulsarServer
-    from tests.servers.server import StartFailed
-
-    part = installed.archive.with_suffix(f".part-{os.getpid()}")
-    jvm = [f"-XX:ArchiveClassesAtExit={part}"]
-    server = KafkaServer(jvm=jvm) if installed.name == "kafka" else PulsarServer(jvm=jvm)
-    try:
-        server.start()
-        server.stop()
-        part.rename(installed.archive)
-    except (StartFailed, subprocess.TimeoutExpired, OSError) as e:
-        print(f"{installed.name}: no class-data archive, so it will start more slowly: {e}", file=sys.stderr)
-    finally:
-        server.close()
-        part.unlink(missing_ok=True)
 
 
 # --- Kubernetes, Helm: see there ------------------------------------------------------------------
@@ -307,8 +285,9 @@ def helm() -> Path:
 # --- all ------------------------------------------------------------------------------------------
 
 
-def install(name: str) -> str:
-    """Get what the server of that name needs; idempotent, and safe to run twice at once. Says what there is.
+def install(name: str, archive: Callable[[Installed], None]) -> str:
+    """Get what the server of that name needs; idempotent, and safe to run twice at once. Says what there is. `archive`
+    makes the class-data archive of a Java server.
 
     Raises Missing.
     """
@@ -325,7 +304,7 @@ def install(name: str) -> str:
             helm_module.install(cache(), _run)
             return f"helm: {helm()}"
         version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
-        _install_java(name, version)
+        _install_java(name, version, archive)
         found = _found(name, version)
         speed = "" if found.archive.exists() else " (slow start: no class-data archive)"
         return f"{name}: {version} in {found.directory}{speed}"

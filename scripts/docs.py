@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import eventwagon
 from eventwagon import Connection, Train, breaker, errors, settings
-from eventwagon.contracts import lifecycle
+from eventwagon.contracts import facts, lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.testing import conformance
@@ -65,8 +65,26 @@ def breaker_figures() -> str:
 
 def names() -> str:
     """The public names of the package."""
-    rows = [(f"`{name}`", _first_sentence(getattr(eventwagon, name))) for name in eventwagon.__all__]
-    return table(("name", "what it is"), rows)
+    said = {
+        "Fact": "Any of the facts below.",
+        "Listener": "A function that is called with each fact, on the event loop; it must not block.",
+    }
+    public = {name: getattr(eventwagon, name) for name in eventwagon.__all__}
+    kinds = {name: thing.__module__ for name, thing in public.items() if name not in said}
+    parts = {
+        "To declare, run and steer": [
+            name for name in public if kinds.get(name) not in (errors.__name__, facts.__name__)
+        ],
+        "Errors, [below](#errors) with what to do": [name for name in public if kinds.get(name) == errors.__name__],
+        "Facts, what a listener and the journal are told": [
+            name for name in public if kinds.get(name) == facts.__name__
+        ],
+    }
+    text = ""
+    for title, listed in parts.items():
+        rows = [(f"`{name}`", said.get(name) or _first_sentence(public[name])) for name in listed]
+        text += f"{title}:\n\n{table(('name', 'what it is'), rows)}\n"
+    return text.rstrip() + "\n"
 
 
 def error_tree() -> str:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import eventwagon
-from eventwagon.contracts.facts import DECISIONS
+from eventwagon.contracts.facts import DECISIONS, Fact
 from eventwagon.errors import EventwagonError
 from eventwagon.limits import parse_limit
 from eventwagon.settings import Settings
@@ -79,7 +80,10 @@ def test_public_names() -> None:
     listed = (ROOT / "docs" / "index.md").read_text()
     for public_name in eventwagon.__all__:
         assert f"| `{public_name}` |" in listed
-        assert inspect.getdoc(getattr(eventwagon, public_name)), f"{public_name} has no docstring"
+    assert {kind.__name__ for kind in _tree(EventwagonError)} | {"Defect", "Reject", "Retry", "Snooze"} <= public
+    assert {fact.__name__ for fact in (*DECISIONS, *get_args(Fact))} | {"Entry", "Listener"} <= public
+    for public_name in public - {"Fact", "Listener"}:
+        assert vars(getattr(eventwagon, public_name))["__doc__"], f"{public_name} has no docstring"
 
 
 def test_errors_named_in_the_docs_exist() -> None:

@@ -27,7 +27,7 @@ class Declared(_Fact, frozen=True):
 
 
 class WagonOpened(_Fact, frozen=True):
-    """`unit`: the drained wagon whose warm workers it takes over; None: it gets its own."""
+    """A wagon was added to the manifest, to be provisioned. `unit`: the drained wagon whose warm workers it takes over; None: it gets its own."""
 
     number: int
     because: str
@@ -45,6 +45,8 @@ class ProvisioningFailed(_Fact, frozen=True):
 
 
 class WagonReady(_Fact, frozen=True):
+    """The wagon has its channels and workers, and a round trip through the broker was proven: it may become active."""
+
     number: int
     seconds: float
     """Since it was opened."""
@@ -108,11 +110,15 @@ class Discarded(_Fact, frozen=True):
 
 
 class ChannelsAdded(_Fact, frozen=True):
+    """A wagon that is live got channels that a newer program declares."""
+
     number: int
     channels: tuple[str, ...]
 
 
 class WagonSealed(_Fact, frozen=True):
+    """The wagon takes no events any more: it only works off its backlog."""
+
     number: int
     seconds: float
     """Since it was cut off."""
@@ -247,7 +253,7 @@ class BreakerClosed(_Fact, frozen=True):
 
 
 class SwitchRequested(_Fact, frozen=True):
-    """`revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
+    """A switch was asked for. `revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
 
     because: str
     revision: str | None = None
@@ -289,12 +295,14 @@ class FellAsleep(_Fact, frozen=True):
 
 
 class WokenUp(_Fact, frozen=True):
+    """An idle train got events: its workers were called back."""
+
     number: int
     because: str
 
 
 class StopRequested(_Fact, frozen=True):
-    """`by`: who asked."""
+    """Somebody asked all processes of the train to end. `by`: who asked."""
 
     because: str
     by: str = ""

@@ -366,10 +366,15 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """What `known` has begun to remove goes on being removed, whatever the registry holds of it: some of its channels are
-    gone, and who stood still meanwhile may delete the others at any time. Idempotent."""
+    """What `known` has removed stays away, and what it has begun to remove goes on being removed, whatever the registry
+    holds of it: channels of it are gone, and who stood still meanwhile may delete the others at any time. Idempotent."""
     going = {w.number: w for w in known.in_state(State.REMOVING)}
-    return msgspec.structs.replace(manifest, wagons=tuple(going.get(w.number, w) for w in manifest.wagons))
+    wagons = tuple(
+        going.get(w.number, w)
+        for w in manifest.wagons
+        if w.number >= known.next_number or known.wagon(w.number) is not None
+    )
+    return msgspec.structs.replace(manifest, wagons=wagons)
 
 
 def _as_of(manifest: Manifest) -> float:

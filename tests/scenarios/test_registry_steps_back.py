@@ -9,7 +9,7 @@ import msgspec
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.cli.status import look
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from eventwagon.facts import ChannelThreatened, EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
 from eventwagon.lifecycle import State
 from eventwagon.manifest import Manifest
@@ -248,6 +248,23 @@ def test_a_first_wagon_that_is_ready_or_failed_already_is_no_dead_end() -> None:
         active = step.manifest.active
         assert active is not None
         assert active.number == step.manifest.next_number - 1
+
+
+def test_a_train_founded_again_uses_no_number_of_which_channels_are_left() -> None:
+    """The only wagon that the older manifest knows is given up, and who opens the next may be no observer."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        older = manifest(wagon(1, State.FAILED, created_at=None), train="signups", epoch=1)
+        world.registry.step_back("signups", Snapshot(older, 5))
+        await world.broker.create(Channel("signups", 2, DEAD))
+        async with world.connect(signups(handled)) as publisher:
+            await publisher.publish(SignUp("a"))
+            active = known(publisher).manifest.active
+            assert active is not None
+            assert active.number == 3
+
+    run(main())
 
 
 def test_at_the_cap_what_a_failed_wagon_holds_is_no_reason_to_wait_for_ever() -> None:

@@ -335,3 +335,37 @@ DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT = Scenario(
     steps_back=((14.647, 1), (17.418, 5)),
 )
 """The registry steps back, twice, over the removal of a wagon whose ingress is half deleted: nobody knows what it holds."""
+
+ACTIVE_AGAIN_AFTER_ITS_REMOVAL = Scenario(
+    seed=20023425,
+    limit="Volume(1)",
+    workers="total=4, floor=1",
+    settings={
+        "spares": 0,
+        "wagons": 8,
+        "at_cap": "fill",
+        "hold": 0.5,
+        "cooldown": 0.2,
+        "attempts": 5,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 2.0,
+        "provision_attempts": 3,
+        "grace": 0.5,
+        "member_ttl": 5.0,
+        "visibility": 2.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 3.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 20,
+    },
+    programs=(Program("p1", ("observe", "publish", "work")), Program("p2", ("observe",)), Program("p4", ("publish",))),
+    arrivals=(Arrival(0.859, "p4", 3, True), Arrival(0.885, "p4", 1), Arrival(1.17, "p4", 1), Arrival(7.281, "p4", 1)),
+    by_hand=(ByHand(1.534, "p2", "switch"),),
+    depth=3,
+    poison=0.05,
+    steps_back=((7.284, 20),),
+)
+"""The registry steps back to a wagon that was active and is removed by now: what the next one's handlers emitted came there."""

@@ -78,8 +78,8 @@ def test_a_removal_that_has_begun_is_gone_on_with() -> None:
 
 
 def test_a_registry_that_steps_back_begins_no_wagon_anew() -> None:
-    """One that is being removed goes on being removed, whoever finds the older manifest first; one that has no channels yet,
-    as far as that one says, gets none."""
+    """One that was removed is none any more, one that is being removed goes on being removed, whoever finds the older manifest
+    first; one that has no channels yet, as far as that one says, gets none."""
     known = manifest(wagon(1, State.REMOVING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE))
     older = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING))
     taken = stepped_back(Snapshot(known, 9), Snapshot(older, 3), NOW)
@@ -90,6 +90,7 @@ def test_a_registry_that_steps_back_begins_no_wagon_anew() -> None:
         assert late.wagons[0] == known.wagons[0]
         assert late.wagons[1].state is State.DRAINING
     assert kept(known, manifest(wagon(4, State.ACTIVE))).manifest.wagons == (wagon(4, State.ACTIVE),)
+    assert kept(manifest(wagon(3, State.ACTIVE)), older).manifest.wagons == ()
 
 
 def test_a_removal_begins_on_the_wagon_as_it_was_looked_at_and_on_no_other() -> None:

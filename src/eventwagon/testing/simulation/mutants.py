@@ -677,7 +677,7 @@ def _numbers_forgotten() -> Iterator[None]:
 
 @_mutant("a removal forgotten with the registry", "I7", RARE)
 def _removal_forgotten() -> Iterator[None]:
-    """A wagon that is being removed is one that drains again where the registry steps back to that."""
+    """A wagon that is being removed, or is gone, is what the registry says of it where that steps back."""
     with mock.patch.object(steps_module, "removals_kept", lambda known, manifest: manifest):
         yield
 

@@ -222,6 +222,41 @@ def test_an_inner_channel_vanishes() -> None:
     run(main())
 
 
+def test_an_ingress_that_vanishes_takes_nothing_with_it_that_inner_channels_hold() -> None:
+    """Whether the workers were there already, or come when it is gone."""
+
+    async def main(*, attached: bool) -> None:
+        world, train = World(), Train("t", limit=Volume(1000), workers=Workers(total=9))
+        mailed, gate = list[int](), asyncio.Event()
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            await ctx.emit("mail", n)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            await gate.wait()
+            mailed.append(n)
+
+        async with world.running(train, observe=True, work=False) as observer:
+            await observer.publish_many(range(5))
+            async with world.running(train, observe=False, work=True):
+                await asyncio.sleep(2.0)
+                if attached:
+                    await world.broker.delete(Channel("t", 1))
+                    gate.set()
+                    await until(lambda: set(mailed) == set(range(5)), seconds=300.0)
+            if not attached:
+                await world.broker.delete(Channel("t", 1))
+                gate.set()
+            async with world.running(train, observe=False, work=True):
+                await until(lambda: set(mailed) == set(range(5)), seconds=300.0)
+                await until(lambda: known(observer).manifest.wagon(1) is None, seconds=300.0)
+
+    run(main(attached=True))
+    run(main(attached=False))
+
+
 def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
     async def main() -> None:
         world, handled = World(), list[str]()

@@ -249,46 +249,6 @@ GREW_WHILE_NEWS_WERE_LATE = Scenario(
 )
 """The process that works hears late of the channel that its wagons got."""
 
-MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
-    seed=13003977,
-    limit="Volume(1)",
-    workers="each=2",
-    settings={
-        "spares": 1,
-        "wagons": 2,
-        "at_cap": "fill",
-        "hold": 2.0,
-        "cooldown": 0.0,
-        "attempts": 2,
-        "backoff": 3.0,
-        "observe_every": 1.0,
-        "provision_timeout": 8.0,
-        "provision_attempts": 1,
-        "grace": 0.5,
-        "member_ttl": 2.0,
-        "visibility": 2.0,
-        "handler_timeout": 5.0,
-        "publish_timeout": 15.0,
-        "lease": 1.0,
-        "keep_drained": 40.0,
-        "publish_batch": 3,
-        "keep": 20,
-        "reuse": True,
-        "keep_warm": 3.0,
-    },
-    programs=(Program("p1", ("observe", "publish"), revision="v2"),),
-    arrivals=(Arrival(3.894, "p1", 8, True),),
-    faults=(Fault("p1", "delete", 1, "pause", 2.635),),
-    depth=2,
-    work=0.4,
-    deeper=5.0,
-    latency=0.01,
-    orchestrated=True,
-    per_process=4,
-    steps_back=((6.666, 2), (8.186, 1000)),
-)
-"""A process stands still with a wagon's channels half deleted; the registry steps back to before they were made."""
-
 DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT = Scenario(
     seed=13002673,
     limit="Volume(1)",
@@ -369,3 +329,46 @@ ACTIVE_AGAIN_AFTER_ITS_REMOVAL = Scenario(
     steps_back=((7.284, 20),),
 )
 """The registry steps back to a wagon that was active and is removed by now: what the next one's handlers emitted came there."""
+
+MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
+    seed=13003977,
+    limit="Volume(1)",
+    workers="each=2",
+    settings={
+        "spares": 1,
+        "wagons": 2,
+        "at_cap": "fill",
+        "hold": 2.0,
+        "cooldown": 0.0,
+        "attempts": 2,
+        "backoff": 3.0,
+        "observe_every": 1.0,
+        "provision_timeout": 8.0,
+        "provision_attempts": 1,
+        "grace": 0.5,
+        "member_ttl": 2.0,
+        "visibility": 2.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 15.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 20,
+        "reuse": True,
+        "keep_warm": 3.0,
+    },
+    programs=(
+        Program("p0", ("observe", "publish"), revision="v1"),
+        Program("p1", ("observe", "publish"), revision="v2"),
+    ),
+    arrivals=(Arrival(3.894, "p0", 1), Arrival(3.894, "p1", 8, True)),
+    faults=(Fault("p1", "delete", 1, "pause", 2.635),),
+    depth=2,
+    work=0.4,
+    deeper=5.0,
+    latency=0.01,
+    orchestrated=True,
+    per_process=4,
+    steps_back=((6.666, 2), (8.186, 1000)),
+)
+"""A process stands still with a wagon's channels half deleted; the registry steps back to before they were made."""

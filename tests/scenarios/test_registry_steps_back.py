@@ -13,7 +13,7 @@ from eventwagon.contracts.facts import ChannelThreatened, EventsLost, EventsResc
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import created, found
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, journal, signups, until
@@ -222,6 +222,41 @@ def test_an_inner_channel_vanishes() -> None:
     run(main())
 
 
+def test_an_ingress_that_vanishes_takes_nothing_with_it_that_inner_channels_hold() -> None:
+    """Whether the workers were there already, or come when it is gone."""
+
+    async def main(*, attached: bool) -> None:
+        world, train = World(), Train("t", limit=Volume(1000), workers=Workers(total=9))
+        mailed, gate = list[int](), asyncio.Event()
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            await ctx.emit("mail", n)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            await gate.wait()
+            mailed.append(n)
+
+        async with world.running(train, observe=True, work=False) as observer:
+            await observer.publish_many(range(5))
+            async with world.running(train, observe=False, work=True):
+                await asyncio.sleep(2.0)
+                if attached:
+                    await world.broker.delete(Channel("t", 1))
+                    gate.set()
+                    await until(lambda: set(mailed) == set(range(5)), seconds=300.0)
+            if not attached:
+                await world.broker.delete(Channel("t", 1))
+                gate.set()
+            async with world.running(train, observe=False, work=True):
+                await until(lambda: set(mailed) == set(range(5)), seconds=300.0)
+                await until(lambda: known(observer).manifest.wagon(1) is None, seconds=300.0)
+
+    run(main(attached=True))
+    run(main(attached=False))
+
+
 def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
     async def main() -> None:
         world, handled = World(), list[str]()
@@ -248,6 +283,23 @@ def test_a_first_wagon_that_is_ready_or_failed_already_is_no_dead_end() -> None:
         active = step.manifest.active
         assert active is not None
         assert active.number == step.manifest.next_number - 1
+
+
+def test_a_train_founded_again_uses_no_number_of_which_channels_are_left() -> None:
+    """The only wagon that the older manifest knows is given up, and who opens the next may be no observer."""
+
+    async def main() -> None:
+        world, handled = World(), list[str]()
+        older = manifest(wagon(1, State.FAILED, created_at=None), train="signups", epoch=1)
+        world.registry.step_back("signups", Snapshot(older, 5))
+        await world.broker.create(Channel("signups", 2, DEAD))
+        async with world.connect(signups(handled)) as publisher:
+            await publisher.publish(SignUp("a"))
+            active = known(publisher).manifest.active
+            assert active is not None
+            assert active.number == 3
+
+    run(main())
 
 
 def test_at_the_cap_what_a_failed_wagon_holds_is_no_reason_to_wait_for_ever() -> None:

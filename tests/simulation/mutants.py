@@ -678,6 +678,23 @@ def _numbers_forgotten() -> Iterator[None]:
         yield
 
 
+@_mutant("a removal forgotten with the registry", "I7", RARE)
+def _removal_forgotten() -> Iterator[None]:
+    """A wagon that is being removed, or is gone, is what the registry says of it where that steps back."""
+    with mock.patch.object(steps_module, "removals_kept", lambda known, manifest: manifest):
+        yield
+
+
+@_mutant("channels of the lost time made anew", "I1", RARE)
+def _made_anew() -> Iterator[None]:
+    """A wagon that was removed, or is being removed, begins anew where the registry steps back to its beginning."""
+    with (
+        mock.patch.object(steps_module, "removals_kept", lambda known, manifest: manifest),
+        mock.patch.object(steps_module, "unmade_given_up", lambda manifest, now: Plan(manifest)),
+    ):
+        yield
+
+
 @_mutant("an active wagon that is gone or sealed is kept", "I7", STEPPING)
 def _dead_end_kept() -> Iterator[None]:
     async def nothing(self: Switcher, *_: object, **__: object) -> None:

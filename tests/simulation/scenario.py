@@ -377,6 +377,7 @@ def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
         workers="each=3" if scenario.workers.startswith("each") else "total=4, floor=1",
         depth=max(2, scenario.depth),
         work=min(0.02, scenario.work),
+        tail=0.0,  # what always fails does so at every attempt: were each slow, one event would take minutes
         trouble=0.0,
         latency=0.001,
         answers=0.5,

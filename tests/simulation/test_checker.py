@@ -16,10 +16,11 @@ from eventwagon.contracts.facts import (
     WagonReady,
     WagonRemoved,
     WagonSealed,
+    WentBack,
     WorkersLost,
 )
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.contracts.manifest import Manifest, Pause, Wagon
 from eventwagon.event import DEAD, Channel
 from tests.simulation import Evidence, Violation, check_evidence, draw, evidence, simulate
 from tests.simulation.guests import is_strict, may_fail
@@ -45,6 +46,7 @@ from tests.simulation.history import (
     Started,
     Stored,
 )
+
 
 ONE, TWO, INNER = Channel("t", 1), Channel("t", 2), Channel("t", 1, "a")
 DEAD_ONE, DEAD_KEPT = Channel("t", 1, DEAD), Channel("t", 0, DEAD)
@@ -283,9 +285,29 @@ def removed_without_a_record() -> Tale:
     return Tale().founded().switched().sealed().drained().begun().revise(w1=None)
 
 
+def paused() -> Tale:
+    tale = Tale().founded()
+    tale.manifest = replace(tale.manifest, paused=Pause(why="by hand", at=1.0))
+    return tale.revise()
+
+
+def switched_while_paused() -> Tale:
+    return paused().switched()
+
+
+def test_going_back_from_new_code_is_no_limit_that_is_heeded_in_a_pause() -> None:
+    tale = paused().switched()
+    last = tale.records[-1]
+    assert isinstance(last, Revised)
+    back = WentBack(train="t", number=1, revision="v2", back="v1", handled=18, failed=2, share=0.05)
+    tale.records[-1] = replace(last, facts=(back, *last.facts))
+    assert "paused" not in {v.invariant for v in tale.judged()}
+
+
 @pytest.mark.parametrize(
     ("invariant", "tale"),
     [
+        ("paused", switched_while_paused),
         ("I1", accepted_and_lost),
         ("I1", accepted_and_never_stored),
         ("I1", child_lost),

@@ -30,6 +30,8 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
     [
         ("GREW_WHILE_NEWS_WERE_LATE", "attached to all that was known"),
         ("REMOVED_WHILE_IT_DRAINED_AGAIN", "removal begun with a way back"),
+        ("MADE_ANEW_WHILE_IT_WAS_DELETED", "channels of the lost time made anew"),
+        ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry"),
     ],
 )
 def test_it_holds_by_its_mending_alone(name: str, mutant: str) -> None:

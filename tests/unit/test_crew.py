@@ -275,3 +275,37 @@ def test_warm_workers_wait_for_nothing_at_a_drained_wagon() -> None:
         return next((number for number, serving in local._servings.values() if not serving.trouble), None)
 
     run(main())
+
+
+def test_what_comes_while_a_wagon_is_left_is_given_back_at_once() -> None:
+    """A receive of another channel is still under way: nobody waits for it, and whose claim runs on meanwhile is in the
+    next process's way."""
+
+    async def main() -> None:
+        train = Train("t")
+        handled = list[str]()
+
+        @train.on("t")
+        async def first(name: str) -> None:
+            handled.append(name)
+
+        @train.on("mail")
+        async def mail(name: str) -> None:
+            handled.append(name)
+
+        broker = await holding(INGRESS, INNER)
+        async with crew(train, broker, []) as workers:
+            serving = await workers.serve(spec(INGRESS, INNER))
+            await until(lambda: handled == ["a"])
+            await until(lambda: all(feed.receiving for feed in serving.feeds))
+            ending = asyncio.create_task(serving.end(1.0))
+            await asyncio.sleep(0)
+            await broker.publish(INNER, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"b"')])
+            await asyncio.sleep(0.01)
+            (depth,) = await broker.depth([INNER])
+            assert (depth.waiting, depth.in_flight) == (1, 0)
+            assert serving.feeds[0].receiving
+            await ending
+        assert handled == ["a"]
+
+    run(main())

@@ -5,13 +5,31 @@ from __future__ import annotations
 import msgspec
 
 from eventwagon import Reading, Settings, Volume, Workers
-from eventwagon.contracts.facts import Discarded, DrainUnproven, EventsLost, NumbersSkipped, SealWaits, WagonDrained
+from eventwagon.contracts.facts import (
+    Discarded,
+    DrainUnproven,
+    EventsLost,
+    NumbersSkipped,
+    ProvisioningFailed,
+    SealWaits,
+    WagonDrained,
+)
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Request
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.registry import Attachment, Member, Snapshot
 from eventwagon.event import DEAD, Channel
-from eventwagon.policy.edits import Remove, RemoveLeftover, Seal, active_sealed, found_late, removal_begun, sealed
+from eventwagon.policy.edits import (
+    Remove,
+    RemoveLeftover,
+    Seal,
+    active_sealed,
+    found_late,
+    kept,
+    removal_begun,
+    sealed,
+    stepped_back,
+)
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 
@@ -56,6 +74,22 @@ def test_a_removal_that_has_begun_is_gone_on_with() -> None:
     m = manifest(wagon(1, State.REMOVING), wagon(2, State.ACTIVE))
     assert Remove(1) in decide(m).tasks
     assert found_late(m, 1, 3).manifest is m
+
+
+def test_a_registry_that_steps_back_begins_no_wagon_anew() -> None:
+    """One that was removed is none any more, one that is being removed goes on being removed, whoever finds the older manifest
+    first; one that has no channels yet, as far as that one says, gets none."""
+    known = manifest(wagon(1, State.REMOVING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE))
+    older = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING))
+    taken = stepped_back(Snapshot(known, 9), Snapshot(older, 3), NOW)
+    assert states(taken) == {1: State.REMOVING, 2: State.FAILED}
+    assert one(taken.facts, ProvisioningFailed).number == 2
+    for state in (State.PROVISIONING, State.ACTIVE, State.DRAINING, State.REMOVING):
+        late = kept(known, manifest(wagon(1, state), wagon(2, State.DRAINING))).manifest
+        assert late.wagons[0] == known.wagons[0]
+        assert late.wagons[1].state is State.DRAINING
+    assert kept(known, manifest(wagon(4, State.ACTIVE))).manifest.wagons == (wagon(4, State.ACTIVE),)
+    assert kept(manifest(wagon(3, State.ACTIVE)), older).manifest.wagons == ()
 
 
 def test_a_removal_begins_on_the_wagon_as_it_was_looked_at_and_on_no_other() -> None:

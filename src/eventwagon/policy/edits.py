@@ -328,12 +328,28 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
         manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
     )
     facts: list[Decision] = [went_back(known.manifest, manifest, known.revision)]
+    unmade = unmade_given_up(manifest, now)
+    manifest = unmade.manifest
+    facts += unmade.facts
     train, before, after = manifest.train, found.manifest.paused, manifest.paused
     why = "as it was before the registry stepped back"
     if after is not None and after != before:
         facts.append(DeliveryPaused(train=train, number=None, because=why, by=after.by, publishing=after.publishing))
     elif after is None and before is not None:
         facts.append(DeliveryResumed(train=train, number=None, because=why))
+    return Plan(manifest, tuple(facts))
+
+
+def unmade_given_up(manifest: Manifest, now: float) -> Plan:
+    """Wagons without channels, as far as the older manifest says, don't get any: these may have been made, used and
+    deleted since, and no name is used twice. Who stood still meanwhile may delete them at any time."""
+    because = "its channels may have been made, used and deleted before the registry stepped back"
+    facts: list[Decision] = []
+    for wagon in manifest.in_state(State.PROVISIONING):
+        if wagon.created_at is None:
+            step = not_wanted(manifest, wagon, now, because)
+            manifest = step.manifest
+            facts += step.facts
     return Plan(manifest, tuple(facts))
 
 
@@ -347,6 +363,18 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
     )
     paused = _last(known.paused, manifest.paused, since)
     return msgspec.structs.replace(manifest, wagons=wagons, paused=paused, removal=manifest.removal or known.removal)
+
+
+def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
+    """What `known` has removed stays away, and what it has begun to remove goes on being removed, whatever the registry
+    holds of it: channels of it are gone, and who stood still meanwhile may delete the others at any time. Idempotent."""
+    going = {w.number: w for w in known.in_state(State.REMOVING)}
+    wagons = tuple(
+        going.get(w.number, w)
+        for w in manifest.wagons
+        if w.number >= known.next_number or known.wagon(w.number) is not None
+    )
+    return msgspec.structs.replace(manifest, wagons=wagons)
 
 
 def _as_of(manifest: Manifest) -> float:
@@ -369,9 +397,9 @@ def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedB
 
 
 def kept(known: Manifest, manifest: Manifest) -> Plan:
-    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, and what was said by
-    hand. Idempotent."""
-    saved = by_hand_kept(known, numbers_kept(known, manifest))
+    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, what was said by hand,
+    and removals that had begun. Idempotent."""
+    saved = removals_kept(known, by_hand_kept(known, numbers_kept(known, manifest)))
     return Plan(manifest if saved == manifest else saved)
 
 

@@ -298,7 +298,7 @@ class Feed:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
             else:
                 self.resting = False
-        if deliveries and (self.serving.paused or not self.serving.lanes.target):
+        if deliveries and (self.serving.leaving or self.serving.paused or not self.serving.lanes.target):
             self.serving.give_back()  # the receive was under way
         elif self.circuit.held and self.circuit.probe is None:
             self.give_all_back()  # the receive was under way when the circuit opened

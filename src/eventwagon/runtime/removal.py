@@ -79,7 +79,8 @@ class Remover:
             await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
-        if wagon.state is State.FAILED:  # in a time that the registry forgot it may have been in use
+        if wagon.state is State.FAILED or self._switcher.snapshot.manifest.epoch:
+            # in a time that the registry forgot it may have been in use
             await self._broker.seal(manifest.ingress(wagon))
             for channel in (*named, *lost):
                 if channel.name != PROBE:

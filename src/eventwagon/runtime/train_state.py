@@ -246,7 +246,8 @@ class Switching:
             if base.manifest.active is not None:
                 return
             start = Plan(base.manifest)
-            if not base.manifest.wagons:  # the train may have been there before, and its manifest lost
+            if not base.manifest.in_state(State.PROVISIONING, State.READY):
+                # one is opened; the train may have been there before, and its manifest lost or stepped back
                 start = numbered_past(base.manifest, await self._broker.channels(self._train))
             bounds = self._broker.capabilities.bounds
             channels = self._channels if self._declares else None

@@ -11,7 +11,7 @@ from typing import Protocol
 from ..breaker import Circuit
 from ..contracts.facts import StepFailed
 from ..contracts.orchestrator import WagonSpec
-from ..errors import EventwagonError, UsageError
+from ..errors import ChannelGone, EventwagonError, UsageError
 from ..event import Channel
 from ..workers import why_not_served
 from .bulkhead import is_ours
@@ -117,10 +117,18 @@ class Serving:
         self.lanes.join(self)
         self.lanes.rescale(self.spec.hands)
 
-    async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed:
+    async def _add(self, channel: Channel, stack: AsyncExitStack) -> Feed | None:
+        """None where it is the ingress of a wagon that takes no events any more, and is gone: what the inner channels hold is
+        handled all the same."""
         consumer = self.kit.broker.consume(channel, visibility=self.kit.settings.visibility, owner=self.kit.owner)
         handler = self.kit.handlers[channel.name]
-        feed = Feed(self, channel, handler, await stack.enter_async_context(consumer), self._settling)
+        try:
+            subscription = await stack.enter_async_context(consumer)
+        except ChannelGone:
+            if channel.name or self.spec.cut_off_at is None:
+                raise
+            return None
+        feed = Feed(self, channel, handler, subscription, self._settling)
         self.feeds.append(feed)
         return feed
 
@@ -147,8 +155,9 @@ class Serving:
         for channel in spec.channels:
             if channel not in known and channel.name in self.kit.handlers:
                 feed = await self._add(channel, self._stack)
-                fetching = kept_up(feed.fetch, "fetching", self.kit.bulkhead)
-                self._fetching.append(self.kit.tasks.create_task(fetching))
+                if feed is not None:
+                    fetching = kept_up(feed.fetch, "fetching", self.kit.bulkhead)
+                    self._fetching.append(self.kit.tasks.create_task(fetching))
         for feed in self.feeds:
             feed.change_circuit(self.kit.circuits.of(feed.channel.name, guarded=spec.guarded))
         self._tell_missing()

@@ -47,7 +47,6 @@ from tests.simulation.history import (
     Stored,
 )
 
-
 ONE, TWO, INNER = Channel("t", 1), Channel("t", 2), Channel("t", 1, "a")
 DEAD_ONE, DEAD_KEPT = Channel("t", 1, DEAD), Channel("t", 0, DEAD)
 COUNTS: dict[str, Any] = {"published": 1, "settled": 1}

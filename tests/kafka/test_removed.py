@@ -18,18 +18,20 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     ResourceType,
 )
 from msgspec import structs
+from rich.console import Console
 
-from eventwagon import Train, Volume
-from eventwagon.cli.status import look
+from eventwagon import Context, Train, Volume, Workers
+from eventwagon.cli.status import look, table
 from eventwagon.contracts.facts import ChannelThreatened, EventsLost, WagonRemoved, sentence
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.kafka import KafkaBroker, wagons
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import StorageBroken
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
+from tests.support import until
 
 
 def remove_records(server: KafkaServer | Server, topic: str, before: int) -> None:
@@ -63,6 +65,60 @@ def test_events_that_were_removed_are_lost_not_settled(kafka_server: Server, cap
                 (depth,) = await other.depth([channel])
                 assert (depth.published, depth.settled, depth.waiting, depth.lost) == (6, 6, 0, 4)
             assert len(warnings(caplog)) == 1
+
+    asyncio.run(main())
+
+
+def test_dead_letters_that_were_removed_are_told(kafka_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that the train keeps of removed wagons: `status` says how many went, and counts those that are left."""
+
+    async def main() -> None:
+        name = new_channel().train
+        kept = Channel(name, 0, DEAD)
+        async with Train(name).connect(kafka_server.url, listeners=()) as connection:
+            await connection.broker.create(kept)
+            await connection.broker.publish(kept, events(5))
+            remove_records(kafka_server, str(kept), 3)  # of them offset 0 is a probe
+            view = await look(connection, kafka_server.url)
+            assert (view.dead, view.dead_lost) == (3, 2)
+            console = Console(width=200)
+            with console.capture() as shown:
+                console.print(table(view, console))
+            assert "2 dead letters went from the broker" in shown.get()
+            assert f"channel {kept} lost 2 events" in " ".join(warnings(caplog))
+            await connection.remove(force=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_an_inner_channel_that_was_deleted_is_left_with_its_wagon(kafka_server: Server) -> None:
+    """It can't be made anew: new events go to the next wagon, and are handled there with all that they emit."""
+
+    async def main() -> None:
+        name = new_channel().train
+        train = Train(name, limit=Volume(1000), workers=Workers(total=2), observe_every=0.2)
+        mailed: list[int] = []
+
+        @train.on(name)
+        async def handle(n: int, ctx: Context) -> None:
+            await ctx.emit("mail", n)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            mailed.append(n)
+
+        async with train.connect(kafka_server.url, listeners=()) as connection:
+            async with connection.running():
+                await connection.publish(1)
+                await until(lambda: mailed == [1], seconds=30)
+                admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://").partition("?")[0]})
+                admin.delete_topics([f"{name}_v1.mail"])[f"{name}_v1.mail"].result(10)
+                async with asyncio.timeout(40):
+                    assert await connection.wait_switched(1) == 2
+                await connection.publish_many(range(10, 15))
+                await until(lambda: set(range(10, 15)) <= set(mailed), seconds=40)
+            await connection.remove(force=True)
 
     asyncio.run(main())
 

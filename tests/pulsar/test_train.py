@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.drivers.pulsar import PulsarBroker
+from eventwagon.event import Channel
 from tests.servers.server import Server
 from tests.support import Email, SignUp, until
 
@@ -47,3 +48,34 @@ def test_wagons_come_and_go(pulsar_server: Server, tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert len(handled) < 600
+
+
+def test_an_inner_channel_that_was_deleted_is_left_with_its_wagon(pulsar_server: Server, tmp_path: Path) -> None:
+    """It can't be made anew: new events go to the next wagon, and are handled there with all that they emit."""
+    name = f"train_{token_hex(4)}"
+    url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
+    handled: list[str] = []
+    train = Train(name, limit=Volume(1000), workers=Workers(total=2), observe_every=0.2)
+
+    @train.on(name)
+    async def register(signup: SignUp, ctx: Context) -> None:
+        await ctx.emit("welcome", Email(signup.email))
+
+    @train.on("welcome")
+    async def welcome(email: Email) -> None:
+        handled.append(email.to)
+
+    async def run() -> None:
+        async with train.connect(url, listeners=()) as connection:
+            async with connection.running():
+                await connection.publish(SignUp("a"))
+                await until(lambda: handled == ["a"], seconds=30)
+                async with PulsarBroker.from_url(pulsar_server.url) as other:
+                    await other.delete(Channel(name, 1, "welcome"))
+                async with asyncio.timeout(40):
+                    assert await connection.wait_switched(1) == 2
+                await connection.publish_many([SignUp(str(n)) for n in range(5)])
+                await until(lambda: set("01234") <= set(handled), seconds=40)
+            await connection.remove(force=True)
+
+    asyncio.run(run())

@@ -194,6 +194,19 @@ def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> No
     assert after.wagons[0].state is State.DRAINED
 
 
+def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_next() -> None:
+    """A draining one is not touched by it: it goes on with what it can do."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=2), cooldown=600.0)
+    lacking = msgspec.structs.replace(reading(3, 2), irreplaceable=True)
+    m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
+    switched = decide(m, [lacking], ready(3, 4), settings=settings).manifest
+    assert switched.active is not None
+    assert switched.active.number == 4
+    assert "a channel of it has vanished" in switched.wagons[0].closed_because
+    after = decide(switched, [lacking, reading(4, 0)], ready(3, 4), settings=settings).manifest
+    assert [w.state for w in after.wagons] == [State.DRAINING, State.ACTIVE]
+
+
 def test_an_active_wagon_that_is_sealed_takes_no_place() -> None:
     """What waits to be removed at the cap may hold what only the next one can take over."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=2, at_cap="refuse")

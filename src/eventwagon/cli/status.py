@@ -92,6 +92,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     threatened: list[str]
     """What loses events on the broker's server, or may."""
     dead: int | None
+    dead_lost: int
+    """Dead letters of removed wagons that went from the broker, where it counts them (Kafka, Pulsar)."""
     members: list[Member]
     wagons: list[WagonView]
     removed: list[WagonView]
@@ -175,9 +177,11 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         removal=_removing(manifest),
         open=opened,
         threatened=sorted(
-            {d.trouble for of in depths.values() for d in of.values() if d.trouble} | await _gone(c, manifest, depths)
+            {d.trouble for d in (kept, *(d for of in depths.values() for d in of.values())) if d.trouble}
+            | await _gone(c, manifest, depths)
         ),
         dead=sum(dead),
+        dead_lost=kept.lost,
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],
@@ -315,6 +319,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     if left_out:
         parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
     parts += [Text(f"{w.name} lost {w.lost:,} events", style="bold red") for w in rows if w.lost]
+    if view.dead_lost:
+        parts.append(Text(f"{view.dead_lost:,} dead letters went from the broker", style="bold red"))
     parts += [Text(why, style="bold red") for why in view.threatened]
     if view.removal:
         parts.append(words(f"the train is being removed: {view.removal}", "bold red"))

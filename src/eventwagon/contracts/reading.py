@@ -51,6 +51,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     have vanished hold nothing."""
     missing: tuple[str, ...] = ()
     """Its channels that the broker does not have, by name; they may come back."""
+    irreplaceable: bool = False
+    """An inner channel is missing that can't be made anew."""
     vanished: Mapping[str, int | None] = {}
     """Those of them that stayed away, and how many events went with each; None: not known."""
     samples: Sequence[Sample] = ()

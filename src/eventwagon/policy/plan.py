@@ -283,7 +283,7 @@ class _Draft:
         full = pressure.value >= 1 or asked is not None or self.is_gone(active)
         because = f"asked for: {asked.why}" if asked else pressure.why
         if self.is_gone(active):
-            because = f"its channel has {GONE}"
+            because = f"a channel of it has {GONE}"
         self.next_wanted = (full or pressure.value >= self.settings.prepare) and not self.on_hold()
         if not full:
             if self.manifest.refusing:
@@ -350,9 +350,10 @@ class _Draft:
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
-        """Its ingress has vanished from the broker."""
+        """Its ingress has vanished from the broker, or an inner channel that can't be made anew: it can't handle what it
+        would take."""
         reading = self.readings.get(wagon.number)
-        return reading is not None and "" in reading.missing
+        return reading is not None and ("" in reading.missing or reading.irreplaceable)
 
     def is_dead_end(self, wagon: Wagon) -> bool:
         """It can take nothing more, whatever becomes of it."""
@@ -431,7 +432,7 @@ class _Draft:
             return f"a switch was asked for ({self.manifest.request.why})"
         active = self.manifest.active
         if active is not None and self.is_gone(active):
-            return f"its channel has {GONE}"
+            return f"a channel of it has {GONE}"
         return self.pressure(active).why if active else ""
 
     def losses(self) -> None:

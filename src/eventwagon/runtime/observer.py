@@ -280,8 +280,10 @@ class Observer:
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
         gone, missing = self._losses.vanished, self._losses.missing
+        irreplaceable = frozenset[Channel]()
         if self._broker.capabilities.losses:  # what it knows of an inner channel outlives that: none can be made anew
-            missing = frozenset(c for c in missing if not c.name)
+            irreplaceable = frozenset(c for c in missing if c.name)
+            missing -= irreplaceable
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
@@ -307,6 +309,7 @@ class Observer:
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
+                irreplaceable=not irreplaceable.isdisjoint(channels[w.number]),
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),

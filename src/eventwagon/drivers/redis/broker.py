@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from .server import Server
 from .subscription import RedisSubscription, gone
 from .wire import Answers
 
+_logger = logging.getLogger("eventwagon")
 _MOST = 1000
 _BYTES = 1 << 20
 """Events and bytes in one script call: the server does nothing else meanwhile."""
@@ -258,9 +260,44 @@ class RedisBroker:
             place = (channel.train, channel.wagon) if self.server.cluster else number // _DEPTHS
             groups.setdefault(place, []).append(channel)
         found: dict[Channel, Depth] = {}
-        for depths in await asyncio.gather(*(self._depths(group) for group in groups.values())):
+        unlisted, answers = await asyncio.gather(
+            self._unlisted(channels), asyncio.gather(*(self._depths(group) for group in groups.values()))
+        )
+        for depths in answers:
             found.update(depths)
+        for channel in unlisted:
+            if found[channel] != Depth():
+                await self._list_again(channel)
         return [found[channel] for channel in channels]
+
+    async def _unlisted(self, channels: Sequence[Channel]) -> list[Channel]:
+        """Those that the list of their train does not have: it was evicted, or deleted by hand."""
+        missing: list[Channel] = []
+        for train in dict.fromkeys(channel.train for channel in channels):
+            own = list(dict.fromkeys(channel for channel in channels if channel.train == train))
+            listing = self._listing(train)
+            found = await self._client.command(
+                f"listing the channels of {train}", listing, "SMISMEMBER", listing, *map(_name, own)
+            )
+            missing += [channel for channel, listed in zip(own, found, strict=True) if not listed]
+        return missing
+
+    async def _list_again(self, channel: Channel) -> None:
+        """What a deletion takes away in the same moment is not listed in the end. One that is made in that moment may
+        not be either, until its depth is asked for again."""
+        what, listing = f"listing {channel} again", self._listing(channel.train)
+        if not await self._client.run(what, scripts.LIST, [listing], [_name(channel)]):
+            return
+        if await self._client.run(what, scripts.ATTACH, self._keys(channel)) is None:
+            await self._client.command(what, listing, "SREM", listing, _name(channel))
+        else:
+            _logger.warning(
+                "%s: channel %s stood and was not listed; it is again. The key %s was evicted (set maxmemory-policy to "
+                "noeviction) or changed by hand",
+                self.server.where,
+                channel,
+                listing,
+            )
 
     async def _depths(self, channels: list[Channel]) -> dict[Channel, Depth]:
         keys = [key for channel in channels for key in self._keys(channel)[:3]]

@@ -71,6 +71,8 @@ return 1
     when_full=True,
 )
 
+_LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
+
 _CHECK_IN = Script(
     """
 local members, alive = unpack(KEYS)
@@ -222,6 +224,20 @@ class RedisRegistry:
         keys = [self._key(train, "members"), self._key(train, "alive")]
         said = encode_member(member)
         await self._client.run(f"checking in to {train}", _CHECK_IN, keys, [member.name, said, int(ttl * 1000 + 0.999)])
+        if ttl > 0:
+            await self._list_again(train)
+
+    async def _list_again(self, train: str) -> None:
+        """The list of all trains may have been evicted, or deleted by hand. A train that is deleted in the same moment is
+        not listed in the end."""
+        what, names, key = f"listing {train} again", self._trains, self._key(train, "manifest")
+        if await self._client.command(what, names, "SISMEMBER", names, train):
+            return
+        if not await self._client.command(what, key, "EXISTS", key):
+            return
+        await self._client.run(what, _LIST, [names], [train])
+        if not await self._client.command(what, key, "EXISTS", key):
+            await self._client.command(what, names, "SREM", names, train)
 
     async def members(self, train: str) -> Sequence[Member]:
         keys = [self._key(train, "members"), self._key(train, "alive")]

@@ -1,0 +1,84 @@
+"""The lists of channels and of trains are keys like others: a server may evict them, and a hand may delete them."""
+
+from __future__ import annotations
+
+import asyncio
+from secrets import token_hex
+
+import pytest
+
+from eventwagon import Train, Workers
+from eventwagon.brokers.redis import RedisBroker
+from eventwagon.errors import RemovalRefused
+from eventwagon.event import Channel
+from tests.redis.support import events, raw
+from tests.servers.redis import ask
+from tests.servers.server import Server
+from tests.support import until
+
+TRAIN = "unlisted"
+
+
+def test_a_train_that_runs_restores_its_lists(redis_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    prefix = token_hex(4)
+    train = Train(TRAIN, workers=Workers(total=1))
+
+    @train.on(TRAIN)
+    async def handle(event: int) -> None: ...
+
+    async def main() -> None:
+        async with train.connect(f"{redis_server.url}?prefix={prefix}", listeners=()) as c, c.running():
+            await c.publish(1)
+            before = set(await c.broker.channels(TRAIN))
+            assert Channel(TRAIN, 1) in before
+            assert ask(redis_server.port, "DEL", f"{prefix}:{{{TRAIN}}}:channels", f"{prefix}:trains") == b":2\r\n"
+            async with asyncio.timeout(30):
+                while Channel(TRAIN, 1) not in await c.broker.channels(TRAIN) or TRAIN not in await c.registry.trains():
+                    await asyncio.sleep(0.05)
+            await until(lambda: "channel unlisted_v1 stood and was not listed" in caplog.text)
+
+    asyncio.run(main())
+
+
+def test_no_event_is_removed_since_its_channel_is_not_listed(redis_server: Server) -> None:
+    """`remove` refuses, and says what is left; with force it leaves no key."""
+    prefix = token_hex(4)
+    url = f"{redis_server.url}?prefix={prefix}"
+
+    async def main() -> None:
+        async with Train(TRAIN).connect(url, listeners=()) as c:
+            await c.publish_many(range(3))
+        assert ask(redis_server.port, "DEL", f"{prefix}:{{{TRAIN}}}:channels", f"{prefix}:trains") == b":2\r\n"
+        async with Train(TRAIN).connect(url, listeners=()) as c:
+            with pytest.raises(RemovalRefused, match="3 events in unlisted_v1"):
+                await c.remove()
+            assert (await c.broker.depth([Channel(TRAIN, 1)]))[0].waiting == 3
+            await c.remove(force=True)
+        async with raw(redis_server) as client:
+            assert await client.keys(f"{prefix}:*") == []
+
+    asyncio.run(main())
+
+
+def test_what_is_deleted_meanwhile_is_not_listed_again(redis_server: Server) -> None:
+    prefix = token_hex(4)
+    channel = Channel(TRAIN, 1)
+    listing = f"{prefix}:{{{TRAIN}}}:channels"
+
+    async def main() -> None:
+        async with RedisBroker.from_url(f"{redis_server.url}?prefix={prefix}") as broker:
+            await broker.create(channel)
+            await broker.publish(channel, events(1))
+            ask(redis_server.port, "DEL", listing)
+            depth = broker._depths
+
+            async def slow(channels: list[Channel]) -> object:
+                found = await depth(channels)
+                await broker.delete(channel)
+                return found
+
+            broker._depths = slow  # type: ignore[method-assign, assignment]
+            await broker.depth([channel])
+            assert ask(redis_server.port, "EXISTS", listing) == b":0\r\n"
+
+    asyncio.run(main())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from .display.text import count
 from .errors import UsageError
 from .values import in_seconds, real, whole
 
@@ -268,7 +269,7 @@ class Circuit:
                 return
         self.opened_at = self._floor = now
         self.because = (
-            f"{len(failed)} of the last {len(counting)} handlings failed, over {len(set(failed))} events; "
+            f"{len(failed)} of the last {len(counting)} handlings failed, over {count(len(set(failed)), 'event')}; "
             f"the last: {because}"
         )
         self.probes = 0

@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
         if self.restored:
             lines.append(f"  restored {self.restored} times from an older copy, which had forgotten {self.forgotten:,}")
         lines += [f"  LEFT OVER {what}" for what in self.left_over]
-        lines += [f"  USED TWICE wagon_{number}" for number in self.reused]
+        lines += [f"  USED TWICE wagon {number}" for number in self.reused]
         return "\n".join(lines)
 
 

@@ -255,7 +255,7 @@ def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:
                     facts = [entry.fact async for entry in connection.journal()]
             lost = [f for f in facts if isinstance(f, EventsLost)]
             assert [(f.number, f.count, f.total) for f in lost] == [(1, 6, 6)]
-            assert "wagon_1 lost 6 events" in sentence(lost[0])
+            assert "wagon 1 lost 6 events" in sentence(lost[0])
             (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
             assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (2, 2, 6)
             assert sorted(handled) == [6, 7]

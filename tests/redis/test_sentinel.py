@@ -124,6 +124,20 @@ def test_sentinels_that_are_away_or_know_no_such_primary(group: SentinelGroup) -
     assert not [s for each in doctors.look(group.url).values() for s in each.steps if s.problem]
 
 
+def test_a_sentinel_taken_for_a_server_and_the_other_way_round(group: SentinelGroup) -> None:
+    async def check() -> None:
+        sentinel, server = group.sentinels[0], group.primary
+        with pytest.raises(StorageBroken, match=r"redis\+sentinel://host:26379/NAME"):
+            async with RedisBroker.from_url(f"redis://127.0.0.1:{sentinel.port}?timeout=2") as broker:
+                await broker.create(Channel("mixed", 1))
+        at = f"127.0.0.1:{server.port}"
+        with pytest.raises(BrokerError, match=rf"{at} is a Redis server and no Sentinel: write redis://{at}"):
+            async with RedisBroker.from_url(f"redis+sentinel://{at}/{group.NAME}?timeout=2") as broker:
+                await broker.create(Channel("mixed", 1))
+
+    asyncio.run(check())
+
+
 def test_no_cancellation_is_lost_while_the_primary_is_looked_for(group: SentinelGroup) -> None:
     """redis-py loses some where a connection has a `socket_timeout`; who closes then would wait for ever."""
 

@@ -134,7 +134,7 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
 
         why = cli(place, "why", "signups").stdout
         assert "asked for: a test" in why
-        assert "signups_v1" in why or "wagon_1 removed" in why
+        assert "signups_v1" in why or "wagon 1 removed" in why
         assert len(cli(place, "why", "signups", "--last", "2").stdout.splitlines()) == 2
         facts = [
             json.loads(text)["fact"]

@@ -40,7 +40,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         back = cli(place, "switch", "signups", "--revision", "v1")
         assert back.stdout.endswith(", revision v1\n")
     told = cli(place, "why", "signups").stdout
-    assert "wagon_1 (revision v1) active" in told
+    assert "wagon 1 (revision v1) active" in told
     assert (
         f"a switch to revision v2 was asked for by {this_user()}, and back when more than 0.02 of it fails: release 2"
         in told

@@ -347,7 +347,7 @@ def test_each_failed_look_tells_nothing_again() -> None:
 
         async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
             if self.is_away and any(channel.wagon == 1 for channel in channels):
-                raise Unavailable("wagon_1 is away")
+                raise Unavailable("wagon 1 is away")
             return await super().depth(channels)
 
     async def main() -> None:
@@ -364,7 +364,7 @@ def test_each_failed_look_tells_nothing_again() -> None:
             broker.is_away = True
             await asyncio.sleep(50)
             told = [e.fact for e in await journal(connection) if isinstance(e.fact, StepFailed)]
-        assert len([f for f in told if "wagon_1" in f.step]) == 1, told
+        assert len([f for f in told if "wagon 1" in f.step]) == 1, told
 
     run(main())
 

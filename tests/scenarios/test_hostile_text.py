@@ -24,7 +24,7 @@ from eventwagon.contracts.registry import Attachment, Member
 from eventwagon.event import DEAD, Channel, Event
 from tests.scenarios.test_cli import cli, command, environment
 
-FORGED = "2026-11-26 12:00:00.000  switched from wagon_1 to wagon_2 at pressure 1.00: forged"
+FORGED = "2026-11-26 12:00:00.000  switched from wagon 1 to wagon 2 at pressure 1.00: forged"
 EVIL = f"\x1b[2J\x1b]0;title\x07\x9b31m [bold red]red[/] [/nothing] \u202e\u2028\r\n\n{FORGED}\nend"
 LONG = "x" * 300 + " " * 300 + FORGED
 

@@ -39,9 +39,11 @@ def test_what_the_command_says(place: Path) -> None:
     assert removed.returncode == 0, removed.stderr
     assert removed.stdout == "parcels is removed: 2 channels, its journal and its manifest\n"
     assert list((place / "trains").iterdir()) == []
+    nothing = "there is no train 'parcels' at sqlite:///trains: nothing to remove\n"
     again = cli(place, "remove", "parcels")
-    assert again.stdout == "there is no train 'parcels' at sqlite:///trains: nothing to remove\n"
-    assert again.returncode == 0
+    assert (again.returncode, again.stderr) == (1, f"eventwagon: {nothing}")
+    forced = cli(place, "remove", "parcels", "--force")
+    assert (forced.returncode, forced.stdout) == (0, nothing)
     wrong = cli(place, "remove", "parcels", "--orchestrator", "subprocess:")
     assert wrong.returncode == 2
     assert "--orchestrator needs the train's program as TARGET" in wrong.stderr

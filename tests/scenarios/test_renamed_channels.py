@@ -64,7 +64,7 @@ def test_a_renamed_channel_is_served_and_the_old_one_goes_when_it_is_empty(caplo
                 assert await standing(world) == ["t_v2", "t_v2.dead", "t_v2.email"]
         assert [f.channels for f in world.of(ChannelsDropped)] == [("mail",)]
         assert not world.of(ChannelUnserved)
-        assert any("no handler for channel mail of wagon_1" in line for line in caplog.messages)
+        assert any("no handler for channel mail of wagon 1" in line for line in caplog.messages)
 
     run(main())
 

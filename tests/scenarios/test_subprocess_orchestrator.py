@@ -359,8 +359,8 @@ def test_what_processes_print_reaches_stderr_with_the_wagons_name(
     asyncio.run(scenario())
     said = capfd.readouterr().err.splitlines()
     assert [line for line in said if line.endswith(("hello", "world"))] == [
-        "signups wagon_3 | hello",
-        "signups wagon_3 | world",
+        "signups wagon 3 | hello",
+        "signups wagon 3 | world",
     ]
 
 

@@ -212,7 +212,7 @@ def test_one_bad_wagon_does_not_keep_the_others_from_being_looked_after() -> Non
             broker.broken = frozenset({1})
             await connection.publish_many(SignUp(str(i)) for i in range(150, 350))
             await until(lambda: {f.wagon.number for f in world.of(WagonRemoved)} == {2, 3})
-            assert [f.step for f in world.of(StepFailed)] == ["reading wagon_1"]  # once, not at each look
+            assert [f.step for f in world.of(StepFailed)] == ["reading wagon 1"]  # once, not at each look
             assert 1 in {w.number for w in connection.manifest.wagons}  # unknown is never empty
             broker.broken = frozenset()
             await connection.wait_drained(3)
@@ -227,7 +227,7 @@ def test_away_from_a_broken_active_wagon_by_hand() -> None:
         async with world.running(signups(handled)) as connection:
             await connection.publish(SignUp("before"))
             broker.broken = frozenset({1})
-            await connection.request_switch("wagon_1 can't be read")
+            await connection.request_switch("wagon 1 can't be read")
             assert await connection.wait_switched(1) == 2
 
     run(main())

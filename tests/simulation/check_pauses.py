@@ -42,7 +42,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
                 number = record.channel.wagon
                 seen = told.get(record.by)
                 if seen is not None and number in paused.get(seen.revision, ()):
-                    says = f"{record.by} was told that wagon_{number} is paused, and handed out {record.key} of it"
+                    says = f"{record.by} was told that wagon {number} is paused, and handed out {record.key} of it"
                     moments = (seen.seq, record.seq)
                     yield Violation(invariant="paused", says=says, key=record.key, wagon=number, moments=moments)
                 elif (
@@ -51,7 +51,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
                     and record.at > pause.at + case.heard_within + _HEED
                 ):
                     says = (
-                        f"wagon_{number} was paused, and {record.at - pause.at:.3f} s later {record.key} was handed out"
+                        f"wagon {number} was paused, and {record.at - pause.at:.3f} s later {record.key} was handed out"
                     )
                     moments = (pause.seq, record.seq)
                     yield Violation(invariant="paused", says=says, key=record.key, wagon=number, moments=moments)

@@ -105,7 +105,7 @@ class Cluster:
         there = [a.number for a in attached if a.number != unit.spec.number]
         trouble = "; ".join(a.trouble for a in here if a.trouble)
         if there:
-            trouble = f"a process is at wagon_{there[0]} still"
+            trouble = f"a process is at wagon {there[0]} still"
         return Deployment(
             number=unit.spec.number,
             ready=unit.ending is None and not there and any(a.ready for a in here),

@@ -78,14 +78,14 @@ class Tale:
         return found
 
     def founded(self, *channels: str) -> Tale:
-        """wagon_1 is active."""
+        """wagon 1 is active."""
         first = Wagon(number=1, opened_at=0.0, channels=channels)
         self.revise(WagonOpened(train="t", number=1, because="first"), w1=first)
         active = replace(first, state=State.ACTIVE, created_at=0.0)
         return self.revise(Switched(train="t", old=None, new=1, pressure=0.0, because="first"), w1=active)
 
     def switched(self, *, attached: bool = True) -> Tale:
-        """wagon_2 is opened, gets ready and active; wagon_1 drains."""
+        """wagon 2 is opened, gets ready and active; wagon 1 drains."""
         second = Wagon(number=2, opened_at=0.0, channels=self.wagon(1).channels)
         self.revise(WagonOpened(train="t", number=2, because="spare"), w2=second)
         if attached:
@@ -344,7 +344,7 @@ def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) 
 @pytest.mark.parametrize(
     ("invariant", "more"),
     [
-        ("I7", {"reached": False, "lacking": ("wagon_2 is draining",)}),
+        ("I7", {"reached": False, "lacking": ("wagon 2 is draining",)}),
         ("I7", {"left_behind": ("a consumer of p1.1",)}),
         ("I10", {"longest_journal": 21, "keep": 20}),
         ("I10", {"wagons": 1}),

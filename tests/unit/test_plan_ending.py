@@ -211,7 +211,7 @@ def test_an_active_wagon_that_is_sealed_takes_no_place() -> None:
     """What waits to be removed at the cap may hold what only the next one can take over."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=2, at_cap="refuse")
     sealed = manifest(wagon(3, State.ACTIVE), wagon(4, State.FAILED))
-    request = Request("wagon_3 is sealed", NOW)
+    request = Request("wagon 3 is sealed", NOW)
     asked = active_sealed(sealed, 3, request).manifest
     assert active_sealed(asked, 3, request).manifest is asked
     assert active_sealed(sealed, 4, request).manifest is sealed

@@ -364,13 +364,20 @@ def _meanings(capabilities: Capabilities) -> Iterator[tuple[str, str]]:
         yield name, has if getattr(capabilities, name) else lacks
 
 
+def _is_connected(examination: Examination) -> bool:
+    return bool(examination.steps) and not examination.steps[0].problem
+
+
 def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -> None:
     console = out()
     console.print(words(shown(url), "bold"), soft_wrap=True)
     console.print()
     longest = max(map(len, Capabilities.__struct_fields__))
+    if not _is_connected(found["broker"]):
+        console.print(Text("what the driver says it can do (not tried: no connection)", style="dim"))
     for name, means in _meanings(capabilities):
-        _item(console, _mark(getattr(capabilities, name)), f"{name:{longest}}", Text(means))
+        mark = _mark(getattr(capabilities, name)) if _is_connected(found["broker"]) else Text("-")
+        _item(console, mark, f"{name:{longest}}", Text(means))
     for name, examination in found.items():
         console.print(f"\n[bold]{name}[/]")
         for step in examination.steps:

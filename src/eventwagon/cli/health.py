@@ -103,9 +103,9 @@ class Health:
             return "it is attached to no wagon"
         for a in attachments:
             if not a.ready:
-                return a.trouble or f"it is not attached to wagon_{a.number}"
+                return a.trouble or f"it is not attached to wagon {a.number}"
             if missing := [c for c in a.missing if c in declared]:
-                return f"wagon_{a.number}: this program has no handler for {', '.join(missing)}"
+                return f"wagon {a.number}: this program has no handler for {', '.join(missing)}"
             if a.number not in self._proven:
                 await probe(connection.broker, connection.train.name, a.number)
                 self._proven.add(a.number)

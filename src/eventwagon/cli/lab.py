@@ -39,9 +39,9 @@ def lab(
         Path | None,
         typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="The trace's arrivals come so many times as fast.")] = 1.0,
-    events: Annotated[int | None, typer.Option(min=1, help="So many arrivals.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Within so many seconds.")] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
+    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
     service: Annotated[
         str, typer.Option(help="Seconds of work an event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1).")
     ] = "",
@@ -53,26 +53,35 @@ def lab(
     ] = None,
     each: Annotated[
         int | None,
-        typer.Option(min=1, help="Workers of each elastic wagon [what a clairvoyant needs for 99 % on time]."),
+        typer.Option(
+            min=1,
+            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are known beforehand).",
+        ),
     ] = None,
-    spares: Annotated[int, typer.Option(min=0, help="Wagons that stand ready.")] = 1,
-    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
-    limit: Annotated[str, typer.Option(help="When a wagon is full [Wait(slo)].")] = "",
-    wagons: Annotated[int, typer.Option(min=2, help="Live wagons at most.")] = 500,
+    spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
+    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: seconds from arrival to done.")] = None,
+    limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo)).")] = "",
+    wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
     floor: Annotated[int, typer.Option(min=0, help="Workers of the fixed crew for each draining wagon.")] = 0,
     start: Annotated[
-        float, typer.Option(min=0.0, help="Seconds until a further consumer, or wagon's crew, works.")
+        float, typer.Option(min=0.0, help="Seconds until an added consumer, or a wagon's workers, begin to work.")
     ] = 10.0,
-    partitions: Annotated[int, typer.Option(min=1, help="More consumers than this can't share one topic.")] = 32,
-    strategy: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Partitions of one topic: the most consumers that can share it.")
+    ] = 32,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Run only this strategy; may be given several times.")
+    ] = None,
     broker: Annotated[
-        str | None, typer.Option(help="Run the wagons there, in real time: sqlite:///dir, redis://host:6379 …")
+        str | None, typer.Option(help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …")
     ] = None,
     picture: Annotated[
         list[Path] | None, typer.Option(help="Write a picture: FILE.html (with everything in it) or FILE.png.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="At a time.")] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Strategies simulated at the same time, each in a process.")
+    ] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.

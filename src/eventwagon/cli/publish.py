@@ -18,6 +18,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..connection import Connection, Declaration
+from ..display.text import count
 from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
@@ -193,7 +194,7 @@ class Publishing:
             raise
 
     def _so_far(self) -> str:
-        return f"{self._accepted:,} events before it were accepted"
+        return f"accepted before it: {count(self._accepted, 'event')}"
 
     def _report(self) -> None:
         for number, why in self._bad:
@@ -201,7 +202,7 @@ class Publishing:
         if self._bad_count > len(self._bad):
             say(f"... and {self._bad_count - len(self._bad):,} bad lines more")
         skipped = f", {self._bad_count:,} bad lines skipped" if self._bad_count else ""
-        line(f"published {self._accepted:,} events to {self._c.train.name}{skipped}")
+        line(f"published {count(self._accepted, 'event')} to {self._c.train.name}{skipped}")
 
 
 @asynccontextmanager

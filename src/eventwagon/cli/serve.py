@@ -212,7 +212,7 @@ async def _serve(
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             why = "asked to" if asked.is_set() else "the train's processes were asked to"
             if not waits[0].done() and not waits[1].done():
-                why = f"wagon_{wagon} needs no workers any more"
+                why = f"wagon {wagon} needs no workers any more"
             _logger.info("ending: %s; handlers in flight have %g s", why, train.settings.grace)
             health.leave()
             for task in waits:

@@ -12,7 +12,6 @@ import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ..connection import Connection
@@ -22,10 +21,10 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause, Wagon
 from ..contracts.registry import Member
 from ..display.redaction import shown
-from ..display.text import escaped
+from ..display.text import count, escaped
 from ..event import DEAD, Channel
 from ..policy.losses import GONE
-from .console import DEFAULT_URL, Anchor, AsJson, Url, job, json_line, listing, out, span, words
+from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5
@@ -173,7 +172,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         watched=_watched(manifest),
         refusing=manifest.refusing,
         stepped_back=_stepped_back(manifest, now),
-        paused=_paused(manifest.paused, now),
+        paused=told_pause(manifest.paused, now),
         removal=_removing(manifest),
         open=opened,
         threatened=sorted(
@@ -218,7 +217,8 @@ def _stepped_back(manifest: Manifest, now: float) -> str:
     return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 
 
-def _paused(pause: Pause | None, now: float) -> str:
+def told_pause(pause: Pause | None, now: float) -> str:
+    """Since when, by whom and why, for a person; empty where there is none."""
     if pause is None:
         return ""
     who = f" by {pause.by}" if pause.by else ""
@@ -235,7 +235,7 @@ def _watched(manifest: Manifest) -> str:
     watch = manifest.watch
     if watch is None:
         return ""
-    return f"wagon_{watch.number}, and back to revision {watch.back or 'none'} when more than {watch.share:.3g} of it fails"
+    return f"wagon {watch.number}, and back to revision {watch.back or 'none'} when more than {watch.share:.3g} of it fails"
 
 
 def _held(depth: Depth) -> int | None:
@@ -262,7 +262,7 @@ def _live(manifest: Manifest, wagon: Wagon, depths: dict[str, Depth] | Any, work
         workers=workers,
         revision=wagon.revision,
         asleep=wagon.asleep_at is not None,
-        paused=_paused(manifest.pause_of(wagon), now),
+        paused=told_pause(manifest.pause_of(wagon), now),
         age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
         reason=_reason(manifest, wagon, now),
         opened_at=wagon.opened_at,
@@ -275,7 +275,7 @@ def _reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
     if manifest.paused is not None:
         return "paused with the train"
     if wagon.paused is not None:
-        return f"paused {_paused(wagon.paused, now)}"
+        return f"paused {told_pause(wagon.paused, now)}"
     if wagon.asleep_at is not None:
         return "asleep: nothing to do"
     return wagon.trouble or wagon.closed_because or wagon.opened_because
@@ -317,8 +317,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         rows = rows[: keep // 2] + rows[len(rows) - (keep - keep // 2) :]
     parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
     if left_out:
-        parts.append(Text(f"  and {left_out} wagons between these", style="dim"))
-    parts += [Text(f"{w.name} lost {w.lost:,} events", style="bold red") for w in rows if w.lost]
+        parts.append(Text(f"  and {count(left_out, 'wagon')} between these", style="dim"))
+    parts += [Text(f"wagon {w.number} lost {count(w.lost, 'event')}", style="bold red") for w in rows if w.lost]
     if view.dead_lost:
         parts.append(Text(f"{view.dead_lost:,} dead letters went from the broker", style="bold red"))
     parts += [Text(why, style="bold red") for why in view.threatened]
@@ -326,14 +326,16 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(words(f"the train is being removed: {view.removal}", "bold red"))
     if view.paused:
         parts.append(words(f"the train was paused {view.paused}", "bold yellow"))
-    parts += [words(f"{w.name} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused]
+    parts += [
+        words(f"wagon {w.number} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused
+    ]
     if view.refusing:
         parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     if view.stepped_back:
         parts.append(Text(f"the registry stepped back {view.stepped_back}; `why` says what was lost", style="yellow"))
     for name, whys in view.open.items():
-        count = f" in {len(whys)} processes" if len(whys) > 1 else ""
-        text = f"the circuit breaker of {name or 'the ingress'} is open{count}: {whys[0]}"
+        where = f" in {len(whys)} processes" if len(whys) > 1 else ""
+        text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
     if view.asked:
         parts.append(words(f"a switch is asked for: {view.asked}", "bold"))
@@ -346,7 +348,7 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         parts.append(Text(f"{held} {text}", style="yellow"))
     if caught := sum(m.caught for m in view.members):
         parts.append(
-            Text(f"{caught} unexpected exceptions were caught; the logs have their tracebacks", style="yellow")
+            Text(f"caught {count(caught, 'unexpected exception')}; the logs have the tracebacks", style="yellow")
         )
     if not any("observe" in m.roles for m in view.members):
         parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
@@ -365,37 +367,41 @@ def _missing(view: View) -> list[str]:
 
 def _head(view: View) -> Text:
     settings = view.declared
-    count = len(view.members)
+    alive = len(view.members)
     roles = ", ".join(
         f"{sum(role in m.roles for m in view.members)} {verb}"
         for role, verb in (("observe", "observing"), ("work", "working"))
     )
-    who = f"{count} process{'es' if count > 1 else ''} ({roles})" if count else "no process is alive"
+    who = f"{count(alive, 'process', 'processes')} ({roles})" if alive else "no process is alive"
     text = Text(overflow="ellipsis", no_wrap=True)
     declared = f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}"
     text.append(words(view.train, "bold")).append(words(declared)).append("\n")
-    text.append(f"{who}, {view.dead or 0:,} dead letters", style="red" if view.dead else "")
+    text.append(f"{who}, {count(view.dead or 0, 'dead letter')}", style="red" if view.dead else "")
     return text
 
 
-def _wagons(rows: Sequence[WagonView], width: int) -> Table:
+def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
     wide = width >= _WIDE
     figures = ("waiting", "in flight", "settled", "inside", "workers") if wide else ("wait", "fly", "done", "in", "wk")
     coded = any(w.revision for w in rows)
     columns = ("wagon", *(["revision"] if coded else []), "state", ">taken")
-    columns = (*columns, *(f">{name}" for name in figures), ">age", "why")
-    return listing(columns, [_row(w, wide, coded) for w in rows], width)
+    columns = (*columns, *(f">{name}" for name in figures), ">age")
+    cells = [_row(w, coded) for w in rows]
+    if wide:
+        return listing((*columns, "why"), [[*row, w.reason] for row, w in zip(cells, rows, strict=True)], width)
+    # where a reason would be cut it stands below, whole
+    reasons = [beside(Text(f"wagon {w.number}", "dim"), w.reason) for w in rows if w.reason]
+    return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *reasons)
 
 
-def _row(w: WagonView, wide: bool, coded: bool) -> list[str | Text]:
+def _row(w: WagonView, coded: bool) -> list[str | Text]:
     return [
-        w.name if wide else f"v{w.number}",
+        str(w.number),
         *([w.revision] if coded else []),
         words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
         *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
         span(w.age),
-        w.reason,
     ]
 
 

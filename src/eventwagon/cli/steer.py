@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from typing import Annotated
@@ -11,12 +12,15 @@ import typer
 
 from ..connection import Connection
 from ..contracts.facts import SwitchGivenUp, sentence
+from ..contracts.manifest import Manifest, Pause
 from ..display.redaction import shown
+from ..display.text import count
 from ..errors import EventwagonError, UsageError
 from ..event import DEAD
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
 from .serve import Infrastructure
+from .status import told_pause
 from .target import reached, reached_if_known
 
 Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
@@ -96,7 +100,7 @@ async def drain(
                 for name, d in depths.get(w.number, {}).items()
                 if name != DEAD and d.published is not None and d.settled is not None
             ]
-            return f"{sum(events):,} events in {len(wagons)} wagon{'s' if len(wagons) != 1 else ''} left"
+            return f"{count(sum(events), 'event')} in {count(len(wagons), 'wagon')} left"
 
         await _until(c.wait_drained(old), deadline, "draining", left)
         line(f"every wagon up to {old} is drained and removed")
@@ -124,8 +128,11 @@ async def pause(
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
-        await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
         what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
+        before = _pause_of(c.manifest, wagon)
+        await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
+        if before is not None:
+            say(f"{what} was paused already, {told_pause(before, time.time())}")
         while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
             if asyncio.get_running_loop().time() >= deadline:
                 who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
@@ -140,9 +147,27 @@ async def pause(
                 say(
                     f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run"
                 )
+        if held := await _in_hand(c, wagon):
+            say(
+                f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
+                "and goes on with what it has once it is back"
+            )
         pause = c.manifest.paused
         refused = wagon is None and pause is not None and pause.publishing
         line(f"{what} is paused: no event is handed out; publishers {'are refused' if refused else 'go on'}")
+
+
+def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
+    if number is None:
+        return manifest.paused
+    wagon = manifest.wagon(number)
+    return None if wagon is None else wagon.paused
+
+
+async def _in_hand(c: Connection, number: int | None) -> int:
+    """Events of the paused wagons that processes have claimed and not settled."""
+    depths = await c.depths()
+    return sum(depth.in_flight or 0 for n, of in depths.items() if number in (None, n) for depth in of.values())
 
 
 @job
@@ -182,10 +207,10 @@ async def stop(
                 await asyncio.sleep(0.1)
 
         async def left() -> str:
-            return f"{len(await c.members())} processes left"
+            return f"{count(len(await c.members()), 'process', 'processes')} left"
 
         await _until(gone(), deadline, "ending", left)
-        line(f"{len(before)} process{'es' if len(before) != 1 else ''} ended" if before else "no process was alive")
+        line(f"{count(len(before), 'process', 'processes')} ended" if before else "no process was alive")
 
 
 @job
@@ -215,10 +240,13 @@ async def remove(
         done = await c.remove(reason, force=force, timeout=max(timeout, 0.001), by=by)
         if not done.existed and not done.channels:
             there = f"; there are: {', '.join(known)}" if known else ""
-            line(f"there is no train {name!r} at {shown(url)}: nothing to remove{there}")
+            nothing = f"there is no train {name!r} at {shown(url)}: nothing to remove{there}"
+            if not force:
+                raise Ended(Code.FAILED, nothing)
+            line(nothing)
             return
-        units = f", {done.units} units of workers" if done.units else ""
-        line(f"{name} is removed: {done.channels} channels{units}, its journal and its manifest")
+        units = f", {count(done.units, 'unit')} of workers" if done.units else ""
+        line(f"{name} is removed: {count(done.channels, 'channel')}{units}, its journal and its manifest")
 
 
 async def _switched(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..display.text import count
 from ..drivers.opening import Program, open_orchestrator
 from .console import DEFAULT_URL, Code, Ended, Url, job, line
 from .serve import Target
@@ -52,4 +53,4 @@ async def undeploy(
             Code.NOT_IN_TIME,
             f"not ended within {timeout:g} s: {there}; an observer that is still alive makes workers anew",
         ) from None
-    line(f"the workers of {len(ended)} unit{'s' if len(ended) != 1 else ''} of train {train.name} ended")
+    line(f"the workers of {count(len(ended), 'unit')} of train {train.name} ended")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -19,8 +20,9 @@ from ..contracts.facts import (
     encode_entry,
     sentence,
 )
+from ..display.text import count as counted
 from ..event import Event
-from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, line, local_time, out, say
+from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
 from .target import reached, registered
 
 _SHOWN = 200
@@ -42,7 +44,9 @@ async def why(
         if wagon is not None:
             entries = [e for e in entries if _concerns(e, wagon)][-last if last else 0 :]
         if not entries:
-            say(f"the journal has nothing about wagon {wagon}" if wagon is not None else "the journal is empty")
+            if wagon is not None:
+                raise Ended(Code.FAILED, f"the journal of {name} has nothing about wagon {wagon}")
+            say("the journal is empty")
         console = out()
         for entry in entries:
             if as_json:
@@ -92,7 +96,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
                 for text in rest:
                     line(f"  {text}")
         if not as_json:
-            line(f"{count:,} dead letters")
+            line(counted(count, "dead letter"))
 
 
 def _told(event: Event) -> tuple[str, ...]:
@@ -103,10 +107,15 @@ def _told(event: Event) -> tuple[str, ...]:
     more = f" … ({len(event.data):,} bytes)" if len(event.data) > 4 * _SHOWN or len(data) == _SHOWN else ""
     return (
         local_time(_number(x.get("deadat"), event.time)),
-        f"{where}, {x.get('deadattempts', '?')} attempts  {event.id}",
+        f"{where}, {_attempts(x)}  {event.id}",
         x.get("deadbecause", ""),
         f"{event.type} {data}{more}",
     )
+
+
+def _attempts(extensions: Mapping[str, str]) -> str:
+    number = _number(extensions.get("deadattempts"), -1.0)
+    return counted(int(number), "attempt") if number >= 0 else "? attempts"
 
 
 def _letter(event: Event) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from ..display.text import as_line
+from ..display.text import count as counted
 from .documents import as_read
 from .manifest import Wagon
 
@@ -494,7 +495,7 @@ def _roughly(data: bytes) -> _Rough:
 
 
 def _name(number: int | None) -> str:
-    return f"wagon_{number}" if number is not None else "no wagon"
+    return f"wagon {number}" if number is not None else "no wagon"
 
 
 def _paused(number: int | None) -> str:
@@ -558,34 +559,35 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} drained, {s:.2f} s after it was cut off: {totals}"
         case WagonRemoved(wagon=w, dead=dead):
             took = (
-                "it was never in use" if w.published is None else f"took {w.published} events, {dead} dead letters kept"
+                "it was never in use"
+                if w.published is None
+                else f"took {counted(w.published, 'event')}, {counted(dead, 'dead letter')} kept"
             )
             if w.lost:
-                took += f", {w.lost:,} events lost"
+                took += f", {counted(w.lost, 'event')} lost"
             return f"{w.name}{_code(w.revision)} removed: {took}"
         case DrainUnproven(number=n, because=why):
             return f"{_name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
-            return f"{count} late events were found in {_name(n)}: it drains again"
+            return f"{_name(n)} drains again: {counted(count, 'event')} came late"
         case NumbersSkipped(next=following, numbers=numbers):
             return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
         case EventsLost(number=n, count=count, total=total, because=why):
-            many = "an unknown number of" if count is None else f"{count:,}"
             more = f" ({total:,} in all)" if total > (count or 0) else ""
-            return f"{_name(n)} lost {many} events{more}, which went without being settled: {why}"
+            return f"{_name(n)} lost {counted(count, 'event')}{more}, which went without being settled: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
             refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
-            return f"{count} late events of {_name(n)} were published anew{refused}"
+            return f"published {counted(count, 'late event')} of {_name(n)} anew{refused}"
         case StepFailed(step=step, because=why):
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):
             return f"removed {what}, which belongs to no wagon"
         case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why):
-            return f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after {attempts} attempts: {why}"
+            return f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after {counted(attempts, 'attempt')}: {why}"
         case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
             return (
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
@@ -600,7 +602,7 @@ def _sentence(fact: Fact) -> str:
             )
         case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
             return (
-                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {probes} failed probes: "
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {counted(probes, 'failed probe')}: "
                 "a handling succeeded"
             )
         case SwitchRequested(because=why, revision=None, by=by):
@@ -643,8 +645,7 @@ def _sentence(fact: Fact) -> str:
         case ChannelsDropped(number=n, channels=channels):
             return f"{_name(n)} lost channels that are empty and that nobody serves any more: {', '.join(channels)}"
         case ChannelUnserved(number=n, channel=channel, count=count, because=why):
-            held = "an unknown number of" if count is None else f"{count:,}"
-            return f"{_name(n)} keeps {held} events in {channel}: {why}; it can't drain until a program with a handler works"
+            return f"{_name(n)} keeps {counted(count, 'event')} in {channel}: {why}; it can't drain until a program with a handler works"
         case DefectFound(step=step, because=why):
             return (
                 f"a defect in eventwagon, please report it: {step}: {why}; the rest goes on, the log has the traceback"
@@ -659,7 +660,7 @@ def _sentence(fact: Fact) -> str:
                 f"What it holds now is taken over{lost}"
             )
         case ClaimsReturned(owner=owner, count=count, because=why):
-            return f"{count:,} events that {owner} had in hand were given back at once: {why}"
+            return f"{counted(count, 'event')} that {owner} had in hand went back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")

@@ -88,8 +88,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What the number is called: `wagon_1`."""
-        return f"wagon_{self.number}"
+        """What it is called in messages: `wagon 1`. Channels have their own names."""
+        return f"wagon {self.number}"
 
     @property
     def unit(self) -> int:

@@ -27,6 +27,14 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def count(number: int | None, noun: str, nouns: str = "") -> str:
+    """`1 event`, `1,234 events`, `an unknown number of events`; `nouns` where the plural has no s."""
+    many = nouns or f"{noun}s"
+    if number is None:
+        return f"an unknown number of {many}"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
 def plain(text: str, most: int = MOST) -> str:
     """The text as `escaped` gives it, `most` characters long at most. Never raises."""
     return escaped(text[: most + 1])[:most]

@@ -166,7 +166,7 @@ class _Draft:
             return found
         why = ""
         if found.number != wagon.number:
-            why = f"its workers are still at wagon_{found.number}"
+            why = f"its workers are still at wagon {found.number}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
         elif missing := [c for c in found.missing if c in self.manifest.channels]:

@@ -356,7 +356,7 @@ class Observer:
             except BaseException as e:
                 if is_ours(e):
                     raise
-                troubles.append(self._met(f"reading wagon_{number}", e))
+                troubles.append(self._met(f"reading wagon {number}", e))
         return found, troubles
 
     def _reading(
@@ -445,7 +445,7 @@ class Observer:
             self._passing_since = now + _AGAIN
 
     def _failed(self, task: Task, error: BaseException) -> Refusal:
-        return self._met(f"{type(task).__name__.lower()} of wagon_{task.number}", error)
+        return self._met(f"{type(task).__name__.lower()} of wagon {task.number}", error)
 
     def _met(self, step: str, error: BaseException) -> Refusal:
         """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an

@@ -227,7 +227,7 @@ class Remover:
             elif channel.name != PROBE:
                 await self._rescue(channel)
             await self._delete(channel)
-        what = ", ".join(map(str, task.channels)) or f"workers of wagon_{task.number}"
+        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
         await self._switcher.note(OrphanRemoved(train=self._train, what=what))
 
     async def _delete(self, channel: Channel) -> None:

@@ -157,7 +157,7 @@ class Settling:
                 except BaseException as e:  # these events' claims run out, the others go on
                     if is_ours(e):
                         raise
-                    self._kit.bulkhead.report(f"settling in wagon_{self._number}", e)
+                    self._kit.bulkhead.report(f"settling in wagon {self._number}", e)
                     line.source.forget([*(item[0] for item in done), *(item[0] for item in back)])
                 self._changed()
         finally:
@@ -222,7 +222,7 @@ class Settling:
         """What it emitted can't be stored."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
-            step = f"keeping a dead letter of wagon_{self._number}"
+            step = f"keeping a dead letter of wagon {self._number}"
             self._kit.tell(StepFailed(train=self._kit.train, step=step, because=because))
             source.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):

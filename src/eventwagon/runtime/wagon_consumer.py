@@ -304,7 +304,7 @@ class Serving:
         except BaseException as e:
             if is_ours(e):
                 raise
-            self.kit.bulkhead.report(f"leaving wagon_{self.spec.number}", e)
+            self.kit.bulkhead.report(f"leaving wagon {self.spec.number}", e)
         self._settling.end("the wagon is left")
         if self._keeper is not None:
             self._keeper.cancel()
@@ -313,7 +313,7 @@ class Serving:
         except BaseException as e:
             if is_ours(e):
                 raise
-            self.kit.bulkhead.report(f"leaving the channels of wagon_{self.spec.number}", e)
+            self.kit.bulkhead.report(f"leaving the channels of wagon {self.spec.number}", e)
         self.on_left()
 
     async def _receive_no_more(self, seconds: float) -> None:

@@ -27,22 +27,26 @@ _EVENTS, _SECONDS = 15_000, 120.0
 
 def demo(
     events: Annotated[
-        int | None, typer.Option(min=1, help="Sign-ups [15000]; with --trace: only the first so many of it.")
+        int | None, typer.Option(min=1, help="Number of sign-ups (default 15000); with --trace: only its first ones.")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.001, help="They arrive within [120]; with --trace: only its first so many seconds."),
+        typer.Option(
+            min=0.001, help="Seconds within which they arrive (default 120); with --trace: only its first seconds."
+        ),
     ] = None,
     speed: Annotated[
         float,
         typer.Option(
-            min=0.01, help="Arrivals, handlers, promise and the train's own timers run so many times as fast."
+            min=0.01,
+            help="Run everything this many times faster: arrivals, handlers, promise and the train's own timers.",
         ),
     ] = 5.0,
     slo: Annotated[
-        float | None, typer.Option(min=0.001, help="The promise: handled within so many seconds of its arrival [2].")
+        float | None,
+        typer.Option(min=0.001, help="The promise: seconds from a sign-up's arrival until it is handled (default 2)."),
     ] = None,
-    limit: Annotated[str, typer.Option(help="When a wagon is full [Wait(slo) | Volume(10_000)].")] = "",
+    limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo) | Volume(10_000)).")] = "",
     workers: Annotated[str, typer.Option(help="Who works: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
     service: Annotated[
         float,
@@ -67,8 +71,8 @@ def demo(
             help="Run it there: memory://, sqlite:///dir?sync=normal …",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Figures for machines on stdout.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a burst through a train: 15,000 sign-ups in 2 minutes, sign-up → welcome e-mail → CRM update.
 

@@ -80,6 +80,11 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
         return Unavailable(f"{at}the nodes of the cluster do not agree yet about who keeps this channel ({said})")
     if name == "CROSSSLOT" or isinstance(error, exceptions.AskError):
         return StorageBroken(f"{at}the server is a node of a cluster: add cluster=true to the URL ({said})")
+    if "unknown command" in said.lower():
+        return StorageBroken(
+            f"{at}the server does not know a command of Redis 7 ({said}): a Sentinel takes "
+            "redis+sentinel://host:26379/NAME, proxies and older servers can't be used"
+        )
     return StorageBroken(f"{at}the server refused: {said}")
 
 

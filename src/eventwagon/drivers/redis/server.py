@@ -260,6 +260,12 @@ async def _primary(server: Server, place: Place) -> Place:
         await sentinel.connect()
         await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", server.sentinel, check_health=False)
         answer = await sentinel.read_response(disconnect_on_error=False)
+    except ResponseError as e:
+        if "unknown command" not in str(e).lower():
+            raise
+        raise ResponseError(
+            f"{_shown(place)} is a Redis server and no Sentinel: write redis://{_shown(place)}, or name the Sentinels"
+        ) from e
     finally:
         await leave(sentinel)
     if not answer:

@@ -202,7 +202,7 @@ class Function:
             await Tallies(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed)
         except TROUBLE as e:
             print(
-                f"eventwagon: wagon_{wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
+                f"eventwagon: wagon {wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
                 file=sys.stderr,
             )
 

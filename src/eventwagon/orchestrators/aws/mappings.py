@@ -92,7 +92,7 @@ class LambdaMappings:
                 await self._ensure(spec)
             self._ensured[key] = (spec, now)
         except TROUBLE as e:
-            raise explain(e, f"mapping wagon_{spec.number} of {spec.train} to {self.function}", self.place) from e
+            raise explain(e, f"mapping wagon {spec.number} of {spec.train} to {self.function}", self.place) from e
 
     async def _ensure(self, spec: WagonSpec) -> None:
         before = await self._units.get(spec.train, spec.unit)
@@ -251,7 +251,7 @@ class LambdaMappings:
                     await self._remove(standing)
                     await self._units.remove(train, unit)
         except TROUBLE as e:
-            raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
+            raise explain(e, f"removing the workers of wagon {unit} of {train}", self.place) from e
         self._seen.pop(key, None)
         self._ensured.pop(key, None)
         self._turns.pop(key, None)

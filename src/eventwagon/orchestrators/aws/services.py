@@ -146,7 +146,7 @@ class ECSServices:
                     await self._units.put(Unit(spec, before.resources if before else ()))
                     await self._bring(spec, before)
         except TROUBLE as e:
-            raise explain(e, f"starting the workers of wagon_{spec.number} of {spec.train}", self.place) from e
+            raise explain(e, f"starting the workers of wagon {spec.number} of {spec.train}", self.place) from e
 
     async def _bring(self, spec: WagonSpec, before: Unit | None) -> None:
         """`resources` of a unit are the digest of its task's content and the task definition."""
@@ -301,7 +301,7 @@ class ECSServices:
                     await self._remove(standing, grace)
                     await self._units.remove(train, unit)
         except TROUBLE as e:
-            raise explain(e, f"removing the workers of wagon_{unit} of {train}", self.place) from e
+            raise explain(e, f"removing the workers of wagon {unit} of {train}", self.place) from e
         self._turns.pop((train, unit), None)
 
     async def _remove(self, unit: Unit, grace: float) -> None:

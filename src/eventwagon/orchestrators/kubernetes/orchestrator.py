@@ -166,7 +166,7 @@ class Kubernetes:
             own = pods.get(unit, [])
             found[unit] = self._deployment(number, live, own, attached.get(number, []))
             if left := {n for pod in own for n in places.get(_host(pod), ()) if n != number}:
-                because = f"a worker has not left wagon_{min(left)} yet"
+                because = f"a worker has not left wagon {min(left)} yet"
                 found[unit] = msgspec.structs.replace(found[unit], ready=False, trouble=because)
         return found
 

@@ -36,7 +36,7 @@ class Process:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            self._tail = Tail(files.log_path, f"{files.train} wagon_{files.unit}") if launch.logs is None else None
+            self._tail = Tail(files.log_path, f"{files.train} wagon {files.unit}") if launch.logs is None else None
             self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
                 [
                     *(word.replace(PLACE, revision) for word in launch.command),

@@ -84,7 +84,7 @@ class Cast:
     def start(self, role: Role, name: str) -> None:
         """Start one; its output goes to a file of its name."""
         with (self._directory / f"{name}.out").open("ab") as out:
-            popen = subprocess.Popen(  # noqa: S603 - our own program
+            popen = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.program", role, self._processes],
                 stdin=subprocess.PIPE,  # ends with this process, and the program with it
                 stdout=out,
@@ -170,7 +170,7 @@ class Cast:
                 self._ended(actor)
 
     def _ended(self, actor: Actor) -> None:
-        assert actor.popen is not None  # noqa: S101 - ours
+        assert actor.popen is not None
         try:
             actor.reap(30)
         except subprocess.TimeoutExpired:

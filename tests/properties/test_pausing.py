@@ -14,7 +14,7 @@ from eventwagon.contracts.lifecycle import LIVE, State
 from eventwagon.contracts.manifest import Manifest, Pause, Request
 from eventwagon.contracts.reading import Sample
 from eventwagon.limits import Limit
-from eventwagon.policy.edits import Full, Lift, Plan, load_of, when_full
+from eventwagon.policy.edits import Edit, Full, Lift, load_of, when_full
 from eventwagon.policy.plan import plan
 from eventwagon.workers import allocate
 from tests.unit.plans import NOW, manifest, ready, wagon
@@ -72,7 +72,7 @@ def test_nothing_but_spares_is_opened_and_nothing_switched(
     assert all("fills" not in fact.because for fact in opened)
     full = when_full(settings, m, data.draw(st.floats(0, 100)), NOW)
     assert isinstance(full, Full) or (
-        isinstance(full, Plan) and full.manifest is m and all(isinstance(task, Lift) for task in full.tasks)
+        isinstance(full, Edit) and full.manifest is m and all(isinstance(task, Lift) for task in full.tasks)
     )
 
 

@@ -432,7 +432,7 @@ class _News:
         if process.dead:
             await for_ever()
         wait = process.latency()
-        while process.is_cut():  # noqa: ASYNC110 - as a driver does that tries again
+        while process.is_cut():
             await asyncio.sleep(0.25)
         fault = process.next_fault("watch")
         if fault is not None:

@@ -29,11 +29,11 @@ from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
-from eventwagon.policy import edits as steps_module
+from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
-from eventwagon.policy.edits import Plan, Provision, RemoveLeftover, Seal, Task, sealed
-from eventwagon.policy.plan import _Draft, plan
-from eventwagon.policy.scale_to_zero import rested
+from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
+from eventwagon.policy.plan import Plan, _Draft, plan
+from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
@@ -263,10 +263,10 @@ def _numbers_reused() -> Iterator[None]:
         fresh = {w.number for w in manifest.wagons} - {w.number for w in before.wagons}
         return manifest, msgspec.structs.replace(fact, number=fresh.pop())
 
-    open_next = steps_module.open_next
+    open_next = edits_module.open_next
     with (
-        mock.patch.object(steps_module, "opened", mutant),
-        mock.patch.object(steps_module, "open_next", number),
+        mock.patch.object(edits_module, "opened", mutant),
+        mock.patch.object(edits_module, "open_next", number),
         mock.patch.object(plan_module, "open_next", number),
     ):
         yield
@@ -279,7 +279,7 @@ def _spare_leaked() -> Iterator[None]:
     def mutant(settings: Any, manifest: Manifest, *rest: Any, **more: Any) -> Plan:
         made = plan(msgspec.structs.replace(settings, provision_timeout=1e9), manifest, *rest, **more)
         coming = {w.number for w in manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
-        tasks = tuple(t for t in made.tasks if not (isinstance(t, Provision) and t.number in coming))
+        tasks = tuple(t for t in made.tasks if not (isinstance(t, Ensure) and t.number in coming))
         return msgspec.structs.replace(made, tasks=tasks)
 
     with mock.patch.object(observer_module, "plan", mutant):
@@ -302,11 +302,11 @@ def _workers_kept() -> Iterator[None]:
 def _never_woken() -> Iterator[None]:
     """An idle train's workers are sent home, and nobody calls them back."""
 
-    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Plan:
+    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Edit:
         asleep = manifest.active is not None and manifest.active.asleep_at is not None
-        return Plan(manifest) if asleep else rested(settings, manifest, **seen)
+        return Edit(manifest) if asleep else scale_to_zero(settings, manifest, **seen)
 
-    with mock.patch.object(plan_module, "rested", mutant):
+    with mock.patch.object(plan_module, "scale_to_zero", mutant):
         yield
 
 
@@ -391,7 +391,7 @@ def _removal_unfenced() -> Iterator[None]:
         standing = manifest.wagon(number)
         if standing is not None and standing.state is State.DRAINED:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
-        return steps_module.removed(manifest, number)
+        return edits_module.removed(manifest, number)
 
     with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
         yield
@@ -417,7 +417,7 @@ def _two_active() -> Iterator[None]:
             return switched(manifest, to=to, now=now, because=because)
         return moved(manifest, to, Move.ACTIVATED, active_at=now)
 
-    with mock.patch.object(steps_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+    with mock.patch.object(edits_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
         yield
 
 
@@ -439,8 +439,8 @@ def _any_spare() -> Iterator[None]:
 def _unexplained() -> Iterator[None]:
     store = Switcher.store
 
-    async def mutant(self: Switcher, plan: Plan, *, base: Any) -> Any:
-        return await store(self, Plan(plan.manifest), base=base)
+    async def mutant(self: Switcher, edit: Edit, *, base: Any) -> Any:
+        return await store(self, Edit(edit.manifest), base=base)
 
     with mock.patch.object(Switcher, "store", mutant):
         yield
@@ -670,8 +670,8 @@ def _lost_wagons_dropped() -> Iterator[None]:
 @_mutant("numbers of the lost time used again", "I2", STEPPING)
 def _numbers_forgotten() -> Iterator[None]:
     with (
-        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: manifest),
-        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Plan(manifest)),
+        mock.patch.object(edits_module, "numbers_kept", lambda known, manifest: manifest),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Edit(manifest)),
     ):
         yield
 
@@ -698,7 +698,7 @@ def _workers_parked() -> Iterator[None]:
         await after_cut(self, me, hand, feed)
         if parked[self] + 1 < len(self._workers):
             parked[self] += 1
-            while not self._closed and len(self._workers) <= self.target:  # noqa: ASYNC110 - until it is to end
+            while not self._closed and len(self._workers) <= self.target:
                 await asyncio.sleep(1.0)
             parked[self] -= 1
 
@@ -861,7 +861,7 @@ def _limits_heeded() -> Iterator[None]:
 @contextmanager
 def _specs_silent() -> Iterator[None]:
     """What wagons should have says nothing of pauses."""
-    spec_of = steps_module.spec_of
+    spec_of = edits_module.spec_of
 
     def silent(*of: Any, **more: Any) -> Any:
         return msgspec.structs.replace(spec_of(*of, **more), paused=False)

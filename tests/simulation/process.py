@@ -334,7 +334,7 @@ class Process(Actor):
         match kind:
             case "cancels":
                 task = asyncio.current_task()
-                assert task is not None  # noqa: S101 - for the type checker
+                assert task is not None
                 task.cancel()
                 await asyncio.sleep(0)
             case "swallows":

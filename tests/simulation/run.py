@@ -197,7 +197,7 @@ class World:
 
     async def _rise(self, channel: Channel) -> None:
         """A stale process makes a channel anew when its wagon is gone."""
-        while (m := self.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):  # noqa: ASYNC110
+        while (m := self.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):
             await asyncio.sleep(0.05)
         await self.broker.create(channel)
 
@@ -319,7 +319,7 @@ class World:
     async def _leave(self) -> list[str]:
         """All were asked to: say what is left when they had time for it."""
         deadline = self.loop.time() + LEAVE_WITHIN
-        while self._living() and self.loop.time() < deadline:  # noqa: ASYNC110 - it looks, as an operator would
+        while self._living() and self.loop.time() < deadline:
             await asyncio.sleep(0.5)
         left = [f"process {p.name} does not end" for p in self._living()]
         left += [f"a consumer of {process} at {channel}" for (process, channel) in self.broker.attached]

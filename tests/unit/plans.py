@@ -10,8 +10,8 @@ from eventwagon.contracts.manifest import Manifest, Wagon, check
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member
 from eventwagon.event import Channel
-from eventwagon.policy.edits import Plan
-from eventwagon.policy.plan import plan
+from eventwagon.policy.edits import Edit
+from eventwagon.policy.plan import Plan, plan
 
 NOW = 1000.0
 SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))
@@ -86,7 +86,7 @@ def decide(
     return decided
 
 
-def states(decided: Plan) -> dict[int, State]:
+def states(decided: Edit) -> dict[int, State]:
     return {w.number: w.state for w in decided.manifest.wagons}
 
 

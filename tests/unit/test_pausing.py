@@ -25,10 +25,10 @@ from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, dec
 from eventwagon.contracts.reading import History, Sample, busy_rate
 from eventwagon.contracts.registry import Attachment, Member, Snapshot
 from eventwagon.limits import Limit
-from eventwagon.policy.edits import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, stepped_back, when_full
+from eventwagon.policy.edits import IDLE, Edit, Full, Lift, Seal, bootstrap, load_of, spec_of, stepped_back, when_full
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
-from eventwagon.policy.plan import plan
-from eventwagon.policy.scale_to_zero import rested
+from eventwagon.policy.plan import Plan, plan
+from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.workers import allocate
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
@@ -149,7 +149,7 @@ def test_at_the_cap_publishers_are_refused_as_the_settings_say() -> None:
 def test_an_exact_bound_is_lifted_while_the_train_is_paused() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.READY), paused=PAUSE)
     lifted = when_full(SETTINGS, m, 0.0, NOW)
-    assert isinstance(lifted, Plan)
+    assert isinstance(lifted, Edit)
     assert lifted.tasks == (Lift(1, WHILE_PAUSED),)
     capped = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse")
     assert isinstance(when_full(capped, manifest(wagon(1, State.ACTIVE, capacity=100), paused=PAUSE), 9.0, NOW), Full)
@@ -170,10 +170,10 @@ def test_a_paused_wagon_is_sealed_and_drains_once_it_is_empty_and_not_before() -
 
 def test_what_comes_wakes_no_wagon_that_is_paused_until_it_is_resumed() -> None:
     m = manifest(wagon(1, State.ACTIVE, asleep_at=900.0), paused=PAUSE)
-    step = rested(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW)
+    step = scale_to_zero(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW)
     assert step.manifest is m
     m = resumed(m, None, NOW, "", "").manifest
-    assert one(rested(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW).facts, WokenUp).number == 1
+    assert one(scale_to_zero(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW).facts, WokenUp).number == 1
 
 
 def test_a_paused_wagon_holds_no_worker_of_a_shared_crew() -> None:
@@ -206,7 +206,7 @@ def test_nobody_founds_or_changes_what_is_being_removed() -> None:
 
 
 def test_the_first_wagon_of_a_paused_train_is_founded() -> None:
-    step = found(SETTINGS, Manifest(train="t", paused=PAUSE), (), NOW, bounds=True)
+    step = bootstrap(SETTINGS, Manifest(train="t", paused=PAUSE), (), NOW, bounds=True)
     assert resting(step.manifest) == {1}
 
 

@@ -25,15 +25,15 @@ from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Attachment, Member
 from eventwagon.policy.edits import (
     AddChannels,
+    Edit,
+    Ensure,
     Full,
     Lift,
-    Plan,
-    Provision,
     Remove,
     attempt_failed,
+    bootstrap,
     channels_added,
     created,
-    found,
     removed,
     sealed,
     when_full,
@@ -54,7 +54,7 @@ def test_next_wagon_is_opened_at_the_prepare_mark_with_an_exact_bound() -> None:
     assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
     assert decided.manifest.wagons[1].capacity == 100
     assert "50 of 100" in one(decided.facts, WagonOpened).because
-    assert Provision(2) in decided.tasks
+    assert Ensure(2) in decided.tasks
 
 
 def test_no_bound_where_the_broker_holds_none() -> None:
@@ -234,8 +234,8 @@ def test_the_first_wagon_is_never_given_up() -> None:
 
 def test_no_new_attempt_before_the_pause_is_over() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=2))
-    assert Provision(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
-    assert Provision(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
+    assert Ensure(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
+    assert Ensure(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
 
 
 def test_channels_declared_later_are_added_to_live_wagons() -> None:
@@ -277,7 +277,7 @@ def test_an_idle_train_does_not_switch_by_age() -> None:
 def test_when_full_switches_to_a_ready_wagon() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.READY))
     decided = when_full(SETTINGS, m, 0.0, NOW)
-    assert isinstance(decided, Plan)
+    assert isinstance(decided, Edit)
     assert states(decided) == {1: State.DRAINING, 2: State.ACTIVE}
     assert "100 of 100" in one(decided.facts, Switched).because
 
@@ -286,7 +286,7 @@ def test_when_full_holds_then_goes_on_past_the_limit() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.PROVISIONING))
     assert when_full(SETTINGS, m, SETTINGS.hold - 0.1, NOW) is None
     lifted = when_full(SETTINGS, m, SETTINGS.hold, NOW)
-    assert isinstance(lifted, Plan)
+    assert isinstance(lifted, Edit)
     assert isinstance(lifted.tasks[0], Lift)
 
 
@@ -294,7 +294,7 @@ def test_when_full_at_the_cap() -> None:
     m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE, capacity=100))
     settings = msgspec.structs.replace(SETTINGS, wagons=2)
     filled = when_full(settings, m, 0.0, NOW)
-    assert isinstance(filled, Plan)
+    assert isinstance(filled, Edit)
     assert isinstance(filled.tasks[0], Lift)
     refused = when_full(msgspec.structs.replace(settings, at_cap="refuse"), m, 0.0, NOW)
     assert isinstance(refused, Full)
@@ -305,22 +305,22 @@ def test_when_full_at_the_cap() -> None:
 
 
 def test_founding_step_by_step_heals_a_dead_founder() -> None:
-    first = found(SETTINGS, Manifest(train="t"), ("mail",), NOW, bounds=True)
+    first = bootstrap(SETTINGS, Manifest(train="t"), ("mail",), NOW, bounds=True)
     assert states(first) == {1: State.PROVISIONING}
     assert first.manifest.declared == SETTINGS.declared()
-    assert first.tasks == (Provision(1),)
-    again = found(SETTINGS, first.manifest, ("mail",), NOW, bounds=True)
+    assert first.tasks == (Ensure(1),)
+    again = bootstrap(SETTINGS, first.manifest, ("mail",), NOW, bounds=True)
     assert again.manifest is first.manifest  # the founder died here: the next goes on
-    assert again.tasks == (Provision(1),)
+    assert again.tasks == (Ensure(1),)
     made = created(first.manifest, 1, NOW)
-    last = found(SETTINGS, made, ("mail",), NOW, bounds=True)
+    last = bootstrap(SETTINGS, made, ("mail",), NOW, bounds=True)
     check(last.manifest)
     assert states(last) == {1: State.ACTIVE}
     assert last.tasks == ()
 
 
 def test_a_founder_that_only_publishes_declares_nothing() -> None:
-    first = found(SETTINGS, Manifest(train="t"), None, NOW, bounds=True)
+    first = bootstrap(SETTINGS, Manifest(train="t"), None, NOW, bounds=True)
     assert first.manifest.declared == {}
     assert first.manifest.wagons[0].capacity is None
 

@@ -14,7 +14,7 @@ from eventwagon.contracts.manifest import Manifest, Wagon, check, gone_by
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.errors import Defect
 from eventwagon.event import Channel
-from eventwagon.policy.edits import UNWANTED, Provision, Remove, RemoveLeftover, found_late
+from eventwagon.policy.edits import UNWANTED, Ensure, Remove, RemoveLeftover, found_late
 from tests.unit.plans import decide, manifest, one, reading, ready, states, wagon
 
 REUSE = Settings(limit=Lag(100), workers=Workers(each=2), reuse=True)
@@ -33,7 +33,7 @@ def test_the_edit_that_proves_a_wagon_empty_gives_its_workers_to_the_next() -> N
     assert decided.manifest.wagons[2].unit == 1
     assert one(decided.facts, WagonOpened).unit == 1
     assert one(decided.facts, WagonDrained).number == 1
-    assert Provision(3) in decided.tasks
+    assert Ensure(3) in decided.tasks
 
 
 def test_without_the_setting_or_warm_workers_or_room_none_is_kept() -> None:

@@ -24,8 +24,8 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.policy.edits import IDLE, Plan, attempt_failed, found, spec_of, switch_asked, when_full
-from eventwagon.policy.plan import plan
+from eventwagon.policy.edits import IDLE, attempt_failed, bootstrap, spec_of, switch_asked, when_full
+from eventwagon.policy.plan import Plan, plan
 from eventwagon.workers import may_serve
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
@@ -165,9 +165,9 @@ def test_a_process_serves_its_own_revision_and_wagons_without_one() -> None:
 
 
 def test_the_founder_says_what_the_first_wagon_runs() -> None:
-    step = found(SETTINGS, Manifest(train="t"), (), NOW, bounds=False, revision="v1")
+    step = bootstrap(SETTINGS, Manifest(train="t"), (), NOW, bounds=False, revision="v1")
     assert (step.manifest.revision, step.manifest.wagons[0].revision) == ("v1", "v1")
-    step = found(SETTINGS, Manifest(train="t"), None, NOW, bounds=False, revision="v1")
+    step = bootstrap(SETTINGS, Manifest(train="t"), None, NOW, bounds=False, revision="v1")
     assert step.manifest.revision == ""  # one that only publishes says nothing of who works
 
 

@@ -11,37 +11,37 @@ from ..contracts.facts import DeliveryPaused, DeliveryResumed
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest, Pause, Wagon, changed
 from ..contracts.registry import Member
-from .edits import Plan
+from .edits import Edit
 
 
-def paused(manifest: Manifest, number: int | None, pause: Pause) -> Plan:
+def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
     """The train is paused, or that wagon alone. Idempotent: who paused it first stands, and publishing that is refused
     stays so. A wagon that is gone changes nothing."""
     wagon = manifest.wagon(number) if number is not None else None
     if number is not None and wagon is None:
-        return Plan(manifest)
+        return Edit(manifest)
     standing = manifest.paused if wagon is None else wagon.paused
     if standing is not None:
         if standing.publishing or not pause.publishing:
-            return Plan(manifest)
+            return Edit(manifest)
         pause = msgspec.structs.replace(pause, at=standing.at)
     fact = DeliveryPaused(
         train=manifest.train, number=number, because=pause.why, by=pause.by, publishing=pause.publishing
     )
-    return Plan(_with(manifest, wagon, pause), (fact,))
+    return Edit(_with(manifest, wagon, pause), (fact,))
 
 
-def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Plan:
+def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
     """The train's pause is over, or that wagon's own: neither ends the other. Idempotent."""
     wagon = manifest.wagon(number) if number is not None else None
     if number is not None and wagon is None:
-        return Plan(manifest)
+        return Edit(manifest)
     standing = manifest.paused if wagon is None else wagon.paused
     if standing is None:
-        return Plan(manifest)
+        return Edit(manifest)
     seconds = max(0.0, now - standing.at)
     fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
-    return Plan(_with(manifest, wagon, None), (fact,))
+    return Edit(_with(manifest, wagon, None), (fact,))
 
 
 def _with(manifest: Manifest, wagon: Wagon | None, pause: Pause | None) -> Manifest:

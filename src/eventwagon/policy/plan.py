@@ -38,12 +38,12 @@ from ..contracts.registry import Member
 from ..event import Channel
 from ..limits import Pressure, measured
 from ..settings import Settings
-from .canary import judged
+from .canary import judge_canary
 from .edits import (
     UNWANTED,
     AddChannels,
-    Plan,
-    Provision,
+    Edit,
+    Ensure,
     Refusal,
     Remove,
     RemoveLeftover,
@@ -58,7 +58,20 @@ from .edits import (
     open_pause,
 )
 from .losses import GONE
-from .scale_to_zero import rested
+from .scale_to_zero import scale_to_zero
+
+
+class Plan(Edit, frozen=True):
+    """What `plan` decides: an edit of the manifest, and why some things were not done.
+
+    `facts` explain the change; `refusals` say what was not done and why, at each look anew.
+    """
+
+    refusals: tuple[Refusal, ...] = ()
+    next_wanted: bool = False
+    """The active wagon fills, or a switch was asked for."""
+    defects: tuple[tuple[str, Exception], ...] = ()
+    """The phases in which a rule of our own was broken, and the error: nothing was decided there."""
 
 
 def plan(
@@ -91,13 +104,13 @@ def plan(
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("making channels anew", draft.restore)
-    draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, deployments, now)))
     draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
     if orchestrated:
-        rest = partial(rested, settings, readings=readings, ages=draft.ages, now=now)
+        rest = partial(scale_to_zero, settings, readings=readings, ages=draft.ages, now=now)
         draft.attempt("sending workers home", lambda: draft.follow(rest(draft.manifest)))
     draft.attempt("sweeping", lambda: draft.sweep(leftovers))
     return draft.plan()
@@ -141,8 +154,8 @@ class _Draft:
         return Plan(
             self.manifest,
             tuple(self.facts),
-            tuple(self.refusals),
             tuple(self.tasks),
+            tuple(self.refusals),
             self.next_wanted,
             tuple(self.defects),
         )
@@ -182,10 +195,10 @@ class _Draft:
             return []
         return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
 
-    def follow(self, step: Plan) -> None:
-        """A step that is decided elsewhere."""
-        self.manifest = step.manifest
-        self.facts.extend(step.facts)
+    def follow(self, edit: Edit) -> None:
+        """Make a change that is decided elsewhere."""
+        self.manifest = edit.manifest
+        self.facts.extend(edit.facts)
 
     def age(self, wagon: Wagon) -> float:
         return self.ages.get(wagon.number, 0.0)
@@ -218,7 +231,7 @@ class _Draft:
                 self.follow(attempt_failed(self.settings, self.manifest, wagon.number, self.now, because))
         for wagon in self.manifest.in_state(*LIVE):
             if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
-                self.tasks.append(Provision(wagon.number))
+                self.tasks.append(Ensure(wagon.number))
             missing = tuple(c for c in self.wanted_channels() if c not in wagon.channels)
             if missing and wagon.created_at is not None:
                 self.tasks.append(AddChannels(wagon.number, missing))
@@ -404,10 +417,10 @@ class _Draft:
                 else f"the active wagon fills: {self.pressure_words()}"
             )
 
-    def open_one(self, why: str, reuses: int | None = None) -> None:
-        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, reuses=reuses)
+    def open_one(self, why: str, unit: int | None = None) -> None:
+        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, unit=unit)
         self.facts.append(fact)
-        self.tasks.append(Provision(fact.number))
+        self.tasks.append(Ensure(fact.number))
 
     def put_away(self, wanted: int, *, most: int) -> None:
         """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once;

@@ -32,8 +32,8 @@ from ..policy.edits import (
     IDLE,
     UNWANTED,
     AddChannels,
+    Ensure,
     Lift,
-    Provision,
     Refusal,
     Remove,
     RemoveLeftover,
@@ -45,6 +45,7 @@ from ..policy.edits import (
     load_of,
     sealed,
     spec_of,
+    words,
 )
 from ..policy.losses import Losses
 from ..policy.pausing import resting
@@ -442,7 +443,7 @@ class Observer:
             self._passing_since = now + _AGAIN
 
     def _failed(self, task: Task, error: BaseException) -> Refusal:
-        return self._met(f"{type(task).__name__.lower()} of wagon_{task.number}", error)
+        return self._met(words(task), error)
 
     def _met(self, step: str, error: BaseException) -> Refusal:
         """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an
@@ -476,17 +477,17 @@ class Observer:
             case Lift(number=number):
                 await self._switcher.lift(task)
                 self._made(number)
-            case Provision() | Remove() | RemoveLeftover():
+            case Ensure() | Remove() | RemoveLeftover():
                 key = _key(task)
                 if key not in self._under_way and not self._rests(key):
                     self._under_way.add(key)
                     tasks.create_task(self._aside(key, task))
 
-    async def _aside(self, key: _Key, task: Provision | Remove | RemoveLeftover) -> None:
+    async def _aside(self, key: _Key, task: Ensure | Remove | RemoveLeftover) -> None:
         """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next
         look asks again for what is not done."""
         try:
-            if isinstance(task, Provision):
+            if isinstance(task, Ensure):
                 await self._provision(task.number)
             else:
                 await self._end(task)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import msgspec
+from msgspec.structs import replace
 
 from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
@@ -32,8 +33,9 @@ from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
-from eventwagon.policy.plan import Plan, _Draft, plan
+from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
+from eventwagon.policy.seen import Seen
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
@@ -123,9 +125,9 @@ def _seal_skipped() -> Iterator[None]:
 def _redirect_before_ready() -> Iterator[None]:
     """A wagon counts as ready when its channels stand, whether or not workers are attached."""
 
-    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
-        served = {w.unit: Deployment(number=w.number, ready=True) for w in manifest.in_state(*LIVE)}
-        return plan(settings, manifest, readings, served, *rest, **more)
+    def mutant(seen: Seen) -> Plan:
+        served = {w.unit: Deployment(number=w.number, ready=True) for w in seen.manifest.in_state(*LIVE)}
+        return plan(replace(seen, deployments=served))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -198,8 +200,8 @@ def _settle_before_burial() -> Iterator[None]:
 
 @_mutant("the cap counts for nothing", "I10")
 def _uncapped() -> Iterator[None]:
-    def mutant(settings: Any, *rest: Any, **more: Any) -> Plan:
-        return plan(msgspec.structs.replace(settings, wagons=1000), *rest, **more)
+    def mutant(seen: Seen) -> Plan:
+        return plan(replace(seen, settings=replace(seen.settings, wagons=1000)))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -210,19 +212,13 @@ def _ready_again() -> Iterator[None]:
     """A wagon that lost its workers counts as ready all the same, since it once was."""
     known: set[int] = set()
 
-    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
-        if manifest.next_number == 2:
+    def mutant(seen: Seen) -> Plan:
+        if seen.manifest.next_number == 2:
             known.clear()
-        known.update(n for n, d in deployments.items() if d.ready)
-        again = {w.number: Deployment(number=w.number, ready=True) for w in manifest.in_state(State.PROVISIONING)}
-        return plan(
-            settings,
-            manifest,
-            readings,
-            {**deployments, **{n: d for n, d in again.items() if n in known}},
-            *rest,
-            **more,
-        )
+        known.update(n for n, d in seen.deployments.items() if d.ready)
+        coming = seen.manifest.in_state(State.PROVISIONING)
+        again = {w.number: Deployment(number=w.number, ready=True) for w in coming if w.number in known}
+        return plan(replace(seen, deployments={**seen.deployments, **again}))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -276,9 +272,9 @@ def _numbers_reused() -> Iterator[None]:
 def _spare_leaked() -> Iterator[None]:
     """Only the observer that opened a wagon makes its channels; when it dies in between, nobody does."""
 
-    def mutant(settings: Any, manifest: Manifest, *rest: Any, **more: Any) -> Plan:
-        made = plan(msgspec.structs.replace(settings, provision_timeout=1e9), manifest, *rest, **more)
-        coming = {w.number for w in manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
+    def mutant(seen: Seen) -> Plan:
+        made = plan(replace(seen, settings=replace(seen.settings, provision_timeout=1e9)))
+        coming = {w.number for w in seen.manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
         tasks = tuple(t for t in made.tasks if not (isinstance(t, Ensure) and t.number in coming))
         return msgspec.structs.replace(made, tasks=tasks)
 
@@ -288,7 +284,7 @@ def _spare_leaked() -> Iterator[None]:
 
 @_mutant("leftovers never swept", "I7")
 def _no_sweep() -> Iterator[None]:
-    with mock.patch.object(_Draft, "sweep", return_value=None):
+    with mock.patch.object(Draft, "sweep", return_value=None):
         yield
 
 
@@ -302,9 +298,9 @@ def _workers_kept() -> Iterator[None]:
 def _never_woken() -> Iterator[None]:
     """An idle train's workers are sent home, and nobody calls them back."""
 
-    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Edit:
+    def mutant(seen: Seen, manifest: Manifest) -> Edit:
         asleep = manifest.active is not None and manifest.active.asleep_at is not None
-        return Edit(manifest) if asleep else scale_to_zero(settings, manifest, **seen)
+        return Edit(manifest) if asleep else scale_to_zero(seen, manifest)
 
     with mock.patch.object(plan_module, "scale_to_zero", mutant):
         yield
@@ -353,12 +349,12 @@ def _half_deleted_kept() -> Iterator[None]:
 def _attached_to_fewer() -> Iterator[None]:
     """A process's word counts for channels, too, that the wagon got after it was given."""
 
-    def mutant(self: _Draft, wagon: Wagon) -> Deployment | None:
+    def mutant(self: Draft, wagon: Wagon) -> Deployment | None:
         found = deployment(self, wagon)
         return self.deployments.get(wagon.unit) if found and "not attached" in found.trouble else found
 
-    deployment = _Draft.deployment
-    with mock.patch.object(_Draft, "deployment", mutant):
+    deployment = Draft.deployment
+    with mock.patch.object(Draft, "deployment", mutant):
         yield
 
 
@@ -431,7 +427,7 @@ def _any_code() -> Iterator[None]:
 def _any_spare() -> Iterator[None]:
     """Spares of other code are neither put away nor passed over."""
     ready = property(lambda self: self.in_state(State.READY))
-    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(_Draft, "put_away"):
+    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(Draft, "put_away"):
         yield
 
 
@@ -460,7 +456,7 @@ def _lease_ignored() -> Iterator[None]:
     with (
         mock.patch.object(Lease, "hold", nothing),
         mock.patch.object(Lease, "sending", sending),
-        mock.patch.object(_Draft, "stale_publishers", return_value=False),
+        mock.patch.object(Draft, "stale_publishers", return_value=False),
     ):
         yield
 
@@ -683,7 +679,7 @@ def _dead_end_kept() -> Iterator[None]:
 
     with (
         mock.patch.object(Switcher, "_ask_for_next", nothing),
-        mock.patch.object(_Draft, "is_gone", return_value=False),
+        mock.patch.object(Draft, "is_gone", return_value=False),
     ):
         yield
 
@@ -854,7 +850,7 @@ def _resume_not_heard() -> Iterator[None]:
 
 @_mutant("limits are heeded while a train is paused", "paused", PAUSED)
 def _limits_heeded() -> Iterator[None]:
-    with mock.patch.object(_Draft, "on_hold", return_value=False):
+    with mock.patch.object(Draft, "on_hold", return_value=False):
         yield
 
 
@@ -875,10 +871,10 @@ def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     it."""
     looks = count(1)
 
-    def mutant(*of: Any, **more: Any) -> Plan:
+    def mutant(seen: Seen) -> Plan:
         if next(looks) % 5 == 0:
             raise error()
-        return plan(*of, **more)
+        return plan(seen)
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield

@@ -25,12 +25,12 @@ from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, dec
 from eventwagon.contracts.reading import History, Sample, busy_rate
 from eventwagon.contracts.registry import Attachment, Member, Snapshot
 from eventwagon.limits import Limit
-from eventwagon.policy.edits import IDLE, Edit, Full, Lift, Seal, bootstrap, load_of, spec_of, stepped_back, when_full
+from eventwagon.policy.edits import Edit, Full, Lift, Seal, bootstrap, load_of, spec_of, stepped_back, when_full
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
-from eventwagon.policy.plan import Plan, plan
+from eventwagon.policy.plan import Plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.workers import allocate
-from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from tests.unit.plans import NOW, SETTINGS, decide, look, manifest, one, reading, states, wagon
 
 PAUSE = Pause(why="the mail server moves", at=NOW - 60.0, by="ada@laptop")
 
@@ -170,10 +170,10 @@ def test_a_paused_wagon_is_sealed_and_drains_once_it_is_empty_and_not_before() -
 
 def test_what_comes_wakes_no_wagon_that_is_paused_until_it_is_resumed() -> None:
     m = manifest(wagon(1, State.ACTIVE, asleep_at=900.0), paused=PAUSE)
-    step = scale_to_zero(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW)
+    step = scale_to_zero(look(m, [reading(1, 5)]), m)
     assert step.manifest is m
     m = resumed(m, None, NOW, "", "").manifest
-    assert one(scale_to_zero(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW).facts, WokenUp).number == 1
+    assert one(scale_to_zero(look(m, [reading(1, 5)]), m).facts, WokenUp).number == 1
 
 
 def test_a_paused_wagon_holds_no_worker_of_a_shared_crew() -> None:
@@ -201,7 +201,7 @@ def test_the_time_of_a_pause_says_nothing_of_how_fast_workers_are() -> None:
 
 def test_nobody_founds_or_changes_what_is_being_removed() -> None:
     m = manifest(wagon(1, State.ACTIVE), removal=Removal(why="old", at=NOW))
-    decided = plan(SETTINGS, m, {1: reading(1, 100)}, ready(1), [], NOW, bounds=True)
+    decided = decide(m, [reading(1, 100)])
     assert decided == Plan(m)
 
 

@@ -209,10 +209,10 @@ def test_provisioning_is_retried_with_backoff_then_given_up_and_the_next_waits()
         pauses.append(failure.pause)
     assert pauses == [0.5, 1.0, None]
     assert states_of(m)[2] is State.FAILED
-    after = decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 4.9})
+    after = decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=4.9)
     assert Remove(2) in after.tasks
     assert "never got ready" in one(after.refusals, OpenRefused).because
-    assert states(decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 5.0}))[3] is State.PROVISIONING
+    assert states(decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=5.0))[3] is State.PROVISIONING
 
 
 def test_no_process_s_wall_clock_makes_another_fail_its_wagons() -> None:

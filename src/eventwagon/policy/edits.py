@@ -56,10 +56,6 @@ PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
 OPEN_PAUSE_MOST = 300.0
 """The longest pause after a wagon that never got ready."""
-IDLE = -1
-"""Among the ages: for how long nothing came to the active wagon and nothing is outstanding there."""
-UNWANTED = -2
-"""Among the ages: for how long the next wagon has not been wanted."""
 
 
 class Ensure(msgspec.Struct, frozen=True):

@@ -1,14 +1,13 @@
 """All policy: what should happen next to a train, as a function of what is known. No I/O, no clock, no await.
 
 Observers call `plan` at each look. It returns the next manifest, to be stored by one compare-and-swap together with the
-facts that explain it, and the tasks to be carried out once it is stored. Simulator, tests, `eventwagon why` and
-production run this same code.
+facts that explain it, and the tasks to be carried out once it is stored. The simulation, the tests, production, and
+`eventwagon why --look`, which runs a stored look again, share this code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,16 +30,11 @@ from ..contracts.facts import (
     WorkersLost,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Manifest, Wagon, changed, check, moved, switched
+from ..contracts.manifest import Wagon, changed, check, moved, switched
 from ..contracts.orchestrator import Deployment
-from ..contracts.reading import Reading
-from ..contracts.registry import Member
-from ..event import Channel
 from ..limits import Pressure, measured
-from ..settings import Settings
 from .canary import judge_canary
 from .edits import (
-    UNWANTED,
     AddChannels,
     Edit,
     Ensure,
@@ -59,6 +53,7 @@ from .edits import (
 )
 from .losses import GONE
 from .scale_to_zero import scale_to_zero
+from .seen import Seen
 
 
 class Plan(Edit, frozen=True):
@@ -74,77 +69,63 @@ class Plan(Edit, frozen=True):
     """The phases in which a rule of our own was broken, and the error: nothing was decided there."""
 
 
-def plan(
-    settings: Settings,
-    manifest: Manifest,
-    readings: Mapping[int, Reading],
-    deployments: Mapping[int, Deployment],
-    members: Sequence[Member],
-    now: float,
-    *,
-    bounds: bool,
-    fences: bool = True,
-    ages: Mapping[int, float] | None = None,
-    leftovers: Sequence[Channel] = (),
-    orchestrated: bool = False,
-) -> Plan:
-    """What an observer that sees all this should do next.
+# The phases of a plan, in this order. Each works on the manifest as the phases before it have left it.
+#
+# - numbering comes first: no phase may open a wagon under a number that a forgotten wagon has used.
+# - provisioning: wagons become READY or lose that, before ingestion is redirected to one of them (I3).
+# - looking at channels, making channels anew, counting what was lost: about wagons as the look saw them. They come
+#   before the phases that move wagons on, so that a wagon proven empty in this look has its losses told, too.
+# - judging new code comes before the switch: where it asks for the way back, this same plan can go it.
+# - switching: redirects ingestion to a READY wagon, or says why not; and finds out whether a next wagon is wanted.
+# - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
+#   that stay warm.
+# - opening needs to know both: whether a wagon is wanted, and which units are warm.
+# - sending workers home comes after opening: only a wagon that is alone falls asleep.
+# - sweeping comes last: it removes what belongs to no wagon of the manifest that will be stored.
+#
+# Where a phase meets a defect of ours, that phase alone is undone: sealing waits for no rule about spares.
 
-    `readings` by wagon number, `deployments` by unit, `now` in seconds since the epoch, `bounds`: the broker holds a
-    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each
-    wagon has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The
-    manifest must have been read before the readings and `members` were taken: a wagon counts as proven empty only if it
-    was already known to be sealed, and where the broker can't refuse writes a wagon is sealed only if it was already
-    known to be cut off.
-    """
-    if manifest.removal is not None:
-        return Plan(manifest)  # its remover does the rest
-    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
-    draft.attempt("numbering", lambda: draft.number(leftovers))
+
+def plan(seen: Seen) -> Plan:
+    """What an observer that sees all this should do next. Pure: the same look gives the same plan. Raises nothing that
+    a phase raises: that is among the plan's defects."""
+    if seen.manifest.removal is not None:
+        return Plan(seen.manifest)  # its remover does the rest
+    draft = Draft(seen)
+    draft.attempt("numbering", draft.number)
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("making channels anew", draft.restore)
-    draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, deployments, now)))
+    draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, seen.deployments, seen.now)))
     draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
-    if orchestrated:
-        rest = partial(scale_to_zero, settings, readings=readings, ages=draft.ages, now=now)
-        draft.attempt("sending workers home", lambda: draft.follow(rest(draft.manifest)))
-    draft.attempt("sweeping", lambda: draft.sweep(leftovers))
+    if seen.orchestrated:
+        draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
+    draft.attempt("sweeping", draft.sweep)
     return draft.plan()
 
 
-class _Draft:
-    """A plan in the making."""
+class Draft:
+    """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        manifest: Manifest,
-        readings: Mapping[int, Reading],
-        deployments: Mapping[int, Deployment],
-        members: Sequence[Member],
-        now: float,
-        bounds: bool,
-        fences: bool,
-        ages: Mapping[int, float],
-    ) -> None:
-        self.settings = settings
-        self.manifest = manifest
-        self.readings = readings
-        self.deployments = deployments
-        self.members = members
-        self.now = now
-        self.bounds = bounds
-        self.fences = fences
-        self.ages = ages
+    def __init__(self, seen: Seen) -> None:
+        self.settings = seen.settings
+        self.manifest = seen.manifest
+        self.readings = seen.readings
+        self.deployments = seen.deployments
+        self.members = seen.members
+        self.now = seen.now
+        self.bounds = seen.capabilities.bounds
+        self.fences = seen.capabilities.fences
+        self.ages = seen.ages
+        self.leftovers = seen.leftovers
         self.facts: list[Decision] = []
         self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
         self.next_wanted = False
-        self.cut_off_before = {w.number for w in manifest.in_state(State.DRAINING)}
+        self.cut_off_before = {w.number for w in seen.manifest.in_state(State.DRAINING)}
         """Those that this plan has not cut off itself: `members` is of later than their switch."""
         self.warm: list[int] = []
         """Units of wagons that this plan has found drained, whose workers may serve the next."""
@@ -201,12 +182,12 @@ class _Draft:
         self.facts.extend(edit.facts)
 
     def age(self, wagon: Wagon) -> float:
-        return self.ages.get(wagon.number, 0.0)
+        return self.ages.wagons.get(wagon.number, 0.0)
 
-    def number(self, leftovers: Sequence[Channel]) -> None:
+    def number(self) -> None:
         """A manifest that was restored from an older copy does not know of all channels that were made since. None of
         their names is used again; that no other observer has just made them is known once this is stored."""
-        self.follow(numbered_past(self.manifest, leftovers))
+        self.follow(numbered_past(self.manifest, self.leftovers))
 
     def provision(self) -> None:
         """Wagons on their way to READY, and those that fell back from it."""
@@ -407,7 +388,7 @@ class _Draft:
         if len(self.manifest.wagons) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
-        elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
+        elif self.ages.failed_opens < open_pause(self.manifest.failed_opens):
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
@@ -430,7 +411,7 @@ class _Draft:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
         ready, keep = self.manifest.ready, self.settings.keep_warm
-        calm = not self.next_wanted and self.ages.get(UNWANTED, 0.0) >= keep
+        calm = not self.next_wanted and self.ages.unwanted >= keep
         for place, wagon in enumerate(ready):
             if place >= most:
                 why = f"{len(ready)} wagons are ready, {most} at most are wanted"
@@ -530,7 +511,7 @@ class _Draft:
             self.refusals.append(SealWaits(train=self.manifest.train, number=wagon.number, because=why))
         return bool(waiting)
 
-    def sweep(self, leftovers: Sequence[Channel]) -> None:
+    def sweep(self) -> None:
         """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
@@ -539,7 +520,7 @@ class _Draft:
             return 0 < number < self.manifest.next_number and number not in known
 
         numbers = {u for u in self.deployments if gone(u, units)}
-        numbers |= {c.wagon for c in leftovers if gone(c.wagon, known)}
+        numbers |= {c.wagon for c in self.leftovers if gone(c.wagon, known)}
         for number in sorted(numbers):
-            channels = tuple(c for c in leftovers if c.wagon == number and gone(number, known))
+            channels = tuple(c for c in self.leftovers if c.wagon == number and gone(number, known))
             self.tasks.append(RemoveLeftover(number, channels))

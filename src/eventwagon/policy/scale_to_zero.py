@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..contracts.facts import FellAsleep, WokenUp
 from ..contracts.manifest import Manifest, changed
-from ..contracts.reading import Reading
-from ..settings import Settings
-from .edits import IDLE, Edit
+from .edits import Edit
+from .seen import Seen
 
 
-def scale_to_zero(
-    settings: Settings, manifest: Manifest, readings: Mapping[int, Reading], ages: Mapping[int, float], now: float
-) -> Edit:
+def scale_to_zero(seen: Seen, manifest: Manifest) -> Edit:
     """The active wagon's workers are sent home where nothing is to be done, and called back. Unknown is not nothing.
 
-    It keeps its channels: what is published is stored, and the next look wakes it. While it is paused nothing does.
+    `manifest` is that of the look as the phases before this one have left it. The wagon keeps its channels: what is
+    published is stored, and the next look wakes it. While it is paused nothing does.
     """
+    settings = seen.settings
     active = manifest.active
-    reading = readings.get(active.number) if active is not None else None
+    reading = seen.readings.get(active.number) if active is not None else None
     if active is None or reading is None:
         return Edit(manifest)
     may, idle = settings.idle_after > 0 and settings.spares == 0, reading.outstanding_in_all == 0
@@ -32,8 +29,8 @@ def scale_to_zero(
             "the settings say that workers stay" if not may else f"{'unknown' if count is None else count} outstanding"
         )
         return Edit(changed(manifest, number, asleep_at=None), (WokenUp(train=train, number=number, because=why),))
-    seconds = ages.get(IDLE, 0.0)
+    seconds = seen.ages.idle
     if may and idle and seconds >= settings.idle_after and len(manifest.wagons) == 1 and manifest.request is None:
         fact = FellAsleep(train=train, number=number, seconds=seconds)
-        return Edit(changed(manifest, number, asleep_at=now), (fact,))
+        return Edit(changed(manifest, number, asleep_at=seen.now), (fact,))
     return Edit(manifest)

@@ -29,8 +29,6 @@ from ..errors import Conflict, Defect, EventwagonError
 from ..event import Channel
 from ..limits import slo
 from ..policy.edits import (
-    IDLE,
-    UNWANTED,
     AddChannels,
     Ensure,
     Lift,
@@ -50,6 +48,7 @@ from ..policy.edits import (
 from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
+from ..policy.seen import Ages, Seen
 from ..settings import Settings
 from ..values import shown
 from ..workers import allocate
@@ -125,7 +124,8 @@ class Observer:
         self._history = History()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""
-        self._seen: dict[int, tuple[object, float]] = {}
+        self._since: dict[int | str, tuple[object, float]] = {}
+        """What each age is of, as it was at the last look, and since when (the loop's time)."""
         self._under_way: set[_Key] = set()
         """What is done aside now."""
         self._failing: dict[_Key, _Failing] = {}
@@ -195,19 +195,19 @@ class Observer:
             await self._after_stepping_back(base.manifest)
         self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
-        decided = plan(
-            self._settings,
-            base.manifest,
-            readings,
-            deployments,
-            members,
-            self._clock(),
-            bounds=self._broker.capabilities.bounds,
-            fences=self._broker.capabilities.fences,
+        seen = Seen(
+            now=self._clock(),
+            settings=self._settings,
+            capabilities=self._broker.capabilities,
+            manifest=base.manifest,
+            readings=readings,
+            deployments=deployments,
+            members=members,
             ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
             orchestrated=self._orchestrator is not None,
         )
+        decided = plan(seen)
         await self._switcher.store(decided, base=base)
         self._wanted = decided.next_wanted
         try:
@@ -385,22 +385,27 @@ class Observer:
             crowding=crowding,
         )
 
-    def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Mapping[int, float]:
-        """How long each wagon has been seen in its state and attempt, by this process's own steady clock; and the train
-        in what stands under the other keys."""
+    def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Ages:
+        """For how long things have been as they are, by this process's own steady clock."""
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
         same = {State.REMOVING: State.DRAINED}  # whoever goes on with a removal waits for nothing anew
-        being: dict[int, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
-        being[0] = manifest.failed_opens
-        being[UNWANTED] = self._wanted
-        being[IDLE] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
-        self._seen = {
-            number: known if (known := self._seen.get(number)) is not None and known[0] == what else (what, now)
-            for number, what in being.items()
+        being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
+        being["failed_opens"] = manifest.failed_opens
+        being["wanted"] = self._wanted
+        being["idle"] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
+        self._since = {
+            key: known if (known := self._since.get(key)) is not None and known[0] == what else (what, now)
+            for key, what in being.items()
         }
-        return {number: now - since for number, (_, since) in self._seen.items()}
+        ages = {key: now - since for key, (_, since) in self._since.items()}
+        return Ages(
+            wagons={w.number: ages[w.number] for w in manifest.wagons},
+            failed_opens=ages["failed_opens"],
+            unwanted=ages["wanted"],
+            idle=ages["idle"],
+        )
 
     async def _leftovers(self) -> Sequence[Channel]:
         now = asyncio.get_running_loop().time()

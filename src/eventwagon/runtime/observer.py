@@ -403,7 +403,7 @@ class Observer:
         return Ages(
             wagons={w.number: ages[w.number] for w in manifest.wagons},
             failed_opens=ages["failed_opens"],
-            unwanted=ages["wanted"],
+            unwanted=0.0 if self._wanted else ages["wanted"],
             idle=ages["idle"],
         )
 

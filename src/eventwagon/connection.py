@@ -16,9 +16,9 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Orchestrator
+from .contracts.orchestrator import Deployment, Orchestrator
 from .contracts.process import this_user
-from .contracts.registry import Attachment, Member, Registry, Snapshot
+from .contracts.registry import Member, Registry, Snapshot
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
@@ -635,7 +635,7 @@ class Connection:
         return self._switcher.snapshot.manifest
 
     @property
-    def attachments(self) -> tuple[Attachment, ...]:
+    def attachments(self) -> tuple[Deployment, ...]:
         """What this process's own workers do, wagon by wagon; none where it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
 

@@ -32,6 +32,7 @@ from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
+from eventwagon.policy import seen as seen_module
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
@@ -361,13 +362,13 @@ def _attached_to_fewer() -> Iterator[None]:
 @_mutant("ready again on an old word", "I3", RARE)
 def _old_word() -> Iterator[None]:
     """What a process said of a wagon before it lost its workers makes it ready again."""
-    said = observer_module._said_of_themselves
+    said = seen_module.checked_in
 
     def mutant(members: Sequence[Member], manifest: Manifest) -> Any:
         wagons = tuple(msgspec.structs.replace(w, losses=0) for w in manifest.wagons)
         return said(members, msgspec.structs.replace(manifest, wagons=wagons))
 
-    with mock.patch.object(observer_module, "_said_of_themselves", mutant):
+    with mock.patch.object(observer_module, "checked_in", mutant):
         yield
 
 

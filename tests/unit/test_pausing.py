@@ -22,8 +22,9 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, decode, encode
+from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.reading import History, Sample, busy_rate
-from eventwagon.contracts.registry import Attachment, Member, Snapshot
+from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.limits import Limit
 from eventwagon.policy.edits import Edit, Full, Lift, Seal, bootstrap, load_of, spec_of, stepped_back, when_full
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
@@ -213,12 +214,12 @@ def test_the_first_wagon_of_a_paused_train_is_founded() -> None:
 # --- who heeds it -------------------------------------------------------------------------
 
 
-def member(name: str, *attachments: Attachment, deployed: tuple[Attachment, ...] = ()) -> Member:
+def member(name: str, *attachments: Deployment, deployed: tuple[Deployment, ...] = ()) -> Member:
     return Member(name=name, roles=("work",), attachments=attachments, deployed=deployed)
 
 
-def at(number: int, *, paused: bool | None = None, workers: int = 2) -> Attachment:
-    return Attachment(number=number, ready=True, workers=workers, paused=paused)
+def at(number: int, *, paused: bool | None = None, workers: int = 2) -> Deployment:
+    return Deployment(number=number, ready=True, workers=workers, paused=paused)
 
 
 def test_processes_are_heedless_until_they_say_that_they_pause() -> None:

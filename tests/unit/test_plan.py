@@ -22,7 +22,7 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, check
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.registry import Member
 from eventwagon.policy.edits import (
     AddChannels,
     Edit,
@@ -38,7 +38,7 @@ from eventwagon.policy.edits import (
     sealed,
     when_full,
 )
-from eventwagon.runtime.observer import _said_of_themselves
+from eventwagon.policy.seen import checked_in
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
 
 
@@ -101,17 +101,20 @@ def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> Non
 def test_check_ins_together_say_what_one_process_is_attached_to() -> None:
     m = manifest(wagon(1, State.ACTIVE, channels=("a", "b"), losses=1))
 
-    def together(*attachments: Attachment) -> Deployment:
-        return _said_of_themselves([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
+    def together(*attachments: Deployment) -> Deployment:
+        return checked_in([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
 
-    less, more = Attachment(1, True, channels=("a",)), Attachment(1, True, workers=2, channels=("a", "b"), losses=1)
+    less, more = (
+        Deployment(number=1, ready=True, channels=("a",)),
+        Deployment(number=1, ready=True, workers=2, channels=("a", "b"), losses=1),
+    )
     assert together(less, more).channels == ("a", "b")
-    assert together(more, Attachment(1, True)).channels is None
-    assert together(less, Attachment(1, False, channels=("a", "b"))).channels == ("a",)
-    earlier = together(Attachment(1, True, channels=("a", "b"), losses=0))
+    assert together(more, Deployment(number=1, ready=True)).channels is None
+    assert together(less, Deployment(number=1, ready=False, channels=("a", "b"))).channels == ("a",)
+    earlier = together(Deployment(number=1, ready=True, channels=("a", "b"), losses=0))
     assert (earlier.ready, earlier.trouble) == (False, "they were attached before it lost its workers")
     # an orchestrator may call them ready: that they lack a channel is known all the same
-    assert together(Attachment(1, True, channels=("a",), losses=0)).channels == ("a",)
+    assert together(Deployment(number=1, ready=True, channels=("a",), losses=0)).channels == ("a",)
 
 
 def test_i2_one_edit_switches_both_and_explains_itself() -> None:

@@ -9,7 +9,7 @@ from eventwagon.contracts.facts import Discarded, DrainUnproven, EventsLost, Num
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Request
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.registry import Member
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import Remove, RemoveLeftover, Seal, active_sealed, found_late, removal_begun, sealed
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
@@ -46,7 +46,7 @@ def test_i5_unknown_is_never_empty() -> None:
 
 def test_removed_only_after_its_workers_left_or_grace() -> None:
     m = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
-    at_it = [Member(name="a", roles=("work",), attachments=(Attachment(1, True, 1),))]
+    at_it = [Member(name="a", roles=("work",), attachments=(Deployment(number=1, ready=True, workers=1),))]
     assert Remove(1) not in decide(m, members=at_it).tasks
     assert Remove(1) in decide(m, members=[]).tasks
     assert Remove(1) in decide(m, members=at_it, ages={1: SETTINGS.grace + 1}).tasks

@@ -23,7 +23,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, Orchestrator
 from ..contracts.reading import History, Reading, Sample, busy_rate
-from ..contracts.registry import Attachment, Member, Registry
+from ..contracts.registry import Member, Registry
 from ..display.text import said
 from ..errors import Conflict, Defect, EventwagonError
 from ..event import Channel
@@ -48,7 +48,7 @@ from ..policy.edits import (
 from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
-from ..policy.seen import Ages, Seen
+from ..policy.seen import Ages, Seen, checked_in
 from ..settings import Settings
 from ..values import shown
 from ..workers import allocate
@@ -240,7 +240,7 @@ class Observer:
         """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves. While an
         orchestrator can't be asked what the manifest says stands: nobody is kept from sealing, draining and switching
         to a spare."""
-        said = _said_of_themselves(members, manifest)
+        said = checked_in(members, manifest)
         if self._orchestrator is None:
             return said, []
         try:
@@ -597,37 +597,3 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
 
 def _key(task: Task) -> _Key:
     return type(task), task.number
-
-
-def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
-    """What processes say in their check-ins of the live wagons that they serve, by unit."""
-    found: dict[int, list[Attachment]] = {}
-    for member in members:
-        for a in member.attachments:
-            wagon = manifest.wagon(a.number)
-            if wagon is None or wagon.state not in LIVE:
-                continue  # it leaves by itself
-            if a.ready and a.losses is not None and a.losses < wagon.losses:
-                a = msgspec.structs.replace(a, ready=False, trouble="they were attached before it lost its workers")
-            found.setdefault(wagon.unit, []).append(a)
-    return {unit: _together(attachments) for unit, attachments in found.items()}
-
-
-def _together(attachments: Sequence[Attachment]) -> Deployment:
-    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to
-    together."""
-    ready = [a for a in attachments if a.ready]
-    asked = ready or attachments
-    attached = [a.channels for a in asked if a.channels is not None]
-    return Deployment(
-        number=attachments[0].number,
-        ready=bool(ready),
-        workers=sum(a.workers for a in attachments),
-        trouble="" if ready else next((a.trouble for a in attachments if a.trouble), ""),
-        handled=sum(a.handled for a in attachments),
-        failed=sum(a.failed for a in attachments),
-        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
-        missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
-        open={name: why for a in attachments for name, why in a.open.items()},
-        paused=all(a.paused for a in asked),
-    )

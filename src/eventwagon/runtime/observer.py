@@ -54,6 +54,7 @@ from ..values import shown
 from ..workers import allocate
 from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
+from .looks import Looks
 from .removal import Remover
 from .switcher import Switcher
 
@@ -116,6 +117,7 @@ class Observer:
         self._tell = tell
         self._sweep_every = sweep_every
         self._bulkhead = bulkhead or Bulkhead(train)
+        self._looks = Looks(train, self._bulkhead)
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator, clock)
         self._ended = Ended(
@@ -207,6 +209,7 @@ class Observer:
             leftovers=await self._leftovers(),
             orchestrated=self._orchestrator is not None,
         )
+        self._looks.keep(seen)
         decided = plan(seen)
         await self._switcher.store(decided, base=base)
         self._wanted = decided.next_wanted
@@ -227,6 +230,8 @@ class Observer:
         self._forget_failing(decided.tasks)
         refusals += [failing.fact for failing in self._failing.values()]
         new, standing = self._new(refusals)
+        if decided.facts or new:
+            self._looks.log_newest(f"a look with {len(decided.facts)} changes and {len(new)} new refusals")
         if new:
             await self._switcher.note(*new)
         self._refused = standing
@@ -457,6 +462,7 @@ class Observer:
             return StepFailed(train=self._train, step=step, because=str(error))
         self._bulkhead.report(step, error)
         if isinstance(error, Defect):
+            self._looks.report()
             return DefectFound(train=self._train, step=step, because=said(error))
         return StepFailed(train=self._train, step=step, because=said(error))
 

@@ -228,6 +228,17 @@ def states_of(m: Manifest) -> dict[int, State]:
     return {w.number: w.state for w in m.wagons}
 
 
+def test_pauses_end_at_their_longest_however_often_it_failed() -> None:
+    """A week of an image that can't be pulled, and then it can."""
+    m = manifest(wagon(1, State.ACTIVE), failed_opens=5_000)
+    assert decide(m, [reading(1, 60)], failed_opens=299.0).manifest is m
+    assert states(decide(m, [reading(1, 60)], failed_opens=300.0))[2] is State.PROVISIONING
+    settings = msgspec.structs.replace(SETTINGS, provision_attempts=10_000)
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=5_000))
+    assert Ensure(2) in decide(m, [reading(1, 60)], {}, settings=settings, ages={2: 30.0}).tasks
+    assert one(attempt_failed(settings, m, 2, NOW, "no image").facts, ProvisioningFailed).pause == 30.0
+
+
 def test_the_first_wagon_is_never_given_up() -> None:
     m = manifest(wagon(1, State.PROVISIONING))
     for _ in range(10):

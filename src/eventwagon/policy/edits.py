@@ -135,12 +135,12 @@ class Edit(msgspec.Struct, frozen=True):
 
 def attempt_pause(attempts: int) -> float:
     """Seconds before the next attempt at provisioning, after so many failed ones."""
-    return min(PAUSE_MOST, 0.5 * 2.0 ** (attempts - 1)) if attempts else 0.0
+    return min(PAUSE_MOST, 0.5 * 2.0 ** min(attempts - 1, 60)) if attempts else 0.0
 
 
 def open_pause(failed: int) -> float:
     """Seconds before the next wagon is opened, after so many in a row that never got ready."""
-    return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** (failed - 1)) if failed else 0.0
+    return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** min(failed - 1, 60)) if failed else 0.0
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:

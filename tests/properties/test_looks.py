@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import random
+import tempfile
+import zlib
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from eventwagon import Pressure, Reading, Settings, Throughput, Volume, Wait, Workers
+from eventwagon.cli.app import app
 from eventwagon.contracts.lifecycle import LIVE, State
 from eventwagon.contracts.manifest import Manifest, Request
 from eventwagon.contracts.orchestrator import Deployment
@@ -113,7 +120,7 @@ def without_secrets(text: str) -> str:
     return text.replace("hunter2", "***")
 
 
-@examples(300)
+@examples(150)
 @given(looks())
 def test_the_plan_of_a_stored_look_is_that_of_the_look(seen: Seen) -> None:
     word = encode_look(seen)
@@ -130,7 +137,7 @@ def test_half_characters_are_written_out() -> None:
     assert decode_look(encode_look(seen)).deployments[1].trouble == r"a \ud800 b"
 
 
-@examples(100)
+@examples(50)
 @given(looks())
 def test_a_look_goes_through_a_log_as_it_is_and_holds_no_secret(seen: Seen) -> None:
     word = encode_look(seen)
@@ -138,7 +145,7 @@ def test_a_look_goes_through_a_log_as_it_is_and_holds_no_secret(seen: Seen) -> N
     assert "hunter2" not in repr(decode_look(word))
 
 
-@examples(200)
+@examples(80)
 @given(looks(), st.data())
 def test_what_was_cut_or_changed_is_refused_in_words(seen: Seen, data: st.DataObject) -> None:
     word = encode_look(seen)
@@ -160,3 +167,56 @@ def test_what_is_no_look_raises_nothing_else(text: str) -> None:
     for found in (text, *find_looks(text)):
         with pytest.raises(UsageError):
             decode_look(found)
+
+
+_ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**64,
+    10**400,
+    1e300,
+    -1e300,
+    "",
+    "\ud800",
+    "\x1b[31m",
+    [],
+    {},
+    [[]],
+    {"1": 1},
+    "active",
+    "-5",
+]
+
+
+def _changed(document: Any, rng: random.Random) -> None:
+    """One value somewhere in it is another one, or is gone."""
+    within, key = document, rng.choice(list(document))
+    while isinstance(within[key], dict | list) and within[key] and rng.random() < 0.85:
+        within = within[key]
+        key = rng.choice(list(within)) if isinstance(within, dict) else rng.randrange(len(within))
+    if isinstance(within, dict) and rng.random() < 0.2:
+        del within[key]
+    else:
+        within[key] = rng.choice(_ODD)
+
+
+@examples(40)
+@given(looks(), st.randoms(use_true_random=False))
+def test_whatever_a_look_holds_it_is_refused_or_shown(seen: Seen, rng: random.Random) -> None:
+    head, packed = encode_look(seen).split(":")
+    document = json.loads(zlib.decompress(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))))
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        if document:
+            _changed(document, rng)
+    text = base64.urlsafe_b64encode(zlib.compress(json.dumps(document).encode())).decode().rstrip("=")
+    with tempfile.NamedTemporaryFile("w", suffix=".log") as file:
+        file.write(f"{head}:{text}\n")
+        file.flush()
+        for more in ([], ["--json"]):
+            done = CliRunner().invoke(app, ["why", "--look", file.name, *more])
+            assert done.exit_code in (0, 2)
+            assert (done.exit_code == 0) == (done.stderr == "")
+            assert "please report it" not in done.stderr
+            assert "\x1b" not in done.output

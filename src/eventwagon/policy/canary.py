@@ -1,4 +1,4 @@
-"""New code under watch: the verdict on the wagon that has it, and the way back. Pure."""
+"""Canary: judge a wagon with new code by its failures, and go back to the old code. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..contracts.orchestrator import Deployment
 from .edits import Edit
 
 LEAST = 20
-"""Handlings before a wagon's failures are judge_canary: one of one is no verdict."""
+"""Handlings before a wagon's failures are judged: one failure out of one says nothing."""
 
 
 def judge_canary(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Edit:
-    """Ask for the code before where too much fails in the watched wagon; watch it no more once it is drained.
+    """Ask for the previous code if too many handlings fail in the watched wagon. The watch ends when the wagon is
+    drained.
 
-    `deployments` by unit. A switch to other code that somebody asked for meanwhile stands.
+    `deployments` by unit. If somebody has asked for a switch to other code meanwhile, that request stays.
     """
     watch = manifest.watch
     if watch is None:

@@ -55,7 +55,7 @@ from .losses import GONE
 PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
 OPEN_PAUSE_MOST = 300.0
-"""The longest pause after a wagon that never got ready."""
+"""The longest pause after a wagon that never got ready, in seconds."""
 
 
 class Ensure(msgspec.Struct, frozen=True):
@@ -98,9 +98,16 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
 
 
 Refusal = (
-    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | ChannelThreatened | DefectFound
+    SwitchRefused
+    | OpenRefused
+    | SealWaits
+    | DrainUnproven
+    | StepFailed
+    | ChannelUnserved
+    | ChannelThreatened
+    | DefectFound
     | EventsLost
-)  # fmt: skip
+)
 """What was not done, and why."""
 
 Task = Ensure | AddChannels | Seal | Lift | Remove | RemoveLeftover
@@ -134,23 +141,24 @@ class Edit(msgspec.Struct, frozen=True):
 
 
 def attempt_pause(attempts: int) -> float:
-    """Seconds before the next attempt at provisioning, after so many failed ones."""
+    """Seconds before the next attempt at provisioning, after that many failed ones."""
     return min(PAUSE_MOST, 0.5 * 2.0 ** min(attempts - 1, 60)) if attempts else 0.0
 
 
 def open_pause(failed: int) -> float:
-    """Seconds before the next wagon is opened, after so many in a row that never got ready."""
+    """Seconds before the next wagon is opened, after that many in a row that never got ready."""
     return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** min(failed - 1, 60)) if failed else 0.0
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """There can't be a next wagon: as many live as may, and none of them is on its way to be the next."""
+    """No further wagon can be opened: the cap of live wagons is reached, and none of them is on its way to be the
+    next."""
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 
 def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
-    """What the manifest says that a wagon's workers should serve; `workers` of its own (0: none for now), or None for a
-    shared crew."""
+    """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: a shared crew
+    serves it."""
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
@@ -210,10 +218,9 @@ def bootstrap(
 ) -> Edit:
     """The first wagon of a train that has none, or of one whose founder died half-way.
 
-    `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
-    either, and the first wagon is not bounded. `revision` is the code of one that declares. The first wagon takes
-    events as soon as its channels do: there is nothing to redirect from, and what is published before workers come is
-    stored.
+    `channels` is None where the founder only publishes: it declares nothing, its settings don't count, and the first
+    wagon has no bound. `revision` is the code of a founder that declares. The first wagon takes events as soon as its
+    channels do: there is nothing to redirect from, and events are stored until workers come.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
@@ -246,12 +253,11 @@ def bootstrap(
 
 
 _ATTEMPTS_UNSET = "attempts", "5", "None"
-"""A program that leaves the number of attempts open, at a train that an older program founded, whose default was
-five."""
+"""A program without a number of attempts, at a train that an older program founded: there the default was five."""
 
 
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """What the train was declared with and what a program says, by setting, where they differ."""
+    """Where a program differs from the train's declaration: by setting, the train's value and the program's."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
     return {
@@ -262,7 +268,7 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
 
 
 def _alike(theirs: str, ours: str) -> bool:
-    """Whether both write one value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it,
+    """Whether both texts write the same value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, is
     `Volume(10000)`."""
     if theirs == ours:
         return True
@@ -291,7 +297,7 @@ class Full(msgspec.Struct, frozen=True):
 
 
 def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Edit | Full | None:
-    """What a publisher does that the broker told that the active wagon is exactly full, `held` seconds ago.
+    """What a publisher does once the broker has reported the active wagon full; `held` is how long it has been waiting.
 
     An edit (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
     """
@@ -327,8 +333,8 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
 
 
 def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
-    """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
-    of a new epoch."""
+    """The registry holds the manifest `found`, which is older than `known`: go on with it as the manifest of a new
+    epoch."""
     manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
@@ -345,7 +351,7 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
 
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """What is paused, and a removal, are as `known` has them, but for what was said since. Idempotent."""
+    """Pauses and a removal as `known` has them, but for pauses that were asked for since. Idempotent."""
     since = _as_of(known)
     own = {w.number: w.paused for w in known.wagons}
     wagons = tuple(
@@ -357,39 +363,40 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def _as_of(manifest: Manifest) -> float:
-    """When the manifest was written, at the earliest."""
+    """The latest time in the manifest: it was written then or later."""
     times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
     return max((t for t in times if t is not None), default=0.0)
 
 
 def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | None:
-    """A pause that was found and asked for after what is known was written; else what is known. One too many hurts nobody:
-    `status` tells it, and `resume` ends it."""
+    """The pause that was found, where it was asked for after `known` was written; else the one that is known. One pause
+    too many does no harm: `status` shows it, and `resume` ends it."""
     return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
 def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
-    """The same in words, for each process that knew more; `revision` is that of `known`."""
+    """The fact of it, for each process that knew a newer manifest; `revision` is that of `known`."""
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
     return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
 
 
 def kept(known: Manifest, manifest: Manifest) -> Edit:
-    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, and what was said by
-    hand. Idempotent."""
+    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, pauses and a
+    removal. Idempotent."""
     saved = by_hand_kept(known, numbers_kept(known, manifest))
     return Edit(manifest if saved == manifest else saved)
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """No number and no turn that `known` has used is used again. Idempotent."""
+    """Go on counting wagons and turns from where `known` was, so that none is used twice. Idempotent."""
     number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
     return msgspec.structs.replace(manifest, next_number=number, turns=turns)
 
 
 def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
-    """How many events were lost with wagons that the manifest forgot, by number: told once, whoever finds it first."""
+    """Report how many events were lost with wagons that the manifest forgot, by number: once, whichever process finds
+    it first."""
     new = {number: count for number, count in lost.items() if number not in manifest.lost_wagons}
     if not new:
         return Edit(manifest)
@@ -402,9 +409,9 @@ def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
 
 
 def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
-    """The next wagon's number is past that of every wagon that was found: a manifest from an older copy does not know of
-    all that were made since. A wagon has a channel for its dead letters, which is among the first that are made and goes
-    last; a channel of such a number without one is taken for somebody else's, and is left alone. Idempotent."""
+    """Move the next wagon's number past every wagon whose channels were found: a manifest from an older copy does not
+    know the wagons opened since. Each wagon has a channel for its dead letters, created among the first and deleted
+    last; a channel of a number without one is taken for somebody else's, and left alone. Idempotent."""
     following = manifest.next_number
     numbers = sorted({c.wagon for c in channels if c.name == DEAD and c.wagon >= following})
     if not numbers:
@@ -417,8 +424,7 @@ def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
 
 
 def switch_asked(manifest: Manifest, request: Request) -> Edit:
-    """The request stands until it is done or given up. Idempotent; one for other code takes the place of an earlier
-    one."""
+    """Keep the request until it is done or given up. A request for other code replaces an earlier one. Idempotent."""
     standing = manifest.request
     if standing is not None and request.revision in (None, standing.revision):
         return Edit(manifest)
@@ -430,8 +436,8 @@ def switch_asked(manifest: Manifest, request: Request) -> Edit:
 
 
 def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
-    """The broker refuses the active wagon, which was cut off in a time that the registry forgot: the next one is asked
-    for. Idempotent."""
+    """The broker refuses writes to the active wagon, which was cut off in a time that the registry forgot: ask for the
+    next one. Idempotent."""
     wagon = manifest.active
     if wagon is None or wagon.number != number:
         return Edit(manifest)
@@ -441,7 +447,7 @@ def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
 
 
 def removal_asked(manifest: Manifest, removal: Removal) -> Edit:
-    """The train is being removed, and its processes are asked to end. Idempotent: who asked first stands."""
+    """Begin to remove the train: its processes are asked to end. Idempotent: the first request counts."""
     if manifest.removal is not None:
         return Edit(manifest)
     fact = RemovalAsked(train=manifest.train, because=removal.why, by=removal.by)
@@ -449,7 +455,7 @@ def removal_asked(manifest: Manifest, removal: Removal) -> Edit:
 
 
 def removal_given_up(manifest: Manifest, now: float, because: str) -> Edit:
-    """The train goes on after all, with another wagon: its active one may be sealed by now. Idempotent."""
+    """The train goes on after all. It needs another wagon, since its active one may be sealed by now. Idempotent."""
     if manifest.removal is None:
         return Edit(manifest)
     fact = RemovalGivenUp(train=manifest.train, because=because)
@@ -479,8 +485,8 @@ def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -
 
 
 def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Edit:
-    """An attempt at provisioning failed: again after a doubled pause, or given up after the last. A switch to other
-    code that was asked for is given up with it, or no switch would ever be made again."""
+    """An attempt at provisioning failed: try again after twice the pause, or give up after the last attempt. A request
+    to switch to other code is given up with it, or no switch would ever be made again."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.PROVISIONING:
         return Edit(manifest)
@@ -506,7 +512,7 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
 
 
 def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Edit:
-    """A wagon that was never active is put away: a READY one the safe way, since a publisher may have heard of it."""
+    """Put away a wagon that was never active. A READY one is drained first, since a publisher may know it already."""
     if wagon.state is State.READY:
         put_away = Discarded(train=manifest.train, number=wagon.number, because=because)
         manifest = moved(manifest, wagon.number, Move.DISCARDED, closed_at=now, closed_because=because)
@@ -516,7 +522,7 @@ def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Ed
 
 
 def sealed(manifest: Manifest, number: int, now: float) -> Edit:
-    """The broker refuses every further publish to the wagon's ingress. Idempotent."""
+    """The wagon's ingress is sealed: the broker refuses every further publish to it. Idempotent."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
         return Edit(manifest)
@@ -525,8 +531,8 @@ def sealed(manifest: Manifest, number: int, now: float) -> Edit:
 
 
 def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Edit:
-    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. Where its workers serve
-    another wagon by now it gets new ones, under a number that no wagon will have. `lost` are channels that it had
+    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. If its workers serve
+    another wagon by now it gets new ones, under a number that no wagon will have. `lost`: channels that it had
     before."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
@@ -541,8 +547,8 @@ def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...
 
 
 def removal_begun(manifest: Manifest, wagon: Wagon) -> Edit:
-    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood
-    still. Nothing changes unless the wagon is as it was at the last look."""
+    """From here on the drained wagon can only be removed: an observer that stood still meanwhile can't find late events
+    in it and drain it again. Nothing changes unless the wagon is as it was at the last look."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
         return Edit(manifest)
     return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))

@@ -126,9 +126,9 @@ class Draft:
         self.tasks: list[Task] = []
         self.next_wanted = False
         self.cut_off_before = {w.number for w in seen.manifest.in_state(State.DRAINING)}
-        """Those that this plan has not cut off itself: `members` is of later than their switch."""
+        """Wagons that were cut off before this plan: `members` was read after their switch."""
         self.warm: list[int] = []
-        """Units of wagons that this plan has found drained, whose workers may serve the next."""
+        """Units of wagons that this plan found drained: their workers may serve the next wagon."""
         self.defects: list[tuple[str, Exception]] = []
 
     def plan(self) -> Plan:
@@ -142,19 +142,20 @@ class Draft:
         )
 
     def attempt(self, step: str, decide: Callable[[], None]) -> None:
-        """Decide one thing. Where that shows a defect of ours it is undone, and the rest goes on."""
+        """Run one phase. If it raises, or leaves a manifest that breaks a rule, it is undone, and the next one
+        follows."""
         before = self.manifest, self.facts[:], self.refusals[:], self.tasks[:], self.warm[:]
         try:
             decide()
             if self.manifest is not before[0]:
                 check(self.manifest)
-        except Exception as e:  # noqa: BLE001 - policy raises nothing: whatever this is, it must not keep the rest undone
+        except Exception as e:  # noqa: BLE001 - a defect of ours, whatever it is: the other phases go on
             self.manifest, self.facts, self.refusals, self.tasks, self.warm = before
             self.defects.append((step, e))
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not
-        attached to all of the channels that the wagon has by now."""
+        """What runs for the wagon. It is not ready while its unit serves another wagon, runs other code than it should,
+        or is not attached to all channels that the wagon has by now."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -170,8 +171,8 @@ class Draft:
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
     def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
-        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs
-        nobody."""
+        """The declared channels of the wagon that its workers are not attached to. A channel that is no longer declared
+        needs no workers."""
         if found.channels is None:
             return []
         return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
@@ -185,12 +186,12 @@ class Draft:
         return self.ages.wagons.get(wagon.number, 0.0)
 
     def number(self) -> None:
-        """A manifest that was restored from an older copy does not know of all channels that were made since. None of
-        their names is used again; that no other observer has just made them is known once this is stored."""
+        """A manifest that was restored from an older copy does not know the channels created since: use none of their
+        names again. That no other observer has just created them is known once this plan is stored."""
         self.follow(numbered_past(self.manifest, self.leftovers))
 
     def provision(self) -> None:
-        """Wagons on their way to READY, and those that fell back from it."""
+        """Wagons become READY, lose that, or are given up; and the workers of all live wagons are asked for."""
         for wagon in self.manifest.in_state(State.READY):
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
@@ -218,14 +219,14 @@ class Draft:
                 self.tasks.append(AddChannels(wagon.number, missing))
 
     def wanted_channels(self) -> tuple[str, ...]:
-        """The declared channels, and those that a living program has handlers for: while programs are replaced one by
-        one, old and new work side by side, and each emits to its own."""
+        """The declared channels, and those that a live process has handlers for: while processes are replaced one by
+        one, old and new programs work side by side, and each emits to its own channels."""
         theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
-        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes
-        from the wagon, and is deleted with it; what is in one that is not stays, and that is told."""
+        """Channels that no process at their wagon has a handler for. If such a channel is empty and no longer wanted
+        the wagon loses it, and it is deleted with the wagon. If it holds events it stays, and that is reported."""
         wanted = set(self.wanted_channels())
         for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
             found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
@@ -251,8 +252,8 @@ class Draft:
             ]
 
     def restore(self) -> None:
-        """Inner channels that the broker does not have any more are made anew: nobody can serve a wagon without them. What
-        went with them is lost, and told."""
+        """Create inner channels anew that have vanished from the broker: a wagon can't be served without them. The
+        events in them are lost; `losses` reports how many."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             missing = tuple(c for c in reading.missing if c) if reading is not None else ()
@@ -315,14 +316,14 @@ class Draft:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
     def on_hold(self) -> bool:
-        """The train is paused, and nobody asked for a switch: since nothing is handled, every limit would be full soon,
-        wagon after wagon. The active one takes what comes; once the train is resumed the limit finds it full."""
+        """The train is paused, and nobody asked for a switch. No event is handled, so every limit would soon be full,
+        wagon after wagon. The active wagon takes all events until the train is resumed; then its limit counts again."""
         active = self.manifest.active
         gone = active is not None and self.is_gone(active)
         return self.manifest.paused is not None and self.manifest.request is None and not gone
 
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
-        """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
+        """Why ingestion can't be redirected now. The words stay the same while the reason does."""
         refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
         if self.on_hold() and not refuses:
             return WHILE_PAUSED
@@ -339,8 +340,9 @@ class Draft:
         return "the next wagon is not opened yet"
 
     def at_cap(self, active: Wagon) -> bool:
-        """There can't be a next wagon. One that can take nothing more takes no place: nothing else could follow it, and
-        wagons that wait for removal may hold what only the next one can take over."""
+        """No further wagon can be opened. An active wagon that can take no more events does not count towards the cap:
+        without a next one the train would stand still, and wagons that wait for removal may hold events that only the
+        next one can take over."""
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
@@ -349,7 +351,7 @@ class Draft:
         return reading is not None and "" in reading.missing
 
     def is_dead_end(self, wagon: Wagon) -> bool:
-        """It can take nothing more, whatever becomes of it."""
+        """It can never take another event."""
         return wagon.found_sealed or self.is_gone(wagon)
 
     def exactly_full(self, active: Wagon) -> bool:
@@ -372,7 +374,7 @@ class Draft:
         return pressure
 
     def open(self) -> None:
-        """Open the next wagon where one is wanted, put away spares that are not."""
+        """Open the next wagon if one is wanted, and put away spares that are not."""
         if self.manifest.active is None:
             return
         spares = self.settings.spares
@@ -404,8 +406,8 @@ class Draft:
         self.tasks.append(Ensure(fact.number))
 
     def put_away(self, wanted: int, *, most: int) -> None:
-        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once;
-        those beyond `wanted` when that has been so for a while."""
+        """Put away wagons that were never active and are not needed: at once those with other code than is wanted now,
+        and those beyond `most`; those beyond `wanted` once they have not been needed for a while."""
         for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
             if wagon.revision != self.manifest.revision:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
@@ -429,7 +431,8 @@ class Draft:
         return self.pressure(active).why if active else ""
 
     def losses(self) -> None:
-        """Events that went without being settled: told once, whoever sees it first. How many is not always known."""
+        """Events that vanished without being settled. Each loss is reported once, by the first observer that sees it;
+        how many events it was is not always known."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             if reading is None:
@@ -448,7 +451,7 @@ class Draft:
                 self.refusals.append(msgspec.structs.replace(lost, count=None))
 
     def drain(self) -> None:
-        """Cut-off wagons: seal, prove empty, remove."""
+        """Wagons that were cut off: seal them, prove them empty, remove them."""
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
@@ -486,22 +489,22 @@ class Draft:
                 self.tasks.append(Remove(wagon.number))
 
     def stays_warm(self, wagon: Wagon) -> bool:
-        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too
-        many."""
+        """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it
+        was one too many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
         return self.settings.reuse and fits and found is not None and found.ready
 
     def is_taken(self, wagon: Wagon) -> bool:
-        """Whether its workers serve, or are to serve, another wagon by now."""
+        """Whether another wagon has its workers by now, or is to have them."""
         return any(w.unit == wagon.unit for w in self.manifest.in_state(*LIVE))
 
     def stale_publishers(self, wagon: Wagon) -> bool:
-        """Where the broker does not refuse them: may some process still publish to this wagon?
+        """Whether some process may still publish to this wagon, where the broker does not refuse that.
 
-        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a
-        later one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never
-        was active nobody can have published.
+        Each process that publishes holds a lease, and its check-in says for which wagon. It blocks the seal until it
+        checks in with a later wagon, or until its check-in has run out, which outlives the lease and any send under it.
+        Nobody can have published to a wagon that was never active.
         """
         if not wagon.turn:
             return False
@@ -512,7 +515,8 @@ class Draft:
         return bool(waiting)
 
     def sweep(self) -> None:
-        """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
+        """Remove what is left of wagons that are gone: their numbers are below the next one, and not in the
+        manifest."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
 

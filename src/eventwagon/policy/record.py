@@ -120,8 +120,8 @@ def decode_look(word: str) -> Seen:
         raise UsageError("this is no look: it does not begin with eventwagon-look-1:")
     if int(found[1]) > FORM:
         raise UsageError(
-            f"this look was written by a newer eventwagon (form {found[1]}, this one knows {FORM}): upgrade this program "
-            "(pip install --upgrade eventwagon)"
+            f"this look was written by a newer eventwagon (form {found[1]}, this one knows {FORM}): upgrade this "
+            "program (pip install --upgrade eventwagon)"
         )
     data = _unpacked(found[2])
     try:
@@ -156,8 +156,8 @@ def _unpacked(text: str) -> bytes:
         raise UsageError(f"this look holds more than {_MOST:,} bytes")
     if not unpacking.eof:
         raise UsageError(
-            f"this look is cut short, {len(text):,} characters of it are there: take the whole line of the log, which a "
-            "terminal may have wrapped"
+            f"this look is cut short, {len(text):,} characters of it are there: take the whole line of the log, which "
+            "a terminal may have wrapped"
         )
     return data
 

@@ -1,4 +1,4 @@
-"""Scale to zero: when an idle train's workers are sent home, and when they are called back. Pure."""
+"""Scale to zero: when an idle train's workers end, and when they are started again. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .seen import Seen
 
 
 def scale_to_zero(seen: Seen, manifest: Manifest) -> Edit:
-    """The active wagon's workers are sent home where nothing is to be done, and called back. Unknown is not nothing.
+    """End the active wagon's workers while there is nothing to do, and start them again. Unknown is not nothing.
 
-    `manifest` is that of the look as the phases before this one have left it. The wagon keeps its channels: what is
-    published is stored, and the next look wakes it. While it is paused nothing does.
+    `manifest` is that of the look as the phases before this one have left it. The wagon keeps its channels: events are
+    stored, and the next look wakes it. While it is paused it sleeps on.
     """
     settings = seen.settings
     active = manifest.active

@@ -10,7 +10,8 @@ from statistics import median
 from eventwagon.contracts.broker import Broker
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Wagon
-from eventwagon.contracts.registry import Attachment, Member, Registry
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Member, Registry
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Event, new_ids
 from eventwagon.limits import Volume
@@ -65,7 +66,7 @@ async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, st
         if wagon.state is State.DRAINING:
             await broker.seal(manifest.ingress(wagon))
     await registry.replace(train, manifest, expect=0)
-    attached = tuple(Attachment(w.number, True, 1) for w in manifest.wagons)
+    attached = tuple(Deployment(number=w.number, ready=True, workers=1) for w in manifest.wagons)
     await registry.check_in(train, Member(name="worker", roles=("work",), attachments=attached), ttl=3600)
     switcher = Switcher(train, _SETTINGS, (), broker, registry, clock=time.time, by="bench", tell=lambda _: None)
     await stack.enter_async_context(switcher)

@@ -16,9 +16,9 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Orchestrator
+from .contracts.orchestrator import Deployment, Orchestrator
 from .contracts.process import this_user
-from .contracts.registry import Attachment, Member, Registry, Snapshot
+from .contracts.registry import Member, Registry, Snapshot
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
@@ -33,7 +33,7 @@ from .errors import (
 )
 from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .payload import encode, type_name
-from .policy.edits import Plan, differences, differing, switch_asked
+from .policy.edits import Edit, differences, differing, switch_asked
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.handling import Handler
@@ -473,8 +473,8 @@ class Connection:
         by = this_user() if self.manifest.declared else ""
         fact = Declared(train=self.train.name, settings=declared, channels=channels, by=by)
 
-        def edit(m: Manifest) -> Plan:
-            return Plan(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
+        def edit(m: Manifest) -> Edit:
+            return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
         await self._switcher.settle(edit)
 
@@ -526,7 +526,7 @@ class Connection:
         fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
         async with self._answering():
             await self._switcher.refresh()
-            await self._switcher.settle(lambda m: Plan(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+            await self._switcher.settle(lambda m: Edit(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
 
     async def pause(
         self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
@@ -635,7 +635,7 @@ class Connection:
         return self._switcher.snapshot.manifest
 
     @property
-    def attachments(self) -> tuple[Attachment, ...]:
+    def attachments(self) -> tuple[Deployment, ...]:
         """What this process's own workers do, wagon by wagon; none where it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
 

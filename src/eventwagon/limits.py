@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -12,6 +13,8 @@ from .contracts.reading import Reading
 from .display.text import said
 from .errors import UsageError
 from .values import in_seconds, real, shown, whole
+
+T = TypeVar("T")
 
 
 class Pressure(msgspec.Struct, frozen=True, gc=False):
@@ -24,7 +27,14 @@ class Pressure(msgspec.Struct, frozen=True, gc=False):
 @runtime_checkable
 class Limit(Protocol):
     """What a limit is: anything with `measure`. A user's own class will do; give it a stable `repr`, since
-    programs that declare one train are compared by it."""
+    programs that declare one train are compared by it.
+
+    It may state two things more, as attributes or properties; None, or no such attribute: it doesn't.
+
+    `bound`: a number of events published to the wagon at which it is full, whatever else is so. From there on `measure`
+    must give 1 or more. A broker that can holds the wagon to exactly so many (see `capacity`).
+    `slo`: how many seconds a new event may wait, as `Wait` promises it. A shared crew serves by it (see `slo`).
+    """
 
     def measure(self, reading: Reading) -> Pressure:
         """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. Unknown figures: value 0, and say
@@ -88,6 +98,11 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
 
     def __repr__(self) -> str:
         return f"Volume({self.events})"
+
+    @property
+    def bound(self) -> int:
+        """It is full at that many events, whatever else is so."""
+        return self.events
 
     def measure(self, reading: Reading) -> Pressure:
         if reading.published is None:
@@ -235,6 +250,16 @@ class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; A
     def __repr__(self) -> str:
         return f"{written(self.a)} | {written(self.b)}"
 
+    @property
+    def bound(self) -> int | None:
+        """The smaller bound: the first that is reached."""
+        return min((b for b in (capacity(self.a), capacity(self.b)) if b is not None), default=None)
+
+    @property
+    def slo(self) -> float | None:
+        """The stricter promise."""
+        return _stricter(self.a, self.b)
+
     def measure(self, reading: Reading) -> Pressure:
         a, b = self.a.measure(reading), self.b.measure(reading)
         return a if a.value >= b.value else b
@@ -248,6 +273,17 @@ class All(msgspec.Struct, _Combinable, frozen=True):
 
     def __repr__(self) -> str:
         return " & ".join(f"({part!r})" if isinstance(part, Any_) else written(part) for part in (self.a, self.b))
+
+    @property
+    def bound(self) -> int | None:
+        """The larger bound; None unless both have one."""
+        a, b = capacity(self.a), capacity(self.b)
+        return None if a is None or b is None else max(a, b)
+
+    @property
+    def slo(self) -> float | None:
+        """The stricter promise."""
+        return _stricter(self.a, self.b)
 
     def measure(self, reading: Reading) -> Pressure:
         a, b = self.a.measure(reading), self.b.measure(reading)
@@ -308,29 +344,47 @@ _WORDS_MOST = 1_000
 
 
 def capacity(limit: Limit) -> int | None:
-    """The number of events at which this limit is full whatever else is so: where a channel can be bounded exactly."""
-    match limit:
-        case Volume(events=events):
-            return events
-        case Any_(a=a, b=b):
-            bounds = [c for c in (capacity(a), capacity(b)) if c is not None]
-            return min(bounds, default=None)
-        case All(a=a, b=b):
-            left, right = capacity(a), capacity(b)
-            return None if left is None or right is None else max(left, right)
-        case _:
-            return None
+    """The bound that the limit states: where a channel can be bounded exactly it takes so many events. None where it
+    states none, or fails to. Raises nothing."""
+    return _stated(limit, "bound", lambda found: whole("bound", found))
 
 
 def slo(limit: Limit) -> float | None:
-    """The strictest promise to newcomers in this limit, in seconds; None where it holds no Wait."""
-    match limit:
-        case Wait(slo=seconds):
-            return seconds
-        case Any_(a=a, b=b) | All(a=a, b=b):
-            return min((s for s in (slo(a), slo(b)) if s is not None), default=None)
-        case _:
-            return None
+    """The promise to new events that the limit states, in seconds: the strictest where it has several. None where it
+    states none, or fails to. Raises nothing."""
+    return _stated(limit, "slo", lambda found: real("slo", found))
+
+
+def check_stated(limit: Limit) -> None:
+    """Raise UsageError unless what the limit and its parts state is None, or a number of events and one of seconds."""
+    if isinstance(limit, Any_ | All):
+        check_stated(limit.a)
+        check_stated(limit.b)
+    for name, read in (("bound", whole), ("slo", real)):
+        try:
+            if (found := getattr(limit, name, None)) is not None:
+                read(name, found)
+        except UsageError as e:
+            raise UsageError(f"limit of class {type(limit).__name__}: {e}, or None") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:
+            raise UsageError(f"limit of class {type(limit).__name__}: its {name} fails: {said(e)}") from e
+
+
+def _stated(limit: Limit, name: str, read: Callable[[Any], T]) -> T | None:
+    """It was checked when the settings were made; what a user's property does later must not stop the train."""
+    try:
+        found = getattr(limit, name, None)
+        return None if found is None else read(found)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - as above
+        return None
+
+
+def _stricter(a: Limit, b: Limit) -> float | None:
+    return min((s for s in (slo(a), slo(b)) if s is not None), default=None)
 
 
 _LIMITS = {limit.__name__: limit for limit in (Volume, Age, Lag, Throughput, Wait)}

@@ -8,7 +8,7 @@ import msgspec
 
 from .breaker import Breaker, Retries
 from .errors import UsageError
-from .limits import Limit, Volume, check_written, written
+from .limits import Limit, Volume, check_stated, check_written, written
 from .values import in_seconds, real, shown, whole
 from .workers import Workers
 
@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.limit, Limit) or isinstance(self.limit, type):
             raise UsageError(f"limit={shown(self.limit)} is not a limit: it has no measure(reading)")
         check_written(self.limit)
+        check_stated(self.limit)
         if not isinstance(self.workers, Workers):
             raise UsageError(f"workers={shown(self.workers)}: give Workers(each=…) or Workers(total=…, floor=…)")
         if not isinstance(self.at_cap, str) or self.at_cap not in get_args(AtCap):

@@ -31,7 +31,7 @@ from eventwagon.contracts.reading import Reading
 from eventwagon.contracts.registry import Member, Snapshot, decode_members, encode_member
 from eventwagon.errors import BrokenManifest, Conflict, Defect, UsageError
 from eventwagon.limits import Pressure, capacity, measured
-from eventwagon.policy.edits import Plan, differing
+from eventwagon.policy.edits import Edit, differing
 from eventwagon.settings import make_settings
 from eventwagon.testing.virtual_time import run
 from eventwagon.values import MOST, check_revision, real, text, whole
@@ -325,7 +325,7 @@ def test_any_edit_is_read_back_as_it_is_or_refused_before_it_is_stored(
             if outer != "wagons":
                 edited = msgspec.structs.replace(edited, **{outer: other})
             try:
-                await c._switcher.store(Plan(edited), base=base)
+                await c._switcher.store(Edit(edited), base=base)
             except (Defect, Conflict):
                 assert (await world.registry.read("signups")) == base
                 return

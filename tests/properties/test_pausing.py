@@ -14,10 +14,10 @@ from eventwagon.contracts.lifecycle import LIVE, State
 from eventwagon.contracts.manifest import Manifest, Pause, Request
 from eventwagon.contracts.reading import Sample
 from eventwagon.limits import Limit
-from eventwagon.policy.edits import Full, Lift, Plan, load_of, when_full
+from eventwagon.policy.edits import Edit, Full, Lift, load_of, when_full
 from eventwagon.policy.plan import plan
 from eventwagon.workers import allocate
-from tests.unit.plans import NOW, manifest, ready, wagon
+from tests.unit.plans import NOW, look, manifest, ready, wagon
 
 _LIMITS: st.SearchStrategy[Limit] = st.sampled_from(
     [Volume(1), Volume(1000), Lag(3), Wait(0.5), Age(1.0), Throughput(1.0, seconds=1.0), Volume(50) | Lag(3)]
@@ -60,9 +60,11 @@ def test_nothing_but_spares_is_opened_and_nothing_switched(
     data: st.DataObject, m: Manifest, limit: Limit, spares: int, reuse: bool
 ) -> None:
     settings = Settings(limit=limit, workers=Workers(each=1), spares=spares, reuse=reuse, wagons=8)
-    readings = {w.number: data.draw(_readings(w.number)) for w in m.wagons}
+    readings = [data.draw(_readings(w.number)) for w in m.wagons]
     deployments = ready(*(w.number for w in m.in_state(*LIVE)))
-    decided = plan(settings, m, readings, deployments, [], NOW, bounds=True, ages=dict.fromkeys(range(-2, 9), 1e6))
+    ages = dict.fromkeys(range(1, 9), 1e6)
+    long = look(m, readings, deployments, settings=settings, ages=ages, failed_opens=1e6, unwanted=1e6, idle=1e6)
+    decided = plan(long)
     assert decided.defects == ()
     assert not any(isinstance(fact, Switched) for fact in decided.facts)
     opened = [fact for fact in decided.facts if isinstance(fact, WagonOpened)]
@@ -72,7 +74,7 @@ def test_nothing_but_spares_is_opened_and_nothing_switched(
     assert all("fills" not in fact.because for fact in opened)
     full = when_full(settings, m, data.draw(st.floats(0, 100)), NOW)
     assert isinstance(full, Full) or (
-        isinstance(full, Plan) and full.manifest is m and all(isinstance(task, Lift) for task in full.tasks)
+        isinstance(full, Edit) and full.manifest is m and all(isinstance(task, Lift) for task in full.tasks)
     )
 
 
@@ -81,7 +83,7 @@ def test_a_switch_by_hand_is_made_where_a_wagon_is_ready(m: Manifest, limit: Lim
     m = msgspec.structs.replace(m, request=Request("by hand", NOW))
     settings = Settings(limit=limit, workers=Workers(each=1), wagons=8)
     deployments = ready(*(w.number for w in m.in_state(*LIVE)))
-    decided = plan(settings, m, {}, deployments, [], NOW, bounds=True)
+    decided = plan(look(m, [], deployments, settings=settings))
     assert any(isinstance(fact, Switched) for fact in decided.facts) == bool(m.in_state(State.READY))
 
 

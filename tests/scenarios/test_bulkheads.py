@@ -19,7 +19,7 @@ from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Defect, EventwagonError, PublishError, Unavailable
 from eventwagon.event import Channel
-from eventwagon.policy.plan import _Draft
+from eventwagon.policy.plan import Draft
 from eventwagon.runtime.bulkhead import Bulkhead, is_ours
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.listeners import Telling
@@ -352,7 +352,7 @@ def test_whatever_policy_raises_is_a_defect_of_ours(monkeypatch: pytest.MonkeyPa
 
     async def main() -> None:
         world, handled = World(), list[str]()
-        monkeypatch.setattr(_Draft, "drain", lambda self: [][0])
+        monkeypatch.setattr(Draft, "drain", lambda self: [][0])
         async with world.running(signups(handled)) as c:
             await c.publish(SignUp("a"))
             await until(lambda: bool(handled))

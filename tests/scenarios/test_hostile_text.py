@@ -20,7 +20,8 @@ from eventwagon import Train, Volume, Workers
 from eventwagon.cli.console import ending
 from eventwagon.contracts.facts import Entry, Switched
 from eventwagon.contracts.manifest import Request
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Member
 from eventwagon.event import DEAD, Channel, Event
 from tests.scenarios.test_cli import cli, command, environment
 
@@ -85,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for at, text in ((1.0, EVIL), (1e300, LONG), (2.0, "[bold]no markup[/bold]"))
             ]
             await c.registry.append("signups", facts)
-            said = Attachment(1, False, trouble=EVIL, missing=(EVIL,), open={EVIL: EVIL})
+            said = Deployment(number=1, ready=False, trouble=EVIL, missing=(EVIL,), open={EVIL: EVIL})
             await c.registry.check_in(
                 "signups", Member(name=EVIL, roles=("work",), trouble=EVIL, attachments=(said,)), ttl=600.0
             )

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from eventwagon import Volume
-from eventwagon.contracts.facts import Switched, SwitchRefused, SwitchSeen, log
+from eventwagon import Lag, Volume, Workers
+from eventwagon.contracts.facts import Discarded, Switched, SwitchRefused, SwitchSeen, log
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
 
@@ -107,5 +107,25 @@ def test_switches_that_were_not_seen_one_by_one_are_summed_up() -> None:
             await late.refresh()
         (fact,) = [f for f in heard if isinstance(f, SwitchSeen)]
         assert (fact.old, fact.skipped) == (1, 2)
+
+    run(main())
+
+
+def test_a_wagon_that_was_wanted_until_now_is_kept_warm_from_now_on() -> None:
+    """Not from when it became ready: the next wave may come at once."""
+
+    async def main() -> None:
+        world = World()
+        train = signups([], limit=Lag(10), workers=Workers(total=8), spares=0, keep_warm=10.0, seconds=20.0)
+        async with world.running(train) as c:
+            for n in range(6):
+                await c.publish(SignUp(str(n)))
+            await asyncio.sleep(19)
+            assert [w.number for w in c.manifest.ready] == [2]
+            await asyncio.sleep(10)
+            assert [w.number for w in c.manifest.ready] == [2]
+            await until(lambda: not c.manifest.ready)
+            (put_away,) = world.of(Discarded)
+            assert put_away.because == "it was ready for 10 s and not needed"
 
     run(main())

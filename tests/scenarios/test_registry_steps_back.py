@@ -14,7 +14,7 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.event import DEAD, Channel
-from eventwagon.policy.edits import created, found
+from eventwagon.policy.edits import bootstrap, created
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, journal, signups, until
 from tests.unit.plans import manifest, wagon
@@ -276,10 +276,10 @@ def test_a_first_wagon_that_is_ready_or_failed_already_is_no_dead_end() -> None:
     """After a step back to before it was active an observer may have seen its workers first."""
     settings = signups([]).settings
     for first in (wagon(1, State.READY), wagon(1, State.FAILED)):
-        step = found(settings, manifest(first), (), 1000.0, bounds=False)
+        step = bootstrap(settings, manifest(first), (), 1000.0, bounds=False)
         if first.state is State.FAILED:
             assert [w.number for w in step.manifest.wagons] == [1, 2]
-            step = found(settings, created(step.manifest, 2, 1000.0), (), 1000.0, bounds=False)
+            step = bootstrap(settings, created(step.manifest, 2, 1000.0), (), 1000.0, bounds=False)
         active = step.manifest.active
         assert active is not None
         assert active.number == step.manifest.next_number - 1

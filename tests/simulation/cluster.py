@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
-from eventwagon.contracts.registry import Attachment
 
 from .gate import AlwaysOpen, Gate
 from .process import TRAIN, Slot
@@ -93,12 +92,12 @@ class Cluster:
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments. Ready: a process says so, and none is at another wagon still."""
-        said: dict[str, list[Attachment]] = {}
+        said: dict[str, list[Deployment]] = {}
         for member in await self._world.registry.members(train):
             said.setdefault(member.name.rsplit("-", 2)[0], []).extend(member.attachments)
         return {number: self._deployment(unit, said) for number, unit in self.units.items()}
 
-    def _deployment(self, unit: Unit, said: Mapping[str, list[Attachment]]) -> Deployment:
+    def _deployment(self, unit: Unit, said: Mapping[str, list[Deployment]]) -> Deployment:
         living = [slot.now.name for slot in unit.keepers if slot.now is not None]
         attached = [a for name in living for a in said.get(name, ())]
         here = [a for a in attached if a.number == unit.spec.number]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import msgspec
+from msgspec.structs import replace
 
 from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
@@ -29,11 +30,13 @@ from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
-from eventwagon.policy import edits as steps_module
+from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
-from eventwagon.policy.edits import Plan, Provision, RemoveLeftover, Seal, Task, sealed
-from eventwagon.policy.plan import _Draft, plan
-from eventwagon.policy.scale_to_zero import rested
+from eventwagon.policy import seen as seen_module
+from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
+from eventwagon.policy.plan import Draft, Plan, plan
+from eventwagon.policy.scale_to_zero import scale_to_zero
+from eventwagon.policy.seen import Seen
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
@@ -124,9 +127,9 @@ def _seal_skipped() -> Iterator[None]:
 def _redirect_before_ready() -> Iterator[None]:
     """A wagon counts as ready when its channels stand, whether or not workers are attached."""
 
-    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
-        served = {w.unit: Deployment(number=w.number, ready=True) for w in manifest.in_state(*LIVE)}
-        return plan(settings, manifest, readings, served, *rest, **more)
+    def mutant(seen: Seen) -> Plan:
+        served = {w.unit: Deployment(number=w.number, ready=True) for w in seen.manifest.in_state(*LIVE)}
+        return plan(replace(seen, deployments=served))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -199,8 +202,8 @@ def _settle_before_burial() -> Iterator[None]:
 
 @_mutant("the cap counts for nothing", "I10")
 def _uncapped() -> Iterator[None]:
-    def mutant(settings: Any, *rest: Any, **more: Any) -> Plan:
-        return plan(msgspec.structs.replace(settings, wagons=1000), *rest, **more)
+    def mutant(seen: Seen) -> Plan:
+        return plan(replace(seen, settings=replace(seen.settings, wagons=1000)))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -211,19 +214,13 @@ def _ready_again() -> Iterator[None]:
     """A wagon that lost its workers counts as ready all the same, since it once was."""
     known: set[int] = set()
 
-    def mutant(settings: Any, manifest: Manifest, readings: Any, deployments: Any, *rest: Any, **more: Any) -> Plan:
-        if manifest.next_number == 2:
+    def mutant(seen: Seen) -> Plan:
+        if seen.manifest.next_number == 2:
             known.clear()
-        known.update(n for n, d in deployments.items() if d.ready)
-        again = {w.number: Deployment(number=w.number, ready=True) for w in manifest.in_state(State.PROVISIONING)}
-        return plan(
-            settings,
-            manifest,
-            readings,
-            {**deployments, **{n: d for n, d in again.items() if n in known}},
-            *rest,
-            **more,
-        )
+        known.update(n for n, d in seen.deployments.items() if d.ready)
+        coming = seen.manifest.in_state(State.PROVISIONING)
+        again = {w.number: Deployment(number=w.number, ready=True) for w in coming if w.number in known}
+        return plan(replace(seen, deployments={**seen.deployments, **again}))
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield
@@ -264,10 +261,10 @@ def _numbers_reused() -> Iterator[None]:
         fresh = {w.number for w in manifest.wagons} - {w.number for w in before.wagons}
         return manifest, msgspec.structs.replace(fact, number=fresh.pop())
 
-    open_next = steps_module.open_next
+    open_next = edits_module.open_next
     with (
-        mock.patch.object(steps_module, "opened", mutant),
-        mock.patch.object(steps_module, "open_next", number),
+        mock.patch.object(edits_module, "opened", mutant),
+        mock.patch.object(edits_module, "open_next", number),
         mock.patch.object(plan_module, "open_next", number),
     ):
         yield
@@ -277,10 +274,10 @@ def _numbers_reused() -> Iterator[None]:
 def _spare_leaked() -> Iterator[None]:
     """Only the observer that opened a wagon makes its channels; when it dies in between, nobody does."""
 
-    def mutant(settings: Any, manifest: Manifest, *rest: Any, **more: Any) -> Plan:
-        made = plan(msgspec.structs.replace(settings, provision_timeout=1e9), manifest, *rest, **more)
-        coming = {w.number for w in manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
-        tasks = tuple(t for t in made.tasks if not (isinstance(t, Provision) and t.number in coming))
+    def mutant(seen: Seen) -> Plan:
+        made = plan(replace(seen, settings=replace(seen.settings, provision_timeout=1e9)))
+        coming = {w.number for w in seen.manifest.wagons if w.state is State.PROVISIONING and w.created_at is None}
+        tasks = tuple(t for t in made.tasks if not (isinstance(t, Ensure) and t.number in coming))
         return msgspec.structs.replace(made, tasks=tasks)
 
     with mock.patch.object(observer_module, "plan", mutant):
@@ -289,7 +286,7 @@ def _spare_leaked() -> Iterator[None]:
 
 @_mutant("leftovers never swept", "I7")
 def _no_sweep() -> Iterator[None]:
-    with mock.patch.object(_Draft, "sweep", return_value=None):
+    with mock.patch.object(Draft, "sweep", return_value=None):
         yield
 
 
@@ -303,11 +300,11 @@ def _workers_kept() -> Iterator[None]:
 def _never_woken() -> Iterator[None]:
     """An idle train's workers are sent home, and nobody calls them back."""
 
-    def mutant(settings: Any, manifest: Manifest, **seen: Any) -> Plan:
+    def mutant(seen: Seen, manifest: Manifest) -> Edit:
         asleep = manifest.active is not None and manifest.active.asleep_at is not None
-        return Plan(manifest) if asleep else rested(settings, manifest, **seen)
+        return Edit(manifest) if asleep else scale_to_zero(seen, manifest)
 
-    with mock.patch.object(plan_module, "rested", mutant):
+    with mock.patch.object(plan_module, "scale_to_zero", mutant):
         yield
 
 
@@ -354,25 +351,25 @@ def _half_deleted_kept() -> Iterator[None]:
 def _attached_to_fewer() -> Iterator[None]:
     """A process's word counts for channels, too, that the wagon got after it was given."""
 
-    def mutant(self: _Draft, wagon: Wagon) -> Deployment | None:
+    def mutant(self: Draft, wagon: Wagon) -> Deployment | None:
         found = deployment(self, wagon)
         return self.deployments.get(wagon.unit) if found and "not attached" in found.trouble else found
 
-    deployment = _Draft.deployment
-    with mock.patch.object(_Draft, "deployment", mutant):
+    deployment = Draft.deployment
+    with mock.patch.object(Draft, "deployment", mutant):
         yield
 
 
 @_mutant("ready again on an old word", "I3", RARE)
 def _old_word() -> Iterator[None]:
     """What a process said of a wagon before it lost its workers makes it ready again."""
-    said = observer_module._said_of_themselves
+    said = seen_module.checked_in
 
     def mutant(members: Sequence[Member], manifest: Manifest) -> Any:
         wagons = tuple(msgspec.structs.replace(w, losses=0) for w in manifest.wagons)
         return said(members, msgspec.structs.replace(manifest, wagons=wagons))
 
-    with mock.patch.object(observer_module, "_said_of_themselves", mutant):
+    with mock.patch.object(observer_module, "checked_in", mutant):
         yield
 
 
@@ -392,7 +389,7 @@ def _removal_unfenced() -> Iterator[None]:
         standing = manifest.wagon(number)
         if standing is not None and standing.state is State.DRAINED:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
-        return steps_module.removed(manifest, number)
+        return edits_module.removed(manifest, number)
 
     with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
         yield
@@ -418,7 +415,7 @@ def _two_active() -> Iterator[None]:
             return switched(manifest, to=to, now=now, because=because)
         return moved(manifest, to, Move.ACTIVATED, active_at=now)
 
-    with mock.patch.object(steps_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+    with mock.patch.object(edits_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
         yield
 
 
@@ -432,7 +429,7 @@ def _any_code() -> Iterator[None]:
 def _any_spare() -> Iterator[None]:
     """Spares of other code are neither put away nor passed over."""
     ready = property(lambda self: self.in_state(State.READY))
-    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(_Draft, "put_away"):
+    with mock.patch.object(Manifest, "ready", ready), mock.patch.object(Draft, "put_away"):
         yield
 
 
@@ -440,8 +437,8 @@ def _any_spare() -> Iterator[None]:
 def _unexplained() -> Iterator[None]:
     store = Switcher.store
 
-    async def mutant(self: Switcher, plan: Plan, *, base: Any) -> Any:
-        return await store(self, Plan(plan.manifest), base=base)
+    async def mutant(self: Switcher, edit: Edit, *, base: Any) -> Any:
+        return await store(self, Edit(edit.manifest), base=base)
 
     with mock.patch.object(Switcher, "store", mutant):
         yield
@@ -461,7 +458,7 @@ def _lease_ignored() -> Iterator[None]:
     with (
         mock.patch.object(Lease, "hold", nothing),
         mock.patch.object(Lease, "sending", sending),
-        mock.patch.object(_Draft, "stale_publishers", return_value=False),
+        mock.patch.object(Draft, "stale_publishers", return_value=False),
     ):
         yield
 
@@ -672,8 +669,8 @@ def _lost_wagons_dropped() -> Iterator[None]:
 @_mutant("numbers of the lost time used again", "I2", STEPPING)
 def _numbers_forgotten() -> Iterator[None]:
     with (
-        mock.patch.object(steps_module, "numbers_kept", lambda known, manifest: manifest),
-        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Plan(manifest)),
+        mock.patch.object(edits_module, "numbers_kept", lambda known, manifest: manifest),
+        mock.patch.object(plan_module, "numbered_past", lambda manifest, channels: Edit(manifest)),
     ):
         yield
 
@@ -681,7 +678,7 @@ def _numbers_forgotten() -> Iterator[None]:
 @_mutant("a removal forgotten with the registry", "I7", RARE)
 def _removal_forgotten() -> Iterator[None]:
     """A wagon that is being removed, or is gone, is what the registry says of it where that steps back."""
-    with mock.patch.object(steps_module, "removals_kept", lambda known, manifest: manifest):
+    with mock.patch.object(edits_module, "removals_kept", lambda known, manifest: manifest):
         yield
 
 
@@ -689,8 +686,8 @@ def _removal_forgotten() -> Iterator[None]:
 def _made_anew() -> Iterator[None]:
     """A wagon that was removed, or is being removed, begins anew where the registry steps back to its beginning."""
     with (
-        mock.patch.object(steps_module, "removals_kept", lambda known, manifest: manifest),
-        mock.patch.object(steps_module, "unmade_given_up", lambda manifest, now: Plan(manifest)),
+        mock.patch.object(edits_module, "removals_kept", lambda known, manifest: manifest),
+        mock.patch.object(edits_module, "unmade_given_up", lambda manifest, now: Edit(manifest)),
     ):
         yield
 
@@ -702,7 +699,7 @@ def _dead_end_kept() -> Iterator[None]:
 
     with (
         mock.patch.object(Switcher, "_ask_for_next", nothing),
-        mock.patch.object(_Draft, "is_gone", return_value=False),
+        mock.patch.object(Draft, "is_gone", return_value=False),
     ):
         yield
 
@@ -873,14 +870,14 @@ def _resume_not_heard() -> Iterator[None]:
 
 @_mutant("limits are heeded while a train is paused", "paused", PAUSED)
 def _limits_heeded() -> Iterator[None]:
-    with mock.patch.object(_Draft, "on_hold", return_value=False):
+    with mock.patch.object(Draft, "on_hold", return_value=False):
         yield
 
 
 @contextmanager
 def _specs_silent() -> Iterator[None]:
     """What wagons should have says nothing of pauses."""
-    spec_of = steps_module.spec_of
+    spec_of = edits_module.spec_of
 
     def silent(*of: Any, **more: Any) -> Any:
         return msgspec.structs.replace(spec_of(*of, **more), paused=False)
@@ -894,10 +891,10 @@ def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     it."""
     looks = count(1)
 
-    def mutant(*of: Any, **more: Any) -> Plan:
+    def mutant(seen: Seen) -> Plan:
         if next(looks) % 5 == 0:
             raise error()
-        return plan(*of, **more)
+        return plan(seen)
 
     with mock.patch.object(observer_module, "plan", mutant):
         yield

@@ -8,7 +8,8 @@ import pytest
 
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Wagon
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.registry import Member
 from eventwagon.runtime import observer
 from tests.simulation import Scenario, check, kept, simulate
 from tests.simulation.mutants import ALL, RARE
@@ -47,7 +48,7 @@ def test_a_word_from_before_the_loss_counts_only_in_the_mutant() -> None:
     """Too rare even for a kept scenario: it hangs on a look that reads right before and stores right after."""
     wagon = Wagon(number=1, state=State.PROVISIONING, opened_at=0.0, losses=1)
     manifest = Manifest(train="t", wagons=(wagon,), next_number=2)
-    members = [Member(name="p", roles=("work",), attachments=(Attachment(1, True, losses=0),))]
-    assert not observer._said_of_themselves(members, manifest)[1].ready
+    members = [Member(name="p", roles=("work",), attachments=(Deployment(number=1, ready=True, losses=0),))]
+    assert not vars(observer)["checked_in"](members, manifest)[1].ready
     with RARE["ready again on an old word"]():
-        assert observer._said_of_themselves(members, manifest)[1].ready
+        assert vars(observer)["checked_in"](members, manifest)[1].ready

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from eventwagon import Reading, Settings, Volume, Workers
+from eventwagon.contracts.broker import Capabilities
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Wagon, check
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member
 from eventwagon.event import Channel
-from eventwagon.policy.edits import Plan
-from eventwagon.policy.plan import plan
+from eventwagon.policy.edits import Edit
+from eventwagon.policy.plan import Plan, plan
+from eventwagon.policy.seen import Ages, Seen
 
 NOW = 1000.0
 SETTINGS = Settings(limit=Volume(100), workers=Workers(each=2))
@@ -55,7 +57,11 @@ def ready(*numbers: int) -> dict[int, Deployment]:
     return {n: Deployment(number=n, ready=True, workers=2) for n in numbers}
 
 
-def decide(
+def capabilities(*, bounds: bool = True, fences: bool = True) -> Capabilities:
+    return Capabilities(fences=fences, bounds=bounds, totals=True, durable=True, shared=True)
+
+
+def look(
     m: Manifest,
     readings: list[Reading] | None = None,
     deployments: dict[int, Deployment] | None = None,
@@ -67,26 +73,31 @@ def decide(
     fences: bool = True,
     ages: dict[int, float] | None = None,
     leftovers: tuple[Channel, ...] = (),
-) -> Plan:
-    found_deployments = ready(*(w.number for w in m.wagons)) if deployments is None else deployments
-    by_number = {r.number: r for r in readings or []}
-    decided = plan(
-        settings,
-        m,
-        by_number,
-        found_deployments,
-        members or [],
-        now,
-        bounds=bounds,
-        fences=fences,
-        ages=ages,
+    orchestrated: bool = False,
+    **of_all: float,
+) -> Seen:
+    """A look at that train. `ages` by wagon; `of_all`: the other ages."""
+    return Seen(
+        now=now,
+        settings=settings,
+        capabilities=capabilities(bounds=bounds, fences=fences),
+        manifest=m,
+        readings={r.number: r for r in readings or []},
+        deployments=ready(*(w.number for w in m.wagons)) if deployments is None else deployments,
+        members=members or [],
+        ages=Ages(wagons=ages or {}, **of_all),
         leftovers=leftovers,
+        orchestrated=orchestrated,
     )
+
+
+def decide(m: Manifest, *of: Any, **more: Any) -> Plan:
+    decided = plan(look(m, *of, **more))
     check(decided.manifest)
     return decided
 
 
-def states(decided: Plan) -> dict[int, State]:
+def states(decided: Edit) -> dict[int, State]:
     return {w.number: w.state for w in decided.manifest.wagons}
 
 

@@ -22,15 +22,16 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, decode, encode
+from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.reading import History, Sample, busy_rate
-from eventwagon.contracts.registry import Attachment, Member, Snapshot
+from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.limits import Limit
-from eventwagon.policy.edits import IDLE, Full, Lift, Plan, Seal, found, load_of, spec_of, stepped_back, when_full
+from eventwagon.policy.edits import Edit, Full, Lift, Seal, bootstrap, load_of, spec_of, stepped_back, when_full
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
-from eventwagon.policy.plan import plan
-from eventwagon.policy.scale_to_zero import rested
+from eventwagon.policy.plan import Plan
+from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.workers import allocate
-from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
+from tests.unit.plans import NOW, SETTINGS, decide, look, manifest, one, reading, states, wagon
 
 PAUSE = Pause(why="the mail server moves", at=NOW - 60.0, by="ada@laptop")
 
@@ -149,7 +150,7 @@ def test_at_the_cap_publishers_are_refused_as_the_settings_say() -> None:
 def test_an_exact_bound_is_lifted_while_the_train_is_paused() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.READY), paused=PAUSE)
     lifted = when_full(SETTINGS, m, 0.0, NOW)
-    assert isinstance(lifted, Plan)
+    assert isinstance(lifted, Edit)
     assert lifted.tasks == (Lift(1, WHILE_PAUSED),)
     capped = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse")
     assert isinstance(when_full(capped, manifest(wagon(1, State.ACTIVE, capacity=100), paused=PAUSE), 9.0, NOW), Full)
@@ -170,10 +171,10 @@ def test_a_paused_wagon_is_sealed_and_drains_once_it_is_empty_and_not_before() -
 
 def test_what_comes_wakes_no_wagon_that_is_paused_until_it_is_resumed() -> None:
     m = manifest(wagon(1, State.ACTIVE, asleep_at=900.0), paused=PAUSE)
-    step = rested(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW)
+    step = scale_to_zero(look(m, [reading(1, 5)]), m)
     assert step.manifest is m
     m = resumed(m, None, NOW, "", "").manifest
-    assert one(rested(SETTINGS, m, {1: reading(1, 5)}, {IDLE: 0.0}, NOW).facts, WokenUp).number == 1
+    assert one(scale_to_zero(look(m, [reading(1, 5)]), m).facts, WokenUp).number == 1
 
 
 def test_a_paused_wagon_holds_no_worker_of_a_shared_crew() -> None:
@@ -201,24 +202,24 @@ def test_the_time_of_a_pause_says_nothing_of_how_fast_workers_are() -> None:
 
 def test_nobody_founds_or_changes_what_is_being_removed() -> None:
     m = manifest(wagon(1, State.ACTIVE), removal=Removal(why="old", at=NOW))
-    decided = plan(SETTINGS, m, {1: reading(1, 100)}, ready(1), [], NOW, bounds=True)
+    decided = decide(m, [reading(1, 100)])
     assert decided == Plan(m)
 
 
 def test_the_first_wagon_of_a_paused_train_is_founded() -> None:
-    step = found(SETTINGS, Manifest(train="t", paused=PAUSE), (), NOW, bounds=True)
+    step = bootstrap(SETTINGS, Manifest(train="t", paused=PAUSE), (), NOW, bounds=True)
     assert resting(step.manifest) == {1}
 
 
 # --- who heeds it -------------------------------------------------------------------------
 
 
-def member(name: str, *attachments: Attachment, deployed: tuple[Attachment, ...] = ()) -> Member:
+def member(name: str, *attachments: Deployment, deployed: tuple[Deployment, ...] = ()) -> Member:
     return Member(name=name, roles=("work",), attachments=attachments, deployed=deployed)
 
 
-def at(number: int, *, paused: bool | None = None, workers: int = 2) -> Attachment:
-    return Attachment(number=number, ready=True, workers=workers, paused=paused)
+def at(number: int, *, paused: bool | None = None, workers: int = 2) -> Deployment:
+    return Deployment(number=number, ready=True, workers=workers, paused=paused)
 
 
 def test_processes_are_heedless_until_they_say_that_they_pause() -> None:

@@ -22,23 +22,23 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, check
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Attachment, Member
+from eventwagon.contracts.registry import Member
 from eventwagon.policy.edits import (
     AddChannels,
+    Edit,
+    Ensure,
     Full,
     Lift,
-    Plan,
-    Provision,
     Remove,
     attempt_failed,
+    bootstrap,
     channels_added,
     created,
-    found,
     removed,
     sealed,
     when_full,
 )
-from eventwagon.runtime.observer import _said_of_themselves
+from eventwagon.policy.seen import checked_in
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
 
 
@@ -54,7 +54,7 @@ def test_next_wagon_is_opened_at_the_prepare_mark_with_an_exact_bound() -> None:
     assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
     assert decided.manifest.wagons[1].capacity == 100
     assert "50 of 100" in one(decided.facts, WagonOpened).because
-    assert Provision(2) in decided.tasks
+    assert Ensure(2) in decided.tasks
 
 
 def test_no_bound_where_the_broker_holds_none() -> None:
@@ -101,17 +101,20 @@ def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> Non
 def test_check_ins_together_say_what_one_process_is_attached_to() -> None:
     m = manifest(wagon(1, State.ACTIVE, channels=("a", "b"), losses=1))
 
-    def together(*attachments: Attachment) -> Deployment:
-        return _said_of_themselves([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
+    def together(*attachments: Deployment) -> Deployment:
+        return checked_in([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
 
-    less, more = Attachment(1, True, channels=("a",)), Attachment(1, True, workers=2, channels=("a", "b"), losses=1)
+    less, more = (
+        Deployment(number=1, ready=True, channels=("a",)),
+        Deployment(number=1, ready=True, workers=2, channels=("a", "b"), losses=1),
+    )
     assert together(less, more).channels == ("a", "b")
-    assert together(more, Attachment(1, True)).channels is None
-    assert together(less, Attachment(1, False, channels=("a", "b"))).channels == ("a",)
-    earlier = together(Attachment(1, True, channels=("a", "b"), losses=0))
+    assert together(more, Deployment(number=1, ready=True)).channels is None
+    assert together(less, Deployment(number=1, ready=False, channels=("a", "b"))).channels == ("a",)
+    earlier = together(Deployment(number=1, ready=True, channels=("a", "b"), losses=0))
     assert (earlier.ready, earlier.trouble) == (False, "they were attached before it lost its workers")
     # an orchestrator may call them ready: that they lack a channel is known all the same
-    assert together(Attachment(1, True, channels=("a",), losses=0)).channels == ("a",)
+    assert together(Deployment(number=1, ready=True, channels=("a",), losses=0)).channels == ("a",)
 
 
 def test_i2_one_edit_switches_both_and_explains_itself() -> None:
@@ -209,10 +212,10 @@ def test_provisioning_is_retried_with_backoff_then_given_up_and_the_next_waits()
         pauses.append(failure.pause)
     assert pauses == [0.5, 1.0, None]
     assert states_of(m)[2] is State.FAILED
-    after = decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 4.9})
+    after = decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=4.9)
     assert Remove(2) in after.tasks
     assert "never got ready" in one(after.refusals, OpenRefused).because
-    assert states(decide(m, [reading(1, 100)], {}, settings=settings, ages={0: 5.0}))[3] is State.PROVISIONING
+    assert states(decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=5.0))[3] is State.PROVISIONING
 
 
 def test_no_process_s_wall_clock_makes_another_fail_its_wagons() -> None:
@@ -225,6 +228,17 @@ def states_of(m: Manifest) -> dict[int, State]:
     return {w.number: w.state for w in m.wagons}
 
 
+def test_pauses_end_at_their_longest_however_often_it_failed() -> None:
+    """A week of an image that can't be pulled, and then it can."""
+    m = manifest(wagon(1, State.ACTIVE), failed_opens=5_000)
+    assert decide(m, [reading(1, 60)], failed_opens=299.0).manifest is m
+    assert states(decide(m, [reading(1, 60)], failed_opens=300.0))[2] is State.PROVISIONING
+    settings = msgspec.structs.replace(SETTINGS, provision_attempts=10_000)
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=5_000))
+    assert Ensure(2) in decide(m, [reading(1, 60)], {}, settings=settings, ages={2: 30.0}).tasks
+    assert one(attempt_failed(settings, m, 2, NOW, "no image").facts, ProvisioningFailed).pause == 30.0
+
+
 def test_the_first_wagon_is_never_given_up() -> None:
     m = manifest(wagon(1, State.PROVISIONING))
     for _ in range(10):
@@ -234,8 +248,8 @@ def test_the_first_wagon_is_never_given_up() -> None:
 
 def test_no_new_attempt_before_the_pause_is_over() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, attempts=2))
-    assert Provision(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
-    assert Provision(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
+    assert Ensure(2) not in decide(m, [reading(1, 60)], {}, ages={2: 0.9}).tasks
+    assert Ensure(2) in decide(m, [reading(1, 60)], {}, ages={2: 1.0}).tasks
 
 
 def test_channels_declared_later_are_added_to_live_wagons() -> None:
@@ -277,7 +291,7 @@ def test_an_idle_train_does_not_switch_by_age() -> None:
 def test_when_full_switches_to_a_ready_wagon() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.READY))
     decided = when_full(SETTINGS, m, 0.0, NOW)
-    assert isinstance(decided, Plan)
+    assert isinstance(decided, Edit)
     assert states(decided) == {1: State.DRAINING, 2: State.ACTIVE}
     assert "100 of 100" in one(decided.facts, Switched).because
 
@@ -286,7 +300,7 @@ def test_when_full_holds_then_goes_on_past_the_limit() -> None:
     m = manifest(wagon(1, State.ACTIVE, capacity=100), wagon(2, State.PROVISIONING))
     assert when_full(SETTINGS, m, SETTINGS.hold - 0.1, NOW) is None
     lifted = when_full(SETTINGS, m, SETTINGS.hold, NOW)
-    assert isinstance(lifted, Plan)
+    assert isinstance(lifted, Edit)
     assert isinstance(lifted.tasks[0], Lift)
 
 
@@ -294,7 +308,7 @@ def test_when_full_at_the_cap() -> None:
     m = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE, capacity=100))
     settings = msgspec.structs.replace(SETTINGS, wagons=2)
     filled = when_full(settings, m, 0.0, NOW)
-    assert isinstance(filled, Plan)
+    assert isinstance(filled, Edit)
     assert isinstance(filled.tasks[0], Lift)
     refused = when_full(msgspec.structs.replace(settings, at_cap="refuse"), m, 0.0, NOW)
     assert isinstance(refused, Full)
@@ -305,22 +319,22 @@ def test_when_full_at_the_cap() -> None:
 
 
 def test_founding_step_by_step_heals_a_dead_founder() -> None:
-    first = found(SETTINGS, Manifest(train="t"), ("mail",), NOW, bounds=True)
+    first = bootstrap(SETTINGS, Manifest(train="t"), ("mail",), NOW, bounds=True)
     assert states(first) == {1: State.PROVISIONING}
     assert first.manifest.declared == SETTINGS.declared()
-    assert first.tasks == (Provision(1),)
-    again = found(SETTINGS, first.manifest, ("mail",), NOW, bounds=True)
+    assert first.tasks == (Ensure(1),)
+    again = bootstrap(SETTINGS, first.manifest, ("mail",), NOW, bounds=True)
     assert again.manifest is first.manifest  # the founder died here: the next goes on
-    assert again.tasks == (Provision(1),)
+    assert again.tasks == (Ensure(1),)
     made = created(first.manifest, 1, NOW)
-    last = found(SETTINGS, made, ("mail",), NOW, bounds=True)
+    last = bootstrap(SETTINGS, made, ("mail",), NOW, bounds=True)
     check(last.manifest)
     assert states(last) == {1: State.ACTIVE}
     assert last.tasks == ()
 
 
 def test_a_founder_that_only_publishes_declares_nothing() -> None:
-    first = found(SETTINGS, Manifest(train="t"), None, NOW, bounds=True)
+    first = bootstrap(SETTINGS, Manifest(train="t"), None, NOW, bounds=True)
     assert first.manifest.declared == {}
     assert first.manifest.wagons[0].capacity is None
 

@@ -17,7 +17,7 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Request
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Attachment, Member, Snapshot
+from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import (
     Remove,
@@ -64,7 +64,7 @@ def test_i5_unknown_is_never_empty() -> None:
 
 def test_removed_only_after_its_workers_left_or_grace() -> None:
     m = manifest(wagon(1, State.DRAINED), wagon(2, State.ACTIVE))
-    at_it = [Member(name="a", roles=("work",), attachments=(Attachment(1, True, 1),))]
+    at_it = [Member(name="a", roles=("work",), attachments=(Deployment(number=1, ready=True, workers=1),))]
     assert Remove(1) not in decide(m, members=at_it).tasks
     assert Remove(1) in decide(m, members=[]).tasks
     assert Remove(1) in decide(m, members=at_it, ages={1: SETTINGS.grace + 1}).tasks

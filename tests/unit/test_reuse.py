@@ -14,7 +14,7 @@ from eventwagon.contracts.manifest import Manifest, Wagon, check, gone_by
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.errors import Defect
 from eventwagon.event import Channel
-from eventwagon.policy.edits import UNWANTED, Provision, Remove, RemoveLeftover, found_late
+from eventwagon.policy.edits import Ensure, Remove, RemoveLeftover, found_late
 from tests.unit.plans import decide, manifest, one, reading, ready, states, wagon
 
 REUSE = Settings(limit=Lag(100), workers=Workers(each=2), reuse=True)
@@ -33,7 +33,7 @@ def test_the_edit_that_proves_a_wagon_empty_gives_its_workers_to_the_next() -> N
     assert decided.manifest.wagons[2].unit == 1
     assert one(decided.facts, WagonOpened).unit == 1
     assert one(decided.facts, WagonDrained).number == 1
-    assert Provision(3) in decided.tasks
+    assert Ensure(3) in decided.tasks
 
 
 def test_without_the_setting_or_warm_workers_or_room_none_is_kept() -> None:
@@ -110,15 +110,15 @@ def test_a_spare_that_nobody_needs_is_put_away_after_a_while() -> None:
     m = manifest(wagon(2, State.ACTIVE), wagon(3, State.READY, reuses=1))
     deployments = {**ready(2), 1: Deployment(number=3, ready=True)}
     for warm, calm, kept in ((59.0, 61.0, True), (61.0, 59.0, True), (61.0, 61.0, False)):
-        ages = {3: warm, UNWANTED: calm}
-        decided = decide(m, [reading(2, 5)], deployments, settings=REUSE, ages=ages)
+        ages = {3: warm}
+        decided = decide(m, [reading(2, 5)], deployments, settings=REUSE, ages=ages, unwanted=calm)
         assert states(decided)[3] is (State.READY if kept else State.DRAINING)
         assert decided.tasks.count(Remove(3)) == 0
     assert "60 s and not needed" in one(decided.facts, Discarded).because
     more = manifest(wagon(2, State.ACTIVE), wagon(3, State.READY, reuses=1), wagon(4, State.READY))
     full = decide(more, [reading(2, 60)], {**deployments, **ready(4)}, settings=REUSE, ages={3: 61.0, 4: 61.0})
     assert states(full) == {2: State.ACTIVE, 3: State.READY, 4: State.DRAINING}  # one is enough for the next switch
-    wanted = decide(m, [reading(2, 60)], deployments, settings=REUSE, ages={3: 61.0, UNWANTED: 61.0})
+    wanted = decide(m, [reading(2, 60)], deployments, settings=REUSE, ages={3: 61.0}, unwanted=61.0)
     assert states(wanted)[3] is State.READY
 
 

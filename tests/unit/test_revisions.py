@@ -24,8 +24,8 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.policy.edits import IDLE, Plan, attempt_failed, found, spec_of, switch_asked, when_full
-from eventwagon.policy.plan import plan
+from eventwagon.policy.edits import attempt_failed, bootstrap, spec_of, switch_asked, when_full
+from eventwagon.policy.plan import Plan
 from eventwagon.workers import may_serve
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
@@ -165,9 +165,9 @@ def test_a_process_serves_its_own_revision_and_wagons_without_one() -> None:
 
 
 def test_the_founder_says_what_the_first_wagon_runs() -> None:
-    step = found(SETTINGS, Manifest(train="t"), (), NOW, bounds=False, revision="v1")
+    step = bootstrap(SETTINGS, Manifest(train="t"), (), NOW, bounds=False, revision="v1")
     assert (step.manifest.revision, step.manifest.wagons[0].revision) == ("v1", "v1")
-    step = found(SETTINGS, Manifest(train="t"), None, NOW, bounds=False, revision="v1")
+    step = bootstrap(SETTINGS, Manifest(train="t"), None, NOW, bounds=False, revision="v1")
     assert step.manifest.revision == ""  # one that only publishes says nothing of who works
 
 
@@ -180,9 +180,7 @@ def rested(
     m: Manifest, outstanding: int | None, idle_for: float, settings: Settings = IDLE_OUT, **options: Any
 ) -> Plan:
     seen = reading(1, 10, 10, outstanding_in_all=outstanding)
-    return plan(
-        settings, m, {1: seen}, ready(1), [], NOW, bounds=False, ages={IDLE: idle_for}, orchestrated=True, **options
-    )
+    return decide(m, [seen], settings=settings, bounds=False, idle=idle_for, orchestrated=True, **options)
 
 
 def test_an_idle_train_sleeps_and_keeps_its_active_wagon() -> None:
@@ -216,7 +214,7 @@ def test_with_spares_or_other_wagons_or_a_request_or_idle_after_0_nobody_sleeps(
         rested(manifest(wagon(1, State.ACTIVE), request=Request("x", 1.0)), 0, 999.0).manifest.wagons[0].asleep_at
         is None
     )
-    assert decide(m, [reading(1, 10, 10)], settings=IDLE_OUT, ages={IDLE: 999.0}).manifest is m  # no orchestrator
+    assert decide(m, [reading(1, 10, 10)], settings=IDLE_OUT, idle=999.0).manifest is m  # no orchestrator
 
 
 def test_a_wagon_that_is_cut_off_asleep_gets_its_workers_back() -> None:

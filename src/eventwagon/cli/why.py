@@ -21,8 +21,10 @@ from ..contracts.facts import (
     sentence,
 )
 from ..display.text import count as counted
+from ..errors import UsageError
 from ..event import Event
 from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
+from .looks import run_again
 from .target import reached, registered
 
 _SHOWN = 200
@@ -31,13 +33,32 @@ _SHOWN = 200
 
 @job
 async def why(
-    target: Anchor,
+    target: Annotated[
+        str | None, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")
+    ] = None,
     url: Url = DEFAULT_URL,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="Only so many of the newest entries; 0: all.")] = 0,
     wagon: Annotated[int | None, typer.Option("--wagon", help="Only what concerns the wagon of this number.")] = None,
+    look: Annotated[
+        str | None,
+        typer.Option(
+            "--look", metavar="FILE", help="Run the looks of an observer again that this log holds; -: standard input."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what was decided and what was refused, each with its figures: the journal, oldest first."""
+    """Say what was decided and what was refused, each with its figures: the journal, oldest first.
+
+    With --look: what an observer saw at its looks, and what it decided on that. An observer writes its looks to its log
+    with --log-level debug, and in the report of a defect.
+    """
+    if look is not None:
+        if target is not None or wagon is not None:
+            raise UsageError("--look FILE takes no TARGET and no --wagon: a look says which train it is of")
+        run_again(look, last=last, as_json=as_json)
+        return
+    if target is None:
+        raise UsageError("name the TARGET: module:attribute, or the name of a train that runs at the URL")
     async with registered(target, url) as (registry, name):
         # a wagon's own entries are counted after they are picked
         entries = [e async for e in registry.entries(name, last=last or None if wagon is None else None)]

@@ -194,16 +194,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return Channel(self.train, wagon.number, DEAD)
 
 
-def opened(
-    manifest: Manifest, *, now: float, because: str, capacity: int | None, reuses: int | None = None
-) -> Manifest:
-    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by unit `reuses`, or by
+def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None, unit: int | None = None) -> Manifest:
+    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by
     one of its own."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
         capacity=capacity,
-        reuses=reuses,
+        reuses=unit,
         revision=manifest.revision,
         opened_because=because,
         opened_at=now,

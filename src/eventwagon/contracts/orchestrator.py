@@ -55,29 +55,34 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What really runs: a unit of workers and the wagon that it serves now. `ready`: they are attached to all of its
-    channels that they were told of but the `missing`; `channels` says to which."""
+    """Workers as they really run, and the wagon that they serve now: a unit, as its orchestrator finds it, or what one
+    process says of itself in its check-in. What is said here of channels, handlings and breakers is as far as known."""
 
     number: int
+    """The wagon that they serve."""
     ready: bool
+    """They are attached to all of its channels that they were told of but the `missing`; `channels` says which."""
     workers: int = 0
+    """How many; of a shared crew, those that are at this wagon now."""
     revision: str = ""
-    """The code that runs, as the spec named it."""
-    missing: tuple[str, ...] = ()
-    """Inner channels of the wagon that none of its workers has a handler for, as far as is known here: the others are
-    served."""
+    """The code that runs, as the spec named it; empty: not said."""
     trouble: str = ""
     """Why it is not ready."""
     handled: int = 0
-    """Handlings that ended well at the wagon served now, as far as is known here."""
+    """Handlings that ended well at this wagon."""
     failed: int = 0
     """Handlings there that failed."""
     channels: tuple[str, ...] | None = None
-    """The inner channels that they are attached to; None: not known here."""
+    """The inner channels that they are attached to: a wagon may have got more meanwhile. None: not known."""
+    losses: int | None = None
+    """The wagon's losses that a process knew of as it checked in: what it says is of the wagon since the last of them.
+    None: not said (older code, or an orchestrator)."""
+    missing: tuple[str, ...] = ()
+    """Inner channels of the wagon that none of them has a handler for: the others are served."""
     open: dict[str, str] = {}
-    """Channels whose circuit breaker is open, and why, as far as is known here."""
+    """Channels whose circuit breaker is open, and why."""
     paused: bool | None = None
-    """They take nothing since their wagon is paused; None: not known here, or they can't be told to."""
+    """They take nothing since their wagon is paused. None: not known, or they can't be told to."""
 
 
 class Orchestrator(Protocol):

@@ -14,6 +14,7 @@ from ..display.text import said
 from .documents import as_read
 from .facts import Entry
 from .manifest import Manifest
+from .orchestrator import Deployment
 from .process import Pod, Process
 
 _logger = logging.getLogger("eventwagon")
@@ -24,34 +25,6 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     revision: int
-
-
-class Attachment(msgspec.Struct, frozen=True):
-    """What one process's workers do for one wagon."""
-
-    number: int
-    ready: bool
-    """Attached to all of its channels that the process knows of; `channels` says which."""
-    workers: int = 0
-    """Its own workers, or those of the shared crew that are at it now."""
-    trouble: str = ""
-    """Why it is not ready."""
-    handled: int = 0
-    """Handlings that ended well in this process."""
-    failed: int = 0
-    """Handlings that failed in this process."""
-    channels: tuple[str, ...] | None = None
-    """The wagon's inner channels that it is attached to: a wagon may have got more meanwhile. None: not told (older
-    code)."""
-    losses: int | None = None
-    """The wagon's losses that the process knew of: what it says is of the wagon since the last of them. None: not
-    told."""
-    missing: tuple[str, ...] = ()
-    """Its inner channels that this process has no handler for: it serves the others."""
-    open: dict[str, str] = {}
-    """Channels whose circuit breaker is open in this process, and why."""
-    paused: bool | None = None
-    """It hands out no event of the wagon, since that is paused. None: not told, or it can't."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +38,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """The revision of its code, where it says one."""
     crew: int = 0
     """Its workers, where they are a shared crew."""
-    deployed: tuple[Attachment, ...] = ()
+    deployed: tuple[Deployment, ...] = ()
     """What the orchestrator of an observing process says of the wagons' workers."""
     publishing_to: int = 0
     """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known
     yet."""
-    attachments: tuple[Attachment, ...] = ()
+    attachments: tuple[Deployment, ...] = ()
+    """What its own workers do, wagon by wagon."""
     channels: tuple[str, ...] | None = None
     """The inner channels that its program has handlers for; None: it does not say."""
     caught: int = 0

@@ -1,4 +1,4 @@
-"""New code under watch: the verdict on the wagon that has it, and the way back. Pure."""
+"""Canary: judge a wagon with new code by its failures, and go back to the old code. Pure."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from ..contracts.facts import WatchEnded, WentBack
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Request
 from ..contracts.orchestrator import Deployment
-from .edits import Plan
+from .edits import Edit
 
 LEAST = 20
-"""Handlings before a wagon's failures are judged: one of one is no verdict."""
+"""Handlings before a wagon's failures are judged: one failure out of one says nothing."""
 
 
-def judged(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Plan:
-    """Ask for the code before where too much fails in the watched wagon; watch it no more once it is drained.
+def judge_canary(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Edit:
+    """Ask for the previous code if too many handlings fail in the watched wagon. The watch ends when the wagon is
+    drained.
 
-    `deployments` by unit. A switch to other code that somebody asked for meanwhile stands.
+    `deployments` by unit. If somebody has asked for a switch to other code meanwhile, that request stays.
     """
     watch = manifest.watch
     if watch is None:
-        return Plan(manifest)
+        return Edit(manifest)
     wagon = manifest.wagon(watch.number)
     if wagon is None or wagon.state not in (State.ACTIVE, State.DRAINING):
         ended = WatchEnded(train=manifest.train, number=watch.number)
-        return Plan(msgspec.structs.replace(manifest, watch=None), (ended,))
+        return Edit(msgspec.structs.replace(manifest, watch=None), (ended,))
     found = deployments.get(wagon.unit)
     if found is None or found.number != wagon.number:
-        return Plan(manifest)
+        return Edit(manifest)
     handled, failed = found.handled, found.failed
     total = handled + failed
     if total < LEAST or failed <= watch.share * total:
-        return Plan(manifest)
+        return Edit(manifest)
     fact = WentBack(
         train=manifest.train,
         number=watch.number,
@@ -48,4 +49,4 @@ def judged(manifest: Manifest, deployments: Mapping[int, Deployment], now: float
     if asked is None or asked.revision is None:
         request = Request(f"in {wagon.name} {failed} of {total} handlings failed", now, watch.back)
         manifest = msgspec.structs.replace(manifest, request=request, revision=watch.back)
-    return Plan(msgspec.structs.replace(manifest, watch=None), (fact,))
+    return Edit(msgspec.structs.replace(manifest, watch=None), (fact,))

@@ -1,7 +1,7 @@
-"""Single steps of policy, each a function of what is known: the tasks there are, founding, a full wagon, outcomes.
+"""Single changes to a manifest, each a function of what is known: founding a train, a full wagon, what came of a task.
 Pure.
 
-`plan` strings them together for observers; publishers and the switching half use them one by one.
+`plan` puts them together for observers; publishers and the switcher use them one by one.
 """
 
 from __future__ import annotations
@@ -55,15 +55,11 @@ from .losses import GONE
 PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
 OPEN_PAUSE_MOST = 300.0
-"""The longest pause after a wagon that never got ready."""
-IDLE = -1
-"""Among the ages: for how long nothing came to the active wagon and nothing is outstanding there."""
-UNWANTED = -2
-"""Among the ages: for how long the next wagon has not been wanted."""
+"""The longest pause after a wagon that never got ready, in seconds."""
 
 
-class Provision(msgspec.Struct, frozen=True):
-    """Make the wagon's channels and ask for its workers; for a wagon that has them, look that they are still there."""
+class Ensure(msgspec.Struct, frozen=True):
+    """Make the wagon's channels and ask for its workers; for a wagon that has them, check that they still exist."""
 
     number: int
 
@@ -102,48 +98,67 @@ class RemoveLeftover(msgspec.Struct, frozen=True):
 
 
 Refusal = (
-    SwitchRefused | OpenRefused | SealWaits | DrainUnproven | StepFailed | ChannelUnserved | ChannelThreatened | DefectFound
+    SwitchRefused
+    | OpenRefused
+    | SealWaits
+    | DrainUnproven
+    | StepFailed
+    | ChannelUnserved
+    | ChannelThreatened
+    | DefectFound
     | EventsLost
-)  # fmt: skip
+)
 """What was not done, and why."""
 
-Task = Provision | AddChannels | Seal | Lift | Remove | RemoveLeftover
+Task = Ensure | AddChannels | Seal | Lift | Remove | RemoveLeftover
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """The next manifest (the same object when nothing changes), why, and what to do once it is stored.
+def words(task: Task) -> str:
+    """The task for people: the same words each time that it is due."""
+    name = f"wagon {task.number}"
+    match task:
+        case Ensure():
+            return f"provision {name}"
+        case AddChannels(channels=channels):
+            return f"make {', '.join(channels)} in {name}"
+        case Seal():
+            return f"seal {name}"
+        case Lift():
+            return f"lift the bound of {name}"
+        case Remove():
+            return f"remove {name}"
+        case RemoveLeftover():
+            return f"remove what is left of {name}"
 
-    `facts` explain the change; `refusals` explain what was not done, at each look anew.
-    """
+
+class Edit(msgspec.Struct, frozen=True):
+    """One change: the next manifest (the same object when nothing changes), the facts that explain it, and what to do
+    once it is stored."""
 
     manifest: Manifest
     facts: tuple[Decision, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
     tasks: tuple[Task, ...] = ()
-    next_wanted: bool = False
-    """The active wagon fills, or a switch was asked for."""
-    defects: tuple[tuple[str, Exception], ...] = ()
-    """What could not be decided because a rule of our own is broken there."""
 
 
 def attempt_pause(attempts: int) -> float:
-    """Seconds before the next attempt at provisioning, after so many failed ones."""
-    return min(PAUSE_MOST, 0.5 * 2.0 ** (attempts - 1)) if attempts else 0.0
+    """Seconds before the next attempt at provisioning, after that many failed ones."""
+    return min(PAUSE_MOST, 0.5 * 2.0 ** min(attempts - 1, 60)) if attempts else 0.0
 
 
 def open_pause(failed: int) -> float:
-    """Seconds before the next wagon is opened, after so many in a row that never got ready."""
-    return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** (failed - 1)) if failed else 0.0
+    """Seconds before the next wagon is opened, after that many in a row that never got ready."""
+    return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** min(failed - 1, 60)) if failed else 0.0
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """There can't be a next wagon: as many live as may, and none of them is on its way to be the next."""
+    """No further wagon can be opened: the cap of live wagons is reached, and none of them is on its way to be the
+    next."""
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 
 def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
-    """What the manifest says that a wagon's workers should serve; `workers` of its own (0: none for now), or None for a
-    shared crew."""
+    """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: a shared crew
+    serves it."""
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
@@ -178,21 +193,21 @@ def load_of(
 
 
 def open_next(
-    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool, reuses: int | None = None
+    settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool, unit: int | None = None
 ) -> tuple[Manifest, WagonOpened]:
-    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by unit `reuses`, or by
+    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by `unit`, or by
     one of its own."""
     bound = capacity(settings.limit) if bounds else None
     number = manifest.next_number
-    return opened(manifest, now=now, because=because, capacity=bound, reuses=reuses), WagonOpened(
-        train=manifest.train, number=number, because=because, revision=manifest.revision, unit=reuses
+    return opened(manifest, now=now, because=because, capacity=bound, unit=unit), WagonOpened(
+        train=manifest.train, number=number, because=because, revision=manifest.revision, unit=unit
     )
 
 
 # --- founding -----------------------------------------------------------------------------
 
 
-def found(
+def bootstrap(
     settings: Settings,
     manifest: Manifest,
     channels: tuple[str, ...] | None,
@@ -200,13 +215,12 @@ def found(
     *,
     bounds: bool,
     revision: str = "",
-) -> Plan:
+) -> Edit:
     """The first wagon of a train that has none, or of one whose founder died half-way.
 
-    `channels` is None where the founder declares nothing (it only publishes): then its settings count for nothing
-    either, and the first wagon is not bounded. `revision` is the code of one that declares. The first wagon takes
-    events as soon as its channels do: there is nothing to redirect from, and what is published before workers come is
-    stored.
+    `channels` is None where the founder only publishes: it declares nothing, its settings don't count, and the first
+    wagon has no bound. `revision` is the code of a founder that declares. The first wagon takes events as soon as its
+    channels do: there is nothing to redirect from, and events are stored until workers come.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
@@ -234,17 +248,16 @@ def found(
                 revision=first.revision,
             )
         )
-    tasks = (Provision(first.number),) if first.created_at is None else ()
-    return Plan(manifest, tuple(facts), (), tasks)
+    tasks = (Ensure(first.number),) if first.created_at is None else ()
+    return Edit(manifest, tuple(facts), tasks)
 
 
 _ATTEMPTS_UNSET = "attempts", "5", "None"
-"""A program that leaves the number of attempts open, at a train that an older program founded, whose default was
-five."""
+"""A program without a number of attempts, at a train that an older program founded: there the default was five."""
 
 
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """What the train was declared with and what a program says, by setting, where they differ."""
+    """Where a program differs from the train's declaration: by setting, the train's value and the program's."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
     return {
@@ -255,7 +268,7 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
 
 
 def _alike(theirs: str, ours: str) -> bool:
-    """Whether both write one value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it,
+    """Whether both texts write the same value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, is
     `Volume(10000)`."""
     if theirs == ours:
         return True
@@ -283,10 +296,10 @@ class Full(msgspec.Struct, frozen=True):
     because: str
 
 
-def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Plan | Full | None:
-    """What a publisher does that the broker told that the active wagon is exactly full, `held` seconds ago.
+def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Edit | Full | None:
+    """What a publisher does once the broker has reported the active wagon full; `held` is how long it has been waiting.
 
-    A plan (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
+    An edit (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
     """
     active = manifest.active
     if active is None:
@@ -302,26 +315,26 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
             because=figures,
             revision=ready[0].revision,
         )
-        return Plan(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
+        return Edit(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
     capped = at_cap(settings, manifest)
     if capped and settings.at_cap == "refuse":
         return Full(f"the cap of {settings.wagons} live wagons is reached, and the active one is full ({figures})")
     if on_hold:
-        return Plan(manifest, tasks=(Lift(active.number, WHILE_PAUSED),))
+        return Edit(manifest, tasks=(Lift(active.number, WHILE_PAUSED),))
     if capped:
-        return Plan(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
+        return Edit(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
     if held >= settings.hold:
         why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
-        return Plan(manifest, tasks=(Lift(active.number, why),))
+        return Edit(manifest, tasks=(Lift(active.number, why),))
     return None
 
 
 # --- a registry that stepped back ---------------------------------------------------------
 
 
-def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
-    """What a process does that knew `known` where the registry holds the older `found`: take it over, as the manifest
-    of a new epoch."""
+def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
+    """The registry holds the manifest `found`, which is older than `known`: go on with it as the manifest of a new
+    epoch."""
     manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
@@ -337,10 +350,10 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Plan:
         facts.append(DeliveryPaused(train=train, number=None, because=why, by=after.by, publishing=after.publishing))
     elif after is None and before is not None:
         facts.append(DeliveryResumed(train=train, number=None, because=why))
-    return Plan(manifest, tuple(facts))
+    return Edit(manifest, tuple(facts))
 
 
-def unmade_given_up(manifest: Manifest, now: float) -> Plan:
+def unmade_given_up(manifest: Manifest, now: float) -> Edit:
     """Wagons without channels, as far as the older manifest says, don't get any: these may have been made, used and
     deleted since, and no name is used twice. Who stood still meanwhile may delete them at any time."""
     because = "its channels may have been made, used and deleted before the registry stepped back"
@@ -350,11 +363,11 @@ def unmade_given_up(manifest: Manifest, now: float) -> Plan:
             step = not_wanted(manifest, wagon, now, because)
             manifest = step.manifest
             facts += step.facts
-    return Plan(manifest, tuple(facts))
+    return Edit(manifest, tuple(facts))
 
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """What is paused, and a removal, are as `known` has them, but for what was said since. Idempotent."""
+    """Pauses and a removal as `known` has them, but for pauses that were asked for since. Idempotent."""
     since = _as_of(known)
     own = {w.number: w.paused for w in known.wagons}
     wagons = tuple(
@@ -378,104 +391,104 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def _as_of(manifest: Manifest) -> float:
-    """When the manifest was written, at the earliest."""
+    """The latest time in the manifest: it was written then or later."""
     times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
     return max((t for t in times if t is not None), default=0.0)
 
 
 def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | None:
-    """A pause that was found and asked for after what is known was written; else what is known. One too many hurts nobody:
-    `status` tells it, and `resume` ends it."""
+    """The pause that was found, where it was asked for after `known` was written; else the one that is known. One pause
+    too many does no harm: `status` shows it, and `resume` ends it."""
     return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
 def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
-    """The same in words, for each process that knew more; `revision` is that of `known`."""
+    """The fact of it, for each process that knew a newer manifest; `revision` is that of `known`."""
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
     return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
 
 
-def kept(known: Manifest, manifest: Manifest) -> Plan:
-    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, what was said by hand,
-    and removals that had begun. Idempotent."""
+def kept(known: Manifest, manifest: Manifest) -> Edit:
+    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, pauses and removals
+    that had begun. Idempotent."""
     saved = removals_kept(known, by_hand_kept(known, numbers_kept(known, manifest)))
-    return Plan(manifest if saved == manifest else saved)
+    return Edit(manifest if saved == manifest else saved)
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """No number and no turn that `known` has used is used again. Idempotent."""
+    """Go on counting wagons and turns from where `known` was, so that none is used twice. Idempotent."""
     number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
     return msgspec.structs.replace(manifest, next_number=number, turns=turns)
 
 
-def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Plan:
-    """How many events were lost with wagons that the manifest forgot, by number: told once, whoever finds it first."""
+def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
+    """Report how many events were lost with wagons that the manifest forgot, by number: once, whichever process finds
+    it first."""
     new = {number: count for number, count in lost.items() if number not in manifest.lost_wagons}
     if not new:
-        return Plan(manifest)
+        return Edit(manifest)
     why = f"its channels have {GONE}; it is not in the manifest either"
     facts = tuple(
         EventsLost(train=manifest.train, number=number, count=count, total=count, because=why)
         for number, count in sorted(new.items())
     )
-    return Plan(msgspec.structs.replace(manifest, lost_wagons=(*manifest.lost_wagons, *sorted(new))), facts)
+    return Edit(msgspec.structs.replace(manifest, lost_wagons=(*manifest.lost_wagons, *sorted(new))), facts)
 
 
-def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Plan:
-    """The next wagon's number is past that of every wagon that was found: a manifest from an older copy does not know of
-    all that were made since. A wagon has a channel for its dead letters, which is among the first that are made and goes
-    last; a channel of such a number without one is taken for somebody else's, and is left alone. Idempotent."""
+def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
+    """Move the next wagon's number past every wagon whose channels were found: a manifest from an older copy does not
+    know the wagons opened since. Each wagon has a channel for its dead letters, created among the first and deleted
+    last; a channel of a number without one is taken for somebody else's, and left alone. Idempotent."""
     following = manifest.next_number
     numbers = sorted({c.wagon for c in channels if c.name == DEAD and c.wagon >= following})
     if not numbers:
-        return Plan(manifest)
+        return Edit(manifest)
     skipped = NumbersSkipped(train=manifest.train, next=numbers[-1] + 1, numbers=tuple(numbers))
-    return Plan(msgspec.structs.replace(manifest, next_number=skipped.next), (skipped,))
+    return Edit(msgspec.structs.replace(manifest, next_number=skipped.next), (skipped,))
 
 
 # --- asked for by hand --------------------------------------------------------------------
 
 
-def switch_asked(manifest: Manifest, request: Request) -> Plan:
-    """The request stands until it is done or given up. Idempotent; one for other code takes the place of an earlier
-    one."""
+def switch_asked(manifest: Manifest, request: Request) -> Edit:
+    """Keep the request until it is done or given up. A request for other code replaces an earlier one. Idempotent."""
     standing = manifest.request
     if standing is not None and request.revision in (None, standing.revision):
-        return Plan(manifest)
+        return Edit(manifest)
     fact = SwitchRequested(
         train=manifest.train, because=request.why, revision=request.revision, watch=request.watch, by=request.by
     )
     revision = manifest.revision if request.revision is None else request.revision
-    return Plan(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
+    return Edit(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
 
 
-def active_sealed(manifest: Manifest, number: int, request: Request) -> Plan:
-    """The broker refuses the active wagon, which was cut off in a time that the registry forgot: the next one is asked
-    for. Idempotent."""
+def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
+    """The broker refuses writes to the active wagon, which was cut off in a time that the registry forgot: ask for the
+    next one. Idempotent."""
     wagon = manifest.active
     if wagon is None or wagon.number != number:
-        return Plan(manifest)
+        return Edit(manifest)
     if not wagon.found_sealed:
         manifest = changed(manifest, number, found_sealed=True)
     return switch_asked(manifest, request)
 
 
-def removal_asked(manifest: Manifest, removal: Removal) -> Plan:
-    """The train is being removed, and its processes are asked to end. Idempotent: who asked first stands."""
+def removal_asked(manifest: Manifest, removal: Removal) -> Edit:
+    """Begin to remove the train: its processes are asked to end. Idempotent: the first request counts."""
     if manifest.removal is not None:
-        return Plan(manifest)
+        return Edit(manifest)
     fact = RemovalAsked(train=manifest.train, because=removal.why, by=removal.by)
-    return Plan(msgspec.structs.replace(manifest, removal=removal, stops=manifest.stops + 1), (fact,))
+    return Edit(msgspec.structs.replace(manifest, removal=removal, stops=manifest.stops + 1), (fact,))
 
 
-def removal_given_up(manifest: Manifest, now: float, because: str) -> Plan:
-    """The train goes on after all, with another wagon: its active one may be sealed by now. Idempotent."""
+def removal_given_up(manifest: Manifest, now: float, because: str) -> Edit:
+    """The train goes on after all. It needs another wagon, since its active one may be sealed by now. Idempotent."""
     if manifest.removal is None:
-        return Plan(manifest)
+        return Edit(manifest)
     fact = RemovalGivenUp(train=manifest.train, because=because)
     asked = manifest.request or Request("a removal was given up", now)
-    return Plan(msgspec.structs.replace(manifest, removal=None, request=asked), (fact,))
+    return Edit(msgspec.structs.replace(manifest, removal=None, request=asked), (fact,))
 
 
 # --- what came of the tasks ---------------------------------------------------------------
@@ -489,22 +502,22 @@ def created(manifest: Manifest, number: int, now: float) -> Manifest:
     return changed(manifest, number, created_at=now)
 
 
-def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -> Plan:
+def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -> Edit:
     """The wagon has these inner channels too. Idempotent; a wagon that is past draining is left alone."""
     wagon = manifest.wagon(number)
     new = tuple(c for c in channels if wagon is not None and c not in wagon.channels)
     if wagon is None or not new or wagon.state not in LIVE:
-        return Plan(manifest)
+        return Edit(manifest)
     fact = ChannelsAdded(train=manifest.train, number=number, channels=new)
-    return Plan(changed(manifest, number, channels=(*wagon.channels, *new)), (fact,))
+    return Edit(changed(manifest, number, channels=(*wagon.channels, *new)), (fact,))
 
 
-def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Plan:
-    """An attempt at provisioning failed: again after a doubled pause, or given up after the last. A switch to other
-    code that was asked for is given up with it, or no switch would ever be made again."""
+def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Edit:
+    """An attempt at provisioning failed: try again after twice the pause, or give up after the last attempt. A request
+    to switch to other code is given up with it, or no switch would ever be made again."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.PROVISIONING:
-        return Plan(manifest)
+        return Edit(manifest)
     attempt = wagon.attempts + 1
     train = manifest.train
     active = manifest.active
@@ -512,61 +525,61 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
         manifest = changed(manifest, number, attempts=attempt, trouble=because)
         pause = attempt_pause(attempt)
         fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=pause)
-        return Plan(manifest, (fact,))
+        return Edit(manifest, (fact,))
     manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
     fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None)
     if wagon.revision != manifest.revision:
-        return Plan(manifest, (fact,))
+        return Edit(manifest, (fact,))
     asked, back = manifest.request, active.revision
     if asked is not None and asked.revision is not None and asked.revision != back:
         why = f"{wagon.name} was the last attempt at getting a wagon with it ready: {because}"
         given_up = SwitchGivenUp(train=train, revision=asked.revision, back=back, because=why)
-        return Plan(msgspec.structs.replace(manifest, request=None, revision=back), (fact, given_up))
+        return Edit(msgspec.structs.replace(manifest, request=None, revision=back), (fact, given_up))
     manifest = msgspec.structs.replace(manifest, failed_opens=manifest.failed_opens + 1)
-    return Plan(manifest, (fact,))
+    return Edit(manifest, (fact,))
 
 
-def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Plan:
-    """A wagon that was never active is put away: a READY one the safe way, since a publisher may have heard of it."""
+def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Edit:
+    """Put away a wagon that was never active. A READY one is drained first, since a publisher may know it already."""
     if wagon.state is State.READY:
         put_away = Discarded(train=manifest.train, number=wagon.number, because=because)
         manifest = moved(manifest, wagon.number, Move.DISCARDED, closed_at=now, closed_because=because)
-        return Plan(manifest, (put_away,))
+        return Edit(manifest, (put_away,))
     failed = ProvisioningFailed(train=manifest.train, number=wagon.number, attempt=0, because=because, pause=None)
-    return Plan(moved(manifest, wagon.number, Move.GIVEN_UP, trouble=because, closed_at=now), (failed,))
+    return Edit(moved(manifest, wagon.number, Move.GIVEN_UP, trouble=because, closed_at=now), (failed,))
 
 
-def sealed(manifest: Manifest, number: int, now: float) -> Plan:
-    """The broker refuses every further publish to the wagon's ingress. Idempotent."""
+def sealed(manifest: Manifest, number: int, now: float) -> Edit:
+    """The wagon's ingress is sealed: the broker refuses every further publish to it. Idempotent."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
-        return Plan(manifest)
+        return Edit(manifest)
     fact = WagonSealed(train=manifest.train, number=number, seconds=now - (wagon.closed_at or now))
-    return Plan(changed(manifest, number, sealed_at=now), (fact,))
+    return Edit(changed(manifest, number, sealed_at=now), (fact,))
 
 
-def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Plan:
-    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. Where its workers serve
-    another wagon by now it gets new ones, under a number that no wagon will have. `lost` are channels that it had
+def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Edit:
+    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. If its workers serve
+    another wagon by now it gets new ones, under a number that no wagon will have. `lost`: channels that it had
     before."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
-        return Plan(manifest)
+        return Edit(manifest)
     if any(w.unit == wagon.unit for w in manifest.in_state(*LIVE)):
         manifest = changed(manifest, number, reuses=manifest.next_number)
         manifest = msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
     if lost:
         manifest = changed(manifest, number, channels=(*wagon.channels, *lost))
     fact = EventsLate(train=manifest.train, number=number, count=count)
-    return Plan(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
+    return Edit(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
 
 
-def removal_begun(manifest: Manifest, wagon: Wagon) -> Plan:
-    """From here on the drained wagon only goes: no observer finds late events in it any more, however long it stood
-    still. Nothing changes unless the wagon is as it was at the last look."""
+def removal_begun(manifest: Manifest, wagon: Wagon) -> Edit:
+    """From here on the drained wagon can only be removed: an observer that stood still meanwhile can't find late events
+    in it and drain it again. Nothing changes unless the wagon is as it was at the last look."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
-        return Plan(manifest)
-    return Plan(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))
+        return Edit(manifest)
+    return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))
 
 
 def removed(manifest: Manifest, number: int) -> Manifest:

@@ -52,8 +52,8 @@ class Losses:
         self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
     ) -> None:
         """What the channels of the wagons in use look like now, in seconds of a steady clock, which channels the broker
-        has, and what was told of each wagon. A channel of which nothing is known is missing only where it is not `there`
-        either: unknown is not gone."""
+        has, and what was told of each wagon. A channel of which nothing is known is missing only where it is not
+        `there` either: unknown is not gone."""
         absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
         self.missing = frozenset(c for c in absent if c in self._missing)
         self._missing = {c: self._missing.get(c, now) for c in absent}

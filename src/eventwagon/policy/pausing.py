@@ -1,4 +1,4 @@
-"""A pause by hand: how it stands in the manifest, and who has not heeded it yet. Pure."""
+"""A pause by hand: how the manifest holds it, and which workers don't follow it yet. Pure."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from ..contracts.facts import DeliveryPaused, DeliveryResumed
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest, Pause, Wagon, changed
 from ..contracts.registry import Member
-from .edits import Plan
+from .edits import Edit
 
 
-def paused(manifest: Manifest, number: int | None, pause: Pause) -> Plan:
-    """The train is paused, or that wagon alone. Idempotent: who paused it first stands, and publishing that is refused
-    stays so. A wagon that is gone changes nothing."""
+def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
+    """Pause the train, or that wagon alone. Idempotent: the first pause counts, and if publishing is refused it stays
+    so. A wagon that is gone changes nothing."""
     wagon = manifest.wagon(number) if number is not None else None
     if number is not None and wagon is None:
-        return Plan(manifest)
+        return Edit(manifest)
     standing = manifest.paused if wagon is None else wagon.paused
     if standing is not None:
         if standing.publishing or not pause.publishing:
-            return Plan(manifest)
+            return Edit(manifest)
         pause = msgspec.structs.replace(pause, at=standing.at)
     fact = DeliveryPaused(
         train=manifest.train, number=number, because=pause.why, by=pause.by, publishing=pause.publishing
     )
-    return Plan(_with(manifest, wagon, pause), (fact,))
+    return Edit(_with(manifest, wagon, pause), (fact,))
 
 
-def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Plan:
-    """The train's pause is over, or that wagon's own: neither ends the other. Idempotent."""
+def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
+    """End the train's pause, or that wagon's own: neither ends the other. Idempotent."""
     wagon = manifest.wagon(number) if number is not None else None
     if number is not None and wagon is None:
-        return Plan(manifest)
+        return Edit(manifest)
     standing = manifest.paused if wagon is None else wagon.paused
     if standing is None:
-        return Plan(manifest)
+        return Edit(manifest)
     seconds = max(0.0, now - standing.at)
     fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
-    return Plan(_with(manifest, wagon, None), (fact,))
+    return Edit(_with(manifest, wagon, None), (fact,))
 
 
 def _with(manifest: Manifest, wagon: Wagon | None, pause: Pause | None) -> Manifest:
@@ -51,22 +51,22 @@ def _with(manifest: Manifest, wagon: Wagon | None, pause: Pause | None) -> Manif
 
 
 def resting(manifest: Manifest) -> frozenset[int]:
-    """The numbers of the wagons of which nothing is to be handed out."""
+    """The numbers of the wagons that are paused: none of their events is handed out."""
     return frozenset(w.number for w in manifest.wagons if manifest.pause_of(w) is not None)
 
 
 class Heedless(NamedTuple):
-    """Workers at a paused wagon that do not say that they hand out nothing of it."""
+    """Workers of a paused wagon that have not confirmed that they hand out none of its events."""
 
     number: int
     who: str
     """A process, or what an orchestrator has started."""
     can: bool
-    """It can be told to: it will do so soon, or is of a version that does not know of pauses. Else it goes on."""
+    """It can follow a pause: it will soon, unless its version does not know pauses. False: it goes on."""
 
 
 def heedless(manifest: Manifest, members: Sequence[Member]) -> Iterator[Heedless]:
-    """Who is still at work at paused wagons, as far as the processes say."""
+    """Which workers still serve paused wagons, as far as the check-ins say."""
     for wagon in manifest.in_state(*LIVE):
         if manifest.pause_of(wagon) is None:
             continue

@@ -1,14 +1,13 @@
 """All policy: what should happen next to a train, as a function of what is known. No I/O, no clock, no await.
 
 Observers call `plan` at each look. It returns the next manifest, to be stored by one compare-and-swap together with the
-facts that explain it, and the tasks to be carried out once it is stored. Simulator, tests, `eventwagon why` and
-production run this same code.
+facts that explain it, and the tasks to be carried out once it is stored. The simulation, the tests, production, and
+`eventwagon why --look`, which runs a stored look again, share this code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,19 +30,14 @@ from ..contracts.facts import (
     WorkersLost,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Manifest, Wagon, changed, check, moved, switched
+from ..contracts.manifest import Wagon, changed, check, moved, switched
 from ..contracts.orchestrator import Deployment
-from ..contracts.reading import Reading
-from ..contracts.registry import Member
-from ..event import Channel
 from ..limits import Pressure, measured
-from ..settings import Settings
-from .canary import judged
+from .canary import judge_canary
 from .edits import (
-    UNWANTED,
     AddChannels,
-    Plan,
-    Provision,
+    Edit,
+    Ensure,
     Refusal,
     Remove,
     RemoveLeftover,
@@ -58,109 +52,110 @@ from .edits import (
     open_pause,
 )
 from .losses import GONE
-from .scale_to_zero import rested
+from .scale_to_zero import scale_to_zero
+from .seen import Seen
 
 
-def plan(
-    settings: Settings,
-    manifest: Manifest,
-    readings: Mapping[int, Reading],
-    deployments: Mapping[int, Deployment],
-    members: Sequence[Member],
-    now: float,
-    *,
-    bounds: bool,
-    fences: bool = True,
-    ages: Mapping[int, float] | None = None,
-    leftovers: Sequence[Channel] = (),
-    orchestrated: bool = False,
-) -> Plan:
-    """What an observer that sees all this should do next.
+class Plan(Edit, frozen=True):
+    """What `plan` decides: an edit of the manifest, and why some things were not done.
 
-    `readings` by wagon number, `deployments` by unit, `now` in seconds since the epoch, `bounds`: the broker holds a
-    channel's capacity exactly, `leftovers`: channels found that may belong to no wagon, `ages`: seconds for which each
-    wagon has been as it is (and under `IDLE` and `UNWANTED`), `orchestrated`: workers come and go as is said here. The
-    manifest must have been read before the readings and `members` were taken: a wagon counts as proven empty only if it
-    was already known to be sealed, and where the broker can't refuse writes a wagon is sealed only if it was already
-    known to be cut off.
+    `facts` explain the change; `refusals` say what was not done and why, at each look anew.
     """
-    if manifest.removal is not None:
-        return Plan(manifest)  # its remover does the rest
-    draft = _Draft(settings, manifest, readings, deployments, members, now, bounds, fences, ages or {})
-    draft.attempt("numbering", lambda: draft.number(leftovers))
+
+    refusals: tuple[Refusal, ...] = ()
+    next_wanted: bool = False
+    """The active wagon fills, or a switch was asked for."""
+    defects: tuple[tuple[str, Exception], ...] = ()
+    """The phases in which a rule of our own was broken, and the error: nothing was decided there."""
+
+
+# The phases of a plan, in this order. Each works on the manifest as the phases before it have left it.
+#
+# - numbering comes first: no phase may open a wagon under a number that a forgotten wagon has used.
+# - provisioning: wagons become READY or lose that, before ingestion is redirected to one of them (I3).
+# - looking at channels, making channels anew, counting what was lost: about wagons as the look saw them. They come
+#   before the phases that move wagons on, so that a wagon proven empty in this look has its losses told, too.
+# - judging new code comes before the switch: where it asks for the way back, this same plan can go it.
+# - switching: redirects ingestion to a READY wagon, or says why not; and finds out whether a next wagon is wanted.
+# - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
+#   that stay warm.
+# - opening needs to know both: whether a wagon is wanted, and which units are warm.
+# - sending workers home comes after opening: only a wagon that is alone falls asleep.
+# - sweeping comes last: it removes what belongs to no wagon of the manifest that will be stored.
+#
+# Where a phase meets a defect of ours, that phase alone is undone: sealing waits for no rule about spares.
+
+
+def plan(seen: Seen) -> Plan:
+    """What an observer that sees all this should do next. Pure: the same look gives the same plan. Raises nothing that
+    a phase raises: that is among the plan's defects."""
+    if seen.manifest.removal is not None:
+        return Plan(seen.manifest)  # its remover does the rest
+    draft = Draft(seen)
+    draft.attempt("numbering", draft.number)
     draft.attempt("provisioning", draft.provision)
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("making channels anew", draft.restore)
-    draft.attempt("judging new code", lambda: draft.follow(judged(draft.manifest, deployments, now)))
+    draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, seen.deployments, seen.now)))
     draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
-    if orchestrated:
-        rest = partial(rested, settings, readings=readings, ages=draft.ages, now=now)
-        draft.attempt("sending workers home", lambda: draft.follow(rest(draft.manifest)))
-    draft.attempt("sweeping", lambda: draft.sweep(leftovers))
+    if seen.orchestrated:
+        draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
+    draft.attempt("sweeping", draft.sweep)
     return draft.plan()
 
 
-class _Draft:
-    """A plan in the making."""
+class Draft:
+    """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        manifest: Manifest,
-        readings: Mapping[int, Reading],
-        deployments: Mapping[int, Deployment],
-        members: Sequence[Member],
-        now: float,
-        bounds: bool,
-        fences: bool,
-        ages: Mapping[int, float],
-    ) -> None:
-        self.settings = settings
-        self.manifest = manifest
-        self.readings = readings
-        self.deployments = deployments
-        self.members = members
-        self.now = now
-        self.bounds = bounds
-        self.fences = fences
-        self.ages = ages
+    def __init__(self, seen: Seen) -> None:
+        self.settings = seen.settings
+        self.manifest = seen.manifest
+        self.readings = seen.readings
+        self.deployments = seen.deployments
+        self.members = seen.members
+        self.now = seen.now
+        self.bounds = seen.capabilities.bounds
+        self.fences = seen.capabilities.fences
+        self.ages = seen.ages
+        self.leftovers = seen.leftovers
         self.facts: list[Decision] = []
         self.refusals: list[Refusal] = []
         self.tasks: list[Task] = []
         self.next_wanted = False
-        self.cut_off_before = {w.number for w in manifest.in_state(State.DRAINING)}
-        """Those that this plan has not cut off itself: `members` is of later than their switch."""
+        self.cut_off_before = {w.number for w in seen.manifest.in_state(State.DRAINING)}
+        """Wagons that were cut off before this plan: `members` was read after their switch."""
         self.warm: list[int] = []
-        """Units of wagons that this plan has found drained, whose workers may serve the next."""
+        """Units of wagons that this plan found drained: their workers may serve the next wagon."""
         self.defects: list[tuple[str, Exception]] = []
 
     def plan(self) -> Plan:
         return Plan(
             self.manifest,
             tuple(self.facts),
-            tuple(self.refusals),
             tuple(self.tasks),
+            tuple(self.refusals),
             self.next_wanted,
             tuple(self.defects),
         )
 
     def attempt(self, step: str, decide: Callable[[], None]) -> None:
-        """Decide one thing. Where that shows a defect of ours it is undone, and the rest goes on."""
+        """Run one phase. If it raises, or leaves a manifest that breaks a rule, it is undone, and the next one
+        follows."""
         before = self.manifest, self.facts[:], self.refusals[:], self.tasks[:], self.warm[:]
         try:
             decide()
             if self.manifest is not before[0]:
                 check(self.manifest)
-        except Exception as e:  # noqa: BLE001 - policy raises nothing: whatever this is, it must not keep the rest undone
+        except Exception as e:  # noqa: BLE001 - a defect of ours, whatever it is: the other phases go on
             self.manifest, self.facts, self.refusals, self.tasks, self.warm = before
             self.defects.append((step, e))
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon: not ready while its unit serves another, runs other code than it should, or is not
-        attached to all of the channels that the wagon has by now."""
+        """What runs for the wagon. It is not ready while its unit serves another wagon, runs other code than it should,
+        or is not attached to all channels that the wagon has by now."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -176,27 +171,27 @@ class _Draft:
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
     def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
-        """The declared channels of the wagon that its workers are not attached to. One that is declared no more needs
-        nobody."""
+        """The declared channels of the wagon that its workers are not attached to. A channel that is no longer declared
+        needs no workers."""
         if found.channels is None:
             return []
         return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
 
-    def follow(self, step: Plan) -> None:
-        """A step that is decided elsewhere."""
-        self.manifest = step.manifest
-        self.facts.extend(step.facts)
+    def follow(self, edit: Edit) -> None:
+        """Make a change that is decided elsewhere."""
+        self.manifest = edit.manifest
+        self.facts.extend(edit.facts)
 
     def age(self, wagon: Wagon) -> float:
-        return self.ages.get(wagon.number, 0.0)
+        return self.ages.wagons.get(wagon.number, 0.0)
 
-    def number(self, leftovers: Sequence[Channel]) -> None:
-        """A manifest that was restored from an older copy does not know of all channels that were made since. None of
-        their names is used again; that no other observer has just made them is known once this is stored."""
-        self.follow(numbered_past(self.manifest, leftovers))
+    def number(self) -> None:
+        """A manifest that was restored from an older copy does not know the channels created since: use none of their
+        names again. That no other observer has just created them is known once this plan is stored."""
+        self.follow(numbered_past(self.manifest, self.leftovers))
 
     def provision(self) -> None:
-        """Wagons on their way to READY, and those that fell back from it."""
+        """Wagons become READY, lose that, or are given up; and the workers of all live wagons are asked for."""
         for wagon in self.manifest.in_state(State.READY):
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
@@ -218,20 +213,20 @@ class _Draft:
                 self.follow(attempt_failed(self.settings, self.manifest, wagon.number, self.now, because))
         for wagon in self.manifest.in_state(*LIVE):
             if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
-                self.tasks.append(Provision(wagon.number))
+                self.tasks.append(Ensure(wagon.number))
             missing = tuple(c for c in self.wanted_channels() if c not in wagon.channels)
             if missing and wagon.created_at is not None:
                 self.tasks.append(AddChannels(wagon.number, missing))
 
     def wanted_channels(self) -> tuple[str, ...]:
-        """The declared channels, and those that a living program has handlers for: while programs are replaced one by
-        one, old and new work side by side, and each emits to its own."""
+        """The declared channels, and those that a live process has handlers for: while processes are replaced one by
+        one, old and new programs work side by side, and each emits to its own channels."""
         theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
-        """Channels that nobody who serves a wagon has a handler for: one that is not wanted any more and empty goes
-        from the wagon, and is deleted with it; what is in one that is not stays, and that is told."""
+        """Channels that no process at their wagon has a handler for. If such a channel is empty and no longer wanted
+        the wagon loses it, and it is deleted with the wagon. If it holds events it stays, and that is reported."""
         wanted = set(self.wanted_channels())
         for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
             found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
@@ -257,8 +252,8 @@ class _Draft:
             ]
 
     def restore(self) -> None:
-        """Inner channels that the broker does not have any more are made anew: nobody can serve a wagon without them. What
-        went with them is lost, and told."""
+        """Create inner channels anew that have vanished from the broker: a wagon can't be served without them. The
+        events in them are lost; `losses` reports how many."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             missing = tuple(c for c in reading.missing if c) if reading is not None else ()
@@ -321,14 +316,14 @@ class _Draft:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
     def on_hold(self) -> bool:
-        """The train is paused, and nobody asked for a switch: since nothing is handled, every limit would be full soon,
-        wagon after wagon. The active one takes what comes; once the train is resumed the limit finds it full."""
+        """The train is paused, and nobody asked for a switch. No event is handled, so every limit would soon be full,
+        wagon after wagon. The active wagon takes all events until the train is resumed; then its limit counts again."""
         active = self.manifest.active
         gone = active is not None and self.is_gone(active)
         return self.manifest.paused is not None and self.manifest.request is None and not gone
 
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
-        """Why ingestion can't be redirected now, in words that stay the same while the reason does."""
+        """Why ingestion can't be redirected now. The words stay the same while the reason does."""
         refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
         if self.on_hold() and not refuses:
             return WHILE_PAUSED
@@ -345,8 +340,9 @@ class _Draft:
         return "the next wagon is not opened yet"
 
     def at_cap(self, active: Wagon) -> bool:
-        """There can't be a next wagon. One that can take nothing more takes no place: nothing else could follow it, and
-        wagons that wait for removal may hold what only the next one can take over."""
+        """No further wagon can be opened. An active wagon that can take no more events does not count towards the cap:
+        without a next one the train would stand still, and wagons that wait for removal may hold events that only the
+        next one can take over."""
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
@@ -356,7 +352,7 @@ class _Draft:
         return reading is not None and ("" in reading.missing or reading.irreplaceable)
 
     def is_dead_end(self, wagon: Wagon) -> bool:
-        """It can take nothing more, whatever becomes of it."""
+        """It can never take another event."""
         return wagon.found_sealed or self.is_gone(wagon)
 
     def exactly_full(self, active: Wagon) -> bool:
@@ -379,7 +375,7 @@ class _Draft:
         return pressure
 
     def open(self) -> None:
-        """Open the next wagon where one is wanted, put away spares that are not."""
+        """Open the next wagon if one is wanted, and put away spares that are not."""
         if self.manifest.active is None:
             return
         spares = self.settings.spares
@@ -395,7 +391,7 @@ class _Draft:
         if len(self.manifest.wagons) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
-        elif self.ages.get(0, 0.0) < open_pause(self.manifest.failed_opens):
+        elif self.ages.failed_opens < open_pause(self.manifest.failed_opens):
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
@@ -405,20 +401,20 @@ class _Draft:
                 else f"the active wagon fills: {self.pressure_words()}"
             )
 
-    def open_one(self, why: str, reuses: int | None = None) -> None:
-        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, reuses=reuses)
+    def open_one(self, why: str, unit: int | None = None) -> None:
+        self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, unit=unit)
         self.facts.append(fact)
-        self.tasks.append(Provision(fact.number))
+        self.tasks.append(Ensure(fact.number))
 
     def put_away(self, wanted: int, *, most: int) -> None:
-        """Wagons that never were active and are not to be: with other code than is wanted now, or too many, at once;
-        those beyond `wanted` when that has been so for a while."""
+        """Put away wagons that were never active and are not needed: at once those with other code than is wanted now,
+        and those beyond `most`; those beyond `wanted` once they have not been needed for a while."""
         for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
             if wagon.revision != self.manifest.revision:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
         ready, keep = self.manifest.ready, self.settings.keep_warm
-        calm = not self.next_wanted and self.ages.get(UNWANTED, 0.0) >= keep
+        calm = not self.next_wanted and self.ages.unwanted >= keep
         for place, wagon in enumerate(ready):
             if place >= most:
                 why = f"{len(ready)} wagons are ready, {most} at most are wanted"
@@ -436,7 +432,8 @@ class _Draft:
         return self.pressure(active).why if active else ""
 
     def losses(self) -> None:
-        """Events that went without being settled: told once, whoever sees it first. How many is not always known."""
+        """Events that vanished without being settled. Each loss is reported once, by the first observer that sees it;
+        how many events it was is not always known."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             if reading is None:
@@ -455,7 +452,7 @@ class _Draft:
                 self.refusals.append(msgspec.structs.replace(lost, count=None))
 
     def drain(self) -> None:
-        """Cut-off wagons: seal, prove empty, remove."""
+        """Wagons that were cut off: seal them, prove them empty, remove them."""
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
@@ -493,22 +490,22 @@ class _Draft:
                 self.tasks.append(Remove(wagon.number))
 
     def stays_warm(self, wagon: Wagon) -> bool:
-        """May this drained wagon's workers serve the next? Those of a spare that was put away may not: they were too
-        many."""
+        """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it
+        was one too many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
         return self.settings.reuse and fits and found is not None and found.ready
 
     def is_taken(self, wagon: Wagon) -> bool:
-        """Whether its workers serve, or are to serve, another wagon by now."""
+        """Whether another wagon has its workers by now, or is to have them."""
         return any(w.unit == wagon.unit for w in self.manifest.in_state(*LIVE))
 
     def stale_publishers(self, wagon: Wagon) -> bool:
-        """Where the broker does not refuse them: may some process still publish to this wagon?
+        """Whether some process may still publish to this wagon, where the broker does not refuse that.
 
-        Each that publishes holds a lease and says in its check-in to which wagon. It blocks the seal until it says a
-        later one, or its check-in, which outlives the lease and any send under it, has run out. To a wagon that never
-        was active nobody can have published.
+        Each process that publishes holds a lease, and its check-in says for which wagon. It blocks the seal until it
+        checks in with a later wagon, or until its check-in has run out, which outlives the lease and any send under it.
+        Nobody can have published to a wagon that was never active.
         """
         if not wagon.turn:
             return False
@@ -518,8 +515,9 @@ class _Draft:
             self.refusals.append(SealWaits(train=self.manifest.train, number=wagon.number, because=why))
         return bool(waiting)
 
-    def sweep(self, leftovers: Sequence[Channel]) -> None:
-        """Numbers below the next that stand in the manifest no more were removed: what is left of them can go."""
+    def sweep(self) -> None:
+        """Remove what is left of wagons that are gone: their numbers are below the next one, and not in the
+        manifest."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
 
@@ -527,7 +525,7 @@ class _Draft:
             return 0 < number < self.manifest.next_number and number not in known
 
         numbers = {u for u in self.deployments if gone(u, units)}
-        numbers |= {c.wagon for c in leftovers if gone(c.wagon, known)}
+        numbers |= {c.wagon for c in self.leftovers if gone(c.wagon, known)}
         for number in sorted(numbers):
-            channels = tuple(c for c in leftovers if c.wagon == number and gone(number, known))
+            channels = tuple(c for c in self.leftovers if c.wagon == number and gone(number, known))
             self.tasks.append(RemoveLeftover(number, channels))

@@ -1,39 +1,36 @@
-"""Scale to zero: when an idle train's workers are sent home, and when they are called back. Pure."""
+"""Scale to zero: when an idle train's workers end, and when they are started again. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..contracts.facts import FellAsleep, WokenUp
 from ..contracts.manifest import Manifest, changed
-from ..contracts.reading import Reading
-from ..settings import Settings
-from .edits import IDLE, Plan
+from .edits import Edit
+from .seen import Seen
 
 
-def rested(
-    settings: Settings, manifest: Manifest, readings: Mapping[int, Reading], ages: Mapping[int, float], now: float
-) -> Plan:
-    """The active wagon's workers are sent home where nothing is to be done, and called back. Unknown is not nothing.
+def scale_to_zero(seen: Seen, manifest: Manifest) -> Edit:
+    """End the active wagon's workers while there is nothing to do, and start them again. Unknown is not nothing.
 
-    It keeps its channels: what is published is stored, and the next look wakes it. While it is paused nothing does.
+    `manifest` is that of the look as the phases before this one have left it. The wagon keeps its channels: events are
+    stored, and the next look wakes it. While it is paused it sleeps on.
     """
+    settings = seen.settings
     active = manifest.active
-    reading = readings.get(active.number) if active is not None else None
+    reading = seen.readings.get(active.number) if active is not None else None
     if active is None or reading is None:
-        return Plan(manifest)
+        return Edit(manifest)
     may, idle = settings.idle_after > 0 and settings.spares == 0, reading.outstanding_in_all == 0
     train, number = manifest.train, active.number
     if active.asleep_at is not None:
         if may and (idle or manifest.pause_of(active) is not None):
-            return Plan(manifest)
+            return Edit(manifest)
         count = reading.outstanding_in_all
         why = (
             "the settings say that workers stay" if not may else f"{'unknown' if count is None else count} outstanding"
         )
-        return Plan(changed(manifest, number, asleep_at=None), (WokenUp(train=train, number=number, because=why),))
-    seconds = ages.get(IDLE, 0.0)
+        return Edit(changed(manifest, number, asleep_at=None), (WokenUp(train=train, number=number, because=why),))
+    seconds = seen.ages.idle
     if may and idle and seconds >= settings.idle_after and len(manifest.wagons) == 1 and manifest.request is None:
         fact = FellAsleep(train=train, number=number, seconds=seconds)
-        return Plan(changed(manifest, number, asleep_at=now), (fact,))
-    return Plan(manifest)
+        return Edit(changed(manifest, number, asleep_at=seen.now), (fact,))
+    return Edit(manifest)

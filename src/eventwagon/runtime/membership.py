@@ -15,7 +15,7 @@ from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, Handler
 from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Deployment, Orchestrator
 from ..contracts.process import this_pod, this_process
-from ..contracts.registry import Attachment, Member, Registry
+from ..contracts.registry import Member, Registry
 from ..display.text import as_line, said
 from ..errors import EventwagonError, Unavailable
 from ..limits import slo
@@ -130,7 +130,7 @@ class Membership:
         self._leaving: set[int] = set()
         self._news: deque[Entry] = deque(maxlen=_NEWS_MOST)
         """Facts of the workers for the journal."""
-        self.attachments: tuple[Attachment, ...] = ()
+        self.attachments: tuple[Deployment, ...] = ()
         """What this process's workers do, wagon by wagon."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
@@ -292,12 +292,12 @@ class Membership:
         found = await local.deployments(self._train) if local is not None else {}
         self.attachments = attachments = tuple(
             msgspec.structs.replace(a, losses=wagon.losses) if (wagon := manifest.wagon(a.number)) is not None else a
-            for a in _attached(found)
+            for a in _in_order(found)
         )
-        deployed: tuple[Attachment, ...] = ()
+        deployed: tuple[Deployment, ...] = ()
         if self._orchestrator is not None:
             with self._going_on("asking the orchestrator for the check-in"):
-                deployed = _attached(await self._orchestrator.deployments(self._train))
+                deployed = _in_order(await self._orchestrator.deployments(self._train))
         watch = manifest.watch
         saying = (
             tuple(
@@ -347,21 +347,6 @@ class Membership:
             self.on_check_in()
 
 
-def _attached(deployments: Mapping[int, Deployment]) -> tuple[Attachment, ...]:
-    """Deployments, by unit, as a check-in tells of them."""
-    found = (d for _, d in sorted(deployments.items()))
-    return tuple(
-        Attachment(
-            number=d.number,
-            ready=d.ready,
-            workers=d.workers,
-            trouble=d.trouble,
-            handled=d.handled,
-            failed=d.failed,
-            channels=d.channels,
-            missing=d.missing,
-            open=d.open,
-            paused=d.paused,
-        )
-        for d in found
-    )
+def _in_order(deployments: Mapping[int, Deployment]) -> tuple[Deployment, ...]:
+    """As a check-in tells of them: by unit, so that the same is told in the same words."""
+    return tuple(d for _, d in sorted(deployments.items()))

@@ -23,17 +23,15 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, Orchestrator
 from ..contracts.reading import History, Reading, Sample, busy_rate
-from ..contracts.registry import Attachment, Member, Registry
+from ..contracts.registry import Member, Registry
 from ..display.text import said
 from ..errors import Conflict, Defect, EventwagonError
 from ..event import Channel
 from ..limits import slo
 from ..policy.edits import (
-    IDLE,
-    UNWANTED,
     AddChannels,
+    Ensure,
     Lift,
-    Provision,
     Refusal,
     Remove,
     RemoveLeftover,
@@ -45,34 +43,38 @@ from ..policy.edits import (
     load_of,
     sealed,
     spec_of,
+    words,
 )
 from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
+from ..policy.seen import Ages, Seen, checked_in
 from ..settings import Settings
 from ..values import shown
 from ..workers import allocate
 from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
+from .looks import Looks
 from .removal import Remover
 from .switcher import Switcher
 
 _Key = tuple[type[Task], int]
 """A task and its wagon."""
 _SWEEP_AGAIN = 5.0
-"""Seconds after which leftovers that could not be removed are looked for again."""
+"""Seconds before leftovers that could not be removed are looked for again."""
 _AGAIN = 60.0
-"""Seconds after which a failure that lasts is told again where its words have changed."""
+"""Seconds before a lasting failure is reported again, if its text has changed."""
 
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
 
 _REST_MOST = 5.0
-"""Seconds after which what failed aside is tried again at the latest."""
+"""The longest pause before a background task that failed is tried again, in seconds."""
 
 
 class _Failing(NamedTuple):
-    """What failed aside: what is told of it, until when (the loop's time) it rests, and for how many seconds."""
+    """A background task that failed: what is reported of it, until when it pauses (the loop's time), and for how many
+    seconds."""
 
     fact: Refusal
     until: float
@@ -80,7 +82,7 @@ class _Failing(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """A refusal that stands: what was told of it, and when."""
+    """A refusal that persists: the reason that was reported, and when."""
 
     because: str
     at: float
@@ -116,6 +118,7 @@ class Observer:
         self._tell = tell
         self._sweep_every = sweep_every
         self._bulkhead = bulkhead or Bulkhead(train)
+        self._looks = Looks(train, self._bulkhead)
         self._swept = float("-inf")
         self._remover = Remover(train, settings, broker, switcher, orchestrator, clock)
         self._ended = Ended(
@@ -124,11 +127,12 @@ class Observer:
         self._history = History()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""
-        self._seen: dict[int, tuple[object, float]] = {}
+        self._since: dict[int | str, tuple[object, float]] = {}
+        """What each age is of, as it was at the last look, and since when (the loop's time)."""
         self._under_way: set[_Key] = set()
-        """What is done aside now."""
+        """Background tasks that run now."""
         self._failing: dict[_Key, _Failing] = {}
-        """What was done aside, failed, and has not succeeded since."""
+        """Background tasks that failed, and have not succeeded since."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._poked = asyncio.Event()
@@ -159,8 +163,8 @@ class Observer:
         self._poked.set()
 
     async def run(self) -> None:
-        """Look until cancelled. What fails is told, and tried again at the next look; what should never be raised is
-        logged and counted, and ends nothing."""
+        """Look until cancelled. A failure is reported and tried again at the next look; an exception that nobody
+        foresaw is logged and counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._poked.clear()
@@ -183,8 +187,8 @@ class Observer:
                         await self._poked.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
-        """Read what is, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
-        Conflict when another was faster."""
+        """Read the state, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
+        Conflict if another observer was faster."""
         await self._switcher.found()
         base = await self._switcher.refresh()
         members = await self._registry.members(self._train)
@@ -194,19 +198,20 @@ class Observer:
             await self._after_stepping_back(base.manifest)
         self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
-        decided = plan(
-            self._settings,
-            base.manifest,
-            readings,
-            deployments,
-            members,
-            self._clock(),
-            bounds=self._broker.capabilities.bounds,
-            fences=self._broker.capabilities.fences,
+        seen = Seen(
+            now=self._clock(),
+            settings=self._settings,
+            capabilities=self._broker.capabilities,
+            manifest=base.manifest,
+            readings=readings,
+            deployments=deployments,
+            members=members,
             ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
             orchestrated=self._orchestrator is not None,
         )
+        self._looks.keep(seen)
+        decided = plan(seen)
         await self._switcher.store(decided, base=base)
         self._wanted = decided.next_wanted
         try:
@@ -226,6 +231,8 @@ class Observer:
         self._forget_failing(decided.tasks)
         refusals += [failing.fact for failing in self._failing.values()]
         new, standing = self._new(refusals)
+        if decided.facts or new:
+            self._looks.log_newest(f"a look with {len(decided.facts)} changes and {len(new)} new refusals")
         if new:
             await self._switcher.note(*new)
         self._refused = standing
@@ -236,10 +243,10 @@ class Observer:
     async def _deployments(
         self, members: Sequence[Member], manifest: Manifest
     ) -> tuple[Mapping[int, Deployment], list[Refusal]]:
-        """What runs, by unit: as the orchestrator says, or as the processes say that attach by themselves. While an
-        orchestrator can't be asked what the manifest says stands: nobody is kept from sealing, draining and switching
-        to a spare."""
-        said = _said_of_themselves(members, manifest)
+        """What runs, by unit: as the orchestrator reports it, or as processes that attach by themselves check in. While
+        the orchestrator can't be asked, spares count as ready if the manifest says so: sealing, draining and switching
+        go on."""
+        said = checked_in(members, manifest)
         if self._orchestrator is None:
             return said, []
         try:
@@ -264,8 +271,8 @@ class Observer:
         return found, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
-        """A reading of each wagon that has taken events, and what could not be read. The manifest was read before: see
-        `plan`."""
+        """A reading of each wagon that has taken events, and what could not be read. The manifest must have been read
+        before: see `Seen`."""
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
         depths, troubles = await self._depths(channels)
@@ -325,8 +332,8 @@ class Observer:
         self._losses.look(depths, there, told, now=asyncio.get_running_loop().time())
 
     async def _after_stepping_back(self, manifest: Manifest) -> None:
-        """Wagons that the older manifest does not have: what stands of them is swept at once, their events published
-        anew; what does not is told."""
+        """Wagons that the older manifest does not have: those that still exist are swept at once, and their events
+        published anew; the events of the others are reported as lost."""
         self._swept = float("-inf")
         there = set(await self._broker.channels(self._train))
         unlisted = [c for c in self._losses.held if c not in there]
@@ -338,7 +345,8 @@ class Observer:
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
     ) -> tuple[dict[int, Sequence[Depth]], list[Refusal]]:
-        """The depths of each wagon's channels; a wagon that can't be read keeps none of the others from it."""
+        """The depths of each wagon's channels. If they can't be read at once each wagon is read for itself: one that
+        fails is reported, and the others are used."""
         if not channels:
             return {}, []
         try:
@@ -387,22 +395,27 @@ class Observer:
             crowding=crowding,
         )
 
-    def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Mapping[int, float]:
-        """How long each wagon has been seen in its state and attempt, by this process's own steady clock; and the train
-        in what stands under the other keys."""
+    def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Ages:
+        """For how long things have been as they are, by this process's own steady clock."""
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
         same = {State.REMOVING: State.DRAINED}  # whoever goes on with a removal waits for nothing anew
-        being: dict[int, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
-        being[0] = manifest.failed_opens
-        being[UNWANTED] = self._wanted
-        being[IDLE] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
-        self._seen = {
-            number: known if (known := self._seen.get(number)) is not None and known[0] == what else (what, now)
-            for number, what in being.items()
+        being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
+        being["failed_opens"] = manifest.failed_opens
+        being["wanted"] = self._wanted
+        being["idle"] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
+        self._since = {
+            key: known if (known := self._since.get(key)) is not None and known[0] == what else (what, now)
+            for key, what in being.items()
         }
-        return {number: now - since for number, (_, since) in self._seen.items()}
+        ages = {key: now - since for key, (_, since) in self._since.items()}
+        return Ages(
+            wagons={w.number: ages[w.number] for w in manifest.wagons},
+            failed_opens=ages["failed_opens"],
+            unwanted=0.0 if self._wanted else ages["wanted"],
+            idle=ages["idle"],
+        )
 
     async def _leftovers(self) -> Sequence[Channel]:
         now = asyncio.get_running_loop().time()
@@ -414,9 +427,9 @@ class Observer:
     # --- saying ---------------------------------------------------------------------------
 
     def _new(self, refusals: Sequence[Refusal]) -> tuple[list[Refusal], dict[tuple[object, ...], _Told]]:
-        """Those to be told: what did not stand at the last look, once for as long as it lasts, with its first figures;
-        and what stands once they are told. The words of an error may change at each look: that is told once a minute. A
-        defect is told once, however often it is met."""
+        """Refusals new since the last look; and all that persist once those are reported. Each is reported once while
+        it persists, with its first figures. The text of an error may change at each look: it is reported once a minute
+        then. A defect is reported once, however often it is met."""
         now = asyncio.get_running_loop().time()
         standing: dict[tuple[object, ...], _Told] = {}
         new: list[Refusal] = []
@@ -433,7 +446,7 @@ class Observer:
         return new, standing
 
     def _tell_lasting(self, refusals: Sequence[Refusal]) -> None:
-        """What is an ordinary part of a switch is told again, to listeners only, when it has lasted."""
+        """An ordinary part of a switch is reported again, to listeners only, if it lasts."""
         now = asyncio.get_running_loop().time()
         lasting = next((r for r in refusals if isinstance(r, SwitchRefused) and r.passing), None)
         if lasting is None:
@@ -445,20 +458,21 @@ class Observer:
             self._passing_since = now + _AGAIN
 
     def _failed(self, task: Task, error: BaseException) -> Refusal:
-        return self._met(f"{type(task).__name__.lower()} of wagon {task.number}", error)
+        return self._met(words(task), error)
 
     def _met(self, step: str, error: BaseException) -> Refusal:
-        """What came of a step that failed, as a fact. What is no trouble of a broker's, a registry's or an
-        orchestrator's is logged with its traceback, too."""
+        """The failure of a step, as a fact. An exception that no broker, registry or orchestrator should raise is
+        logged with its traceback, too."""
         if isinstance(error, EventwagonError):
             return StepFailed(train=self._train, step=step, because=str(error))
         self._bulkhead.report(step, error)
         if isinstance(error, Defect):
+            self._looks.report()
             return DefectFound(train=self._train, step=step, because=said(error))
         return StepFailed(train=self._train, step=step, because=said(error))
 
     def _broke(self, step: str, error: Exception) -> Refusal:
-        """What policy raised, which calls nothing but itself: a defect of ours, whatever it is."""
+        """Policy calls nothing but itself: whatever it raises is a defect of ours."""
         if not isinstance(error, Defect):
             cause, error = error, Defect(said(error))
             error.__cause__ = cause
@@ -479,17 +493,17 @@ class Observer:
             case Lift(number=number):
                 await self._switcher.lift(task)
                 self._made(number)
-            case Provision() | Remove() | RemoveLeftover():
+            case Ensure() | Remove() | RemoveLeftover():
                 key = _key(task)
                 if key not in self._under_way and not self._rests(key):
                     self._under_way.add(key)
-                    tasks.create_task(self._aside(key, task))
+                    tasks.create_task(self._in_background(key, task))
 
-    async def _aside(self, key: _Key, task: Provision | Remove | RemoveLeftover) -> None:
-        """Starting a wagon's workers may take long, ending them the whole grace: nothing else waits for it. The next
-        look asks again for what is not done."""
+    async def _in_background(self, key: _Key, task: Ensure | Remove | RemoveLeftover) -> None:
+        """In the background: starting a wagon's workers may take long, and ending them the whole grace. The next look
+        asks again for what is not done."""
         try:
-            if isinstance(task, Provision):
+            if isinstance(task, Ensure):
                 await self._provision(task.number)
             else:
                 await self._end(task)
@@ -512,12 +526,13 @@ class Observer:
             self._under_way.discard(key)
 
     def _rests(self, key: _Key) -> bool:
-        """It failed a moment ago: it is tried again after a pause that grows."""
+        """Whether it failed a moment ago: it is tried again after a pause that grows."""
         failing = self._failing.get(key)
         return failing is not None and asyncio.get_running_loop().time() < failing.until
 
     def _forget_failing(self, tasks: Sequence[Task]) -> None:
-        """What another has done meanwhile is not asked for any more. Leftovers are asked for at some looks only."""
+        """Forget failures of tasks that are no longer due: another observer has done them. Leftovers are looked for at
+        some looks only."""
         wanted = {_key(task) for task in tasks}
         for key in [key for key in self._failing if key not in wanted and key[0] is not RemoveLeftover]:
             del self._failing[key]
@@ -535,8 +550,8 @@ class Observer:
             raise
 
     def _made(self, number: int) -> None:
-        """Its channels were made, or made anew: in a process that stood still, maybe of a wagon that was removed
-        meanwhile. Then they are swept at once."""
+        """Channels of this wagon were created. If this process stood still meanwhile the wagon may have been removed:
+        then they are swept at once."""
         if self._switcher.snapshot.manifest.wagon(number) is None:
             self._swept = float("-inf")
             self.poke()
@@ -594,37 +609,3 @@ def _kind(fact: Refusal) -> tuple[object, ...]:
 
 def _key(task: Task) -> _Key:
     return type(task), task.number
-
-
-def _said_of_themselves(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
-    """What processes say in their check-ins of the live wagons that they serve, by unit."""
-    found: dict[int, list[Attachment]] = {}
-    for member in members:
-        for a in member.attachments:
-            wagon = manifest.wagon(a.number)
-            if wagon is None or wagon.state not in LIVE:
-                continue  # it leaves by itself
-            if a.ready and a.losses is not None and a.losses < wagon.losses:
-                a = msgspec.structs.replace(a, ready=False, trouble="they were attached before it lost its workers")
-            found.setdefault(wagon.unit, []).append(a)
-    return {unit: _together(attachments) for unit, attachments in found.items()}
-
-
-def _together(attachments: Sequence[Attachment]) -> Deployment:
-    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to
-    together."""
-    ready = [a for a in attachments if a.ready]
-    asked = ready or attachments
-    attached = [a.channels for a in asked if a.channels is not None]
-    return Deployment(
-        number=attachments[0].number,
-        ready=bool(ready),
-        workers=sum(a.workers for a in attachments),
-        trouble="" if ready else next((a.trouble for a in attachments if a.trouble), ""),
-        handled=sum(a.handled for a in attachments),
-        failed=sum(a.failed for a in attachments),
-        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
-        missing=tuple(c for c in asked[0].missing if all(c in a.missing for a in asked)),
-        open={name: why for a in attachments for name, why in a.open.items()},
-        paused=all(a.paused for a in asked),
-    )

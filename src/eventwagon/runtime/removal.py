@@ -16,7 +16,7 @@ from ..contracts.orchestrator import Orchestrator
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
 from ..event import DEAD, Channel, Event
-from ..policy.edits import Plan, RemoveLeftover, found_late, removal_begun, removed
+from ..policy.edits import Edit, RemoveLeftover, found_late, removal_begun, removed
 from ..settings import Settings
 from .handling import died, smaller
 from .probe import PROBE
@@ -89,7 +89,7 @@ class Remover:
             await self._rescue(manifest.ingress(wagon))
         for channel in (*named, *lost, manifest.dead_letters(wagon)):
             await self._delete(channel)
-        await self._switcher.settle(lambda m: Plan(removed(m, wagon.number)))
+        await self._switcher.settle(lambda m: Edit(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
         """Unless they serve, or are to serve, a live wagon by now: then they are no longer this one's to end."""

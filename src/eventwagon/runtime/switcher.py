@@ -34,7 +34,7 @@ from ..errors import (
     Unavailable,
 )
 from ..event import Channel, Event
-from ..policy.edits import Full, Lift, Plan, active_sealed, when_full
+from ..policy.edits import Edit, Full, Lift, active_sealed, when_full
 from ..settings import Settings
 from .bulkhead import Bulkhead, is_ours
 from .lease import Lease
@@ -430,10 +430,10 @@ class Switcher(Switching):
                 case Full(because=because):
                     batch.fail(TrainFull(f"train {self._train}: {because}"))
                     return True
-                case Plan(tasks=(Lift() as lift,)):
+                case Edit(tasks=(Lift() as lift,)):
                     await self.lift(lift)
                     return True
-                case Plan():
+                case Edit():
                     await self.store(what, base=self._snapshot)
                     return True
                 case None:

@@ -14,7 +14,7 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Removal, changed, sound
 from ..contracts.registry import Registry, Snapshot
 from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
-from ..policy.edits import Lift, Plan, Provision, created, found, kept, numbered_past, stepped_back, went_back
+from ..policy.edits import Edit, Ensure, Lift, bootstrap, created, kept, numbered_past, stepped_back, went_back
 from ..settings import Settings
 from .bulkhead import Bulkhead
 
@@ -189,18 +189,18 @@ class Switching:
                 pass  # away for now; what is known stays good until the broker refuses
             await asyncio.sleep(_PAUSE)
 
-    async def store(self, plan: Plan, *, base: Snapshot) -> Snapshot:
-        """Make the plan's manifest the train's, with the facts that explain it, in one compare-and-swap.
+    async def store(self, edit: Edit, *, base: Snapshot) -> Snapshot:
+        """Make the edit's manifest the train's, with the facts that explain it, in one compare-and-swap.
 
-        `base` is what the plan was made on. Raises Conflict when the train has moved on since, and Defect where what is
+        `base` is what the edit was made on. Raises Conflict when the train has moved on since, and Defect where what is
         to be stored could not be read again, or makes no sense; then nothing has changed.
         """
-        if plan.manifest is base.manifest:
+        if edit.manifest is base.manifest:
             return base
-        manifest, entries = sound(plan.manifest), self._entries(plan.facts)
+        manifest, entries = sound(edit.manifest), self._entries(edit.facts)
         if manifest.train != self._train:
             raise Defect(f"the manifest of train {manifest.train} was to be stored for train {self._train}")
-        switches = any(isinstance(fact, Switched) for fact in plan.facts)
+        switches = any(isinstance(fact, Switched) for fact in edit.facts)
         self._switching += switches
         try:
             stored = await self._registry.replace(
@@ -212,7 +212,7 @@ class Switching:
             self._switching -= switches
             self._tell_switch()
         self.see(stored)
-        for fact in plan.facts:
+        for fact in edit.facts:
             self._tell(fact)
         return self._snapshot
 
@@ -220,7 +220,7 @@ class Switching:
         now = self._clock()
         return [sound_entry(Entry(now, self._by, fact)) for fact in facts]
 
-    async def settle(self, edit: Callable[[Manifest], Plan]) -> Snapshot:
+    async def settle(self, edit: Callable[[Manifest], Edit]) -> Snapshot:
         """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
         while True:
             try:
@@ -245,20 +245,20 @@ class Switching:
                 raise train_removed(self._train, base.manifest.removal)
             if base.manifest.active is not None:
                 return
-            start = Plan(base.manifest)
+            start = Edit(base.manifest)
             if not base.manifest.in_state(State.PROVISIONING, State.READY):
                 # one is opened; the train may have been there before, and its manifest lost or stepped back
                 start = numbered_past(base.manifest, await self._broker.channels(self._train))
             bounds = self._broker.capabilities.bounds
             channels = self._channels if self._declares else None
-            step = found(
+            step = bootstrap(
                 self._settings, start.manifest, channels, self._clock(), bounds=bounds, revision=self._revision
             )
             step = msgspec.structs.replace(step, facts=(*start.facts, *step.facts))
             try:
                 await self.store(step, base=base)
                 for task in step.tasks:
-                    if isinstance(task, Provision):
+                    if isinstance(task, Ensure):
                         await self.create(task.number)
             except Conflict:
                 await self.refresh()
@@ -272,7 +272,7 @@ class Switching:
         for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
             await self._broker.create(channel)
         await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
-        await self.settle(lambda m: Plan(created(m, number, self._clock())))
+        await self.settle(lambda m: Edit(created(m, number, self._clock())))
 
     async def lift(self, task: Lift) -> None:
         """Take the bound off the wagon's ingress. Idempotent. Raises BrokerError."""
@@ -282,12 +282,12 @@ class Switching:
             return
         await self._broker.create(manifest.ingress(wagon), capacity=None)
 
-        def edit(m: Manifest) -> Plan:
+        def edit(m: Manifest) -> Edit:
             w = m.wagon(task.number)
             if w is None or w.capacity is None:
-                return Plan(m)
+                return Edit(m)
             fact = BoundLifted(train=self._train, number=task.number, because=task.because)
-            return Plan(changed(m, task.number, capacity=None), (fact,))
+            return Edit(changed(m, task.number, capacity=None), (fact,))
 
         await self.settle(edit)
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 import msgspec
 
 from ...contracts.orchestrator import Deployment, WagonSpec
-from ...contracts.registry import Attachment, Registry
+from ...contracts.registry import Registry
 from ...drivers.aws.clients import TROUBLE, Clients
 from ...drivers.aws.errors import Refused, explain
 from ...drivers.aws.place import Place, parse
@@ -254,7 +254,7 @@ class ECSServices:
         except TROUBLE as e:
             raise explain(e, f"looking at the workers of {train}", self.place) from e
 
-    async def _deployment(self, spec: WagonSpec, attached: Sequence[Attachment]) -> Deployment:
+    async def _deployment(self, spec: WagonSpec, attached: Sequence[Deployment]) -> Deployment:
         mine = [each for each in attached if each.number == spec.number]
         ready = [each for each in mine if each.ready]
         workers = sum(each.workers for each in ready)

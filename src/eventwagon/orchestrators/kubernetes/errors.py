@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...contracts.registry import Attachment
+from ...contracts.orchestrator import Deployment
 from ...display.text import as_line
 from .cluster import Object
 
@@ -22,7 +22,7 @@ def is_ending(found: Object) -> bool:
     return "deletionTimestamp" in found["metadata"]
 
 
-def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments: Sequence[Attachment]) -> str:
+def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments: Sequence[Deployment]) -> str:
     """The reason that says the most. `pods` are the unit's, `attachments` what its workers say of themselves."""
     if deployment is None:
         return "its Deployment is gone, and its Pods are ending"

@@ -18,7 +18,7 @@ import yaml
 
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...contracts.process import Pod
-from ...contracts.registry import Attachment, Registry
+from ...contracts.registry import Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
 from .check import Loader
@@ -149,7 +149,7 @@ class Kubernetes:
         """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the
         workers themselves say now. Raises Unavailable where nothing was seen yet."""
         await self._known()
-        attached: dict[int, list[Attachment]] = {}
+        attached: dict[int, list[Deployment]] = {}
         places: dict[str, set[int]] = {}
         for member in await self._registry.members(train):
             for a in member.attachments if "serve" in member.roles else ():
@@ -227,7 +227,7 @@ class Kubernetes:
                 raise Unavailable(watched.trouble)
 
     def _deployment(
-        self, number: int, live: Object | None, pods: Sequence[Object], attached: Sequence[Attachment]
+        self, number: int, live: Object | None, pods: Sequence[Object], attached: Sequence[Deployment]
     ) -> Deployment:
         ready = (
             live is not None

@@ -76,18 +76,10 @@ class Follower:
         """Write down how things stand, where that is news; `found`: what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
-            new = msgspec.structs.replace(
-                new,
-                number=found.number,
-                workers=found.workers,
-                revision=found.revision,
-                channels=found.channels,
-                missing=found.missing,
-                open=found.open,
-                paused=found.paused,
-            )
-            if self._beat_due() or found.number != self._state.number:  # counts change all the time
-                new = msgspec.structs.replace(new, handled=found.handled, failed=found.failed)
+            fields = {name: getattr(found, name) for name in Deployment.__struct_fields__}
+            if not self._beat_due() and found.number == self._state.number:  # counts change all the time
+                fields |= {"handled": self._state.handled, "failed": self._state.failed}
+            new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):
             with suppress(OSError):  # a full disk must not end the unit: it is said when there is room
                 self.files.write(new)

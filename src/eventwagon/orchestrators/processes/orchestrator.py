@@ -184,18 +184,11 @@ class Processes:
             trouble = f"its process {state.pid} has given no sign of life for {silent:.0f} s"
         elif not state.begun:
             trouble = (want.trouble if want else "") or "its process loads its program"
-        return Deployment(
+        return state.deployment(
             number=state.number or number,
             ready=state.ready and silent <= _SILENT,
             workers=max(state.workers, wanted),
-            revision=state.revision,
             trouble=trouble,
-            handled=state.handled,
-            failed=state.failed,
-            channels=state.channels,
-            missing=state.missing,
-            open=state.open,
-            paused=state.paused,
         )
 
     # --- starting and looking after -------------------------------------------------------

@@ -15,12 +15,12 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import psutil
 
-from ...contracts.orchestrator import WagonSpec
+from ...contracts.orchestrator import Deployment, WagonSpec
 
 _SAME = 2.0
 """Seconds by which two readings of one process's creation time may differ: it is reckoned from the wall clock."""
@@ -44,8 +44,9 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     """Why its last process ended."""
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What a unit's process does. `pid` and `created` (seconds since the epoch) together name it for ever."""
+class State(Deployment, frozen=True, kw_only=True):
+    """What a unit's process does: a deployment, and which process it is. `pid` and `created` (seconds since the epoch)
+    together name that for ever."""
 
     pid: int
     created: float
@@ -54,22 +55,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     begun: bool = False
     """Its program is loaded; from then on it gives a sign of life twice a second."""
     ready: bool = False
-    workers: int = 0
     number: int = 0
     """The wagon that it serves; 0: the one that it should."""
-    revision: str = ""
-    """The code that runs."""
-    trouble: str = ""
-    handled: int = 0
-    failed: int = 0
-    channels: tuple[str, ...] | None = None
-    """The inner channels that it is attached to; None: not known."""
-    missing: tuple[str, ...] = ()
-    """Channels that its program has no handler for."""
-    open: dict[str, str] = {}
-    """Channels whose circuit breaker is open, and why."""
-    paused: bool | None = None
-    """It hands out nothing, since its wagon is paused."""
+
+    def deployment(self, **changes: Any) -> Deployment:
+        """What it does, without which process it is."""
+        fields = {name: getattr(self, name) for name in Deployment.__struct_fields__}
+        return Deployment(**{**fields, **changes})
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,8 @@ from ...contracts import facts
 from ...contracts.facts import DECISIONS, Entry
 from ...contracts.lifecycle import State
 from ...contracts.manifest import FORMAT, Manifest
-from ...contracts.registry import Attachment, Member, Registry, Snapshot
+from ...contracts.orchestrator import Deployment
+from ...contracts.registry import Member, Registry, Snapshot
 from ...errors import Conflict
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
@@ -273,7 +274,10 @@ async def watch_never_goes_back(t: RegistryTrial) -> None:
 @suite.check()
 async def members_come_and_go(t: RegistryTrial) -> None:
     """Members are listed by name with what they said last, by any process, until they check out."""
-    attachments = (Attachment(1, True, 4), Attachment(2, False, 0, "no ünïcödé ✓"))
+    attachments = (
+        Deployment(number=1, ready=True, workers=4),
+        Deployment(number=2, ready=False, trouble="no ünïcödé ✓"),
+    )
     full = Member(name="b@host:1", roles=("observe", "work"), revision=12, crew=8, attachments=attachments)
     await t.registry.check_in(t.train, full, ttl=600.0)
     async with t.another() as other:

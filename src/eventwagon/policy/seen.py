@@ -1,0 +1,91 @@
+"""What an observer saw at one look: all that `plan` decides on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ..contracts.broker import Capabilities
+from ..contracts.lifecycle import LIVE
+from ..contracts.manifest import Manifest
+from ..contracts.orchestrator import Deployment
+from ..contracts.reading import Reading
+from ..contracts.registry import Member
+from ..event import Channel
+from ..settings import Settings
+
+
+class Ages(msgspec.Struct, frozen=True, kw_only=True):
+    """For how many seconds one observer has seen things as they are, by its own steady clock. 0: since this look."""
+
+    wagons: Mapping[int, float] = {}
+    """By number: the wagon has been in its state, and at its attempt, for so long."""
+    failed_opens: float = 0.0
+    """As many wagons in a row as now never got ready."""
+    unwanted: float = 0.0
+    """The next wagon has not been wanted."""
+    idle: float = 0.0
+    """Nothing came to the active wagon, and nothing was settled there."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at a train.
+
+    The manifest must have been read before the readings and `members` were taken. A wagon counts as proven empty only
+    if it was already known to be sealed; and where the broker can't refuse writes a wagon is sealed only if it was
+    already known to be cut off.
+    """
+
+    now: float
+    """When it was, in seconds since the epoch."""
+    settings: Settings
+    capabilities: Capabilities
+    """The broker's: whether it holds bounds exactly, and refuses writes to sealed channels."""
+    manifest: Manifest
+    readings: Mapping[int, Reading] = {}
+    """By wagon number, those that could be taken."""
+    deployments: Mapping[int, Deployment] = {}
+    """What runs, by unit."""
+    members: Sequence[Member] = ()
+    """The processes that are alive."""
+    ages: Ages = Ages()
+    leftovers: Sequence[Channel] = ()
+    """Channels that exist, as far as they were looked for at this look: some may belong to no wagon."""
+    orchestrated: bool = False
+    """An orchestrator starts and ends workers as it is told; else they come and go by themselves."""
+
+
+def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
+    """What processes say in their check-ins of the live wagons that they serve, by unit."""
+    found: dict[int, list[Deployment]] = {}
+    for member in members:
+        for each in member.attachments:
+            wagon = manifest.wagon(each.number)
+            if wagon is None or wagon.state not in LIVE:
+                continue  # it leaves by itself
+            if each.ready and each.losses is not None and each.losses < wagon.losses:
+                why = "they were attached before it lost its workers"
+                each = msgspec.structs.replace(each, ready=False, trouble=why)
+            found.setdefault(wagon.unit, []).append(each)
+    return {unit: _together(each) for unit, each in found.items()}
+
+
+def _together(found: Sequence[Deployment]) -> Deployment:
+    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to
+    together."""
+    ready = [d for d in found if d.ready]
+    asked = ready or found
+    attached = [d.channels for d in asked if d.channels is not None]
+    return Deployment(
+        number=found[0].number,
+        ready=bool(ready),
+        workers=sum(d.workers for d in found),
+        trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
+        handled=sum(d.handled for d in found),
+        failed=sum(d.failed for d in found),
+        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
+        missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
+        open={name: why for d in found for name, why in d.open.items()},
+        paused=all(d.paused for d in asked),
+    )

@@ -68,7 +68,7 @@ class Address(NamedTuple):
         if (text := self.options.get(name)) is None:
             return default
         if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
-            raise self._refused(name, f"a whole number {_between(least, most)}")
+            raise self._refused(name, f"a whole number{_between(least, most)}")
         return int(text)
 
     def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = math.inf) -> float:
@@ -80,14 +80,14 @@ class Address(NamedTuple):
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise self._refused(name, f"a number of seconds {_between(least, most)}")
+            raise self._refused(name, f"a number of seconds{_between(least, most)}")
         return value
 
     def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
         """An option that is one of several words."""
         text = self.options.get(name, default)
         if text not in choices:
-            raise self._refused(name, f"one of {', '.join(choices)}")
+            raise self._refused(name, f"{', '.join(choices[:-1])} or {choices[-1]}")
         return text
 
     def http(self, name: str, default: str, *, example: str) -> str:
@@ -114,6 +114,6 @@ class Drivers(NamedTuple):
 
 
 def _between(least: float, most: float) -> str:
-    if most in (math.inf, MOST):
-        return f"of {least:g} or more"
-    return f"from {least:g} to {most:g}"
+    if least in (-math.inf, -MOST):
+        return ""  # the caller has bounds of its own
+    return f" of {least} or more" if most in (math.inf, MOST) else f" from {least} to {most}"

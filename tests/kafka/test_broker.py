@@ -330,7 +330,7 @@ def test_topics_of_others_are_no_channels(kafka_server: Server) -> None:
     [
         ("kafka://", "write kafka://host:9092"),
         ("kafka://user:pa55word@host", "sasl.username"),
-        ("kafka://host?partitions=x", "partitions='x' is no number"),
+        ("kafka://host?partitions=x", "partitions='x': give a whole number"),
         ("kafka://host?partitions=0", "give 1 or more"),
         ("kafka://host?replication=0", "or -1"),
         ("kafka://host?timeout=0", "0.1 to 300"),

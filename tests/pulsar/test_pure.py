@@ -63,11 +63,11 @@ def test_what_a_foreign_client_leaves_out() -> None:
         ("pulsar://h:6650/public/default?tokn=a", "unknown option tokn; pulsar knows admin, token"),
         ("pulsar://h:6650/public", "/tenant/namespace"),
         ("pulsar:///public/default", "/tenant/namespace"),
-        ("pulsar://h/public/default?admin=h:8080", "give the URL of the admin API"),
+        ("pulsar://h/public/default?admin=h:8080", "admin='h:8080': give a URL, say admin=http://h:8080"),
         ("pulsar://me:secret@h/public/default", "&token="),
         ("pulsar://h/public/default?prefetch=0", "from 1 to 10000"),
         ("pulsar://h/public/default?send_timeout=soon", "give a number"),
-        ("pulsar+ssl://h/public/default?tls_insecure=yes", "give true or false"),
+        ("pulsar+ssl://h/public/default?tls_insecure=maybe", "give true or false"),
         ("pulsar+ssl://h/public/default?tls_cert=a", "go together"),
     ],
 )

@@ -337,7 +337,7 @@ def test_a_url_names_a_command(at: Place) -> None:
         ("command:node x.js?ready=soon", "ready='soon': give http://"),
         ("command:node x.js?ready=line:(", "is no regular expression"),
         ("command:node x.js?ready=tcp:h:1&gracious=1", "options are ready, stop"),
-        ("command:node x.js?ready=tcp:h:1&grace=long", "could not convert"),
+        ("command:node x.js?ready=tcp:h:1&grace=long", "grace='long': give a number of seconds of 0 or more"),
         ("command:node 'x.js?ready=tcp:h:1", "No closing quotation"),
         ("command:node x.js?ready=check-in", "ready by check-in: give registry="),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,58 @@ def test_orchestrators_by_url(tmp_path: Path) -> None:
 def test_a_url_that_would_be_quietly_another_place_is_refused(url: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         open_drivers(url)
+
+
+def installed(site: Path, package: str, entry_points: str, code: str = "") -> None:
+    """A package with these entry points, as an installer leaves it."""
+    metadata = site / f"{package}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(entry_points)
+    (site / f"{package}.py").write_text(code)
+
+
+OPENS = """
+from eventwagon.drivers import open_drivers
+def open_shelf(address):
+    return open_drivers("memory://")
+"""
+
+
+def test_a_package_brings_a_scheme_and_takes_no_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = "[eventwagon.drivers]\nshelf = shelves:open_shelf\nsqlite = shelves:open_shelf\n"
+    installed(tmp_path, "shelves", entries, OPENS)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(open_drivers("shelf://").broker, MemoryBroker)
+    assert isinstance(open_drivers("sqlite:///some/directory").registry, SQLiteRegistry)
+
+
+def test_two_packages_of_one_scheme_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("shelves", "racks"):
+        installed(tmp_path, package, f"[eventwagon.drivers]\nshelf = {package}:open_shelf\n", OPENS)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="shelf: is the broker of racks and shelves; uninstall all but one"):
+        open_drivers("shelf://")
+
+
+def test_an_installation_that_is_older_than_the_code_is_told(tmp_path: Path) -> None:
+    """As after `git pull` in a checkout: the metadata are still those of before."""
+    installed(tmp_path, "eventwagon", "[console_scripts]\neventwagon = eventwagon.cli:main\n")
+    (tmp_path / "eventwagon.py").unlink()
+    code = "from eventwagon.drivers import open_drivers\nopen_drivers('memory://')"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip install --editable ." in done.stderr
+
+
+def test_every_entry_point_of_ours_can_be_loaded() -> None:
+    ours = [each for each in distribution("eventwagon").entry_points if each.group.startswith("eventwagon.")]
+    assert {each.group for each in ours} == {"eventwagon.drivers", "eventwagon.orchestrators"}
+    for each in ours:
+        assert callable(each.load())

@@ -163,6 +163,10 @@ def _libraries(paths: Iterable[Path]) -> set[Path]:
 
 def _project(programs: Iterable[Path]) -> _Layer:
     layer: _Layer = {f"app/{name}": path for name, path in _tree(_ROOT / "src" / "eventwagon", "eventwagon")}
+    own = importlib.metadata.distribution("eventwagon")
+    for file in own.files or ():
+        if file.parent.name.endswith(".dist-info") and file.name in ("METADATA", "entry_points.txt"):
+            layer[f"app/{file}"] = Path(str(own.locate_file(file)))  # with it the drivers are found
     layer |= {f"app/{path.name}": path for path in programs}
     layer["usr/bin/eventwagon"] = _COMMAND.encode()
     return layer

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from ...display import redaction
-from ...errors import UsageError
+from ...contracts.address import Address
 from ...event import Channel
-from ...values import split_url
 
 _KNOWN = ("endpoint", "table", "poll", "resend")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
@@ -71,44 +68,30 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 def parse(url: str) -> Place:
     """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises
     UsageError."""
-    parts = split_url(url)
-    shown = redaction.shown(url)
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if unknown := given.keys() - set(_KNOWN):
-        raise UsageError(
-            f"{shown}: unknown option {', '.join(sorted(unknown))}; {parts.scheme} knows {', '.join(_KNOWN)}"
+    return place_of(Address.of(url))
+
+
+def place_of(address: Address, *others: str, path: str | None = None) -> Place:
+    """The place that a URL names. `others` are options that it has beyond those of a place; `path` stands for its path
+    where more than the prefix is in it. Raises UsageError."""
+    options = address.only(*_KNOWN, *others)
+    if "@" in address.host:
+        raise address.wrong(
+            "no keys in the URL; AWS credentials come from the environment, a profile or the instance's role"
         )
-    if "@" in parts.netloc:
-        raise UsageError(
-            f"{shown}: no keys in the URL; AWS credentials come from the environment, a profile or the instance's role"
-        )
-    region, prefix = parts.netloc, unquote(parts.path).strip("/")
+    region, prefix = address.host, (address.path if path is None else path).strip("/")
     if region and not _REGION.fullmatch(region):
-        raise UsageError(f"{shown}: {region!r} is no region; write {parts.scheme}://eu-west-1/prefix")
+        raise address.wrong(f"{region!r} is no region; write {address.scheme}://eu-west-1/prefix")
     if prefix and not _PREFIX.fullmatch(prefix):
-        raise UsageError(f"{shown}: prefix {prefix!r}: use 1 to 16 of a-z, 0-9, '_' and '-', beginning with a letter")
-    endpoint = given.get("endpoint")
-    at = split_url(endpoint or "")
-    if endpoint is not None and (at.scheme not in ("http", "https") or not at.netloc):
-        raise UsageError(f"{shown}: endpoint={endpoint!r}: give a URL, say http://127.0.0.1:5000")
-    table = given.get("table", "eventwagon")
+        raise address.wrong(f"prefix {prefix!r}: use 1 to 16 of a-z, 0-9, '_' and '-', beginning with a letter")
+    table = options.get("table", "eventwagon")
     if not _TABLE.fullmatch(table):
-        raise UsageError(f"{shown}: table={table!r}: use 3 to 255 letters, digits, '_', '-' and '.'")
+        raise address.wrong(f"table={table!r}: use 3 to 255 letters, digits, '_', '-' and '.'")
     return Place(
         region=region or None,
         prefix=prefix or "eventwagon",
-        endpoint=endpoint,
+        endpoint=address.http("endpoint", "", example="http://127.0.0.1:5000") or None,
         table=table,
-        poll=_number(shown, "poll", given.get("poll", "1"), 0.05, 60),
-        resend=_number(shown, "resend", given.get("resend", "120"), 1, 86_400),
+        poll=address.seconds("poll", 1.0, least=0.05, most=60),
+        resend=address.seconds("resend", 120.0, least=1, most=86_400),
     )
-
-
-def _number(shown: str, name: str, text: str, least: float, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise UsageError(f"{shown}: {name}={text!r}: give a number from {least:g} to {most:g}")
-    return value

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
-from urllib.parse import parse_qsl
 
 import msgspec
 from confluent_kafka import KafkaException, Producer
 
+from ...contracts.address import Address
 from ...display import redaction
 from ...errors import UsageError
-from ...values import split_url
+from ...values import MOST
 
 LOGGER = logging.getLogger("eventwagon.kafka")
 LOGGER.addHandler(logging.NullHandler())
@@ -67,16 +68,19 @@ class Options(msgspec.Struct, frozen=True):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Raises UsageError, without repeating what may be secret."""
-        parts = split_url(url)
-        where = f"kafka://{parts.netloc.rpartition('@')[2]}"
-        if not parts.netloc or "@" in parts.netloc or parts.path.strip("/"):
-            raise UsageError(
-                f"{where}: write kafka://host:9092,host2:9092?option=value (a user goes into sasl.username=…)"
-            )
-        servers = ",".join(s if ":" in s else f"{s}:9092" for s in parts.netloc.split(","))
-        config = dict(parse_qsl(parts.query, keep_blank_values=True))
-        ours: dict[str, Any] = {name: _own(where, name, config.pop(name)) for name in _OURS if name in config}
-        return cls(servers, **ours, config=config).checked()
+        address = Address.of(url)
+        if not address.host or "@" in address.host or address.path.strip("/"):
+            raise address.wrong("write kafka://host:9092,host2:9092?option=value (a user goes into sasl.username=…)")
+        servers = ",".join(s if ":" in s else f"{s}:9092" for s in address.host.split(","))
+        return cls(
+            servers,
+            partitions=address.whole("partitions", 1, least=-MOST),
+            replication=address.whole("replication", -1, least=-MOST),
+            max_message_bytes=address.whole("max_message_bytes", 1_048_588, least=-MOST),
+            timeout=address.seconds("timeout", 10.0, least=-math.inf),
+            topic_prefix=address.options.get("topic_prefix", ""),
+            config={name: value for name, value in address.options.items() if name not in _OURS},
+        ).checked()
 
     def checked(self) -> Self:
         """Itself; raises UsageError naming what can't be."""
@@ -159,15 +163,6 @@ class Options(msgspec.Struct, frozen=True):
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
         }
-
-
-def _own(where: str, name: str, text: str) -> float | str:
-    if name == "topic_prefix":
-        return text
-    try:
-        return float(text) if name == "timeout" else int(text)
-    except ValueError:
-        raise UsageError(f"{where}: {name}={text!r} is no number") from None
 
 
 def _refusal(config: dict[str, str]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 
-from ...display import redaction
-from ...errors import UsageError
+from ...contracts import address as urls
 from ...event import Channel
 from ...values import split_url
 
@@ -54,40 +53,31 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse(url: str) -> Address:
     """Take `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…` apart. Raises UsageError."""
     parts = split_url(url)
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    shown = redaction.shown(parts._replace(query="").geturl())
-    if unknown := given.keys() - set(_KNOWN):
-        raise UsageError(
-            f"{shown}: unknown option {', '.join(sorted(unknown))}; {parts.scheme} knows {', '.join(_KNOWN)}"
-        )
+    address = urls.Address.of(url)
+    given = address.only(*_KNOWN)
     if "@" in parts.netloc:
-        raise UsageError(f"{shown}: no user or password in the URL; Pulsar takes &token=…")
+        raise address.wrong("no user or password in the URL; Pulsar takes &token=…")
     pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
     if not parts.netloc or len(pieces) not in (0, 2):
-        raise UsageError(f"{shown}: write {parts.scheme}://host:6650/tenant/namespace (say /public/default)")
+        raise address.wrong(f"write {parts.scheme}://host:6650/tenant/namespace (say /public/default)")
     tenant, namespace = pieces or ("public", "default")
     secure = parts.scheme == "pulsar+ssl"
-    admin = given.get("admin") or f"{'https' if secure else 'http'}://{parts.hostname}:{8443 if secure else 8080}"
-    at = split_url(admin)
-    if at.scheme not in ("http", "https") or not at.netloc:
-        raise UsageError(
-            f"{shown}: admin={admin!r}: give the URL of the admin API, say admin=http://{parts.hostname}:8080"
-        )
+    admin = f"{'https' if secure else 'http'}://{parts.hostname}:{8443 if secure else 8080}"
     if bool(given.get("tls_cert")) != bool(given.get("tls_key")):
-        raise UsageError(f"{shown}: tls_cert and tls_key go together")
+        raise address.wrong("tls_cert and tls_key go together")
     return Address(
         service=f"{parts.scheme}://{parts.netloc}",
-        admin=admin.rstrip("/"),
+        admin=(address.http("admin", admin, example=f"http://{parts.hostname}:8080") or admin).rstrip("/"),
         tenant=tenant,
         namespace=namespace,
         token=given.get("token") or None,
         tls_ca=given.get("tls_ca") or None,
         tls_cert=given.get("tls_cert") or None,
         tls_key=given.get("tls_key") or None,
-        tls_insecure=_flag(shown, "tls_insecure", given.get("tls_insecure", "false")),
+        tls_insecure=address.flag("tls_insecure"),
         listener=given.get("listener") or None,
-        prefetch=int(_number(shown, "prefetch", given.get("prefetch", "100"), 1, 10_000)),
-        send_timeout=_number(shown, "send_timeout", given.get("send_timeout", "5"), 0.1, 600),
+        prefetch=address.whole("prefetch", 100, most=10_000),
+        send_timeout=address.seconds("send_timeout", 5.0, least=0.1, most=600),
     )
 
 
@@ -101,19 +91,3 @@ def channel_of(topic: str, train: str) -> Channel | None:
     if not found:
         return None
     return Channel(train, int(found[1] or 0), found[2] or "")
-
-
-def _flag(shown: str, name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise UsageError(f"{shown}: {name}={text!r}: give true or false")
-    return text == "true"
-
-
-def _number(shown: str, name: str, text: str, least: float, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise UsageError(f"{shown}: {name}={text!r}: give a number from {least:g} to {most:g}")
-    return value

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -17,8 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as NotConnected
 
-from ...display import redaction
-from ...errors import UsageError
+from ...contracts.address import Address
 from ...values import split_url
 
 _OWN = ("db", "prefix", "timeout", "wait", "cluster", "client_name")
@@ -30,7 +29,6 @@ SCHEMES = (*_SCHEMES, *(f"{scheme}+sentinel" for scheme in _SCHEMES), "redis+uni
 """Those of a Redis' URL; an s for TLS."""
 PORT, SENTINEL_PORT = 6379, 26_379
 _LEAVE = 1.0
-_YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 Place = tuple[str, int]
 """Host and port."""
@@ -131,20 +129,18 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         """`redis://[user:password@]host[:port][,host[:port]...][/db][?option=value&...]`, `rediss://` for TLS,
         `redis+sentinel://host[:port],.../NAME[/db]`, `redis+unix:///path`; and the same with `valkey`. Raises
         UsageError."""
+        address = Address.of(url)
         parts = split_url(url)
-        shown = redaction.shown(url)
         kind, _, how = parts.scheme.partition("+")
         is_unix, is_sentinel, is_tls = "unix" in (kind, how), how == "sentinel", kind in ("rediss", "valkeys")
 
         def refuse(why: str) -> NoReturn:
-            raise UsageError(f"{shown}: {why}") from None
+            raise address.wrong(why) from None
 
         known = _OWN + (_TLS if is_tls else ()) + (_SENTINEL if is_sentinel else ())
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.scheme not in SCHEMES:
             refuse("write redis://host:port/db, or rediss:// for TLS")
-        if unknown := sorted(options.keys() - set(known)):
-            refuse(f"unknown option {', '.join(unknown)}; {parts.scheme} knows {', '.join(known)}")
+        options = address.only(*known)
         login, _, netloc = parts.netloc.rpartition("@")
         username, _, password = (unquote(part) for part in login.partition(":"))
         places = [] if is_unix else _places(netloc, SENTINEL_PORT if is_sentinel else PORT, refuse)
@@ -162,9 +158,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         db = options.get("db", number or "0")
         if not db.isdecimal():
             refuse(f"database {db!r}: it is a number, as in redis://host:6379/0")
-        cluster = _YES.get(options.get("cluster", "no").lower())
-        if cluster is None:
-            refuse(f"cluster={options['cluster']}: true or false")
+        cluster = address.flag("cluster")
         if cluster and (is_sentinel or is_unix):
             refuse("a cluster is found by the hosts of its nodes: redis://host:port,host2:port?cluster=true")
         if cluster and int(db):
@@ -175,16 +169,6 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         client_name = options.get("client_name", "")
         if not all("!" <= c <= "~" for c in client_name):
             refuse(f"client_name={client_name!r}: give letters, digits and signs of ASCII, without blanks")
-        wait = options.get("wait", "0")
-        if not wait.isdecimal():
-            refuse(f"wait={wait}: it is the number of replicas that must confirm each write")
-        try:
-            timeout = float(options.get("timeout", "5"))
-        except ValueError:
-            timeout = 0.0
-        if not 0 < timeout < 3600:
-            refuse(f"timeout={options['timeout']}: give seconds, more than 0")
-        tls = {name: value for name, value in options.items() if name in _TLS}
         (host, port), *others = places or [(cls().host, PORT)]
         return cls(
             host=host,
@@ -197,10 +181,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
             sentinel=sentinel,
             sentinel_username=options.get("sentinel_username") or None,
             sentinel_password=options.get("sentinel_password") or None,
-            tls=_checked(tls) if is_tls else None,
+            tls=_tls(address) if is_tls else None,
             prefix=prefix,
-            timeout=timeout,
-            wait=int(wait),
+            timeout=address.seconds("timeout", 5.0, least=0.001, most=3600),
+            wait=address.whole("wait", 0, least=0),
             cluster=cluster,
             client_name=client_name,
         )
@@ -324,15 +308,11 @@ async def leave(connection: AbstractConnection) -> None:
             await connection.disconnect()
 
 
-def _checked(tls: dict[str, str]) -> dict[str, Any]:
-    checks: dict[str, Any] = dict(tls)
-    if "ssl_check_hostname" in tls:
-        checks["ssl_check_hostname"] = yes = _YES.get(tls["ssl_check_hostname"].lower())
-        if yes is None:
-            raise UsageError(f"ssl_check_hostname={tls['ssl_check_hostname']}: true or false")
-    requires = tls.get("ssl_cert_reqs", "required")
-    if requires not in ("required", "optional", "none"):
-        raise UsageError(f"ssl_cert_reqs={requires}: required, optional or none")
-    if requires == "none":
-        checks.setdefault("ssl_check_hostname", False)
-    return checks
+def _tls(address: Address) -> dict[str, Any]:
+    """Options of redis-py's SSLConnection."""
+    options: dict[str, Any] = {name: value for name, value in address.options.items() if name in _TLS}
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = address.flag("ssl_check_hostname")
+    if address.choice("ssl_cert_reqs", "required", ("required", "optional", "none")) == "none":
+        options.setdefault("ssl_check_hostname", False)
+    return options

@@ -7,18 +7,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from ...contracts.address import Address
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...drivers.aws.clients import TROUBLE, Clients
 from ...drivers.aws.errors import Refused, explain
-from ...drivers.aws.place import Place, parse
+from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from ...event import Channel
-from ...values import split_url
 from .handler import PROBE
 from .tallies import Tallies
 from .units import Unit, Units
@@ -58,16 +57,11 @@ class LambdaMappings:
     @classmethod
     def from_url(cls, url: str) -> LambdaMappings:
         """`lambda://eu-west-1/prefix/function?table=…&batch=10`: place as in `sqs://`, then the function. Raises UsageError."""
-        parts = split_url(url)
-        prefix, _, function = unquote(parts.path).strip("/").rpartition("/")
-        given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        batch = given.pop("batch", "10")
-        if not batch.isdigit() or not 1 <= int(batch) <= 10:
-            raise UsageError(f"{url}: batch={batch!r}: give a number from 1 to 10")
-        query = "&".join(part for part in parts.query.split("&") if not part.startswith("batch="))
+        address = Address.of(url)
+        prefix, _, function = address.path.strip("/").rpartition("/")
         if not function:
-            raise UsageError(f"{url}: write lambda://eu-west-1/prefix/function")
-        return cls(function, parse(parts._replace(path=f"/{prefix}", query=query).geturl()), batch=int(batch))
+            raise address.wrong("write lambda://eu-west-1/prefix/function")
+        return cls(function, place_of(address, "batch", path=prefix), batch=address.whole("batch", 10, most=10))
 
     async def __aenter__(self) -> Self:
         """Connect. Raises Unavailable, StorageBroken."""

@@ -9,21 +9,21 @@ from contextlib import AsyncExitStack
 from hashlib import blake2b
 from string import Formatter
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 import msgspec
 
+from ...contracts.address import Address
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...contracts.registry import Registry
 from ...drivers.aws.clients import TROUBLE, Clients
 from ...drivers.aws.errors import Refused, explain
-from ...drivers.aws.place import Place, parse
+from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
-from ...values import split_url
 from .units import Unit, Units
 
 _LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves say is asked each time
+_OPTIONS = ("task", "container", "each", "launch", "subnets", "groups")  # of the URL, beyond the place's
 _PAUSE = 0.5
 _MARGIN = 30.0  # seconds that tasks may take to be gone, beyond the grace
 COMMAND = ("eventwagon", "work", "{target}", "--wagon", "{unit}", "--workers", "{each}")
@@ -93,15 +93,12 @@ class ECSServices:
     def from_url(cls, url: str, target: str, *, registry: Registry) -> ECSServices:
         """`ecs://eu-west-1/prefix/cluster?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c`:
         place as in `sqs://` (with its options), then the cluster. Raises UsageError."""
-        parts = split_url(url)
-        prefix, _, cluster = unquote(parts.path).strip("/").rpartition("/")
-        given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        own = {name: given.pop(name, "") for name in ("task", "container", "each", "launch", "subnets", "groups")}
-        place = parse(urlunsplit(parts._replace(path=f"/{prefix}", query=urlencode(given))))
+        address = Address.of(url)
+        prefix, _, cluster = address.path.strip("/").rpartition("/")
+        own = {name: address.options.get(name, "") for name in _OPTIONS}
+        place = place_of(address, *_OPTIONS, path=prefix)
         if not (cluster and own["task"] and own["container"]):
-            raise UsageError(f"{url}: write ecs://eu-west-1/prefix/cluster?task=FAMILY&container=NAME")
-        if own["each"] and not own["each"].isdigit():
-            raise UsageError(f"{url}: each={own['each']!r}: give a number of workers")
+            raise address.wrong("write ecs://eu-west-1/prefix/cluster?task=FAMILY&container=NAME")
         options: dict[str, Any] = {"launchType": own["launch"]} if own["launch"] else {}
         if own["subnets"]:
             network = {"subnets": own["subnets"].split(",")}
@@ -115,7 +112,7 @@ class ECSServices:
             container=own["container"],
             registry=registry,
             place=place,
-            each=int(own["each"] or 1),
+            each=address.whole("each", 1, least=0),
             options=options,
         )
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from ....contracts.address import Address
 from ....contracts.orchestrator import Deployment, WagonSpec
 from ....contracts.registry import Registry
 from ....errors import UsageError
@@ -112,22 +112,20 @@ class Command(Processes):
         """`command:node consumer.js {ingress}?ready=http://127.0.0.1:{port}/health&grace=30`: words as a shell splits
         them, ? & # and % in them percent-encoded. `ready` is http://…, tcp:host:port, line:regex or check-in. Raises
         UsageError."""
-        parts = split_url(url)
-        given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if parts.fragment or parts.netloc or set(given) - set(_OPTIONS):
-            raise UsageError(
-                f"{url}: write command:PROGRAM ARGUMENTS?ready=…, with ? & # and % of the command percent-encoded; "
+        address = Address.of(url)
+        given = address.options
+        if split_url(url).fragment or address.host or set(given) - set(_OPTIONS):
+            raise address.wrong(
+                "write command:PROGRAM ARGUMENTS?ready=…, with ? & # and % of the command percent-encoded; "
                 f"options are {', '.join(_OPTIONS)}"
             )
         if "ready" not in given:
-            raise UsageError(
-                f"{url}: say how it shows that it serves: &ready=http://…, tcp:host:port, line:regex, check-in"
-            )
+            raise address.wrong("say how it shows that it serves: &ready=http://…, tcp:host:port, line:regex, check-in")
         try:
-            argv, stop = shlex.split(unquote(parts.path)), shlex.split(given.get("stop", ""))
-            times = [float(given.get(name, default)) for name, default in {**_TIMES, "grace": grace}.items()]
+            argv, stop = shlex.split(address.path), shlex.split(given.get("stop", ""))
         except ValueError as e:
-            raise UsageError(f"{url}: {e}") from None
+            raise address.wrong(str(e)) from None
+        times = [address.seconds(name, default) for name, default in {**_TIMES, "grace": grace}.items()]
         return cls(
             argv,
             url=broker_url,

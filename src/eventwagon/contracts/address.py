@@ -1,0 +1,119 @@
+"""A URL, taken apart: what the function gets that opens a driver or an orchestrator, and what it returns."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..display import redaction
+from ..errors import UsageError
+from ..values import MOST, shown, split_url
+from .broker import Broker
+from .registry import Registry
+
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_WHOLE = re.compile(r"-?[0-9]{1,16}")
+
+
+class Address(NamedTuple):
+    """A URL, taken apart. `options` are its query; of an option that is given twice the last counts. `url` is whole but
+    for the option `registry`. The methods that read an option raise UsageError for what it can't be."""
+
+    url: str
+    scheme: str
+    host: str
+    path: str
+    options: dict[str, str]
+    clock: Callable[[], float]
+    registry: Registry | None = None
+    """The one that the URL's option `registry` names: it takes the place of the driver's own."""
+
+    @classmethod
+    def of(cls, url: str, *, clock: Callable[[], float] = time.time, registry: Registry | None = None) -> Self:
+        """Take `url` apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
+        parts = split_url(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        return cls(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock, registry)
+
+    @property
+    def where(self) -> str:
+        """The URL for messages: without its options and secrets."""
+        return redaction.shown(self.url).partition("?")[0].removesuffix(":")
+
+    def wrong(self, why: str) -> UsageError:
+        """The error to raise for this URL."""
+        return UsageError(f"{self.where}: {why}")
+
+    def only(self, *known: str) -> dict[str, str]:
+        """The options, or UsageError naming those that the driver does not know."""
+        if unknown := self.options.keys() - set(known):
+            names = ", ".join(sorted(unknown))
+            raise self.wrong(f"unknown option {names}; {self.scheme} knows {', '.join(known) or 'none'}")
+        return self.options
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An option that is true or false; yes, no, 1 and 0 are taken, too."""
+        if (text := self.options.get(name)) is None:
+            return default
+        if (value := _FLAGS.get(text.lower())) is None:
+            raise self._refused(name, "true or false")
+        return value
+
+    def whole(self, name: str, default: int, *, least: int = 1, most: int = MOST) -> int:
+        """An option that is a whole number."""
+        if (text := self.options.get(name)) is None:
+            return default
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            raise self._refused(name, f"a whole number{_between(least, most)}")
+        return int(text)
+
+    def seconds(self, name: str, default: float, *, least: float = 0.0, most: float = math.inf) -> float:
+        """An option that is a time in seconds."""
+        if (text := self.options.get(name)) is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise self._refused(name, f"a number of seconds{_between(least, most)}")
+        return value
+
+    def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
+        """An option that is one of several words."""
+        text = self.options.get(name, default)
+        if text not in choices:
+            raise self._refused(name, f"{', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    def http(self, name: str, default: str, *, example: str) -> str:
+        """An option that is the URL of an HTTP server. Its secrets are hidden from now on, too."""
+        text = self.options.get(name, default)
+        redaction.learn(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError:
+            parts = urlsplit("")
+        if text and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise self._refused(name, f"a URL, say {name}={example}")
+        return text
+
+    def _refused(self, name: str, what: str) -> UsageError:
+        return self.wrong(f"{name}={shown(self.options.get(name, ''))}: give {what}")
+
+
+class Drivers(NamedTuple):
+    """Where a train's events and its manifest are kept. Neither is entered yet."""
+
+    broker: Broker
+    registry: Registry
+
+
+def _between(least: float, most: float) -> str:
+    if least in (-math.inf, -MOST):
+        return ""  # the caller has bounds of its own
+    return f" of {least} or more" if most in (math.inf, MOST) else f" from {least} to {most}"

@@ -29,7 +29,7 @@ from eventwagon.policy.edits import IDLE, Full, Lift, Plan, Seal, found, load_of
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
 from eventwagon.policy.plan import plan
 from eventwagon.policy.scale_to_zero import rested
-from eventwagon.workers import allocate
+from eventwagon.policy.scheduling import allocate
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 PAUSE = Pause(why="the mail server moves", at=NOW - 60.0, by="ada@laptop")

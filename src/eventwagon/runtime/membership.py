@@ -21,8 +21,8 @@ from ..errors import EventwagonError, Unavailable
 from ..limits import slo
 from ..policy.edits import spec_of
 from ..policy.pausing import resting
+from ..policy.scheduling import may_serve, share
 from ..settings import Settings
-from ..workers import may_serve, share
 from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .handling import Handler

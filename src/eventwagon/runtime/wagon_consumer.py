@@ -13,7 +13,7 @@ from ..contracts.facts import StepFailed
 from ..contracts.orchestrator import WagonSpec
 from ..errors import EventwagonError, UsageError
 from ..event import Channel
-from ..workers import why_not_served
+from ..policy.scheduling import why_not_served
 from .bulkhead import is_ours
 from .kit import Kit
 from .prefetch import Feed, Hands

@@ -20,8 +20,8 @@ from ..contracts.orchestrator import WagonSpec
 from ..display.text import plain
 from ..errors import EventwagonError
 from ..event import born
+from ..policy.scheduling import Candidate, ChainTimes, choose
 from ..settings import Settings
-from ..workers import Journey, Post, choose
 from .admission import Gate
 from .bulkhead import Bulkhead, Seldom, is_ours, kind_of, log_safely, passes, shown
 from .circuits import Circuits
@@ -223,7 +223,7 @@ class Lanes:
         self._kit = kit
         self._slo = slo
         self._shared = shared
-        self._journey = Journey(["", *(name for name in kit.handlers if name)])
+        self._times = ChainTimes(["", *(name for name in kit.handlers if name)])
         self._servings: list[Serving] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -430,41 +430,43 @@ class Lanes:
         if len(self._servings) == 1 and self._slo is None:
             head = self._servings[0].oldest()
             return head and head[0]
-        wall, slo, rests = self._kit.clock(), self._slo, self._journey.rests()
-        posts, feeds = self._posts(wall, rests)
+        wall, slo, remaining = self._kit.clock(), self._slo, self._times.remaining()
+        candidates, feeds = self._candidates(wall, remaining)
         if slo is not None:
-            if self._pass_over(posts, feeds, slo, wall, rests[""]):
-                posts, feeds = self._posts(wall, rests)
+            if self._pass_over(candidates, feeds, slo, wall, remaining[""]):
+                candidates, feeds = self._candidates(wall, remaining)
             # what is still behind late events is out of reach
-            posts = {n: p._replace(last_at=p.next_at or 0.0) if _late(p, wall - slo) else p for n, p in posts.items()}
-        number = choose(list(posts.values()), floors=0, floor=0, slo=slo, service=rests[""], now=wall)
+            candidates = {
+                n: p._replace(last_at=p.next_at or 0.0) if _late(p, wall - slo) else p for n, p in candidates.items()
+            }
+        number = choose(list(candidates.values()), floors=0, floor=0, slo=slo, service=remaining[""], now=wall)
         if number is None:
             return None
-        kept = self._kept(posts, wall, rests[""])
+        kept = self._kept(candidates, wall, remaining[""])
         if kept is not None and kept != number:
             self._credit -= 1.0
             self._choice_until = -math.inf  # for one event, not for all workers that are free in this moment
             self._late = True
             return feeds[kept]
-        if slo is not None and _late(posts[number], wall - slo):
+        if slo is not None and _late(candidates[number], wall - slo):
             if any(feed.looking for feed in feeds.values()):
                 return None
             self._late = True
         return feeds[number]
 
     def _pass_over(
-        self, posts: Mapping[int, Post], feeds: Mapping[int, Feed], slo: float, wall: float, service: float
+        self, candidates: Mapping[int, Candidate], feeds: Mapping[int, Feed], slo: float, wall: float, service: float
     ) -> bool:
         """Older wagons whose next event is late may hold some that are not: they come before those of newer wagons.
         Whether anything was put aside for that."""
         passed = False
         for number, feed in feeds.items():
-            post = posts[number]
+            post = candidates[number]
             if not _late(post, wall - slo):
                 break
             if feed.buffer and post.last_at >= wall - slo + service:
                 aside = sum(len(f.aside) for s in self._servings for f in s.feeds)
-                feed.pass_over(slo - post.rest, self._aside_most() - aside)
+                feed.pass_over(slo - post.remaining, self._aside_most() - aside)
                 passed = True
         return passed
 
@@ -472,9 +474,9 @@ class Lanes:
         """How many late events to have in hand: others may be free to work on them before these workers are."""
         return int(min(_ASIDE_MOST, self._kit.settings.visibility * self.target / max(self.service, 1e-6)))
 
-    def _posts(self, wall: float, rests: Mapping[str, float]) -> tuple[dict[int, Post], dict[int, Feed]]:
+    def _candidates(self, wall: float, remaining: Mapping[str, float]) -> tuple[dict[int, Candidate], dict[int, Feed]]:
         """The wagons that are at work or have some, as `choose` sees them, and the channel of each one's next event."""
-        posts: dict[int, Post] = {}
+        candidates: dict[int, Candidate] = {}
         feeds: dict[int, Feed] = {}
         for s in self._servings:
             head = s.oldest()
@@ -483,18 +485,20 @@ class Lanes:
                 last = wall if cut is None else cut
                 if head is not None:
                     feeds[number], began = head
-                    rest = rests[head[0].channel.name]
+                    rest = remaining[head[0].channel.name]
                     last = began if head[0].spent else last
-                posts[number] = Post(number, cut is not None, began, last, s.busy, rest)
-        return posts, feeds
+                candidates[number] = Candidate(number, cut is not None, began, last, s.busy, rest)
+        return candidates, feeds
 
-    def _kept(self, posts: Mapping[int, Post], wall: float, service: float) -> int | None:
+    def _kept(self, candidates: Mapping[int, Candidate], wall: float, service: float) -> int | None:
         """Where the floors of draining wagons would have a worker now; None when they have had their share of the
         events."""
         if not self.floors or self._credit < 1.0:
             return None
         floor = self._kit.settings.workers.floor
-        return choose(list(posts.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall)
+        return choose(
+            list(candidates.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall
+        )
 
     async def _handle_alone(self, me: asyncio.Task[None], hand: _Hand, feed: Feed, delivery: Delivery) -> None:
         """An event whose last process may have died of it: nothing else is handled here meanwhile, so that it takes no
@@ -601,7 +605,7 @@ class Lanes:
         if self._slo is not None:
             wall = self._kit.clock() - took
             if wall - born(delivery.event) <= self._slo:
-                self._journey.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
+                self._times.learn(feed.channel.name, max(0.0, wall - delivery.event.time), took)
         if hand.because:
             outcome = Failed(hand.because)
         circuit = hand.circuit or feed.circuit
@@ -772,6 +776,6 @@ def _age(serving: Serving) -> tuple[bool, float, int]:
     return cut_off_at is None, cut_off_at or 0.0, serving.spec.number
 
 
-def _late(post: Post, before: float) -> bool:
+def _late(post: Candidate, before: float) -> bool:
     """The wagon's next event can't be on time any more; `before`: the promise ago."""
-    return post.next_at is not None and post.next_at < before + post.rest
+    return post.next_at is not None and post.next_at < before + post.remaining

@@ -7,7 +7,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 _PATIENCE = 0.5
 """Seconds for which the gate stays closed in the hope that the others end."""
@@ -17,13 +16,6 @@ _FORCED_AFTER = 30.0
 """Seconds after which it is closed until they end, however long that takes."""
 _SHARE = 4.0
 """Forced waiting is followed by so many times as long without."""
-
-
-class Hand(Protocol):
-    """A worker, as the gate sees it."""
-
-    busy: bool
-    """Its handler is under way."""
 
 
 class Gate:
@@ -37,8 +29,11 @@ class Gate:
     def __init__(self) -> None:
         self.closed = False
         """One is alone, or waits until no other is at work: nobody may begin."""
-        self.hands: set[Hand] = set()
-        """All workers of the process."""
+        self.busy = 0
+        """Handlers of the process that are under way. Written by HandlerRunner."""
+        self.held = 0
+        """Workers that take nothing, since a handler goes on in its thread after its attempt was ended. Written by
+        HandlerRunner."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
@@ -47,11 +42,8 @@ class Gate:
 
     def left(self) -> None:
         """A handling is over."""
-        if self._quiet is not None and not self._quiet.done() and not self._busy():
+        if self._quiet is not None and not self._quiet.done() and not self.busy:
             self._quiet.set_result(None)
-
-    def _busy(self) -> bool:
-        return any(hand.busy for hand in self.hands)
 
     async def opened(self) -> None:
         """Return when it has been opened. It may be closed again by then."""
@@ -74,7 +66,7 @@ class Gate:
         if loop.time() - self._wanted_at > 2 * _PAUSE:
             self._wanted_since = loop.time()
         self._wanted_at = loop.time()
-        if loop.time() < self._shut_until or (self._busy() and loop.time() < self._not_before):
+        if loop.time() < self._shut_until or (self.busy and loop.time() < self._not_before):
             yield False
             return
         self.closed = True
@@ -98,7 +90,7 @@ class Gate:
         forced = began - self._wanted_since >= _FORCED_AFTER
         try:
             async with asyncio.timeout(None if forced else _PATIENCE):
-                while self._busy():
+                while self.busy:
                     self._quiet = loop.create_future()
                     await self._quiet
         except TimeoutError:

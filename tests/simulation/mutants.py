@@ -35,6 +35,7 @@ from eventwagon.policy import plan as plan_module
 from eventwagon.policy.edits import Plan, Provision, RemoveLeftover, Seal, Task, sealed
 from eventwagon.policy.plan import _Draft, plan
 from eventwagon.policy.scale_to_zero import rested
+from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
@@ -45,7 +46,7 @@ from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.handler_runner import HandlerRunner
-from eventwagon.runtime.handling import Dead, Failed, Handled, begin
+from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
@@ -486,7 +487,7 @@ def _handlers_unchecked() -> Iterator[None]:
 
     def mutant(*args: Any) -> Any:
         outcome = begin(*args)
-        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed) else _later(outcome)
+        return _checked(outcome) if isinstance(outcome, Handled | Dead | Failed | Snoozed) else _later(outcome)
 
     async def _later(outcome: Any) -> Any:
         return _checked(await outcome)
@@ -503,7 +504,8 @@ def _handlers_unchecked() -> Iterator[None]:
             go(self, queue)
 
     go = Settler._go
-    with mock.patch.object(runner_module, "begin", mutant), mock.patch.object(Settler, "_go", unless_ending):
+    ours = mock.patch.object(bulkhead_module, "_closes", lambda error: isinstance(error, Close))
+    with ours, mock.patch.object(runner_module, "begin", mutant), mock.patch.object(Settler, "_go", unless_ending):
         yield
 
 

@@ -1,5 +1,4 @@
-"""The gate through which all handlings of one process pass: it lets one event be handled with nothing else under
-way."""
+"""The gate that all handlings of one process pass: it lets one event be handled with nothing else under way."""
 
 from __future__ import annotations
 
@@ -9,26 +8,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _PATIENCE = 0.5
-"""Seconds for which the gate stays closed in the hope that the others end."""
+"""Seconds for which the gate stays closed to wait for the others."""
 _PAUSE = 5.0
-"""Seconds after which it may be closed again when they did not."""
+"""Seconds before it may be closed again if they did not end."""
 _FORCED_AFTER = 30.0
-"""Seconds after which it is closed until they end, however long that takes."""
+"""Seconds of vain tries after which it stays closed until they end."""
 _SHARE = 4.0
-"""Forced waiting is followed by so many times as long without."""
+"""After a forced wait the gate stays open for this many times as long."""
 
 
 class Gate:
-    """Open to all, or closed for the one that is alone. A worker asks `closed` before it begins, and calls `left` after
-    if it is closed then: nothing more, as long as nobody wants to be alone.
+    """Open to all workers, or closed for one that is alone. A worker checks `closed` before it begins, and calls `left`
+    afterwards if the gate is closed then: that is all it costs while nobody wants to be alone.
 
-    Handlers that take long are not waited for at once, or one of them would hold up all workers: `alone` is entered
-    with False then, and tried again later. Only when that has gone on for long is the gate closed until they end.
+    Long handlers are not waited for at first, or one of them would hold up all workers: `alone` is entered with False,
+    and the caller tries again later. Only after this has gone on for long is the gate closed until they end.
     """
 
     def __init__(self) -> None:
         self.closed = False
-        """One is alone, or waits until no other is at work: nobody may begin."""
+        """A worker is alone, or waits for the others to finish: nobody may begin."""
         self.busy = 0
         """Handlers of the process that are under way. Written by HandlerRunner."""
         self.held = 0
@@ -38,7 +37,7 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
         self._wanted_since = self._wanted_at = float("-inf")
-        """Since when somebody has wanted to be alone, in vain, and when last: often for as long as that lasts."""
+        """When somebody first wanted to be alone in vain, and when last; workers try again often while that lasts."""
 
     def left(self) -> None:
         """A handling is over."""
@@ -46,19 +45,19 @@ class Gate:
             self._quiet.set_result(None)
 
     async def opened(self) -> None:
-        """Return when it has been opened. It may be closed again by then."""
+        """Wait until it was opened. It may be closed again by then."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await waiter
 
     def refuse(self) -> None:
-        """Being alone was in vain, and may be again: nobody is for a while."""
+        """Being alone was of no use, and may be again: let nobody be alone for a while."""
         self._shut_until = asyncio.get_running_loop().time() + _PAUSE
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Entered with True when nobody is at work, with False where others would have to be waited for. Workers that
-        wait at the gate begin between two that want to be alone."""
+        """Entered with True once nobody else is at work, with False if that would take too long. Between two that want
+        to be alone, workers that wait at the gate begin."""
         while self.closed:
             await self.opened()
             await asyncio.sleep(0)  # the others first

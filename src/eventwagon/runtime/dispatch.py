@@ -1,4 +1,4 @@
-"""Hand out: from which channel a free worker takes its next event."""
+"""Hand out: decides from which channel a free worker takes its next event."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from .prefetch import Prefetcher, WagonPrefetch
 from .worker_runtime import PoolState, WagonState, WorkerRuntime
 
 _STEADY = 0.001
-"""Seconds for which a choice of wagon and channel holds: what choosing costs is spread over fast events."""
+"""Seconds for which a choice of wagon and channel holds, so that fast events share the cost of choosing."""
 _ASIDE_MOST = 1000
-"""Late events that are passed over and kept in hand."""
+"""The most late events that are passed over and kept."""
 
 
 class Dispatcher:
-    """Hands out the events of one pool's wagons. It owns the choice of the moment, what the floors have used of their
-    share, and how long chains of events take.
+    """Decides from which channel of its wagons a pool's worker takes the next event, by `policy.scheduling`.
 
-    `slo`: the promise to newcomers in seconds that a shared pool works by.
+    It owns the current choice, how much of their share the floors have used, and how long chains of events take. `slo`:
+    the promise to newcomers in seconds that a shared pool works by.
     """
 
     def __init__(self, runtime: WorkerRuntime, pool: PoolState, *, slo: float | None) -> None:
-        self.slo = slo
         self.floors = 0
         """How many of the pool's workers the floors of draining wagons may take together. Written by WorkerPool."""
         self.late = False
-        """The choice is of what is late, or goes to the floors: what was passed over comes first."""
+        """The chosen channel's late events are wanted, or a floor's: what was passed over comes first."""
         self.wagons: list[WagonPrefetch] = []
         """The oldest first."""
         self._runtime = runtime
         self._pool = pool
+        self._slo = slo
         self._times = ChainTimes(["", *(name for name in runtime.handlers if name)])
         self._choice: Prefetcher | None = None
         self._choice_until = -math.inf
         self._credit = 1.0
-        """Events that the floors may take now. They get their workers' share of all events, whatever the moment shows:
-        of handlers that never wait none is at work when the next is chosen."""
+        """Events that the floors may take now. Floors get their workers' share of all events. Counting the workers at
+        work would not do: of handlers that never wait, none is at work when the next event is chosen."""
 
     # --- which wagons ----------------------------------------------------------------------------
 
@@ -54,19 +54,19 @@ class Dispatcher:
         self.drop_choice(wagon)
 
     def sort(self) -> None:
-        """Some wagon may have been cut off: the order of their ages may be another."""
+        """A wagon may have been cut off: sort them by age anew."""
         self.wagons.sort(key=_age)
 
     def drop_choice(self, wagon: WagonState) -> None:
-        """Choose anew where this wagon had been chosen. Idempotent."""
+        """Choose anew if this wagon is the current choice. Idempotent."""
         if self._choice is not None and self._choice.source.wagon is wagon:
             self._choice = None
 
     # --- what is next ----------------------------------------------------------------------------
 
     def next(self, now: float) -> Prefetcher | None:
-        """The channel to take the next event from; None when nothing waits, or while a look past late events is under
-        way. `now` is the loop's time."""
+        """The channel to take the next event from; None if nothing waits, or while events behind late ones are being
+        fetched. `now` is the loop's time."""
         pool = self._pool
         if pool.target:
             self._credit = min(max(1.0, self.floors), self._credit + self.floors / pool.target)
@@ -82,19 +82,19 @@ class Dispatcher:
         self._choice = choice = self._choose()
         return choice
 
-    def learn(self, source: str, delivery: Delivery, took: float) -> None:
-        """A handler of the channel `source` has ended after `took` s: note how long the event waited and was handled,
-        where it was on time. Not idempotent."""
+    def learn(self, channel: str, delivery: Delivery, took: float) -> None:
+        """A handler of this channel has ended after `took` s: note how long the event waited and was handled, where it
+        was on time. Not idempotent."""
         began = self._runtime.clock() - took
-        if self.slo is not None and began - born(delivery.event) <= self.slo:
-            self._times.learn(source, max(0.0, began - delivery.event.time), took)
+        if self._slo is not None and began - born(delivery.event) <= self._slo:
+            self._times.learn(channel, max(0.0, began - delivery.event.time), took)
 
     def _choose(self) -> Prefetcher | None:
         self.late = False
-        if len(self.wagons) == 1 and self.slo is None:
+        if len(self.wagons) == 1 and self._slo is None:
             head = self.wagons[0].oldest()
             return head and head[0]
-        wall, slo, remaining = self._runtime.clock(), self.slo, self._times.remaining()
+        wall, slo, remaining = self._runtime.clock(), self._slo, self._times.remaining()
         candidates, heads = self._candidates(wall, remaining)
         if slo is not None:
             if self._pass_over(candidates, heads, slo, wall, remaining[""]):
@@ -126,8 +126,8 @@ class Dispatcher:
         wall: float,
         service: float,
     ) -> bool:
-        """Older wagons whose next event is late may hold some that are not: they come before those of newer wagons.
-        Whether anything was put aside for that."""
+        """Older wagons whose next event is late may hold events that are not, which come before those of newer wagons:
+        put the late ones aside. Whether any were."""
         passed = False
         for number, head in heads.items():
             candidate = candidates[number]
@@ -140,14 +140,14 @@ class Dispatcher:
         return passed
 
     def _aside_most(self) -> int:
-        """How many late events to have in hand: others may be free to work on them before these workers are."""
+        """How many late events to keep: no more than these workers can handle before their claims run out."""
         pool, visibility = self._pool, self._runtime.settings.visibility
         return int(min(_ASIDE_MOST, visibility * pool.target / max(pool.handler_seconds, 1e-6)))
 
     def _candidates(
         self, wall: float, remaining: Mapping[str, float]
     ) -> tuple[dict[int, Candidate], dict[int, Prefetcher]]:
-        """The wagons that are at work or have some, and the channel of each one's next event."""
+        """The wagons that are worked on or have events, and the channel of each one's next event."""
         candidates: dict[int, Candidate] = {}
         heads: dict[int, Prefetcher] = {}
         for each in self.wagons:
@@ -163,22 +163,21 @@ class Dispatcher:
         return candidates, heads
 
     def _for_floors(self, candidates: Mapping[int, Candidate], wall: float, service: float) -> int | None:
-        """Where the floors of draining wagons would have a worker now; None when they have had their share of the
-        events."""
+        """Where the floors of draining wagons need a worker now; None if they have had their share of the events."""
         if not self.floors or self._credit < 1.0:
             return None
         floor = self._runtime.settings.workers.floor
         return choose(
-            list(candidates.values()), floors=self.floors, floor=floor, slo=self.slo, service=service, now=wall
+            list(candidates.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall
         )
 
 
 def _age(each: WagonPrefetch) -> tuple[bool, float, int]:
-    """The oldest first. Wagons are not always cut off in the order of their numbers."""
+    """A key that sorts the oldest first. Wagons are not always cut off in the order of their numbers."""
     cut_off_at = each.wagon.spec.cut_off_at
     return cut_off_at is None, cut_off_at or 0.0, each.wagon.spec.number
 
 
 def _is_late(candidate: Candidate, before: float) -> bool:
-    """The wagon's next event can't be on time any more; `before`: the promise ago."""
+    """The wagon's next event can't be on time any more. `before`: now minus the promise."""
     return candidate.next_at is not None and candidate.next_at < before + candidate.remaining

@@ -1,11 +1,11 @@
-"""Handle: runs the handlers of one pool's workers, ends those that take too long, and says what came of each event."""
+"""Handle: runs handlers for the workers, ends those that take too long, and passes each outcome to the settler."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from ..breaker import DEATHS, Circuit
@@ -17,7 +17,6 @@ from ..errors import EventwagonError
 from .admission import Gate
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
-from .dispatch import Dispatcher
 from .forks import forks, leave
 from .handling import (
     HANDLED,
@@ -27,7 +26,7 @@ from .handling import (
     Handled,
     Handler,
     Outcome,
-    Run,
+    RunState,
     Snoozed,
     Threads,
     begin,
@@ -40,15 +39,15 @@ _logger = logging.getLogger("eventwagon.worker")
 
 OUTCOMES = (Handled, Dead, Failed, Snoozed)
 _TO_MARK = 5.0
-"""The longest that all wait for a suspect's claim to be marked, in seconds."""
+"""Seconds within which a suspect's claim must be marked, since all other workers wait for that."""
 _BEFORE_ANOTHER_THREAD = 1.0
-"""Seconds after which an event comes again for which the system had no thread left."""
+"""Seconds after which an event comes again if the system had no thread left for it."""
 _BEFORE_ALONE = 1.0
-"""Seconds after which a suspect comes again whose claim could not be marked."""
+"""Seconds after which a suspect comes again if its claim could not be marked."""
 
 
-class Worker(Run):
-    """One worker, and what it has in hand. Written by HandlerRunner; `settler` and `delivery` are set by WorkerPool."""
+class Worker(RunState):
+    """One worker, and the event that it handles. Written by HandlerRunner; WorkerPool sets `settler` and `delivery`."""
 
     __slots__ = ("attempt", "busy", "circuit", "delivery", "settler", "task", "until")
 
@@ -56,57 +55,59 @@ class Worker(Run):
         super().__init__()
         self.task = task
         self.settler: Settler | None = None
-        """Of the channel of the event in hand; None while there is none."""
+        """The settler of its event; None while it has no event."""
         self.delivery: Delivery | None = None
         self.circuit: Circuit | None = None
-        """That of the channel when the handling began: what came of it is for that one."""
+        """The channel's circuit when the handling began: the outcome counts for that one."""
         self.attempt = 1
-        """How often it was tried with this, as far as is known here."""
+        """How often the event was tried, this time included, as far as this process knows."""
         self.until = math.inf
-        """When its handler is cut short; once it was, when it is given up."""
+        """The loop's time when its handler is cut short or, after that, given up."""
         self.busy = False
         """Its handler is under way."""
 
     @property
     def is_stray(self) -> bool:
-        """Somebody else has cancelled this worker, not we, nor its handler."""
+        """Somebody else has cancelled this worker's task: neither eventwagon nor its handler."""
         return self.strayed and not self.because
 
     def works_for(self, wagon: WagonState) -> bool:
-        """The event in hand is of this wagon."""
+        """Its event is of this wagon."""
         return self.settler is not None and self.settler.source.wagon is wagon
 
 
 class HandlerRunner:
-    """Runs handlers for the workers of one pool. It owns what each worker has in hand, and the deadlines.
+    """Runs handlers for the workers of one pool. It owns the state of each worker, and the deadlines.
 
-    `gate`, `threads` and `circuits` are the process's, shared by its pools.
+    `gate`, `threads` and `circuits` are the process's, shared by its pools. `on_handled` is called after each handling
+    with the channel's name, the event and the seconds that its handler took.
     """
 
     def __init__(
         self,
         runtime: WorkerRuntime,
         pool: PoolState,
-        dispatcher: Dispatcher,
         *,
         gate: Gate,
         threads: Threads,
         circuits: Circuits,
+        on_handled: Callable[[str, Delivery, float], None] | None,
     ) -> None:
         self.gate = gate
         self.workers: dict[asyncio.Task[None], Worker] = {}
         """Written by WorkerPool."""
         self._runtime = runtime
         self._pool = pool
-        self._dispatcher = dispatcher
         self._threads = threads
         self._circuits = circuits
+        self._on_handled = on_handled
         self._held: set[asyncio.Task[None]] = set()
-        """Workers whose event is over, and whose handler still runs in its thread."""
+        """Workers whose handler still runs in its thread after the attempt was ended."""
         self._timer: asyncio.TimerHandle | None = None
         settings = runtime.settings
         self._blocks_from = min(settings.handler_timeout, settings.member_ttl, settings.visibility / 2)
-        """Seconds for which a handler may hold the event loop unnoticed: then check-ins and claims begin to lapse."""
+        """Seconds after which a handler that blocks the event loop is warned of: check-ins and claims begin to
+        lapse."""
         self._failures = Seldom()
         self._time = asyncio.get_running_loop().time
 
@@ -115,8 +116,8 @@ class HandlerRunner:
     def start(
         self, worker: Worker, settler: Settler, delivery: Delivery, now: float
     ) -> Outcome | Awaitable[Outcome] | None:
-        """Call the handler for the event that the worker has in hand: the outcome, or what to await for it where the
-        handler waits; None where there was nothing to handle."""
+        """Call the handler for the worker's event. Returns the outcome, an awaitable of it if the handler waits, or
+        None if there was nothing to handle."""
         source, settings = settler.source, self._runtime.settings
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
@@ -153,7 +154,7 @@ class HandlerRunner:
     def finish(
         self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
     ) -> None:
-        """The handling that began at `now` is over: count it, tell the circuit, and give the event to its settler.
+        """The handling that began at `now` is over: count it, tell the circuit, and pass the event to its settler.
         `at_once`: the handler never waited."""
         if worker.forks != forks():  # in the copy of the process that it made
             leave(outcome.error if isinstance(outcome, Failed) else None)
@@ -169,8 +170,8 @@ class HandlerRunner:
         pool.handler_seconds += (took - pool.handler_seconds) * 0.05 if pool.handler_seconds else took
         if at_once and took > self._blocks_from:
             self._warn_of_blocking(source.handler, took)
-        if self._dispatcher.slo is not None:
-            self._dispatcher.learn(source.channel.name, delivery, took)
+        if self._on_handled is not None:
+            self._on_handled(source.channel.name, delivery, took)
         if worker.because:
             outcome = Failed(worker.because)
         circuit = worker.circuit or source.circuit
@@ -227,7 +228,7 @@ class HandlerRunner:
                 self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
 
     def drop(self, worker: Worker) -> None:
-        """Something failed that should not: what the worker has in hand is left to run out. Idempotent."""
+        """The worker failed, or ends: let the claim of its event run out, if it has one. Idempotent."""
         if worker.settler is not None and worker.delivery is not None:
             worker.settler.source.wagon.busy -= worker.busy
             self.gate.busy -= worker.busy
@@ -240,9 +241,9 @@ class HandlerRunner:
     # --- alone -----------------------------------------------------------------------------------
 
     async def handle_alone(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
-        """Handle an event whose last process may have died of it: nothing else is handled here meanwhile, so that it
-        takes no other along, and its next death is its own. Where others would have to be waited for it comes again
-        later."""
+        """Handle a suspect: an event whose last process may have died of it. Nothing else is handled in this process
+        meanwhile, so that it takes no other event along, and another death is certainly its own. If that would mean to
+        wait long for other handlers it comes again later."""
         worker.until = math.inf
         wagon = settler.source.wagon
         try:
@@ -263,9 +264,9 @@ class HandlerRunner:
             await self.after_cut(worker, settler.source)
 
     async def _marked(self, settler: Settler, delivery: Delivery) -> bool:
-        """Have the suspect's claim say that it is alone. False: it is not to be handled now."""
+        """Mark the suspect's claim as handled alone. False: do not handle it now."""
         if self.gate.held:
-            return True  # beside a handler that goes on in its thread it is not alone: whose death it would be is not known
+            return True  # beside a handler that goes on in its thread it is not alone, and a death would prove nothing
         source, runtime = settler.source, self._runtime
         try:
             async with asyncio.timeout(min(_TO_MARK, runtime.settings.publish_timeout)):
@@ -307,7 +308,7 @@ class HandlerRunner:
             self._cut_short(worker, because)
 
     def give_up(self, wagon: WagonState) -> None:
-        """Run no further the handlers of this wagon that were cut short and go on all the same. Idempotent."""
+        """Stop running the handlers of this wagon that were cut short and go on all the same. Idempotent."""
         for worker in self._working_for(wagon):
             if worker.because:
                 self._give_up(worker)
@@ -318,8 +319,9 @@ class HandlerRunner:
             task.cancel()
 
     async def after_cut(self, worker: Worker, source: ChannelState) -> None:
-        """A handler was cut short, or has cancelled its own task: that ends with it. One whose thread goes on keeps
-        this worker's place until it has ended, or there would be one worker more."""
+        """A handler was cut short, or has cancelled its own task: the cancellation must not reach the worker's next
+        event. A handler whose thread goes on keeps this worker until it has ended, or there would be one worker
+        more."""
         is_stray, because, thread = worker.is_stray, worker.because, worker.thread
         worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
         if thread is not None and (thread.over or self._pool.closed):
@@ -367,7 +369,7 @@ class HandlerRunner:
             worker.task.cancel()
 
     def _give_up(self, worker: Worker) -> None:
-        """It was cancelled, and goes on: it is run no further, and its worker goes on without it."""
+        """It was cancelled and goes on: stop running it, and let its worker go on without it."""
         worker.until = math.inf
         if not worker.given_up and worker.settler is not None:
             worker.given_up = True
@@ -389,14 +391,14 @@ class HandlerRunner:
         )
 
     def _warn_of_blocking(self, handler: Handler, took: float) -> None:
-        """It never waited, so it could not be cut short, and nothing else could run meanwhile."""
+        """It never waited, so it could not be cut short and nothing else could run."""
         if self._failures.due(("blocking", handler.name)) is not None:
             log_safely(
                 _logger,
                 logging.WARNING,
-                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so others may have taken this "
-                "process for dead, and its events: let it wait with await, or make it a plain function, which runs in a "
-                "thread",
+                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so others may have taken "
+                "this process for dead, and its events: let it wait with await, or make it a plain function, which "
+                "runs in a thread",
                 self._runtime.train,
                 handler.name,
                 took,
@@ -405,8 +407,8 @@ class HandlerRunner:
     def _log_failure(
         self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
     ) -> None:
-        """At WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute a
-        kind."""
+        """Log at WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute
+        for each kind."""
         kind = (handler.name, dies, because if error is None else kind_of(error))
         held_back = self._failures.due(kind)
         if held_back is None and not dies:
@@ -428,7 +430,7 @@ class HandlerRunner:
 
 
 async def _absorb(task: asyncio.Task[None]) -> None:
-    """Cancellations that were meant for a handler end with it."""
+    """Take back cancellations of this task that were meant for its handler."""
     while task.cancelling():
         task.uncancel()
     with suppress(asyncio.CancelledError):  # one may still be on its way

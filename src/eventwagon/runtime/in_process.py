@@ -1,4 +1,4 @@
-"""The in-process orchestrator: a unit of workers are tasks of this process."""
+"""The in-process orchestrator: it runs a unit's workers as tasks of this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Start = Callable[[WagonSpec], Awaitable[WagonConsumer]]
 
 
 class InProcess:
-    """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds
+    """Starts a wagon's workers in this process, with `start`. Leaving it ends all of them, within `grace` seconds
     each."""
 
     def __init__(self, start: Start, *, grace: float = 30.0, bulkhead: Bulkhead | None = None) -> None:
@@ -40,7 +40,7 @@ class InProcess:
         self._bulkhead = bulkhead
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a unit's workers became ready, failed, moved or ended."""
+        """Called when a unit's workers became ready, failed, moved to another wagon or ended."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -104,7 +104,7 @@ class InProcess:
         self.on_change()
 
     async def _leave(self, unit: _Unit, grace: float, *, drained: bool = False) -> None:
-        """End what serves now, if it still is that in the end."""
+        """End the unit's consumer."""
         ending = self._consumers[unit]
         self._ending.add(unit)
         await ending[1].end(grace, drained=drained)
@@ -113,7 +113,7 @@ class InProcess:
             self._ending.discard(unit)
 
     async def _supervise(self, unit: _Unit) -> None:
-        """Bring one unit's workers to what its spec says, each time that it changes; again where that failed."""
+        """Reconcile one unit's workers with its spec each time that this changes; again with backoff if it fails."""
         pause = _PAUSES[0]
         while True:
             wanted = self._wanted[unit]
@@ -157,7 +157,7 @@ class InProcess:
                 tasks.create_task(self._end(unit))
 
     async def _end(self, unit: _Unit) -> None:
-        """Each ends for itself: what one raises keeps no other from ending gracefully."""
+        """If one raises, the others still end gracefully."""
         try:
             await self.remove(*unit, grace=self._grace)
         except BaseException as e:

@@ -8,10 +8,10 @@
          ├─ Prefetcher        prefetch: one for each channel, fetched ahead of the workers
          └─ Settler           settle: one for each channel, the way back to the broker
 
-References point down this list, and from right to left of the path: a pool's dispatcher reads the prefetchers of its
-wagons, a prefetcher knows its channel's settler. What a stage has to know of those before it stands in three small
-states (`worker_runtime`): a prefetcher reads PoolState to know how much to fetch, and wakes workers there. `prefetch`
-lists the steps of one event.
+References point one way: an owner knows what it owns, a consumer its pool, a dispatcher the prefetchers of the pool's
+wagons, a prefetcher the settler of its channel. The stages know no owners. They tell them something through callbacks,
+and read what they need of one another in three small states (`worker_runtime`): a prefetcher reads in PoolState how
+many events the workers need, and wakes them there. `prefetch` lists the ten steps of one event.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LocalWorkers:
     ) -> None:
         self.has_peers = True
         """Other processes work for the train too: no event is kept waiting here that one of them could take. Written by
-        whoever knows."""
+        Membership."""
         self._runtime = runtime
         self._slo = slo
         self._shared = shared
@@ -128,7 +128,12 @@ class LocalWorkers:
         runtime, state = self._runtime, PoolState(is_shared=is_shared)
         dispatcher = Dispatcher(runtime, state, slo=slo)
         runner = HandlerRunner(
-            runtime, state, dispatcher, gate=self._gate, threads=self._threads, circuits=self._circuits
+            runtime,
+            state,
+            gate=self._gate,
+            threads=self._threads,
+            circuits=self._circuits,
+            on_handled=None if slo is None else dispatcher.learn,
         )
         return WorkerPool(runtime, self._tasks, state, dispatcher, runner)
 

@@ -1,6 +1,6 @@
-"""Prefetch: what one process has fetched from the channels of a wagon ahead of its workers, and what it passed over.
+"""Prefetch: fetches events ahead of the workers, a channel each, and keeps those that were passed over.
 
-The path of one event, from its receipt to its settlement:
+The path of one event has ten steps, from its receipt to its settlement:
 
 1. `Prefetcher.fetch` receives a batch and puts it into the buffer,
 2. `PoolState.wake` wakes as many idle workers,
@@ -13,7 +13,7 @@ The path of one event, from its receipt to its settlement:
 9. the queue's task stores what the event emitted, with all that waited for the same channels,
 10. and settles the event, or gives it back.
 
-Each step is a call of the one before, but for 2 and 9: there a task takes over.
+The channel's fetching task takes steps 1 and 2, a worker's task (`WorkerPool`) steps 3 to 8, the queue's task 9 and 10.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ _KEPT_WAITING = 0.15
 
 
 class Prefetcher:
-    """Fetches one channel's events ahead of the workers, and hands them out. It owns the buffer and what was passed
-    over.
+    """Fetches one channel's events ahead of the workers. It owns what was fetched and not yet taken.
 
-    While all workers are busy an event that another process could take is not kept: it is given back after a moment,
-    and the prefetcher rests. It remembers when that event's chain began, so that a worker that is free chooses between
-    wagons as if the event were here, and fetches what it has chosen.
+    While all workers are busy, an event that another process could take is given back after a moment, and the
+    prefetcher rests. It remembers when the chain of that event began: a free worker then chooses between wagons as if
+    the event were still here, and has it fetched if it is chosen.
 
     `pool`: the workers that it fetches for. `has_peers`: whether other processes may have a free worker for the events.
     `on_gone` is called when the channel is no more.
@@ -66,21 +65,22 @@ class Prefetcher:
         self.settler = settler
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
-        """What could not be on time any more and was passed over, older than what is in the buffer: handled later."""
+        """Events that can't be on time any more and were passed over. They are older than those in the buffer and are
+        handled later."""
         self.looking = False
-        """Nothing that was fetched can be on time: what comes after it is being fetched."""
+        """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
-        """Nothing is fetched but what a worker has chosen."""
+        """It fetches only what a worker has chosen."""
         self.remembered: float | None = None
-        """While it rests: when the chain began of what a worker would fetch."""
+        """While it rests: when the chain of the next event in the channel began."""
         self.receiving = False
-        """It waits for the broker to give it more."""
+        """A receive is under way."""
         self._runtime = runtime
         self._pool = pool
         self._has_peers = has_peers
         self._on_gone = on_gone
         self._newest: list[Delivery] = []
-        """The last ones in the buffer and aside at the last look at what is kept waiting."""
+        """The newest in the buffer and aside when `_kept_waiting` last looked."""
         self._called: list[asyncio.Future[None]] = []
         """Workers that wait for an event to be fetched."""
         self._timer: asyncio.TimerHandle | None = None
@@ -110,12 +110,12 @@ class Prefetcher:
 
     @property
     def spent(self) -> bool:
-        """The channel had nothing more to give, and all that it gave was taken or passed over."""
+        """The channel has nothing more, and everything fetched was taken or passed over."""
         return not self.buffer and self.receiving and not self.looking
 
     def take(self, *, late: bool = False) -> Delivery | None:
-        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first.
-        None where it must be fetched: see `fetch_one`."""
+        """The next event, in the order of their receipt; with `late` those that were passed over come first. None if
+        it must be fetched first: see `fetch_one`."""
         if self.source.circuit.opened_at is not None:
             return self._take_probe()
         if self.aside and (late or not self.fresh):
@@ -128,7 +128,7 @@ class Prefetcher:
         return delivery
 
     def _take_probe(self) -> Delivery | None:
-        """The circuit is open: one of what is at hand is to show whether the channel works again."""
+        """The circuit is open: choose the event that shows whether the channel works again."""
         at_hand = self.buffer or self.aside
         if not at_hand:
             return None
@@ -140,8 +140,8 @@ class Prefetcher:
         return delivery
 
     async def fetch_one(self) -> None:
-        """Fetch one event for a worker that has chosen this channel. Returns when it was tried, or after a moment: a
-        broker that does not answer keeps no worker from other wagons."""
+        """Fetch one event for a worker that has chosen this channel. Returns when a receive has ended, or after a
+        moment: a broker that does not answer must not keep the worker from other wagons."""
         self.remembered = None
         waiter = asyncio.get_running_loop().create_future()
         self._called.append(waiter)
@@ -149,9 +149,8 @@ class Prefetcher:
         await asyncio.wait([waiter], timeout=_CALL)
 
     def pass_over(self, allowance: float, most: int) -> None:
-        """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer
-        ones behind them can be on time still. Where none of those that were fetched can, what comes after them is
-        looked for."""
+        """Put aside at most `most` waiting events whose chain began more than `allowance` s ago, so that newer ones
+        behind them can still be on time. If all fetched events are put aside, fetch those behind them."""
         self._allowance, self._most = allowance, most
         before = self._runtime.clock() - allowance
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
@@ -164,8 +163,8 @@ class Prefetcher:
     # --- fetching --------------------------------------------------------------------------------
 
     def ahead(self) -> int:
-        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
-        this process has no worker for them, or the wagon is paused."""
+        """How many events to have in the buffer: few if handlers are slow, so that none waits for a busy worker; none
+        if this process has no worker for them or the wagon is paused."""
         pool, source = self._pool, self.source
         if not pool.target or source.wagon.paused:
             return 0
@@ -233,7 +232,7 @@ class Prefetcher:
         return len(self._called) if self.resting else ahead - len(self.buffer)
 
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
-        """The broker has given these."""
+        """A receive has returned these; `asked` is how many it was asked for."""
         self.settler.received(deliveries)
         self.buffer.extend(deliveries)
         self._dry = len(deliveries) < asked
@@ -251,7 +250,7 @@ class Prefetcher:
             self._look_soon()
 
     def _look_on(self) -> bool:
-        """Whether what just came is late too, and more may come."""
+        """Whether the events just received are late too, and more may follow."""
         self.pass_over(self._allowance, self._most)
         more, self.looking = self.looking, True
         return more
@@ -263,12 +262,12 @@ class Prefetcher:
             self._pool.wake_all()
 
     def _answer_called(self) -> None:
-        """Nothing can be fetched now: workers are not to wait for it."""
+        """Nothing can be fetched now: let the workers go that wait for it."""
         _answer(self._called)
         self._called.clear()
 
     def _stop_waiting(self) -> None:
-        """Nothing is fetched any more: nobody is to wait for it."""
+        """Nothing more is fetched: stop the timer, and let the workers go that wait."""
         self.remembered = None
         self._answer_called()
         if self._timer is not None:
@@ -282,8 +281,8 @@ class Prefetcher:
         self._timer = asyncio.get_running_loop().call_later(_KEPT_WAITING, self._kept_waiting)
 
     def _kept_waiting(self) -> None:
-        """Give back what has waited here since the last look, while every worker is busy: one of another process may be
-        free."""
+        """Give back the events that have waited since the last look while all workers were busy: another process may
+        have a free one."""
         self._timer = None
         if not self.source.wagon.leaving and not self._pool.free and self._has_peers():
             if self._dry:
@@ -294,8 +293,8 @@ class Prefetcher:
             self._look_soon()
 
     def _give_back_waiting(self, waiting: deque[Delivery]) -> float | None:
-        """Those that were there at the last look; when the chain of the first of them began. They come in order: where
-        the newest of then is here no more, neither are those before it."""
+        """Give back those that were here at the last look. Returns when the chain of the first of them began, None if
+        none is left. Events are taken in order: if the newest of that look is gone, so are those before it."""
         if not any(delivery is newest for delivery in waiting for newest in self._newest):
             return None
         began = born(waiting[0].event)
@@ -308,7 +307,7 @@ class Prefetcher:
     # --- its owner's -----------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """A worker is free and has nothing to do: fetch again as before. Idempotent."""
+        """A worker is idle: fetch ahead again. Idempotent."""
         if self.resting:
             self.resting, self.remembered = False, None
             self.source.room.set()
@@ -323,13 +322,13 @@ class Prefetcher:
             self._pool.wake_all()
 
     def drop(self) -> None:
-        """The channel is gone: forget what was fetched. Its claims run out."""
+        """The channel is gone: forget what was fetched, and let its claims run out."""
         self._clear()
         self.looking = False
         self._stop_waiting()
 
     def give_all_back(self) -> None:
-        """What was fetched and not taken is for others, or for later."""
+        """Give back everything that was fetched and not taken."""
         for delivery in self._clear():
             self.settler.give_back(delivery)
 
@@ -341,7 +340,7 @@ class Prefetcher:
 
 
 class WagonPrefetch:
-    """The prefetchers of one wagon, a channel each. Its owner appends to them; whoever hands out events reads them."""
+    """The prefetchers of one wagon, one for each channel. WagonConsumer appends to them; Dispatcher reads them."""
 
     def __init__(self, wagon: WagonState) -> None:
         self.wagon = wagon
@@ -351,8 +350,8 @@ class WagonPrefetch:
         return iter(self.prefetchers)
 
     def oldest(self) -> tuple[Prefetcher, float] | None:
-        """The channel whose next event belongs to the chain that began first, and when that was; None when nothing
-        waits. A chain that has begun goes before a new one of the same moment, and what was passed over comes last."""
+        """The channel whose next event belongs to the chain that began first, and when that was; None if nothing waits.
+        Of chains of the same moment the one that has begun comes first; events that were passed over come last."""
         best: Prefetcher | None = None
         began = 0.0
         for prefetcher in self.prefetchers:
@@ -364,26 +363,26 @@ class WagonPrefetch:
         return None if best is None else (best, began)
 
     def look(self) -> None:
-        """Something changed: the prefetchers look whether they are to fetch more."""
+        """Something changed: have the prefetchers check whether to fetch more."""
         for prefetcher in self.prefetchers:
             prefetcher.source.room.set()
 
     def worker_free(self, *, own: bool) -> None:
-        """A worker has nothing to do. Prefetchers that rest fetch again; those of a wagon with workers of its `own`
-        fetch when one is free."""
+        """A worker is idle. Prefetchers that rest fetch ahead again; those of a wagon with workers of its `own` fetch
+        as soon as one is idle."""
         for prefetcher in self.prefetchers:
             prefetcher.resume()
             if own:
                 prefetcher.source.room.set()
 
     def rescaled(self, target: int) -> None:
-        """There are `target` workers now: fetch accordingly."""
+        """The pool has `target` workers now: fetch as many events as they need."""
         if not target:
             self.give_back()
         self.look()
 
     def give_back(self) -> None:
-        """Nobody here works on what was fetched: others may have it."""
+        """Give back everything that was fetched and not taken, in all channels."""
         for prefetcher in self.prefetchers:
             prefetcher.give_all_back()
 

@@ -1,4 +1,4 @@
-"""Settle: takes what came of a channel's events (done, dead, to be retried, given back) and brings it to the broker."""
+"""Settle: stores what a channel's events emitted, then settles them, or gives them back to the broker."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ Emitted = Sequence[tuple[str, Event]]
 """Events to be stored before the event that emitted them is settled, each with its channel's name."""
 
 Return = tuple[Delivery, float, bool, bool]
-"""What is to be given back: after which pause, whether that was an attempt, and whether it was handled at all."""
+"""An event to be given back: the pause, whether it counts as an attempt, and whether it was handled at all."""
 
 
 class SettleQueue:
-    """Events of one channel that wait for the same answers of the broker: while one batch is under way the next
-    gathers."""
+    """Events that are settled together. While one batch is under way the next one gathers."""
 
     __slots__ = ("back", "done", "task")
 
     def __init__(self) -> None:
         self.done: list[tuple[Delivery, Emitted]] = []
-        """Handled or dead, each with what is to be stored before it is settled."""
+        """Events to settle, each with what must be stored before."""
         self.back: list[Return] = []
+        """Events to give back."""
         self.task: asyncio.Task[None] | None = None
 
     def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
-        """The next batch: one event at least, with at most `most` emits together, so that it is settled as soon as they
-        are stored."""
+        """The next batch to settle: as many events as emitted at most `most` events together, but at least one."""
         taken = self.done
         for place, (_, emitted) in enumerate(taken):
             most -= len(emitted)
@@ -61,12 +60,13 @@ class SettleQueue:
 class Settler:
     """Settles the events of one channel of a wagon in one process.
 
-    It owns `unsettled`: each event from its receipt until the broker has taken what came of it. Events that emit to the
-    same channels travel together; those that emit elsewhere wait for no answer but their own. What the broker refuses
-    for good is told apart: its event dies, the others are settled.
+    Each event ends in one call: `done`, `die`, `retry`, `snooze` or `give_back`. It then waits in a queue, and is
+    settled or given back in a batch. Events that emitted to the same channels share a queue, so that one channel's
+    broker holds up no events of others. If the broker refuses an emitted event for good, the event that emitted it dies
+    and the others of its batch are settled.
 
-    `on_gone` is called when a channel of the wagon is no more, `on_settled` after each batch.
-    """
+    It owns `unsettled`: each event from its receipt until it is settled or given back. `on_gone` is called when a
+    channel of the wagon is gone, `on_settled` after each batch."""
 
     def __init__(
         self,
@@ -87,41 +87,41 @@ class Settler:
         self._on_gone = on_gone
         self._on_settled = on_settled
         self._done = SettleQueue()
-        """Handled, and emitted nothing."""
+        """Events that emitted nothing."""
         self._back = SettleQueue()
         self._emitting: dict[str | frozenset[str], SettleQueue] = {}
-        """By the channels to which they emitted."""
+        """Events that emitted, by the channels to which they did."""
         self._ended = False
         self._context = copy_context()  # of no event
         self._later: dict[int, tuple[float, asyncio.TimerHandle]] = {}
-        """By identity: what could not be settled, the next pause, and the timer of this one."""
+        """By identity: events that could not be settled, with the next pause and the timer of this one."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
-        """By identity: those for which `until_settled` waits."""
+        """By identity: events for which `until_settled` waits."""
 
     def received(self, deliveries: Iterable[Delivery]) -> None:
-        """The broker has given these to this process: from now on their claims are kept."""
+        """These were received: from now on their claims are kept."""
         for delivery in deliveries:
             self.unsettled[id(delivery)] = delivery
 
     # --- what came of an event -----------------------------------------------------------------
 
     def done(self, delivery: Delivery, emitted: Emitted) -> None:
-        """Handled: to be settled once what it emitted is stored (I6)."""
+        """It was handled: settle it once what it emitted is stored (I6)."""
         queue = self._done if not emitted else self._queue_of(emitted)
         queue.done.append((delivery, emitted))
         if queue.task is None:
             self._go(queue)
 
     def die(self, delivery: Delivery, because: str, attempt: int) -> None:
-        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
-        here."""
+        """Put it among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as this
+        process knows."""
         channel = self.source.channel
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
         self.tell_deaths(letters)
 
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
-        """Again after a pause."""
+        """It is tried again after a pause."""
         self._queue_return(delivery, again.pause, tried=again.counts)
         channel = self.source.channel
         self._runtime.tell(
@@ -137,7 +137,7 @@ class Settler:
         )
 
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
-        """Again after the pause that its handler asked for; that was no attempt."""
+        """It comes again after the pause that its handler asked for; this does not count as an attempt."""
         self._queue_return(delivery, pause, tried=False)
         channel = self.source.channel
         self._runtime.tell(
@@ -152,24 +152,24 @@ class Settler:
         )
 
     def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
-        """Another process may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
+        """Give it back, for any process to take after `delay` s. A suspect stays one unless it was `handled` here."""
         self.not_tried(delivery)
         self._queue_return(delivery, delay, tried=False, handled=handled)
 
     def not_tried(self, delivery: Delivery) -> None:
-        """It was taken and not handled: as a circuit's probe it has shown nothing."""
+        """It was taken and not handled. If it was the circuit's probe, another event must be."""
         if self.source.circuit.probe is not None:
             self._circuits.passed(self.source.circuit, delivery.event.id, gone=False)
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
-        """They are in hand no longer: settled, given back, or left to run out. Idempotent."""
+        """They are settled, given back, or their claims are left to run out. Idempotent."""
         for delivery in deliveries:
             self.unsettled.pop(id(delivery), None)
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
                 waiter.set_result(None)
 
     def tell_deaths(self, emitted: Emitted) -> None:
-        """Tell of the dead letters among what is to be stored."""
+        """Tell of each dead letter among what was emitted."""
         channel = self.source.channel
         for name, letter in emitted:
             if name == DEAD:
@@ -186,8 +186,8 @@ class Settler:
                 )
 
     async def until_settled(self, delivery: Delivery) -> None:
-        """Return when it is in hand no longer, or after a moment: the others are not to wait for a broker that does not
-        answer."""
+        """Wait until it is settled or given back, but only for a moment: others must not wait for a broker that does
+        not answer."""
         if id(delivery) not in self.unsettled or self.source.wagon.leaving:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -197,8 +197,7 @@ class Settler:
     # --- its owner's -----------------------------------------------------------------------------
 
     def change_circuit(self, circuit: Circuit) -> None:
-        """The channel has, or no longer has, a breaker. A probe that is under way shows nothing to the old one.
-        Idempotent."""
+        """The channel gets, or loses, its breaker. A probe under way does not count for the old circuit. Idempotent."""
         before = self.source.circuit
         if circuit is not before:
             self.source.circuit = circuit
@@ -206,15 +205,15 @@ class Settler:
                 self._circuits.passed(before, before.probe, gone=False)
 
     def give_back_unstored(self) -> None:
-        """No time is left for what waits to be stored and settled: others may have it, and handle it again. A batch
-        that is under way goes on."""
+        """No time is left for what waits to be stored and settled: give it back, to be handled again. A batch that is
+        under way goes on."""
         for queue in self._queues():
             left, queue.done = queue.done, []
             for delivery, _ in left:
                 self.give_back(delivery, handled=True)
 
     def end(self, why: str) -> None:
-        """Nothing more can be done, or is to be: what has no answer yet is left to run out. Idempotent."""
+        """Settle nothing more: the claims of what is left run out. Idempotent."""
         self._ended = True
         for _, timer in self._later.values():
             timer.cancel()
@@ -228,7 +227,7 @@ class Settler:
         return [self._done, self._back, *self._emitting.values()]
 
     def _queue_of(self, emitted: Emitted) -> SettleQueue:
-        """The queue of those that emitted to the same channels."""
+        """The queue of events that emitted to the same channels as this one."""
         key = emitted[0][0] if len(emitted) == 1 else frozenset(name for name, _ in emitted)
         queue = self._emitting.get(key)
         if queue is None:
@@ -240,7 +239,7 @@ class Settler:
         self._go(self._back)
 
     def _go(self, queue: SettleQueue) -> None:
-        """Something waits in the queue."""
+        """Start the queue's task, unless it runs already."""
         if queue.task is None and not self._ended:
             queue.task = self._tasks.create_task(self._work_off(queue), context=self._context.copy())
 
@@ -294,8 +293,8 @@ class Settler:
         *,
         again: bool = False,
     ) -> None:
-        """Store these emits; those that the broker never takes are found by halves and noted in `refused`, by the place
-        of the event that emitted them."""
+        """Store these emitted events. Those that the broker refuses for good are found by bisection and noted in
+        `refused`, by the place of the event that emitted them."""
         channel = Channel(self.source.channel.train, self.source.channel.wagon, name)
         events = [event for _, event in part]
         try:
@@ -319,7 +318,7 @@ class Settler:
             refused[place] = (name, e)
 
     def _refuse(self, delivery: Delivery, name: str, error: BaseException) -> None:
-        """What it emitted can't be stored."""
+        """The broker refuses what it emitted: it dies, or is tried again if the driver failed."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
             self._runtime.report_failure(f"keeping a dead letter of wagon_{self.source.channel.wagon}", because)
@@ -339,8 +338,8 @@ class Settler:
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them. A channel that the manifest does not give to this wagon (yet) may exist all the same, and would
-        be swept with what it holds: handlers of a new version wait until it is added."""
+        """Store them. A channel that the manifest does not (yet) give to this wagon may exist, and would be swept with
+        what it holds: handlers of a new version wait until it is added."""
         if channel.name != DEAD and channel not in self.source.wagon.spec.channels:
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
         await self._runtime.broker.publish(channel, events)
@@ -366,8 +365,8 @@ class Settler:
         self.forget(deliveries)
 
     def _settle_later(self, delivery: Delivery) -> None:
-        """It was handled, and could not be settled for a reason that may stand: its claim is kept, so that nobody
-        handles it again, and settling is tried again after a pause that grows."""
+        """It was handled and could not be settled. Its claim is kept, so that nobody handles it again, and settling is
+        tried again after pauses that grow."""
         pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
         timer = asyncio.get_running_loop().call_later(pause, self.done, delivery, (), context=self._context.copy())
         self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer
@@ -395,8 +394,8 @@ class Settler:
         self.source.room.set()
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
-        """Until it works, or the wagon is gone: then its events were handled by others, under the same ids. Raises
-        EventRefused, and whatever is no EventwagonError: to try those again is of no use."""
+        """Call until it succeeds or the wagon is gone (its events were then handled by others, with the same ids).
+        Raises EventRefused, and what is no EventwagonError: trying those again is of no use."""
         pause = PAUSES[0]
         while not self._ended:
             try:
@@ -422,5 +421,5 @@ class Settler:
 
 
 def _ends(error: BaseException) -> bool:
-    """Whether this ends the settling: it is cancelled, or its wagon was left meanwhile."""
+    """Whether this ends the queue's task: it was cancelled, or the program is interrupted."""
     return issubclass(type(error), asyncio.CancelledError) or is_ours(error)

@@ -1,4 +1,4 @@
-"""One wagon as one process serves it: its channels' consumers, their claims, and leaving without losing anything."""
+"""One wagon as one process serves it: attaches to its channels, keeps the claims, and leaves without losing events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .worker_runtime import ChannelState, WagonState, WorkerRuntime
 
 _logger = logging.getLogger("eventwagon")
 _TO_GIVE_BACK = (1.0, 5.0)
-"""Seconds, from least to most, for what was cut short to be given back on leaving."""
+"""The least and the most seconds, on leaving, for events to be given back whose handlers were cut short."""
 
 
 class WagonConsumer:
@@ -45,7 +45,7 @@ class WagonConsumer:
     ) -> None:
         self.state = WagonState(spec, paused=paused or spec.paused)
         self.trouble = ""
-        """Why it is not served any more; empty while it is."""
+        """Why it can't be served any more; empty while it is."""
         self.on_left: Callable[[], object] = lambda: None
         """Called when it has been left."""
         self.on_trouble: Callable[[], object] = lambda: None
@@ -55,7 +55,7 @@ class WagonConsumer:
         self._circuits = circuits
         self._pool = pool
         self._paused_here = paused
-        """The process was told that the wagon is paused, whatever the spec says."""
+        """`pause` said so, whatever the spec says."""
         self._has_peers = has_peers
         self._channels = WagonPrefetch(self.state)
         self._stack = AsyncExitStack()
@@ -69,8 +69,8 @@ class WagonConsumer:
 
     @property
     def workers(self) -> int:
-        """Its own workers, including those that finish their last event; those at one of its events where they are
-        shared."""
+        """How many workers it has of its own, including those that finish their last event; of a shared pool, how many
+        handle its events now."""
         pool, busy = self._pool.state, self.state.busy
         return busy if pool.is_shared else max(pool.target, busy)
 
@@ -81,7 +81,7 @@ class WagonConsumer:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The inner channels of the wagon that this program has no handler for: the others are served."""
+        """The inner channels of the wagon that this program has no handler for. The others are served."""
         return tuple(c.name for c in self.state.spec.channels if c.name not in self._runtime.handlers)
 
     @property
@@ -102,7 +102,7 @@ class WagonConsumer:
 
     @property
     def paused(self) -> bool:
-        """Nothing of it is handed out, since the wagon is paused."""
+        """The wagon is paused: nothing of it is handed out."""
         return self.state.paused
 
     # --- attaching -------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ class WagonConsumer:
         self._channels.look()
 
     def pause(self, paused: bool) -> None:
-        """The process says whether the wagon is paused; it is also where its spec says so. From now on nothing of it is
-        handed out, and what was fetched is given back. Handlers in flight finish. Idempotent."""
+        """Say whether the wagon is paused; it is also if its spec says so. While it is paused nothing of it is handed
+        out. What was fetched is given back; handlers in flight finish. Idempotent."""
         self._paused_here = paused
         self._heed_pause()
 
@@ -192,14 +192,14 @@ class WagonConsumer:
         self._channels.look()
 
     def circuit_changed(self, circuit: Circuit) -> None:
-        """A circuit of the process, which may be that of some of its channels, opened or closed, a probe is due, or one
-        failed."""
+        """A circuit of this process opened or closed, a probe is due, or one failed. Without effect if no channel uses
+        it."""
         for each in self._channels:
             if each.source.circuit is circuit:
                 each.circuit_changed()
 
     def abandon(self, why: str) -> None:
-        """A channel is gone: nothing more can be done here. What is in hand is left to run out. Idempotent."""
+        """A channel is gone: stop serving the wagon, and let the claims run out. Idempotent."""
         self.trouble, self.state.leaving = why, True
         for each in self._channels:
             each.drop()
@@ -212,8 +212,8 @@ class WagonConsumer:
     # --- claims ----------------------------------------------------------------------------------
 
     async def _keep_claims(self) -> None:
-        """Keep what is in hand from being given to others, for as long as it is. A task of each wagon's own: a broker
-        that hangs on one keeps no other waiting."""
+        """Extend the claims of unsettled events, so that no other process gets them. Each wagon has its own task: if
+        the broker hangs on one, no other has to wait."""
         every = self._runtime.settings.visibility / 3
         while not self.trouble:
             await asyncio.sleep(every)
@@ -235,8 +235,8 @@ class WagonConsumer:
 
     async def end(self, grace: float, *, drained: bool = False) -> None:
         """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back.
-        Idempotent; cancelling the caller does not cut the leaving short. Where it is `drained` a receive under way can
-        only be in vain, and is not waited for, nor is anything once a handler was interrupted."""
+        Idempotent; cancelling the caller does not cut the leaving short. Of a `drained` wagon a receive under way will
+        bring nothing, and is not waited for. Nothing is waited for once a handler was interrupted."""
         if self._ending is None:
             self.state.leaving = True
             # a task of its own: it ends gracefully whatever ended the others
@@ -248,9 +248,12 @@ class WagonConsumer:
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        """Fetch no more and give back what waits; let what is at work finish; cut short what does not, and give that
-        back, and what was handled and still waits to be settled; then leave the channels. What a receive brings that
-        was under way is among it."""
+        """1. Fetch no more, and give back what was fetched, also by receives that are still under way.
+        2. Let handlers finish for `grace` s.
+        3. Cut short those that did not, and wait for their events to be given back.
+        4. Stop running those that go on all the same; give back what still waits to be settled.
+        5. Leave the channels.
+        """
         wagon, bulkhead = self.state, self._runtime.bulkhead
         least, most = _TO_GIVE_BACK
         to_give_back = max(least, min(most, grace))
@@ -283,7 +286,7 @@ class WagonConsumer:
         self.on_left()
 
     async def _receive_no_more(self, seconds: float) -> None:
-        """Wait for receives that are under way, so that what they bring can be given back."""
+        """Wait for receives that are under way, and give back what they bring."""
         if self._fetching:
             await asyncio.wait(self._fetching, timeout=seconds)
         for fetching in self._fetching:
@@ -300,7 +303,7 @@ class WagonConsumer:
                 await self.state.quiet.wait()
 
     def _notice_quiet(self) -> None:
-        """While leaving: notice when nothing is in hand any more."""
+        """While leaving: set `quiet` once no event of the wagon is unsettled."""
         wagon = self.state
         if wagon.leaving and not wagon.busy and (self.trouble or not any(c.settler.unsettled for c in self._channels)):
             wagon.quiet.set()

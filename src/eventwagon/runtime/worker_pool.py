@@ -1,4 +1,4 @@
-"""The workers' tasks: as many as there should be, each taking one event after the other."""
+"""The workers' tasks: keeps their number, and has each take one event after the other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WorkerPool:
         self._dispatcher = dispatcher
         self._runner = runner
         self._context = copy_context()
-        """In which each event is handled anew."""
+        """The context in which each event is handled."""
 
     # --- their number ----------------------------------------------------------------------------
 
@@ -75,22 +75,22 @@ class WorkerPool:
     # --- their wagons ----------------------------------------------------------------------------
 
     def join(self, wagon: WagonPrefetch) -> None:
-        """Work for this wagon too."""
+        """Work for this wagon too. Once for each wagon."""
         self._dispatcher.add(wagon)
 
     def part(self, wagon: WagonState, because: str) -> None:
-        """Work for it no longer; what is still under way there is cut short. Idempotent."""
+        """Work for it no longer, and cut short the handlers under way there. Idempotent."""
         self._dispatcher.remove(wagon)
         self._runner.cut_short(wagon, because)
         if not self.state.is_shared:
             self.close()
 
     def drop_choice(self, wagon: WagonState) -> None:
-        """Nothing of this wagon is handed out for now, though it had been chosen. Idempotent."""
+        """The wagon was paused or resumed: choose anew. Idempotent."""
         self._dispatcher.drop_choice(wagon)
 
     def give_up(self, wagon: WagonState) -> None:
-        """Run no further the handlers there that were cut short and go on all the same. Idempotent."""
+        """Stop running the handlers there that were cut short and go on all the same. Idempotent."""
         self._runner.give_up(wagon)
 
     # --- their work ------------------------------------------------------------------------------
@@ -122,9 +122,8 @@ class WorkerPool:
                 asyncio.get_running_loop().call_soon(self._fill)
 
     async def _turns(self, worker: Worker) -> bool:
-        """Take one event after the other, for as long as there are no more workers than there should be. True when a
-        handler has changed context variables: another worker takes this one's place, so that no event sees
-        another's."""
+        """Take one event after the other, until there are more workers than there should be. Returns True if a handler
+        has changed context variables: another worker takes this one's place, so that no event sees those of another."""
         loop, state, dispatcher, runner = asyncio.get_running_loop(), self.state, self._dispatcher, self._runner
         gate, task = runner.gate, worker.task
         clean = list(self._context.items())
@@ -167,8 +166,8 @@ class WorkerPool:
         return False
 
     def _interrupt(self) -> None:
-        """Somebody interrupts the program: its workers' tasks are ended with this one, and can settle nothing more.
-        What is in hand comes again when the process has ended, so nothing waits for it."""
+        """The program is interrupted: the other workers' tasks end with this one and can settle nothing more. Their
+        events come again when the process has ended, so leaving waits for none of them."""
         self.runtime.bulkhead.interrupted = True
         for wagon in self._dispatcher.wagons:
             wagon.wagon.quiet.set()

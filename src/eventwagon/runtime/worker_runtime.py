@@ -1,8 +1,5 @@
-"""What the stages of the workers' path share: what never changes, and the states of a pool, a wagon and a channel.
-
-The stages (prefetch, hand out, handle, settle) hold no references to one another's owners. They read these states; each
-field says which class writes it.
-"""
+"""What the stages of the workers' path share: the runtime, which never changes, and the states of a pool, a wagon and a
+channel, whose fields say which class writes them."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ PAUSES = (0.05, 2.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRuntime:
-    """What the workers of one process use, whichever wagon they work for. Never changed after it was made."""
+    """What the workers of one process need, whichever wagon they work for."""
 
     train: str
     handlers: Mapping[str, Handler]
@@ -45,7 +42,8 @@ class WorkerRuntime:
     """This process's name, under which it claims events."""
 
     def report_failure(self, step: str, because: str) -> None:
-        """A step failed and is tried again: tell it. For the first of a row of failures. Raises nothing."""
+        """Tell that a step failed and is tried again. Call it for the first of several failures in a row. Raises
+        nothing."""
         self.tell(StepFailed(train=self.train, step=step, because=because))
 
 
@@ -56,7 +54,7 @@ class PoolState:
 
     def __init__(self, *, is_shared: bool) -> None:
         self.is_shared = is_shared
-        """The pool works for all wagons of the process. If not, for one."""
+        """The pool works for all wagons of the process, not for one."""
         self.target = 0
         """How many workers there should be. Written by WorkerPool."""
         self.size = 0
@@ -74,19 +72,19 @@ class PoolState:
 
     @property
     def in_need(self) -> int:
-        """How many events to have at hand in each channel, however slow the handlers are. A wagon's own workers fetch
-        when one is free: another process may have a free one sooner. A shared pool chooses between wagons by what is at
-        hand of each."""
+        """How many events to have in each channel's buffer, however slow the handlers are. For a wagon's own workers as
+        many as are free: another process may have a free one sooner. A shared pool has to see each wagon's events to
+        choose between them."""
         return self.target if self.is_shared else len(self._idle)
 
     def idle(self) -> asyncio.Future[None]:
-        """A worker has no event: what to await before it looks again."""
+        """A worker has no event: the future to await before it asks for one again."""
         waiter = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         return waiter
 
     def wake(self, count: int) -> None:
-        """`count` events came in: wake as many idle workers."""
+        """`count` events were fetched: wake as many idle workers."""
         idle = self._idle
         while count > 0 and idle:
             waiter = idle.popleft()
@@ -95,7 +93,7 @@ class PoolState:
                 count -= 1
 
     def wake_all(self) -> None:
-        """Something changed: all idle workers look for an event."""
+        """Something changed: wake all idle workers."""
         self.wake(len(self._idle))
 
 
@@ -112,7 +110,7 @@ class WagonState:
         self.leaving = False
         """Nothing more of it is fetched. Written by WagonConsumer."""
         self.quiet = asyncio.Event()
-        """While it is left: nothing of it is in hand. Written by WagonConsumer; set by WorkerPool when the program is
+        """While it is left: no event of it is unsettled. Written by WagonConsumer; set by WorkerPool if the program is
         interrupted, since nothing is waited for then."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
@@ -137,5 +135,5 @@ class ChannelState:
         self.circuit = circuit
         """Written by Settler.change_circuit."""
         self.room = asyncio.Event()
-        """The prefetcher is to look whether it should fetch. Set by anybody who changed what it depends on, cleared by
-        Prefetcher."""
+        """Set when the prefetcher should check whether to fetch, by the class that changed what that depends on;
+        cleared by Prefetcher."""

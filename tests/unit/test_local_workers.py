@@ -17,7 +17,7 @@ from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock, run
-from tests.support import pools_of, worker_runtime
+from tests.support import pools_of, until, worker_runtime
 
 CLOCK = VirtualClock()
 INGRESS, INNER, DEAD_LETTERS = Channel("t", 1), Channel("t", 1, "mail"), Channel("t", 1, DEAD)
@@ -71,6 +71,29 @@ def test_a_worker_that_lets_others_run_hears_that_it_should_end(steps: int) -> N
             working.resize(0, 0)
             await asyncio.sleep(1)
             assert [pool.size for pool in pools_of("t")] == [0]
+
+    run(main())
+
+
+def test_a_worker_that_is_cancelled_before_it_has_begun_is_replaced() -> None:
+    """Somebody cancels all tasks of the program in that moment."""
+    handled = list[str]()
+    train = Train("t")
+
+    @train.on("t")
+    async def handle(name: str) -> None:
+        handled.append(name)
+
+    async def main() -> None:
+        broker = await holding(INGRESS)
+        async with asyncio.timeout(60), workers(train, broker, shared=0) as working:
+            await working.serve(spec(INGRESS))
+            others = asyncio.all_tasks()
+            working.resize(2, 0)
+            for task in asyncio.all_tasks() - others:
+                task.cancel()
+            await until(lambda: handled)
+            assert [pool.size for pool in pools_of("t")] == [2]
 
     run(main())
 

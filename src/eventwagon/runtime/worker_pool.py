@@ -69,8 +69,20 @@ class WorkerPool:
     def _fill(self) -> None:
         state = self.state
         while state.size < state.target and not state.closed and not self.runtime.bulkhead.interrupted:
-            self._tasks.create_task(self._work(), context=self._context.copy())
+            task = self._tasks.create_task(self._work(), context=self._context.copy())
+            self._runner.workers[task] = Worker(task)
             state.size += 1
+            task.add_done_callback(self._ended)  # it may be cancelled before it has begun
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A worker has ended: replace it if there are too few now. Idempotent."""
+        worker = self._runner.workers.pop(task, None)
+        if worker is None:
+            return
+        self._runner.drop(worker)
+        self.state.size -= 1
+        if not self.state.closed and self.state.size < self.state.target:
+            asyncio.get_running_loop().call_soon(self._fill)
 
     # --- their wagons ----------------------------------------------------------------------------
 
@@ -98,9 +110,7 @@ class WorkerPool:
     async def _work(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: this runs as a task
-        state, runner = self.state, self._runner
-        worker = Worker(task)
-        runner.workers[task] = worker
+        state, worker = self.state, self._runner.workers[task]
         try:
             stained = False
             while not stained and state.size <= state.target:
@@ -112,14 +122,10 @@ class WorkerPool:
                     if is_ours(e):
                         raise
                     self.runtime.bulkhead.report("a worker", e)  # the pool keeps its size
-                    runner.drop(worker)
+                    self._runner.drop(worker)
                     await asyncio.sleep(PAUSES[0])
         finally:
-            runner.drop(worker)
-            del runner.workers[task]
-            state.size -= 1
-            if not state.closed and state.size < state.target:
-                asyncio.get_running_loop().call_soon(self._fill)
+            self._ended(task)
 
     async def _turns(self, worker: Worker) -> bool:
         """Take one event after the other, until there are more workers than there should be. Returns True if a handler

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.contracts.broker import Broker
-from eventwagon.contracts.facts import Entry, Fact
+from eventwagon.contracts.facts import Entry, Fact, Listener
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
+from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.worker_pool import WorkerPool
+from eventwagon.runtime.worker_runtime import PoolState, WorkerRuntime
+from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock
 
 
@@ -36,6 +41,32 @@ class World:
 
     def of(self, kind: type) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]
+
+
+def worker_runtime(
+    train: Train,
+    broker: Broker,
+    *,
+    clock: Callable[[], float],
+    tell: Listener = lambda fact: None,
+    settings: Settings | None = None,
+) -> WorkerRuntime:
+    """What a process's workers use, for tests that run them without a connection."""
+    return WorkerRuntime(
+        train=train.name,
+        handlers=train.handlers,
+        settings=settings or train.settings,
+        broker=broker,
+        clock=clock,
+        tell=tell,
+        bulkhead=Bulkhead(train.name),
+    )
+
+
+def pools_of(train: str) -> list[PoolState]:
+    """The pools of workers of this train that are open in this process."""
+    pools = [thing for thing in gc.get_objects() if type(thing) is WorkerPool and thing.runtime.train == train]
+    return [pool.state for pool in pools if not pool.state.closed]
 
 
 async def until(true: Callable[[], object], *, seconds: float = 60.0, step: float = 0.01) -> None:

@@ -19,9 +19,11 @@ from eventwagon.orchestrators.processes.command import Command, Line
 from eventwagon.orchestrators.processes.records import UnitFiles
 from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.payload import shape
+from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.handling import Context, Handler
 from eventwagon.runtime.in_process import InProcess
-from eventwagon.runtime.worker_pool import Crew
+from eventwagon.runtime.local_workers import LocalWorkers
+from eventwagon.runtime.worker_runtime import WorkerRuntime
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
@@ -30,7 +32,7 @@ from tests.held import PROGRAM, TRAIN, Held, a_wagon, given
 
 
 class InProcessHarness:
-    """The in-process orchestrator over the real crew, on a broker in memory."""
+    """The in-process orchestrator over the real workers, on a broker in memory."""
 
     outlives = False
     warm = True
@@ -50,19 +52,18 @@ class InProcessHarness:
     async def __aenter__(self) -> Self:
         settings = Settings(workers=Workers(each=1), handler_timeout=1e9)
         handlers = {"": Handler("", self._handle, shape(self._handle))}
-        crew = Crew(
-            TRAIN,
-            handlers,
-            settings,
-            self._broker,
-            slo=None,
-            shared=None,
-            revision=self.revision,
+        runtime = WorkerRuntime(
+            train=TRAIN,
+            handlers=handlers,
+            settings=settings,
+            broker=self._broker,
             clock=self._clock,
             tell=lambda fact: None,
+            bulkhead=Bulkhead(TRAIN),
+            revision=self.revision,
         )
-        await self._stack.enter_async_context(crew)
-        self.orchestrator: Orchestrator = await self._stack.enter_async_context(InProcess(crew.serve))
+        workers = await self._stack.enter_async_context(LocalWorkers(runtime, shared=None))
+        self.orchestrator: Orchestrator = await self._stack.enter_async_context(InProcess(workers.serve))
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.workers import Load, Workers, allocate
+from eventwagon.policy.scheduling import WagonLoad, allocate
+from eventwagon.workers import Workers
 
 
 @st.composite
-def trains(draw: st.DrawFn, held: bool = True) -> tuple[Workers, list[Load]]:
+def trains(draw: st.DrawFn, held: bool = True) -> tuple[Workers, list[WagonLoad]]:
     total = draw(st.integers(1, 40))
     workers = Workers(total=total, floor=draw(st.integers(0, min(3, total))))
     draining, spares = draw(st.integers(0, 5)), draw(st.integers(0, 3))
@@ -21,7 +22,7 @@ def trains(draw: st.DrawFn, held: bool = True) -> tuple[Workers, list[Load]]:
         left -= has
         outstanding = 0 if state == "spare" else draw(st.none() | st.integers(0, 60))
         times = (None, 0.0) if state == "spare" else (draw(st.none() | st.floats(0, 100)), draw(st.floats(0, 100)))
-        loads.append(Load(number, state, outstanding, has, *times))  # type: ignore[arg-type]
+        loads.append(WagonLoad(number, state, outstanding, has, *times))  # type: ignore[arg-type]
     return workers, loads
 
 
@@ -35,7 +36,7 @@ def total_of(workers: Workers) -> int:
 
 @given(trains(), slos)
 def test_each_wagon_gets_a_number_and_the_crew_is_never_exceeded(
-    train: tuple[Workers, list[Load]], slo: float | None
+    train: tuple[Workers, list[WagonLoad]], slo: float | None
 ) -> None:
     workers, loads = train
     counts = allocate(workers, loads, slo=slo, now=100.0)
@@ -46,7 +47,7 @@ def test_each_wagon_gets_a_number_and_the_crew_is_never_exceeded(
 
 @given(trains(), slos)
 def test_when_all_have_let_go_nobody_idles_while_there_is_work_for_all(
-    train: tuple[Workers, list[Load]], slo: float | None
+    train: tuple[Workers, list[WagonLoad]], slo: float | None
 ) -> None:
     """Asked again with what was given as what is held, it comes to rest, and the whole crew is at a wagon."""
     workers, loads = train
@@ -59,7 +60,7 @@ def test_when_all_have_let_go_nobody_idles_while_there_is_work_for_all(
 
 
 @given(trains(held=False))
-def test_newcomers_come_first_but_for_the_floors(train: tuple[Workers, list[Load]]) -> None:
+def test_newcomers_come_first_but_for_the_floors(train: tuple[Workers, list[WagonLoad]]) -> None:
     workers, loads = train
     active = next((load for load in loads if load.state == "active"), None)
     if active is None:
@@ -74,7 +75,7 @@ def test_newcomers_come_first_but_for_the_floors(train: tuple[Workers, list[Load
 
 @given(trains(held=False), slos)
 def test_every_draining_wagon_with_work_keeps_its_floor_the_oldest_first(
-    train: tuple[Workers, list[Load]], slo: float | None
+    train: tuple[Workers, list[WagonLoad]], slo: float | None
 ) -> None:
     workers, loads = train
     total = total_of(workers)
@@ -89,7 +90,7 @@ def test_every_draining_wagon_with_work_keeps_its_floor_the_oldest_first(
 
 
 @given(trains(held=False))
-def test_what_newcomers_do_not_need_goes_to_the_oldest(train: tuple[Workers, list[Load]]) -> None:
+def test_what_newcomers_do_not_need_goes_to_the_oldest(train: tuple[Workers, list[WagonLoad]]) -> None:
     workers, loads = train
     counts = allocate(workers, loads)
     draining = [load for load in loads if load.state == "draining" and load.outstanding != 0]
@@ -101,6 +102,6 @@ def test_what_newcomers_do_not_need_goes_to_the_oldest(train: tuple[Workers, lis
 
 
 @given(st.integers(1, 9), trains())
-def test_each_gives_every_wagon_its_own(each: int, train: tuple[Workers, list[Load]]) -> None:
+def test_each_gives_every_wagon_its_own(each: int, train: tuple[Workers, list[WagonLoad]]) -> None:
     _, loads = train
     assert allocate(Workers(each=each), loads) == {load.number: each for load in loads}

@@ -16,7 +16,7 @@ from eventwagon.contracts.reading import Sample
 from eventwagon.limits import Limit
 from eventwagon.policy.edits import Edit, Full, Lift, load_of, when_full
 from eventwagon.policy.plan import plan
-from eventwagon.workers import allocate
+from eventwagon.policy.scheduling import allocate
 from tests.unit.plans import NOW, look, manifest, ready, wagon
 
 _LIMITS: st.SearchStrategy[Limit] = st.sampled_from(

@@ -9,24 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon.errors import UsageError
-from eventwagon.workers import Journey, Post, Workers, choose, parse_workers, share
+from eventwagon.policy.scheduling import Candidate, ChainTimes, choose, share
+from eventwagon.workers import Workers, parse_workers
 
 NOW = 1_750_000_000.0
 
 
 @st.composite
-def wagons(draw: st.DrawFn) -> list[Post]:
+def wagons(draw: st.DrawFn) -> list[Candidate]:
     """Draining wagons, oldest first, then the active one. Later wagons hold later events."""
     count = draw(st.integers(1, 8))
     marks = sorted(draw(st.lists(st.floats(0, 100), min_size=2 * count, max_size=2 * count)), reverse=True)
     return [
-        Post(
+        Candidate(
             number=i + 1,
             draining=i < count - 1,
             next_at=NOW - marks[2 * i] if draw(st.booleans()) else None,
             last_at=NOW - marks[2 * i + 1] if i < count - 1 else NOW,
             busy=draw(st.integers(0, 5)),
-            rest=draw(st.floats(0, 10)),
+            remaining=draw(st.floats(0, 10)),
         )
         for i in range(count)
     ]
@@ -53,7 +54,7 @@ def test_turns_take_all_their_turn(count: int, total: int) -> None:
 
 @given(wagons(), crews, floors, promises, st.floats(0, 10))
 def test_a_worker_goes_where_something_waits(
-    posts: list[Post], crew: int, floor: int, slo: float | None, service: float
+    posts: list[Candidate], crew: int, floor: int, slo: float | None, service: float
 ) -> None:
     waiting = {p.number for p in posts if p.next_at is not None}
     chosen = choose(posts, floors=crew // 8, floor=floor, slo=slo, service=service, now=NOW)
@@ -62,7 +63,7 @@ def test_a_worker_goes_where_something_waits(
 
 @given(wagons(), crews, floors, promises, st.floats(0, 10))
 def test_floors_take_an_eighth_at_most(
-    posts: list[Post], crew: int, floor: int, slo: float | None, service: float
+    posts: list[Candidate], crew: int, floor: int, slo: float | None, service: float
 ) -> None:
     """With workers that never get free, as many as the crew has: newcomers keep theirs, the floors are kept."""
     active = posts[-1]._replace(next_at=NOW, busy=0)
@@ -86,14 +87,14 @@ def test_floors_take_an_eighth_at_most(
 
 @given(wagons(), crews, st.floats(0.1, 60), st.floats(0, 10))
 def test_with_a_promise_the_oldest_that_can_be_on_time(
-    posts: list[Post], crew: int, slo: float, service: float
+    posts: list[Candidate], crew: int, slo: float, service: float
 ) -> None:
     chosen = choose(posts, floors=crew // 8, floor=0, slo=slo, service=service, now=NOW)
     waiting = [p for p in posts if p.next_at is not None]
     if len(waiting) < 2:
         return
     latest = NOW - slo + service
-    on_time = [p.number for p in waiting if p.next_at is not None and p.next_at >= NOW - slo + p.rest]
+    on_time = [p.number for p in waiting if p.next_at is not None and p.next_at >= NOW - slo + p.remaining]
     hopeful = [p.number for p in waiting if p.last_at >= latest]
     if on_time:
         assert chosen == on_time[0]
@@ -104,7 +105,7 @@ def test_with_a_promise_the_oldest_that_can_be_on_time(
 
 
 @given(wagons(), crews)
-def test_without_a_promise_newcomers_first_then_the_oldest(posts: list[Post], crew: int) -> None:
+def test_without_a_promise_newcomers_first_then_the_oldest(posts: list[Candidate], crew: int) -> None:
     waiting = [p for p in posts if p.next_at is not None]
     chosen = choose(posts, floors=crew // 8, floor=0, slo=None, service=0.0, now=NOW)
     if waiting:
@@ -141,24 +142,27 @@ def test_wrong_workers_are_usage_errors(wrong: dict[str, int]) -> None:
     )
 )
 def test_a_chain_takes_longer_the_earlier_it_is(seen: list[tuple[str, float, float]]) -> None:
-    journey = Journey(["", "mail", "crm"])
-    for channel, hop, work in seen:
-        journey.learn(channel, hop, work)
-    rests = journey.rests()
-    assert rests[""] >= rests["mail"] >= rests["crm"] >= 0.0
-    most = max(work for _, _, work in seen) * 3 + max(hop for _, hop, _ in seen) * 2
-    assert rests[""] <= most * 1.000001
+    times = ChainTimes(["", "mail", "crm"])
+    for channel, wait, work in seen:
+        times.learn(channel, wait, work)
+    remaining = times.remaining()
+    assert remaining[""] >= remaining["mail"] >= remaining["crm"] >= 0.0
+    most = max(work for _, _, work in seen) * 3 + max(wait for _, wait, _ in seen) * 2
+    assert remaining[""] <= most * 1.000001
 
 
 def test_a_chain_s_rest_is_its_works_and_the_hops_between() -> None:
-    journey = Journey(["", "mail", "crm"])
-    assert journey.rests() == {"": 0.0, "mail": 0.0, "crm": 0.0}
-    for channel, hop, work in (("", 9.0, 1.0), ("mail", 0.5, 2.0), ("crm", 0.25, 3.0)):
-        journey.learn(channel, hop, work)
-    assert journey.rests() == {"": 6.75, "mail": 5.25, "crm": 3.0}
+    times = ChainTimes(["", "mail", "crm"])
+    assert times.remaining() == {"": 0.0, "mail": 0.0, "crm": 0.0}
+    for channel, wait, work in (("", 9.0, 1.0), ("mail", 0.5, 2.0), ("crm", 0.25, 3.0)):
+        times.learn(channel, wait, work)
+    assert times.remaining() == {"": 6.75, "mail": 5.25, "crm": 3.0}
 
 
 def test_a_chain_that_can_not_be_finished_on_time_makes_way_for_one_that_can() -> None:
-    old, new = Post(1, True, NOW - 1.5, NOW - 1.0, 0, rest=0.6), Post(2, False, NOW - 0.5, NOW, 0, rest=0.6)
+    old, new = (
+        Candidate(1, True, NOW - 1.5, NOW - 1.0, 0, remaining=0.6),
+        Candidate(2, False, NOW - 0.5, NOW, 0, remaining=0.6),
+    )
     assert choose([old, new], floors=0, floor=0, slo=2.0, service=0.6, now=NOW) == 2
-    assert choose([old._replace(rest=0.4), new], floors=0, floor=0, slo=2.0, service=0.6, now=NOW) == 1
+    assert choose([old._replace(remaining=0.4), new], floors=0, floor=0, slo=2.0, service=0.6, now=NOW) == 1

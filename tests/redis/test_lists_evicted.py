@@ -8,7 +8,7 @@ from secrets import token_hex
 import pytest
 
 from eventwagon import Train, Workers
-from eventwagon.brokers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import RemovalRefused
 from eventwagon.event import Channel
 from tests.redis.support import events, raw

@@ -12,9 +12,9 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.errors import Unavailable
 from eventwagon.runtime.in_process import InProcess, Start
-from eventwagon.runtime.worker_pool import Crew
+from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.testing.virtual_time import run
-from tests.support import World, signups, until
+from tests.support import World, signups, until, worker_runtime
 
 
 class Troubled(InProcess):
@@ -47,11 +47,9 @@ class Troubled(InProcess):
 
 @asynccontextmanager
 async def troubled(train: Train, world: World) -> AsyncIterator[tuple[Connection, Troubled]]:
-    crew = Crew(
-        train.name, train.handlers, train.settings, world.broker, slo=None, shared=None, clock=world.clock, tell=print
-    )
-    async with crew:
-        orchestrator = Troubled(crew.serve)
+    runtime = worker_runtime(train, world.broker, clock=world.clock, tell=print)
+    async with LocalWorkers(runtime, shared=None) as workers:
+        orchestrator = Troubled(workers.serve)
         async with world.connect(train, orchestrator=orchestrator) as c, c.running():
             yield c, orchestrator
 

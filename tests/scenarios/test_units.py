@@ -11,10 +11,10 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.event import Channel
 from eventwagon.orchestrators.processes.records import UnitFiles, kill
 from eventwagon.runtime.in_process import InProcess, Start
-from eventwagon.runtime.worker_pool import Crew
+from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.testing.virtual_time import run
 from tests.orders import Place, orders, settled
-from tests.support import World, journal, signups, until
+from tests.support import World, journal, signups, until, worker_runtime
 
 
 def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> None:
@@ -161,17 +161,9 @@ def test_nobody_ends_the_workers_of_a_live_wagon_whatever_is_removed() -> None:
     async def scenario() -> None:
         world, handled = World(), list[str]()
         train = signups(handled, limit=Volume(50), workers=Workers(each=2), spares=0, reuse=True, idle_after=60.0)
-        async with Crew(
-            "signups",
-            train.handlers,
-            train.settings,
-            world.broker,
-            slo=None,
-            shared=None,
-            clock=world.clock,
-            tell=print,
-        ) as crew:
-            orchestrator = Ended(crew.serve)
+        runtime = worker_runtime(train, world.broker, clock=world.clock, tell=print)
+        async with LocalWorkers(runtime, shared=None) as workers:
+            orchestrator = Ended(workers.serve)
             async with world.connect(train, orchestrator=orchestrator) as c, c.running():
                 for number in range(3):
                     await c.publish_many({"email": f"{number}-{n}@x"} for n in range(50))

@@ -25,9 +25,8 @@ from eventwagon.contracts.facts import HandlerOverran
 from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
 from eventwagon.errors import EventRefused, EventTooLarge
 from eventwagon.event import DEAD, Channel
-from eventwagon.runtime.worker_pool import Lanes
 from eventwagon.testing.virtual_time import run
-from tests.support import World, journal, until
+from tests.support import World, journal, pools_of, until
 
 
 class Unprintable(Exception):
@@ -163,13 +162,6 @@ BAD = [
 ]
 
 
-def lanes_of(connection: Connection) -> list[Lanes]:
-    """The pools of workers in this process."""
-    import gc
-
-    return [thing for thing in gc.get_objects() if type(thing) is Lanes and thing._kit.train == connection.train.name]
-
-
 @pytest.mark.parametrize("bad", BAD)
 def test_whatever_a_handler_raises_is_a_failed_attempt(bad: Callable[[Context], Awaitable[None]]) -> None:
     """Two events make the handler do it; nine others are handled all the same, the two are dead, the pool has its
@@ -190,8 +182,8 @@ def test_whatever_a_handler_raises_is_a_failed_attempt(bad: Callable[[Context], 
                 await connection.publish(n)
             await until(lambda: len(done) == 9)
             await until_dead(connection, 2)
-            (lanes,) = [lane for lane in lanes_of(connection) if lane._shared and not lane._closed]
-            assert lanes.size == lanes.target == 2
+            (pool,) = [each for each in pools_of(train.name) if each.is_shared]
+            assert pool.size == pool.target == 2
             async for letter in connection.dead_letters():
                 assert letter.extensions["deadbecause"].isprintable()
         assert done == list(range(1, 10))
@@ -404,8 +396,8 @@ def test_context_variables_of_one_event_never_reach_another() -> None:
         async with world.running(train) as connection:
             await connection.publish_many(range(40))
             await until(lambda: len(seen) == 40)
-            (lanes,) = [lane for lane in lanes_of(connection) if lane._shared and not lane._closed]
-            await until(lambda: lanes.size == 2)
+            (pool,) = [each for each in pools_of(train.name) if each.is_shared]
+            await until(lambda: pool.size == 2)
         assert {name for _, name in seen} == {"nobody"}
 
     run(main())

@@ -20,7 +20,7 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import LIVE, TRANSITIONS, State
 from eventwagon.contracts.manifest import Manifest, Wagon
 from eventwagon.event import Channel
-from eventwagon.workers import may_serve
+from eventwagon.policy.scheduling import may_serve
 
 from .history import Attached, Crashed, Detached, Ended, Noted, Record, Revised, Started
 from .violation import Violation

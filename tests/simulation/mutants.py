@@ -7,6 +7,7 @@ Each is a context manager that patches the core for as long as it is entered. No
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
@@ -38,28 +39,30 @@ from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import Seen
 from eventwagon.runtime import bulkhead as bulkhead_module
+from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
 from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import switcher as switcher_module
-from eventwagon.runtime import wagon_consumer as serving_module
-from eventwagon.runtime import worker_pool as crew_module
+from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.observer import Observer
-from eventwagon.runtime.prefetch import Feed
+from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import Remover
-from eventwagon.runtime.settling import Settling
+from eventwagon.runtime.settling import Settler
 from eventwagon.runtime.switcher import Switcher
 from eventwagon.runtime.train_state import Switching
-from eventwagon.runtime.wagon_consumer import Serving
-from eventwagon.runtime.worker_pool import Lanes
+from eventwagon.runtime.wagon_consumer import WagonConsumer
+from eventwagon.runtime.worker_pool import WorkerPool
+from eventwagon.runtime.worker_runtime import WorkerRuntime
 
 from .guests import Close, DriversDefect
 
@@ -169,34 +172,35 @@ def _unknown_is_zero() -> Iterator[None]:
 @_mutant("settle before emit", "I6")
 def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
-    settle = Settling._settle
+    settle = Settler._settle
 
-    async def mutant(self: Settling, source: Any, finished: Any) -> None:
-        await settle(self, source, [(delivery, ()) for delivery, _ in finished])
+    async def mutant(self: Settler, finished: Any) -> None:
+        await settle(self, [(delivery, ()) for delivery, _ in finished])
         for _, emitted in finished:
             for name, event in emitted:
                 with suppress(EventwagonError):
-                    await self._kit.broker.publish(Channel(self._kit.train, self._number, name), [event])
+                    channel = self.source.channel
+                    await self._runtime.broker.publish(Channel(channel.train, channel.wagon, name), [event])
 
-    with mock.patch.object(Settling, "_settle", mutant):
+    with mock.patch.object(Settler, "_settle", mutant):
         yield
 
 
 @_mutant("settle before the dead letter", "I6")
 def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
-    settle = Settling._settle
+    settle = Settler._settle
 
-    async def mutant(self: Settling, source: Any, finished: Any) -> None:
+    async def mutant(self: Settler, finished: Any) -> None:
         is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for delivery, emitted in finished}
-        await settle(self, source, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
+        await settle(self, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
         for delivery, emitted in finished:
             if is_dead[id(delivery)]:
                 with suppress(EventwagonError):
-                    channel = Channel(self._kit.train, self._number, DEAD)
-                    await self._kit.broker.publish(channel, [event for _, event in emitted])
+                    channel = Channel(self.source.channel.train, self.source.channel.wagon, DEAD)
+                    await self._runtime.broker.publish(channel, [event for _, event in emitted])
 
-    with mock.patch.object(Settling, "_settle", mutant):
+    with mock.patch.object(Settler, "_settle", mutant):
         yield
 
 
@@ -421,7 +425,7 @@ def _two_active() -> Iterator[None]:
 
 @_mutant("any program serves any wagon", "I3")
 def _any_code() -> Iterator[None]:
-    with mock.patch.object(serving_module, "why_not_served", return_value=""):
+    with mock.patch.object(consumer_module, "why_not_served", return_value=""):
         yield
 
 
@@ -490,15 +494,15 @@ def _handlers_unchecked() -> Iterator[None]:
             raise Close from outcome.error  # which no bulkhead behind it may stop
         return outcome
 
-    def unless_ending(self: Settling, line: Any) -> None:
+    def unless_ending(self: Settler, queue: Any) -> None:
         """A group that comes down takes no task, and the coroutine that it is handed is left behind."""
-        tasks: Any = self._kit.tasks
+        tasks: Any = self._tasks
         if not tasks._aborting:
-            go(self, line)
+            go(self, queue)
 
-    go = Settling.go
+    go = Settler._go
     ours = mock.patch.object(bulkhead_module, "_closes", lambda error: isinstance(error, Close))
-    with ours, mock.patch.object(crew_module, "begin", mutant), mock.patch.object(Settling, "go", unless_ending):
+    with ours, mock.patch.object(runner_module, "begin", mutant), mock.patch.object(Settler, "_go", unless_ending):
         yield
 
 
@@ -507,17 +511,17 @@ def _workers_lost() -> Iterator[None]:
     """What a handler that was cut short, or has cancelled its own task, leaves behind ends its worker; nobody takes its
     place."""
 
-    async def mutant(self: Lanes, me: Any, hand: Any, handler: Any) -> None:
+    async def mutant(self: HandlerRunner, worker: Any, source: Any) -> None:
         raise asyncio.CancelledError
 
     resized: list[bool] = []
-    resize, fill = Lanes.resize, Lanes._fill
+    resize, fill = WorkerPool.resize, WorkerPool._fill
 
-    def filled(self: Lanes) -> None:
+    def filled(self: WorkerPool) -> None:
         if resized:
             fill(self)
 
-    def once(self: Lanes, target: int) -> None:
+    def once(self: WorkerPool, target: int) -> None:
         resized.append(True)
         try:
             resize(self, target)
@@ -525,9 +529,9 @@ def _workers_lost() -> Iterator[None]:
             resized.pop()
 
     with (
-        mock.patch.object(Lanes, "_after_cut", mutant),
-        mock.patch.object(Lanes, "resize", once),
-        mock.patch.object(Lanes, "_fill", filled),
+        mock.patch.object(HandlerRunner, "after_cut", mutant),
+        mock.patch.object(WorkerPool, "resize", once),
+        mock.patch.object(WorkerPool, "_fill", filled),
     ):
         yield
 
@@ -536,15 +540,15 @@ def _workers_lost() -> Iterator[None]:
 def _emits_together() -> Iterator[None]:
     """Where the broker refuses one event of a batch, all that travelled with it are taken for refused."""
 
-    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any) -> None:
-        channel = Channel(self._kit.train, self._number, name)
+    async def mutant(self: Settler, name: str, part: Sequence[tuple[int, Event]], refused: Any) -> None:
+        channel = Channel(self.source.channel.train, self.source.channel.wagon, name)
         events = [event for _, event in part]
         try:
             await self._insist("emitting", lambda: self._emit(channel, events))
         except Exception as e:  # noqa: BLE001 - as in what it stands for
             refused.update({place: (name, e) for place, _ in part})
 
-    with mock.patch.object(Settling, "_store", mutant):
+    with mock.patch.object(Settler, "_store", mutant):
         yield
 
 
@@ -707,40 +711,41 @@ def _dead_end_kept() -> Iterator[None]:
 @_mutant("a worker whose handler was cut short works no more", "pool", HOSTILE)
 def _workers_parked() -> Iterator[None]:
     """All but one of each pool: the work goes on, and the pool has its size."""
-    after_cut = Lanes._after_cut
-    parked: Counter[Lanes] = Counter()
+    after_cut = HandlerRunner.after_cut
+    parked: Counter[HandlerRunner] = Counter()
 
-    async def mutant(self: Lanes, me: Any, hand: Any, feed: Any) -> None:
-        await after_cut(self, me, hand, feed)
-        if parked[self] + 1 < len(self._workers):
+    async def mutant(self: HandlerRunner, worker: Any, source: Any) -> None:
+        await after_cut(self, worker, source)
+        pool = self._pool
+        if parked[self] + 1 < pool.size:
             parked[self] += 1
-            while not self._closed and len(self._workers) <= self.target:
+            while not pool.closed and pool.size <= pool.target:  # until it is to end
                 await asyncio.sleep(1.0)
             parked[self] -= 1
 
-    with mock.patch.object(Lanes, "_after_cut", mutant):
+    with mock.patch.object(HandlerRunner, "after_cut", mutant):
         yield
 
 
 @_mutant("a stained worker goes on", "strangers", HOSTILE)
 def _stains_stay() -> Iterator[None]:
     """A worker whose context a handler has changed takes the next event in it."""
-    turns = Lanes._turns
+    turns = WorkerPool._turns
 
-    async def mutant(self: Lanes, me: Any, hand: Any) -> bool:
-        await turns(self, me, hand)
+    async def mutant(self: WorkerPool, worker: Any) -> bool:
+        await turns(self, worker)
         return False
 
-    with mock.patch.object(Lanes, "_turns", mutant):
+    with mock.patch.object(WorkerPool, "_turns", mutant):
         yield
 
 
 @_mutant("a defect is charged to all that travelled together", "strangers", HOSTILE)
 def _defects_charged() -> Iterator[None]:
     """Where the driver fails on emits, each event that emitted some of them loses an attempt."""
-    store = Settling._store
+    store = Settler._store
 
-    async def mutant(self: Settling, name: str, part: Sequence[tuple[int, Event]], refused: Any, **more: Any) -> None:
+    async def mutant(self: Settler, name: str, part: Sequence[tuple[int, Event]], refused: Any, **more: Any) -> None:
         insist = self._insist
 
         async def insisted(step: str, call: Any) -> None:
@@ -755,16 +760,16 @@ def _defects_charged() -> Iterator[None]:
         charged._insist = insisted
         await store(charged, name, part, refused, **more)
 
-    with mock.patch.object(Settling, "_store", mutant):
+    with mock.patch.object(Settler, "_store", mutant):
         yield
 
 
 @_mutant("a snooze is an attempt", "strangers", HOSTILE)
 def _snoozes_count() -> Iterator[None]:
-    def mutant(self: Feed, delivery: Any, pause: float, because: str) -> None:
-        self._release(delivery, pause, tried=True)
+    def mutant(self: Settler, delivery: Any, pause: float, because: str) -> None:
+        self._queue_return(delivery, pause, tried=True)
 
-    with mock.patch.object(Feed, "snooze", mutant):
+    with mock.patch.object(Settler, "snooze", mutant):
         yield
 
 
@@ -788,27 +793,28 @@ def _pauses_ignored() -> Iterator[None]:
 @_mutant("leaving gives nothing back", "I7", LEAVING)
 def _nothing_given_back() -> Iterator[None]:
     """Who leaves a wagon cancels the receives, and what was fetched is left to run out."""
-    leave = Serving._leave
+    leave = WagonConsumer._leave
 
-    async def mutant(self: Serving, grace: float) -> None:
+    async def mutant(self: WagonConsumer, grace: float) -> None:
         for fetching in self._fetching:
             fetching.cancel()
-        with mock.patch.object(self, "give_back"):
+        with mock.patch.object(self._channels, "give_back"):
             await leave(self, grace)
 
-    with mock.patch.object(Serving, "_leave", mutant):
+    with mock.patch.object(WagonConsumer, "_leave", mutant):
         yield
 
 
 @_mutant("settling waits for ever", "I7", HANGING)
 def _settling_waits() -> Iterator[None]:
     """A call of the broker's that is never answered is never given up."""
-    begin = Settling.__init__
+    begin = Settler.__init__
 
-    def mutant(self: Settling, kit: Any, *rest: Any) -> None:
-        begin(self, kit._replace(settings=msgspec.structs.replace(kit.settings, publish_timeout=1e9)), *rest)
+    def mutant(self: Settler, runtime: WorkerRuntime, *rest: Any, **more: Any) -> None:
+        patient = msgspec.structs.replace(runtime.settings, publish_timeout=1e9)
+        begin(self, dataclasses.replace(runtime, settings=patient), *rest, **more)
 
-    with mock.patch.object(Settling, "__init__", mutant):
+    with mock.patch.object(Settler, "__init__", mutant):
         yield
 
 
@@ -833,19 +839,20 @@ def _pause_not_heeded() -> Iterator[None]:
 def _fetched_handed_out() -> Iterator[None]:
     """Only fetching stops."""
 
-    def mutant(self: Feed) -> float | None:
-        if self.circuit.held:
+    def mutant(self: Prefetcher) -> float | None:
+        if self.source.circuit.held:
             return None
         if self.buffer:
             return born(self.buffer[0].event)
         return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
 
-    def heed(self: Serving) -> None:
-        self.paused = self.spec.paused or self.spec.number in self.kit.resting.numbers
-        self.lanes.wake(self.lanes.target)
-        self.nudge()
+    def heed(self: WagonConsumer) -> None:
+        self.state.paused = self.state.spec.paused or self._paused_here
+        self._pool.state.wake_all()
+        self._channels.look()
 
-    with mock.patch.object(Feed, "began", property(mutant)), mock.patch.object(Serving, "heed_pause", heed):
+    began = mock.patch.object(Prefetcher, "began", property(mutant))
+    with began, mock.patch.object(WagonConsumer, "_heed_pause", heed):
         yield
 
 
@@ -858,13 +865,13 @@ def _pause_waits() -> Iterator[None]:
 
 @_mutant("the end of a pause is not heard", "I7", PAUSED)
 def _resume_not_heard() -> Iterator[None]:
-    heed = Serving.heed_pause
+    heed = WagonConsumer._heed_pause
 
-    def mutant(self: Serving) -> None:
+    def mutant(self: WagonConsumer) -> None:
         if not self.paused:
             heed(self)
 
-    with mock.patch.object(Serving, "heed_pause", mutant):
+    with mock.patch.object(WagonConsumer, "_heed_pause", mutant):
         yield
 
 
@@ -913,18 +920,18 @@ def _groups() -> Iterator[None]:
 @_mutant("a wrong argument", "alive", DEFECTS, then=("AttributeError",))
 def _wrong_argument() -> Iterator[None]:
     """Each fifth call of one kind has one; it fails in a file of the simulation."""
-    settle_all = Settling._settle_all
+    settle_all = Settler._settle_all
     calls = count(1)
 
-    async def mutant(self: Settling, source: Any, deliveries: list[Any]) -> None:
+    async def mutant(self: Settler, deliveries: list[Any]) -> None:
         if next(calls) % 5 == 0:
             try:
-                await source.subscription.settle([None])
+                await self.source.subscription.settle([None])  # type: ignore[list-item]
             except AttributeError as e:
-                self._kit.bulkhead.report("settling", e)
-        await settle_all(self, source, deliveries)
+                self._runtime.bulkhead.report("settling", e)
+        await settle_all(self, deliveries)
 
-    with mock.patch.object(Settling, "_settle_all", mutant):
+    with mock.patch.object(Settler, "_settle_all", mutant):
         yield
 
 

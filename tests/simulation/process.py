@@ -18,7 +18,7 @@ from eventwagon.errors import EventwagonError, PublishError, Reject, Retry, Snoo
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.runtime.handling import Context
-from eventwagon.runtime.worker_pool import Lanes
+from eventwagon.runtime.worker_runtime import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 
@@ -119,7 +119,7 @@ class Process(Actor):
         self.publishing = 0
         self._seen = 0
         """The newest revision of the manifest that it was given."""
-        self.pools: list[Lanes] = []
+        self.pools: list[PoolState] = []
         """Its workers."""
         self.owners: set[str] = set()
         """The names under which it has claimed."""
@@ -362,7 +362,7 @@ class Process(Actor):
 
     def short(self, *, at_rest: bool) -> list[str]:
         """Pools of workers that are not of their size, or, `at_rest`, whose workers do not all wait for an event."""
-        open_pools = [pool for pool in self.pools if not pool._closed]
+        open_pools = [pool for pool in self.pools if not pool.closed]
         lacks = [f"{self.name} has {p.size} workers, not {p.target}" for p in open_pools if p.size != p.target]
         idle = [p for p in open_pools if at_rest and p.size == p.target != p.free]
         return lacks + [f"{p.free} of {p.target} workers of {self.name} wait for an event" for p in idle]

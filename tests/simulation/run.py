@@ -26,9 +26,11 @@ from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
-from eventwagon.runtime import prefetch as feed_module
-from eventwagon.runtime import worker_pool as crew_module
+from eventwagon.runtime import local_workers as local_workers_module
+from eventwagon.runtime import prefetch as prefetch_module
+from eventwagon.runtime import worker_runtime as worker_runtime_module
 from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.testing.virtual_time import Deadlock
 
 from .cluster import Cluster, GatedOrchestrator
@@ -375,23 +377,23 @@ def _seeded(seed: int, *, patience: float) -> Iterator[None]:
         mock.patch.object(connection_module, "os", _Os()),
         mock.patch.object(connection_module, "socket", _Socket()),
         mock.patch.object(connection_module, "new_ids", ids),
-        mock.patch.object(crew_module, "random", _Random(seed)),
-        mock.patch.object(feed_module, "_RECEIVE", 5.0),
-        mock.patch.object(crew_module, "Lanes", _Lanes),
+        mock.patch.object(worker_runtime_module, "random", _Random(seed)),
+        mock.patch.object(prefetch_module, "_RECEIVE", 5.0),
+        mock.patch.object(local_workers_module, "WorkerPool", _WorkerPool),
         mock.patch.object(breaker_module, "PATIENCE", patience),
         _quietly(),
     ):
         yield
 
 
-class _Lanes(crew_module.Lanes):
+class _WorkerPool(WorkerPool):
     """Workers that their process knows of."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         actor = PROCESS.get()
         if isinstance(actor, Process):
-            actor.pools.append(self)
+            actor.pools.append(self.state)
 
 
 @contextmanager

@@ -8,20 +8,15 @@ from eventwagon.runtime.admission import Gate
 from eventwagon.testing.virtual_time import run
 
 
-class Worker:
-    busy = False
-
-
 def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() -> None:
     async def main() -> None:
-        gate, worker, seen = Gate(), Worker(), list[str]()
-        gate.hands.add(worker)
-        worker.busy = True
+        gate, seen = Gate(), list[str]()
+        gate.busy = 1
 
         async def alone(name: str) -> None:
             async with gate.alone() as entered:
                 assert entered
-                assert not worker.busy
+                assert not gate.busy
                 seen.append(name)
                 await asyncio.sleep(1)
                 assert gate.closed
@@ -32,15 +27,15 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
             await asyncio.sleep(0.3)
             assert seen == []
             assert gate.closed
-            worker.busy = False
+            gate.busy = 0
             gate.left()
             await asyncio.sleep(0.5)
             assert seen == ["first"]
             await gate.opened()
-            worker.busy = True  # it begins between the two
+            gate.busy = 1  # it begins between the two
             await asyncio.sleep(0.3)
             assert seen == ["first"]
-            worker.busy = False
+            gate.busy = 0
             gate.left()
         assert seen == ["first", "second"]
         assert not gate.closed
@@ -50,9 +45,8 @@ def test_one_that_wants_to_be_alone_waits_for_the_others_and_keeps_them_out() ->
 
 def test_one_that_is_cancelled_while_it_waits_opens_the_gate() -> None:
     async def main() -> None:
-        gate, worker = Gate(), Worker()
-        gate.hands.add(worker)
-        worker.busy = True
+        gate = Gate()
+        gate.busy = 1
 
         async def alone() -> None:
             async with gate.alone():
@@ -72,9 +66,8 @@ def test_one_that_is_cancelled_while_it_waits_opens_the_gate() -> None:
 
 def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_long() -> None:
     async def main() -> None:
-        gate, worker = Gate(), Worker()
-        gate.hands.add(worker)
-        worker.busy = True
+        gate = Gate()
+        gate.busy = 1
         loop = asyncio.get_running_loop()
         closed, tries = 0.0, 0
         while loop.time() < 29:
@@ -89,13 +82,13 @@ def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_
         await asyncio.sleep(5)
 
         def leave() -> None:
-            worker.busy = False
+            gate.busy = 0
             gate.left()
 
         loop.call_later(40, leave)
         async with gate.alone() as entered:
             assert entered
-        worker.busy = True
+        gate.busy = 1
         async with gate.alone() as entered:
             assert not entered
 
@@ -104,9 +97,8 @@ def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_
 
 def test_who_wanted_to_be_alone_long_ago_shuts_nobody_out_now() -> None:
     async def main() -> None:
-        gate, worker, loop = Gate(), Worker(), asyncio.get_running_loop()
-        gate.hands.add(worker)
-        worker.busy = True
+        gate, loop = Gate(), asyncio.get_running_loop()
+        gate.busy = 1
         async with gate.alone() as entered:
             assert not entered
         await asyncio.sleep(3600)  # what was to be handled alone went to another process

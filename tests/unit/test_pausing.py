@@ -30,7 +30,7 @@ from eventwagon.policy.edits import Edit, Full, Lift, Seal, bootstrap, load_of, 
 from eventwagon.policy.pausing import heedless, paused, resting, resumed
 from eventwagon.policy.plan import Plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
-from eventwagon.workers import allocate
+from eventwagon.policy.scheduling import allocate
 from tests.unit.plans import NOW, SETTINGS, decide, look, manifest, one, reading, states, wagon
 
 PAUSE = Pause(why="the mail server moves", at=NOW - 60.0, by="ada@laptop")

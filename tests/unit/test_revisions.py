@@ -26,7 +26,7 @@ from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.policy.edits import attempt_failed, bootstrap, spec_of, switch_asked, when_full
 from eventwagon.policy.plan import Plan
-from eventwagon.workers import may_serve
+from eventwagon.policy.scheduling import may_serve
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
 
 TO_V2 = Request("new release", 990.0, "v2", 0.02)

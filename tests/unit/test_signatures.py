@@ -14,7 +14,7 @@ import pytest
 from eventwagon import Context, Event, Train
 from eventwagon.errors import UsageError
 from eventwagon.payload import shape
-from eventwagon.runtime.handling import Dead, Failed, Handled, Run, Snoozed, Threads, begin
+from eventwagon.runtime.handling import Dead, Failed, Handled, RunState, Snoozed, Threads, begin
 
 SEEN: list[object] = []
 
@@ -139,7 +139,7 @@ def test_what_can_be_called_is_called(handler: Callable[..., Any], seen: object)
         event = Event("1", "int", "/s", 0.0, b"7")
         context = Context(event, 1, "t", 1, "", train.handlers, 1024, lambda: 0.0)
         ours = train.handlers[""]
-        outcome = begin(ours, event, context if ours.wants_context else None, Run(), threads)
+        outcome = begin(ours, event, context if ours.wants_context else None, RunState(), threads)
         assert (outcome if isinstance(outcome, Handled | Dead | Failed | Snoozed) else await outcome) == Handled(())
         threads.end()
         assert [seen] == SEEN

@@ -49,8 +49,8 @@ from ..contracts.registry import Snapshot
 from ..event import DEAD, Channel
 from ..limits import capacity, parse_limit
 from ..settings import Settings
-from ..workers import Load
 from .losses import GONE
+from .scheduling import WagonLoad
 
 PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
@@ -177,11 +177,11 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
 
 def load_of(
     wagon: Wagon, reading: Reading | None, deployment: Deployment | None, now: float, *, paused: bool = False
-) -> Load:
+) -> WagonLoad:
     """The wagon as `allocate` sees it."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     age = reading.oldest_age if reading else None
-    return Load(
+    return WagonLoad(
         wagon.number,
         states.get(wagon.state, "spare"),
         reading.outstanding_in_all if reading else None,

@@ -1,5 +1,4 @@
-"""The circuits of one process: a breaker for each channel name, the timers of their probes, and what is told of
-them."""
+"""The circuits of one process, one for each channel name: the timers of their probes, and the facts told of them."""
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ class Circuits:
     """One circuit for each channel name: all wagons of the process share it, since their handlers call the same
     services.
 
-    Wagons whose code is on trial or was replaced have circuits without a breaker (`guarded=False`): failures there are
-    taken for the code's. `end` it after use.
-    """
+    Wagons whose code is on trial or was replaced have circuits without a breaker (`guarded=False`): failures there
+    count as the code's. Call `end` after use."""
 
     def __init__(self, train: str, settings: Settings, tell: Listener, rng: random.Random) -> None:
         self._train = train
@@ -28,7 +26,7 @@ class Circuits:
         self._circuits: dict[tuple[str, bool], Circuit] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.on_change: Callable[[Circuit], None] = lambda _: None
-        """Called when a circuit has opened or closed, a probe is due, or one has failed."""
+        """Called when a circuit opened or closed, a probe is due, or one failed."""
 
     def of(self, name: str, *, guarded: bool) -> Circuit:
         """The circuit of the channels of this name."""
@@ -41,7 +39,7 @@ class Circuits:
     def failed(
         self, circuit: Circuit, event_id: str, attempt: int, *, because: str, after: float | None = None
     ) -> Again | None:
-        """A handling failed: how its event is tried again; None: give it up."""
+        """A handling failed. Returns how its event is tried again; None: give it up."""
         was_open, probes = circuit.opened_at is not None, circuit.probes
         now = asyncio.get_running_loop().time()
         again = circuit.failed(event_id, attempt, now, self._rng.random(), because=because, after=after)
@@ -55,7 +53,7 @@ class Circuits:
         return again
 
     def succeeded(self, circuit: Circuit, event_id: str, began: float, now: float) -> None:
-        """A handling ended well while the circuit was open: it closes."""
+        """A handling ended well. An open circuit closes."""
         opened_at, probes = circuit.opened_at, circuit.probes
         if circuit.succeeded(event_id, began, now) and opened_at is not None:
             if timer := self._timers.pop(circuit.name, None):
@@ -71,7 +69,7 @@ class Circuits:
             self.on_change(circuit)
 
     def end(self) -> None:
-        """Probe no more."""
+        """Stop the timers of probes. Idempotent."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

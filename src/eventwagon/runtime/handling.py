@@ -1,4 +1,4 @@
-"""What a worker does with one event: decode it, call the handler, say what came of it."""
+"""One event and its handler: decode the payload, call the handler, return the outcome."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Handler:
         self._warned = False
 
     def warn_of(self, value: object) -> None:
-        """A handler's return value is nobody's: say so, once."""
+        """A handler's return value is ignored: say so, once."""
         if not self._warned:
             self._warned = True
             log_safely(
@@ -55,7 +55,7 @@ class Handler:
 
 
 class _Stored(Coroutine[None, None, None]):
-    """What `emit` returns: may be awaited, or made a task, and need not."""
+    """What `emit` returns: it may be awaited or made a task, or be dropped."""
 
     __slots__ = ()
 
@@ -77,7 +77,7 @@ _STORED = _Stored()
 
 
 class Context:
-    """What a handler knows besides the payload: the event, where it stands, and `emit`."""
+    """What a handler gets besides the payload: the event, its train, wagon and channel, and `emit`."""
 
     __slots__ = (
         "_clock",
@@ -111,7 +111,7 @@ class Context:
         """1 at the first try."""
         self.train = train
         self.wagon = wagon
-        """The number of the wagon in which this happens."""
+        """The number of the wagon whose event this is."""
         self.channel = channel
         """The inner channel's name; empty for the ingress."""
         self.emitted: list[tuple[str, Event]] = []
@@ -150,7 +150,8 @@ class Context:
         if handler is None:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
-                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} (the ingress is published to, not emitted to)"
+                f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
+                "(the ingress is published to, not emitted to)"
             )
         if self._counts is None:
             self._counts = {}
@@ -179,7 +180,7 @@ class Context:
         return _STORED
 
     def of(self, event: Event) -> Context:
-        """The same for another event: one of a batch."""
+        """The same for another event of a batch."""
         return Context(
             event, self.attempt, self.train, self.wagon, self.channel, self._handlers, self._max_bytes, self._clock
         )
@@ -189,25 +190,25 @@ class Context:
         return died(self.event, self.channel, self.wagon, because, self.attempt, self._clock())
 
     def close(self) -> None:
-        """The handler has ended: nothing can be emitted any more."""
+        """The handler has ended: from now on `emit` raises."""
         self._closed = True
 
 
 class Handled(NamedTuple):
-    """The handler returned: settle, after storing what it emitted. Of a batch some may have died: their letters are
-    among it."""
+    """The handler returned: store what it emitted, then settle. Dead letters of a batch's events are among what was
+    emitted."""
 
     emitted: Sequence[tuple[str, Event]]
 
 
 class Dead(NamedTuple):
-    """Handling can't succeed: to the dead letters."""
+    """No attempt can succeed: to the dead letters."""
 
     because: str
 
 
 class Failed(NamedTuple):
-    """This attempt failed: another may succeed. `error` is what the handler raised, where it raised something."""
+    """This attempt failed; another may succeed. `error` is what the handler raised, if it raised anything."""
 
     because: str
     error: BaseException | None = None
@@ -216,7 +217,7 @@ class Failed(NamedTuple):
 
 
 class Snoozed(NamedTuple):
-    """The handler wants the event later; that was no attempt."""
+    """The handler wants the event later; this does not count as an attempt."""
 
     after: float
     because: str
@@ -226,7 +227,7 @@ Outcome = Handled | Dead | Failed | Snoozed
 
 
 def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
-    """The dead letter of an event: the event as it was, and why, where, when it died, as extension attributes."""
+    """The dead letter of an event: the event as it was, with the reason, place and time as extension attributes."""
     why = {
         "deadbecause": plain(because),
         "deadchannel": channel,
@@ -265,15 +266,15 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
 
 
 def handlers_own(error: BaseException) -> TracebackType | None:
-    """The error's traceback from the handler on: what lies before is ours and helps nobody."""
+    """The error's traceback from the handler on: the frames before are eventwagon's."""
     place = traceback_of(error)
     while place is not None and place.tb_frame.f_code.co_filename == __file__:
         place = place.tb_next
     return place
 
 
-class Run:
-    """One call of a handler after the other, and how the one that is under way is cut short."""
+class RunState:
+    """The handler call that a worker makes, and how it is cut short. A worker uses one for all its calls."""
 
     __slots__ = ("because", "forks", "given_up", "not_started", "strayed", "thread")
 
@@ -284,11 +285,11 @@ class Run:
         self.given_up = False
         """It was cut short, went on all the same, and is run no further."""
         self.strayed = False
-        """While the handler waited somebody else cancelled the task that it runs in."""
+        """While the handler waited, somebody else cancelled the task that it runs in."""
         self.not_started: BaseException | None = None
         """Why there was no thread to run it in."""
-        self.thread: Call | None = None
-        """What runs in a thread."""
+        self.thread: ThreadCall | None = None
+        """The call that runs in a thread."""
 
 
 HANDLED = Handled(())
@@ -296,7 +297,7 @@ HANDLED = Handled(())
 
 
 def begin(
-    handler: Handler, event: Event, context: Context | None, run: Run, threads: Threads
+    handler: Handler, event: Event, context: Context | None, run: RunState, threads: Threads
 ) -> Outcome | Awaitable[Outcome]:
     """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is
     None for a handler that wants none.
@@ -324,7 +325,7 @@ def begin(
     return _driven(handler, context, run, work)
 
 
-async def _each(handler: Handler, batch: Event, context: Context, run: Run, threads: Threads) -> Outcome:
+async def _each(handler: Handler, batch: Event, context: Context, run: RunState, threads: Threads) -> Outcome:
     """Handle the events of a batch one after the other: what they all emitted, and the letters of those that died. One
     that fails, or wants to come later, brings the whole message again: it is what the broker keeps and gives out."""
     emitted: list[tuple[str, Event]] = []
@@ -349,8 +350,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: Run, thre
     return Handled(emitted) if emitted else HANDLED
 
 
-def _driven(handler: Handler, context: Context | None, run: Run, work: Any) -> Outcome | Awaitable[Outcome]:
-    """Run what a handler has returned to be awaited; what never waits is done at once."""
+def _driven(handler: Handler, context: Context | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
+    """Run the awaitable that a handler has returned. One that never waits is done at once."""
     coroutine = work if type(work) is CoroutineType else _awaiting(work)
     try:
         signal = coroutine.send(None)
@@ -372,7 +373,7 @@ class _Rest:
     __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
 
     def __init__(
-        self, handler: Handler, context: Context | None, run: Run, coroutine: Coroutine[Any, Any, Any], signal: Any
+        self, handler: Handler, context: Context | None, run: RunState, coroutine: Coroutine[Any, Any, Any], signal: Any
     ) -> None:
         self._handler = handler
         self._context = context
@@ -409,7 +410,7 @@ class _Rest:
 
 
 async def _in_thread(
-    handler: Handler, context: Context | None, run: Run, threads: Threads, arguments: tuple[object, ...]
+    handler: Handler, context: Context | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
 ) -> Outcome:
     try:
         result, error = await threads.run(run, handler.call, *arguments)
@@ -442,7 +443,7 @@ def _returned(handler: Handler, context: Context | None, result: object) -> Outc
 
 
 def _outcome(error: BaseException, context: Context | None) -> Outcome:
-    """What a handler says by raising this."""
+    """The outcome that a handler means by raising this."""
     if context is not None:
         context.close()
     if issubclass(type(error), KeyboardInterrupt):
@@ -471,8 +472,8 @@ def _meant(error: BaseException) -> BaseException:
     return error
 
 
-class Call:
-    """A function's call in a thread. `done` has what came of it, unless the waiting was cancelled."""
+class ThreadCall:
+    """A function's call in a thread. `done` gets its result, unless the waiting was cancelled."""
 
     __slots__ = ("_ended", "done", "over")
 
@@ -482,7 +483,7 @@ class Call:
         self._ended: asyncio.Future[None] | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
-        """The thread has ended it."""
+        """The function has returned or raised."""
         self.over = True
         if not self.done.done():
             self.done.set_result((result, error))
@@ -490,23 +491,24 @@ class Call:
             self._ended.set_result(None)
 
     async def ended(self) -> None:
-        """Return when the thread has ended it."""
+        """Wait until the function has returned or raised."""
         if not self.over:
             self._ended = asyncio.get_running_loop().create_future()
             await self._ended
 
 
 class Threads:
-    """Threads for sync handlers. Daemons, taken again when free: one that hangs for ever blocks neither others nor
-    exit."""
+    """Threads for sync handlers, reused when free. They are daemons: one that hangs blocks neither others nor exit."""
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self._ended = False
 
-    async def run(self, run: Run, function: Callable[..., Any], *arguments: object) -> tuple[Any, BaseException | None]:
-        """Call the function in a thread, in a copy of the caller's context: what it returned, and what it raised.
-        Cancelling stops the waiting, not the thread; `run.thread` tells of it."""
+    async def run(
+        self, run: RunState, function: Callable[..., Any], *arguments: object
+    ) -> tuple[Any, BaseException | None]:
+        """Call the function in a thread, in a copy of the caller's context. Returns what it returned, and what it
+        raised. Cancelling stops the waiting, not the thread; `run.thread` says when that has ended."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         try:
@@ -514,7 +516,7 @@ class Threads:
         except RuntimeError as e:  # the system has no thread left
             run.not_started = e
             return None, e
-        run.thread = call = Call(loop)
+        run.thread = call = ThreadCall(loop)
 
         def finish(result: object, error: BaseException | None) -> None:
             if self._ended:

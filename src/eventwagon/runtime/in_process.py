@@ -1,16 +1,17 @@
-"""The in-process orchestrator: a unit of workers are tasks of this process."""
+"""The in-process orchestrator: it runs a unit's workers as tasks of this process."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from typing import Protocol, Self
+from typing import Self
 
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..display.text import said
 from ..errors import EventwagonError
 from .bulkhead import Bulkhead, is_ours
+from .wagon_consumer import WagonConsumer
 
 _PAUSES = (0.05, 5.0)
 
@@ -18,68 +19,12 @@ _Unit = tuple[str, int]
 """A train's name and the number of a unit of workers."""
 
 
-class Serving(Protocol):
-    """A wagon's workers, attached and at work."""
-
-    @property
-    def workers(self) -> int:
-        """How many are its own, or are at it now where they are shared."""
-        ...
-
-    @property
-    def trouble(self) -> str:
-        """Why it is not served any more; empty while it is."""
-        ...
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """The names of the inner channels that consumers are attached to."""
-        ...
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The inner channels of the wagon that there is no handler for."""
-        ...
-
-    @property
-    def handled(self) -> int:
-        """Handlings that ended well."""
-        ...
-
-    @property
-    def failed(self) -> int:
-        """Handlings that failed."""
-        ...
-
-    @property
-    def open(self) -> dict[str, str]:
-        """Channels whose circuit breaker is open, and why."""
-        ...
-
-    @property
-    def paused(self) -> bool:
-        """It hands out nothing, since its wagon is paused."""
-        ...
-
-    on_trouble: Callable[[], object]
-    """Called when it can't be served any more, for it to be started anew."""
-
-    async def update(self, spec: WagonSpec) -> None:
-        """Bring it to a changed spec. Idempotent; a handler in flight is not ended."""
-        ...
-
-    async def end(self, grace: float, *, drained: bool = False) -> None:
-        """Take nothing more, let handlers in flight finish for `grace` s, give the rest back. Idempotent. `drained`:
-        nothing can come there any more."""
-        ...
-
-
-Start = Callable[[WagonSpec], Awaitable[Serving]]
-"""Attach workers to a wagon's channels; returns when they are attached. Raises EventwagonError."""
+Start = Callable[[WagonSpec], Awaitable[WagonConsumer]]
+"""Attaches workers to a wagon's channels, and returns when they are attached. Raises EventwagonError."""
 
 
 class InProcess:
-    """Starts a wagon's workers as tasks of this process, with `start`. Leaving it ends all, within `grace` seconds
+    """Starts a wagon's workers in this process, with `start`. Leaving it ends all of them, within `grace` seconds
     each."""
 
     def __init__(self, start: Start, *, grace: float = 30.0, bulkhead: Bulkhead | None = None) -> None:
@@ -87,15 +32,15 @@ class InProcess:
         self._grace = grace
         self._specs: dict[_Unit, WagonSpec] = {}
         self._wanted: dict[_Unit, asyncio.Event] = {}
-        self._servings: dict[_Unit, tuple[int, Serving]] = {}
-        """Which wagon is served, and how."""
+        self._consumers: dict[_Unit, tuple[int, WagonConsumer]] = {}
+        """The number of the wagon that the unit serves, and its consumer."""
         self._ending: set[_Unit] = set()
         self._trouble: dict[_Unit, str] = {}
-        self._keepers: dict[_Unit, asyncio.Task[None]] = {}
+        self._supervisors: dict[_Unit, asyncio.Task[None]] = {}
         self._bulkhead = bulkhead
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a unit's workers became ready, failed, moved or ended."""
+        """Called when a unit's workers became ready, failed, moved to another wagon or ended."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -115,8 +60,8 @@ class InProcess:
             return
         self._specs[unit] = spec
         self._wanted.setdefault(unit, asyncio.Event()).set()
-        if unit not in self._keepers:
-            self._keepers[unit] = self._tasks.create_task(self._keep(unit))
+        if unit not in self._supervisors:
+            self._supervisors[unit] = self._tasks.create_task(self._supervise(unit))
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
@@ -126,55 +71,55 @@ class InProcess:
 
     def _deployment(self, unit: _Unit, spec: WagonSpec) -> Deployment:
         trouble = self._trouble.get(unit, "")
-        if unit not in self._servings:
+        if unit not in self._consumers:
             return Deployment(number=spec.number, ready=False, revision=spec.revision, trouble=trouble)
-        number, serving = self._servings[unit]
-        trouble = trouble or serving.trouble
+        number, consumer = self._consumers[unit]
+        trouble = trouble or consumer.trouble
         return Deployment(
             number=number,
             ready=not trouble,
-            workers=serving.workers,
-            missing=serving.missing,
+            workers=consumer.workers,
+            missing=consumer.missing,
             revision=spec.revision,
             trouble=trouble,
-            handled=serving.handled,
-            failed=serving.failed,
-            channels=serving.channels,
-            open=serving.open,
-            paused=serving.paused,
+            handled=consumer.handled,
+            failed=consumer.failed,
+            channels=consumer.channels,
+            open=consumer.open,
+            paused=consumer.paused,
         )
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove."""
         key = train, unit
-        keeper = self._keepers.pop(key, None)
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
-        if key in self._servings:
+        supervisor = self._supervisors.pop(key, None)
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+        if key in self._consumers:
             await self._leave(key, grace)
-        if key not in self._keepers:  # unless it was asked for again meanwhile
+        if key not in self._supervisors:  # unless it was asked for again meanwhile
             for known in (self._specs, self._wanted, self._trouble):
                 known.pop(key, None)
         self.on_change()
 
     async def _leave(self, unit: _Unit, grace: float, *, drained: bool = False) -> None:
-        """End what serves now, if it still is that in the end."""
-        ending = self._servings[unit]
+        """End the unit's consumer."""
+        ending = self._consumers[unit]
         self._ending.add(unit)
         await ending[1].end(grace, drained=drained)
-        if self._servings.get(unit) is ending:
-            del self._servings[unit]
+        if self._consumers.get(unit) is ending:
+            del self._consumers[unit]
             self._ending.discard(unit)
 
-    async def _keep(self, unit: _Unit) -> None:
-        """Bring one unit's workers to what its spec says, each time that it changes; again where that failed."""
+    async def _supervise(self, unit: _Unit) -> None:
+        """Reconcile one unit's workers with its spec each time that this changes; again with backoff if it fails."""
         pause = _PAUSES[0]
         while True:
             wanted = self._wanted[unit]
             wanted.clear()
             try:
-                await self._bring(unit)
+                await self._reconcile(unit)
             except BaseException as e:
                 if is_ours(e):
                     raise
@@ -192,19 +137,19 @@ class InProcess:
             pause = _PAUSES[0]
             await wanted.wait()
 
-    async def _bring(self, unit: _Unit) -> None:
+    async def _reconcile(self, unit: _Unit) -> None:
         spec = self._specs[unit]
-        if unit in self._servings:
-            number, serving = self._servings[unit]
-            if number != spec.number or spec.workers == 0 or serving.trouble or unit in self._ending:
+        if unit in self._consumers:
+            number, consumer = self._consumers[unit]
+            if number != spec.number or spec.workers == 0 or consumer.trouble or unit in self._ending:
                 moved_on = number != spec.number  # which a unit does when its wagon is drained
-                await self._leave(unit, 0.0 if serving.trouble else self._grace, drained=moved_on)
-        if unit in self._servings:
-            await self._servings[unit][1].update(spec)
+                await self._leave(unit, 0.0 if consumer.trouble else self._grace, drained=moved_on)
+        if unit in self._consumers:
+            await self._consumers[unit][1].update(spec)
         elif spec.workers != 0:
-            serving = await self._start(spec)
-            serving.on_trouble = self._wanted[unit].set
-            self._servings[unit] = spec.number, serving
+            consumer = await self._start(spec)
+            consumer.on_trouble = self._wanted[unit].set
+            self._consumers[unit] = spec.number, consumer
 
     async def _end_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -212,7 +157,7 @@ class InProcess:
                 tasks.create_task(self._end(unit))
 
     async def _end(self, unit: _Unit) -> None:
-        """Each ends for itself: what one raises keeps no other from ending gracefully."""
+        """If one raises, the others still end gracefully."""
         try:
             await self.remove(*unit, grace=self._grace)
         except BaseException as e:

@@ -21,14 +21,15 @@ from ..errors import EventwagonError, Unavailable
 from ..limits import slo
 from ..policy.edits import spec_of
 from ..policy.pausing import resting
+from ..policy.scheduling import may_serve, share
 from ..settings import Settings
-from ..workers import may_serve, share
 from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .handling import Handler
 from .in_process import InProcess
+from .local_workers import LocalWorkers
 from .switcher import Switcher
-from .worker_pool import Crew
+from .worker_runtime import WorkerRuntime
 
 _logger = logging.getLogger("eventwagon")
 
@@ -51,27 +52,26 @@ async def wagon_workers(
     clock: Callable[[], float],
     tell: Listener,
     bulkhead: Bulkhead | None = None,
-) -> AsyncIterator[tuple[Crew, InProcess]]:
-    """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one crew, of none yet;
+) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
+    """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one pool, of none yet;
     without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says
     so; `owner`: its name, under which it claims. Leaving ends all, within `grace`."""
+    runtime = WorkerRuntime(
+        train=train,
+        handlers=handlers,
+        settings=settings,
+        broker=broker,
+        clock=clock,
+        tell=tell,
+        bulkhead=bulkhead or Bulkhead(train),
+        revision=revision,
+        owner=owner,
+    )
     async with (
-        Crew(
-            train,
-            handlers,
-            settings,
-            broker,
-            slo=slo(settings.limit),
-            shared=0 if shared else None,
-            revision=revision,
-            owner=owner,
-            clock=clock,
-            tell=tell,
-            bulkhead=bulkhead,
-        ) as crew,
-        InProcess(crew.serve, grace=settings.grace, bulkhead=bulkhead) as local,
+        LocalWorkers(runtime, shared=0 if shared else None, slo=slo(settings.limit)) as workers,
+        InProcess(workers.serve, grace=settings.grace, bulkhead=bulkhead) as local,
     ):
-        yield crew, local
+        yield workers, local
 
 
 class Membership:
@@ -124,7 +124,7 @@ class Membership:
         self._said: object = None
         self._due = 0.0
         self._crew_size = 0
-        self._crew: Crew | None = None
+        self._crew: LocalWorkers | None = None
         self._resting: frozenset[int] = frozenset()
         """Wagons that are paused."""
         self._leaving: set[int] = set()
@@ -227,7 +227,7 @@ class Membership:
                 if self._news and self._news[0] is entry:  # the oldest may have gone for newer ones meanwhile
                     self._news.popleft()
 
-    async def _watch(self, crew: Crew | None, local: InProcess | None) -> None:
+    async def _watch(self, crew: LocalWorkers | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
             while True:
                 self._poked.clear()
@@ -245,11 +245,11 @@ class Membership:
                     async with asyncio.timeout(pause):
                         await self._poked.wait()
 
-    async def _attend(self, crew: Crew, local: InProcess, leaving: asyncio.TaskGroup) -> None:
+    async def _attend(self, crew: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
         peers = await self._peers()
         names = sorted(peers)
-        crew.others = self._post is not None or len(names) > 1
+        crew.has_peers = self._post is not None or len(names) > 1
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
             index, count = names.index(self._name), len(names)

@@ -48,10 +48,10 @@ from ..policy.edits import (
 from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
+from ..policy.scheduling import allocate
 from ..policy.seen import Ages, Seen, checked_in
 from ..settings import Settings
 from ..values import shown
-from ..workers import allocate
 from .bulkhead import Bulkhead, is_ours
 from .ended import Ended
 from .looks import Looks

@@ -1,145 +1,103 @@
-"""One channel of a wagon as one process serves it: what is fetched ahead of the workers, and what is passed over."""
+"""Prefetch: fetches events ahead of the workers, a channel each, and keeps those that were passed over.
+
+The path of one event has ten steps, from its receipt to its settlement:
+
+1. `Prefetcher.fetch` receives a batch and puts it into the buffer,
+2. `PoolState.wake` wakes as many idle workers,
+3. `Dispatcher.next` says from which channel the worker takes its event,
+4. `Prefetcher.take` hands out the event,
+5. `HandlerRunner.start` counts it as under way and sets its deadline,
+6. `handling.begin` decodes the payload and calls the handler,
+7. `HandlerRunner.finish` counts the outcome and tells the channel's circuit,
+8. `Settler.done` (or `die`, `retry`, `snooze`) puts the event into a queue,
+9. the queue's task stores what the event emitted, with all that waited for the same channels,
+10. and settles the event, or gives it back.
+
+The channel's fetching task takes steps 1 and 2, a worker's task (`WorkerPool`) steps 3 to 8, the queue's task 9 and 10.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
-from ..breaker import USUAL, Again, Circuit
-from ..contracts.broker import Delivery, Subscription
-from ..contracts.facts import EventDied, EventRetried, EventSnoozed
-from ..contracts.orchestrator import WagonSpec
+from ..contracts.broker import Delivery
 from ..errors import ChannelGone, EventwagonError
-from ..event import DEAD, Channel, born
+from ..event import born
 from .bulkhead import is_ours
-from .handling import Handler, died
-from .kit import PAUSES, Kit
-from .settling import Emitted, Line, Settling
+from .settling import Settler
+from .worker_runtime import PAUSES, PoolState, WagonState, WorkerRuntime
 
 _AHEAD = 0.05
 """Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
 _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
-"""Seconds that a receive may take while workers stand by for it."""
+"""Seconds that a receive may take while workers wait for it."""
 _CALL = 0.5
 """Seconds for which a worker waits for what it has chosen to be fetched."""
-_OVER = 1.0
-"""The longest that a process stays alone with an event for it to be settled, in seconds."""
 _KEPT_WAITING = 0.15
 """Seconds that an event waits at a process whose workers are all busy before others may have it."""
 
 
-class Hands(Protocol):
-    """The workers that serve a wagon: its own, or the shared crew."""
+class Prefetcher:
+    """Fetches one channel's events ahead of the workers. It owns what was fetched and not yet taken.
 
-    target: int
-    """How many there should be."""
-    service: float
-    """Seconds that a handler takes, averaged over the recent ones; 0 before the first."""
+    While all workers are busy, an event that another process could take is given back after a moment, and the
+    prefetcher rests. It remembers when the chain of that event began: a free worker then chooses between wagons as if
+    the event were still here, and has it fetched if it is chosen.
 
-    @property
-    def in_need(self) -> int:
-        """How many events should be at hand in each channel, however slow the handlers are."""
-        ...
-
-    @property
-    def free(self) -> int:
-        """How many wait for an event."""
-        ...
-
-    def wake(self, count: int) -> None:
-        """`count` events came in."""
-        ...
-
-
-class Served(Protocol):
-    """The wagon of a feed, as this process serves it."""
-
-    kit: Kit
-    spec: WagonSpec
-    leaving: bool
-    paused: bool
-    """Nothing of it is handed out."""
-    busy: int
-    """Workers that are at one of its events."""
-    handled: int
-    """Handlings that ended well."""
-    failed: int
-
-    @property
-    def lanes(self) -> Hands:
-        """Who works on it."""
-        ...
-
-    @property
-    def others(self) -> bool:
-        """Other processes may have a free worker for its events."""
-        ...
-
-    def give_back(self) -> None:
-        """Nobody here works on what was fetched: others may have it."""
-        ...
-
-    def lose(self, why: str) -> None:
-        """A channel is gone: nothing more can be done here."""
-        ...
-
-    def stumble(self, step: str, because: str) -> None:
-        """Something failed that is tried again."""
-        ...
-
-
-class Feed:
-    """One channel of one served wagon: what was fetched from it, and what came of that.
-
-    While all workers are busy an event that another process could take is not kept: it is given back after a moment,
-    and the feed rests. It remembers when that event's chain began, so that a worker that is free chooses between wagons
-    as if the event were here, and fetches what it has chosen.
+    `pool`: the workers that it fetches for. `has_peers`: whether other processes may have a free worker for the events.
+    `on_gone` is called when the channel is no more.
     """
 
     def __init__(
-        self, serving: Served, channel: Channel, handler: Handler, subscription: Subscription, settling: Settling
+        self,
+        runtime: WorkerRuntime,
+        settler: Settler,
+        pool: PoolState,
+        *,
+        has_peers: Callable[[], bool],
+        on_gone: Callable[[str], None],
     ) -> None:
-        self.serving = serving
-        self._settling = settling
-        self._settled, self._released = settling.line(self, None), settling.line(self, Line)
-        self.channel = channel
-        self.handler = handler
-        self.subscription = subscription
-        self.circuit = serving.kit.circuits.of(channel.name, guarded=serving.spec.guarded)
+        self.source = settler.source
+        self.settler = settler
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
-        """What could not be on time any more and was passed over, older than what is in the buffer: worked on later."""
+        """Events that can't be on time any more and were passed over. They are older than those in the buffer and are
+        handled later."""
         self.looking = False
-        """Nothing that was fetched can be on time: what comes after it is being fetched."""
-        self.unsettled: dict[int, Delivery] = {}
-        """By identity: everything claimed that is not settled or given back."""
+        """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
-        """Nothing is fetched but what a worker has chosen."""
+        """It fetches only what a worker has chosen."""
         self.remembered: float | None = None
-        """While it rests: when the chain began of what a worker would fetch."""
+        """While it rests: when the chain of the next event in the channel began."""
+        self.receiving = False
+        """A receive is under way."""
+        self._runtime = runtime
+        self._pool = pool
+        self._has_peers = has_peers
+        self._on_gone = on_gone
         self._newest: list[Delivery] = []
-        """The last ones in the buffer and aside at the last look at what is kept waiting."""
+        """The newest in the buffer and aside when `_kept_waiting` last looked."""
         self._called: list[asyncio.Future[None]] = []
-        self._awaited: dict[int, asyncio.Future[None]] = {}
-        """By identity: those whose end somebody waits for."""
+        """Workers that wait for an event to be fetched."""
         self._timer: asyncio.TimerHandle | None = None
         self._dry = False
         """The last receive brought less than was asked for."""
-        self._room = asyncio.Event()
         self._low = 0
-        self.receiving = False
-        """It waits for the broker to give it more."""
+        """The buffer is filled up when it holds no more than this."""
         self._allowance = 0.0
         self._most = 0
+
+    # --- handing out -----------------------------------------------------------------------------
 
     @property
     def began(self) -> float | None:
         """When the chain of its next event began; None when nothing waits here, or nothing may be handed out."""
-        if self.circuit.held or self.serving.paused:
+        source = self.source
+        if source.circuit.held or source.wagon.paused:
             return None
         if self.buffer:
             return born(self.buffer[0].event)
@@ -152,13 +110,13 @@ class Feed:
 
     @property
     def spent(self) -> bool:
-        """The channel had nothing more to give, and all that it gave was taken or passed over."""
+        """The channel has nothing more, and everything fetched was taken or passed over."""
         return not self.buffer and self.receiving and not self.looking
 
     def take(self, *, late: bool = False) -> Delivery | None:
-        """The next event, in the order in which the broker gave them; with `late` what was passed over comes first.
-        None where it must be fetched: see `call_up`."""
-        if self.circuit.opened_at is not None:
+        """The next event, in the order of their receipt; with `late` those that were passed over come first. None if
+        it must be fetched first: see `fetch_one`."""
+        if self.source.circuit.opened_at is not None:
             return self._take_probe()
         if self.aside and (late or not self.fresh):
             return self.aside.popleft()
@@ -166,101 +124,87 @@ class Feed:
             return None
         delivery = self.buffer.popleft()
         if len(self.buffer) <= self._low:
-            self._room.set()
+            self.source.room.set()
         return delivery
 
     def _take_probe(self) -> Delivery | None:
-        """The circuit is open: one of what is at hand is to show whether the channel works again."""
+        """The circuit is open: choose the event that shows whether the channel works again."""
         at_hand = self.buffer or self.aside
         if not at_hand:
             return None
-        index = self.circuit.choose([delivery.event.id for delivery in at_hand])
+        circuit = self.source.circuit
+        index = circuit.choose([delivery.event.id for delivery in at_hand])
         delivery = at_hand[index]
         del at_hand[index]
-        self.circuit.take(delivery.event.id)
+        circuit.take(delivery.event.id)
         return delivery
 
-    def change_circuit(self, circuit: Circuit) -> None:
-        """Its channel has, or has no longer, a breaker. A probe that is under way shows nothing to the one before."""
-        before = self.circuit
-        if circuit is not before:
-            self.circuit = circuit
-            if before.probe is not None and any(d.event.id == before.probe for d in self.unsettled.values()):
-                self.serving.kit.circuits.passed(before, before.probe, gone=False)
-            self.serving.lanes.wake(self.serving.lanes.target)
-
-    def circuit_changed(self) -> None:
-        """The channel's circuit opened or closed, a probe is due, or one failed."""
-        if self.circuit.held and self.circuit.probe is None:
-            self.give_all_back()
-        else:
-            self.nudge()
-            self.serving.lanes.wake(self.serving.lanes.target)
-
-    async def call_up(self) -> None:
-        """Fetch one event for a worker that has chosen this channel. Returns when it was tried, or after a moment: a
-        broker that does not answer keeps no worker from other wagons."""
+    async def fetch_one(self) -> None:
+        """Fetch one event for a worker that has chosen this channel. Returns when a receive has ended, or after a
+        moment: a broker that does not answer must not keep the worker from other wagons."""
         self.remembered = None
         waiter = asyncio.get_running_loop().create_future()
         self._called.append(waiter)
-        self._room.set()
+        self.source.room.set()
         await asyncio.wait([waiter], timeout=_CALL)
 
     def pass_over(self, allowance: float, most: int) -> None:
-        """Put aside what waits whose chain began more than `allowance` s ago, `most` events at the most, so that newer
-        ones behind them can be on time still. Where none of those that were fetched can, what comes after them is
-        looked for."""
+        """Put aside at most `most` waiting events whose chain began more than `allowance` s ago, so that newer ones
+        behind them can still be on time. If all fetched events are put aside, fetch those behind them."""
         self._allowance, self._most = allowance, most
-        before = self.serving.kit.clock() - allowance
+        before = self._runtime.clock() - allowance
         while self.buffer and self._most > 0 and born(self.buffer[0].event) < before:
             self.aside.append(self.buffer.popleft())
             self._most -= 1
         self.looking = not self.buffer and not self.receiving and self._most > 0
         if len(self.buffer) <= self._low:
-            self._room.set()
+            self.source.room.set()
+
+    # --- fetching --------------------------------------------------------------------------------
 
     def ahead(self) -> int:
-        """How many events to have fetched: few where handlers are slow, so that none waits at a busy worker; none where
-        this process has no worker for them, or the wagon is paused."""
-        lanes = self.serving.lanes
-        if not lanes.target or self.serving.paused:
+        """How many events to have in the buffer: few if handlers are slow, so that none waits for a busy worker; none
+        if this process has no worker for them or the wagon is paused."""
+        pool, source = self._pool, self.source
+        if not pool.target or source.wagon.paused:
             return 0
-        if self.circuit.opened_at is not None:
-            return self.circuit.room
-        soon = int(_AHEAD * lanes.target / lanes.service) if lanes.service else 0
-        return max(lanes.in_need, min(_FETCH_MOST, soon))
+        if source.circuit.opened_at is not None:
+            return source.circuit.room
+        soon = int(_AHEAD * pool.target / pool.handler_seconds) if pool.handler_seconds else 0
+        return max(pool.in_need, min(_FETCH_MOST, soon))
 
     async def fetch(self) -> None:
-        """Keep the buffer filled until the wagon is left or gone."""
-        serving = self.serving
+        """Keep the buffer filled until the wagon is left or the channel gone."""
+        source = self.source
+        wagon, channel = source.wagon, source.channel
         pause = PAUSES[0]
         try:
-            while not serving.leaving:
+            while not wagon.leaving:
                 count = self._wanted()
                 if count <= 0:
-                    self._found()
+                    self._end_looking()
                     self._answer_called()
-                    self._room.clear()
-                    await self._room.wait()
+                    source.room.clear()
+                    await source.room.wait()
                     continue
                 called, self._called = self._called, []
                 timeout = _LOOK if self.looking or called else _RECEIVE
                 try:
                     self.receiving = True
-                    deliveries = await self.subscription.receive(count, timeout)
+                    deliveries = await source.subscription.receive(count, timeout)
                     self.receiving = False
-                    self._took(deliveries, count)
+                    self._received(deliveries, count)
                 except ChannelGone:
-                    serving.lose(f"channel {self.channel} is gone")
+                    self._on_gone(f"channel {channel} is gone")
                     return
                 except BaseException as e:
                     if is_ours(e):
                         raise  # the wagon is drained
-                    self._found()
+                    self._end_looking()
                     if not isinstance(e, EventwagonError):
-                        serving.kit.bulkhead.report(f"receiving from {self.channel}", e)
+                        self._runtime.bulkhead.report(f"receiving from {channel}", e)
                     elif pause == PAUSES[0]:
-                        serving.stumble(f"receiving from {self.channel}", str(e))
+                        self._runtime.report_failure(f"receiving from {channel}", str(e))
                     _answer(called)
                     await asyncio.sleep(pause)
                     pause = min(PAUSES[1], pause * 2)
@@ -271,26 +215,25 @@ class Feed:
                 pause = PAUSES[0]
                 if self.looking and len(deliveries) == count and self._look_on():
                     continue
-                self._found()
+                self._end_looking()
                 if deliveries:
-                    serving.lanes.wake(len(deliveries))
+                    self._pool.wake(len(deliveries))
                     await asyncio.sleep(0)
         finally:
-            self._found()
-            self._forsake()
+            self._end_looking()
+            self._stop_waiting()
 
     def _wanted(self) -> int:
         """How many events to ask the broker for now."""
         ahead = self.ahead()
         self._low = ahead // 2
-        if len(self.unsettled) > 4 * _FETCH_MOST or self.serving.paused:
+        if len(self.settler.unsettled) > 4 * _FETCH_MOST or self.source.wagon.paused:
             return 0
         return len(self._called) if self.resting else ahead - len(self.buffer)
 
-    def _took(self, deliveries: Sequence[Delivery], asked: int) -> None:
-        """The broker has given these."""
-        for delivery in deliveries:
-            self.unsettled[id(delivery)] = delivery
+    def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
+        """A receive has returned these; `asked` is how many it was asked for."""
+        self.settler.received(deliveries)
         self.buffer.extend(deliveries)
         self._dry = len(deliveries) < asked
         if self.resting:
@@ -298,22 +241,50 @@ class Feed:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
             else:
                 self.resting = False
-        if deliveries and (self.serving.leaving or self.serving.paused or not self.serving.lanes.target):
-            self.serving.give_back()  # the receive was under way
-        elif self.circuit.held and self.circuit.probe is None:
+        circuit = self.source.circuit
+        if deliveries and (self.source.wagon.leaving or self.source.wagon.paused or not self._pool.target):
+            self.give_all_back()  # the receive was under way
+        elif circuit.held and circuit.probe is None:
             self.give_all_back()  # the receive was under way when the circuit opened
-        elif self.buffer and self._timer is None and self.serving.others:
+        elif self.buffer and self._timer is None and self._has_peers():
             self._look_soon()
+
+    def _look_on(self) -> bool:
+        """Whether the events just received are late too, and more may follow."""
+        self.pass_over(self._allowance, self._most)
+        more, self.looking = self.looking, True
+        return more
+
+    def _end_looking(self) -> None:
+        """Stop looking ahead; wake the workers that waited for it."""
+        if self.looking:
+            self.looking = False
+            self._pool.wake_all()
+
+    def _answer_called(self) -> None:
+        """Nothing can be fetched now: let the workers go that wait for it."""
+        _answer(self._called)
+        self._called.clear()
+
+    def _stop_waiting(self) -> None:
+        """Nothing more is fetched: stop the timer, and let the workers go that wait."""
+        self.remembered = None
+        self._answer_called()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- while all workers are busy ------------------------------------------------------------
 
     def _look_soon(self) -> None:
         self._newest = [waiting[-1] for waiting in (self.buffer, self.aside) if waiting]
         self._timer = asyncio.get_running_loop().call_later(_KEPT_WAITING, self._kept_waiting)
 
     def _kept_waiting(self) -> None:
-        """Give back what has waited here since the last look, while every worker is busy: one of another process may be
-        free."""
+        """Give back the events that have waited since the last look while all workers were busy: another process may
+        have a free one."""
         self._timer = None
-        if not self.serving.leaving and not self.serving.lanes.free and self.serving.others:
+        if not self.source.wagon.leaving and not self._pool.free and self._has_peers():
             if self._dry:
                 self._give_back_waiting(self.aside)
             if (began := self._give_back_waiting(self.buffer)) is not None:
@@ -322,175 +293,98 @@ class Feed:
             self._look_soon()
 
     def _give_back_waiting(self, waiting: deque[Delivery]) -> float | None:
-        """Those that were there at the last look; when the chain of the first of them began. They come in order: where
-        the newest of then is here no more, neither are those before it."""
+        """Give back those that were here at the last look. Returns when the chain of the first of them began, None if
+        none is left. Events are taken in order: if the newest of that look is gone, so are those before it."""
         if not any(delivery is newest for delivery in waiting for newest in self._newest):
             return None
         began = born(waiting[0].event)
         while True:
             delivery = waiting.popleft()
-            self.give_back(delivery)
+            self.settler.give_back(delivery)
             if any(delivery is newest for newest in self._newest):
                 return began
 
-    def rouse(self) -> None:
-        """A worker is free and has nothing to do: fetch again as before."""
+    # --- its owner's -----------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """A worker is idle: fetch ahead again. Idempotent."""
         if self.resting:
             self.resting, self.remembered = False, None
-            self._room.set()
+            self.source.room.set()
 
-    def _look_on(self) -> bool:
-        """Whether what just came is late too, and more may come."""
-        self.pass_over(self._allowance, self._most)
-        more, self.looking = self.looking, True
-        return more
-
-    def _found(self) -> None:
-        """Stop looking ahead; wake the workers that waited for it."""
-        if self.looking:
-            self.looking = False
-            self.serving.lanes.wake(self.serving.lanes.target)
-
-    def _forsake(self) -> None:
-        """Nothing is fetched any more: nobody is to wait for it."""
-        self.remembered = None
-        self._answer_called()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _answer_called(self) -> None:
-        """Nothing can be fetched now: workers are not to wait for it."""
-        _answer(self._called)
-        self._called.clear()
-
-    def nudge(self) -> None:
-        """There may be room again, or it is time to leave."""
-        self._room.set()
+    def circuit_changed(self) -> None:
+        """The channel's circuit opened or closed, a probe is due, or one failed."""
+        circuit = self.source.circuit
+        if circuit.held and circuit.probe is None:
+            self.give_all_back()
+        else:
+            self.source.room.set()
+            self._pool.wake_all()
 
     def drop(self) -> None:
-        """The channel is gone: forget what was fetched."""
-        self.clear()
+        """The channel is gone: forget what was fetched, and let its claims run out."""
+        self._clear()
         self.looking = False
-        self._forsake()
+        self._stop_waiting()
 
-    def clear(self) -> list[Delivery]:
-        """Everything that was fetched and not taken, which waits here no longer."""
+    def give_all_back(self) -> None:
+        """Give back everything that was fetched and not taken."""
+        for delivery in self._clear():
+            self.settler.give_back(delivery)
+
+    def _clear(self) -> list[Delivery]:
         waited = [*self.buffer, *self.aside]
         self.buffer.clear()
         self.aside.clear()
         return waited
 
-    def give_all_back(self) -> None:
-        """What was fetched and not taken is for others, or for later."""
-        for delivery in self.clear():
-            self.give_back(delivery)
 
-    # --- what came of an event --------------------------------------------------------------
+class WagonPrefetch:
+    """The prefetchers of one wagon, one for each channel. WagonConsumer appends to them; Dispatcher reads them."""
 
-    def forget(self, deliveries: Sequence[Delivery]) -> None:
-        """They are in hand no longer: settled, given back, or left to run out."""
-        for delivery in deliveries:
-            self.unsettled.pop(id(delivery), None)
-            if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
-                waiter.set_result(None)
+    def __init__(self, wagon: WagonState) -> None:
+        self.wagon = wagon
+        self.prefetchers: list[Prefetcher] = []
 
-    async def over(self, delivery: Delivery) -> None:
-        """Return when it is in hand no longer, or after a moment: the others are not to wait for a broker that does not
-        answer."""
-        if id(delivery) not in self.unsettled or self.serving.leaving:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._awaited[id(delivery)] = waiter
-        await asyncio.wait([waiter], timeout=_OVER)
+    def __iter__(self) -> Iterator[Prefetcher]:
+        return iter(self.prefetchers)
 
-    def done(self, delivery: Delivery, emitted: Emitted) -> None:
-        """Handled: to be settled once what it emitted is stored (I6)."""
-        line = self._settled
-        if emitted:
-            line = self._settling.line(self, emitted[0][0] if len(emitted) == 1 else frozenset(n for n, _ in emitted))
-        line.done.append((delivery, emitted))
-        if line.task is None:
-            self._settling.go(line)
+    def oldest(self) -> tuple[Prefetcher, float] | None:
+        """The channel whose next event belongs to the chain that began first, and when that was; None if nothing waits.
+        Of chains of the same moment the one that has begun comes first; events that were passed over come last."""
+        best: Prefetcher | None = None
+        began = 0.0
+        for prefetcher in self.prefetchers:
+            at = prefetcher.began
+            if at is None or (best is not None and best.fresh and not prefetcher.fresh):
+                continue
+            if best is None or at <= began or (prefetcher.fresh and not best.fresh):
+                best, began = prefetcher, at
+        return None if best is None else (best, began)
 
-    def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
-        """Another may have it, after `delay` s. Unless it was `handled` here a suspect stays one."""
-        self.untried(delivery)
-        self._release(delivery, delay, tried=False, handled=handled)
+    def look(self) -> None:
+        """Something changed: have the prefetchers check whether to fetch more."""
+        for prefetcher in self.prefetchers:
+            prefetcher.source.room.set()
 
-    def untried(self, delivery: Delivery) -> None:
-        """It was taken and not handled: as a probe it has shown nothing."""
-        if self.circuit.probe is not None:
-            self.serving.kit.circuits.passed(self.circuit, delivery.event.id, gone=False)
+    def worker_free(self, *, own: bool) -> None:
+        """A worker is idle. Prefetchers that rest fetch ahead again; those of a wagon with workers of its `own` fetch
+        as soon as one is idle."""
+        for prefetcher in self.prefetchers:
+            prefetcher.resume()
+            if own:
+                prefetcher.source.room.set()
 
-    def _release(self, delivery: Delivery, delay: float, *, tried: bool, handled: bool = True) -> None:
-        self._released.back.append((delivery, delay, tried, handled))
-        self._settling.go(self._released)
+    def rescaled(self, target: int) -> None:
+        """The pool has `target` workers now: fetch as many events as they need."""
+        if not target:
+            self.give_back()
+        self.look()
 
-    def fail(self, delivery: Delivery, because: str) -> None:
-        """What its handler emitted could not be stored: to be tried again, or dead after the last attempt."""
-        settings = self.serving.kit.settings
-        if delivery.attempt >= (settings.attempts or USUAL):
-            self.die(delivery, because, delivery.attempt)
-        else:
-            pause = settings.retries.pause(delivery.attempt, self.serving.kit.rng.random())
-            self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
-
-    def die(self, delivery: Delivery, because: str, attempt: int) -> None:
-        """To the dead letters of the wagon, then settled. `attempt`: how often it was tried, as far as is known
-        here."""
-        kit, number = self.serving.kit, self.serving.spec.number
-        letters = [died(delivery.event, self.handler.channel, number, because, attempt, kit.clock())]
-        self.done(delivery, letters)
-        self.tell_deaths(letters)
-
-    def tell_deaths(self, emitted: Emitted) -> None:
-        """Tell of the dead letters among what is to be stored."""
-        kit = self.serving.kit
-        for channel, letter in emitted:
-            if channel == DEAD:
-                why = letter.extensions
-                kit.tell(
-                    EventDied(
-                        train=kit.train,
-                        number=self.serving.spec.number,
-                        channel=self.handler.channel,
-                        id=letter.id,
-                        attempts=int(why["deadattempts"]),
-                        because=why["deadbecause"],
-                    )
-                )
-
-    def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
-        """Again after the pause that its handler asked for; that was no attempt."""
-        kit = self.serving.kit
-        self._release(delivery, pause, tried=False)
-        kit.tell(
-            EventSnoozed(
-                train=kit.train,
-                number=self.serving.spec.number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                pause=pause,
-                because=because,
-            )
-        )
-
-    def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
-        """Again after a pause."""
-        kit = self.serving.kit
-        self._release(delivery, again.pause, tried=again.counts)
-        kit.tell(
-            EventRetried(
-                train=kit.train,
-                number=self.serving.spec.number,
-                channel=self.handler.channel,
-                id=delivery.event.id,
-                attempt=attempt,
-                pause=again.pause,
-                because=because,
-            )
-        )
+    def give_back(self) -> None:
+        """Give back everything that was fetched and not taken, in all channels."""
+        for prefetcher in self.prefetchers:
+            prefetcher.give_all_back()
 
 
 def _answer(called: Sequence[asyncio.Future[None]]) -> None:

@@ -32,9 +32,11 @@ from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
+from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
 from ...runtime.handling import Handler
-from ...runtime.worker_pool import Crew
+from ...runtime.local_workers import LocalWorkers
+from ...runtime.worker_runtime import WorkerRuntime
 from ...settings import Settings
 from .tallies import Tallies
 
@@ -171,25 +173,23 @@ class Function:
             if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
                 settings = msgspec.structs.replace(train.settings, breaker=None)
                 self._circuits = Circuits(train.name, settings, log, random.Random())
-            crew = Crew(
-                train.name,
-                train.handlers,
-                train.settings,
-                cast(Broker, _Given(broker, channel, batch)),
-                slo=None,
-                shared=None,
+            runtime = WorkerRuntime(
+                train=train.name,
+                handlers=train.handlers,
+                settings=train.settings,
+                broker=cast(Broker, _Given(broker, channel, batch)),
                 clock=time.time,
                 tell=log,
-                circuits=self._circuits,
+                bulkhead=Bulkhead(train.name),
             )
-            async with crew:
-                serving = await crew.serve(spec)
+            async with LocalWorkers(runtime, shared=None, circuits=self._circuits) as workers:
+                consumer = await workers.serve(spec)
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
                         await batch.finished.wait()
                 batch.finished.set()
-                await serving.end(0.0)
-            await self._count(broker, channel.wagon, serving.handled, serving.failed)
+                await consumer.end(0.0)
+            await self._count(broker, channel.wagon, consumer.handled, consumer.failed)
             return sorted(left - {receipts[each] for each in batch.settled})
         except EventwagonError as e:
             _complain(queue, e)
@@ -301,7 +301,7 @@ class _Nothing:
 
 
 class _Given:
-    """The part of a broker that a crew uses, with the batch in the place of what it would receive."""
+    """The part of a broker that workers use, with the batch in the place of what it would receive."""
 
     def __init__(self, broker: QueueBroker, channel: Channel, batch: _Batch) -> None:
         self._broker = broker

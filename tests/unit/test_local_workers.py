@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Train, Workers
-from eventwagon.contracts.facts import Fact, StepFailed
+from eventwagon.contracts.facts import Fact, Listener, StepFailed
 from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.runtime.in_process import InProcess
-from eventwagon.runtime.worker_pool import Crew
+from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock, run
-from tests.support import until
+from tests.support import pools_of, until, worker_runtime
 
 CLOCK = VirtualClock()
 INGRESS, INNER, DEAD_LETTERS = Channel("t", 1), Channel("t", 1, "mail"), Channel("t", 1, DEAD)
@@ -43,8 +43,11 @@ async def holding(*channels: Channel) -> MemoryBroker:
     return broker
 
 
-def crew(train: Train, broker: MemoryBroker, told: list[Fact]) -> Crew:
-    return Crew("t", train.handlers, Settings(), broker, slo=None, shared=1, clock=CLOCK, tell=told.append)
+def workers(
+    train: Train, broker: MemoryBroker, *, shared: int | None, slo: float | None = None, tell: Listener = lambda _: None
+) -> LocalWorkers:
+    runtime = worker_runtime(train, broker, clock=CLOCK, tell=tell, settings=Settings())
+    return LocalWorkers(runtime, shared=shared, slo=slo)
 
 
 @pytest.mark.parametrize("steps", range(8))
@@ -60,14 +63,37 @@ def test_a_worker_that_lets_others_run_hears_that_it_should_end(steps: int) -> N
 
     async def main() -> None:
         broker = await holding(INGRESS)
-        async with asyncio.timeout(10), crew(train, broker, []) as working:
+        async with asyncio.timeout(10), workers(train, broker, shared=1) as working:
             await working.serve(spec(INGRESS))
             await ended.wait()
             for _ in range(steps):
                 await asyncio.sleep(0)
             working.resize(0, 0)
             await asyncio.sleep(1)
-            assert [t for t in asyncio.all_tasks() if "Lanes._work" in repr(t)] == []
+            assert [pool.size for pool in pools_of("t")] == [0]
+
+    run(main())
+
+
+def test_a_worker_that_is_cancelled_before_it_has_begun_is_replaced() -> None:
+    """Somebody cancels all tasks of the program in that moment."""
+    handled = list[str]()
+    train = Train("t")
+
+    @train.on("t")
+    async def handle(name: str) -> None:
+        handled.append(name)
+
+    async def main() -> None:
+        broker = await holding(INGRESS)
+        async with asyncio.timeout(60), workers(train, broker, shared=0) as working:
+            await working.serve(spec(INGRESS))
+            others = asyncio.all_tasks()
+            working.resize(2, 0)
+            for task in asyncio.all_tasks() - others:
+                task.cancel()
+            await until(lambda: handled)
+            assert [pool.size for pool in pools_of("t")] == [2]
 
     run(main())
 
@@ -89,9 +115,8 @@ def test_a_floor_gets_its_share_when_many_workers_are_free_in_the_same_moment() 
             await broker.create(channel)
             await broker.publish(channel, [Event(i, "t", "s", at, b'"a"') for i in new_ids(1000, at)])
         settings = Settings(workers=Workers(total=8, floor=1))
-        async with Crew(
-            "t", train.handlers, settings, broker, slo=60.0, shared=8, clock=time.time, tell=lambda _: None
-        ) as working:
+        runtime = worker_runtime(train, broker, clock=time.time, settings=settings)
+        async with LocalWorkers(runtime, shared=8, slo=60.0) as working:
             working.resize(8, 1)
             for channel, cut in ((old, now - 98.0), (new, None)):
                 dead = Channel("t", channel.wagon, DEAD)
@@ -133,8 +158,7 @@ def test_late_events_are_passed_over_for_those_behind_them_that_can_be_on_time()
             await broker.create(Channel("t", channel.wagon, DEAD))
             for number, age in enumerate(waited, first):
                 await broker.publish(channel, [Event(new_ids(1, now - age)[0], "t", "s", now - age, b"%d" % number)])
-        working = Crew("t", train.handlers, Settings(), broker, slo=2.0, shared=1, clock=CLOCK, tell=lambda _: None)
-        async with asyncio.timeout(60), working:
+        async with asyncio.timeout(60), workers(train, broker, shared=1, slo=2.0) as working:
             await working.serve(served(1, now - 1.0))
             await working.serve(served(2, None))
             while len(taken) < 38:
@@ -166,11 +190,10 @@ def test_what_was_passed_over_is_given_back_when_the_wagon_is_left(leave_after: 
         for number, age in enumerate([*([9.0] * 40), *([0.5] * 9)]):
             event = Event(new_ids(1, now - age)[0], "t", "s", now - age, b"%d" % number)
             await broker.publish(Channel("t", 1), [event])
-        working = Crew("t", train.handlers, Settings(), broker, slo=2.0, shared=2, clock=CLOCK, tell=lambda _: None)
-        async with asyncio.timeout(60), working:
-            serving = await working.serve(served(1, now))
+        async with asyncio.timeout(60), workers(train, broker, shared=2, slo=2.0) as working:
+            consumer = await working.serve(served(1, now))
             await asyncio.sleep(leave_after)
-            await serving.end(5.0)
+            await consumer.end(5.0)
         (depth,) = await broker.depth([Channel("t", 1)])
         assert depth.in_flight == 0
         assert depth.waiting == 49 - (depth.settled or 0)
@@ -193,14 +216,14 @@ def test_what_is_emitted_to_a_channel_that_the_wagon_has_not_got_yet_waits_for_i
 
     async def main() -> None:
         broker = await holding(INGRESS, INNER)
-        async with crew(train, broker, told) as working:
-            serving = await working.serve(spec(INGRESS))
+        async with workers(train, broker, shared=1, tell=told.append) as working:
+            consumer = await working.serve(spec(INGRESS))
             await asyncio.sleep(5)
             assert [d.published for d in await broker.depth([INGRESS, INNER])] == [1, 0]
             assert [d.settled for d in await broker.depth([INGRESS])] == [0]
             (fact,) = (fact for fact in told if isinstance(fact, StepFailed))
             assert "t_v1.mail is not yet one of the wagon's channels" in fact.because
-            await serving.update(spec(INGRESS, INNER))
+            await consumer.update(spec(INGRESS, INNER))
             await asyncio.sleep(5)
             assert [d.published for d in await broker.depth([INGRESS, INNER])] == [1, 1]
             assert [d.settled for d in await broker.depth([INGRESS])] == [1]
@@ -227,14 +250,13 @@ def test_no_event_waits_at_a_busy_worker_while_that_of_another_process_is_free()
         async def publish(kind: str) -> None:
             await broker.publish(INGRESS, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"%s"' % kind.encode())])
 
-        def working() -> Crew:
-            return Crew(
-                "t", train.handlers, Settings(), broker, slo=None, shared=None, clock=CLOCK, tell=lambda _: None
-            )
-
-        async with asyncio.timeout(5000), working() as one, working() as other:
-            for crew in (one, other):
-                await crew.serve(own)
+        async with (
+            asyncio.timeout(5000),
+            workers(train, broker, shared=None) as one,
+            workers(train, broker, shared=None) as other,
+        ):
+            for process in (one, other):
+                await process.serve(own)
             await publish("long")
             for number in range(1, 21):
                 await publish("short")
@@ -261,18 +283,19 @@ def test_warm_workers_wait_for_nothing_at_a_drained_wagon() -> None:
         first = msgspec.structs.replace(spec(INGRESS), workers=1)
         second = msgspec.structs.replace(served(2, None), unit=1, workers=1)
         loop = asyncio.get_running_loop()
-        working = Crew("t", train.handlers, Settings(), broker, slo=None, shared=None, clock=CLOCK, tell=lambda _: None)
-        async with asyncio.timeout(60), working as crew, InProcess(crew.serve) as local:
+        working = workers(train, broker, shared=None)
+        async with asyncio.timeout(60), working, InProcess(working.serve) as local:
             for asked in (first, second):
                 began = loop.time()
                 await local.ensure(asked)
-                await until(lambda: ready(local) == asked.number, step=0.001)  # noqa: B023
+                while await ready(local) != asked.number:
+                    await asyncio.sleep(0.001)
                 assert loop.time() - began < 0.1
                 await asyncio.sleep(0.6)  # what waited is settled, and another receive is under way
             assert (await broker.depth([INGRESS]))[0].settled == 1
 
-    def ready(local: InProcess) -> int | None:
-        return next((number for number, serving in local._servings.values() if not serving.trouble), None)
+    async def ready(local: InProcess) -> int | None:
+        return next((d.number for d in (await local.deployments("t")).values() if d.ready), None)
 
     run(main())
 
@@ -294,17 +317,17 @@ def test_what_comes_while_a_wagon_is_left_is_given_back_at_once() -> None:
             handled.append(name)
 
         broker = await holding(INGRESS, INNER)
-        async with crew(train, broker, []) as workers:
-            serving = await workers.serve(spec(INGRESS, INNER))
+        async with workers(train, broker, shared=1) as working:
+            consumer = await working.serve(spec(INGRESS, INNER))
             await until(lambda: handled == ["a"])
-            await until(lambda: all(feed.receiving for feed in serving.feeds))
-            ending = asyncio.create_task(serving.end(1.0))
+            await until(lambda: all(each.receiving for each in consumer._channels))
+            ending = asyncio.create_task(consumer.end(1.0))
             await asyncio.sleep(0)
             await broker.publish(INNER, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"b"')])
             await asyncio.sleep(0.01)
             (depth,) = await broker.depth([INNER])
             assert (depth.waiting, depth.in_flight) == (1, 0)
-            assert serving.feeds[0].receiving
+            assert next(iter(consumer._channels)).receiving
             await ending
         assert handled == ["a"]
 

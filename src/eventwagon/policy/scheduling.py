@@ -1,0 +1,203 @@
+"""Which wagon a free worker works for next, and how workers are divided between wagons and processes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from ..workers import Workers
+
+
+def share(total: int, index: int, count: int, turn: int = 0) -> int:
+    """How many of `total` workers the `index`-th of `count` processes runs. All shares add up to `total`.
+
+    `turn` (a wagon's number) rotates who gets the remainder, so that one process does not always get it.
+    """
+    return total // count + (1 if (index + turn) % count < total % count else 0)
+
+
+def may_serve(code: str, revision: str) -> bool:
+    """Whether a process with code of revision `code` (empty: it has none) may serve a wagon of this revision. Any
+    process may serve a wagon without a revision; a wagon with one needs exactly that code."""
+    return not revision or code == revision
+
+
+def why_not_served(code: str, revision: str) -> str:
+    """Why `may_serve` is False, in words; empty where it is True."""
+    if may_serve(code, revision):
+        return ""
+    return f"this program has {f'revision {code}' if code else 'no revision'}, and the wagon is for revision {revision}"
+
+
+# --- the next event of a free worker ----------------------------------------------------------
+
+
+class Candidate(NamedTuple):
+    """A wagon that a free worker of a shared pool may work for. Times in seconds on the wall clock."""
+
+    number: int
+    draining: bool
+    next_at: float | None
+    """When the chain of its next waiting event began; None when nothing waits."""
+    last_at: float
+    """When the wagon's last event can have been published: when it was cut off, or now."""
+    busy: int
+    """Workers of this pool that handle its events."""
+    remaining: float = 0.0
+    """Seconds that the chain of its next event still takes."""
+
+
+class ChainTimes:
+    """How long a chain of events takes, from each channel on: running averages over the events that were on time.
+
+    `channels` in the order of the choreography, the ingress (an empty name) first. A chain is taken to pass through all
+    channels after its own.
+    """
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._waits = dict.fromkeys(channels, 0.0)
+        self._works = dict.fromkeys(channels, 0.0)
+
+    def learn(self, channel: str, wait: float, work: float) -> None:
+        """An event of this channel waited `wait` seconds from its emission to its handler, which took `work`
+        seconds. Not idempotent."""
+        for known, value in ((self._waits, wait), (self._works, work)):
+            known[channel] += (value - known[channel]) * (0.05 if known[channel] else 1.0)
+
+    def remaining(self) -> dict[str, float]:
+        """By channel: seconds from the start of a handler there to the end of its chain."""
+        remaining, later = {}, 0.0
+        for channel in reversed(self._works):
+            remaining[channel] = later + self._works[channel]
+            later = remaining[channel] + self._waits[channel]
+        return remaining
+
+
+def choose(
+    candidates: Sequence[Candidate], *, floors: int, floor: int, slo: float | None, service: float, now: float
+) -> int | None:
+    """The number of the wagon that a free worker of a shared pool works for next; None when nothing waits.
+
+    `candidates`: the oldest first. First come the floors of the draining wagons, the oldest first, with at most
+    `floors` workers for all of them. Then, with a promise to newcomers (`slo`), the oldest wagon whose next event's
+    chain can still be on time, then the newest that holds any that can (`service`: how long a whole chain takes).
+    Without a promise, the newest wagon with work. Last the late backlog, oldest first.
+    """
+    waiting = [c for c in candidates if c.next_at is not None]
+    if not waiting:
+        return None
+    if len(waiting) == 1:
+        return waiting[0].number
+    left = floors
+    for c in candidates:
+        if not c.draining or left <= 0:
+            break
+        kept = min(floor, left)
+        if c.next_at is not None and c.busy < kept:
+            return c.number
+        left -= kept if c.next_at is not None else min(kept, c.busy)
+    if slo is None:
+        newest = waiting[-1]
+        return newest.number if not newest.draining else waiting[0].number
+    latest = now - slo + service  # published before: can't be on time any more
+    for c in waiting:
+        if c.next_at is not None and c.next_at >= now - slo + c.remaining:
+            return c.number
+    for c in reversed(waiting):
+        if c.last_at >= latest:
+            return c.number
+    return waiting[0].number
+
+
+# --- workers of wagons that have processes of their own ----------------------------------------
+
+
+class WagonLoad(NamedTuple):
+    """What a live wagon has to do, for the division of a shared crew between wagons with processes of their own. Times
+    as in `Candidate`."""
+
+    number: int
+    state: Literal["spare", "active", "draining"]
+    """`spare`: it receives nothing yet."""
+    outstanding: int | None
+    """Events not settled, over all its channels; None: unknown, which counts as many."""
+    held: int
+    """Workers that it has now, including those that finish their last event."""
+    next_at: float | None = None
+    last_at: float = 0.0
+    paused: bool = False
+    """Nothing of it may be handed out, so it needs no worker."""
+
+
+def allocate(
+    workers: Workers, loads: Sequence[WagonLoad], *, slo: float | None = None, now: float = 0.0
+) -> dict[int, int]:
+    """How many workers each wagon's own process should have, by the wagon's number. `loads`: the oldest first, in the
+    order in which they were cut off.
+
+    `Workers(each=…)`: each wagon its own. A shared crew is divided by the rule that its workers follow in one process
+    (`choose`): the floors of the draining wagons, then newcomers, who get a quarter of the crew more than they need
+    now, then the oldest. What nobody needs stays with the newcomers; the next spare has one worker, so that a switch
+    finds it awake. A crew is never exceeded: a wagon gets more only when others have let go (`held`), newcomers first.
+    """
+    if workers.each is not None:
+        return dict.fromkeys([load.number for load in loads], workers.each)
+    total = workers.total or 0
+    given = _wanted(workers, loads, slo, now)
+    free = max(0, total - sum(load.held for load in loads))
+    for load in sorted(loads, key=lambda load: (load.state != "active", load.state == "spare", load.number)):
+        more = min(free, max(0, given[load.number] - load.held))
+        free -= more
+        given[load.number] = min(given[load.number], load.held + more)
+    return given
+
+
+def _wanted(workers: Workers, loads: Sequence[WagonLoad], slo: float | None, now: float) -> dict[int, int]:
+    """The division to aim at, as if every worker were free."""
+    total = workers.total or 0
+    given = {load.number: 0 for load in loads}
+    spare = next((load.number for load in loads if load.state == "spare"), None)
+    active = next((load.number for load in loads if load.state == "active"), None)
+    left = total
+    if spare is not None and total >= 4:
+        given[spare] = 1
+        left -= 1
+    candidates = {
+        load.number: Candidate(load.number, load.state == "draining", _next_at(load, now), _last_at(load, now), 0)
+        for load in loads
+        if load.state != "spare" and _room(load, total)
+    }
+    room = {load.number: _room(load, total) for load in loads}
+    while left > 0:
+        number = choose(
+            list(candidates.values()), floors=workers.floors, floor=workers.floor, slo=slo, service=0.0, now=now
+        )
+        if number is None:
+            break
+        given[number] += 1
+        left -= 1
+        if given[number] < room[number]:
+            candidates[number] = candidates[number]._replace(busy=given[number])
+        else:
+            candidates[number] = candidates[number]._replace(busy=given[number], next_at=None)
+    rest = active if active is not None else spare if spare is not None else max(given, default=None)
+    if rest is not None:
+        given[rest] += left
+    return given
+
+
+def _room(load: WagonLoad, total: int) -> int:
+    """How many workers the wagon can use."""
+    if load.paused:
+        return 0
+    wanted = total if load.outstanding is None else load.outstanding
+    return min(total, wanted + max(1, total // 4)) if load.state == "active" else min(total, wanted)
+
+
+def _next_at(load: WagonLoad, now: float) -> float:
+    """When the wagon's next event was published: now, for one that is yet to come."""
+    return _last_at(load, now) if load.next_at is None else load.next_at
+
+
+def _last_at(load: WagonLoad, now: float) -> float:
+    return load.last_at if load.state == "draining" else now

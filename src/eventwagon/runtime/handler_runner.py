@@ -1,0 +1,437 @@
+"""Handle: runs handlers for the workers, ends those that take too long, and passes each outcome to the settler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+
+from ..breaker import DEATHS, Circuit
+from ..cloudevents import is_batch
+from ..contracts.broker import Delivery
+from ..contracts.facts import HandlerOverran
+from ..display.text import plain
+from ..errors import EventwagonError
+from .admission import Gate
+from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
+from .circuits import Circuits
+from .forks import forks, leave
+from .handling import (
+    HANDLED,
+    Context,
+    Dead,
+    Failed,
+    Handled,
+    Handler,
+    Outcome,
+    RunState,
+    Snoozed,
+    Threads,
+    begin,
+    handlers_own,
+)
+from .settling import Settler
+from .worker_runtime import ChannelState, PoolState, WagonState, WorkerRuntime
+
+_logger = logging.getLogger("eventwagon.worker")
+
+OUTCOMES = (Handled, Dead, Failed, Snoozed)
+_TO_MARK = 5.0
+"""Seconds within which a suspect's claim must be marked, since all other workers wait for that."""
+_BEFORE_ANOTHER_THREAD = 1.0
+"""Seconds after which an event comes again if the system had no thread left for it."""
+_BEFORE_ALONE = 1.0
+"""Seconds after which a suspect comes again if its claim could not be marked."""
+
+
+class Worker(RunState):
+    """One worker, and the event that it handles. Written by HandlerRunner; WorkerPool sets `settler` and `delivery`."""
+
+    __slots__ = ("attempt", "busy", "circuit", "delivery", "settler", "task", "until")
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        super().__init__()
+        self.task = task
+        self.settler: Settler | None = None
+        """The settler of its event; None while it has no event."""
+        self.delivery: Delivery | None = None
+        self.circuit: Circuit | None = None
+        """The channel's circuit when the handling began: the outcome counts for that one."""
+        self.attempt = 1
+        """How often the event was tried, this time included, as far as this process knows."""
+        self.until = math.inf
+        """The loop's time when its handler is cut short or, after that, given up."""
+        self.busy = False
+        """Its handler is under way."""
+
+    @property
+    def is_stray(self) -> bool:
+        """Somebody else has cancelled this worker's task: neither eventwagon nor its handler."""
+        return self.strayed and not self.because
+
+    def works_for(self, wagon: WagonState) -> bool:
+        """Its event is of this wagon."""
+        return self.settler is not None and self.settler.source.wagon is wagon
+
+
+class HandlerRunner:
+    """Runs handlers for the workers of one pool. It owns the state of each worker, and the deadlines.
+
+    `gate`, `threads` and `circuits` are the process's, shared by its pools. `on_handled` is called after each handling
+    with the channel's name, the event and the seconds that its handler took.
+    """
+
+    def __init__(
+        self,
+        runtime: WorkerRuntime,
+        pool: PoolState,
+        *,
+        gate: Gate,
+        threads: Threads,
+        circuits: Circuits,
+        on_handled: Callable[[str, Delivery, float], None] | None,
+    ) -> None:
+        self.gate = gate
+        self.workers: dict[asyncio.Task[None], Worker] = {}
+        """Written by WorkerPool."""
+        self._runtime = runtime
+        self._pool = pool
+        self._threads = threads
+        self._circuits = circuits
+        self._on_handled = on_handled
+        self._held: set[asyncio.Task[None]] = set()
+        """Workers whose handler still runs in its thread after the attempt was ended."""
+        self._timer: asyncio.TimerHandle | None = None
+        settings = runtime.settings
+        self._blocks_from = min(settings.handler_timeout, settings.member_ttl, settings.visibility / 2)
+        """Seconds after which a handler that blocks the event loop is warned of: check-ins and claims begin to
+        lapse."""
+        self._failures = Seldom()
+        self._time = asyncio.get_running_loop().time
+
+    # --- one event -------------------------------------------------------------------------------
+
+    def start(
+        self, worker: Worker, settler: Settler, delivery: Delivery, now: float
+    ) -> Outcome | Awaitable[Outcome] | None:
+        """Call the handler for the worker's event. Returns the outcome, an awaitable of it if the handler waits, or
+        None if there was nothing to handle."""
+        source, settings = settler.source, self._runtime.settings
+        wagon, circuit, event = source.wagon, source.circuit, delivery.event
+        attempt = delivery.attempt
+        if delivery.suspect and attempt > (settings.attempts or DEATHS):
+            wagon.failed += 1
+            self._circuits.passed(circuit, event.id, gone=True)
+            settler.die(delivery, "its process ended while nothing else was handled there", attempt - 1)
+            worker.settler = worker.delivery = None
+            return None
+        if circuit.failing:
+            attempt += circuit.uncounted(event.id)
+        worker.attempt, worker.circuit = attempt, circuit
+        wagon.busy += 1
+        self.gate.busy += 1
+        worker.busy, worker.until = True, now + settings.handler_timeout
+        if self._timer is None:
+            self._arm(worker.until)
+        handler = source.handler
+        context = None
+        if handler.wants_context or is_batch(event):
+            runtime = self._runtime
+            context = Context(
+                event,
+                attempt,
+                runtime.train,
+                source.channel.wagon,
+                handler.channel,
+                runtime.handlers,
+                settings.max_event_bytes,
+                runtime.clock,
+            )
+        return begin(handler, event, context, worker, self._threads)
+
+    def finish(
+        self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
+    ) -> None:
+        """The handling that began at `now` is over: count it, tell the circuit, and pass the event to its settler.
+        `at_once`: the handler never waited."""
+        if worker.forks != forks():  # in the copy of the process that it made
+            leave(outcome.error if isinstance(outcome, Failed) else None)
+        source, gate = settler.source, self.gate
+        source.wagon.busy -= 1
+        gate.busy -= 1
+        worker.busy = False
+        if gate.closed:
+            gate.left()
+        ended = self._time()
+        took = ended - now
+        pool = self._pool
+        pool.handler_seconds += (took - pool.handler_seconds) * 0.05 if pool.handler_seconds else took
+        if at_once and took > self._blocks_from:
+            self._warn_of_blocking(source.handler, took)
+        if self._on_handled is not None:
+            self._on_handled(source.channel.name, delivery, took)
+        if worker.because:
+            outcome = Failed(worker.because)
+        circuit = worker.circuit or source.circuit
+        if outcome is HANDLED or isinstance(outcome, Handled):
+            source.wagon.handled += 1
+            if circuit.opened_at is None:
+                if circuit.failing:
+                    circuit.succeeded(delivery.event.id, now, ended)
+                else:  # the same, without a call for each event
+                    if now > circuit.worked:
+                        circuit.worked = now
+                    circuit.recent.append(ended)
+            else:
+                self._circuits.succeeded(circuit, delivery.event.id, now, ended)
+            settler.done(delivery, outcome.emitted)
+            if outcome.emitted:
+                settler.tell_deaths(outcome.emitted)
+        else:
+            self._finish_badly(worker, settler, delivery, outcome, circuit)
+        worker.settler = worker.delivery = None
+
+    def _finish_badly(
+        self, worker: Worker, settler: Settler, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
+    ) -> None:
+        wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
+        is_cut = isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError)
+        is_ended = (worker.because and wagon.leaving) or (worker.is_stray and is_cut)
+        if is_ended and self._runtime.settings.attempts != 1:
+            circuits.passed(circuit, event_id, gone=False)
+            settler.give_back(delivery)  # cut short by our leaving, or by who cancelled its worker: no failure of its
+            return
+        if worker.not_started is not None:
+            self._runtime.bulkhead.report("starting a handler", worker.not_started)
+            worker.not_started = None
+            circuits.passed(circuit, event_id, gone=False)
+            settler.give_back(delivery, _BEFORE_ANOTHER_THREAD)
+            return
+        match outcome:
+            case Snoozed(after=after, because=because):
+                circuits.passed(circuit, event_id, gone=False)
+                settler.snooze(delivery, after, because)
+            case Dead(because=because):
+                wagon.failed += 1
+                circuits.passed(circuit, event_id, gone=True)
+                settler.die(delivery, because, worker.attempt)
+            case Failed(because=because, error=error, after=after):
+                wagon.failed += 1
+                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after)
+                if again is None:
+                    settler.die(delivery, because, worker.attempt)
+                else:
+                    settler.retry(delivery, because, worker.attempt, again)
+                handler = settler.source.handler
+                self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
+
+    def drop(self, worker: Worker) -> None:
+        """The worker failed, or ends: let the claim of its event run out, if it has one. Idempotent."""
+        if worker.settler is not None and worker.delivery is not None:
+            worker.settler.source.wagon.busy -= worker.busy
+            self.gate.busy -= worker.busy
+            worker.settler.not_tried(worker.delivery)
+            worker.settler.forget([worker.delivery])
+        worker.settler = worker.delivery = None
+        worker.busy = False
+        self.gate.left()
+
+    # --- alone -----------------------------------------------------------------------------------
+
+    async def handle_alone(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
+        """Handle a suspect: an event whose last process may have died of it. Nothing else is handled in this process
+        meanwhile, so that it takes no other event along, and another death is certainly its own. If that would mean to
+        wait long for other handlers it comes again later."""
+        worker.until = math.inf
+        wagon = settler.source.wagon
+        try:
+            async with self.gate.alone() as alone:
+                if wagon.paused:
+                    settler.give_back(delivery)
+                elif not alone or wagon.leaving:
+                    settler.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random()))
+                elif await self._marked(settler, delivery):
+                    await self._handle(worker, settler, delivery)
+                    await settler.until_settled(delivery)
+        except asyncio.CancelledError:
+            if not worker.because:
+                raise
+            settler.give_back(delivery)  # cut short while it waited
+        worker.settler = worker.delivery = None
+        if worker.because or worker.task.cancelling():
+            await self.after_cut(worker, settler.source)
+
+    async def _marked(self, settler: Settler, delivery: Delivery) -> bool:
+        """Mark the suspect's claim as handled alone. False: do not handle it now."""
+        if self.gate.held:
+            return True  # beside a handler that goes on in its thread it is not alone, and a death would prove nothing
+        source, runtime = settler.source, self._runtime
+        try:
+            async with asyncio.timeout(min(_TO_MARK, runtime.settings.publish_timeout)):
+                stands = await source.subscription.alone(delivery)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            step = f"marking a claim in {source.channel}"
+            if isinstance(e, EventwagonError | TimeoutError):
+                runtime.report_failure(step, str(e) or "no answer in time")
+            else:
+                runtime.bulkhead.report(step, e)
+            settler.give_back(delivery, _BEFORE_ALONE)
+            self.gate.refuse()
+            return False
+        if not stands:
+            settler.not_tried(delivery)
+            settler.forget([delivery])
+        elif source.wagon.paused:
+            settler.give_back(delivery)
+            return False
+        return stands
+
+    async def _handle(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
+        now = self._time()
+        outcome = self.start(worker, settler, delivery, now)
+        if outcome is None:
+            return
+        at_once = isinstance(outcome, OUTCOMES)
+        if not isinstance(outcome, OUTCOMES):
+            outcome = await outcome
+        self.finish(worker, settler, delivery, now, outcome, at_once=at_once)
+
+    # --- deadlines -------------------------------------------------------------------------------
+
+    def cut_short(self, wagon: WagonState, because: str) -> None:
+        """Cancel the handlers that are under way in this wagon. Idempotent."""
+        for worker in self._working_for(wagon):
+            self._cut_short(worker, because)
+
+    def give_up(self, wagon: WagonState) -> None:
+        """Stop running the handlers of this wagon that were cut short and go on all the same. Idempotent."""
+        for worker in self._working_for(wagon):
+            if worker.because:
+                self._give_up(worker)
+
+    def close(self) -> None:
+        """Wait no more for handlers that still run in their threads. Idempotent."""
+        for task in self._held:
+            task.cancel()
+
+    async def after_cut(self, worker: Worker, source: ChannelState) -> None:
+        """A handler was cut short, or has cancelled its own task: the cancellation must not reach the worker's next
+        event. A handler whose thread goes on keeps this worker until it has ended, or there would be one worker
+        more."""
+        is_stray, because, thread = worker.is_stray, worker.because, worker.thread
+        worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
+        if thread is not None and (thread.over or self._pool.closed):
+            thread = None
+        if is_stray and thread is None:
+            raise asyncio.CancelledError  # somebody has cancelled this worker
+        await _absorb(worker.task)
+        if thread is None:
+            return
+        self._tell_overran(source, because, given_up=False)
+        self._held.add(worker.task)
+        self.gate.held += 1
+        try:
+            await thread.ended()
+        finally:
+            self._held.discard(worker.task)
+            self.gate.held -= 1
+
+    def _working_for(self, wagon: WagonState) -> Iterator[Worker]:
+        return (worker for worker in self.workers.values() if worker.works_for(wagon))
+
+    def _arm(self, until: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
+
+    def _on_time(self) -> None:
+        """One timer for all workers: handlers have the same timeout, so the first to start is the first to be late."""
+        self._timer = None
+        now = self._time()
+        timeout = self._runtime.settings.handler_timeout
+        working = [worker for worker in self.workers.values() if worker.settler is not None]
+        for worker in working:
+            if worker.until <= now:
+                if worker.because:
+                    self._give_up(worker)
+                else:
+                    self._cut_short(worker, f"not finished after handler_timeout={timeout:g} s")
+        later = [worker.until for worker in working if worker.until < math.inf]
+        if later:
+            self._arm(min(later))
+
+    def _cut_short(self, worker: Worker, because: str) -> None:
+        if not worker.because:
+            worker.because = because
+            worker.until = self._time() + self._runtime.settings.grace
+            worker.task.cancel()
+
+    def _give_up(self, worker: Worker) -> None:
+        """It was cancelled and goes on: stop running it, and let its worker go on without it."""
+        worker.until = math.inf
+        if not worker.given_up and worker.settler is not None:
+            worker.given_up = True
+            self._tell_overran(worker.settler.source, worker.because, given_up=True)
+            worker.task.cancel()
+
+    # --- what is told ----------------------------------------------------------------------------
+
+    def _tell_overran(self, source: ChannelState, because: str, *, given_up: bool) -> None:
+        self._runtime.tell(
+            HandlerOverran(
+                train=source.channel.train,
+                number=source.channel.wagon,
+                channel=source.handler.channel,
+                handler=source.handler.name,
+                because=because,
+                given_up=given_up,
+            )
+        )
+
+    def _warn_of_blocking(self, handler: Handler, took: float) -> None:
+        """It never waited, so it could not be cut short and nothing else could run."""
+        if self._failures.due(("blocking", handler.name)) is not None:
+            log_safely(
+                _logger,
+                logging.WARNING,
+                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so others may have taken "
+                "this process for dead, and its events: let it wait with await, or make it a plain function, which "
+                "runs in a thread",
+                self._runtime.train,
+                handler.name,
+                took,
+            )
+
+    def _log_failure(
+        self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
+    ) -> None:
+        """Log at WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute
+        for each kind."""
+        kind = (handler.name, dies, because if error is None else kind_of(error))
+        held_back = self._failures.due(kind)
+        if held_back is None and not dies:
+            return
+        more = f" ({held_back} more like it since the last was logged)" if held_back else ""
+        log_safely(
+            _logger,
+            logging.ERROR if dies else logging.WARNING,
+            "%s: handler %s failed on event %s at attempt %d%s: %s%s",
+            self._runtime.train,
+            handler.name,
+            plain(event_id, 100),
+            attempt,
+            ", its last" if dies else "",
+            because,
+            more,
+            exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
+        )
+
+
+async def _absorb(task: asyncio.Task[None]) -> None:
+    """Take back cancellations of this task that were meant for its handler."""
+    while task.cancelling():
+        task.uncancel()
+    with suppress(asyncio.CancelledError):  # one may still be on its way
+        await asyncio.sleep(0)

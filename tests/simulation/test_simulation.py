@@ -33,7 +33,7 @@ CAUGHT = {
     "a stained worker goes on": 90,
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 418,
-    "an active wagon that is gone or sealed is kept": 207,
+    "an active wagon that is gone or sealed is kept": 2801,
     "an open circuit is never probed": 15,
     "each claim that runs out counts": 41,
     "emits refused together": 28,

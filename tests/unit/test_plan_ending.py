@@ -90,6 +90,8 @@ def test_a_registry_that_steps_back_begins_no_wagon_anew() -> None:
         assert late.wagons[1].state is State.DRAINING
     assert kept(known, manifest(wagon(4, State.ACTIVE))).manifest.wagons == (wagon(4, State.ACTIVE),)
     assert kept(manifest(wagon(3, State.ACTIVE)), older).manifest.wagons == ()
+    failed = manifest(wagon(1, State.FAILED), wagon(2, State.ACTIVE))
+    assert kept(failed, older).manifest.wagons == (failed.wagons[0], older.wagons[1])
 
 
 def test_a_removal_begins_on_the_wagon_as_it_was_looked_at_and_on_no_other() -> None:

@@ -186,7 +186,7 @@ class Remover:
         dead letters, as do those for an inner channel that it does not have: how many."""
         try:
             if channel.name:
-                await _in_spite_of_defects(partial(self._emit_anew, channel.name, events))
+                await _in_spite_of_defects(partial(self._emit_anew, channel, events))
             else:
                 await _in_spite_of_defects(partial(self._switcher.readmit, events))
         except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
@@ -205,14 +205,14 @@ class Remover:
             return 1
         return 0
 
-    async def _emit_anew(self, name: str, events: Sequence[Event]) -> None:
-        """Into that inner channel of the active wagon."""
+    async def _emit_anew(self, channel: Channel, events: Sequence[Event]) -> None:
+        """Into the inner channel of that name of the active wagon."""
         active = self._switcher.snapshot.manifest.active
-        if active is None:
-            raise Unavailable(f"train {self._train} has no active wagon yet")
-        if name not in active.channels:
-            raise _NoSuchChannelError(f"{active.name} has no channel {name}")
-        await self._publish(Channel(self._train, active.number, name), events)
+        if active is None or active.number == channel.wagon:  # the latter after the registry stepped back
+            raise Unavailable(f"train {self._train} has no active wagon yet that could take what {channel} holds")
+        if channel.name not in active.channels:
+            raise _NoSuchChannelError(f"{active.name} has no channel {channel.name}")
+        await self._publish(Channel(self._train, active.number, channel.name), events)
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest

@@ -6,19 +6,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 
 from .gate import AlwaysOpen, Gate
 from .process import TRAIN, Slot
 from .scenario import Program, unit_process
-
-if TYPE_CHECKING:
-    from .run import World
+from .world import World
 
 _TO_START = 1.5
 """Seconds that a process takes at most until it begins, as an image that is pulled does."""
@@ -39,8 +37,9 @@ class Unit:
 class Cluster:
     """One for a run. What it is told stands, whatever becomes of who told it; processes that die are started again."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, keep: Callable[[Slot], Awaitable[None]]) -> None:
         self._world = world
+        self._keep_up = keep
         self._rng = random.Random(f"{world.scenario.seed} cluster")
         self.units: dict[int, Unit] = {}
         self._count: Counter[int] = Counter()
@@ -87,7 +86,7 @@ class Cluster:
 
     async def _keep(self, unit: Unit, slot: Slot, wait: float) -> None:
         await asyncio.sleep(wait)
-        await self._world.supervise(slot)
+        await self._keep_up(slot)
         del unit.keepers[slot]
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
@@ -153,9 +152,9 @@ class Cluster:
 class GatedOrchestrator(AlwaysOpen):
     """The control plane as one process reaches it."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, cluster: Cluster) -> None:
         self._gate = gate
-        self._truth = gate.process.world.cluster
+        self._truth = cluster
 
     async def ensure(self, spec: WagonSpec) -> None:
         await self._gate.call("ensure", partial(self._truth.ensure, spec))

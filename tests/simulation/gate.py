@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from eventwagon.contracts.broker import Capabilities, Delivery, Depth, Subscription
 from eventwagon.contracts.facts import Entry
@@ -18,11 +18,9 @@ from eventwagon.event import Channel, Event
 
 from .guests import DriversDefect
 from .loop import PROCESS, for_ever
+from .scenario import Fault
 from .truth import SENT_BY
-
-if TYPE_CHECKING:
-    from .run import World
-    from .scenario import Fault
+from .world import World
 
 T = TypeVar("T")
 _MOMENT = 0.001

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventwagon.breaker import Breaker
 from eventwagon.connection import Connection
@@ -59,9 +59,7 @@ from .history import (
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
 from .truth import key_of
-
-if TYPE_CHECKING:
-    from .run import World
+from .world import World
 
 TRAIN = "t"
 EPOCH = 1_750_000_000.0

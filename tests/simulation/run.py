@@ -9,9 +9,8 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import Context
 from typing import Any
 from unittest import mock
 
@@ -19,7 +18,6 @@ import msgspec
 
 from eventwagon import breaker as breaker_module
 from eventwagon import connection as connection_module
-from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
@@ -35,14 +33,12 @@ from eventwagon.testing.virtual_time import Deadlock
 
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
-from .guests import guest, is_thrown
-from .history import Faulted, Healed, History, Rested
+from .guests import is_thrown
+from .history import Faulted, Healed, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
-from .scenario import Fault, Role, Scenario
-from .truth import Recorder, TruthBroker, TruthRegistry
-
-Ambush = Callable[[str, Role, str, Manifest], Fault | None]
+from .scenario import Scenario
+from .world import Ambush, World
 
 REST_WITHIN = 900.0
 """Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
@@ -93,46 +89,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return Counter(f.kind for f in self.history.of(Faulted))
 
 
-class World:
-    """What all processes of a run share: the truth, and the time."""
+class Simulation:
+    """One run: it starts the processes, heals the world, and waits for the train to come to rest."""
 
     def __init__(
         self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
     ) -> None:
-        self.scenario = scenario
-        self.loop = loop
-        self.history = History()
-        self.record = Recorder(self.history)
-        self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
-        self.registry = TruthRegistry(self.record)
+        self.world = world = World(scenario, loop, ambush, orchestrator=self._orchestrator)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
-        self.cluster = Cluster(self)
-        self.ambush = ambush
-        self.healed = False
-        self.ending = False
+        self.cluster = Cluster(world, keep=self.supervise)
         self._left_over = left_over
         self._lived: list[Process] = []
-        self._arriving: dict[asyncio.Task[Any], None] = {}
-        self.snoozed: Counter[str] = Counter()
-        """How often the handling of each event has put it off."""
 
-    def orchestrator(self, gate: Gate) -> Orchestrator | None:
-        """How a process reaches the control plane, where there is one."""
-        return GatedOrchestrator(gate) if self.scenario.orchestrated else None
-
-    def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
-        """A call that takes effect later, without its process."""
-        self._arriving[arriving] = None
-
-        def arrived(task: asyncio.Task[Any]) -> None:
-            del self._arriving[task]
-            if not task.cancelled():
-                task.exception()  # told to the caller, if there still is one
-
-        arriving.add_done_callback(arrived, context=Context())  # nobody's: its process may be dead by then
-
-    def heard(self, fact: Fact) -> None:
-        """What listeners are told; the history has the journal."""
+    def _orchestrator(self, gate: Gate) -> Orchestrator | None:
+        return GatedOrchestrator(gate, self.cluster) if self.world.scenario.orchestrated else None
 
     def bury(self) -> None:
         """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no
@@ -142,17 +112,9 @@ class World:
             for process in self._lived:
                 process.bury()
             self._lived.clear()
-            for task in asyncio.all_tasks(self.loop):  # only where the run itself did not come to its end
+            for task in asyncio.all_tasks(self.world.loop):  # only where the run itself did not come to its end
                 close(task)
             gc.collect(0)  # all of this run is in the youngest generation: the collector was off
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """In the simulation's own name: no process can hold it up."""
-        token = PROCESS.set(None)
-        try:
-            self.loop.call_later(seconds, call)
-        finally:
-            PROCESS.reset(token)
 
     async def run(self) -> Rest:
         """All of it."""
@@ -163,14 +125,14 @@ class World:
             tasks.create_task(self._step_back())
             for channel in self._left_over:
                 tasks.create_task(self._rise(channel))
-            last = max((a.at for a in self.scenario.arrivals), default=0.0)
-            await asyncio.sleep(last + self.scenario.calm_after)
-            self.healed = True
-            self.record(Healed)
+            last = max((a.at for a in self.world.scenario.arrivals), default=0.0)
+            await asyncio.sleep(last + self.world.scenario.calm_after)
+            self.world.healed = True
+            self.world.record(Healed)
             for process in self._living():
                 process.resume()
             rest = await self._rest()
-            self.ending = True
+            self.world.ending = True
             for process in self._living():
                 process.asked_to_end.set()
             left = await self._leave()
@@ -181,9 +143,9 @@ class World:
 
     async def _roll_out(self) -> None:
         """One after another, the processes are replaced by those of the new version."""
-        if self.scenario.grows_at is None:
+        if self.world.scenario.grows_at is None:
             return
-        await asyncio.sleep(self.scenario.grows_at)
+        await asyncio.sleep(self.world.scenario.grows_at)
         for slot in self._slots():
             slot.version = 1
             if slot.now is not None:
@@ -192,31 +154,31 @@ class World:
 
     async def _step_back(self) -> None:
         """The registry is restored from older copies."""
-        began = self.loop.time()
-        for at, revisions in self.scenario.steps_back:
-            await asyncio.sleep(began + at - self.loop.time())
-            self.registry.back(TRAIN, revisions)
+        began = self.world.loop.time()
+        for at, revisions in self.world.scenario.steps_back:
+            await asyncio.sleep(began + at - self.world.loop.time())
+            self.world.registry.back(TRAIN, revisions)
 
     async def _rise(self, channel: Channel) -> None:
         """A stale process makes a channel anew when its wagon is gone."""
-        while (m := self.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):
+        while (m := self.world.registry.newest(TRAIN).manifest).next_number <= channel.wagon or m.wagon(channel.wagon):
             await asyncio.sleep(0.05)
-        await self.broker.create(channel)
+        await self.world.broker.create(channel)
 
     async def supervise(self, slot: Slot) -> None:
         """Keep a process in the slot until it is closed or the run ends: whatever ends is started again."""
         while not (self.is_ending() or slot.closed):
-            slot.now = process = Process(self, slot)
+            slot.now = process = Process(self.world, slot)
             self._lived.append(process)
             process.start()
             await process.finished.wait()
             slot.now = None
             if not (self.is_ending() or slot.closed):
-                await asyncio.sleep(min(0.5, process.back_after) if self.healed else process.back_after)
+                await asyncio.sleep(min(0.5, process.back_after) if self.world.healed else process.back_after)
 
     def is_ending(self) -> bool:
         """Every process was asked to leave."""
-        return self.ending
+        return self.world.ending
 
     def _living(self) -> list[Process]:
         return [slot.now for slot in self._slots() if slot.now is not None]
@@ -226,27 +188,27 @@ class World:
 
     async def _rest(self) -> Rest:
         """Wait for rest, then listen for some quiet seconds."""
-        healed_at = self.loop.time()
+        healed_at = self.world.loop.time()
         lacking: list[str] = []
         calls: dict[str, int] = {}
-        while self.loop.time() < healed_at + REST_WITHIN:
+        while self.world.loop.time() < healed_at + REST_WITHIN:
             await asyncio.sleep(1.0)
             await self._resume_all()
             lacking = self.lacking()
             if lacking:
                 continue
-            before, start = self._calls(), self.registry.newest(TRAIN).revision
+            before, start = self._calls(), self.world.registry.newest(TRAIN).revision
             await asyncio.sleep(QUIET)
             lacking = self.lacking()
-            if not lacking and self.registry.newest(TRAIN).revision == start:
+            if not lacking and self.world.registry.newest(TRAIN).revision == start:
                 calls = dict(self._calls() - before)
-                self.record(Rested)
+                self.world.record(Rested)
                 break
         return Rest(
             reached=not lacking,
-            after=self.loop.time() - healed_at,
+            after=self.world.loop.time() - healed_at,
             lacking=tuple(lacking),
-            manifest=self.registry.newest(TRAIN).manifest,
+            manifest=self.world.registry.newest(TRAIN).manifest,
             dead=self._dead(),
             calls=calls,
             quiet=QUIET,
@@ -257,14 +219,14 @@ class World:
     async def _resume_all(self) -> None:
         """Somebody ends every pause, from outside."""
         while True:
-            snapshot = self.registry.newest(TRAIN)
+            snapshot = self.world.registry.newest(TRAIN)
             manifest = snapshot.manifest
             for number in (None, *(w.number for w in manifest.wagons)):
-                manifest = resumed(manifest, number, self.loop.time(), "", "").manifest
+                manifest = resumed(manifest, number, self.world.loop.time(), "", "").manifest
             if manifest is snapshot.manifest:
                 return
             with suppress(Conflict):  # another was faster
-                await self.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+                await self.world.registry.replace(TRAIN, manifest, expect=snapshot.revision)
                 return
 
     def _calls(self) -> Counter[str]:
@@ -276,14 +238,14 @@ class World:
     def _dead(self) -> dict[str, str]:
         return {
             event.id: event.data.decode()[1:-1]
-            for channel in self.broker.all_channels()
+            for channel in self.world.broker.all_channels()
             if channel.name == DEAD
-            for event in self.broker.contents(channel)
+            for event in self.world.broker.contents(channel)
         }
 
     def lacking(self) -> list[str]:
         """Why the train is not at rest: one active wagon, its spares, and nothing else."""
-        manifest, settings = self.registry.newest(TRAIN).manifest, self.scenario.settings
+        manifest, settings = self.world.registry.newest(TRAIN).manifest, self.world.scenario.settings
         spares = int(settings["spares"])
         said = []
         ready = len(manifest.in_state(State.READY))
@@ -302,32 +264,32 @@ class World:
         for wagon in manifest.wagons:
             channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}
             for channel in manifest.working_channels(wagon):
-                depth = self.broker.depth_now(channel)
+                depth = self.world.broker.depth_now(channel)
                 if depth.published != depth.settled or depth.published is None:
                     said.append(f"{channel}: {depth.waiting} events wait, {depth.in_flight} are in hand")
         said += self.cluster.left_over()
-        said += [f"channel {c} is left over" for c in self.broker.all_channels() if c not in channels]
+        said += [f"channel {c} is left over" for c in self.world.broker.all_channels() if c not in channels]
         said += [
             f"{process} is still attached to {channel}"
-            for (process, channel) in self.broker.attached
+            for (process, channel) in self.world.broker.attached
             if channel not in channels
         ]
         if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
             said.append("some processes have not published yet")
-        if self._arriving:
+        if self.world.arriving:
             said.append("some calls are still on their way")
         return said
 
     async def _leave(self) -> list[str]:
         """All were asked to: say what is left when they had time for it."""
-        deadline = self.loop.time() + LEAVE_WITHIN
-        while self._living() and self.loop.time() < deadline:
+        deadline = self.world.loop.time() + LEAVE_WITHIN
+        while self._living() and self.world.loop.time() < deadline:
             await asyncio.sleep(0.5)
         left = [f"process {p.name} does not end" for p in self._living()]
-        left += [f"a consumer of {process} at {channel}" for (process, channel) in self.broker.attached]
-        left += [f"member {member.name}" for member in await self.registry.members(TRAIN)]
-        for channel in self.broker.all_channels():
-            depth = self.broker.depth_now(channel)
+        left += [f"a consumer of {process} at {channel}" for (process, channel) in self.world.broker.attached]
+        left += [f"member {member.name}" for member in await self.world.registry.members(TRAIN)]
+        for channel in self.world.broker.all_channels():
+            depth = self.world.broker.depth_now(channel)
             if depth.in_flight:
                 left.append(f"{depth.in_flight} claimed in {channel}")
         return left
@@ -437,9 +399,10 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
             _seeded(scenario.seed, patience=_PATIENCE if scenario.breaker else breaker_module.PATIENCE),
             _held_up(loop),
         ):
-            world = World(scenario, loop, ambush, left_over)
+            simulation = Simulation(scenario, loop, ambush, left_over)
+            world = simulation.world
             try:
-                rest = loop.run_until_complete(world.run())
+                rest = loop.run_until_complete(simulation.run())
             except (StandsStill, Deadlock) as e:
                 rest = _stuck(world, str(e))
             run = Run(
@@ -452,7 +415,7 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
                 foreign=tuple(loop.foreign),
             )
             loop.close()
-            world.bury()
+            simulation.bury()
             return run
     finally:
         loop.close()

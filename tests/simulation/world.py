@@ -1,0 +1,71 @@
+"""What all processes of a run share: the truth, and the time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from eventwagon.contracts.facts import Fact
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.orchestrator import Orchestrator
+
+from .guests import guest
+from .history import History
+from .loop import PROCESS, SimulationLoop
+from .scenario import Fault, Role, Scenario
+from .truth import Recorder, TruthBroker, TruthRegistry
+
+Ambush = Callable[[str, Role, str, Manifest], Fault | None]
+"""At each call of a process (its name, its first role, the call, the manifest as it is): a fault of its own."""
+
+
+class World:
+    """Broker and registry as they really are, the history, and what was decided about the run. `orchestrator` gives the
+    control plane as a process reaches it through its gate, where there is one."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        loop: SimulationLoop,
+        ambush: Ambush | None,
+        *,
+        orchestrator: Callable[[Any], Orchestrator | None],
+    ) -> None:
+        self.scenario = scenario
+        self.loop = loop
+        self.history = History()
+        self.record = Recorder(self.history)
+        self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
+        self.registry = TruthRegistry(self.record)
+        self.ambush = ambush
+        self.orchestrator = orchestrator
+        self.healed = False
+        self.ending = False
+        self.arriving: dict[asyncio.Task[Any], None] = {}
+        self.snoozed: Counter[str] = Counter()
+        """How often the handling of each event has put it off."""
+
+    def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
+        """A call that takes effect later, without its process."""
+        self.arriving[arriving] = None
+
+        def arrived(task: asyncio.Task[Any]) -> None:
+            del self.arriving[task]
+            if not task.cancelled():
+                task.exception()  # told to the caller, if there still is one
+
+        arriving.add_done_callback(arrived, context=Context())  # nobody's: its process may be dead by then
+
+    def heard(self, fact: Fact) -> None:
+        """What listeners are told; the history has the journal."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """In the simulation's own name: no process can hold it up."""
+        token = PROCESS.set(None)
+        try:
+            self.loop.call_later(seconds, call)
+        finally:
+            PROCESS.reset(token)

@@ -61,9 +61,9 @@ class Settler:
     """Settles the events of one channel of a wagon in one process.
 
     Each event ends in one call: `done`, `die`, `retry`, `snooze` or `give_back`. It then waits in a queue, and is
-    settled or given back in a batch. Events that emitted to the same channels share a queue, so that one channel's
-    broker holds up no events of others. If the broker refuses an emitted event for good, the event that emitted it dies
-    and the others of its batch are settled.
+    settled or given back in a batch. Events that emitted to the same channels share a queue, so that a channel that
+    does not answer holds up only those that emitted to it. If the broker refuses an emitted event for good, the event
+    that emitted it dies and the others of its batch are settled.
 
     It owns `unsettled`: each event from its receipt until it is settled or given back. `on_gone` is called when a
     channel of the wagon is gone, `on_settled` after each batch."""

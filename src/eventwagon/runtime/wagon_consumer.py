@@ -256,7 +256,9 @@ class WagonConsumer:
         await asyncio.shield(self._ending)
 
     async def _leave(self, grace: float) -> None:
-        """1. Fetch no more, and give back what was fetched, also by receives that are still under way.
+        """Leave, in this order:
+
+        1. Fetch no more, and give back what was fetched, also by receives that are still under way.
         2. Let handlers finish for `grace` s.
         3. Cut short those that did not, and wait for their events to be given back.
         4. Stop running those that go on all the same; give back what still waits to be settled.

@@ -180,7 +180,7 @@ def test_a_program_that_does_not_load_says_why(tmp_path: Path) -> None:
             async with at.orchestrator(target="tests.programs.nowhere:signups") as orchestrator:
                 spec = await at.spec()
                 await until_deployed(
-                    orchestrator, spec, lambda d: "No module named 'tests.programs.nowhere'" in d.trouble
+                    orchestrator, spec, lambda d: "there is no module 'tests.programs.nowhere'" in d.trouble
                 )
             async with at.orchestrator(target="tests.programs.signups:register") as orchestrator:
                 await until_deployed(orchestrator, spec, lambda d: "is a function, not a Train" in d.trouble)
@@ -235,9 +235,7 @@ def test_two_orchestrators_never_start_a_wagon_twice_and_one_takes_over(
                 await until_deployed(first, spec, is_ready)
                 await until_deployed(second, spec, is_ready)
                 began = at.state()
-                ours = [
-                    p.pid for p in psutil.Process().children() if "orchestrators.subprocess" in " ".join(p.cmdline())
-                ]
+                ours = [p.pid for p in psutil.Process().children() if "processes.subprocess" in " ".join(p.cmdline())]
                 assert ours == [began.pid]
             await until_deployed(second, spec, lambda d: d.ready and at.state().pid != began.pid)
             more = msgspec.structs.replace(spec, workers=3)

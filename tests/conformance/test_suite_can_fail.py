@@ -87,6 +87,33 @@ class PublishCreates(MemoryBroker):
         await super().publish(channel, events)
 
 
+class CreateLifts(MemoryBroker):
+    async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
+        await super().create(channel, capacity=capacity)
+        self._queues[channel].capacity = capacity
+
+
+class KeepsTheBound(MemoryBroker):
+    async def unbound(self, channel: Channel) -> None:
+        pass
+
+
+class UnboundCreates(MemoryBroker):
+    async def unbound(self, channel: Channel) -> None:
+        await self.create(channel)
+        await super().unbound(channel)
+
+
+class WarmCreates(MemoryBroker):
+    async def warm(self, channel: Channel) -> None:
+        await self.create(channel)
+
+
+class WarmStores(MemoryBroker):
+    async def warm(self, channel: Channel) -> None:
+        await self.publish(channel, [Event("0" * 26, "t", "s", 1.0, b"")])
+
+
 class CreateClears(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         self._queues[channel] = _Queue(channel)
@@ -317,6 +344,11 @@ BROKEN_BROKERS: list[tuple[type[MemoryBroker], str]] = [
     (CountsBeforeItStores, "full_is_exact"),
     (RefusesWhole, "full_accepts_the_first"),
     (MakesRoom, "full_stays_full"),
+    (CreateLifts, "create_takes_over_capacity"),
+    (KeepsTheBound, "unbound_lifts_the_capacity"),
+    (UnboundCreates, "unbound_and_warm_make_nothing"),
+    (WarmCreates, "unbound_and_warm_make_nothing"),
+    (WarmStores, "warm_stores_nothing"),
     (PublishCreates, "publish_to_absent"),
     (PublishCreates, "delete_outlives_stale_publishers"),
     (CreateClears, "create_is_idempotent"),

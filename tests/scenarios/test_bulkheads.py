@@ -74,6 +74,14 @@ class Broker(MemoryBroker):
         self.hostile.meet("create")
         await super().create(channel, capacity=capacity)
 
+    async def unbound(self, channel: Channel) -> None:
+        self.hostile.meet("create")
+        await super().unbound(channel)
+
+    async def warm(self, channel: Channel) -> None:
+        self.hostile.meet("publish")
+        await super().warm(channel)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         self.hostile.meet("publish")
         await super().publish(channel, events)

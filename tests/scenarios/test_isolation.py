@@ -36,6 +36,14 @@ class Breakable(MemoryBroker):
         await self.reach(channel)
         await super().create(channel, capacity=capacity)
 
+    async def unbound(self, channel: Channel) -> None:
+        await self.reach(channel)
+        await super().unbound(channel)
+
+    async def warm(self, channel: Channel) -> None:
+        await self.reach(channel)
+        await super().warm(channel)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         await self.reach(channel)
         await super().publish(channel, events)

@@ -180,7 +180,7 @@ def test_a_program_that_does_not_load_says_why(tmp_path: Path) -> None:
             async with at.orchestrator(target="tests.programs.nowhere:signups") as orchestrator:
                 spec = await at.spec()
                 await until_deployed(
-                    orchestrator, spec, lambda d: "No module named 'tests.programs.nowhere'" in d.trouble
+                    orchestrator, spec, lambda d: "there is no module 'tests.programs.nowhere'" in d.trouble
                 )
             async with at.orchestrator(target="tests.programs.signups:register") as orchestrator:
                 await until_deployed(orchestrator, spec, lambda d: "is a function, not a Train" in d.trouble)

@@ -50,6 +50,10 @@ class Connecting(MemoryBroker):
             self.calls.append((channel.wagon, len(events)))
         await super().publish(channel, events)
 
+    async def warm(self, channel: Channel) -> None:
+        self.calls.append((channel.wagon, 0))
+        await super().warm(channel)
+
 
 def test_publishers_get_ready_for_the_next_wagon_before_the_switch() -> None:
     async def main() -> None:

@@ -226,6 +226,13 @@ class GatedBroker(AlwaysOpen):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))
 
+    async def unbound(self, channel: Channel) -> None:
+        # counted among the calls of `create`, and `warm` among those of `publish`: faults are written down by these numbers
+        await self._gate.call("create", partial(self._truth.unbound, channel))
+
+    async def warm(self, channel: Channel) -> None:
+        await self._gate.call("publish", partial(self._truth.warm, channel), lost=PublishUncertain)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         async def twice(_: Fault) -> None:
             await self._truth.publish(channel, events)

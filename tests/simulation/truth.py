@@ -79,6 +79,11 @@ class TruthBroker(MemoryBroker):
         self._half.pop(channel, None)
         self._record(Created, channel=channel, capacity=capacity, fresh=fresh)
 
+    async def unbound(self, channel: Channel) -> None:
+        await super().unbound(channel)
+        if channel in self._queues:
+            self._record(Created, channel=channel, capacity=None, fresh=False)
+
     async def publish(self, channel: Channel, events: Sequence[Event], *, twice: bool = False) -> None:
         stored = len(events)
         try:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import re
-import sys
-import sysconfig
-import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ..connection import Connection
 from ..contracts.facts import Listener
@@ -23,14 +16,13 @@ from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name
 from ..limits import parse_limit
+from ..loading import load
 from ..settings import make_settings
 from ..train import Train
-from ..values import check_revision
+from ..values import check_revision, is_a
 from ..workers import parse_workers
 from .console import say
 
-_OWN = str(Path(__file__).resolve().parent.parent)
-_LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -42,29 +34,11 @@ def load_train(target: str, revision: str = "") -> Train:
         if not revision:
             raise UsageError(f"TARGET {target!r}: say with --revision what stands for {PLACE}")
         target = target.replace(PLACE, revision)
-    train = _load(target)
+    train = cast("Train", load(target, lambda found: is_a(found, Train)))
     if revision and train.revision not in ("", revision):
         raise UsageError(f"TARGET {target!r} says that it is revision {train.revision}, not {revision}")
     train.revision = train.revision or revision
     return train
-
-
-def _load(target: str) -> Train:
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where or not attribute:
-        raise UsageError(f"TARGET {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")
-    module = _import(where)
-    found: object = module
-    for name in attribute.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            trains = [n for n, value in vars(module).items() if isinstance(value, Train)]
-            there = f"; its trains: {', '.join(trains)}" if trains else ", and no train at all"
-            raise UsageError(f"TARGET {target!r}: {where} has no {attribute!r}{there}") from None
-    if not isinstance(found, Train):
-        raise UsageError(f"TARGET {target!r} is a {type(found).__name__}, not a Train")
-    return found
 
 
 @asynccontextmanager
@@ -155,53 +129,3 @@ def _train_name(target: str) -> str:
     if not _NAME.fullmatch(target):
         raise UsageError(f"TARGET {target!r} is neither module:attribute nor a train's name")
     return check_train_name(target)
-
-
-def _import(where: str) -> ModuleType:
-    cwd = str(Path.cwd())
-    if cwd not in sys.path:
-        sys.path.insert(0, cwd)
-    if where.endswith(".py") and not Path(where).is_file():
-        raise UsageError(f"there is no file {where}")
-    try:
-        return _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except ModuleNotFoundError as e:
-        if e.name and (where == e.name or where.startswith(e.name + ".")):
-            raise UsageError(f"there is no module {e.name!r}: looked in {cwd} and in what is installed") from None
-        raise UsageError(f"importing {where} failed{_place(e)}: there is no module {e.name!r}; is it installed?") from e
-    except SyntaxError as e:
-        raise UsageError(f"importing {where} failed at {e.filename}:{e.lineno}: {e.msg}") from e
-    except UsageError as e:
-        raise UsageError(f"importing {where} failed{_place(e)}: {e}") from e
-    except (Exception, SystemExit) as e:
-        text = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
-        raise UsageError(f"importing {where} failed{_place(e)}: {text}") from e
-
-
-def _from_file(path: Path) -> ModuleType:
-    """Import a file by its path, as `python path` would: its own directory comes first."""
-    path = path.resolve()
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} can't be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # annotations are looked up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _place(error: BaseException) -> str:
-    """Where in the user's own code it happened; empty when nowhere in it."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith(("<frozen", _OWN)) and Path(f.filename).exists()
-    ]
-    own = [f for f in frames if not f.filename.startswith(_LIBRARY)] or frames
-    if not own:
-        return ""
-    path = Path(own[-1].filename)
-    with suppress(ValueError):
-        path = path.relative_to(Path.cwd())
-    return f" at {path}:{own[-1].lineno}"

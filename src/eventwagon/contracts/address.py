@@ -116,4 +116,8 @@ class Drivers(NamedTuple):
 def _between(least: float, most: float) -> str:
     if least in (-math.inf, -MOST):
         return ""  # the caller has bounds of its own
-    return f" of {least} or more" if most in (math.inf, MOST) else f" from {least} to {most}"
+    return f" of {_shown(least)} or more" if most in (math.inf, MOST) else f" from {_shown(least)} to {_shown(most)}"
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)

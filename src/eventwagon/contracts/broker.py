@@ -195,15 +195,26 @@ class Broker(Protocol):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         """Make the channel; it takes writes when this returns (proven, where the broker's reply alone proves nothing).
 
-        `capacity` is the most events that it ever takes: settling makes no room. Idempotent: an existing channel keeps
-        its events, totals and seal, and takes over `capacity` (None: no bound).
-        Raises Unavailable, StorageBroken.
+        `capacity` is the most events that it ever takes: settling makes no room; None: a new channel has no bound.
+        Idempotent: an existing channel keeps its events, totals and seal, and takes over a `capacity`; with None it
+        keeps its own. Raises Unavailable, StorageBroken.
         """
         ...
 
+    async def unbound(self, channel: Channel) -> None:
+        """Take the bound off: from now on the channel takes any number of events. Idempotent; an absent channel is
+        success, and is not made. Without `capabilities.bounds` there is nothing to do. Raises Unavailable,
+        StorageBroken."""
+        ...
+
+    async def warm(self, channel: Channel) -> None:
+        """Do now what the first publish to this channel would have to wait for: connect, look it up. Stores and makes
+        nothing. Idempotent. May raise what `publish` raises; a driver need not notice that the channel is absent or
+        sealed."""
+        ...
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them, in this order; durable when it returns. With none, do now what the first publish to this channel
-        would have to wait for (connect, look it up).
+        """Store them, in this order; durable when it returns. With none nothing happens.
 
         Raises ChannelFull and Sealed (their `accepted` first ones were stored), ChannelGone (nothing was stored),
         PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventRefused or its subclass

@@ -218,7 +218,7 @@ class Switcher(Switching):
             for number in sorted(ready - known):
                 try:
                     async with asyncio.timeout(self._settings.publish_timeout):
-                        await self._broker.publish(Channel(self._train, number), [])
+                        await self._broker.warm(Channel(self._train, number))
                 except (EventwagonError, TimeoutError):
                     pass  # the first publish says it, if it lasts
                 except BaseException as e:

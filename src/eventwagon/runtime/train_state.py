@@ -280,7 +280,7 @@ class Switching:
         wagon = manifest.wagon(task.number)
         if wagon is None or wagon.state is not State.ACTIVE:
             return
-        await self._broker.create(manifest.ingress(wagon), capacity=None)
+        await self._broker.unbound(manifest.ingress(wagon))
 
         def edit(m: Manifest) -> Edit:
             w = m.wagon(task.number)

@@ -106,7 +106,6 @@ class SQSBroker:
         before the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same
         event: it is handled here too, under the same id."""
         if not events:
-            await self._warm(channel)
             return
         if channel in self._sealed:
             raise Sealed(f"channel {channel} is sealed")
@@ -129,8 +128,11 @@ class SQSBroker:
             raise Sealed(f"channel {channel} is sealed")
         await self._send(channel, letters)
 
-    async def _warm(self, channel: Channel) -> None:
-        """What the first publish to the channel would wait for: connections, and where its queue is."""
+    async def unbound(self, channel: Channel) -> None:
+        """Nothing to do: queues have no bound."""
+
+    async def warm(self, channel: Channel) -> None:
+        """Connects, and looks up where the channel's queue is."""
         try:
             await self._rows.counted([channel])
             await self._queues.url(channel)

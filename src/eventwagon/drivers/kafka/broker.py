@@ -197,6 +197,13 @@ class KafkaBroker:
             await asyncio.sleep(pause)
             pause = min(0.25, pause * 2)
 
+    async def unbound(self, channel: Channel) -> None:
+        """Nothing to do: topics have no bound."""
+
+    async def warm(self, channel: Channel) -> None:
+        """Looks up the channel's topic."""
+        await self._have.publisher.warm(channel)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         await self._have.publisher.publish(channel, events)
 

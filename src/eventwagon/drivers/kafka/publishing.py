@@ -122,8 +122,14 @@ class Publisher:
             LOGGER.warning("%s", trouble)
         topic.trouble = trouble
 
+    async def warm(self, channel: Channel) -> None:
+        """As `Broker.warm`."""
+        self._sender(await self.topic(channel))
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """As `Broker.publish`."""
+        if not events:
+            return
         topic = await self.topic(channel)
         if topic.sealed:
             raise Sealed(f"channel {channel} is sealed")
@@ -231,8 +237,6 @@ class _Sending:
     async def send(self, topic: Topic, events: Sequence[Event]) -> None:
         """Hand over all of them, and wait for the last report."""
         sender, name, report = self.sender, topic.name, self._report
-        if not events:
-            return
         # events without a key go to one partition, so that what a call stored is a leading part of it
         plain = next(_turns) % topic.partitions
         sender.begin()

@@ -38,7 +38,16 @@ class MemoryBroker:
         pass
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        self._queues.setdefault(channel, _Queue(channel)).capacity = capacity
+        queue = self._queues.setdefault(channel, _Queue(channel))
+        if capacity is not None:
+            queue.capacity = capacity
+
+    async def unbound(self, channel: Channel) -> None:
+        if queue := self._queues.get(channel):
+            queue.capacity = None
+
+    async def warm(self, channel: Channel) -> None:
+        self._standing(channel)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         await asyncio.sleep(0)  # lets others run; before the store, so that a cancelled publish has stored nothing

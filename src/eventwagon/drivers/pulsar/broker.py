@@ -110,7 +110,18 @@ class PulsarBroker:
         self._sealed.pop(channel, None)
         await self._admin.create(channel)
 
+    async def unbound(self, channel: Channel) -> None:
+        """Nothing to do: topics have no bound."""
+
+    async def warm(self, channel: Channel) -> None:
+        """Opens the channel's producer."""
+        if channel in self._sealed:
+            raise Sealed(f"channel {channel} is sealed")
+        await self._sender(channel)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if not events:
+            return
         if channel in self._sealed:
             raise Sealed(f"channel {channel} is sealed")
         for event in events:
@@ -119,8 +130,6 @@ class PulsarBroker:
                     f"event {event.id} for {channel} has {event.size} bytes; Pulsar takes up to {MOST_BYTES} (maxMessageSize)"
                 )
         sender = await self._sender(channel)
-        if not events:
-            return
         try:
             await sender.send(events)
         except (Sealed, ChannelGone) as e:

@@ -104,6 +104,12 @@ class RedisBroker:
         if made == b"broken":
             raise StorageBroken(self._broken(channel))
 
+    async def unbound(self, channel: Channel) -> None:
+        await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
+
+    async def warm(self, channel: Channel) -> None:
+        """Nothing to do: the connections are the server's, and stand."""
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         keys = self._keys(channel)[:2]
         sizes = [e.size for e in events]

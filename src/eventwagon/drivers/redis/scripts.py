@@ -125,11 +125,13 @@ if redis.call('EXISTS', meta) == 0 then
 elseif redis.call('EXISTS', stream) == 0 then
   return 'broken'
 end
-if ARGV[1] == '' then redis.call('HDEL', meta, 'capacity') else redis.call('HSET', meta, 'capacity', ARGV[1]) end
+if ARGV[1] ~= '' then redis.call('HSET', meta, 'capacity', ARGV[1]) end
 return 'made'
 """,
     when_full=True,
 )
+
+UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=True)
 
 # ARGV: the most bytes of one, the fields of all events but their data, packed; then the data of each.
 _PUBLISH = (

@@ -87,6 +87,14 @@ class SQLiteBroker:
             Op(lambda turn: turn.create(channel, capacity, lasting), absent=_absent(channel), creates=True),
         )
 
+    async def unbound(self, channel: Channel) -> None:
+        await self.call(channel, Op(lambda turn: turn.unbound(channel), absent=lambda: None, writes=True))
+
+    async def warm(self, channel: Channel) -> None:
+        """Opens the channel's file."""
+        op = Op(lambda turn: turn.publish(channel, ()), absent=_absent(channel), writes=True)
+        await self.call(channel, op)
+
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         await self.call(
             channel,

@@ -81,12 +81,18 @@ class WagonTurn(Turn):
     def create(self, channel: Channel, capacity: int | None, lasting: bool) -> None:
         row = self._find(channel.name)
         if row is not None:
-            row.capacity, row.changed = capacity, True
+            if capacity is not None:
+                row.capacity, row.changed = capacity, True
             return
         if not lasting and not self._deleted and self.db.execute(EMPTIED).get:
             raise DeadFile
         self.db.execute("INSERT INTO channel (name, capacity) VALUES (?, ?)", (channel.name, capacity))
         del self._channels[channel.name]
+
+    def unbound(self, channel: Channel) -> None:
+        row = self._find(channel.name)
+        if row is not None and row.capacity is not None:
+            row.capacity, row.changed = None, True
 
     def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         row = self.standing(channel)

@@ -11,14 +11,12 @@ letters and totals; only the receiving is Lambda's.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -32,6 +30,7 @@ from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
+from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
 from ...runtime.handling import Handler
@@ -343,16 +342,4 @@ def _complain(queue: str, error: EventwagonError) -> None:
 
 
 def _load(target: str) -> Served:
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where:
-        raise UsageError(f"train {target!r}: write module:attribute, say app:signups")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    found: object = importlib.import_module(where)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"train {target!r}: {where} has no {attribute!r}")
-        found = getattr(found, part)
-    if not hasattr(found, "handlers"):
-        raise UsageError(f"train {target!r} is a {type(found).__name__}, not a Train")
-    return cast(Served, found)
+    return cast(Served, load(target, lambda found: hasattr(found, "handlers"), what="train"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from ...contracts.broker import Broker, Depth
 from ...errors import ChannelFull, ChannelGone, Sealed
@@ -51,7 +52,7 @@ async def created_by_many_at_once(t: BrokerTrial) -> None:
 
 @suite.check("bounds")
 async def create_takes_over_capacity(t: BrokerTrial) -> None:
-    """Creating a channel again sets its capacity: higher, lower than what it holds, or none."""
+    """Creating a channel again sets its capacity, higher or lower than what it holds; without one it keeps its own."""
     channel = await t.channel(capacity=2, holding=t.events(2))
     await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish beyond 2")
     await t.broker.create(channel, capacity=3)
@@ -60,8 +61,41 @@ async def create_takes_over_capacity(t: BrokerTrial) -> None:
     full = await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish beyond 1")
     same(full.accepted, 0, "accepted by a channel that holds more than its capacity")
     await t.broker.create(channel)
+    await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish after creating without a capacity")
+    await t.figures(channel, published=3)
+
+
+@suite.check("bounds")
+async def unbound_lifts_the_capacity(t: BrokerTrial) -> None:
+    """After `unbound` the channel takes any number of events, also again; what it holds and its totals stay."""
+    channel = await t.channel(capacity=2, holding=t.events(2))
+    await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish beyond 2")
+    await t.broker.unbound(channel)
     await t.broker.publish(channel, t.events(5))
-    await t.figures(channel, published=8)
+    await t.broker.unbound(channel)
+    await t.broker.publish(channel, t.events(1))
+    await t.figures(channel, published=8, waiting=8)
+
+
+@suite.check()
+async def unbound_and_warm_make_nothing(t: BrokerTrial) -> None:
+    """`unbound` of an absent channel is success, `warm` may say that it is gone; neither makes it."""
+    channel = t.absent()
+    await t.broker.unbound(channel)
+    with suppress(ChannelGone):
+        await t.broker.warm(channel)
+    same(await t.broker.channels(channel.train), [], "channels that were made")
+
+
+@suite.check()
+async def warm_stores_nothing(t: BrokerTrial) -> None:
+    """Getting ready to publish stores nothing, however often; then events are published as always."""
+    channel = await t.channel()
+    await t.broker.warm(channel)
+    await t.broker.warm(channel)
+    await t.figures(channel, published=0, waiting=0)
+    await t.broker.publish(channel, t.events(3))
+    await t.figures(channel, published=3, waiting=3)
 
 
 @suite.check("ordered")

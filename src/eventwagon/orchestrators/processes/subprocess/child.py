@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import os
-import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from types import ModuleType
 from typing import Protocol, cast
 
 from ....contracts.broker import Broker
 from ....contracts.facts import ClaimsReturned, log
 from ....contracts.orchestrator import Deployment, Orchestrator, WagonSpec
 from ....errors import EventwagonError, UsageError
+from ....loading import load
 from ....runtime.probe import probe
 from ....settings import Settings
 from .. import MARGIN, SENT_HOME, Follower, follow
@@ -38,40 +34,12 @@ def main(arguments: Sequence[str]) -> int:
     target, name, number, directory = arguments
 
     def begin(follower: Follower) -> Coroutine[object, object, int]:
-        train = load(target)
+        train = cast(Served, load(target, lambda found: hasattr(found, "working"), what="target"))
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
         return _Child(follower, train, os.environ.pop(URL, "")).run()
 
     return follow(name, number, directory, begin)
-
-
-def load(target: str) -> Served:
-    """The train that `module:attribute` or `path/to/file.py:attribute` names. Raises UsageError."""
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where:
-        raise UsageError(f"target {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")
-    sys.path.insert(0, str(Path.cwd()))
-    found: object = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"target {target!r}: {where} has no {attribute!r}")
-        found = getattr(found, part)
-    if not hasattr(found, "working"):
-        raise UsageError(f"target {target!r} is a {type(found).__name__}, not a Train")
-    return cast(Served, found)
-
-
-def _from_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UsageError(f"{path} can't be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # annotations are looked up there
-    spec.loader.exec_module(module)
-    return module
 
 
 class _Child:

@@ -41,7 +41,7 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
     async def is_removed(*, refused: bool) -> None:
         async with Train(name).connect(url, listeners=()) as hand, asyncio.timeout(60):
             if refused:
-                with pytest.raises(RemovalRefused, match="1 dead letters in "):
+                with pytest.raises(RemovalRefused, match="1 dead letter in "):
                     await hand.remove()
             removed = await hand.remove(force=refused)
         assert removed.existed

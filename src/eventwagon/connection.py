@@ -514,9 +514,9 @@ class Connection:
         request = Request(why, self._clock(), revision, watch, by)
         async with self._answering():
             await self._found()
-            before = (await self._switcher.refresh()).manifest.active
+            while (before := (await self._switcher.refresh()).manifest.active) is None:  # noqa: ASYNC110 - there is nothing to watch yet
+                await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             await self._switcher.settle(lambda m: switch_asked(m, request))
-        assert before is not None  # noqa: S101 - `found` saw to it
         return before.number
 
     async def request_stop(self, why: str = "by hand", *, by: str | None = None) -> None:

@@ -125,7 +125,7 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
         shown = cli(place, "status", "signups", "--all").stdout
         assert "removed" in shown
         assert "active" in shown
-        assert "1 dead letters" in shown
+        assert "1 dead letter\n" in shown
 
         letter = json.loads(cli(place, "dead", "signups", "--json").stdout)
         assert letter["data"] == {"email": "poison"}
@@ -188,7 +188,7 @@ def test_publish_stops_at_the_first_bad_line_and_says_which(place: Path) -> None
     done = cli(place, "publish", "app:train", given=given)
     assert done.returncode == 1
     assert "line 3: does not fit handler register" in done.stderr
-    assert "2 events before it were accepted" in done.stderr
+    assert "accepted before it: 2 events" in done.stderr
     assert json.loads(cli(place, "status", "signups", "--json").stdout)["wagons"][0]["published"] == 2
 
 

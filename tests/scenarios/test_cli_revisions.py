@@ -36,7 +36,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         assert view["watched"].endswith("back to revision v1 when more than 0.02 of it fails")
         shown = cli(place, "status", "signups").stdout
         assert "revision" in shown
-        assert "watched: wagon_" in shown
+        assert "watched: wagon " in shown
         back = cli(place, "switch", "signups", "--revision", "v1")
         assert back.stdout.endswith(", revision v1\n")
     told = cli(place, "why", "signups").stdout

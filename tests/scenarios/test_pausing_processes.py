@@ -141,7 +141,7 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
     assert "the whole train is paused still: eventwagon resume parcels\n" in own
     said("pause", "parcels", "--wagon", "1", "--by", "bob")
     assert "wagon 1 is paused by itself still: eventwagon resume parcels --wagon 1" in said("resume", "parcels")
-    assert "parcels_v1 was paused" in said("status", "parcels")
+    assert "wagon 1 was paused" in said("status", "parcels")
     assert "wagon 1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
     assert "wagon 1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
     assert "parcels was not paused\n" in said("resume", "parcels")

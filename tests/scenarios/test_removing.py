@@ -117,7 +117,7 @@ def test_it_is_refused_while_dead_letters_are_left(moved: bool) -> None:
             await asyncio.sleep(5)
         where = "t.dead" if moved else "t_v1.dead"
         async with world.connect(Train("t")) as c:
-            with pytest.raises(RemovalRefused, match=f"1 dead letters in {where}"):
+            with pytest.raises(RemovalRefused, match=f"1 dead letter in {where}"):
                 await c.remove()
             assert len([e async for e in c.dead_letters()]) == 1
             await c.remove(force=True)
@@ -195,7 +195,7 @@ def test_events_that_are_stored_at_the_last_moment_are_kept(monkeypatch: pytest.
                 await seal(channel)
 
             monkeypatch.setattr(world.broker, "seal", late)
-            with pytest.raises(RemovalRefused, match=r"1 events in t_v1"):
+            with pytest.raises(RemovalRefused, match=r"1 event in t_v1"):
                 await hand.remove()
             assert len(world.of(RemovalAsked)) == len(world.of(RemovalGivenUp)) == 1
             async with world.running(program(handled)):
@@ -510,7 +510,7 @@ def test_a_publisher_that_never_heard_of_it_founds_it_anew_and_another_removal_e
             await nothing_is_left(world)
             await publisher.publish(2, timeout=60.0)
         async with world.connect(Train("t")) as hand:
-            with pytest.raises(RemovalRefused, match="1 events in t_v"):
+            with pytest.raises(RemovalRefused, match="1 event in t_v"):
                 await hand.remove()
             await hand.remove(force=True)
         await nothing_is_left(world)

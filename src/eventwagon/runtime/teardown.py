@@ -12,6 +12,7 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Removal
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.registry import Polling, Registry
+from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
 from ..event import DEAD, Channel
 from ..policy.edits import removal_asked, removal_given_up
@@ -146,11 +147,10 @@ class Teardown:
         standing = set(await self._broker.channels(self._train))
         left = []
         for channel, depth in zip(asked, depths, strict=True):
-            count = outstanding([depth])
-            if channel not in standing or count == 0:
+            held = outstanding([depth])
+            if channel not in standing or held == 0:
                 continue
-            what = "dead letters" if channel.name == DEAD else "events"
-            left.append(f"{'an unknown number of' if count is None else f'{count:,}'} {what} in {channel}")
+            left.append(f"{count(held, 'dead letter' if channel.name == DEAD else 'event')} in {channel}")
         if left:
             raise RemovalRefused(
                 f"train {self._train} is not removed: {', '.join(left)}. Have them handled (eventwagon run, drain), or "

@@ -199,6 +199,10 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
         return (0.0 if since is None else samples[-1].at - since), rate
 
 
+_LONGEST = 1e12
+"""Seconds of the longest wait that is told."""
+
+
 class Wait(msgspec.Struct, _Combinable, frozen=True):
     """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
 
@@ -233,7 +237,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
                 f"no settle rate known yet; the next of {_count(reading.outstanding)} events has waited {aged:.2f} s, "
                 f"the mark is {mark:.3g} s",
             )
-        wait = reading.outstanding / reading.settle_rate
+        wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate next to 0 is a wait without end
         return Pressure(
             wait / mark,
             f"a newcomer would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "

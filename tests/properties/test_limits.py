@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventwagon.contracts.reading import Reading, Sample
@@ -64,6 +64,7 @@ def value(limit: Limit, reading: Reading) -> float:
 
 
 @given(limits, readings())
+@example(Wait(1.0), Reading(number=1, at=2e9, age=0.0, published=1, settled=0, settle_rate=5e-324))
 def test_pressure_is_a_number_from_0_up_with_a_reason(limit: Limit, reading: Reading) -> None:
     pressure = limit.measure(reading)
     assert pressure.value >= 0

@@ -14,7 +14,9 @@ from eventwagon.event import Event
 TEXT = st.text(st.characters(max_codepoint=0xFDCF, exclude_categories=["Cs", "Cc"]) | st.just("🚃"))
 WORD = TEXT.map(lambda text: text + "w")
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=64).filter(
-    lambda name: name not in ("specversion", "id", "source", "type", "time", "datacontenttype", "subject", "data")
+    lambda name: (
+        name not in ("specversion", "id", "source", "type", "time", "datacontenttype", "dataschema", "subject", "data")
+    )
 )
 EVENTS = st.builds(
     Event,

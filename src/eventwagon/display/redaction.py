@@ -22,6 +22,7 @@ _LEAST = 4
 """Characters of a value that is hidden wherever it stands. A shorter one would hide half of each sentence, and is
 hidden only where it is named."""
 _LONG = 8
+_PASSES = 5
 _MOST = 1000
 """Values that are remembered, the latest."""
 
@@ -47,6 +48,14 @@ _any_known: re.Pattern[str] | None = None
 
 def redacted(text: str) -> str:
     """The text without the secrets in it. Idempotent."""
+    for _ in range(_PASSES):  # what was hidden may let more be seen as part of it
+        before, text = text, _redacted(text)
+        if text == before:
+            break
+    return text
+
+
+def _redacted(text: str) -> str:
     if _any_known is not None:
         text = _any_known.sub(HIDDEN, text)
     if "://" in text:

@@ -15,11 +15,11 @@ import pulsar  # type: ignore[import-untyped]
 from ...contracts.broker import Delivery
 from ...errors import BrokerError, ChannelGone, Unavailable
 from ...event import Channel
-from .address import Address
+from .address import PulsarAddress
 from .admin import Admin
 from .claims import Claims, Key
 from .native import Native, Result, log
-from .native_refs import handed
+from .native_refs import native_ref
 from .positions import Position
 from .wire import event_of
 
@@ -37,7 +37,7 @@ class Attachment:
         self,
         native: Native,
         admin: Admin,
-        address: Address,
+        address: PulsarAddress,
         channel: Channel,
         *,
         before: Position,
@@ -72,7 +72,7 @@ class Attachment:
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> None:
-        """Attach to the server. Raises Refused."""
+        """Attach to the server. Raises ResultRefused."""
         self._client, self._consumer = await self._native.consumer(self._address.topic(self.channel), self.name)
         self._connected_at = self._loop.time()
         self.connected.set()
@@ -199,7 +199,7 @@ class Attachment:
                 break
             self._asked = True
             self._consumer.receive_async(
-                handed(partial(self._on_message))
+                native_ref(partial(self._on_message))
             )  # calls back at once while the client has some
         return came > 0
 

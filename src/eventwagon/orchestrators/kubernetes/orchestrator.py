@@ -22,7 +22,7 @@ from ...contracts.registry import Attachment, Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
 from .check import Loader
-from .cluster import JSON_PATCH, Cluster, Object, Refused, Watched
+from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
 from .errors import is_ending, is_ready, why_not_ready
 from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
@@ -259,7 +259,7 @@ class Kubernetes:
         name = socket.gethostname()
         try:
             pod = await self._cluster.request("GET", self._cluster.path("pods", name))
-        except Refused as e:
+        except APIRefused as e:
             if e.status != 404:
                 raise
             raise UsageError(
@@ -288,7 +288,7 @@ class Kubernetes:
                     fieldManager=MANAGER,
                     fieldValidation="Strict",
                 )
-            except Refused as e:
+            except APIRefused as e:
                 if e.status not in (404, 409, 422) or not await self._is_another(name, change.live):
                     raise
             else:
@@ -297,7 +297,7 @@ class Kubernetes:
         raise Unavailable(f"kubernetes: Deployment {name} was made anew {_LOOKS} times while it was written")
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
-        """Whether what has the name is not what was seen. Raises Refused where it is not ours."""
+        """Whether what has the name is not what was seen. Raises APIRefused where it is not ours."""
         path = self._cluster.path("deployments")
         items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
         if not items:
@@ -305,7 +305,7 @@ class Kubernetes:
             return seen is not None
         (found,) = items
         if not is_ours("deployments", found):
-            raise Refused(
+            raise APIRefused(
                 f"kubernetes: Deployment {name} in namespace {self._cluster.namespace} is not eventwagon's but was made by "
                 f"{owner_of(found)}, and is left alone; a wagon needs the name: delete or rename that one",
                 409,
@@ -394,7 +394,7 @@ class Kubernetes:
         path = self._cluster.path(kind, metadata["name"])
         try:
             gone = await self._cluster.request("DELETE", path, body={**options, "preconditions": conditions})
-        except Refused as e:
+        except APIRefused as e:
             if e.status not in (404, 409):
                 raise
             return e.status == 404

@@ -158,7 +158,7 @@ class Command(Processes):
         return checked_in
 
     def _deployment(self, key: tuple[str, int]) -> Deployment:
-        """What the keeper says is of its last look: until the next it does not count for a `want` that differs."""
+        """What the supervisor says is of its last look: until the next it does not count for a `want` that differs."""
         found = super()._deployment(key)
         files = self._files(key)
         want, state = files.want(), files.state()

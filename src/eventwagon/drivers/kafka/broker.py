@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from ...backoff import Backoff
 from ...contracts.broker import Capabilities, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
@@ -187,15 +188,14 @@ class KafkaBroker:
     async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
         """Until the brokers that are asked know of what was made just now."""
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._options.timeout, 0.005
+        deadline, backoff = loop.time() + self._options.timeout, Backoff(0.005, 0.25)
         while True:
             try:
                 return await step()
             except (ChannelGone, Unavailable) as e:
                 if loop.time() > deadline:
                     raise Unavailable(f"Kafka at {self._options.servers}: {otherwise}: {e}") from None
-            await asyncio.sleep(pause)
-            pause = min(0.25, pause * 2)
+            await asyncio.sleep(backoff.next())
 
     async def unbound(self, channel: Channel) -> None:
         """Nothing to do: topics have no bound."""

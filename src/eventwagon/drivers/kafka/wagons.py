@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from ...background import Background
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .admin import LOG_TIME, Place
@@ -43,14 +43,13 @@ class Wagons:
         )
         self._cache = cache
         self._wagons: dict[tuple[str, int], asyncio.Task[Wagon]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._start(self._watch())
+        self._background = Background()
+        self._background.start(self._watch())
 
     async def close(self) -> None:
         """Send what was begun, up to 1 s; then end all threads and connections."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._background.cancel()
+        await self._background.wait()
         for wagon in self._live():
             wagon.end()
         self._wagons.clear()
@@ -62,7 +61,7 @@ class Wagons:
         key = (channel.train, channel.wagon)
         task = self._wagons.get(key)
         if task is None:
-            task = self._wagons[key] = self._start(self._attach(channel))
+            task = self._wagons[key] = self._background.start(self._attach(channel))
         try:
             return await asyncio.shield(task)
         except BrokerError:
@@ -131,8 +130,8 @@ class Wagons:
                 await asyncio.sleep(pause)
                 await self._look()
 
-        if len(self._tasks) < 100:
-            self._start(look())
+        if len(self._background) < 100:
+            self._background.start(look())
 
     async def _attach(self, channel: Channel) -> Wagon:
         wagon = Wagon(self.client, channel, self.names, self.look_soon)
@@ -191,12 +190,6 @@ class Wagons:
 
     def _live(self) -> list[Wagon]:
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
-
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _result(task: asyncio.Task[Wagon]) -> Wagon | None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import _pulsar  # type: ignore[import-not-found]
 import pulsar  # type: ignore[import-untyped]
 
+from ...background import Background
 from ...display.text import as_line
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
 from .address import SUBSCRIPTION, PulsarAddress
@@ -102,20 +103,16 @@ class Native:
         self._lines, self._end = os.pipe()
         os.set_blocking(self._lines, False)
         self._rest = b""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._lines, self._read)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do it in the background; `close` waits for it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._background.start(work)
 
     async def close(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.wait()
         self._loop.remove_reader(self._lines)
         os.close(self._lines)
         os.close(self._end)

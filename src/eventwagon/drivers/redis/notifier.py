@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import exceptions
 
+from ...backoff import Backoff
 from .server import Server, enter, leave
 
 _PAUSES = (0.2, 5.0)
@@ -64,7 +65,7 @@ class Notifier:
             self._wanted.set()
 
     async def _run(self) -> None:
-        pause = _PAUSES[0]
+        backoff = Backoff(*_PAUSES)
         me = asyncio.current_task()
         while self._task is me:  # a cancellation may be lost, where the connection breaks at the same time
             began = asyncio.get_running_loop().time()
@@ -89,9 +90,9 @@ class Notifier:
                 return
             for waiter in self._waiters.values():
                 waiter.notify()  # notices of the meantime were lost
-            lasted = asyncio.get_running_loop().time() - began > _PAUSES[1]
-            pause = _PAUSES[0] if lasted else min(_PAUSES[1], 2 * pause)  # a right may be missing, and go on missing
-            await asyncio.sleep(pause)
+            if asyncio.get_running_loop().time() - began > _PAUSES[1]:
+                backoff.reset()  # else a right may be missing, and stay missing
+            await asyncio.sleep(backoff.next())
 
     async def _write(self, connection: Any) -> None:
         while True:

@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes_asyncio import config as files
 from kubernetes_asyncio.client import ApiClient, Configuration
 
+from ...backoff import Backoff
 from ...errors import Unavailable, UsageError
 
 Object = Mapping[str, Any]
@@ -188,21 +189,20 @@ class Watched:
 
     async def run(self) -> None:
         """List, then follow, until cancelled; again where that fails, after a pause that doubles."""
-        pause = _PAUSES[0]
+        backoff = Backoff(*_PAUSES)
         while True:
             try:
                 if not self._revision:
                     await self._list()
                 await self._follow()
-                pause = _PAUSES[0]
-                await asyncio.sleep(pause)
+                backoff.reset()
+                await asyncio.sleep(_PAUSES[0])
             except Unavailable as e:
                 self.trouble = str(e)
                 self.tried.set()
                 if isinstance(e, APIRefused):  # it may no longer know the revision, or us
                     self._revision = 0
-                await asyncio.sleep(pause)
-                pause = min(_PAUSES[1], pause * 2)
+                await asyncio.sleep(backoff.next())
 
     async def _list(self) -> None:
         found = await self._cluster.request("GET", self._cluster.path(self.kind), labelSelector=self._selector)

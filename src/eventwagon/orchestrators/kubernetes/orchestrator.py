@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import socket
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from ...contracts.process import Pod
 from ...contracts.registry import Attachment, Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
+from ..removals import Removals
 from .check import Loader
 from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
@@ -102,8 +102,7 @@ class Kubernetes:
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
-        self._removing: Counter[_Key] = Counter()
-        self._again: dict[_Key, WagonSpec] = {}
+        self._removals = Removals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
 
@@ -128,8 +127,7 @@ class Kubernetes:
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure. Raises Unavailable, with what the API server said."""
         key = spec.train, spec.unit
-        if self._removing[key]:
-            self._again[key] = spec
+        if self._removals.postpone(spec):
             return
         wanted = self._template.deployment(spec)
         await self._known()
@@ -177,15 +175,10 @@ class Kubernetes:
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove. Raises Unavailable, also where a Pod does not end though its time is long over."""
         key = train, unit
-        self._removing[key] += 1
-        try:
+        with self._removals.removing(key):
             await self._end(train, unit, grace)
-        finally:
-            self._removing[key] -= 1
-            if not self._removing[key]:
-                del self._removing[key]
         self._refused.pop(key, None)
-        if not self._removing[key] and (spec := self._again.pop(key, None)) is not None:
+        if (spec := self._removals.postponed(key)) is not None:
             await self.ensure(spec)
 
     # --- seeing ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from itertools import count, islice
 
 import msgspec
 
+from ....backoff import pause_after
 from ....contracts.orchestrator import Deployment
 from ....display.text import as_line
 from ....errors import Unavailable
@@ -124,7 +125,7 @@ class Keeper:
 
     def _failed(self, index: int, trouble: str) -> None:
         self._failures[index] = self._failures.get(index, 0) + 1
-        pause = min(_PAUSES[1], _PAUSES[0] * 2.0 ** min(20, self._failures[index] - 1))
+        pause = pause_after(self._failures[index], *_PAUSES)
         self._not_before[index] = asyncio.get_running_loop().time() + pause
         self._trouble = trouble
 

@@ -25,7 +25,7 @@ from .proposals import Gone, Release, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
-from .wagon import Wagon
+from .wagon import KafkaWagon
 from .wagons import Wagons
 from .wire import decode
 
@@ -164,7 +164,7 @@ class KafkaBroker:
         # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
         return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
-    async def _prove(self, wagon: Wagon, channel: Channel, partitions: Sequence[int]) -> None:
+    async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:
         """Write a probe to each: it takes writes, or is sealed."""
         client, probes = self._have.client, list[tuple[int, int]]()
         done = await asyncio.gather(
@@ -181,7 +181,7 @@ class KafkaBroker:
             if isinstance(one, BaseException):
                 raise one
 
-    async def _void(self, wagon: Wagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
+    async def _void(self, wagon: KafkaWagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
         if probes:
             await wagon.propose(Void(channel.name, runs_of(probes)))
 
@@ -321,7 +321,7 @@ class KafkaBroker:
 
     async def _look_for_losses(
         self,
-        wagons: Mapping[tuple[str, int], Wagon],
+        wagons: Mapping[tuple[str, int], KafkaWagon],
         partitions: Mapping[Channel, int],
         ends: Mapping[Place, int | None],
     ) -> None:
@@ -342,13 +342,15 @@ class KafkaBroker:
                 with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
                     await wagon.lose(channel, runs, f"what stood before offset {start} of {topic}, partition {p}")
 
-    def _spots(self, wagon: Wagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
+    def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """Where the oldest and the newest event that waits stand, by each partition's order."""
         claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
         spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
         return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
 
-    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[tuple[str, int], Wagon], dict[Channel, Topic]]:
+    async def _known(
+        self, channels: Sequence[Channel]
+    ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic]]:
         """The wagons of those channels that exist, and the channels' topics."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True),
@@ -357,7 +359,7 @@ class KafkaBroker:
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
                 raise one
-        wagons, found = dict[tuple[str, int], Wagon](), dict[Channel, Topic]()
+        wagons, found = dict[tuple[str, int], KafkaWagon](), dict[Channel, Topic]()
         for channel, topic, wagon in zip(channels, topics, followed, strict=True):
             if not isinstance(topic, BaseException) and not isinstance(wagon, BaseException):
                 wagons[channel.train, channel.wagon] = wagon
@@ -365,7 +367,7 @@ class KafkaBroker:
         return wagons, found
 
     def _depth(
-        self, wagon: Wagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
+        self, wagon: KafkaWagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
     ) -> Depth:
         claims = wagon.channel(channel.name)
         published = -claims.voids - claims.lost

@@ -18,7 +18,7 @@ from .admin import Admin
 from .books import Books, Figures
 from .browse import messages
 from .claims import Key
-from .consumer import Attachment, Subscription
+from .consumer import ChannelConsumer, Subscription
 from .native import Native, ResultRefused, error, log
 from .positions import Position, Snapshot
 from .producer import Sender
@@ -52,8 +52,8 @@ class PulsarBroker:
         self._clock = clock
         self._admin = Admin(address)
         self._senders: dict[Channel, asyncio.Task[Sender]] = {}
-        self._attachments: dict[Channel, Attachment] = {}
-        self._leaving: dict[Channel, Attachment] = {}
+        self._attachments: dict[Channel, ChannelConsumer] = {}
+        self._leaving: dict[Channel, ChannelConsumer] = {}
         self._known: dict[Channel, dict[Key, tuple[int, bool]]] = {}
         self._turns: WeakValueDictionary[Channel, asyncio.Lock] = WeakValueDictionary()
         self._sealed: dict[Channel, None] = {}
@@ -200,7 +200,7 @@ class PulsarBroker:
             if attachment.idle():
                 self._native.spawn(self._detach(attachment))
 
-    async def _attach(self, channel: Channel) -> Attachment:
+    async def _attach(self, channel: Channel) -> ChannelConsumer:
         async with self._turn(channel):
             attachment = self._attachments.get(channel)
             if attachment is None:
@@ -210,7 +210,7 @@ class PulsarBroker:
                     found = await self._admin.snapshot(channel)
                 if found is None:
                     raise ChannelGone(f"channel {channel} does not exist")
-                attachment = Attachment(
+                attachment = ChannelConsumer(
                     self._native,
                     self._admin,
                     self._address,
@@ -228,7 +228,7 @@ class PulsarBroker:
             attachment.users += 1
             return attachment
 
-    async def _detach(self, attachment: Attachment) -> None:
+    async def _detach(self, attachment: ChannelConsumer) -> None:
         channel = attachment.channel
         async with self._turn(channel):
             if self._attachments.get(channel) is attachment and attachment.idle():

@@ -30,7 +30,7 @@ _FORGET = 60.0  # seconds for the server to send again what was lost with a conn
 _PATIENCE = 5.0  # seconds for a connection to come back before a settle gives up
 
 
-class Attachment:
+class ChannelConsumer:
     """The consumer of one channel, and what came through it. Belongs to the loop; made by `attach`."""
 
     def __init__(
@@ -285,7 +285,7 @@ class Attachment:
 class Subscription:
     """A consumer's view of the attachment. See `broker.Subscription` for the contract."""
 
-    def __init__(self, attachment: Attachment, visibility: float) -> None:
+    def __init__(self, attachment: ChannelConsumer, visibility: float) -> None:
         self._attachment = attachment
         self._visibility = visibility
         self._suspect_first = True
@@ -315,7 +315,7 @@ class Subscription:
         attachment.wake()
 
     @property
-    def _open(self) -> Attachment:
+    def _open(self) -> ChannelConsumer:
         if self.left:
             raise RuntimeError(f"the consumer of channel {self._attachment.channel} was left")
         if self._attachment.gone:

@@ -20,7 +20,7 @@ from ...errors import StorageBroken, Unavailable, UsageError
 from ..removals import Removals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
-from .process import Launch, Process
+from .process import Launch, UnitProcess
 from .records import Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
 
 _BEAT = 0.25
@@ -60,7 +60,7 @@ class Processes:
         self._start_timeout = start_timeout
         self._hung_after = hung_after
         self._name = f"orchestrator-{os.getpid()}-{os.urandom(4).hex()}"
-        self._own: dict[_Key, Process] = {}
+        self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
         self._not_before: dict[_Key, float] = {}
         self._removals = Removals()
@@ -209,7 +209,7 @@ class Processes:
             keep_newest(self._logs, key[0])
         self._still.forget(("beat", key), ("orphan", key))
         try:
-            self._own[key] = Process(self._launch, files, self._name, want.spec.revision)
+            self._own[key] = UnitProcess(self._launch, files, self._name, want.spec.revision)
         except OSError as e:
             self._failed(key, f"its process can't be started: {e}")
 
@@ -240,7 +240,7 @@ class Processes:
                 del self._own[key]
                 self._ended(key, own, code)
 
-    def _ended(self, key: _Key, own: Process, code: int) -> None:
+    def _ended(self, key: _Key, own: UnitProcess, code: int) -> None:
         self._still.forget(("beat", key), ("orphan", key))
         if code == SENT_HOME:
             self._called_back(key)

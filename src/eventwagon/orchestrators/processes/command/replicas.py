@@ -32,7 +32,7 @@ _ASK_EVERY = (0.1, 1.0)
 _KILL_PATIENCE = 10.0
 
 
-class Plan(msgspec.Struct, frozen=True):
+class CommandSpec(msgspec.Struct, frozen=True):
     """What is run, as the orchestrator tells its supervisors."""
 
     argv: tuple[str, ...]
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
 class Replica:
     """To be started, in a process group of its own. `close` it when it has `ended`."""
 
-    def __init__(self, plan: Plan, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
+    def __init__(self, plan: CommandSpec, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
         self._plan = plan
         self.index = index
         self.number = spec.number

@@ -16,7 +16,7 @@ from ....contracts.orchestrator import Deployment
 from ....display.text import as_line
 from ....errors import Unavailable
 from .. import MARGIN, SENT_HOME, Follower, Run, Want, follow
-from .replicas import Plan, Replica, end_left_over, told
+from .replicas import CommandSpec, Replica, end_left_over, told
 
 PLAN = "EVENTWAGON_COMMAND"
 _PAUSES = (0.2, 30.0)
@@ -29,14 +29,14 @@ _logger = logging.getLogger("eventwagon.keeper")
 def main(arguments: Sequence[str]) -> int:
     """Keep a unit until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
     train, unit, directory = arguments
-    plan = msgspec.json.decode(os.environ.pop(PLAN), type=Plan)
+    plan = msgspec.json.decode(os.environ.pop(PLAN), type=CommandSpec)
     return follow(train, unit, directory, lambda follower: Keeper(follower, plan).run())
 
 
 class Keeper:
     """Keeps one unit's copies of the command."""
 
-    def __init__(self, follower: Follower, plan: Plan) -> None:
+    def __init__(self, follower: Follower, plan: CommandSpec) -> None:
         self._follower = follower
         self._plan = plan
         self._replicas: list[Replica] = []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from eventwagon.drivers.aws.clients import Clients
-from eventwagon.drivers.aws.errors import Refused
+from eventwagon.drivers.aws.errors import AWSRefused
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "aws"
 ACCOUNT = "123456789012"
@@ -65,7 +65,7 @@ class Iam:
             Clients.call = real  # type: ignore[method-assign]
 
     def judge(self, role: str, right: Asked) -> None:
-        """Raises Refused as AWS refuses."""
+        """Raises AWSRefused as AWS refuses."""
         for statement in self.policies[role]:
             if allows(statement, right):
                 self.used.add((role, statement["Sid"], right.action))
@@ -76,7 +76,7 @@ class Iam:
             "Error": {"Code": "AccessDeniedException", "Message": text},
             "ResponseMetadata": {"HTTPStatusCode": 400},
         }
-        raise Refused(ClientError(said, right.action))
+        raise AWSRefused(ClientError(said, right.action))
 
     def unused(self, role: str) -> set[tuple[str, str]]:
         """Statements and actions of its policies that allowed nothing."""

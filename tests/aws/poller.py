@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Any, Self
 
 from eventwagon.drivers.aws.clients import Clients
-from eventwagon.drivers.aws.errors import Refused
+from eventwagon.drivers.aws.errors import AWSRefused
 from tests.aws.support import Between
 
 
@@ -157,7 +157,7 @@ class Poller:
                     MessageAttributeNames=["All"],
                     AttributeNames=["All"],
                 )
-            except Refused as e:
+            except AWSRefused as e:
                 if not e.gone:
                     raise
                 return  # the queue is deleted: so is the mapping, or will be
@@ -171,7 +171,7 @@ class Poller:
         """As it is now: what comes into the queue of one that was deleted is not for it."""
         try:
             found: dict[str, Any] = await self._clients.call("lambda", "get_event_source_mapping", UUID=uuid)
-        except Refused as e:
+        except AWSRefused as e:
             if e.code != "ResourceNotFoundException":
                 raise
             return None

@@ -13,7 +13,7 @@ from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from eventwagon.drivers.aws.clients import Clients
-from eventwagon.drivers.aws.errors import Refused
+from eventwagon.drivers.aws.errors import AWSRefused
 from eventwagon.event import Channel, Event, new_ids
 
 QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}
@@ -29,10 +29,10 @@ def events(count: int, data: bytes = b"1") -> list[Event]:
     return [Event(id=new, type="t", source="s", time=now, data=data) for new in new_ids(count, now)]
 
 
-def refused(code: str, status: int = 400) -> Refused:
+def refused(code: str, status: int = 400) -> AWSRefused:
     """An error as AWS answers it."""
     said = {"Error": {"Code": code, "Message": "made up by the test"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return Refused(ClientError(said, "Test"))
+    return AWSRefused(ClientError(said, "Test"))
 
 
 class Between:

@@ -22,7 +22,7 @@ from eventwagon.drivers.aws.place import parse
 from eventwagon.drivers.aws.table import Table
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
-from eventwagon.orchestrators.aws.tallies import Tallies
+from eventwagon.orchestrators.aws.counters import Counters
 from tests import doctors
 from tests.aws.support import Between, events, refused
 from tests.servers.moto import MotoServer
@@ -96,7 +96,7 @@ def test_an_expiry_by_any_number_that_we_write_is_told(url: str) -> None:
             await registry.check_in("timed", Member(name="me"), ttl=60.0)
             await registry.replace("timed", Manifest(train="timed"), expect=0, entries=[entry])
             await registry.append("timed", [entry])
-            await Tallies(Table(clients), clients.place.prefix).open("timed", 1)
+            await Counters(Table(clients), clients.place.prefix).open("timed", 1)
             items = (await clients.call("dynamodb", "scan", TableName=clients.place.table))["Items"]
             return {name for item in items for name, value in item.items() if "N" in value}
 

@@ -105,7 +105,7 @@ def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path
                     await asyncio.sleep(0.1)
                 for unit in await mappings.deployments("orders"):
                     await mappings.remove("orders", unit, grace=0.0)
-                assert await mappings._tallies.of("orders") == {}
+                assert await mappings._counters.of("orders") == {}
         return fact
 
     fact = asyncio.run(scenario())

@@ -17,7 +17,7 @@ from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.contracts.registry import Member
 from eventwagon.drivers.aws import SQSBroker
-from eventwagon.drivers.aws.errors import Refused
+from eventwagon.drivers.aws.errors import AWSRefused
 from eventwagon.drivers.aws.place import Place, parse
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import StorageBroken, UsageError
@@ -395,7 +395,7 @@ def test_a_queue_of_an_earlier_release_is_known_by_its_train(moto_server: MotoSe
             await broker._clients.call("sqs", "create_queue", QueueName=broker.name_of(channel), tags=tags)
             await broker.create(channel)
             await broker.delete(channel)
-            with pytest.raises(Refused):
+            with pytest.raises(AWSRefused):
                 await broker._queues.in_sight(channel)
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from redis import exceptions
 
 from eventwagon.drivers.redis.client import pack
 from eventwagon.drivers.redis.errors import Lost, NotSent
-from eventwagon.drivers.redis.notifier import Bell
+from eventwagon.drivers.redis.notifier import Notifier
 from eventwagon.drivers.redis.server import Server as Named
 from eventwagon.drivers.redis.wire import Wire
 from tests.servers.server import Server
@@ -30,7 +30,7 @@ def test_a_wire_that_is_made_anew_as_it_is_closed(redis_server: Server) -> None:
     asyncio.run(main())
 
 
-def test_a_bell_that_breaks_as_it_is_closed(redis_server: Server) -> None:
+def test_a_notifier_that_breaks_as_it_is_closed(redis_server: Server) -> None:
     async def main() -> None:
         server = Named.from_url(redis_server.url)
 
@@ -39,14 +39,14 @@ def test_a_bell_that_breaks_as_it_is_closed(redis_server: Server) -> None:
 
         async with asyncio.timeout(20):
             for turns in range(8):
-                bell = Bell(lambda: server)
-                with bell.listening("a") as ring:
+                notifier = Notifier(lambda: server)
+                with notifier.listening("a") as ring:
                     await ring().wait()
-                    bell._connection.send_command = broken
-                    with bell.listening("b"):
+                    notifier._connection.send_command = broken
+                    with notifier.listening("b"):
                         for _ in range(turns):
                             await asyncio.sleep(0)
-                        await bell.close()
+                        await notifier.close()
 
     asyncio.run(main())
 
@@ -58,12 +58,12 @@ def test_what_is_closed_while_it_connects(redis_server: Server) -> None:
         server = Named.from_url(redis_server.url)
         async with asyncio.timeout(40):
             for turns in range(60):
-                wire, bell = Wire(server), Bell(lambda: server)
-                with bell.listening("a"):
+                wire, notifier = Wire(server), Notifier(lambda: server)
+                with notifier.listening("a"):
                     call = asyncio.create_task(wire.call(pack("PING")))
                     for _ in range(turns):
                         await asyncio.sleep(0)
-                    await asyncio.gather(wire.close(), bell.close())
+                    await asyncio.gather(wire.close(), notifier.close())
                     await asyncio.wait([call])
                     assert call.exception() is None or isinstance(call.exception(), NotSent | Lost)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,24 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     revision: int
+
+
+class Changes:
+    """The iterator that `watch` gives: each `anext` waits for another revision than the last one given. An error does
+    not end it: ask again. `wait(seen)` returns the first snapshot whose revision is not `seen`; -1: none was given
+    yet."""
+
+    def __init__(self, wait: Callable[[int], Awaitable[Snapshot]]) -> None:
+        self._wait = wait
+        self._seen = -1
+
+    def __aiter__(self) -> AsyncIterator[Snapshot]:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        snapshot = await self._wait(self._seen)
+        self._seen = snapshot.revision
+        return snapshot
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from ...contracts.broker import Capabilities, Depth, Finding
 from ...errors import ChannelGone, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
 from .clients import TROUBLE, Clients
-from .errors import Refused, explain, never_sent
+from .errors import AWSRefused, explain, never_sent
 from .inspection import inspect_queues, inspect_table
 from .place import Place, parse
 from .queues import NotTaken, Queues
@@ -95,7 +95,7 @@ class SQSBroker:
             await self._queues.create(channel)
             await self._rows.open(channel)
         except TROUBLE as e:
-            if isinstance(e, Refused) and e.gone:
+            if isinstance(e, AWSRefused) and e.gone:
                 raise Unavailable(f"creating {channel}: its queue does not answer yet") from e
             raise explain(e, f"creating {channel}", self.place) from e
         self._looks.pop(channel, None)
@@ -137,7 +137,7 @@ class SQSBroker:
             await self._rows.counted([channel])
             await self._queues.url(channel)
         except TROUBLE as e:
-            if isinstance(e, Refused) and e.gone:
+            if isinstance(e, AWSRefused) and e.gone:
                 raise ChannelGone(f"channel {channel} does not exist") from e
             raise explain(e, f"publishing to {channel}", self.place) from e
 
@@ -146,7 +146,7 @@ class SQSBroker:
         try:
             await self._queues.send(channel, letters)
         except TROUBLE as e:
-            if isinstance(e, Refused) and e.gone:
+            if isinstance(e, AWSRefused) and e.gone:
                 self._forget(channel)
                 raise ChannelGone(f"channel {channel} does not exist") from e
             raise PublishUncertain(f"sending to {channel}: {e}") from e
@@ -168,7 +168,7 @@ class SQSBroker:
             if not counted:
                 raise ChannelGone(f"channel {channel} does not exist")
         except TROUBLE as e:
-            if isinstance(e, Refused) and e.gone:
+            if isinstance(e, AWSRefused) and e.gone:
                 raise ChannelGone(f"channel {channel} does not exist") from e
             raise explain(e, f"consuming from {channel}", self.place) from e
         yield Subscription(channel, self._queues, self._rows, self.place, visibility)
@@ -279,7 +279,7 @@ class SQSBroker:
         urls = dict[str, str]()
         try:
             for channel in channels:
-                with contextlib.suppress(Refused):  # it may be gone, or not ours to see
+                with contextlib.suppress(AWSRefused):  # it may be gone, or not ours to see
                     urls[self.place.queue(channel)] = await self._queues.url(channel)
             return [
                 *await inspect_table(self._clients, is_new=self.table.is_new),

@@ -13,13 +13,13 @@ from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.session import get_session  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # type: ignore[import-untyped]
 
-from .errors import Refused
+from .errors import AWSRefused
 from .place import Place
 
 _CONNECTIONS = 200  # at once, to each service: a waiting receive holds one
 _SKEW = 2.0  # seconds: the server's Date has whole seconds, and comes late
-Trouble: TypeAlias = Refused | BotoCoreError | OSError
-TROUBLE = (Refused, BotoCoreError, OSError)
+Trouble: TypeAlias = AWSRefused | BotoCoreError | OSError
+TROUBLE = (AWSRefused, BotoCoreError, OSError)
 
 
 class Clients:
@@ -54,7 +54,7 @@ class Clients:
         try:
             answer: dict[str, Any] = await getattr(client, operation)(**given)
         except ClientError as e:
-            raise Refused(e) from e
+            raise AWSRefused(e) from e
         except TimeoutError as e:
             raise HTTPClientError(error=e) from e
         self._compare(answer)

@@ -29,7 +29,7 @@ _BUSY: tuple[str, ...] = (
 )  # fmt: skip
 
 
-class Refused(Exception):
+class AWSRefused(Exception):
     """AWS answered, and its answer is an error. `code` is AWS's own."""
 
     def __init__(self, error: ClientError) -> None:
@@ -57,21 +57,21 @@ class Refused(Exception):
 
 def is_forbidden(error: BaseException) -> bool:
     """Rights or credentials are missing."""
-    return isinstance(error, Refused) and error.code.startswith(_FORBIDDEN)
+    return isinstance(error, AWSRefused) and error.code.startswith(_FORBIDDEN)
 
 
 def never_sent(error: BaseException) -> bool:
     """It surely did nothing: no connection, no credentials, or refused for want of rights."""
-    if isinstance(error, Refused):
+    if isinstance(error, AWSRefused):
         return is_forbidden(error)
     return isinstance(
         error, EndpointConnectionError | ConnectTimeoutError | NoCredentialsError | PartialCredentialsError
     )
 
 
-def explain(error: Refused | BotoCoreError | OSError, what: str, place: object) -> BrokerError:
+def explain(error: AWSRefused | BotoCoreError | OSError, what: str, place: object) -> BrokerError:
     """The error to raise for it: `what` was being done."""
-    if isinstance(error, Refused):
+    if isinstance(error, AWSRefused):
         if is_forbidden(error):
             return StorageBroken(
                 f"{what}: AWS does not allow it ({error}); the rights needed are in docs/brokers/sqs.md"

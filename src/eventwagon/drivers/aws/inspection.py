@@ -7,7 +7,7 @@ from typing import Any
 
 from ...contracts.broker import Finding, told_together
 from .clients import Clients
-from .errors import Refused, is_forbidden
+from .errors import AWSRefused, is_forbidden
 
 _LONGEST = 1_209_600
 """Seconds for which SQS keeps a message at the most."""
@@ -39,7 +39,7 @@ async def inspect_queues(clients: Clients, queues: Mapping[str, str]) -> list[Fi
     for name, url in queues.items():
         try:
             answer = await _asked(clients, "sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=["All"])
-        except Refused as e:
+        except AWSRefused as e:
             if e.gone:
                 continue
             raise
@@ -51,7 +51,7 @@ async def _asked(clients: Clients, service: str, operation: str, **given: Any) -
     """The answer; None where the rights do not allow to ask."""
     try:
         return await clients.call(service, operation, **given)
-    except Refused as e:
+    except AWSRefused as e:
         if is_forbidden(e):
             return None
         raise

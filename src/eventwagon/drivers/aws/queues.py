@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import StorageBroken
 from ...event import Channel
 from .clients import Clients
-from .errors import Refused
+from .errors import AWSRefused
 from .wire import MARK, Letter
 
 _BATCH, _BATCH_BYTES = 10, 240_000  # SQS takes 10 messages and 256 KiB in a call, attributes included
@@ -28,7 +28,7 @@ class NotTaken(Exception):
 
 
 class Queues:
-    """The queues at one place. Methods raise one of TROUBLE, `Refused.gone` where there is no queue."""
+    """The queues at one place. Methods raise one of TROUBLE, `AWSRefused.gone` where there is no queue."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
@@ -41,7 +41,7 @@ class Queues:
         name = self._place.queue(channel)
         try:
             await self._whose(channel)
-        except Refused as e:
+        except AWSRefused as e:
             if not e.gone:
                 raise
             await self._make(channel, name)
@@ -49,7 +49,7 @@ class Queues:
             try:
                 await self.in_sight(channel)
                 return
-            except Refused as e:
+            except AWSRefused as e:
                 if not e.gone or attempt == 9:
                     raise
             await asyncio.sleep(0.3)
@@ -62,7 +62,7 @@ class Queues:
                 Attributes={"MessageRetentionPeriod": _RETENTION},
                 tags={**self._place.tags(channel.train), "eventwagon-wagon": str(channel.wagon)},
             )
-        except Refused as e:
+        except AWSRefused as e:
             if e.code not in ("QueueAlreadyExists", "QueueNameExists"):  # another was first, and has changed it since
                 raise
             await self._whose(channel)
@@ -85,7 +85,7 @@ class Queues:
         try:
             if not await self._stranger(channel):
                 await self._call("delete_queue", QueueUrl=await self.url(channel))
-        except Refused as e:
+        except AWSRefused as e:
             if not e.gone:
                 raise
         self.forget(channel)

@@ -11,17 +11,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from secrets import token_hex
 
 from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
 from ...errors import Conflict
 from ...event import Channel
 from .clients import TROUBLE, Clients
-from .errors import Refused, explain
+from .errors import AWSRefused, explain
 from .inspection import inspect_table
 from .place import Place, parse
 from .table import Item, Key, Table
@@ -101,7 +102,7 @@ class DynamoDBRegistry:
                 await self._table.put_all(pages)
         except TROUBLE as e:
             raise explain(e, f"replacing the manifest of {train}", self.place) from e
-        self._ring(train)
+        self._notify(train)
         await self._prune(train, pages, keep)
         return Snapshot(manifest, new)
 
@@ -122,7 +123,7 @@ class DynamoDBRegistry:
             await self._table.put(
                 item, only_if="revision = :expect" if expect else "attribute_not_exists(pk)", expect=expect
             )
-        except Refused as e:
+        except AWSRefused as e:
             if not e.condition:
                 raise
             found = await self._table.get((pk, sk))
@@ -131,9 +132,9 @@ class DynamoDBRegistry:
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
-        yield _Changes(self, train)
+        yield Changes(partial(self._wait, train))
 
-    async def wait(self, train: str, seen: int) -> Snapshot:
+    async def _wait(self, train: str, seen: int) -> Snapshot:
         """The first manifest found whose revision is another than `seen`."""
         while True:
             changed = self._changed.setdefault(train, asyncio.Event())  # before asking, so that none falls in between
@@ -144,7 +145,7 @@ class DynamoDBRegistry:
                 async with asyncio.timeout(self.place.poll):
                     await changed.wait()
 
-    def _ring(self, train: str) -> None:
+    def _notify(self, train: str) -> None:
         """Watches in this process need not wait for their next look."""
         if changed := self._changed.pop(train, None):
             changed.set()
@@ -261,7 +262,7 @@ class DynamoDBRegistry:
                 await self._table.remove(key)
         except TROUBLE as e:
             raise explain(e, f"deleting {train}", self.place) from e
-        self._ring(train)
+        self._notify(train)
 
     async def trains(self) -> Sequence[str]:
         pk, _ = self._manifest("")
@@ -276,23 +277,6 @@ class DynamoDBRegistry:
             return await inspect_table(self._clients, is_new=self._table.is_new)
         except TROUBLE as e:
             raise explain(e, "reading the settings", self.place) from e
-
-
-class _Changes:
-    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
-
-    def __init__(self, registry: DynamoDBRegistry, train: str) -> None:
-        self._registry = registry
-        self._train = train
-        self._seen = -1
-
-    def __aiter__(self) -> _Changes:
-        return self
-
-    async def __anext__(self) -> Snapshot:
-        snapshot = await self._registry.wait(self._train, self._seen)
-        self._seen = snapshot.revision
-        return snapshot
 
 
 def _snapshot(train: str, item: Item | None) -> Snapshot:

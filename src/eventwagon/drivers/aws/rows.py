@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from ...event import Channel
-from .errors import Refused
+from .errors import AWSRefused
 from .place import Place
 from .table import Item, Key, Table, together
 from .wire import Letter
@@ -164,7 +164,7 @@ class Rows:
         """Update an item; False where the condition does not hold."""
         try:
             await self._table.update(key, **given)
-        except Refused as e:
+        except AWSRefused as e:
             if not e.condition:
                 raise
             return False

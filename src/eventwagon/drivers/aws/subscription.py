@@ -13,7 +13,7 @@ from ...contracts.broker import Delivery
 from ...errors import BrokerError, ChannelGone, Unavailable
 from ...event import Channel, Event
 from .clients import TROUBLE, Trouble
-from .errors import Refused, explain
+from .errors import AWSRefused, explain
 from .place import Place
 from .queues import LONGEST, NotTaken, Queues
 from .rows import Rows
@@ -207,7 +207,7 @@ class Subscription:
         what = f"{doing} {self._channel}"
         if isinstance(error, NotTaken):
             return Unavailable(f"{what}: {error}")
-        if isinstance(error, Refused) and error.gone:
+        if isinstance(error, AWSRefused) and error.gone:
             self._queues.forget(self._channel)
             return ChannelGone(f"channel {self._channel} does not exist")
         return explain(error, what, self._place)

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from .clients import TROUBLE, Clients
-from .errors import Refused, explain
+from .errors import AWSRefused, explain
 
 Item = Mapping[str, Any]
 """Attributes as DynamoDB types them: {"S": text}, {"N": digits}, {"B": bytes}, {"BOOL": truth}."""
@@ -60,7 +60,7 @@ class Table:
     async def _described(self) -> str | None:
         try:
             answer = await self._clients.call("dynamodb", "describe_table", TableName=self._name)
-        except Refused as e:
+        except AWSRefused as e:
             if e.code == "ResourceNotFoundException":
                 return None
             raise
@@ -77,7 +77,7 @@ class Table:
                 KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys],
                 BillingMode="PAY_PER_REQUEST",
             )
-        except Refused as e:
+        except AWSRefused as e:
             if e.code != "ResourceInUseException":  # another process was first
                 raise
 
@@ -86,14 +86,14 @@ class Table:
         return answer.get("Item")
 
     async def put(self, item: Item, *, only_if: str = "", expect: int = 0) -> None:
-        """PutItem. A condition that fails is Refused; `:expect` in it is that number."""
+        """PutItem. A condition that fails is AWSRefused; `:expect` in it is that number."""
         given: dict[str, Any] = {"ConditionExpression": only_if} if only_if else {}
         if ":expect" in only_if:
             given["ExpressionAttributeValues"] = {":expect": {"N": str(expect)}}
         await self._call("put_item", Item=item, **given)
 
     async def update(self, key: Key, **given: Any) -> Item:
-        """UpdateItem, with its own arguments; what ReturnValues asks for. A condition that fails is Refused."""
+        """UpdateItem, with its own arguments; what ReturnValues asks for. A condition that fails is AWSRefused."""
         answer = await self._call("update_item", Key=_key(key), **given)
         found: Item = answer.get("Attributes", {})
         return found
@@ -102,7 +102,7 @@ class Table:
         """Delete one item; whether it was there. Of many that do it at once one is told True."""
         try:
             await self._call("delete_item", Key=_key(key), ConditionExpression="attribute_exists(pk)")
-        except Refused as e:
+        except AWSRefused as e:
             if e.condition:
                 return False
             raise

@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     TopicMetadata,
 )
 
+from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
 from .errors import AWAY, MOVING, absent, cause, translate
@@ -234,7 +235,7 @@ class Admin:
         found: dict[Place, Any] = {}
         left = set(places)
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self.options.timeout, 0.005
+        deadline, backoff = loop.time() + self.options.timeout, Backoff(0.005, 0.25)
         while left:
             moving = await self._ask(left, spec, level, found)
             left -= found.keys()
@@ -242,8 +243,7 @@ class Admin:
                 break
             if loop.time() > deadline:
                 raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}")
-            await asyncio.sleep(pause)
-            pause = min(0.25, pause * 2)
+            await asyncio.sleep(backoff.next())
             for topic in {topic for topic, _ in left}:
                 await self.describe(topic)
         return found

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from ...backoff import Backoff
 from ...contracts.broker import Capabilities, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
@@ -24,7 +25,7 @@ from .proposals import Gone, Release, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
-from .wagon import Wagon
+from .wagon import KafkaWagon
 from .wagons import Wagons
 from .wire import decode
 
@@ -163,7 +164,7 @@ class KafkaBroker:
         # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
         return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
-    async def _prove(self, wagon: Wagon, channel: Channel, partitions: Sequence[int]) -> None:
+    async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:
         """Write a probe to each: it takes writes, or is sealed."""
         client, probes = self._have.client, list[tuple[int, int]]()
         done = await asyncio.gather(
@@ -180,22 +181,21 @@ class KafkaBroker:
             if isinstance(one, BaseException):
                 raise one
 
-    async def _void(self, wagon: Wagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
+    async def _void(self, wagon: KafkaWagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
         if probes:
             await wagon.propose(Void(channel.name, runs_of(probes)))
 
     async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
         """Until the brokers that are asked know of what was made just now."""
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._options.timeout, 0.005
+        deadline, backoff = loop.time() + self._options.timeout, Backoff(0.005, 0.25)
         while True:
             try:
                 return await step()
             except (ChannelGone, Unavailable) as e:
                 if loop.time() > deadline:
                     raise Unavailable(f"Kafka at {self._options.servers}: {otherwise}: {e}") from None
-            await asyncio.sleep(pause)
-            pause = min(0.25, pause * 2)
+            await asyncio.sleep(backoff.next())
 
     async def unbound(self, channel: Channel) -> None:
         """Nothing to do: topics have no bound."""
@@ -321,7 +321,7 @@ class KafkaBroker:
 
     async def _look_for_losses(
         self,
-        wagons: Mapping[tuple[str, int], Wagon],
+        wagons: Mapping[tuple[str, int], KafkaWagon],
         partitions: Mapping[Channel, int],
         ends: Mapping[Place, int | None],
     ) -> None:
@@ -342,13 +342,15 @@ class KafkaBroker:
                 with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
                     await wagon.lose(channel, runs, f"what stood before offset {start} of {topic}, partition {p}")
 
-    def _spots(self, wagon: Wagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
+    def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """Where the oldest and the newest event that waits stand, by each partition's order."""
         claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
         spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
         return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
 
-    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[tuple[str, int], Wagon], dict[Channel, Topic]]:
+    async def _known(
+        self, channels: Sequence[Channel]
+    ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic]]:
         """The wagons of those channels that exist, and the channels' topics."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True),
@@ -357,7 +359,7 @@ class KafkaBroker:
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
                 raise one
-        wagons, found = dict[tuple[str, int], Wagon](), dict[Channel, Topic]()
+        wagons, found = dict[tuple[str, int], KafkaWagon](), dict[Channel, Topic]()
         for channel, topic, wagon in zip(channels, topics, followed, strict=True):
             if not isinstance(topic, BaseException) and not isinstance(wagon, BaseException):
                 wagons[channel.train, channel.wagon] = wagon
@@ -365,7 +367,7 @@ class KafkaBroker:
         return wagons, found
 
     def _depth(
-        self, wagon: Wagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
+        self, wagon: KafkaWagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
     ) -> Depth:
         claims = wagon.channel(channel.name)
         published = -claims.voids - claims.lost

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 from confluent_kafka import KafkaError, Message
 
+from ...background import Background
 from ...display.text import said
 from ...errors import BrokerError, StorageBroken, Unavailable
 from .admin import Admin
@@ -107,7 +108,7 @@ class Log:
         self._from = 0
         self._whole = asyncio.Event()
         self._whole.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._left = False
 
     async def attach(self) -> None:
@@ -149,8 +150,7 @@ class Log:
             _fail(mine, gone)
         self._waiting.clear()
         self._mine.clear()
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
 
     @property
     def now(self) -> int:
@@ -203,7 +203,7 @@ class Log:
             if offset == self.next and self._held_back is None and not self._left:
                 self._apply(offset, key, record, at)
             if offset % self._every == self._every - 1:
-                self._start(self._snapshot())
+                self._background.start(self._snapshot())
 
         self._client.sender.send(self.topic, 0, record, report, key=key)
         return done
@@ -240,7 +240,7 @@ class Log:
                 self._warn_of_rebuilding()
                 self.rule.load(dump)
         elif key[:1] == _ASKED:
-            self._start(self._snapshot())
+            self._background.start(self._snapshot())
         if self._waiting:
             self._wake()
 
@@ -258,7 +258,7 @@ class Log:
         if self._held_back is None:
             self._whole.clear()
             if self._follows:
-                self._start(self._recover_while_following())
+                self._background.start(self._recover_while_following())
         self._held_back = []
         self._from = offset
 
@@ -360,11 +360,6 @@ class Log:
     @property
     def _follows(self) -> bool:
         return self._client.tail.follows(self.topic, 0)
-
-    def _start(self, work: Any) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _trouble(self, error: KafkaError) -> BrokerError:
         if absent(error):

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self
 
 from ...contracts import facts
@@ -15,7 +16,7 @@ from ...contracts import manifest as manifests
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
 from ...errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
@@ -120,7 +121,15 @@ class KafkaRegistry:
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
-        yield _Changes(self, train)
+        yield Changes(partial(self._wait, train))
+
+    async def _wait(self, train: str, seen: int) -> Snapshot:
+        """The first manifest found whose revision is newer than `seen`."""
+        if seen < 0:
+            return await self.read(train)
+        while (standing := await self._train(train)) is None:  # noqa: ASYNC110 - nobody tells of topics
+            await asyncio.sleep(_POLL)
+        return await standing.after(seen)
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         standing = await self._train(train, make=ttl > 0)
@@ -330,28 +339,6 @@ class _Train:
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
-
-
-class _Changes:
-    """Each `anext` waits for a revision newer than the last one given. An error does not end it: ask again."""
-
-    def __init__(self, registry: KafkaRegistry, train: str) -> None:
-        self._registry = registry
-        self._train = train
-        self._seen = -1
-
-    def __aiter__(self) -> _Changes:
-        return self
-
-    async def __anext__(self) -> Snapshot:
-        if self._seen < 0:
-            snapshot = await self._registry.read(self._train)
-        else:
-            while (standing := await self._registry._train(self._train)) is None:  # noqa: ASYNC110 - nobody tells of topics
-                await asyncio.sleep(_POLL)
-            snapshot = await standing.after(self._seen)
-        self._seen = snapshot.revision
-        return snapshot
 
 
 def _none(train: str) -> Snapshot:

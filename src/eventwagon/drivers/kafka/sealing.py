@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError
 
+from ...backoff import Backoff
 from ...display.text import plain
 from ...errors import BrokerError, Unavailable
 from .admin import Admin, Place
@@ -73,7 +74,7 @@ async def open_transactions(admin: Admin, places: Sequence[Place]) -> dict[Place
 async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) -> None:
     """Wait a moment for open transactions to end. Raises Unavailable, which says whose they are."""
     loop = asyncio.get_running_loop()
-    deadline, pause = loop.time() + min(_PATIENCE, admin.options.timeout), 0.01
+    deadline, backoff = loop.time() + min(_PATIENCE, admin.options.timeout), Backoff(0.01, 0.1)
     while standing := await open_transactions(admin, places):
         if loop.time() > deadline:
             (_, partition), first = min(standing.items())
@@ -84,8 +85,7 @@ async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) 
                 f"new events are refused by now. kafka-transactions.sh --bootstrap-server {servers} describe-producers "
                 f"--topic {topic} --partition {partition} names its producer; it ends by its transaction.timeout.ms"
             )
-        await asyncio.sleep(pause)
-        pause = min(0.1, pause * 2)
+        await asyncio.sleep(backoff.next())
 
 
 async def _whose(admin: Admin, topic: str, partition: int, first: int) -> str:
@@ -115,15 +115,14 @@ async def until_refused(
 ) -> None:
     """Probe until the partition's leader refuses one for its size."""
     deadline = asyncio.get_running_loop().time() + admin.options.timeout
-    pause = 0.002
+    backoff = Backoff(0.002, 0.1)
     while await probe(admin, sender, topic, partition, found, data):
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(
                 f"Kafka at {admin.options.servers}: partition {partition} of topic {topic} still takes writes "
                 f"{admin.options.timeout:g} s after {LIMIT} was lowered: try again"
             )
-        await asyncio.sleep(pause)
-        pause = min(0.1, pause * 2)
+        await asyncio.sleep(backoff.next())
 
 
 async def take(admin: Admin, sender: Sender, topic: str, partition: int, found: Found) -> None:

@@ -12,7 +12,7 @@ from .claims import Grant
 from .feed import Feed
 from .options import LOGGER
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
-from .wagon import Wagon
+from .wagon import KafkaWagon
 from .wire import decode
 
 Token = tuple[int, int, int]
@@ -24,7 +24,7 @@ _VAIN = 0.002  # s to wait after a claim that got nothing
 class KafkaSubscription:
     """Its deliveries' tokens belong to no process: whoever has one may settle, release, extend."""
 
-    def __init__(self, wagon: Wagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
+    def __init__(self, wagon: KafkaWagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
         self._wagon = wagon
         self._feed = feed
         self._name = channel.name

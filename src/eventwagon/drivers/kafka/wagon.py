@@ -19,8 +19,8 @@ _EVERY = 20_000  # records from one snapshot of the claims to the next
 _AT_ONCE = 50  # proposals in one record
 
 
-class Wagon:
-    """Attach it before use."""
+class KafkaWagon:
+    """One wagon as this process knows it: its log of claims, and the feeds of its channels. Attach it before use."""
 
     def __init__(self, client: Client, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
         self.client = client

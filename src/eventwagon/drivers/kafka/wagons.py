@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from ...background import Background
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .admin import LOG_TIME, Place
@@ -17,7 +17,7 @@ from .options import LOGGER, Options
 from .publishing import Publisher
 from .reader import Reader
 from .tail import Tail
-from .wagon import Wagon
+from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two looks whether what is followed still exists
 _LOOK_CLOSER = 60  # looks from one at the configuration to the next
@@ -42,27 +42,26 @@ class Wagons:
             {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
         )
         self._cache = cache
-        self._wagons: dict[tuple[str, int], asyncio.Task[Wagon]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._start(self._watch())
+        self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
+        self._background = Background()
+        self._background.start(self._watch())
 
     async def close(self) -> None:
         """Send what was begun, up to 1 s; then end all threads and connections."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._background.cancel()
+        await self._background.wait()
         for wagon in self._live():
             wagon.end()
         self._wagons.clear()
         await asyncio.gather(self.publisher.close(), self.reader.close(), self.ages.close(), self._tail.close())
         await self.client.close()
 
-    async def of(self, channel: Channel) -> Wagon:
+    async def of(self, channel: Channel) -> KafkaWagon:
         """The channel's wagon, attached. Raises ChannelGone, Unavailable."""
         key = (channel.train, channel.wagon)
         task = self._wagons.get(key)
         if task is None:
-            task = self._wagons[key] = self._start(self._attach(channel))
+            task = self._wagons[key] = self._background.start(self._attach(channel))
         try:
             return await asyncio.shield(task)
         except BrokerError:
@@ -70,7 +69,7 @@ class Wagons:
                 del self._wagons[key]
             raise
 
-    def attached(self, channel: Channel) -> Wagon | None:
+    def attached(self, channel: Channel) -> KafkaWagon | None:
         """The channel's wagon, if it is followed already."""
         task = self._wagons.get((channel.train, channel.wagon))
         return _result(task) if task else None
@@ -81,7 +80,7 @@ class Wagons:
             wagon.end()
         self._wagons.pop((channel.train, channel.wagon), None)
 
-    async def feed(self, wagon: Wagon, channel: Channel) -> Feed:
+    async def feed(self, wagon: KafkaWagon, channel: Channel) -> Feed:
         """What the channel holds, being read. Raises ChannelGone, Unavailable."""
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
@@ -107,7 +106,7 @@ class Wagons:
         return feed
 
     async def totals(
-        self, wagons: Iterable[Wagon], partitions: Mapping[Channel, int]
+        self, wagons: Iterable[KafkaWagon], partitions: Mapping[Channel, int]
     ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
         """What is settled in each of these wagons' channels, and after that where each of its partitions ends: where
         both sums are equal, all was settled in between."""
@@ -131,11 +130,11 @@ class Wagons:
                 await asyncio.sleep(pause)
                 await self._look()
 
-        if len(self._tasks) < 100:
-            self._start(look())
+        if len(self._background) < 100:
+            self._background.start(look())
 
-    async def _attach(self, channel: Channel) -> Wagon:
-        wagon = Wagon(self.client, channel, self.names, self.look_soon)
+    async def _attach(self, channel: Channel) -> KafkaWagon:
+        wagon = KafkaWagon(self.client, channel, self.names, self.look_soon)
         try:
             await wagon.log.attach()
         except LogGone:
@@ -189,15 +188,9 @@ class Wagons:
         """Bytes that one channel may read ahead."""
         return max(1_048_576, self._cache // max(1, sum(len(w.feeds) for w in self._live())))
 
-    def _live(self) -> list[Wagon]:
+    def _live(self) -> list[KafkaWagon]:
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
-
-def _result(task: asyncio.Task[Wagon]) -> Wagon | None:
+def _result(task: asyncio.Task[KafkaWagon]) -> KafkaWagon | None:
     return task.result() if task.done() and not task.cancelled() and task.exception() is None else None

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from ...contracts import address as urls
+from ...contracts.address import Address
 from ...event import Channel
 from ...values import split_url
 
@@ -19,7 +19,7 @@ TOTALS = "eventwagon-totals"
 _KNOWN = ("admin", "token", "tls_ca", "tls_cert", "tls_key", "tls_insecure", "listener", "prefetch", "send_timeout")
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
+class PulsarAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where the cluster is and how it is spoken to. Times are in seconds."""
 
     service: str
@@ -50,10 +50,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"persistent/{quote(self.tenant)}/{quote(self.namespace)}/{quote(str(channel))}"
 
 
-def parse(url: str) -> Address:
+def parse(url: str) -> PulsarAddress:
     """Take `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…` apart. Raises UsageError."""
     parts = split_url(url)
-    address = urls.Address.of(url)
+    address = Address.of(url)
     given = address.only(*_KNOWN)
     if "@" in parts.netloc:
         raise address.wrong("no user or password in the URL; Pulsar takes &token=…")
@@ -65,7 +65,7 @@ def parse(url: str) -> Address:
     admin = f"{'https' if secure else 'http'}://{parts.hostname}:{8443 if secure else 8080}"
     if bool(given.get("tls_cert")) != bool(given.get("tls_key")):
         raise address.wrong("tls_cert and tls_key go together")
-    return Address(
+    return PulsarAddress(
         service=f"{parts.scheme}://{parts.netloc}",
         admin=(address.http("admin", admin, example=f"http://{parts.hostname}:8080") or admin).rstrip("/"),
         tenant=tenant,

@@ -15,7 +15,7 @@ from ...contracts.broker import Finding
 from ...errors import StorageBroken, Unavailable
 from ...event import Channel
 from . import policies
-from .address import SUBSCRIPTION, TOTALS, Address, channel_of
+from .address import SUBSCRIPTION, TOTALS, PulsarAddress, channel_of
 from .books import Books, Expired, Note
 from .native import log
 from .policies import Level, of_namespace, of_server, of_topic
@@ -32,7 +32,7 @@ _EARLIEST = {"ledgerId": -1, "entryId": -1}
 class Admin:
     """Calls of the admin API for one namespace. Raises Unavailable and StorageBroken, which say what is missing."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: PulsarAddress) -> None:
         self._address = address
         self._http: httpx.AsyncClient | None = None
         self._few = asyncio.Semaphore(16)

@@ -13,13 +13,13 @@ from ...contracts.broker import Capabilities, Depth, Finding
 from ...display.text import said
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
-from .address import SUBSCRIPTION, TOTALS, Address, parse
+from .address import SUBSCRIPTION, TOTALS, PulsarAddress, parse
 from .admin import Admin
 from .books import Books, Figures
 from .browse import messages
 from .claims import Key
-from .consumer import Attachment, Subscription
-from .native import Native, Refused, error, log
+from .consumer import ChannelConsumer, Subscription
+from .native import Native, ResultRefused, error, log
 from .positions import Position, Snapshot
 from .producer import Sender
 from .wire import event_of
@@ -46,14 +46,14 @@ class PulsarBroker:
     namespace would make deleted topics again. One that would lose events is told in the log, and takes no new channels.
     """
 
-    def __init__(self, address: Address, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, address: PulsarAddress, *, clock: Callable[[], float] = time.time) -> None:
         self.capabilities = Capabilities(fences=True, bounds=False, totals=True, durable=True, shared=True, losses=True)
         self._address = address
         self._clock = clock
         self._admin = Admin(address)
         self._senders: dict[Channel, asyncio.Task[Sender]] = {}
-        self._attachments: dict[Channel, Attachment] = {}
-        self._leaving: dict[Channel, Attachment] = {}
+        self._attachments: dict[Channel, ChannelConsumer] = {}
+        self._leaving: dict[Channel, ChannelConsumer] = {}
         self._known: dict[Channel, dict[Key, tuple[int, bool]]] = {}
         self._turns: WeakValueDictionary[Channel, asyncio.Lock] = WeakValueDictionary()
         self._sealed: dict[Channel, None] = {}
@@ -179,7 +179,7 @@ class PulsarBroker:
             return
         try:
             parts = await self._native.reader(self._address.topic(channel), found.last, patience=_FENCED)
-        except Refused as e:
+        except ResultRefused as e:
             log.info("%s is fenced after it was sealed (%s): unloading it", channel, e)
             try:
                 await self._admin.unload(channel)
@@ -200,7 +200,7 @@ class PulsarBroker:
             if attachment.idle():
                 self._native.spawn(self._detach(attachment))
 
-    async def _attach(self, channel: Channel) -> Attachment:
+    async def _attach(self, channel: Channel) -> ChannelConsumer:
         async with self._turn(channel):
             attachment = self._attachments.get(channel)
             if attachment is None:
@@ -210,7 +210,7 @@ class PulsarBroker:
                     found = await self._admin.snapshot(channel)
                 if found is None:
                     raise ChannelGone(f"channel {channel} does not exist")
-                attachment = Attachment(
+                attachment = ChannelConsumer(
                     self._native,
                     self._admin,
                     self._address,
@@ -221,14 +221,14 @@ class PulsarBroker:
                 )
                 try:
                     await attachment.open()
-                except Refused as e:
+                except ResultRefused as e:
                     raise error(e, self._address, f"consuming from {channel}") from None
                 self._attachments[channel] = attachment
                 self._native.spawn(self._threat(channel))
             attachment.users += 1
             return attachment
 
-    async def _detach(self, attachment: Attachment) -> None:
+    async def _detach(self, attachment: ChannelConsumer) -> None:
         channel = attachment.channel
         async with self._turn(channel):
             if self._attachments.get(channel) is attachment and attachment.idle():
@@ -385,7 +385,7 @@ class PulsarBroker:
                     if found.is_settled(position):
                         continue
                     yield event_of(message, channel)
-        except Refused as e:
+        except ResultRefused as e:
             raise error(e, self._address, f"reading {channel}") from None
 
     async def delete(self, channel: Channel) -> None:

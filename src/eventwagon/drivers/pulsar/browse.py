@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from .native import Native, Refused, Result
+from .native import Native, Result, ResultRefused
 from .positions import Position
 
 _PATIENCE = 10.0  # seconds for the next message, which is there
 
 
 async def messages(native: Native, topic: str, after: Position, last: Position) -> AsyncGenerator[Any, None]:
-    """The messages after one position, up to another (included), in order. Raises Refused."""
+    """The messages after one position, up to another (included), in order. Raises ResultRefused."""
     if after >= last:
         return
     # a client of its own: at the end of a sealed topic it drops its connection
@@ -27,7 +27,7 @@ async def messages(native: Native, topic: str, after: Position, last: Position) 
                 async with asyncio.timeout(_PATIENCE):
                     message = await native.landing.call(reader.read_next_async)
             except TimeoutError:
-                raise Refused(Result.Timeout) from None
+                raise ResultRefused(Result.Timeout) from None
             handle = message.message_id()
             place = (handle.ledger_id(), handle.entry_id(), handle.batch_index())
             if place[:2] > last:

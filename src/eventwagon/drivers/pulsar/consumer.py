@@ -15,11 +15,11 @@ import pulsar  # type: ignore[import-untyped]
 from ...contracts.broker import Delivery
 from ...errors import BrokerError, ChannelGone, Unavailable
 from ...event import Channel
-from .address import Address
+from .address import PulsarAddress
 from .admin import Admin
 from .claims import Claims, Key
 from .native import Native, Result, log
-from .native_refs import handed
+from .native_refs import native_ref
 from .positions import Position
 from .wire import event_of
 
@@ -30,14 +30,14 @@ _FORGET = 60.0  # seconds for the server to send again what was lost with a conn
 _PATIENCE = 5.0  # seconds for a connection to come back before a settle gives up
 
 
-class Attachment:
+class ChannelConsumer:
     """The consumer of one channel, and what came through it. Belongs to the loop; made by `attach`."""
 
     def __init__(
         self,
         native: Native,
         admin: Admin,
-        address: Address,
+        address: PulsarAddress,
         channel: Channel,
         *,
         before: Position,
@@ -72,7 +72,7 @@ class Attachment:
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> None:
-        """Attach to the server. Raises Refused."""
+        """Attach to the server. Raises ResultRefused."""
         self._client, self._consumer = await self._native.consumer(self._address.topic(self.channel), self.name)
         self._connected_at = self._loop.time()
         self.connected.set()
@@ -199,7 +199,7 @@ class Attachment:
                 break
             self._asked = True
             self._consumer.receive_async(
-                handed(partial(self._on_message))
+                native_ref(partial(self._on_message))
             )  # calls back at once while the client has some
         return came > 0
 
@@ -285,7 +285,7 @@ class Attachment:
 class Subscription:
     """A consumer's view of the attachment. See `broker.Subscription` for the contract."""
 
-    def __init__(self, attachment: Attachment, visibility: float) -> None:
+    def __init__(self, attachment: ChannelConsumer, visibility: float) -> None:
         self._attachment = attachment
         self._visibility = visibility
         self._suspect_first = True
@@ -315,7 +315,7 @@ class Subscription:
         attachment.wake()
 
     @property
-    def _open(self) -> Attachment:
+    def _open(self) -> ChannelConsumer:
         if self.left:
             raise RuntimeError(f"the consumer of channel {self._attachment.channel} was left")
         if self._attachment.gone:

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import _pulsar  # type: ignore[import-not-found]
 import pulsar  # type: ignore[import-untyped]
 
+from ...background import Background
 from ...display.text import as_line
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
-from .address import SUBSCRIPTION, Address
-from .native_refs import handed
+from .address import SUBSCRIPTION, PulsarAddress
+from .native_refs import native_ref
 
 T = TypeVar("T")
 Result = _pulsar.Result
@@ -41,7 +42,7 @@ _FINAL = (
 log = logging.getLogger("eventwagon.pulsar")
 
 
-class Refused(Exception):
+class ResultRefused(Exception):
     """A call of the client failed with this result."""
 
     def __init__(self, result: Any) -> None:
@@ -74,7 +75,7 @@ class Landing:
             function(*args)
 
     async def call(self, start: Callable[..., object], *args: Any, limit: float = OPERATION) -> Any:
-        """Start an asynchronous call of the client and wait up to `limit` s for its value. Raises Refused."""
+        """Start an asynchronous call of the client and wait up to `limit` s for its value. Raises ResultRefused."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def landed(result: Any, value: Any) -> None:
@@ -83,39 +84,35 @@ class Landing:
             if result == Result.Ok:
                 future.set_result(value)
             else:
-                future.set_exception(Refused(result))
+                future.set_exception(ResultRefused(result))
 
-        start(*args, handed(lambda result, value=None: self.post(landed, result, value)))
+        start(*args, native_ref(lambda result, value=None: self.post(landed, result, value)))
         try:
             async with asyncio.timeout(limit):
                 return await future
         except TimeoutError:
-            raise Refused(Result.Timeout) from None
+            raise ResultRefused(Result.Timeout) from None
 
 
 class Native:
     """Makes clients, producers, consumers and readers of one cluster."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: PulsarAddress) -> None:
         self._address = address
         self.landing = Landing()
         self._lines, self._end = os.pipe()
         os.set_blocking(self._lines, False)
         self._rest = b""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._lines, self._read)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do it in the background; `close` waits for it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._background.start(work)
 
     async def close(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.wait()
         self._loop.remove_reader(self._lines)
         os.close(self._lines)
         os.close(self._end)
@@ -146,7 +143,7 @@ class Native:
         return client._client
 
     async def producer(self, topic: str) -> tuple[Any, Any]:
-        """A client and its producer. Raises Refused."""
+        """A client and its producer. Raises ResultRefused."""
         conf = _pulsar.ProducerConfiguration()
         conf.send_timeout_millis(int(self._address.send_timeout * 1000))
         conf.max_pending_messages(_MOST_PENDING)
@@ -155,7 +152,7 @@ class Native:
         return await self._attached(lambda client: client.create_producer_async, topic, conf)
 
     async def consumer(self, topic: str, name: str) -> tuple[Any, Any]:
-        """A client and its consumer. Raises Refused."""
+        """A client and its consumer. Raises ResultRefused."""
         conf = _pulsar.ConsumerConfiguration()
         conf.consumer_type(_pulsar.ConsumerType.Shared)
         conf.consumer_name(name)
@@ -164,7 +161,7 @@ class Native:
         return await self._attached(lambda client: client.subscribe_async, topic, SUBSCRIPTION, conf)
 
     async def reader(self, topic: str, after: tuple[int, int], *, patience: float = OPERATION) -> tuple[Any, Any]:
-        """A client and its reader of what comes after a position. Raises Refused."""
+        """A client and its reader of what comes after a position. Raises ResultRefused."""
         conf = _pulsar.ReaderConfiguration()
         conf.receiver_queue_size(200)
         start = _pulsar.MessageId(-1, after[0], after[1], -1)
@@ -179,7 +176,7 @@ class Native:
             client = self.client()
             try:
                 return client, await self.landing.call(how(client), *args, limit=min(_ATTEMPT, patience))
-            except Refused as e:
+            except ResultRefused as e:
                 if e.result in _FINAL or self._loop.time() >= deadline:
                     self.spawn(self.end(client))
                     raise
@@ -194,7 +191,7 @@ class Native:
         for part in (*parts, client):
             try:
                 await self.landing.call(part.close_async)
-            except Refused as e:
+            except ResultRefused as e:
                 if e.result == Result.Timeout:
                     # destroyed while its threads are at work it would abort the process: kept until that ends
                     ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
@@ -209,7 +206,7 @@ class Native:
             log.info("%s", as_line(line.decode(errors="replace")))
 
 
-def error(refused: Refused, address: Address, what: str) -> BrokerError | EventTooLarge:
+def error(refused: ResultRefused, address: PulsarAddress, what: str) -> BrokerError | EventTooLarge:
     """What the result means to whoever called. For publishing: for when nothing was sent yet."""
     at = f"{what} at {address.place}"
     match refused.result:

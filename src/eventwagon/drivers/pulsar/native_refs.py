@@ -21,13 +21,13 @@ _DROPPED = 10.0  # seconds for it to be dropped: longer than any call that is un
 _ENDED = 0.5  # seconds for the threads to end, which have no more to say by then
 _LOOK = 0.005
 
-_handed: WeakSet[object] = WeakSet()
+_native_refs: WeakSet[object] = WeakSet()
 
 
-def handed(callback: T) -> T:
+def native_ref(callback: T) -> T:
     """Know of it until the client has dropped it. Give a new object for each call: it is told from others by its
     identity."""
-    _handed.add(callback)
+    _native_refs.add(callback)
     return callback
 
 
@@ -42,7 +42,7 @@ def _until(true: Callable[[], bool], seconds: float) -> None:
 
 
 def _let_go() -> None:
-    _until(lambda: not _handed, _DROPPED)
+    _until(lambda: not _native_refs, _DROPPED)
     # threads that another library began meanwhile look the same: with one of those this is a short wait for nothing
     _until(lambda: _native_threads() <= _threads_before, _ENDED)
 

@@ -11,11 +11,11 @@ import _pulsar  # type: ignore[import-not-found]
 
 from ...errors import ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
-from .address import Address
+from .address import PulsarAddress
 from .admin import Admin
 from .browse import messages
-from .native import Native, Refused, Result, error
-from .native_refs import handed
+from .native import Native, Result, ResultRefused, error
+from .native_refs import native_ref
 from .positions import Position
 from .wire import event_of, properties
 
@@ -40,7 +40,7 @@ class Flight:
             self.outcomes[place] = handle
         else:
             self.refused = True
-            self.outcomes[place] = Refused(result)
+            self.outcomes[place] = ResultRefused(result)
         self._answers.append(None)  # one step, whichever threads answer
         if len(self._answers) == len(self.outcomes):
             sender.native.landing.post(sender.land, self)
@@ -49,7 +49,7 @@ class Flight:
 class Sender:
     """The producer of one channel. Belongs to the loop."""
 
-    def __init__(self, native: Native, admin: Admin, address: Address, channel: Channel) -> None:
+    def __init__(self, native: Native, admin: Admin, address: PulsarAddress, channel: Channel) -> None:
         self.native = native
         self.channel = channel
         self.closed = False
@@ -71,7 +71,7 @@ class Sender:
         await self._standing()
         try:
             self._client, self._producer = await self.native.producer(self._address.topic(self.channel))
-        except Refused as e:
+        except ResultRefused as e:
             await self._standing()
             raise error(e, self._address, f"publishing to {self.channel}") from None
 
@@ -114,7 +114,7 @@ class Sender:
         if self._under_way >= _UNDER_WAY:
             async with self._room:
                 await self._room.wait_for(lambda: self._under_way < _UNDER_WAY)
-        flight = handed(Flight(len(built), asyncio.get_running_loop().create_future()))
+        flight = native_ref(Flight(len(built), asyncio.get_running_loop().create_future()))
         self._under_way += len(built)
         for place, message in enumerate(built):
             self._producer.send_async(message, partial(flight.note, self, place))
@@ -124,7 +124,7 @@ class Sender:
         """All of them were answered."""
         self._under_way -= len(flight.outcomes)
         for outcome in reversed(flight.outcomes):
-            if not isinstance(outcome, Refused):
+            if not isinstance(outcome, ResultRefused):
                 self._last = max(self._last, (outcome.ledger_id(), outcome.entry_id()))
                 break
         if not flight.landed.done():
@@ -150,9 +150,9 @@ class Sender:
 
     async def _tell(self, events: Sequence[Event], outcomes: Sequence[Any]) -> None:
         """Raise what is true of a call that was not stored as a whole."""
-        failed = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Refused)]
+        failed = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, ResultRefused)]
         first = failed[0]
-        refused: Refused = outcomes[first]
+        refused: ResultRefused = outcomes[first]
         at = f"publishing to {self.channel} at {self._address.place}"
         leading = failed == list(range(first, len(events)))
         if refused.result == Result.MessageTooBig and not first and len(failed) == len(events):
@@ -175,7 +175,7 @@ class Sender:
                     return
                 if not any(event.id in stored for event in events[first:]):
                     raise Sealed(f"channel {self.channel} is sealed", accepted=first)
-        except (Unavailable, Refused) as e:
+        except (Unavailable, ResultRefused) as e:
             trouble = f"; {e}"
         raise PublishUncertain(
             f"{at}: {refused} after sending{trouble}; {first if leading else 'some'} of {len(events)} events are stored, "

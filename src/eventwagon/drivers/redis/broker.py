@@ -18,7 +18,7 @@ from .client import Client, Script
 from .entries import event_time, pack, unpack
 from .errors import Lost, NotSent
 from .inspection import inspect
-from .notifier import Bell
+from .notifier import Notifier
 from .server import Server
 from .subscription import RedisSubscription, gone
 from .wire import Answers
@@ -61,7 +61,7 @@ class RedisBroker:
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
         self._client = Client(self.server)
-        self._bell = Bell(self._client.some)
+        self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._unconfirmed: dict[object, str] = {}
         """What was stored and waits for replicas, and in what words."""
@@ -81,7 +81,7 @@ class RedisBroker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.__aexit__()
-        await self._bell.close()
+        await self._notifier.close()
 
     def name_of(self, channel: Channel) -> str:
         """See Named. The key of its stream."""
@@ -249,8 +249,8 @@ class RedisBroker:
         known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
         if known is None:
             raise gone(channel)
-        with self._bell.listening(f"{keys[0]}:bell") as next_ring:
-            yield RedisSubscription(self._client, self._bell, channel, keys, visibility, owner, known, next_ring)
+        with self._notifier.listening(f"{keys[0]}:bell") as next_notice:
+            yield RedisSubscription(self._client, self._notifier, channel, keys, visibility, owner, known, next_notice)
 
     async def reclaim(self, channel: Channel, owner: str) -> int:
         what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")

@@ -11,6 +11,7 @@ from hiredis import pack_command
 from redis import exceptions
 from redis.crc import key_slot
 
+from ...background import Background
 from ...errors import StorageBroken
 from .errors import Lost, NotSent, code, explain
 from .server import Server
@@ -66,7 +67,7 @@ class Client:
         self.server = server
         self._nodes: dict[tuple[str, int], _Node] = {}
         self._slots: dict[int, _Node] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._turn = 0
 
     async def __aenter__(self) -> Self:
@@ -84,17 +85,13 @@ class Client:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.wait()
         for node in list(self._nodes.values()):
             await node.close()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task of the client's own, which a caller's cancelling does not end; leaving the client waits for it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._background.start(work)
 
     def some(self) -> Server:
         """A server of those known, another one each time: PUBLISH reaches all nodes of a cluster."""

@@ -1,4 +1,4 @@
-"""Waking those who wait: one subscribing connection for all of a process, whatever number of channels it waits at."""
+"""Wakes what waits for a change: one subscribing connection for all channels that a process waits at."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from redis import exceptions
 
+from ...backoff import Backoff
 from .server import Server, enter, leave
 
 _PAUSES = (0.2, 5.0)
@@ -16,13 +17,13 @@ _POLLS = (1.0, 0.25)
 _BROKEN = (exceptions.RedisError, OSError, TimeoutError)
 
 
-class Bell:
-    """Rings are told by PUBLISH and may be lost while the connection is: whoever waits asks again now and then by
-    itself (`poll` says how often). Entered by nobody: begins with the first listener, ends with `close`."""
+class Notifier:
+    """Notices come by PUBLISH, and are lost while the connection is: a waiter also asks again by itself (`poll` says how
+    often). It is not entered: it begins with the first waiter and ends with `close`."""
 
     def __init__(self, server: Callable[[], Server]) -> None:
         self._server = server
-        self._ears: dict[str, _Ear] = {}
+        self._waiters: dict[str, _Waiter] = {}
         self._task: asyncio.Task[None] | None = None
         self._connection: Any = None
         self._words: list[tuple[str, ...]] = []
@@ -30,25 +31,25 @@ class Bell:
 
     @property
     def poll(self) -> float:
-        """Seconds after which to ask again, rung or not: seldom while rings come, more often while they may be lost."""
+        """Seconds after which to ask again without a notice: fewer while notices may be lost."""
         return _POLLS[0] if self._connection is not None else _POLLS[1]
 
     @contextmanager
     def listening(self, name: str) -> Iterator[Callable[[], asyncio.Event]]:
-        """Listen to that name's rings. What it gives returns the event that the next ring sets."""
-        ear = self._ears.get(name)
-        if ear is None:
-            ear = self._ears[name] = _Ear()
+        """Subscribe to notices of that name. Gives a function that returns the event which the next notice sets."""
+        waiter = self._waiters.get(name)
+        if waiter is None:
+            waiter = self._waiters[name] = _Waiter()
             self._tell("SUBSCRIBE", name)
-        ear.listeners += 1
+        waiter.listeners += 1
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="bell")
+            self._task = asyncio.create_task(self._run(), name="notifier")
         try:
-            yield lambda: ear.next
+            yield lambda: waiter.next
         finally:
-            ear.listeners -= 1
-            if not ear.listeners:
-                del self._ears[name]
+            waiter.listeners -= 1
+            if not waiter.listeners:
+                del self._waiters[name]
                 self._tell("UNSUBSCRIBE", name)
 
     async def close(self) -> None:
@@ -64,7 +65,7 @@ class Bell:
             self._wanted.set()
 
     async def _run(self) -> None:
-        pause = _PAUSES[0]
+        backoff = Backoff(*_PAUSES)
         me = asyncio.current_task()
         while self._task is me:  # a cancellation may be lost, where the connection breaks at the same time
             began = asyncio.get_running_loop().time()
@@ -74,24 +75,24 @@ class Bell:
                 async with asyncio.timeout(server.timeout):
                     await enter(connection)
                 async with asyncio.TaskGroup() as tasks:
-                    self._words = [("SUBSCRIBE", name) for name in self._ears]
+                    self._words = [("SUBSCRIBE", name) for name in self._waiters]
                     self._wanted = asyncio.Event()
                     self._wanted.set()
                     self._connection = connection
                     tasks.create_task(self._write(connection))
                     tasks.create_task(self._read(connection, server.timeout))
             except* _BROKEN:
-                pass  # those who wait ask by themselves meanwhile
+                pass  # waiters ask again by themselves meanwhile
             finally:
                 self._connection = None
                 await leave(connection)
             if self._task is not me:
                 return
-            for ear in self._ears.values():
-                ear.ring()  # whatever rang meanwhile was not heard
-            lasted = asyncio.get_running_loop().time() - began > _PAUSES[1]
-            pause = _PAUSES[0] if lasted else min(_PAUSES[1], 2 * pause)  # a right may be missing, and go on missing
-            await asyncio.sleep(pause)
+            for waiter in self._waiters.values():
+                waiter.notify()  # notices of the meantime were lost
+            if asyncio.get_running_loop().time() - began > _PAUSES[1]:
+                backoff.reset()  # else a right may be missing, and stay missing
+            await asyncio.sleep(backoff.next())
 
     async def _write(self, connection: Any) -> None:
         while True:
@@ -109,21 +110,21 @@ class Bell:
                     message = await connection.read_response(disconnect_on_error=False)
             except TimeoutError:
                 if asked:
-                    raise  # neither rings nor an answer to PING: the connection is dead
+                    raise  # neither notices nor an answer to PING: the connection is dead
                 asked = True
                 self._words.append(("PING",))
                 self._wanted.set()
                 continue
             asked = False
-            if message[0] in (b"message", b"subscribe") and (ear := self._ears.get(message[1].decode())):
-                ear.ring()  # on subscribing too: what happened just before was not heard
+            if message[0] in (b"message", b"subscribe") and (waiter := self._waiters.get(message[1].decode())):
+                waiter.notify()  # on subscribing too: a notice just before it was lost
 
 
-class _Ear:
+class _Waiter:
     def __init__(self) -> None:
         self.listeners = 0
         self.next = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self.next.set()
         self.next = asyncio.Event()

@@ -11,19 +11,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from secrets import token_hex
 
 from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
 from ...errors import Conflict
 from ...event import Channel
 from .client import Client, Script
 from .errors import Lost, NotSent
 from .inspection import inspect
-from .notifier import Bell
+from .notifier import Notifier
 from .server import Server
 
 _PAGE = 500  # journal entries in one call
@@ -117,7 +118,7 @@ class RedisRegistry:
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
         self._client = Client(self.server)
-        self._bell = Bell(self._client.some)
+        self._notifier = Notifier(self._client.some)
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisRegistry:
@@ -131,7 +132,7 @@ class RedisRegistry:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.__aexit__()
-        await self._bell.close()
+        await self._notifier.close()
 
     def _key(self, train: str, what: str) -> str:
         return f"{self.server.prefix}:{{{train}}}:{what}"
@@ -205,18 +206,18 @@ class RedisRegistry:
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
-        with self._bell.listening(self._key(train, "manifest:bell")) as next_ring:
-            yield _Changes(self, train, next_ring)
+        with self._notifier.listening(self._key(train, "manifest:bell")) as next_notice:
+            yield Changes(partial(self._wait, train, next_notice))
 
-    async def wait(self, train: str, seen: int, next_ring: Callable[[], asyncio.Event]) -> Snapshot:
+    async def _wait(self, train: str, next_notice: Callable[[], asyncio.Event], seen: int) -> Snapshot:
         """The first manifest found whose revision is another than `seen`."""
         while True:
-            ring = next_ring()  # before asking, so that no change falls in between
+            notice = next_notice()  # before asking, so that no change falls in between
             if (snapshot := await self._other(train, seen)) is not None:
                 return snapshot
             try:
-                async with asyncio.timeout(self._bell.poll):
-                    await ring.wait()
+                async with asyncio.timeout(self._notifier.poll):
+                    await notice.wait()
             except TimeoutError:
                 continue
 
@@ -300,24 +301,6 @@ class RedisRegistry:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         return await inspect(self._client)
-
-
-class _Changes:
-    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
-
-    def __init__(self, registry: RedisRegistry, train: str, next_ring: Callable[[], asyncio.Event]) -> None:
-        self._registry = registry
-        self._train = train
-        self._next_ring = next_ring
-        self._seen = -1
-
-    def __aiter__(self) -> _Changes:
-        return self
-
-    async def __anext__(self) -> Snapshot:
-        snapshot = await self._registry.wait(self._train, self._seen, self._next_ring)
-        self._seen = snapshot.revision
-        return snapshot
 
 
 def _encode(document: Manifest) -> bytes:

@@ -12,7 +12,7 @@ from ...event import Channel
 from . import scripts
 from .client import Client, Script, pack
 from .entries import unpack
-from .notifier import Bell
+from .notifier import Notifier
 
 _MOST = scripts.MOST
 _PAGE = 64
@@ -30,20 +30,20 @@ class RedisSubscription:
     def __init__(
         self,
         client: Client,
-        bell: Bell,
+        notifier: Notifier,
         channel: Channel,
         keys: list[str],
         visibility: float,
         owner: str,
         known: Sequence[Any],
-        next_ring: Callable[[], asyncio.Event],
+        next_notice: Callable[[], asyncio.Event],
     ) -> None:
         self._client = client
-        self._bell = bell
+        self._notifier = notifier
         self._channel = channel
         self._keys = keys
         self._visibility = max(1, int(visibility * 1000))
-        self._next_ring = next_ring
+        self._next_notice = next_notice
         name = f":{owner}".encode("utf-8", "surrogatepass") if owner else b""
         self._consumer = b"%d%b" % (self._visibility, name)
         self._largest = int(known[0])  # about the size of the largest event so far
@@ -59,7 +59,7 @@ class RedisSubscription:
         deadline = loop.time() + timeout
         looked = False
         while True:
-            ring = self._next_ring()  # before asking, so that no ring falls in between
+            notice = self._next_notice()  # before asking, so that no notice falls in between
             patient = self._idle and timeout > 0
             got, due = await self._take(min(limit, _MOST), patient)
             self._idle = not got
@@ -75,10 +75,10 @@ class RedisSubscription:
             if not patient:
                 continue  # asks to be rung only when there is nothing: a busy consumer needs no rings
             looked = False
-            pause = min(left, self._bell.poll, due)
+            pause = min(left, self._notifier.poll, due)
             try:
                 async with asyncio.timeout(pause):
-                    await ring.wait()
+                    await notice.wait()
             except TimeoutError:
                 if pause == left:
                     return []

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Member, Snapshot, decode_members, encode_member
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
 from ...errors import Conflict
 from ...event import Channel
 from .actor import Files
@@ -119,7 +120,19 @@ class SQLiteRegistry:
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
-        yield _Changes(self, train)
+        yield Changes(partial(self._wait, train))
+
+    async def _wait(self, train: str, seen: int) -> Snapshot:
+        """The first manifest found whose revision is another than `seen`."""
+        kept = self._kept(train)
+
+        def run(turn: Turn) -> Snapshot | Parked:
+            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
+
+        def absent() -> Snapshot | Parked:
+            return _none(train) if seen else Parked()
+
+        return await self.call(train, Op(run, absent=absent, patient=True))
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         said = encode_member(member).decode()
@@ -181,31 +194,6 @@ class SQLiteRegistry:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         return await asyncio.to_thread(inspect, self.directory)
-
-
-class _Changes:
-    """Each `anext` waits for another revision than the last one given. An error does not end it: ask again."""
-
-    def __init__(self, registry: SQLiteRegistry, train: str) -> None:
-        self._registry = registry
-        self._train = train
-        self._seen = -1
-
-    def __aiter__(self) -> _Changes:
-        return self
-
-    async def __anext__(self) -> Snapshot:
-        train, seen, kept = self._train, self._seen, self._registry._kept(self._train)
-
-        def run(turn: Turn) -> Snapshot | Parked:
-            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
-
-        def absent() -> Snapshot | Parked:
-            return _none(train) if seen else Parked()
-
-        snapshot = await self._registry.call(train, Op(run, absent=absent, patient=True))
-        self._seen = snapshot.revision
-        return snapshot
 
 
 def _none(train: str) -> Snapshot:

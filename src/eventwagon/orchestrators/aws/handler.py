@@ -37,7 +37,7 @@ from ...runtime.handling import Handler
 from ...runtime.local_workers import LocalWorkers
 from ...runtime.worker_runtime import WorkerRuntime
 from ...settings import Settings
-from .tallies import Tallies
+from .counters import Counters
 
 URL = "EVENTWAGON_URL"
 PROBE = "eventwagon-probe"
@@ -45,7 +45,7 @@ _MARGIN = 2.0  # seconds before the function's end: to give back what is left
 _MOST = 43_200.0
 
 
-class Served(Protocol):
+class FunctionTrain(Protocol):
     """What is needed of a train."""
 
     name: str
@@ -70,7 +70,7 @@ class QueueBroker(Broker, Protocol):
     def given(self, channel: Channel, *, visibility: float) -> Taken: ...
 
 
-def handler(train: str | Served, *, url: str | None = None) -> Function:
+def handler(train: str | FunctionTrain, *, url: str | None = None) -> Function:
     """The function that Lambda is to call: `(event, context) -> {"batchItemFailures": […]}`.
 
     `train` is the train or where it is (`module:attribute`), `url` where its events are (`sqs://…`; else
@@ -84,11 +84,11 @@ def handler(train: str | Served, *, url: str | None = None) -> Function:
 class Function:
     """One instance of a Lambda function: its event loop and connections stay from call to call."""
 
-    def __init__(self, train: str | Served, url: str | None) -> None:
+    def __init__(self, train: str | FunctionTrain, url: str | None) -> None:
         self._where = train
         self._url = url
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._train: Served | None = None
+        self._train: FunctionTrain | None = None
         self._broker: QueueBroker | None = None
         self._channels: dict[str, Channel] = {}
         self._circuits: Circuits | None = None
@@ -198,7 +198,7 @@ class Function:
         """For those who judge the code: what was settled is settled, whether or not that can be told."""
         assert self._train is not None  # noqa: S101 - for the type checker
         try:
-            await Tallies(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed)
+            await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed)
         except TROUBLE as e:
             print(
                 f"eventwagon: wagon {wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
@@ -341,5 +341,5 @@ def _complain(queue: str, error: EventwagonError) -> None:
     print(as_line(f"eventwagon: {queue}: the whole batch is given back: {error}"), file=sys.stderr)
 
 
-def _load(target: str) -> Served:
-    return cast(Served, load(target, lambda found: hasattr(found, "handlers"), what="train"))
+def _load(target: str) -> FunctionTrain:
+    return cast(FunctionTrain, load(target, lambda found: hasattr(found, "handlers"), what="train"))

@@ -13,13 +13,13 @@ import msgspec
 from ...contracts.address import Address
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...drivers.aws.clients import TROUBLE, Clients
-from ...drivers.aws.errors import Refused, explain
+from ...drivers.aws.errors import AWSRefused, explain
 from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from ...event import Channel
+from .counters import Counters
 from .handler import PROBE
-from .tallies import Tallies
 from .units import Unit, Units
 
 _LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which what was seen holds: AWS allows few such questions a second
@@ -48,7 +48,7 @@ class LambdaMappings:
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
         self._units = Units(self._table, self.place.prefix, "lambda")
-        self._tallies = Tallies(self._table, self.place.prefix)
+        self._counters = Counters(self._table, self.place.prefix)
         self._seen: dict[tuple[str, int], tuple[Unit, float, Deployment]] = {}
         self._ensured: dict[tuple[str, int], tuple[WagonSpec, float]] = {}
         self._probed: set[tuple[str, frozenset[str]]] = set()
@@ -95,9 +95,9 @@ class LambdaMappings:
         if before is None or before.spec != spec:
             self._seen.pop((spec.train, spec.unit), None)
             await self._units.put(Unit(spec, before.resources if before else ()))
-            await self._tallies.open(spec.train, spec.number)
+            await self._counters.open(spec.train, spec.number)
             if before is not None and before.spec.number != spec.number:
-                await self._tallies.remove(spec.train, before.spec.number)
+                await self._counters.remove(spec.train, before.spec.number)
         made: list[str] = []
         for channel in spec.channels:
             made += await self._map(channel, spec)
@@ -154,7 +154,7 @@ class LambdaMappings:
             answer = await self._clients.call("sqs", "get_queue_url", QueueName=self.place.queue(channel))
             url = str(answer["QueueUrl"])
             found = await self._clients.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=list(names))
-        except Refused as e:
+        except AWSRefused as e:
             if e.gone:
                 return None
             raise
@@ -169,14 +169,14 @@ class LambdaMappings:
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments."""
         try:
-            units, tallies = await asyncio.gather(self._units.of(train), self._tallies.of(train))
+            units, counters = await asyncio.gather(self._units.of(train), self._counters.of(train))
             found = await asyncio.gather(*(self._deployment(unit) for unit in units))
         except TROUBLE as e:
             raise explain(e, f"looking at the workers of {train}", self.place) from e
         for key in [key for key in self._seen if key[0] == train and key[1] not in {u.spec.unit for u in units}]:
             del self._seen[key]
         return {
-            unit.spec.unit: _counted(deployment, *tallies.get(deployment.number, (0, 0)))
+            unit.spec.unit: _counted(deployment, *counters.get(deployment.number, (0, 0)))
             for unit, deployment in zip(units, found, strict=True)
         }
 
@@ -222,7 +222,7 @@ class LambdaMappings:
         payload = json.dumps({PROBE: channels}).encode()
         try:
             answer = await self._clients.call("lambda", "invoke", FunctionName=name, Payload=payload)
-        except Refused as e:
+        except AWSRefused as e:
             return f"calling {name} failed: {e}"
         body = (await answer["Payload"].read()).decode(errors="replace")
         try:
@@ -261,7 +261,7 @@ class LambdaMappings:
             await self._calls_end(unit.spec)
         for each in mappings:
             await self._unmap(each)
-        await self._tallies.remove(unit.spec.train, unit.spec.number)
+        await self._counters.remove(unit.spec.train, unit.spec.number)
 
     async def _calls_end(self, spec: WagonSpec) -> None:
         """Calls under way can't be seen, but what they have in hand: until two looks show none, or all calls are over. What is given
@@ -278,7 +278,7 @@ class LambdaMappings:
         try:
             name = self._named(spec)
             return _timeout(await self._clients.call("lambda", "get_function_configuration", FunctionName=name))
-        except Refused as e:
+        except AWSRefused as e:
             if e.code == "ResourceNotFoundException":
                 return 0
             raise
@@ -297,7 +297,7 @@ class LambdaMappings:
     async def _disable(self, uuid: str) -> None:
         try:
             await self._clients.call("lambda", "update_event_source_mapping", UUID=uuid, Enabled=False)
-        except Refused as e:
+        except AWSRefused as e:
             if e.code not in ("ResourceNotFoundException", "ResourceInUseException"):
                 raise
 
@@ -307,7 +307,7 @@ class LambdaMappings:
             try:
                 await self._clients.call("lambda", "delete_event_source_mapping", UUID=uuid)
                 return
-            except Refused as e:
+            except AWSRefused as e:
                 if e.code == "ResourceNotFoundException":
                     return
                 if e.code != "ResourceInUseException":

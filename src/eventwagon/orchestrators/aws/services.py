@@ -16,7 +16,7 @@ from ...contracts.address import Address
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...contracts.registry import Registry
 from ...drivers.aws.clients import TROUBLE, Clients
-from ...drivers.aws.errors import Refused, explain
+from ...drivers.aws.errors import AWSRefused, explain
 from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
@@ -332,7 +332,7 @@ class ECSServices:
     async def _forget(self, definition: str) -> None:
         try:
             await self._clients.call("ecs", "deregister_task_definition", taskDefinition=definition)
-        except Refused as e:
+        except AWSRefused as e:
             if e.code not in ("ClientException", "InvalidParameterException"):  # it is gone
                 raise
 

@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes_asyncio import config as files
 from kubernetes_asyncio.client import ApiClient, Configuration
 
+from ...backoff import Backoff
 from ...errors import Unavailable, UsageError
 
 Object = Mapping[str, Any]
@@ -29,7 +30,7 @@ _PAUSES = (0.1, 5.0)
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-class Refused(Unavailable):
+class APIRefused(Unavailable):
     """The API server answered, and not with what was asked for. `status` is that of HTTP."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -88,7 +89,7 @@ class Cluster:
     async def request(
         self, method: str, path: str, *, body: object = None, form: str = "application/json", **query: str
     ) -> Object:
-        """The answer's JSON. Raises Refused, Unavailable."""
+        """The answer's JSON. Raises APIRefused, Unavailable."""
         try:
             async with asyncio.timeout(_ANSWER):
                 response = await self._send(method, path, body, form, query)
@@ -99,7 +100,7 @@ class Cluster:
 
     @asynccontextmanager
     async def watch(self, path: str, **query: str) -> AsyncIterator[AsyncIterator[Object]]:
-        """The events of a watch, until it ends. Raises Refused, Unavailable."""
+        """The events of a watch, until it ends. Raises APIRefused, Unavailable."""
         try:
             async with asyncio.timeout(_ANSWER):
                 response = await self._send("GET", path, None, "application/json", {**query, "watch": "true"})
@@ -149,7 +150,7 @@ class Cluster:
             said = f"{said}: the Role that an observer needs has this right (see deploy/kubernetes/rbac.yaml)"
         elif status == 401:
             said = f"the API server at {self.host} does not know who asks ({said})"
-        raise Refused(f"kubernetes: {said}", status)
+        raise APIRefused(f"kubernetes: {said}", status)
 
     def _away(self, error: BaseException) -> Unavailable:
         said = str(error) or f"no answer in {_ANSWER:g} s"
@@ -188,21 +189,20 @@ class Watched:
 
     async def run(self) -> None:
         """List, then follow, until cancelled; again where that fails, after a pause that doubles."""
-        pause = _PAUSES[0]
+        backoff = Backoff(*_PAUSES)
         while True:
             try:
                 if not self._revision:
                     await self._list()
                 await self._follow()
-                pause = _PAUSES[0]
-                await asyncio.sleep(pause)
+                backoff.reset()
+                await asyncio.sleep(_PAUSES[0])
             except Unavailable as e:
                 self.trouble = str(e)
                 self.tried.set()
-                if isinstance(e, Refused):  # it may no longer know the revision, or us
+                if isinstance(e, APIRefused):  # it may no longer know the revision, or us
                     self._revision = 0
-                await asyncio.sleep(pause)
-                pause = min(_PAUSES[1], pause * 2)
+                await asyncio.sleep(backoff.next())
 
     async def _list(self) -> None:
         found = await self._cluster.request("GET", self._cluster.path(self.kind), labelSelector=self._selector)
@@ -231,5 +231,5 @@ class Watched:
                 self.objects.pop(item["metadata"]["name"], None)
                 self._see(item)
             case "ERROR":
-                raise Refused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
+                raise APIRefused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
         self._revision = int(item["metadata"]["resourceVersion"])

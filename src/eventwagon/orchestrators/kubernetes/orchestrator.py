@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import socket
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,8 +20,9 @@ from ...contracts.process import Pod
 from ...contracts.registry import Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
+from ..removals import Removals
 from .check import Loader
-from .cluster import JSON_PATCH, Cluster, Object, Refused, Watched
+from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
 from .errors import is_ending, is_ready, why_not_ready
 from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
@@ -102,8 +102,7 @@ class Kubernetes:
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
-        self._removing: Counter[_Key] = Counter()
-        self._again: dict[_Key, WagonSpec] = {}
+        self._removals = Removals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
 
@@ -128,8 +127,7 @@ class Kubernetes:
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure. Raises Unavailable, with what the API server said."""
         key = spec.train, spec.unit
-        if self._removing[key]:
-            self._again[key] = spec
+        if self._removals.postpone(spec):
             return
         wanted = self._template.deployment(spec)
         await self._known()
@@ -177,15 +175,10 @@ class Kubernetes:
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove. Raises Unavailable, also where a Pod does not end though its time is long over."""
         key = train, unit
-        self._removing[key] += 1
-        try:
+        with self._removals.removing(key):
             await self._end(train, unit, grace)
-        finally:
-            self._removing[key] -= 1
-            if not self._removing[key]:
-                del self._removing[key]
         self._refused.pop(key, None)
-        if not self._removing[key] and (spec := self._again.pop(key, None)) is not None:
+        if (spec := self._removals.postponed(key)) is not None:
             await self.ensure(spec)
 
     # --- seeing ---------------------------------------------------------------------------
@@ -259,7 +252,7 @@ class Kubernetes:
         name = socket.gethostname()
         try:
             pod = await self._cluster.request("GET", self._cluster.path("pods", name))
-        except Refused as e:
+        except APIRefused as e:
             if e.status != 404:
                 raise
             raise UsageError(
@@ -288,7 +281,7 @@ class Kubernetes:
                     fieldManager=MANAGER,
                     fieldValidation="Strict",
                 )
-            except Refused as e:
+            except APIRefused as e:
                 if e.status not in (404, 409, 422) or not await self._is_another(name, change.live):
                     raise
             else:
@@ -297,7 +290,7 @@ class Kubernetes:
         raise Unavailable(f"kubernetes: Deployment {name} was made anew {_LOOKS} times while it was written")
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
-        """Whether what has the name is not what was seen. Raises Refused where it is not ours."""
+        """Whether what has the name is not what was seen. Raises APIRefused where it is not ours."""
         path = self._cluster.path("deployments")
         items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
         if not items:
@@ -305,7 +298,7 @@ class Kubernetes:
             return seen is not None
         (found,) = items
         if not is_ours("deployments", found):
-            raise Refused(
+            raise APIRefused(
                 f"kubernetes: Deployment {name} in namespace {self._cluster.namespace} is not eventwagon's but was made by "
                 f"{owner_of(found)}, and is left alone; a wagon needs the name: delete or rename that one",
                 409,
@@ -394,7 +387,7 @@ class Kubernetes:
         path = self._cluster.path(kind, metadata["name"])
         try:
             gone = await self._cluster.request("DELETE", path, body={**options, "preconditions": conditions})
-        except Refused as e:
+        except APIRefused as e:
             if e.status not in (404, 409):
                 raise
             return e.status == 404

@@ -13,12 +13,14 @@ from typing import Self
 
 import msgspec
 
+from ...backoff import pause_after
 from ...contracts.orchestrator import PLACE, Deployment, WagonSpec
 from ...display.redaction import shown
 from ...errors import StorageBroken, Unavailable, UsageError
+from ..removals import Removals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
-from .process import Launch, Process
+from .process import Launch, UnitProcess
 from .records import Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
 
 _BEAT = 0.25
@@ -58,11 +60,10 @@ class Processes:
         self._start_timeout = start_timeout
         self._hung_after = hung_after
         self._name = f"orchestrator-{os.getpid()}-{os.urandom(4).hex()}"
-        self._own: dict[_Key, Process] = {}
+        self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
         self._not_before: dict[_Key, float] = {}
-        self._removing: Counter[_Key] = Counter()
-        self._again: dict[_Key, WagonSpec] = {}
+        self._removals = Removals()
         self._still = Stillness()
         self._seen: set[_Key] = set()
         self._closing = False
@@ -102,8 +103,7 @@ class Processes:
                 "`eventwagon switch --revision` says which new wagons have"
             )
         key = spec.train, spec.unit
-        if self._removing[key]:
-            self._again[key] = spec
+        if self._removals.postpone(spec):
             return
         self._reap()
         files = self._files(key)
@@ -130,17 +130,13 @@ class Processes:
         """See Orchestrator.remove. A process that has not ended within the grace and two seconds is killed. Raises
         Unavailable where even that has no effect."""
         key = train, unit
-        self._removing[key] += 1
         try:
-            await self._end(key, self._files(key), grace)
+            with self._removals.removing(key):
+                await self._end(key, self._files(key), grace)
         except OSError as e:
             raise Unavailable(f"{self._directory}: {e}") from e
-        finally:
-            self._removing[key] -= 1
-            if not self._removing[key]:
-                del self._removing[key]
         self._forget(key)
-        if not self._removing[key] and (spec := self._again.pop(key, None)) is not None:
+        if (spec := self._removals.postponed(key)) is not None:
             await self.ensure(spec)
 
     # --- what a driver may add ------------------------------------------------------------
@@ -206,7 +202,7 @@ class Processes:
             keep_newest(self._logs, key[0])
         self._still.forget(("beat", key), ("orphan", key))
         try:
-            self._own[key] = Process(self._launch, files, self._name, want.spec.revision)
+            self._own[key] = UnitProcess(self._launch, files, self._name, want.spec.revision)
         except OSError as e:
             self._failed(key, f"its process can't be started: {e}")
 
@@ -237,11 +233,11 @@ class Processes:
                 del self._own[key]
                 self._ended(key, own, code)
 
-    def _ended(self, key: _Key, own: Process, code: int) -> None:
+    def _ended(self, key: _Key, own: UnitProcess, code: int) -> None:
         self._still.forget(("beat", key), ("orphan", key))
         if code == SENT_HOME:
             self._called_back(key)
-        if code in (TAKEN, SENT_HOME) or self._removing[key]:
+        if code in (TAKEN, SENT_HOME) or key in self._removals:
             return
         if own.seconds > _STEADY:
             self._failures[key] = 0
@@ -255,12 +251,12 @@ class Processes:
         files = self._files(key)
         want = files.want()
         is_wanted = want is not None and bool(want.spec.workers) and want.leave is None and want.owner == self._name
-        if want is not None and is_wanted and not (self._closing or self._removing[key]):
+        if want is not None and is_wanted and not (self._closing or key in self._removals):
             self._look_after(key, files, want)
 
     def _failed(self, key: _Key, trouble: str) -> None:
         self._failures[key] += 1
-        pause = min(_PAUSES[1], _PAUSES[0] * 2.0 ** min(20, self._failures[key] - 1))
+        pause = pause_after(self._failures[key], *_PAUSES)
         self._not_before[key] = _now() + pause
         files = self._files(key)
         want = files.want()

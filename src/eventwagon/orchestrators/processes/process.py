@@ -25,7 +25,7 @@ class Launch(NamedTuple):
     logs: Path | None
 
 
-class Process:
+class UnitProcess:
     """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
 
     def __init__(self, launch: Launch, files: UnitFiles, owner: str, revision: str) -> None:

@@ -21,7 +21,7 @@ from ....values import split_url
 from .. import Launch, Processes, UnitFiles, default_directory
 from .placeholders import checked as checked_command
 from .ready import CheckIn, Ready, checked, parse
-from .replicas import Plan, end_left_over
+from .replicas import CommandSpec, end_left_over
 from .supervisor import PLAN
 
 _TIMES = {"grace": 30.0, "start_timeout": 120.0, "hung_after": 60.0}
@@ -65,7 +65,7 @@ class Command(Processes):
             raise UsageError(f"{url}: other processes don't reach what is kept in this one's memory")
         if isinstance(ready, CheckIn) and registry is None:
             raise UsageError("ready by check-in: give registry=, the one that the command checks in to")
-        plan = Plan(
+        plan = CommandSpec(
             argv=checked_command(argv, "argv"),
             ready=checked(ready),
             stop=checked_command(stop, "stop") if stop else (),
@@ -158,7 +158,7 @@ class Command(Processes):
         return checked_in
 
     def _deployment(self, key: tuple[str, int]) -> Deployment:
-        """What the keeper says is of its last look: until the next it does not count for a `want` that differs."""
+        """What the supervisor says is of its last look: until the next it does not count for a `want` that differs."""
         found = super()._deployment(key)
         files = self._files(key)
         want, state = files.want(), files.state()

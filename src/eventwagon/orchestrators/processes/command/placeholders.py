@@ -31,7 +31,7 @@ ENVIRONMENT = (
 _BRACES = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 
-def words(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: int, grace: float) -> dict[str, str]:
+def placeholders(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: int, grace: float) -> dict[str, str]:
     """What the placeholders stand for. `names`: what the broker calls the channels, where it calls them otherwise."""
     ingress, dead = str(spec.channels[0]), str(spec.dead_letters)
     return {
@@ -48,7 +48,7 @@ def words(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: int, gr
 
 
 def environment(spec: WagonSpec, names: Mapping[str, str], said: Mapping[str, str], url: str) -> dict[str, str]:
-    """The same as variables, and what does not fit into an argument. `said` is what `words` gave."""
+    """The same as variables, and what does not fit into an argument. `said` is what `placeholders` gave."""
     channels = {c.name: names.get(str(c), str(c)) for c in spec.channels}
     return {
         "EVENTWAGON_URL": url,
@@ -58,7 +58,7 @@ def environment(spec: WagonSpec, names: Mapping[str, str], said: Mapping[str, st
     }
 
 
-def filled(text: str, said: Mapping[str, str]) -> str:
+def render(text: str, said: Mapping[str, str]) -> str:
     """`text` with its placeholders filled in. Other braces stay as they are."""
     return _BRACES.sub(lambda m: said[m[1]], text)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ....errors import UsageError
-from .placeholders import filled
+from .placeholders import render
 
 _PATIENCE = 2.0
 """Seconds for one answer."""
@@ -72,7 +72,7 @@ def parse(text: str) -> Ready:
 
 async def ask(ready: Http | Tcp, words: Mapping[str, str]) -> str:
     """Why it is not ready; empty when it is."""
-    where = filled(ready.url if isinstance(ready, Http) else f"{ready.host}:{ready.port}", words)
+    where = render(ready.url if isinstance(ready, Http) else f"{ready.host}:{ready.port}", words)
     try:
         async with asyncio.timeout(_PATIENCE):
             if isinstance(ready, Http):

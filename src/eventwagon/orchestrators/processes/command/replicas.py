@@ -20,7 +20,7 @@ from ....contracts.orchestrator import WagonSpec
 from ....display.text import as_line
 from ....errors import Unavailable
 from .. import RUN, Run, in_one, send, started_by
-from .placeholders import environment, filled, words
+from .placeholders import environment, placeholders, render
 from .ready import CheckIn, Http, Line, Ready, Tcp, ask
 
 _LINE = 8192
@@ -32,8 +32,8 @@ _ASK_EVERY = (0.1, 1.0)
 _KILL_PATIENCE = 10.0
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What is run, as the orchestrator tells its keepers."""
+class CommandSpec(msgspec.Struct, frozen=True):
+    """What is run, as the orchestrator tells its supervisors."""
 
     argv: tuple[str, ...]
     ready: Ready
@@ -45,17 +45,17 @@ class Plan(msgspec.Struct, frozen=True):
     hung_after: float
 
 
-class Copy:
+class Replica:
     """To be started, in a process group of its own. `close` it when it has `ended`."""
 
-    def __init__(self, plan: Plan, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
+    def __init__(self, plan: CommandSpec, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
         self._plan = plan
         self.index = index
         self.number = spec.number
         self.revision = spec.revision
         self.serves = told(spec, names)
-        self._words = words(spec, names, copy=index, port=_free_port(), grace=plan.grace)
-        said = environment(spec, names, self._words, plan.url)
+        self._placeholders = placeholders(spec, names, copy=index, port=_free_port(), grace=plan.grace)
+        said = environment(spec, names, self._placeholders, plan.url)
         self._environment = {**os.environ, **plan.environment, **said, RUN: token}
         self._output: int | None = None
         self._partial = b""
@@ -77,7 +77,7 @@ class Copy:
         reading, writing = os.pipe()
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - what the user gave
-                [filled(part, self._words) for part in self._plan.argv],
+                [render(part, self._placeholders) for part in self._plan.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -95,7 +95,7 @@ class Copy:
 
     def stop_words(self, grace: float) -> tuple[str, ...]:
         """The command that asks it to end; empty where a signal does."""
-        return tuple(filled(part, {**self._words, "grace": f"{grace:.0f}"}) for part in self._plan.stop)
+        return tuple(render(part, {**self._placeholders, "grace": f"{grace:.0f}"}) for part in self._plan.stop)
 
     def ask_to_end(self, *, kill_after: float | None = None, failed: str = "") -> None:
         """Ask it to finish what it has in hand and end. Without `kill_after` (seconds) it may take for ever.
@@ -157,7 +157,7 @@ class Copy:
         while not self.asked and not isinstance(ready, CheckIn):
             now = self._loop.time()
             if isinstance(ready, Http | Tcp):
-                why = await ask(ready, self._words)
+                why = await ask(ready, self._placeholders)
                 self.not_ready_because, is_ready = why, not why
                 if is_ready:
                     self._answered = self._loop.time()

@@ -11,11 +11,12 @@ from itertools import count, islice
 
 import msgspec
 
+from ....backoff import pause_after
 from ....contracts.orchestrator import Deployment
 from ....display.text import as_line
 from ....errors import Unavailable
 from .. import MARGIN, SENT_HOME, Follower, Run, Want, follow
-from .replicas import Copy, Plan, end_left_over, told
+from .replicas import CommandSpec, Replica, end_left_over, told
 
 PLAN = "EVENTWAGON_COMMAND"
 _PAUSES = (0.2, 30.0)
@@ -28,21 +29,21 @@ _logger = logging.getLogger("eventwagon.keeper")
 def main(arguments: Sequence[str]) -> int:
     """Keep a unit until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
     train, unit, directory = arguments
-    plan = msgspec.json.decode(os.environ.pop(PLAN), type=Plan)
+    plan = msgspec.json.decode(os.environ.pop(PLAN), type=CommandSpec)
     return follow(train, unit, directory, lambda follower: Keeper(follower, plan).run())
 
 
 class Keeper:
     """Keeps one unit's copies of the command."""
 
-    def __init__(self, follower: Follower, plan: Plan) -> None:
+    def __init__(self, follower: Follower, plan: CommandSpec) -> None:
         self._follower = follower
         self._plan = plan
-        self._copies: list[Copy] = []
+        self._replicas: list[Replica] = []
         self._failures: dict[int, int] = {}
         self._not_before: dict[int, float] = {}
         self._trouble = ""
-        self._watches: dict[Copy, asyncio.Task[None]] = {}
+        self._watches: dict[Replica, asyncio.Task[None]] = {}
         self._run = Run(token=os.urandom(16).hex())
 
     async def run(self) -> int:
@@ -55,7 +56,7 @@ class Keeper:
                     follower.say(ready=False, trouble="copies of the command that were left over are ended first")
                     continue
                 self._look(want, tasks)
-                if not self._copies and not want.spec.workers:
+                if not self._replicas and not want.spec.workers:
                     code = SENT_HOME
                     break
             follower.end_within(follower.grace + MARGIN)
@@ -66,7 +67,7 @@ class Keeper:
         return code
 
     async def _end_left_over(self, grace: float) -> None:
-        """End what an earlier keeper left that was killed. From then on what is started here is on record before it
+        """End what an earlier supervisor left that was killed. From then on what is started here is on record before it
         is."""
         files = self._follower.files
         while (before := files.run()) is not None and before.token != self._run.token:
@@ -84,14 +85,14 @@ class Keeper:
         spec, now = want.spec, asyncio.get_running_loop().time()
         wanted = spec.workers or 0
         current = told(spec, want.names)
-        for copy in self._copies:
-            if copy.serves != current:
-                copy.ask_to_end()
-        for copy in [c for c in self._copies if not c.asked][wanted:]:
-            copy.ask_to_end()
-        if all(c.serves == current for c in self._copies):
-            standing = sum(not c.asked or bool(c.failed) for c in self._copies)
-            used = {c.index for c in self._copies}
+        for replica in self._replicas:
+            if replica.serves != current:
+                replica.ask_to_end()
+        for replica in [c for c in self._replicas if not c.asked][wanted:]:
+            replica.ask_to_end()
+        if all(c.serves == current for c in self._replicas):
+            standing = sum(not c.asked or bool(c.failed) for c in self._replicas)
+            used = {c.index for c in self._replicas}
             for index in islice((n for n in count(1) if n not in used), max(0, wanted - standing)):
                 if now >= self._not_before.get(index, 0.0):
                     self._start(want, index, tasks)
@@ -99,37 +100,37 @@ class Keeper:
 
     def _start(self, want: Want, index: int, tasks: asyncio.TaskGroup) -> None:
         try:
-            copy = Copy(self._plan, want.spec, want.names, index, self._run.token)
+            replica = Replica(self._plan, want.spec, want.names, index, self._run.token)
             if self._plan.stop:
-                stops = tuple(c.stop_words(self._plan.grace) for c in (*self._copies, copy))
+                stops = tuple(c.stop_words(self._plan.grace) for c in (*self._replicas, replica))
                 self._follower.files.write(msgspec.structs.replace(self._run, stops=stops))
-            copy.start()
+            replica.start()
         except OSError as e:
             self._failed(index, f"the command can't be started: {e}")
             return
-        self._copies.append(copy)
-        self._watches[copy] = tasks.create_task(copy.watch())
+        self._replicas.append(replica)
+        self._watches[replica] = tasks.create_task(replica.watch())
 
     def _reap(self) -> None:
         """Take notice of copies that have ended."""
         now = asyncio.get_running_loop().time()
-        for copy in [c for c in self._copies if c.ended()]:
-            self._copies.remove(copy)
-            copy.close()
-            self._watches.pop(copy).cancel()
-            if now - copy.began > _STEADY and not copy.failed:
-                self._failures.pop(copy.index, None)
-            if copy.failed or not copy.asked:
-                self._failed(copy.index, copy.failed or copy.why_ended())
+        for replica in [c for c in self._replicas if c.ended()]:
+            self._replicas.remove(replica)
+            replica.close()
+            self._watches.pop(replica).cancel()
+            if now - replica.began > _STEADY and not replica.failed:
+                self._failures.pop(replica.index, None)
+            if replica.failed or not replica.asked:
+                self._failed(replica.index, replica.failed or replica.why_ended())
 
     def _failed(self, index: int, trouble: str) -> None:
         self._failures[index] = self._failures.get(index, 0) + 1
-        pause = min(_PAUSES[1], _PAUSES[0] * 2.0 ** min(20, self._failures[index] - 1))
+        pause = pause_after(self._failures[index], *_PAUSES)
         self._not_before[index] = asyncio.get_running_loop().time() + pause
         self._trouble = trouble
 
     def _say(self, want: Want, wanted: int) -> None:
-        serving = [c for c in self._copies if not c.asked]
+        serving = [c for c in self._replicas if not c.asked]
         waiting = next((c for c in serving if not c.is_ready), None)
         ready = 0 < wanted == len(serving) and waiting is None
         if ready:
@@ -142,16 +143,18 @@ class Keeper:
         if len(serving) < wanted and not because:
             because = "copies for another wagon, revision or channels are ending first"
         number, revision = want.spec.number, want.spec.revision
-        if not serving and self._copies:
-            number, revision = self._copies[0].number, self._copies[0].revision
+        if not serving and self._replicas:
+            number, revision = self._replicas[0].number, self._replicas[0].revision
         channels = tuple(c.name for c in want.spec.channels if c.name) if ready else None
-        found = Deployment(number=number, ready=ready, workers=len(self._copies), revision=revision, channels=channels)
+        found = Deployment(
+            number=number, ready=ready, workers=len(self._replicas), revision=revision, channels=channels
+        )
         self._follower.say(ready=ready, trouble=because, found=found)
 
     async def _end_all(self) -> None:
-        for copy in self._copies:
-            copy.ask_to_end(kill_after=self._follower.grace)
-        while self._copies:
+        for replica in self._replicas:
+            replica.ask_to_end(kill_after=self._follower.grace)
+        while self._replicas:
             self._reap()
             await asyncio.sleep(_POLL)
         await end_left_over(self._run, grace=0.0)  # what has left its group: it was never a copy, and has had the grace

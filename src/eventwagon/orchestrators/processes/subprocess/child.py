@@ -20,7 +20,7 @@ from .. import MARGIN, SENT_HOME, Follower, follow
 URL = "EVENTWAGON_URL"
 
 
-class Served(Protocol):
+class UnitTrain(Protocol):
     """What is used of a train."""
 
     name: str
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     target, name, number, directory = arguments
 
     def begin(follower: Follower) -> Coroutine[object, object, int]:
-        train = cast(Served, load(target, lambda found: hasattr(found, "working"), what="target"))
+        train = cast(UnitTrain, load(target, lambda found: hasattr(found, "working"), what="target"))
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
         return _Child(follower, train, os.environ.pop(URL, "")).run()
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Child:
-    def __init__(self, follower: Follower, train: Served, url: str) -> None:
+    def __init__(self, follower: Follower, train: UnitTrain, url: str) -> None:
         self._follower = follower
         self._unit = follower.files.unit
         self._train = train

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...drivers.aws.errors import Refused
+from ...drivers.aws.errors import AWSRefused
 from ...drivers.aws.table import Key, Table
 
 
-class Tallies:
-    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no tally none is kept:
+class Counters:
+    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no counters, none are kept:
     what a late call would write is never left behind."""
 
     def __init__(self, table: Table, prefix: str) -> None:
@@ -19,12 +19,12 @@ class Tallies:
         self._prefix = prefix
 
     async def open(self, train: str, wagon: int) -> None:
-        """From now on. A tally that stands stays as it is."""
+        """Count from now on. Counters that exist stay as they are."""
         pk, sk = self._key(train, wagon)
         item = {"pk": {"S": pk}, "sk": {"S": sk}, "handled": {"N": "0"}, "failed": {"N": "0"}}
         try:
             await self._table.put(item, only_if="attribute_not_exists(pk)")
-        except Refused as e:
+        except AWSRefused as e:
             if not e.condition:
                 raise
 
@@ -37,7 +37,7 @@ class Tallies:
         }
         try:
             await self._table.update(self._key(train, wagon), **given)
-        except Refused as e:
+        except AWSRefused as e:
             if not e.condition:
                 raise
 

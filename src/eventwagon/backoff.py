@@ -1,0 +1,26 @@
+"""Pauses between attempts."""
+
+from __future__ import annotations
+
+
+class Backoff:
+    """Pauses that double from `least` to `most` seconds, until `reset`."""
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
+        self._most = most
+        self._next = least
+
+    def next(self) -> float:
+        """The pause before the next attempt."""
+        pause, self._next = self._next, min(self._most, 2 * self._next)
+        return pause
+
+    def reset(self) -> None:
+        """An attempt went well: begin anew."""
+        self._next = self._least
+
+
+def pause_after(failures: int, least: float, most: float) -> float:
+    """The pause after so many failures in a row, 1 or more: the same row of pauses, for who counts failures anyway."""
+    return min(most, least * 2.0 ** min(60, failures - 1))

@@ -1,0 +1,47 @@
+"""The race of `remove` and `ensure`, for orchestrators whose removals take a while."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..contracts.orchestrator import WagonSpec
+
+Unit = tuple[str, int]
+"""A train's name and a unit of its workers."""
+
+
+class Removals:
+    """The units that are being removed. What `ensure` asks for meanwhile is done after the last removal has ended: done
+    at once it would be removed, too, and left undone it would be missing."""
+
+    def __init__(self) -> None:
+        self._under_way: Counter[Unit] = Counter()
+        self._postponed: dict[Unit, WagonSpec] = {}
+
+    def __contains__(self, unit: Unit) -> bool:
+        return self._under_way[unit] > 0
+
+    def postpone(self, spec: WagonSpec) -> bool:
+        """Whether its unit is being removed; then the latest spec is kept for `postponed`."""
+        unit = spec.train, spec.unit
+        if unit not in self:
+            return False
+        self._postponed[unit] = spec
+        return True
+
+    @contextmanager
+    def removing(self, unit: Unit) -> Iterator[None]:
+        """While one removal is under way; several may be."""
+        self._under_way[unit] += 1
+        try:
+            yield
+        finally:
+            self._under_way[unit] -= 1
+            if not self._under_way[unit]:
+                del self._under_way[unit]
+
+    def postponed(self, unit: Unit) -> WagonSpec | None:
+        """What to ensure now that a removal has ended; None where nothing was asked for, or another is under way."""
+        return None if unit in self else self._postponed.pop(unit, None)

@@ -73,7 +73,7 @@ class Declaration(Protocol):
 
 
 class Connection:
-    """A train where it runs. Made by `Train.connect`; enter it before use, once.
+    """A train, connected to its broker and registry. Made by `Train.connect`; enter it once, before use.
 
     It belongs to the event loop that enters it: any task of that loop may use and close it. All methods raise
     UsageError when called from another loop or thread or in a forked process, and Unavailable while it is not open. A

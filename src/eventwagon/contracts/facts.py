@@ -47,7 +47,7 @@ class ProvisioningFailed(_Fact, frozen=True):
 
 
 class WagonReady(_Fact, frozen=True):
-    """The wagon has its channels and workers, and a round trip through the broker succeeded: it may become active."""
+    """The wagon has its channels, and workers are attached to them: it may become active."""
 
     number: int
     seconds: float

@@ -60,7 +60,7 @@ def breaker_figures() -> str:
         (f"`{name}`", f"`{default!r}`", said[name])
         for name, default in zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True)
     ]
-    return table(("figure", "default", "what it says"), rows)
+    return table(("figure", "default", "what it sets"), rows)
 
 
 def names() -> str:
@@ -75,8 +75,8 @@ def names() -> str:
         "To declare, run and steer": [
             name for name in public if kinds.get(name) not in (errors.__name__, facts.__name__)
         ],
-        "Errors, [below](#errors) with what to do": [name for name in public if kinds.get(name) == errors.__name__],
-        "Facts, what a listener and the journal are told": [
+        "Errors ([below](#errors) with what to do)": [name for name in public if kinds.get(name) == errors.__name__],
+        "Facts, which listeners receive and the journal stores": [
             name for name in public if kinds.get(name) == facts.__name__
         ],
     }
@@ -172,7 +172,7 @@ def orchestrator_checks() -> str:
 def crash_points() -> str:
     """Each point at which a process may die, and the test that kills there."""
     rows = [(p.after, p.stands, p.finishes, f"`{p.name}`") for p in crash_points_module.POINTS]
-    return table(("it died after", "what stands then", "who finishes it", "test"), rows)
+    return table(("it died after", "what is left", "who finishes it", "test"), rows)
 
 
 def reference(*kinds: type) -> str:

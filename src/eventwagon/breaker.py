@@ -37,20 +37,21 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     last: int = 20
     """How many of the latest handlings count."""
     within: float = 60.0
-    """Those that are older, in seconds, don't count."""
+    """Seconds after which a handling no longer counts."""
     least: int = 5
-    """How many must count where there are fewer than `last`, in sparse traffic."""
+    """In sparse traffic, with fewer than `last` handlings: how many are enough."""
     sparse: float = 10.0
-    """Traffic is sparse when the handlings that count began to end so many seconds ago, or more, and are fewer than
-    `last`."""
+    """Traffic is sparse when fewer than `last` handlings count and the first of them ended at least this many seconds
+    ago."""
     events: int = 3
-    """The failures must be of at least so many different events."""
+    """The failures must be of at least this many different events."""
     share: float = 0.8
-    """The share of failures at which it opens."""
+    """The share of failures at which the breaker opens."""
     pause: float = 1.0
-    """Seconds before the first probe. Doubled with each probe that fails; a pause is between half of it and all."""
+    """Seconds before the first probe. It doubles with each failed probe. Each pause is randomly between half of that
+    and the whole."""
     pause_most: float = 10.0
-    """The longest such pause: that much later than the service comes back, at the most, the channel goes on."""
+    """The longest such pause: the channel resumes at most this long after the service is back."""
 
     def __post_init__(self) -> None:
         for name in ("last", "least", "events"):

@@ -73,12 +73,12 @@ class Declaration(Protocol):
 
 
 class Connection:
-    """A train where it runs. Made by `Train.connect`; enter it before use, once.
+    """A train, connected to its broker and registry. Made by `Train.connect`; enter it once, before use.
 
     It belongs to the event loop that enters it: any task of that loop may use and close it. All methods raise
-    UsageError when they are called from another loop or thread or in a forked process, and Unavailable while it is not
-    open. A method that takes no timeout and asks the broker or registry raises Unavailable when there is no answer
-    within `publish_timeout`; those that wait for something to happen (`wait_…`, `stopped`, `released`) wait for ever.
+    UsageError when called from another loop or thread or in a forked process, and Unavailable while it is not open. A
+    method without a timeout that calls the broker or registry raises Unavailable if there is no answer within
+    `publish_timeout`. Methods that wait for something to happen (`wait_…`, `stopped`, `released`) have no time limit.
     """
 
     def __init__(
@@ -207,13 +207,14 @@ class Connection:
         id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         timeout: float | None = None,
     ) -> str:
-        """Publish one event to the active wagon; stored when it returns. Returns its id.
+        """Publish one event to the active wagon. Returns its id once the broker has stored it.
 
-        `payload` is anything JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an `Event`,
-        taken as it is. Where this program has the train's handler of the ingress, it must be of that handler's type.
-        `subject` is the key. Give `id` to publish again what was uncertain: the same id marks a duplicate. `timeout` in
-        seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is one), TrainFull,
-        PublishTimeout, StorageBroken, and PublishError when the broker's driver fails in a way that nobody foresaw.
+        `payload` is any value that JSON can hold (dataclass, msgspec Struct, attrs, Pydantic …), `bytes`, or an
+        `Event`, which is sent unchanged. If this program has the handler of the ingress, the payload must be of that
+        handler's type. `subject` is the key. After an uncertain result, publish again with the same `id`: it marks the
+        duplicate. `timeout` is in seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is
+        one), TrainFull, TrainPaused, TrainRemoved, PublishTimeout, StorageBroken, and PublishError when the broker's
+        driver fails in an unforeseen way.
         """
         if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
@@ -231,18 +232,20 @@ class Connection:
     async def publish_many(
         self, payloads: Iterable[object] | AsyncIterable[object], *, timeout: float | None = None
     ) -> int:
-        """Publish many, in order, a batch at a time; returns how many. Waits for each batch: that is the backpressure.
+        """Publish many events, in order, batch by batch. Returns their number. It waits for each batch; this is the
+        backpressure.
 
-        Payloads as for `publish`; a batch has at most `publish_batch` events and about 1 MiB. An asynchronous iterable is
-        read in a task of its own, which reads no further while a batch is being sent; what a slow one gives is sent within
-        0.1 s, however little it is. It is closed in the end, also on errors. A plain iterable that blocks in `next` blocks
-        the event loop. `timeout`, in seconds, is for each batch, from the moment at which it is sent.
+        Payloads are as for `publish`. A batch has at most `publish_batch` events and about 1 MiB. An asynchronous
+        iterable is read in a task of its own, which stops reading while a batch is being sent. Items of a slow iterable
+        are sent within 0.1 s, however few. The iterable is closed at the end, also on errors. A plain iterable that
+        blocks in `next` blocks the event loop. `timeout`, in seconds, applies to each batch, from the moment it is
+        sent.
 
-        Every exception that comes out of it says by `accepted` how many of the leading payloads were stored: errors as
-        of `publish`, what the iterable itself raises (with a note), and CancelledError (what is under way may still be
-        stored; `asyncio.timeout` puts it in the `__cause__` of its TimeoutError). Before a payload that can't be
-        published, or where the iterable fails, all that came before is stored first. To be able to publish again what
-        is uncertain, give Events: ids stay the same.
+        The attribute `accepted` of every exception is the number of leading payloads that were stored. This holds for
+        the errors of `publish`, for exceptions of the iterable (which also get a note), and for CancelledError (the
+        batch being sent may still be stored; `asyncio.timeout` puts the CancelledError in the `__cause__` of its
+        TimeoutError). If a payload can't be published, or the iterable fails, all payloads before it are stored first.
+        To be able to publish again after an uncertain result, pass Events: their ids stay the same.
         """
         self._here()
         check_payloads(payloads)
@@ -319,7 +322,7 @@ class Connection:
             raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {said(e)}") from e
 
     async def found(self) -> None:
-        """See to it that the train exists and has its first wagon. Publishing does it by itself. Idempotent."""
+        """Create the train with its first wagon, unless it exists. Publishing does this by itself. Idempotent."""
         self._here()
         async with self._answering():
             await self._found()
@@ -360,13 +363,15 @@ class Connection:
     ) -> AsyncIterator[None]:
         """While entered, this process observes the train, works for it, or both.
 
-        With an orchestrator, that one gives wagons their workers, and this process does not work. With `wagon`, it
-        works for that wagon alone, with `workers` workers (default: all of `Workers`), besides those that divide the
-        work; and when that one is drained, for the wagon that takes over its warm workers (`reuse`), if one does.
-        Leaving is graceful: handlers in flight finish (within `grace`), the rest is given back. When somebody cancels
-        its tasks, so that nothing runs any more, the task that entered it is cancelled too, and leaving raises
-        EndedEarly. Raises DeclarationDiffers, UsageError (a program without a handler for the ingress can't work;
-        entered twice)."""
+        With an orchestrator, the orchestrator starts the workers, and this process does not work. With `wagon`, this
+        process works for that wagon alone, with `workers` workers (default: all of `Workers`), in addition to the
+        processes that divide the workers between them. Once that wagon is drained, it works for the wagon that takes
+        over its warm workers (`reuse`), if any.
+
+        Leaving is graceful: handlers in flight finish (within `grace`), other claimed events are given back. If the
+        tasks of `running` are cancelled from outside, the task that entered it is cancelled too, and leaving raises
+        EndedEarly. Raises DeclarationDiffers, and UsageError if the program has no handler for the ingress and should
+        work, or if entered twice."""
         self._here()
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None
@@ -449,8 +454,8 @@ class Connection:
         return wagon, workers or own.each or own.total or 1
 
     async def released(self, number: int) -> None:
-        """Return when the workers of wagon `number` are not needed any more: it is drained, failed or removed, and no
-        other has taken them over."""
+        """Return when the workers of wagon `number` are no longer needed: it is drained, failed or removed, and no
+        other wagon has taken them over."""
         self._here()
         await self._switcher.until(
             lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE))
@@ -482,7 +487,7 @@ class Connection:
         return differing(self.manifest, self.train.settings, self.train.channels)
 
     async def stopped(self) -> None:
-        """Return when the train's processes are asked to end (`request_stop`)."""
+        """Return when somebody has asked the train's processes to end (`request_stop`)."""
         self._here()
         await self._switcher.until(lambda m: m.stops > self._stops)
 
@@ -499,10 +504,10 @@ class Connection:
         """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon
         that was active. Idempotent until it is done.
 
-        With `revision`, the next wagon and those after it run that code, and the switch is made when such a wagon is
-        ready. If none gets ready it is given up. With `watch_errors`, a share above 0 and at most 1, the train goes
-        back by itself when more than that of the new wagon's handlings fail, out of twenty or more. `by` says who asks,
-        for the journal; default: this process's user at this host. Raises UsageError.
+        With `revision`, the next wagon and those after it run that code, and the switch happens when such a wagon is
+        ready. If none gets ready, the request is given up. With `watch_errors`, a share above 0 and at most 1, the
+        train goes back by itself when more than that share of the new wagon's handlings fail, out of twenty or more.
+        `by` names who asks, for the journal; default: this process's user at this host. Raises UsageError.
         """
         why, by = _reason(why), _asker(by)
         if revision is not None and not check_revision(revision):
@@ -520,7 +525,7 @@ class Connection:
         return before.number
 
     async def request_stop(self, why: str = "by hand", *, by: str | None = None) -> None:
-        """Ask every process that runs this train (`running`) to end gracefully. Events go on being stored. `by` as of
+        """Ask every process that runs this train (`running`) to end gracefully. Publishing stays possible. `by` as in
         `request_switch`. Raises UsageError."""
         self._here()
         fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
@@ -531,12 +536,12 @@ class Connection:
     async def pause(
         self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
     ) -> None:
-        """Pause the train, or that wagon alone: each process that sees it hands out no further event, at once; handlers
-        in flight finish, and what was fetched goes back without an attempt. It stands until `resume`, whatever restarts.
+        """Pause the train, or one wagon: each process that sees the pause stops handing out events at once. Handlers in
+        flight finish; fetched events go back without an attempt. The pause lasts until `resume`, across all restarts.
 
-        Publishing goes on; with `publishing`, for the whole train only, publishers get TrainPaused. While the train is
-        paused no limit opens or switches wagons. `by` as of `request_switch`. Idempotent: who paused it first stands.
-        Raises UsageError, also where there is no such wagon."""
+        Publishing goes on. With `publishing`, which is for the whole train only, publishers get TrainPaused. While the
+        train is paused no limit opens or switches wagons. `by` as in `request_switch`. Idempotent: the first caller
+        stays on record. Raises UsageError, also if there is no such wagon."""
         if wagon is not None:
             wagon = whole("wagon", wagon)
         if not isinstance(publishing, bool):
@@ -552,8 +557,8 @@ class Connection:
             await self._switcher.settle(lambda m: paused(m, wagon, pause))
 
     async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
-        """End the train's pause, or that wagon's own: neither ends the other. False where it was not paused. `by` as of
-        `request_switch`. Raises UsageError, also where there is no such wagon."""
+        """End the pause of the train, or that of one wagon; neither ends the other. Returns False if it was not paused.
+        `by` as in `request_switch`. Raises UsageError, also if there is no such wagon."""
         why, by = _reason(why), _asker(by)
         if wagon is not None:
             wagon = whole("wagon", wagon)
@@ -573,7 +578,7 @@ class Connection:
         return manifest
 
     async def heedless(self) -> Sequence[Heedless]:
-        """Who is still at work at paused wagons, as far as the processes say: empty once the pause holds everywhere."""
+        """The processes that still work for paused wagons, by their own reports. Empty once the pause holds."""
         self._here()
         async with self._answering():
             manifest = (await self._switcher.refresh()).manifest
@@ -582,16 +587,19 @@ class Connection:
     async def remove(
         self, why: str = "by hand", *, force: bool = False, timeout: float = 60.0, by: str | None = None
     ) -> Removed:
-        """Remove the train with all that stands for it: channels, dead letters, journal, members, the units of this
-        connection's orchestrator, and last its manifest. Idempotent; one that was cut short is finished by another.
+        """Remove the train and everything it owns: channels, dead letters, journal, members, the units of this
+        connection's orchestrator, and last its manifest. Idempotent: call it again to finish an interrupted removal.
 
-        Refused while events or dead letters are left, or processes are alive that run it; with `force` they are asked to
-        end, for `timeout` seconds, and what is left is deleted. Programs that only publish are not seen where the broker
-        refuses writes to sealed channels: stop them first. Those that are connected have 2 seconds (or two looks of
-        their registry, where that is more) to read of the removal, and raise TrainRemoved. One that could not takes the
-        empty registry for one that lost everything, and founds the train anew: stop it, and remove again. Publishing on
-        this connection raises TrainRemoved from then on. Raises RemovalRefused, UsageError, StorageBroken, and
-        Unavailable, also while channels stay; then call it again."""
+        It refuses while events or dead letters are left, or while processes run the train. With `force` it asks those
+        processes to end, waits up to `timeout` seconds, and deletes what is left.
+
+        Stop programs that only publish first: where the broker refuses writes to sealed channels, they can't be seen.
+        Connected ones have 2 seconds (or twice as long as their registry takes to show a change, if that is longer) to
+        learn of the removal; they then raise TrainRemoved. A publisher that did not learn of it takes the empty
+        registry for one that has lost its data, and founds the train anew: stop it, and remove the train again.
+
+        From then on, publishing on this connection raises TrainRemoved. Raises RemovalRefused, UsageError,
+        StorageBroken, and Unavailable, also if channels are left; then call it again."""
         why, by = _reason(why), _asker(by)
         check_timeout(timeout)
         self._here()
@@ -610,20 +618,20 @@ class Connection:
         return await teardown.run(why, by, force=force, patience=timeout)
 
     async def wait_switched(self, number: int) -> int:
-        """Return when wagon `number` is no longer the active one: the number of the one that is."""
+        """Return when wagon `number` is no longer active: the number of the active wagon."""
         self._here()
         manifest = await self._switcher.until(lambda m: m.active is not None and m.active.number != number)
         return manifest.active.number if manifest.active else 0
 
     async def wait_answered(self) -> int:
-        """Return when no switch is asked for any more, done or given up: the number of the active wagon."""
+        """Return when no request for a switch is open, whether done or given up: the number of the active wagon."""
         self._here()
         manifest = await self._switcher.until(lambda m: m.request is None and m.active is not None)
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
-        """Return when wagon `number` is drained and removed, and all that took events before it; numbers are not always
-        the order. Spares don't count."""
+        """Return when wagon `number` is drained and removed, and so are all wagons that were active before it (numbers
+        are not always in that order). Spares don't count."""
         self._here()
         await self._switcher.until(gone_by(self.manifest, number))
 
@@ -636,17 +644,17 @@ class Connection:
 
     @property
     def attachments(self) -> tuple[Deployment, ...]:
-        """What this process's own workers do, wagon by wagon; none where it does not work."""
+        """What this process's own workers do, wagon by wagon. Empty if it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
 
     @property
     def trouble(self) -> str:
-        """Why this process is not well: a defect of eventwagon's that it found. Empty while it found none."""
+        """Why this process is unhealthy: a defect of eventwagon that it found. Empty if there is none."""
         return self._bulkhead.trouble
 
     @property
     def not_observing(self) -> str:
-        """Why this process does not observe the train now; empty while it does."""
+        """Why this process does not observe the train at present. Empty while it does."""
         return self._observer.trouble if self._observer is not None else "it does not observe the train"
 
     async def refresh(self) -> Snapshot:
@@ -662,8 +670,8 @@ class Connection:
             return await self.registry.members(self.train.name)
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
-        """What stands in each live wagon: by number, then by channel name (the ingress's is empty, `dead` its dead
-        letters)."""
+        """The depth of each channel of each live wagon: by the wagon's number, then by the channel's name. The
+        ingress's name is empty; `dead` holds the dead letters."""
         self._here()
         manifest = self.manifest
         channels = [c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))]
@@ -676,15 +684,16 @@ class Connection:
         return found
 
     def journal(self, *, last: int | None = None) -> AsyncIterator[Entry]:
-        """What was decided and what happened, oldest first, with the figures; with `last`, only the newest."""
+        """The journal's entries, oldest first: decisions and events of the train, with figures. `last`: only that many,
+        the newest."""
         self._here()
         return self.registry.entries(self.train.name, last=last)
 
     async def dead_letters(self) -> AsyncIterator[Event]:
-        """All dead letters that are kept: those moved out of removed wagons, then those in live ones.
+        """All dead letters: first those that were moved out of removed wagons, then those of live wagons.
 
-        Why, where and when each died stand in its extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts`,
-        `deadat`. The same id may come twice after a crash.
+        The extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts` and `deadat` of each say why, where and
+        when it died. The same id may occur twice after a crash.
         """
         self._here()
         live = [self.manifest.dead_letters(w) for w in self.manifest.wagons]

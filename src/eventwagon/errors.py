@@ -10,8 +10,8 @@ from .display.text import said
 
 
 class EventwagonError(Exception):
-    """The root: catch it to catch everything that eventwagon raises on purpose. Its text holds no secrets: passwords
-    and tokens in it are replaced by `***`."""
+    """The root of all errors that eventwagon raises on purpose. Its text holds no secrets: passwords and tokens are
+    replaced by `***`."""
 
     accepted: int = 0
     """How many of the leading events of a publishing call were stored."""
@@ -21,27 +21,27 @@ class EventwagonError(Exception):
 
 
 class UsageError(EventwagonError, ValueError):
-    """Something was asked for that can't be: a bad name, URL, setting or handler. Nothing was done."""
+    """The program used eventwagon wrongly: a bad name, URL, setting or handler. Nothing was done."""
 
 
 class DeclarationDiffers(UsageError):
-    """Two programs declare one train differently. Make them equal, or declare again on purpose."""
+    """Two programs declare the same train differently. Make them agree, or redeclare the train (`--redeclare`)."""
 
 
 class EndedEarly(EventwagonError):
-    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. What its body was doing
-    is cancelled, and events in hand are given back. Enter another one."""
+    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. Its body is cancelled,
+    and claimed events are given back. Enter another one."""
 
 
 class UnknownTrain(UsageError):
-    """No train of that name has ever run at that URL. Check both, or start it."""
+    """No train of that name has ever run at that URL. Check both, or start the train."""
 
 
 # --- publishing ---------------------------------------------------------------------------
 
 
 class PublishError(EventwagonError):
-    """An event was not, or not surely, accepted. `accepted` counts the leading events that were."""
+    """An event was not accepted, or possibly not. `accepted` counts the leading events that were."""
 
     def __init__(self, message: str, *, accepted: int = 0) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class PublishError(EventwagonError):
 
 
 class EventRefused(PublishError):
-    """The broker will never store this event, however often it is published. Publishing it again is of no use."""
+    """The broker will never store this event. Do not publish it again."""
 
 
 class EventTooLarge(EventRefused):
-    """The event is larger than `max_event_bytes`, or than the broker takes."""
+    """The event is larger than `max_event_bytes`, or than the broker accepts."""
 
 
 class TrainFull(PublishError):
@@ -61,28 +61,28 @@ class TrainFull(PublishError):
 
 
 class TrainPaused(PublishError):
-    """The train is paused, and so is publishing (`eventwagon pause --publishing`): nothing was stored. Try again once it
-    is resumed."""
+    """The train is paused, and so is publishing (`eventwagon pause --publishing`): nothing was stored. Try again once
+    it is resumed."""
 
 
 class TrainRemoved(PublishError):
-    """The train is being removed, or was: nothing was stored. A new connection founds it anew."""
+    """The train is being removed, or was removed: nothing was stored. A new connection founds it anew."""
 
 
 class PublishTimeout(PublishError):
-    """No wagon surely took the events within the deadline. Publish again with the same ids."""
+    """No wagon confirmed the events within the deadline. Publish again with the same ids."""
 
 
 # --- what a broker's driver says ----------------------------------------------------------
 
 
 class BrokerError(EventwagonError):
-    """A broker's driver could not do what it was asked to."""
+    """A broker's driver could not carry out a call."""
 
 
 class Sealed(BrokerError):
-    """The channel is sealed: it takes nothing more, from anybody. The first `accepted` events of the call were stored;
-    publish the rest to the active wagon."""
+    """The channel is sealed: it accepts no more events. The first `accepted` events of the call were stored; publish
+    the rest to the active wagon."""
 
     def __init__(self, message: str, *, accepted: int = 0) -> None:
         super().__init__(message)
@@ -90,7 +90,7 @@ class Sealed(BrokerError):
 
 
 class ChannelFull(BrokerError):
-    """The channel holds its `capacity`. The first `accepted` events of the call were stored."""
+    """The channel has reached its `capacity`. The first `accepted` events of the call were stored."""
 
     def __init__(self, message: str, *, accepted: int = 0) -> None:
         super().__init__(message)
@@ -98,7 +98,7 @@ class ChannelFull(BrokerError):
 
 
 class ChannelGone(BrokerError):
-    """The channel does not exist (any more). Nothing was stored, and nothing was created."""
+    """The channel does not exist, or no longer. Nothing was stored, and nothing was created."""
 
 
 class PublishUncertain(BrokerError):
@@ -117,16 +117,16 @@ class StorageBroken(BrokerError):
 
 
 class RegistryError(EventwagonError):
-    """A registry's driver could not do what it was asked to."""
+    """A registry's driver could not carry out a call."""
 
 
 class Conflict(RegistryError):
-    """The manifest has moved on since it was read: read again and decide again."""
+    """The manifest has changed since it was read: read it again and decide again."""
 
 
 class BrokenManifest(RegistryError):
     """A train's manifest can't be read: a newer eventwagon wrote it, or somebody edited it. The message says where it
-    is kept and what to do. Processes that run go on with what they know, and take it up again once it can be read."""
+    is kept and what to do. Running processes go on with the manifest that they know until it can be read again."""
 
 
 # --- removing a train ---------------------------------------------------------------------
@@ -140,8 +140,8 @@ class RemovalRefused(EventwagonError):
 
 
 class Defect(Exception):
-    """A rule of eventwagon's own is broken: a bug, please report it. Nothing was stored. It stands outside the tree of
-    EventwagonError, so that nothing takes it for trouble that passes."""
+    """An internal rule of eventwagon is broken: a bug, please report it. Nothing was stored. It is not an
+    EventwagonError, so that no handler of those treats it as a passing problem."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
@@ -160,8 +160,8 @@ class Reject(Exception):
 
 
 class Retry(Exception):
-    """Raised by a handler: this attempt failed; try the event again `after` seconds from now (None: the usual backoff).
-    It counts as an attempt like any other failure. Raises UsageError for a pause that is no number from 0 to 43,200."""
+    """Raised by a handler: this attempt failed; retry the event `after` seconds from now (None: the usual backoff). It
+    counts as an attempt like any other failure. Raises UsageError if `after` is not a number from 0 to 43,200."""
 
     def __init__(self, after: float | None = None, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))
@@ -170,8 +170,8 @@ class Retry(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler: nothing failed, but it is too early; give the event again `after` seconds from now. No
-    attempt is counted, however often. Raises UsageError for a pause that is no number from 0 to 43,200."""
+    """Raised by a handler: nothing failed, but it is too early; deliver the event again `after` seconds from now. No
+    attempt is counted, however often. Raises UsageError if `after` is not a number from 0 to 43,200."""
 
     def __init__(self, after: float, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))

@@ -89,7 +89,7 @@ def _written(n: float) -> str:
 
 
 class Volume(msgspec.Struct, _Combinable, frozen=True):
-    """Full when `events` were published to the wagon. Exact where the broker can bound a channel."""
+    """Full when `events` events were published to the wagon. Exact where the broker can bound a channel."""
 
     events: int
 
@@ -113,7 +113,7 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Age(msgspec.Struct, _Combinable, frozen=True):
-    """Full when the wagon has been active for `seconds`. A wagon that took nothing has nothing to cut off: 0."""
+    """Full when the wagon has been active for `seconds`. A wagon without events has nothing to cut off: 0."""
 
     seconds: float
 
@@ -130,7 +130,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Lag(msgspec.Struct, _Combinable, frozen=True):
-    """Full when `events` are published and not yet settled, waiting or in flight."""
+    """Full when `events` events are published and not yet settled, waiting or in flight."""
 
     events: int
 
@@ -149,10 +149,10 @@ class Lag(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Throughput(msgspec.Struct, _Combinable, frozen=True):
-    """Full when events came in at `per_second` or more, sustained for `seconds` (45 at the most).
+    """Full when events were published at `per_second` or more, sustained for `seconds` (at most 45).
 
-    With hysteresis: a dip is forgiven as long as the rate stays at or above `low` times the mark; below that the
-    stretch begins anew. The rate is taken over windows of a quarter of `seconds`.
+    With hysteresis: a dip is forgiven as long as the rate stays at or above `low` × `per_second`; below that the period
+    starts again. The rate is measured over windows of a quarter of `seconds`.
     """
 
     per_second: float
@@ -206,11 +206,11 @@ _LONGEST = 1e12
 class Wait(msgspec.Struct, _Combinable, frozen=True):
     """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
 
-    `slo` is what you promise a newcomer, in seconds. The mark at which the wagon is cut off is `cut` × slo, so that a
-    whole wagon can still be on time, and grows to four times that as live wagons near the cap (× 4 ** (live ÷ cap)): in
-    a long overload wagons get longer rather than run out. While no settle rate is known (a cold start, or never a
-    backlog) the age of the next event stands in for it. `slo` also tells a shared crew which events can still be on
-    time.
+    `slo` is the wait that you promise for new events, in seconds. The mark at which the wagon is cut off is `cut` ×
+    slo, so that a whole wagon can still be on time. It grows to four times that as live wagons near the cap (× 4 **
+    (live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a cold
+    start, or never a backlog) the age of the next event replaces the prediction. `slo` also tells shared workers which
+    events can still be on time.
     """
 
     slo: float

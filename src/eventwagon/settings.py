@@ -16,74 +16,75 @@ AtCap = Literal["fill", "refuse"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a train is told besides its name and handlers. All times are in seconds."""
+    """The settings of a train. All times are in seconds."""
 
     limit: Limit = Volume(10_000)
     """When a wagon is full. The default is the pattern's own example."""
     workers: Workers = Workers(total=8, floor=1)
-    """Who works: `Workers(each=…)` a wagon, or `Workers(total=…, floor=…)` shared."""
+    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all."""
     spares: int = 0
-    """READY wagons kept ahead: with one, a switch costs publishers nothing. 0: the next is made at the `prepare`
-    mark."""
+    """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
+    """
     reuse: bool = False
-    """A drained wagon's warm workers become the next wagon's, so that a switch in a long burst starts nothing cold;
-    they are kept as one spare more. Worth it where wagons have processes of their own; a shared crew is never cold."""
+    """A drained wagon's warm workers go on to the next wagon, so that switches in a long burst need no cold start; they
+    are kept as one spare more. Worth it where wagons have processes of their own; shared workers are never cold."""
     keep_warm: float = 60.0
-    """How long a READY wagon beyond `spares` is kept that no switch needs: bursts come in waves."""
+    """How long a READY wagon beyond `spares` is kept although no switch needs it: bursts come in waves."""
     idle_after: float = 300.0
-    """With an orchestrator and `spares=0`: the active wagon's workers end after so long with nothing to do; the next
-    event wakes them. As long as autoscalers wait by default. 0: never."""
+    """With an orchestrator and `spares=0`: the active wagon's workers end when idle for this long; the next event
+    starts them again. The default is that of autoscalers. 0: never."""
     prepare: float = 0.5
-    """The pressure at which the next wagon is made. Half full leaves as long again as it took so far."""
+    """The pressure at which the next wagon is opened. At half full, as much time is left as has passed."""
     wagons: int = 32
-    """How many may live at once, spares included: never silently unbounded."""
+    """How many wagons may live at once, spares included, so that their number is never unbounded."""
     at_cap: AtCap = "fill"
-    """At the cap: `fill` (the active wagon goes on past its limit) or `refuse` (publish raises TrainFull)."""
+    """At the cap: `fill` (the active wagon is filled past its limit) or `refuse` (publish raises TrainFull)."""
     cooldown: float = 0.2
-    """The shortest life of an active wagon, so that a limit which is full at once can't spin. Exact bounds and
-    switches by hand don't wait for it."""
+    """The least time that a wagon is active, so that a limit which is full at once can't open wagon after wagon. Exact
+    bounds and switches by hand ignore it."""
     hold: float = 2.0
-    """How long publishers are held at a wagon that is exactly full while the next gets ready; then it is filled on."""
+    """How long publishers wait at an exactly full wagon for the next one to become ready; then it is filled further."""
     observe_every: float = 0.1
-    """Between two looks of an observer: a fraction of what a newcomer notices, and cheap (see the benchmarks)."""
+    """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see the
+    benchmarks)."""
     provision_timeout: float = 30.0
-    """How long a wagon's workers may take to be ready before the attempt counts as failed."""
+    """How long a wagon's workers may take to become ready before the attempt counts as failed."""
     provision_attempts: int = 4
-    """Attempts at making a wagon before it is FAILED and removed; another is opened after a longer pause."""
+    """Attempts to provision a wagon before it is FAILED and removed; another one is opened after a longer pause."""
     attempts: int | None = None
     """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and
-    for ten minutes at least while nothing else there succeeds, so that an outage kills nothing. 1: never again,
-    whatever happens."""
+    for at least ten minutes while no other event there succeeds, so that an outage kills no event. 1: no retry, ever.
+    """
     backoff: float = 0.5
-    """The first pause before an event is tried again; doubled each time. Each pause is between a half of that and the
-    whole."""
+    """The first pause before a retry; doubled each time. Each pause is randomly between half of that and the whole."""
     backoff_most: float = 30.0
-    """The longest such pause: that much later than a service comes back, at the most, its events are tried again."""
+    """The longest such pause: events are retried at most this long after their service is back."""
     breaker: Breaker | None = Breaker()
-    """When a channel counts as broken, so that nothing of it is handed out but one probe at a time. None: never."""
+    """When a channel counts as broken, so that only one probe at a time is handed out. None: never."""
     handler_timeout: float = 60.0
-    """How long a handler may take for one event before it is cancelled and the event tried again."""
+    """How long a handler may take for one event before it is cancelled and the event retried."""
     visibility: float = 30.0
-    """How long a claimed event stays with a worker that says nothing; a living one extends it. A killed worker's
-    events come back after this long, or at once where its end is proven."""
+    """How long a claim lasts unless the worker extends it; a live worker does. A killed worker's events come back after
+    this long, or at once where its end is proven."""
     publish_timeout: float = 30.0
     """The deadline of a publish unless the caller gives one."""
     publish_batch: int = 1000
-    """The most events in one call to the broker."""
+    """The largest number of events in one call to the broker."""
     max_event_bytes: int = 262_144
-    """The largest event, data and attributes: what every supported broker takes unless it was set up for less."""
+    """The largest event, data and attributes together. Every supported broker accepts the default unless configured for
+    less."""
     grace: float = 30.0
-    """How long a worker that is asked to end may finish what it has in hand."""
+    """How long a worker that is asked to end may take to finish its event."""
     member_ttl: float = 5.0
     """A process that has not checked in for this long counts as gone."""
     lease: float = 5.0
-    """Where the broker can't refuse writes: how long a process may publish on a manifest before it must look again, and
-    the longest that one send may take. Shorter: sooner sealed; longer: less chatter."""
+    """Where the broker can't refuse writes: how long a process may publish by a manifest before it must read it again,
+    and the longest time that one send may take. Shorter: sooner sealed; longer: fewer reads."""
     keep_drained: float = 60.0
-    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that what a paused process
-    still sends there is found and published anew. Longer than any pause that you expect."""
+    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that events that a suspended
+    process still sends there are found and published again. Set it longer than any suspension that you expect."""
     keep: int = 10_000
-    """Journal entries kept; the oldest go."""
+    """How many journal entries are kept; the oldest are deleted."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit, Limit) or isinstance(self.limit, type):

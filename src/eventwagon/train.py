@@ -33,11 +33,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Train:
     """One logical flow: its name, its limit, its workers and its handlers. Declaring one does nothing yet.
 
-    `limit` says when a wagon is full, `workers` who works, `spares` how many READY wagons are kept ahead; every further
-    setting is a field of `Settings`, which has the units, the defaults and the reasons. `source` is the CloudEvents
-    source of what is published (default: `/eventwagon/` and the name). `revision` says which code this is, so that it
-    serves no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or it does not say). Raises
-    UsageError for a bad name or setting.
+    `limit` says when a wagon is full, `workers` how many workers there are and whether wagons share them, `spares` how
+    many READY wagons are kept ahead. Every further setting is a field of `Settings`, with its unit, default and reason.
+    `source` is the CloudEvents source of published events (default: `/eventwagon/` and the name). `revision` names the
+    code of this program, which then serves no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or
+    no name). Raises UsageError for a bad name or setting.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Train:
         """By inner channel name; the ingress's under the empty name."""
 
     def on(self, channel: str) -> Callable[[_F], _F]:
-        """Register a handler: `@train.on("user_registrations")` (the train's own name: its ingress) or of an inner
-        channel.
+        """Register the handler of a channel: the train's own name for the ingress, as in
+        `@train.on("user_registrations")`, or the name of an inner channel.
 
-        The handler is `(payload)` or `(payload, ctx)`, sync (runs in a thread) or async; the payload's type is its
-        annotation. It returns nothing; raising makes the event be tried again, `Reject` sends it to the dead letters.
-        Declare channels in the order of the choreography, parents first. Raises UsageError.
+        The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
+        annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
+        letters. Declare channels in the order of the choreography, parents first. Raises UsageError.
         """
         name = "" if channel == self.name else check_channel_name(channel)
         if name in self.handlers:
@@ -95,12 +95,12 @@ class Train:
         clock: Callable[[], float] = time.time,
         redeclare: bool = False,
     ) -> Connection:
-        """A connection to where the train runs, to be entered with `async with`.
+        """Return a connection to the train's broker and registry. Enter it with `async with`.
 
-        `url` names broker and registry (`sqlite:///var/trains`); or give both as objects. `orchestrator` gives wagons
-        their workers; without one, processes that work attach by themselves. `listeners` hear of every fact.
-        `redeclare`: make this program's settings the train's, where another has declared it differently.
-        Raises UsageError.
+        `url` names broker and registry (`sqlite:///var/trains`); or pass both as objects. `orchestrator` starts the
+        workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
+        called with every fact. `redeclare`: if another program has declared the train differently, store this program's
+        settings instead. Raises UsageError.
         """
         if (url is None) == (broker is None or registry is None):
             raise UsageError("connect: give a URL, or a broker and a registry")
@@ -124,11 +124,11 @@ class Train:
         listeners: Sequence[Listener] = (log,),
         clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
-        """The broker at `url`, and workers of this process at the wagons that they are told of: what the processes run
-        that an orchestrator starts. They follow no manifest; each wagon has its spec's number of workers.
-        `owner` is the name under which they claim events.
+        """For processes started by an orchestrator: the broker at `url`, and an in-process orchestrator that attaches
+        this process's workers to wagons by their `WagonSpec`s. The process does not follow the manifest; each wagon
+        gets the number of workers in its spec. The workers claim events under the name `owner`.
 
-        Leaving is graceful, as of `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
+        Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
 
         async with (

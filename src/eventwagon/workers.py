@@ -13,9 +13,9 @@ from .values import whole
 class Workers(msgspec.Struct, frozen=True):
     """The workers of a train. A worker handles one event at a time.
 
-    `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: a crew of twelve, shared between
-    the wagons: newcomers first, but every draining wagon keeps `floor` workers while it has work, the oldest first;
-    all floors together take at most an eighth of the crew (at least one worker, but not the only one).
+    `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: all wagons share
+    twelve. New events come first, but every draining wagon keeps `floor` workers while it has work, the oldest first.
+    All floors together take at most an eighth of the workers (at least one, but never the only one).
     """
 
     each: int | None = None

@@ -20,7 +20,7 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact
 
 
 class Declared(_Fact, frozen=True):
-    """The train was declared, or declared anew (`by` a person, whose program differs)."""
+    """The train was declared, or declared again with other settings (`by`: by whom)."""
 
     settings: dict[str, str]
     channels: tuple[str, ...]
@@ -28,7 +28,8 @@ class Declared(_Fact, frozen=True):
 
 
 class WagonOpened(_Fact, frozen=True):
-    """A wagon was added to the manifest, to be provisioned. `unit`: the drained wagon whose warm workers it takes over; None: it gets its own."""
+    """A wagon was added to the manifest; it is provisioned next. `unit`: the drained wagon whose warm workers it takes
+    over; None: it gets its own."""
 
     number: int
     because: str
@@ -37,7 +38,7 @@ class WagonOpened(_Fact, frozen=True):
 
 
 class ProvisioningFailed(_Fact, frozen=True):
-    """One attempt at making a wagon failed; it is tried again after `pause` seconds, or given up when that is None."""
+    """An attempt to provision a wagon failed; the next one follows after `pause` seconds, or none if that is None."""
 
     number: int
     attempt: int
@@ -46,7 +47,7 @@ class ProvisioningFailed(_Fact, frozen=True):
 
 
 class WagonReady(_Fact, frozen=True):
-    """The wagon has its channels and workers, and a round trip through the broker was proven: it may become active."""
+    """The wagon has its channels, and workers are attached to them: it may become active."""
 
     number: int
     seconds: float
@@ -57,14 +58,14 @@ NOBODY_ATTACHED = "no workers are attached to it any more"
 
 
 class WorkersLost(_Fact, frozen=True):
-    """A READY wagon lost its workers: it is provisioned again, nothing was redirected to it."""
+    """A READY wagon lost its workers: it is provisioned again. No events were redirected to it."""
 
     number: int
     because: str
 
 
 class Switched(_Fact, frozen=True):
-    """Ingestion was redirected. `old` is None for the first wagon."""
+    """Ingestion was redirected to another wagon. `old` is None for the first wagon."""
 
     old: int | None
     new: int
@@ -78,7 +79,7 @@ WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"
 
 
 class SwitchRefused(_Fact, frozen=True):
-    """The active wagon is full, or a switch was asked for, and it was not made."""
+    """The active wagon is full, or somebody requested a switch, but the switch was not made."""
 
     number: int
     pressure: float
@@ -91,34 +92,34 @@ class SwitchRefused(_Fact, frozen=True):
 
 
 class OpenRefused(_Fact, frozen=True):
-    """The next wagon is wanted and was not opened."""
+    """The next wagon is needed, but was not opened."""
 
     because: str
 
 
 class BoundLifted(_Fact, frozen=True):
-    """The active wagon goes on past its exact limit."""
+    """The bound of the active wagon was lifted: it is filled past its exact limit."""
 
     number: int
     because: str
 
 
 class Discarded(_Fact, frozen=True):
-    """A spare that is not wanted any more is put away."""
+    """A spare that is no longer needed is sealed, drained and removed."""
 
     number: int
     because: str
 
 
 class ChannelsAdded(_Fact, frozen=True):
-    """A wagon that is live got channels that a newer program declares."""
+    """A live wagon got channels that a newer program declares."""
 
     number: int
     channels: tuple[str, ...]
 
 
 class WagonSealed(_Fact, frozen=True):
-    """The wagon takes no events any more: it only works off its backlog."""
+    """The wagon accepts no more events: it only drains its backlog."""
 
     number: int
     seconds: float
@@ -126,7 +127,7 @@ class WagonSealed(_Fact, frozen=True):
 
 
 class WagonDrained(_Fact, frozen=True):
-    """Sealed, and then proven empty: the settled totals, read first, met the published totals, read after."""
+    """The sealed wagon was proven empty: the settled totals, read first, equal the published totals, read after."""
 
     number: int
     published: int | None
@@ -136,7 +137,7 @@ class WagonDrained(_Fact, frozen=True):
 
 
 class WagonRemoved(_Fact, frozen=True):
-    """A wagon's final record, written before its channels go."""
+    """A wagon's final record, written before its channels are deleted."""
 
     wagon: Wagon
     dead: int
@@ -150,21 +151,21 @@ class DrainUnproven(_Fact, frozen=True):
 
 
 class SealWaits(_Fact, frozen=True):
-    """Where the broker can't refuse writes: a cut-off wagon counts as sealed only when no stale publisher is left."""
+    """The broker can't refuse writes, so a cut-off wagon counts as sealed only when no stale publisher is left."""
 
     number: int
     because: str
 
 
 class EventsLate(_Fact, frozen=True):
-    """A look before the removal found events in a drained wagon: it drains again."""
+    """The last check before the removal found events in a drained wagon: it drains again."""
 
     number: int
     count: int
 
 
 class EventsLost(_Fact, frozen=True):
-    """Events of a wagon went from the broker without being settled: they are handled by nobody any more."""
+    """Events of a wagon disappeared from the broker without being settled: nobody will handle them."""
 
     number: int
     count: int | None
@@ -175,7 +176,7 @@ class EventsLost(_Fact, frozen=True):
 
 
 class ChannelThreatened(_Fact, frozen=True):
-    """Something on the broker's server loses events of this channel, or may: a setting, something that was removed."""
+    """The broker's server loses events of this channel, or may do so: by a setting, or because something was removed."""
 
     number: int
     channel: str
@@ -183,8 +184,8 @@ class ChannelThreatened(_Fact, frozen=True):
 
 
 class EventsRescued(_Fact, frozen=True):
-    """Events that stood in a channel about to be deleted were published anew, with the same ids; those that the broker
-    refused for good are among the train's dead letters."""
+    """Events in a channel about to be deleted were published again, with the same ids; those that the broker refused
+    for good are among the train's dead letters."""
 
     number: int
     count: int
@@ -192,14 +193,14 @@ class EventsRescued(_Fact, frozen=True):
 
 
 class StepFailed(_Fact, frozen=True):
-    """A step of an observer failed; it is tried again at the next look."""
+    """A step of an observer failed; the observer retries it at its next pass."""
 
     step: str
     because: str
 
 
 class OrphanRemoved(_Fact, frozen=True):
-    """Something that belongs to no wagon in the manifest was found and removed."""
+    """A leftover that belongs to no wagon in the manifest was found and removed."""
 
     what: str
 
@@ -215,7 +216,7 @@ class EventDied(_Fact, frozen=True):
 
 
 class EventRetried(_Fact, frozen=True):
-    """A handler failed on an event; it is tried again after `pause` seconds."""
+    """A handler failed on an event; the event is retried after `pause` seconds."""
 
     number: int
     channel: str
@@ -226,7 +227,7 @@ class EventRetried(_Fact, frozen=True):
 
 
 class EventSnoozed(_Fact, frozen=True):
-    """A handler wants an event later, `pause` seconds from now: no attempt."""
+    """A handler postponed an event by `pause` seconds; this is not an attempt."""
 
     number: int
     channel: str
@@ -236,8 +237,7 @@ class EventSnoozed(_Fact, frozen=True):
 
 
 class BreakerOpened(_Fact, frozen=True):
-    """Too many handlings of a channel failed in one process: it hands out nothing of that channel but one probe at a
-    time."""
+    """Too many handlings of a channel failed in one process: it hands out only one probe at a time from that channel."""
 
     channel: str
     because: str
@@ -245,7 +245,7 @@ class BreakerOpened(_Fact, frozen=True):
 
 
 class BreakerClosed(_Fact, frozen=True):
-    """A handling ended well: all of the channel is handed out again."""
+    """A handling succeeded: the process hands out all events of the channel again."""
 
     channel: str
     seconds: float
@@ -254,7 +254,8 @@ class BreakerClosed(_Fact, frozen=True):
 
 
 class SwitchRequested(_Fact, frozen=True):
-    """A switch was asked for. `revision`: to other code; None: to the same. `watch`: go back above this share of failures. `by`: who asked."""
+    """Somebody requested a switch. `revision`: to other code; None: to the same. `watch`: go back above this share of
+    failures. `by`: who asked."""
 
     because: str
     revision: str | None = None
@@ -263,7 +264,7 @@ class SwitchRequested(_Fact, frozen=True):
 
 
 class SwitchGivenUp(_Fact, frozen=True):
-    """A switch to other code was asked for, and no wagon with it got ready: the train goes on with the code it had."""
+    """Somebody requested a switch to other code, but no wagon with it became ready: the train keeps the old code."""
 
     revision: str
     back: str
@@ -271,7 +272,7 @@ class SwitchGivenUp(_Fact, frozen=True):
 
 
 class WentBack(_Fact, frozen=True):
-    """Too many handlings of a watched wagon failed: a switch back to the code before was asked for."""
+    """Too many handlings of a watched wagon failed: an observer requested a switch back to the old code."""
 
     number: int
     revision: str
@@ -283,20 +284,20 @@ class WentBack(_Fact, frozen=True):
 
 
 class WatchEnded(_Fact, frozen=True):
-    """A watched wagon is drained, and too little of it failed to go back: its code stays."""
+    """A watched wagon is drained, and too few of its handlings failed to go back: the train keeps its code."""
 
     number: int
 
 
 class FellAsleep(_Fact, frozen=True):
-    """Nothing was to be done for `seconds`: the active wagon's workers were sent home."""
+    """The train was idle for `seconds`: the active wagon's workers were ended."""
 
     number: int
     seconds: float
 
 
 class WokenUp(_Fact, frozen=True):
-    """An idle train got events: its workers were called back."""
+    """A sleeping wagon's workers are started: the train may have work again, or its settings changed."""
 
     number: int
     because: str
@@ -310,7 +311,7 @@ class StopRequested(_Fact, frozen=True):
 
 
 class DeliveryPaused(_Fact, frozen=True):
-    """No event of the wagon is handed out any more, until somebody resumes; `number` is None for the whole train."""
+    """No event of the wagon is handed out until somebody resumes it; `number` is None for the whole train."""
 
     number: int | None
     because: str
@@ -330,21 +331,21 @@ class DeliveryResumed(_Fact, frozen=True):
 
 
 class RemovalAsked(_Fact, frozen=True):
-    """The train is being removed: its processes are asked to end, and publishers are refused."""
+    """Somebody requested the train's removal: its processes are asked to end, and publishing is refused."""
 
     because: str
     by: str = ""
 
 
 class RemovalGivenUp(_Fact, frozen=True):
-    """The train is not removed after all: events came meanwhile, or processes did not end."""
+    """The removal was given up: events arrived meanwhile, or processes did not end."""
 
     because: str
 
 
 class HandlerOverran(_Fact, frozen=True):
-    """A handler goes on after its attempt was ended: in a thread, which keeps its worker's place until it has ended, or
-    (`given_up`) as a coroutine that swallowed its cancellation, which is run no further."""
+    """A handler still runs after the end of its attempt: in a thread, which occupies a worker until it ends, or
+    (`given_up`) as a coroutine that swallowed its cancellation, which is not run any further."""
 
     number: int
     channel: str
@@ -354,14 +355,14 @@ class HandlerOverran(_Fact, frozen=True):
 
 
 class ChannelsDropped(_Fact, frozen=True):
-    """Channels that are empty, that the train does not declare any more, and that no process has a handler for."""
+    """Channels were dropped: they are empty, the train no longer declares them, and no process has a handler for them."""
 
     number: int
     channels: tuple[str, ...]
 
 
 class ChannelUnserved(_Fact, frozen=True):
-    """No process has a handler for a channel of a wagon: what is in it stays, and the wagon can't drain."""
+    """No process has a handler for a channel of a wagon: its events stay, and the wagon can't drain."""
 
     number: int
     channel: str
@@ -371,14 +372,14 @@ class ChannelUnserved(_Fact, frozen=True):
 
 
 class DefectFound(_Fact, frozen=True):
-    """A rule of eventwagon's own is broken: a bug. What it was found in is left undone; the rest goes on."""
+    """An internal rule of eventwagon is broken: a bug. The step in which it was found is left undone; the rest goes on."""
 
     step: str
     because: str
 
 
 class UnknownFact(_Fact, frozen=True):
-    """An entry of the journal that this version can't read: a newer one wrote it, or somebody edited it."""
+    """A journal entry that this version can't read: a newer version wrote it, or somebody edited it."""
 
     kind: str
     raw: str
@@ -386,7 +387,7 @@ class UnknownFact(_Fact, frozen=True):
 
 
 class ClaimsReturned(_Fact, frozen=True):
-    """A process has certainly ended (`because` is the proof), and what it had in hand was given back at once."""
+    """A process has provably ended (`because` is the proof): its claimed events were given back at once."""
 
     owner: str
     count: int
@@ -407,8 +408,8 @@ class RegistrySteppedBack(_Fact, frozen=True):
 
 
 class NumbersSkipped(_Fact, frozen=True):
-    """Channels of wagons were found under numbers that were still to be used: the train goes on past them, so that no
-    name is used twice."""
+    """Channels of wagons with numbers not used yet were found: the train skips these numbers, so that no name is used
+    twice."""
 
     next: int
     """The number of the next wagon."""
@@ -445,7 +446,7 @@ Listener = Callable[[Fact], None]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One line of the journal: when (seconds since the epoch), which process, what."""
+    """One entry of the journal: the time (seconds since the epoch), the process, the fact."""
 
     at: float
     by: str

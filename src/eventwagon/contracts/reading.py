@@ -19,7 +19,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """One wagon as it was seen at `at`. Figures are of its ingress channel unless said otherwise.
+    """The figures of one wagon at the time `at`, those of its ingress channel unless stated otherwise.
 
     A figure that the broker does not know is None, never a guess. Ages and times are in seconds; rates are events
     per second; `samples` are the looks of the last minute or so, oldest first, for limits that need a past.

@@ -77,7 +77,7 @@ _STORED = _Stored()
 
 
 class Context:
-    """What a handler gets besides the payload: the event, its train, wagon and channel, and `emit`."""
+    """A handler's second argument: the event, its train, wagon and channel, and `emit`."""
 
     __slots__ = (
         "_clock",

@@ -372,3 +372,44 @@ MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
     steps_back=((6.666, 2), (8.186, 1000)),
 )
 """A process stands still with a wagon's channels half deleted; the registry steps back to before they were made."""
+
+CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE = Scenario(
+    seed=1238543890687,
+    limit="Volume(3) & Age(3)",
+    workers="total=4, floor=1",
+    settings={
+        "spares": 0,
+        "wagons": 8,
+        "at_cap": "fill",
+        "hold": 2.0,
+        "cooldown": 0.0,
+        "attempts": 3,
+        "backoff": 0.2,
+        "observe_every": 0.25,
+        "provision_timeout": 2.0,
+        "provision_attempts": 3,
+        "grace": 0.5,
+        "member_ttl": 2.0,
+        "visibility": 2.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 15.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10_000,
+        "reuse": True,
+        "keep_warm": 10.0,
+        "idle_after": 0.5,
+    },
+    programs=(
+        Program("p0", ("observe",), revision="v1"),
+        Program("p1", ("observe",), clock=2185.136, revision="v2"),
+        Program("p2", ("publish",), revision="v2"),
+    ),
+    arrivals=(Arrival(63.628, "p2", 2),),
+    latency=0.01,
+    orchestrated=True,
+    per_process=4,
+)
+"""The active wagon was two thirds full and old enough for one observer, and too young for the other by half an hour: one
+    opened every ten seconds what the other discarded."""

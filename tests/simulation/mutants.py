@@ -37,7 +37,7 @@ from eventwagon.policy import seen as seen_module
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
-from eventwagon.policy.seen import Seen
+from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import in_process as in_process_module
@@ -227,6 +227,18 @@ def _ready_again() -> Iterator[None]:
         return plan(replace(seen, deployments={**seen.deployments, **again}))
 
     with mock.patch.object(observer_module, "plan", mutant):
+        yield
+
+
+@_mutant("ages by the wall clock", "I7", RARE)
+def _ages_by_the_wall() -> Iterator[None]:
+    """Each observer reckons at each look how long a wagon has been active, by its own wall clock and the time that
+    another's wrote down."""
+
+    def mutant(self: ActiveAges, manifest: Manifest, *, now: float, steady: float) -> dict[int, float]:
+        return {w.number: 0.0 if w.active_at is None else max(0.0, now - w.active_at) for w in manifest.wagons}
+
+    with mock.patch.object(ActiveAges, "look", mutant):
         yield
 
 

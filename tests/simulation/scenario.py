@@ -487,10 +487,6 @@ def _bearable(scenario: Scenario) -> Scenario:
         scenario = msgspec.structs.replace(scenario, tail=0.0)
     if handlings * scenario.work * scenario.deeper > _MOST_WORK:
         scenario = msgspec.structs.replace(scenario, work=round(_MOST_WORK / handlings / scenario.deeper, 4))
-    if "Age" in scenario.limit and not int(scenario.settings["spares"]):
-        # observers an hour apart disagree about an age for an hour: one opens what the other finds unneeded
-        programs = tuple(msgspec.structs.replace(p, clock=max(-20.0, min(20.0, p.clock))) for p in scenario.programs)
-        scenario = msgspec.structs.replace(scenario, programs=programs)
     return scenario
 
 

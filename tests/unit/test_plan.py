@@ -146,10 +146,12 @@ def test_a_ready_wagon_that_lost_its_workers_is_not_switched_to() -> None:
 def test_cooldown_refuses_and_says_so() -> None:
     settings = Settings(limit=Lag(1), workers=Workers(each=1), cooldown=5.0)
     m = manifest(wagon(1, State.ACTIVE, active_at=NOW - 1), wagon(2, State.READY))
-    refused = decide(m, [reading(1, 50)], settings=settings)
+    refused = decide(m, [reading(1, 50, age=1.0)], settings=settings)
     assert states(refused)[1] is State.ACTIVE
     assert "cooldown of 5 s" in one(refused.refusals, SwitchRefused).because
-    assert states(decide(m, [reading(1, 50)], settings=settings, now=NOW + 5))[1] is State.DRAINING
+    assert states(decide(m, [reading(1, 50, age=5.0)], settings=settings))[1] is State.DRAINING
+    another_clock = decide(m, [reading(1, 50, age=1.0)], settings=settings, now=NOW + 3600)
+    assert states(another_clock)[1] is State.ACTIVE, "the age counts, not the wall clock"
 
 
 def test_exact_bound_and_hand_do_not_wait_for_the_cooldown() -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """One look at a wagon's ingress. `at` in seconds (wall clock); totals since the wagon was opened."""
+    """One look at a wagon's ingress. `at` in seconds of the observer's steady clock, which no one sets;
+    totals since the wagon was opened."""
 
     at: float
     published: int
@@ -28,7 +29,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     at: float
     age: float
-    """Seconds since the wagon became ACTIVE; 0 before."""
+    """Seconds since the wagon became ACTIVE, by the observer's steady clock from when it saw that; 0 before."""
     published: int | None = None
     settled: int | None = None
     waiting: int | None = None

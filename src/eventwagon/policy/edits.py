@@ -554,7 +554,7 @@ def sealed(manifest: Manifest, number: int, now: float) -> Edit:
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
         return Edit(manifest)
-    fact = WagonSealed(train=manifest.train, number=number, seconds=now - (wagon.closed_at or now))
+    fact = WagonSealed(train=manifest.train, number=number, seconds=max(0.0, now - (wagon.closed_at or now)))
     return Edit(changed(manifest, number, sealed_at=now), (fact,))
 
 

@@ -203,7 +203,7 @@ class Draft:
             deployment = self.deployment(wagon)
             if wagon.created_at is not None and deployment is not None and deployment.ready:
                 self.manifest = moved(self.manifest, wagon.number, Move.MADE_READY, ready_at=self.now)
-                took = self.now - wagon.opened_at
+                took = max(0.0, self.now - wagon.opened_at)
                 self.facts.append(WagonReady(train=self.manifest.train, number=wagon.number, seconds=took))
             elif self.age(wagon) > attempt_pause(wagon.attempts) + self.settings.provision_timeout:
                 why = (deployment.trouble if deployment else "") or (
@@ -327,8 +327,8 @@ class Draft:
         refuses = self.at_cap(active) and self.settings.at_cap == "refuse"
         if self.on_hold() and not refuses:
             return WHILE_PAUSED
-        since = active.active_at if active.active_at is not None else active.opened_at
-        if not exact and 0 <= self.now - since < self.settings.cooldown:
+        reading = self.readings.get(active.number)
+        if not exact and reading is not None and reading.age < self.settings.cooldown:
             return f"the cooldown of {self.settings.cooldown:g} s is not over"
         if self.manifest.ready:
             return None
@@ -475,7 +475,7 @@ class Draft:
                         number=wagon.number,
                         published=reading.published,
                         settled=reading.settled,
-                        seconds=self.now - (wagon.closed_at or self.now),
+                        seconds=max(0.0, self.now - (wagon.closed_at or self.now)),
                     )
                 )
             elif reading is not None and reading.outstanding_in_all is None:

@@ -29,6 +29,38 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing came to the active wagon, and nothing was settled there."""
 
 
+class ActiveAges:
+    """For how long each wagon has been active: one observer's memory. Pure, no clock.
+
+    Clocks of two machines may be an hour apart, and one may be set while its process runs. So the wall clock is asked once
+    for each wagon, when this observer first sees it active: how long was it so before? The answer counts only within what
+    the steady clock leaves open: not less than 0, and not more than the time since the look before. From then on the
+    steady clock counts. At the first look the steady clock leaves everything open: a process that starts with its clock
+    ahead takes the wagon for too old, once.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[int, tuple[float, float]] = {}
+        """By number: the wagon's `active_at`, and since when it has been active by the steady clock."""
+        self._looked = float("-inf")
+        """The last look, by the steady clock."""
+
+    def look(self, manifest: Manifest, *, now: float, steady: float) -> Mapping[int, float]:
+        """The ages by number, in seconds: 0 for a wagon that never was active. `now` since the epoch, `steady` by a clock
+        that only goes forward."""
+        since: dict[int, tuple[float, float]] = {}
+        for wagon in manifest.wagons:
+            if wagon.active_at is None:
+                continue
+            known = self._since.get(wagon.number)
+            if known is None or known[0] != wagon.active_at:
+                before = min(max(0.0, now - wagon.active_at), steady - self._looked)
+                known = wagon.active_at, steady - before
+            since[wagon.number] = known
+        self._since, self._looked = since, steady
+        return {w.number: steady - since[w.number][1] if w.number in since else 0.0 for w in manifest.wagons}
+
+
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a train.
 

@@ -49,7 +49,7 @@ from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import Ages, Seen, checked_in
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in
 from ..settings import Settings
 from ..values import shown
 from .bulkhead import Bulkhead, is_ours
@@ -125,6 +125,7 @@ class Observer:
             train, broker, registry, switcher, tell=tell, orchestrator=orchestrator, bulkhead=self._bulkhead
         )
         self._history = History()
+        self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""
         self._since: dict[int | str, tuple[object, float]] = {}
@@ -273,6 +274,8 @@ class Observer:
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
         """A reading of each wagon that has taken events, and what could not be read. The manifest must have been read
         before: see `Seen`."""
+        steady = asyncio.get_running_loop().time()
+        ages = self._active_ages.look(manifest, now=self._clock(), steady=steady)
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
         depths, troubles = await self._depths(channels)
@@ -282,7 +285,7 @@ class Observer:
             for channel, depth in zip(channels[number], of, strict=True)
             if depth.trouble
         ]
-        now = self._clock()
+        now, steady = self._clock(), asyncio.get_running_loop().time()
         await self._look_for_losses(
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
@@ -298,8 +301,8 @@ class Observer:
             if ingress.published is not None and ingress.settled is not None:
                 # what waits in a paused wagon is no backlog that shows how fast workers are
                 waiting = 0 if number in paused else ingress.waiting or 0
-                samples[number] = Sample(now, ingress.published, ingress.settled, waiting)
-        self._history.add_all(samples, now)
+                samples[number] = Sample(steady, ingress.published, ingress.settled, waiting)
+        self._history.add_all(samples, steady)
         self._history.keep({w.number for w in wagons})
         standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
         hopeful = {
@@ -312,7 +315,7 @@ class Observer:
         crew = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
         return {
             w.number: msgspec.structs.replace(
-                self._reading(w, depths[w.number], now, crowding, crew),
+                self._reading(w, depths[w.number], now, ages[w.number], crowding, crew),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
@@ -372,6 +375,7 @@ class Observer:
         wagon: Wagon,
         depths: Sequence[Depth],
         now: float,
+        age: float,
         crowding: float,
         crew: float | None,
     ) -> Reading:
@@ -382,7 +386,7 @@ class Observer:
         return Reading(
             number=wagon.number,
             at=now,
-            age=max(0.0, now - wagon.active_at) if wagon.active_at is not None else 0.0,
+            age=age,
             published=ingress.published,
             settled=ingress.settled,
             waiting=ingress.waiting,
@@ -580,7 +584,9 @@ class Observer:
                 now,
                 paused=manifest.pause_of(wagon) is not None,
             )
-            for wagon in sorted(manifest.in_state(*LIVE), key=lambda w: (w.closed_at is None, w.closed_at or 0.0))
+            for wagon in sorted(
+                manifest.in_state(*LIVE), key=lambda w: (w.closed_at is None, w.turn if w.closed_at else 0)
+            )
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)
 

@@ -22,7 +22,7 @@ _BRIEF = 0.01
 """Seconds at least between two looks after those that wait."""
 
 
-class Parcel:
+class PublishCall:
     """The events of one publish call on their way, and how many of them were accepted."""
 
     __slots__ = ("accepted", "deadline", "done", "events", "size")
@@ -37,79 +37,79 @@ class Parcel:
 
 
 class Batch:
-    """Parcels that travel together, in calls of at most `most` events and `MOST_BYTES`.
+    """Publish calls that travel together, in broker calls of at most `most` events and `MOST_BYTES`.
 
-    A call that the broker refuses is repeated by halves, in order, until the refused events stand alone: only the
-    parcels that hold them fail.
+    A broker call that is refused is repeated by halves, in order, until the refused events stand alone: only the
+    calls that hold them fail.
     """
 
-    def __init__(self, parcels: list[Parcel], most: int) -> None:
-        self._parcels = parcels
+    def __init__(self, calls: list[PublishCall], most: int) -> None:
+        self._calls = calls
         self._most = most
         self._parts: list[int] = []
         """How many events the next calls carry, the next one last; empty: as many as fit."""
 
     @property
     def deadline(self) -> float:
-        """The earliest of its parcels', on the event loop's clock."""
-        return min(p.deadline for p in self._parcels)
+        """The earliest of its calls', on the event loop's clock."""
+        return min(p.deadline for p in self._calls)
 
     @property
     def patience(self) -> float:
-        """The latest of its parcels' deadlines: longer nobody waits for an answer."""
-        return max(p.deadline for p in self._parcels)
+        """The latest of its calls' deadlines: longer nobody waits for an answer."""
+        return max(p.deadline for p in self._calls)
 
     @property
     def events(self) -> Sequence[Event]:
         """What the next call carries: the first of those that are still to be accepted, in order."""
-        if len(self._parcels) == 1:
-            parcel = self._parcels[0]
-            events = parcel.events[parcel.accepted :] if parcel.accepted else parcel.events
-            if len(events) > self._most or parcel.size > MOST_BYTES:
+        if len(self._calls) == 1:
+            call = self._calls[0]
+            events = call.events[call.accepted :] if call.accepted else call.events
+            if len(events) > self._most or call.size > MOST_BYTES:
                 events = fitting(events, self._most)
         else:
-            events = [event for p in self._parcels for event in p.events[p.accepted :]]
+            events = [event for p in self._calls for event in p.events[p.accepted :]]
         return events[: self._parts[-1]] if self._parts else events
 
     def accept(self, count: int) -> None:
-        """The first `count` of its events are stored; parcels that are whole are done."""
+        """The first `count` of its events are stored; calls that are whole are done."""
         if self._parts:
             self._parts[-1] -= count
             if self._parts[-1] <= 0:
                 self._parts.pop()
-        for parcel in self._parcels:
-            took = min(count, len(parcel.events) - parcel.accepted)
-            parcel.accepted += took
+        for call in self._calls:
+            took = min(count, len(call.events) - call.accepted)
+            call.accepted += took
             count -= took
-            if parcel.accepted == len(parcel.events) and not parcel.done.done():
-                parcel.done.set_result(None)
+            if call.accepted == len(call.events) and not call.done.done():
+                call.done.set_result(None)
 
     def refuse(self, count: int, error: EventwagonError) -> bool:
-        """The first `count` of its events were refused together. One that was refused alone fails its parcel; of
+        """The first `count` of its events were refused together. One that was refused alone fails its call; of
         several the first half comes next. Was it one alone?"""
         if self._parts:
             self._parts.pop()
         if count > 1:
             self._parts += (count - count // 2, count // 2)
             return False
-        parcel = self._parcels[0]
-        if not parcel.done.done():
-            parcel.done.set_exception(own(error, parcel.accepted))
+        call = self._calls[0]
+        if not call.done.done():
+            call.done.set_exception(own(error, call.accepted))
         return True
 
     def waits(self) -> bool:
         """Does any call still want something? Those that gave up or were answered are left out from now on."""
-        self._parcels = [p for p in self._parcels if not p.done.done()]
-        return bool(self._parcels)
+        self._calls = [p for p in self._calls if not p.done.done()]
+        return bool(self._calls)
 
     def fail(self, error: EventwagonError) -> None:
         """Tell all that still wait, each with an error of its own."""
-        for parcel in self._parcels:
-            if not parcel.done.done():
-                parcel.done.set_exception(own(error, parcel.accepted))
+        for call in self._calls:
+            if not call.done.done():
+                call.done.set_exception(own(error, call.accepted))
 
 
-class Gathering:
+class PublishQueue:
     """What waits to be sent: while one batch is under way the next gathers here, and no timer holds it back.
 
     Each call that has waited until its deadline is told what `late` says. One timer does for all calls: one each would
@@ -117,11 +117,11 @@ class Gathering:
     by which what they wait for must have begun to count as hanging.
     """
 
-    def __init__(self, late: Callable[[Parcel], EventwagonError], held_up: Callable[[float], object]) -> None:
+    def __init__(self, late: Callable[[PublishCall], EventwagonError], held_up: Callable[[float], object]) -> None:
         self._late = late
         self._held_up = held_up
-        self._waiting: deque[Parcel] = deque()
-        self._open: dict[Parcel, None] = {}
+        self._waiting: deque[PublishCall] = deque()
+        self._open: dict[PublishCall, None] = {}
         """Those that have no answer yet, waiting or under way."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
@@ -146,25 +146,25 @@ class Gathering:
             if timer is not None:
                 timer.cancel()
 
-    def add(self, events: Sequence[Event], deadline: float) -> Parcel:
+    def add(self, events: Sequence[Event], deadline: float) -> PublishCall:
         """Take the events of one call, to be forgotten by its caller; its `done` tells when they are stored. Raises
         Unavailable when not open."""
         loop = self._loop
         if self._closed is not None or loop is None:
             raise own(self._closed or _NOT_OPEN, 0)
-        parcel = Parcel(events, deadline, loop.create_future())
-        self._waiting.append(parcel)
-        self._open[parcel] = None
+        call = PublishCall(events, deadline, loop.create_future())
+        self._waiting.append(call)
+        self._open[call] = None
         if deadline < self._due:
             self._arm(loop, deadline)
         if deadline < self._look_due:
             self._look_soon(loop)
         self.wanted.set()
-        return parcel
+        return call
 
-    def forget(self, parcel: Parcel) -> None:
+    def forget(self, call: PublishCall) -> None:
         """Its caller waits no more."""
-        self._open.pop(parcel, None)
+        self._open.pop(call, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         if self._timer is not None:
@@ -175,12 +175,12 @@ class Gathering:
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self._due = None, inf
         now = loop.time()
-        for parcel in self._open:
-            if parcel.deadline <= now and not parcel.done.done():
-                parcel.done.set_exception(self._late(parcel))
+        for call in self._open:
+            if call.deadline <= now and not call.done.done():
+                call.done.set_exception(self._late(call))
         if self._waiting and self._waiting[0].done.done():  # nobody takes them while all senders wait for answers
-            self._waiting = deque(parcel for parcel in self._waiting if not parcel.done.done())
-        if left := [parcel.deadline for parcel in self._open if parcel.deadline > now]:
+            self._waiting = deque(call for call in self._waiting if not call.done.done())
+        if left := [call.deadline for call in self._open if call.deadline > now]:
             self._arm(loop, min(left))
 
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -188,35 +188,35 @@ class Gathering:
         if self._look is not None:
             self._look.cancel()
         now = loop.time()
-        spare = min(parcel.deadline for parcel in self._waiting) - now
+        spare = min(call.deadline for call in self._waiting) - now
         self._look_due = now + max(_BRIEF, min(_LONG, spare / 2))
         self._look = loop.call_at(self._look_due, self._on_look, loop)
 
     def _on_look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._look, self._look_due = None, inf
         now = loop.time()
-        if left := [parcel.deadline for parcel in self._waiting if parcel.deadline > now]:
+        if left := [call.deadline for call in self._waiting if call.deadline > now]:
             self._look_soon(loop)
             self._held_up(now - min(_LONG, min(left) - now))
 
     def take(self, most: int) -> Batch | None:
         """What waits, up to `most` events and `MOST_BYTES` but at least one call's; callers that gave up are left
         out."""
-        parcels: list[Parcel] = []
+        calls: list[PublishCall] = []
         events, room, waiting = most, MOST_BYTES, self._waiting
         while waiting:
-            parcel = waiting[0]
-            events -= len(parcel.events)
-            room -= parcel.size
-            if parcels and (events < 0 or room < 0):
+            call = waiting[0]
+            events -= len(call.events)
+            room -= call.size
+            if calls and (events < 0 or room < 0):
                 break
             waiting.popleft()
-            if parcel.done.done():
-                events += len(parcel.events)
-                room += parcel.size
+            if call.done.done():
+                events += len(call.events)
+                room += call.size
             else:
-                parcels.append(parcel)
-        return Batch(parcels, most) if parcels else None
+                calls.append(call)
+        return Batch(calls, most) if calls else None
 
 
 def fitting(events: Sequence[Event], most: int) -> Sequence[Event]:

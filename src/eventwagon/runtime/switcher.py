@@ -38,7 +38,7 @@ from ..policy.edits import Edit, Full, Lift, active_sealed, when_full
 from ..settings import Settings
 from .bulkhead import Bulkhead, is_ours
 from .lease import Lease
-from .publish_queue import Batch, Gathering, Parcel, fitting
+from .publish_queue import Batch, PublishCall, PublishQueue, fitting
 from .tasks import kept_up
 from .train_state import Switching, train_removed
 
@@ -85,7 +85,7 @@ class Switcher(Switching):
         )  # fmt: skip
         self._publishes = asyncio.Event()
         self._has_published = False
-        self._gathering = Gathering(self._late, self._held_up)
+        self._queue = PublishQueue(self._late, self._held_up)
         self._held_since: tuple[int, float] | None = None
         self._refused_since: tuple[int, float] | None = None
         """Which active wagon the broker refuses to write to, and since when."""
@@ -113,9 +113,9 @@ class Switcher(Switching):
             owned = [tasks.create_task(kept_up(work, what, self._bulkhead)) for what, work in long.items()]
             stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
             closed = Unavailable(f"train {self._train}: the connection is closed")
-            stack.callback(self._gathering.close, closed)
+            stack.callback(self._queue.close, closed)
             self._start_sender(tasks)
-            self._gathering.open()
+            self._queue.open()
             self._stack = stack.pop_all()
         return self
 
@@ -144,24 +144,24 @@ class Switcher(Switching):
         """
         if not events:
             return
-        parcel = self._gathering.add(events, deadline)
+        call = self._queue.add(events, deadline)
         if not self._has_published:
             self._has_published = True
             self._publishes.set()
         try:
-            await parcel.done
+            await call.done
         except asyncio.CancelledError as e:
-            e.accepted = parcel.accepted  # type: ignore[attr-defined]
+            e.accepted = call.accepted  # type: ignore[attr-defined]
             raise
         finally:
-            self._gathering.forget(parcel)
+            self._queue.forget(call)
 
-    def _late(self, parcel: Parcel) -> PublishTimeout:
-        left = len(parcel.events) - parcel.accepted
-        message = f"train {self._train}: {left} of {len(parcel.events)} events not surely accepted in time"
+    def _late(self, call: PublishCall) -> PublishTimeout:
+        left = len(call.events) - call.accepted
+        message = f"train {self._train}: {left} of {len(call.events)} events not surely accepted in time"
         known = self._broker.trouble if isinstance(self._broker, Troubled) else ""
         why = known or self._trouble or "the broker has not answered"
-        return PublishTimeout(f"{message}: {why}", accepted=parcel.accepted)
+        return PublishTimeout(f"{message}: {why}", accepted=call.accepted)
 
     # --- senders --------------------------------------------------------------------------
 
@@ -185,17 +185,17 @@ class Switcher(Switching):
 
     async def _send(self, me: _Sender) -> None:
         """Deliver what gathers, batch by batch."""
-        gathering, most = self._gathering, self._settings.publish_batch
+        queue, most = self._queue, self._settings.publish_batch
         while True:
             if self._sender is not me:
                 if not self._short:
                     return
                 self._sender, self._short = me, False
-            batch = gathering.take(most)
+            batch = queue.take(most)
             if batch is None:
                 me.since = None
-                gathering.wanted.clear()
-                await gathering.wanted.wait()
+                queue.wanted.clear()
+                await queue.wanted.wait()
                 continue
             try:
                 await self._deliver(batch, me)
@@ -229,7 +229,7 @@ class Switcher(Switching):
             await changed.wait()
 
     async def _deliver(self, batch: Batch, me: _Sender) -> None:
-        """Send until every parcel is accepted or refused, or its caller waits no more."""
+        """Send until every call is accepted or refused, or its caller waits no more."""
         pause = _PAUSE_FIRST
         me.since = asyncio.get_running_loop().time()
         while batch.waits():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eventwagon import Event
 from eventwagon.errors import ChannelFull, EventRefused, EventTooLarge, EventwagonError, PublishTimeout, Sealed
-from eventwagon.runtime.publish_queue import MOST_BYTES, Batch, Gathering, Parcel, fitting, own
+from eventwagon.runtime.publish_queue import MOST_BYTES, Batch, PublishCall, PublishQueue, fitting, own
 from eventwagon.testing.virtual_time import run
 from tests.fuzz import examples
 
@@ -40,8 +40,8 @@ def event(name: str, size: int) -> Event:
     return Event(name, "bad" if size < 0 else "good", "/", 0.0, data)
 
 
-def late(parcel: Parcel) -> EventwagonError:
-    return PublishTimeout("late", accepted=parcel.accepted)
+def late(publish_call: PublishCall) -> EventwagonError:
+    return PublishTimeout("late", accepted=publish_call.accepted)
 
 
 @examples(200)
@@ -58,14 +58,14 @@ def test_each_call_has_one_right_answer(
 ) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        gathering = Gathering(late, lambda _: None)
-        gathering.open()
-        parcels = [
-            gathering.add([event(f"{c}.{e}", size) for e, size in enumerate(call.sizes)], loop.time() + call.timeout)
+        queue = PublishQueue(late, lambda _: None)
+        queue.open()
+        publish_calls = [
+            queue.add([event(f"{c}.{e}", size) for e, size in enumerate(call.sizes)], loop.time() + call.timeout)
             for c, call in enumerate(calls)
         ]
         stored: list[str] = []
-        while batch := gathering.take(most):
+        while batch := queue.take(most):
             while batch.waits():
                 events = batch.events
                 assert 0 < len(events) <= most
@@ -80,11 +80,11 @@ def test_each_call_has_one_right_answer(
                 batch.accept(count)
         await asyncio.sleep(2000)
         assert len(set(stored)) == len(stored)
-        for c, (call, parcel) in enumerate(zip(calls, parcels, strict=True)):
+        for c, (call, publish_call) in enumerate(zip(calls, publish_calls, strict=True)):
             mine = [name for name in stored if name.startswith(f"{c}.")]
             assert mine == [f"{c}.{e}" for e in range(len(mine))]
-            assert parcel.done.done()
-            error = parcel.done.exception()
+            assert publish_call.done.done()
+            error = publish_call.done.exception()
             bad = next((e for e, size in enumerate(call.sizes) if size < 0), None)
             if error is None:
                 assert bad is None
@@ -103,8 +103,10 @@ def test_each_call_has_one_right_answer(
 def test_one_bad_of_a_thousand_costs_a_handful_of_calls() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        parcels = [Parcel([event(str(i), -1 if i == 600 else 1)], 1000.0, loop.create_future()) for i in range(1000)]
-        batch, calls = Batch(parcels, 1000), 0
+        publish_calls = [
+            PublishCall([event(str(i), -1 if i == 600 else 1)], 1000.0, loop.create_future()) for i in range(1000)
+        ]
+        batch, calls = Batch(publish_calls, 1000), 0
         while batch.waits():
             calls += 1
             events = batch.events
@@ -113,7 +115,7 @@ def test_one_bad_of_a_thousand_costs_a_handful_of_calls() -> None:
             else:
                 batch.accept(len(events))
         assert calls < 25
-        assert [i for i, parcel in enumerate(parcels) if parcel.done.exception()] == [600]
+        assert [i for i, publish_call in enumerate(publish_calls) if publish_call.done.exception()] == [600]
 
     run(main())
 
@@ -124,15 +126,15 @@ def test_others_are_looked_after_in_time() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         looks: list[float] = []
-        gathering = Gathering(late, lambda _: looks.append(loop.time()))
-        gathering.open()
-        gathering.add([event("a", 1)], loop.time() + 30.0)
+        queue = PublishQueue(late, lambda _: looks.append(loop.time()))
+        queue.open()
+        queue.add([event("a", 1)], loop.time() + 30.0)
         await asyncio.sleep(0.3)
         assert looks == pytest.approx([0.25])
-        gathering.add([event("b", 1)], loop.time() + 0.1)
+        queue.add([event("b", 1)], loop.time() + 0.1)
         await asyncio.sleep(0.06)
         assert looks[1] == pytest.approx(0.35)
-        assert gathering.take(10)
+        assert queue.take(10)
         looks.clear()
         await asyncio.sleep(10)
         assert not looks

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ...display.text import count
 from ...errors import ChannelGone
 from ...event import Channel
 from .claims import ChannelClaims, Claims, Grant
@@ -65,12 +66,12 @@ class KafkaWagon:
         claims = self.channel(channel.name)
         before = claims.lost
         await self.propose(Void(channel.name, runs, lost=True))
-        if (count := claims.lost - before) > 0:
+        if (lost := claims.lost - before) > 0:
             LOGGER.warning(
-                "channel %s lost %d events that nobody had settled: %s was removed, by retention or by somebody; see to "
+                "channel %s lost %s that nobody had settled: %s was removed, by retention or by somebody; see to "
                 "it that retention.ms and retention.bytes are -1, cleanup.policy is delete, and nobody deletes records",
                 channel,
-                count,
+                count(lost, "event"),
                 what,
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ...contracts.broker import Capabilities, Depth, Finding
-from ...display.text import said
+from ...display.text import count, said
 from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
 from .address import SUBSCRIPTION, TOTALS, PulsarAddress, parse
@@ -308,11 +308,11 @@ class PulsarBroker:
         figures = books.look(found, now, threatened=threatened, own=own, expired=expired)
         if figures.fresh:
             log.warning(
-                "channel %s at %s lost %d events that nobody had settled: dropped by the server's policies (message TTL, "
+                "channel %s at %s lost %s that nobody had settled: dropped by the server's policies (message TTL, "
                 "backlog quota) or by hand; see eventwagon doctor",
                 channel,
                 self._address.place,
-                figures.fresh,
+                count(figures.fresh, "event"),
             )
         if books.due(now, threatened=threatened):
             try:

@@ -136,7 +136,7 @@ def _tree(root: Path, at: str) -> Iterator[tuple[str, Path]]:
 
 def _packages() -> Iterator[tuple[str, Path]]:
     """Of eventwagon's needs, and theirs, all that is installed here."""
-    wanted, seen = [Requirement("eventwagon[redis,kubernetes]")], set[str]()
+    wanted, seen = [Requirement("eventwagon[cli,redis,kubernetes]")], set[str]()
     while wanted:
         requirement = wanted.pop()
         extras = requirement.extras or {""}

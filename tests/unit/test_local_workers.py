@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -330,5 +331,37 @@ def test_what_comes_while_a_wagon_is_left_is_given_back_at_once() -> None:
             assert next(iter(consumer._channels)).receiving
             await ending
         assert handled == ["a"]
+
+    run(main())
+
+
+def test_a_wagon_without_its_ingress_is_changed_without_asking_for_it_again() -> None:
+    """Asking again could fail, and what else changed with it: a pause would not be heeded."""
+
+    async def main() -> None:
+        train = Train("t")
+
+        @train.on("t")
+        async def first(name: str) -> None: ...
+
+        @train.on("mail")
+        async def mail(name: str) -> None: ...
+
+        broker = await holding(INGRESS, INNER)
+        cut = msgspec.structs.replace(spec(INGRESS, INNER), cut_off_at=1.0)
+        await broker.delete(INGRESS)
+        async with workers(train, broker, shared=1) as working:
+            consumer = await working.serve(cut)
+            asked = list[Channel]()
+            consume = broker.consume
+
+            def watched(channel: Channel, **more: Any) -> Any:
+                asked.append(channel)
+                return consume(channel, **more)
+
+            broker.consume = watched  # type: ignore[method-assign]
+            await consumer.update(msgspec.structs.replace(cut, paused=True))
+            assert consumer.paused
+            assert asked == []
 
     run(main())

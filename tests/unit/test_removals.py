@@ -37,3 +37,16 @@ def test_a_removal_that_fails_is_over() -> None:
     except OSError:
         assert unit not in removals
     assert removals.postponed(unit) == spec(1)
+
+
+def test_what_a_failed_removal_postponed_does_not_outlive_the_next() -> None:
+    removals, unit = Removals(), ("t", 1)
+    try:
+        with removals.removing(unit):
+            assert removals.postpone(spec(1))
+            raise OSError
+    except OSError:
+        pass
+    with removals.removing(unit):
+        pass
+    assert removals.postponed(unit) is None

@@ -165,6 +165,8 @@ class Settler:
         """They are settled, given back, or their claims are left to run out. Idempotent."""
         for delivery in deliveries:
             self.unsettled.pop(id(delivery), None)
+            if self._later and (later := self._later.pop(id(delivery), None)) is not None:
+                later[1].cancel()
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
                 waiter.set_result(None)
 
@@ -360,8 +362,6 @@ class Settler:
             self._runtime.bulkhead.report(f"settling in {self.source.channel}", e)
             self._settle_later(deliveries[0])
             return
-        for delivery in deliveries if self._later else ():
-            self._later.pop(id(delivery), None)
         self.forget(deliveries)
 
     def _settle_later(self, delivery: Delivery) -> None:

@@ -64,6 +64,8 @@ class WagonConsumer:
         """One for each channel, in the order of `_channels`."""
         self._ending: asyncio.Task[None] | None = None
         self._told_missing: tuple[str, ...] = ()
+        self._gone: set[Channel] = set()
+        """The ingress, where it was gone when it should have been attached to."""
 
     # --- what it does ----------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class WagonConsumer:
         except ChannelGone:
             if channel.name or self.state.spec.cut_off_at is None:
                 raise
+            self._gone.add(channel)
             return None
         circuit = self._circuits.of(channel.name, guarded=self.state.spec.guarded)
         source = ChannelState(self.state, channel, runtime.handlers[channel.name], subscription, circuit)
@@ -165,7 +168,8 @@ class WagonConsumer:
         """Bring it to a changed spec: cut off, rescaled, paused, with further channels. Idempotent; a handler in flight
         is not ended."""
         self.state.spec = spec  # handlers emit to further channels before this process is attached to them, or leaves
-        known = {each.source.channel for each in self._channels}
+        self._heed_pause()  # before any call of the broker, which may fail
+        known = {*self._gone, *(each.source.channel for each in self._channels)}
         for channel in spec.channels:
             if channel not in known and channel.name in self._runtime.handlers:
                 prefetcher = await self._consume(channel, self._stack)
@@ -178,7 +182,6 @@ class WagonConsumer:
                 self._pool.state.wake_all()
         self._tell_missing()
         self._pool.rescale(spec.hands)
-        self._heed_pause()
         self._channels.look()
 
     def pause(self, paused: bool) -> None:

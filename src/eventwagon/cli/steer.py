@@ -146,28 +146,38 @@ async def pause(
         await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
         if before is not None:
             say(f"{what} was paused already, {told_pause(before, time.time())}")
-        while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
-            if asyncio.get_running_loop().time() >= deadline:
-                who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
-                raise Ended(
-                    Code.NOT_IN_TIME,
-                    f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
-                    "as soon as it sees the manifest; one that is away hands out what it has until it ends",
-                )
-            await asyncio.sleep(0.1)
-        for h in await c.heedless():
-            if not h.can and wagon in (None, h.number):
-                say(
-                    f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run"
-                )
-        if held := await _in_hand(c, wagon):
-            say(
-                f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
-                "and goes on with what it has once it is back"
+        try:
+            await _heeded(c, what, wagon, timeout, deadline)
+        except BrokerError as e:
+            raise Ended(Code.FAILED, f"{what} is paused, but who heeds it can't be known: {e}") from e
+
+
+async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
+    """Wait until every process that can heed the pause does, and say what it does not reach."""
+    while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
+        if asyncio.get_running_loop().time() >= deadline:
+            who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
+            raise Ended(
+                Code.NOT_IN_TIME,
+                f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
+                "as soon as it sees the manifest; one that is away hands out what it has until it ends",
             )
-        pause = c.manifest.paused
-        refused = wagon is None and pause is not None and pause.publishing
-        line(f"{what} is paused: no event is handed out; publishers {'are refused' if refused else 'go on'}")
+        await asyncio.sleep(0.1)
+    deaf = [h for h in await c.heedless() if not h.can and wagon in (None, h.number)]
+    for h in deaf:
+        say(f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run")
+    held = await _in_hand(c, wagon)
+    if held is None:
+        say("how many events were handed out before can't be known here: their handlers may still be at work")
+    elif held:
+        say(
+            f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
+            "and goes on with what it has once it is back"
+        )
+    pause = c.manifest.paused
+    refused = wagon is None and pause is not None and pause.publishing
+    holds = "but not for those named above" if deaf else "no further event is handed out"
+    line(f"{what} is paused{',' if deaf else ':'} {holds}; publishers {'are refused' if refused else 'go on'}")
 
 
 def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
@@ -177,10 +187,15 @@ def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
     return None if wagon is None else wagon.paused
 
 
-async def _in_hand(c: Connection, number: int | None) -> int:
-    """Events of the paused wagons that processes have claimed and not settled."""
-    depths = await c.depths()
-    return sum(depth.in_flight or 0 for n, of in depths.items() if number in (None, n) for depth in of.values())
+async def _in_hand(c: Connection, number: int | None) -> int | None:
+    """Events of the paused wagons that processes have claimed and not settled; None: the broker does not say of all."""
+    found = [
+        depth.in_flight
+        for n, channels in (await c.depths()).items()
+        for name, depth in channels.items()
+        if number in (None, n) and name != DEAD
+    ]
+    return None if None in found else sum(each for each in found if each is not None)
 
 
 @job

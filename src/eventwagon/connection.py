@@ -33,7 +33,7 @@ from .errors import (
 )
 from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
 from .payload import encode, type_name
-from .policy.edits import Edit, differences, differing, switch_asked
+from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.handling import Handler
@@ -523,6 +523,22 @@ class Connection:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             await self._switcher.settle(lambda m: switch_asked(m, request))
         return before.number
+
+    async def withdraw_switch(self, why: str = "by hand", *, by: str | None = None) -> bool:
+        """Withdraw the requested switch: the active wagon goes on, and new wagons run its code. False where none is
+        requested, or it was made meanwhile. `by` as in `request_switch`. Idempotent. Raises UsageError, also where the
+        active wagon takes no events any more, so that the train needs the switch."""
+        why, by = _reason(why), _asker(by)
+        self._here()
+        async with self._answering():
+            before = (await self._switcher.refresh()).manifest
+            after = (await self._switcher.settle(lambda m: switch_withdrawn(m, why, by))).manifest
+        active = after.active
+        if after.request is not None and active is not None and active.found_sealed:
+            raise UsageError(f"wagon {active.number} takes no events any more: its switch can't be withdrawn")
+        if before.request is None or active is None or before.active is None:
+            return False
+        return active.number == before.active.number
 
     async def request_stop(self, why: str = "by hand", *, by: str | None = None) -> None:
         """Ask every process that runs this train (`running`) to end gracefully. Publishing stays possible. `by` as in

@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
+import redis
 
 from tests.redis.test_command import CONSUMER
 from tests.scenarios.test_cli import cli
@@ -40,3 +41,19 @@ def test_of_consumers_that_are_not_ours_the_command_says_that_they_go_on(redis_s
         paused = cli(place, "pause", "parcels", **world)
         assert paused.returncode == 0, paused.stderr
         assert "wagon 1 is NOT paused for the orchestrator's 4 workers: they are not told, and go on" in paused.stderr
+
+
+def test_a_key_of_another_type_among_ours_is_a_clear_error(redis_server: Server, place: Path) -> None:
+    prefix = token_hex(4)
+    world = {"EVENTWAGON_URL": f"{redis_server.url}?prefix={prefix}"}
+    with running(place, "run", "app:train", **world):
+        assert cli(place, "publish", "parcels", given="1\n", **world).returncode == 0
+        until_count(place, "done", 1)
+        with redis.Redis.from_url(redis_server.url) as server:
+            server.set(f"{prefix}:{{parcels}}:members", "x")
+        for verb in ("status", "pause", "stop"):
+            done = cli(place, verb, "parcels", **world)
+            assert done.returncode == 1, done.stdout
+            assert "a key of eventwagon holds something else" in done.stderr
+            assert "Traceback" not in done.stderr
+            assert ("parcels is paused, but who heeds it can't be known" in done.stderr) == (verb == "pause")

@@ -131,7 +131,9 @@ def test_a_sentinel_taken_for_a_server_and_the_other_way_round(group: SentinelGr
             async with RedisBroker.from_url(f"redis://127.0.0.1:{sentinel.port}?timeout=2") as broker:
                 await broker.create(Channel("mixed", 1))
         at = f"127.0.0.1:{server.port}"
-        with pytest.raises(BrokerError, match=rf"{at} is a Redis server and no Sentinel: write redis://{at}"):
+        with pytest.raises(
+            BrokerError, match=rf"{at} is a server and no Sentinel: take '\+sentinel' and '/{group.NAME}' out"
+        ):
             async with RedisBroker.from_url(f"redis+sentinel://{at}/{group.NAME}?timeout=2") as broker:
                 await broker.create(Channel("mixed", 1))
 

@@ -306,12 +306,27 @@ def test_the_command_explains_its_exit_codes(place: Path) -> None:
     assert cli(place, "status").returncode == 2
 
 
+def test_why_tells_a_wagon_that_never_was_from_one_whose_entries_are_gone(place: Path) -> None:
+    (place / "app.py").write_text(PROGRAM.replace("spares=1", "spares=1, keep=2"))
+    assert cli(place, "publish", "app:train", given=lines("a@x")).returncode == 0
+    with running(place, "run", "app:train"):
+        for _ in range(3):
+            assert cli(place, "switch", "signups").returncode == 0
+    gone = cli(place, "why", "signups", "--wagon", "1")
+    assert gone.returncode == 1
+    assert "nothing about wagon 1 any more: there has been such a wagon" in gone.stderr
+    never = cli(place, "why", "signups", "--wagon", "99")
+    assert never.returncode == 1
+    assert "nothing about wagon 99: there has been no such wagon, the newest is " in never.stderr
+
+
 def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trains"
     done = cli(tmp_path, "doctor", url, "--json")
     said = json.loads(done.stdout)
     # where the tests run inside a container, its file system goes with it
     assert (done.returncode == 0) == said["well"] == ("overlay" not in done.stdout)
+    assert said["tried"] is True
     assert said["capabilities"]["fences"]
     assert len(said["steps"]["broker"]) > 8
     assert not [step for part in said["steps"].values() for step in part if step["problem"] or step["skipped"]]
@@ -324,4 +339,6 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     done = cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file")
     assert done.returncode == 1
     assert f"✗ connect: {tmp_path}/file" in done.stdout
+    assert "what the driver says it can do (not tried: no connection)" in done.stdout
+    assert json.loads(cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file", "--json").stdout)["tried"] is False
     assert done.stderr == "eventwagon: not everything that a train needs is there\n"

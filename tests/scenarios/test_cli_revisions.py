@@ -58,9 +58,35 @@ def test_code_that_can_not_be_had_is_given_up_and_the_command_fails(place: Path)
         assert "app-v9" in said.stderr
 
 
+def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: Path) -> None:
+    with running(place, "run", "app-v1/app.py:train", "--revision", "v1"):
+        late = cli(place, "switch", "signups", "--revision", "v9", "--timeout", "2")
+        assert late.returncode == 3
+        said = " ".join(late.stderr.split())
+        assert "No worker says that it runs revision v9; those that are alive say revision v1." in said
+        assert "It waits for wagon " in said
+        assert ", revision v9: " in said
+        assert "`eventwagon switch signups --withdraw` withdraws it" in said
+        again = cli(place, "switch", "signups", "--timeout", "0.5")  # joins it: the revision stays asked for
+        assert again.returncode == 3
+        assert "revision v9" in again.stderr
+        withdrawn = cli(place, "switch", "signups", "--withdraw", "--reason", "not today")
+        assert (withdrawn.returncode, withdrawn.stdout) == (
+            0,
+            "the switch is withdrawn; wagon 1 goes on, revision v1\n",
+        ), withdrawn.stderr
+        twice = cli(place, "switch", "signups", "--withdraw")
+        assert (twice.returncode, twice.stdout) == (0, "no switch is asked for; wagon 1 goes on, revision v1\n")
+        made = cli(place, "switch", "signups")
+        assert made.returncode == 0, made.stderr
+    told = cli(place, "why", "signups").stdout
+    assert f"was withdrawn by {this_user()}, wagon 1 (revision v1) goes on: not today" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["switch", "signups", "--withdraw", "--revision", "v2"], "--withdraw takes no --revision"),
         (["switch", "signups", "--watch-errors", "2%"], "needs --revision"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "200%"], "above 0 and at most 1"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "some"], "2% or 0.02"),

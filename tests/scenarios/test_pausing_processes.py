@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eventwagon.cli.app import app
+from eventwagon.connection import Connection
+from eventwagon.contracts.broker import Depth
 from tests.scenarios.test_cli import cli, command, environment
 
 PROGRAM = """
@@ -87,7 +89,7 @@ def pauses_and_goes_on(place: Path, *run: str, **further: str) -> None:
         told = time.time()
         assert (paused.returncode, paused.stdout) == (
             0,
-            "parcels is paused: no event is handed out; publishers go on\n",
+            "parcels is paused: no further event is handed out; publishers go on\n",
         ), paused.stderr
         publish(place, range(400, 410), **further)
         time.sleep(1.5)
@@ -129,6 +131,9 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
         return done.output
 
     said("pause", "parcels", "--publishing", "--reason", "audit", "--by", "ada")
+    twice = said("pause", "parcels", "--by", "bob")
+    assert "parcels was paused already, " in twice
+    assert "by ada: audit; publishers are refused" in twice
     shown = said("status", "parcels")
     assert "the train was paused" in shown
     assert "by ada: audit; publishers are refused" in shown
@@ -145,6 +150,27 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
     assert "wagon 1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
     assert "wagon 1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
     assert "parcels was not paused\n" in said("resume", "parcels")
+
+
+def test_what_was_handed_out_before_is_counted_and_unknown_is_never_none(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "app.py").write_text(PROGRAM.replace("else 0.2", "else 3.0"))
+    assert cli(place, "publish", "app:train", given="1\n2\n").returncode == 0
+    with running(place, "run", "app:train"):
+        until_count(place, "begun", 2)
+        held = cli(place, "pause", "parcels")
+        assert held.returncode == 0, held.stderr
+        assert "2 events handed out before: the handlers finish" in held.stderr
+        assert held.stdout == "parcels is paused: no further event is handed out; publishers go on\n"
+
+    async def unknown(_: Connection) -> Mapping[int, Mapping[str, Depth]]:
+        return {1: {"": Depth(in_flight=0), "second": Depth()}}
+
+    monkeypatch.setattr(Connection, "depths", unknown)
+    again = CliRunner().invoke(app, ["pause", "parcels"], env={"EVENTWAGON_URL": f"sqlite:///{place}/trains"})
+    assert again.exit_code == 0, again.output
+    assert "how many events were handed out before can't be known here" in again.output
 
 
 def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:

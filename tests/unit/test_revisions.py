@@ -15,6 +15,7 @@ from eventwagon.contracts.facts import (
     SwitchGivenUp,
     SwitchRefused,
     SwitchRequested,
+    SwitchWithdrawn,
     WagonOpened,
     WatchEnded,
     WentBack,
@@ -24,7 +25,7 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.policy.edits import attempt_failed, bootstrap, spec_of, switch_asked, when_full
+from eventwagon.policy.edits import attempt_failed, bootstrap, spec_of, switch_asked, switch_withdrawn, when_full
 from eventwagon.policy.plan import Plan
 from eventwagon.policy.scheduling import may_serve
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
@@ -47,6 +48,23 @@ def test_a_request_for_other_code_changes_what_new_wagons_run() -> None:
     assert switch_asked(step.manifest, TO_V2).manifest is step.manifest
     assert switch_asked(step.manifest, Request("as ever", 991.0)).manifest is step.manifest
     assert switch_asked(step.manifest, Request("no, v3", 991.0, "v3")).manifest.revision == "v3"
+
+
+def test_a_request_that_is_withdrawn_leaves_the_code_and_its_wagons_are_put_away() -> None:
+    m = asked(wagon(1, State.ACTIVE, revision="v1"), wagon(2, State.PROVISIONING, revision="v2"))
+    step = switch_withdrawn(m, "not today", "ada")
+    assert (step.manifest.request, step.manifest.revision) == (None, "v1")
+    assert sentence(one(step.facts, SwitchWithdrawn)) == (
+        "the switch that was asked for was withdrawn by ada, wagon 1 (revision v1) goes on: not today"
+    )
+    assert switch_withdrawn(step.manifest, "not today", "ada").manifest is step.manifest
+    decided = decide(step.manifest, [reading(1, 5)])
+    assert states(decided) == {1: State.ACTIVE, 2: State.FAILED}
+
+
+def test_a_switch_that_the_train_can_not_do_without_is_not_withdrawn() -> None:
+    m = asked(wagon(1, State.ACTIVE, revision="v1", found_sealed=True))
+    assert switch_withdrawn(m, "not today", "").manifest is m
 
 
 def test_spares_with_the_old_code_are_put_away_and_never_switched_to() -> None:

@@ -343,6 +343,7 @@ async def doctor(
         report = {
             "url": escaped(shown(url)),
             "capabilities": capabilities,
+            "tried": _is_connected(found["broker"]),
             "means": dict(_meanings(capabilities)),
             "steps": {name: examination.steps for name, examination in found.items()},
             "findings": {name: list(examination.findings) for name, examination in found.items()},

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from ..connection import Connection
-from ..contracts.facts import SwitchGivenUp, sentence
+from ..contracts.facts import SwitchGivenUp, SwitchWithdrawn, sentence
+from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause
 from ..display.redaction import shown
 from ..display.text import count
-from ..errors import EventwagonError, UsageError
+from ..errors import BrokerError, EventwagonError, UsageError
 from ..event import DEAD
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
@@ -45,6 +46,9 @@ async def switch(
         str | None,
         typer.Option("--watch-errors", help="Go back when more of the new wagon's handlings fail: 2% or 0.02."),
     ] = None,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Withdraw a switch that is asked for and not made yet; the code stays.")
+    ] = False,
     reason: Reason = "by hand",
     by: By = None,
     timeout: Timeout = 30.0,
@@ -52,14 +56,23 @@ async def switch(
     """Switch to the next wagon now, whatever the limit says, and wait until it is done.
 
     With --revision that wagon runs other code, and the old one drains with the old. Going back is another switch; with
-    --watch-errors the train does it by itself.
+    --watch-errors the train does it by itself. A switch that is not done in time stays asked for, until it is done,
+    given up, replaced by one to another revision, or withdrawn with --withdraw.
     """
+    if withdraw and (revision is not None or watch_errors is not None):
+        raise UsageError("--withdraw takes no --revision and no --watch-errors: it withdraws whatever is asked for")
     if revision is not None:
         check_revision(revision)
     watch = None if watch_errors is None else share(watch_errors)
     if watch is not None and revision is None:
         raise UsageError("--watch-errors needs --revision: it is new code that is watched")
     async with reached(target, url) as c:
+        if withdraw:
+            done = await c.withdraw_switch(reason, by=by)
+            active = c.manifest.active
+            goes_on = "" if active is None else f"; wagon {active.number} goes on{_code(active.revision)}"
+            line(("the switch is withdrawn" if done else "no switch is asked for") + goes_on)
+            return
         old, new = await _switched(c, reason, by, timeout, revision, watch)
         line(f"switched from wagon {old} to wagon {new}" + (f", revision {revision}" if revision else ""))
 
@@ -133,28 +146,38 @@ async def pause(
         await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
         if before is not None:
             say(f"{what} was paused already, {told_pause(before, time.time())}")
-        while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
-            if asyncio.get_running_loop().time() >= deadline:
-                who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
-                raise Ended(
-                    Code.NOT_IN_TIME,
-                    f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
-                    "as soon as it sees the manifest; one that is away hands out what it has until it ends",
-                )
-            await asyncio.sleep(0.1)
-        for h in await c.heedless():
-            if not h.can and wagon in (None, h.number):
-                say(
-                    f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run"
-                )
-        if held := await _in_hand(c, wagon):
-            say(
-                f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
-                "and goes on with what it has once it is back"
+        try:
+            await _heeded(c, what, wagon, timeout, deadline)
+        except BrokerError as e:
+            raise Ended(Code.FAILED, f"{what} is paused, but who heeds it can't be known: {e}") from e
+
+
+async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
+    """Wait until every process that can heed the pause does, and say what it does not reach."""
+    while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
+        if asyncio.get_running_loop().time() >= deadline:
+            who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
+            raise Ended(
+                Code.NOT_IN_TIME,
+                f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
+                "as soon as it sees the manifest; one that is away hands out what it has until it ends",
             )
-        pause = c.manifest.paused
-        refused = wagon is None and pause is not None and pause.publishing
-        line(f"{what} is paused: no event is handed out; publishers {'are refused' if refused else 'go on'}")
+        await asyncio.sleep(0.1)
+    deaf = [h for h in await c.heedless() if not h.can and wagon in (None, h.number)]
+    for h in deaf:
+        say(f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run")
+    held = await _in_hand(c, wagon)
+    if held is None:
+        say("how many events were handed out before can't be known here: their handlers may still be at work")
+    elif held:
+        say(
+            f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
+            "and goes on with what it has once it is back"
+        )
+    pause = c.manifest.paused
+    refused = wagon is None and pause is not None and pause.publishing
+    holds = "but not for those named above" if deaf else "no further event is handed out"
+    line(f"{what} is paused{',' if deaf else ':'} {holds}; publishers {'are refused' if refused else 'go on'}")
 
 
 def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
@@ -164,10 +187,15 @@ def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
     return None if wagon is None else wagon.paused
 
 
-async def _in_hand(c: Connection, number: int | None) -> int:
-    """Events of the paused wagons that processes have claimed and not settled."""
-    depths = await c.depths()
-    return sum(depth.in_flight or 0 for n, of in depths.items() if number in (None, n) for depth in of.values())
+async def _in_hand(c: Connection, number: int | None) -> int | None:
+    """Events of the paused wagons that processes have claimed and not settled; None: the broker does not say of all."""
+    found = [
+        depth.in_flight
+        for n, channels in (await c.depths()).items()
+        for name, depth in channels.items()
+        if number in (None, n) and name != DEAD
+    ]
+    return None if None in found else sum(each for each in found if each is not None)
 
 
 @job
@@ -263,12 +291,39 @@ async def _switched(
     except TimeoutError:
         raise Ended(
             Code.NOT_IN_TIME,
-            f"not switched within {timeout:g} s; it stays asked for. `eventwagon why {c.train.name}` says what is in the way",
+            f"not switched within {timeout:g} s; it stays asked for. {await _in_the_way(c)}`eventwagon why {c.train.name}` "
+            f"says more, `eventwagon switch {c.train.name} --withdraw` withdraws it",
         ) from None
 
 
+async def _in_the_way(c: Connection) -> str:
+    """What the switch waits for, in sentences; empty where that can't be told."""
+    try:
+        manifest, members = (await c.refresh()).manifest, await c.members()
+    except BrokerError as e:
+        return f"What it waits for can't be read: {e}. "
+    asked, said = manifest.request, list[str]()
+    if asked is not None and asked.revision is not None:
+        running = {m.code for m in members if {"work", "serve"} & set(m.roles)}
+        running |= {d.revision for m in members for d in m.deployed if d.workers}
+        if asked.revision not in running:
+            others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
+            said.append(f"No worker says that it runs revision {asked.revision}; those that are alive say {others}")
+    coming = [w for w in manifest.in_state(State.PROVISIONING) if w.revision == manifest.revision]
+    if coming:
+        wagon = coming[0]
+        said.append(f"It waits for wagon {wagon.number}{_code(wagon.revision)}: {wagon.trouble or 'not ready yet'}")
+    elif not manifest.ready:
+        said.append("It waits for a wagon that is not opened yet")
+    return "".join(f"{each}. " for each in said)
+
+
+def _code(revision: str) -> str:
+    return f", revision {revision}" if revision else ""
+
+
 async def _given_up(c: Connection) -> str:
-    said = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp)]
+    said = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp | SwitchWithdrawn)]
     return said[-1] if said else "the switch was given up"
 
 

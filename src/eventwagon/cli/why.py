@@ -20,8 +20,9 @@ from ..contracts.facts import (
     encode_entry,
     sentence,
 )
+from ..contracts.registry import Registry
 from ..display.text import count as counted
-from ..errors import UsageError
+from ..errors import EventwagonError, UsageError
 from ..event import Event
 from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
 from .looks import run_again
@@ -66,7 +67,10 @@ async def why(
             entries = [e for e in entries if _concerns(e, wagon)][-last if last else 0 :]
         if not entries:
             if wagon is not None:
-                raise Ended(Code.FAILED, f"the journal of {name} has nothing about wagon {wagon}")
+                raise Ended(
+                    Code.FAILED,
+                    f"the journal of {name} has nothing about wagon {wagon}{await _once(registry, name, wagon)}",
+                )
             say("the journal is empty")
         console = out()
         for entry in entries:
@@ -76,6 +80,19 @@ async def why(
                 console.print(beside(Text(local_time(entry.at), "dim"), sentence(entry.fact)))
             else:
                 line(f"{local_time(entry.at)}  {sentence(entry.fact)}")
+
+
+async def _once(registry: Registry, name: str, number: int) -> str:
+    """Whether there has been such a wagon; empty where that can't be known."""
+    try:
+        following = (await registry.read(name)).manifest.next_number
+    except EventwagonError:
+        return ""
+    if 1 <= number < following:
+        return " any more: there has been such a wagon, and its entries were cut off at Train(keep=…)"
+    return (
+        f": there has been no such wagon, the newest is {following - 1}" if following > 1 else ": there is no wagon yet"
+    )
 
 
 def _concerns(entry: Entry, number: int) -> bool:

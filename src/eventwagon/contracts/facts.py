@@ -271,6 +271,15 @@ class SwitchGivenUp(_Fact, frozen=True):
     because: str
 
 
+class SwitchWithdrawn(_Fact, frozen=True):
+    """Somebody withdrew a requested switch. `number`: the active wagon, which goes on. `by`: who withdrew it."""
+
+    number: int
+    because: str
+    revision: str = ""
+    by: str = ""
+
+
 class WentBack(_Fact, frozen=True):
     """Too many handlings of a watched wagon failed: an observer requested a switch back to the old code."""
 
@@ -419,7 +428,7 @@ class NumbersSkipped(_Fact, frozen=True):
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
     | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
-    | OrphanRemoved | SwitchRequested | SwitchGivenUp | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
+    | OrphanRemoved | SwitchRequested | SwitchGivenUp | SwitchWithdrawn | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
     | RegistrySteppedBack | NumbersSkipped
     | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
@@ -614,6 +623,9 @@ def _sentence(fact: Fact) -> str:
             return f"a switch to {_revision(revision)} was asked for{_who(by)}, and back when more than {watch:.3g} of it fails: {why}"
         case SwitchGivenUp(revision=revision, back=back, because=why):
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
+        case SwitchWithdrawn(number=n, because=why, revision=revision, by=by):
+            code = f" ({_revision(revision)})" if revision else ""
+            return f"the switch that was asked for was withdrawn{_who(by)}, {_name(n)}{code} goes on: {why}"
         case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
             return (
                 f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "

@@ -38,6 +38,7 @@ from ..contracts.facts import (
     SwitchGivenUp,
     SwitchRefused,
     SwitchRequested,
+    SwitchWithdrawn,
     WagonOpened,
     WagonSealed,
 )
@@ -461,6 +462,17 @@ def switch_asked(manifest: Manifest, request: Request) -> Edit:
     )
     revision = manifest.revision if request.revision is None else request.revision
     return Edit(msgspec.structs.replace(manifest, request=request, revision=revision), (fact,))
+
+
+def switch_withdrawn(manifest: Manifest, because: str, by: str) -> Edit:
+    """Drop the request: the active wagon goes on, and new wagons run its code. Idempotent. The request stays where the
+    active wagon takes no events any more: the train can't do without that switch."""
+    asked, active = manifest.request, manifest.active
+    if asked is None or active is None or active.found_sealed:
+        return Edit(manifest)
+    revision = manifest.revision if asked.revision is None else active.revision
+    fact = SwitchWithdrawn(train=manifest.train, number=active.number, because=because, revision=active.revision, by=by)
+    return Edit(msgspec.structs.replace(manifest, request=None, revision=revision), (fact,))
 
 
 def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:

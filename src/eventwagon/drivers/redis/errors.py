@@ -80,10 +80,15 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
         return Unavailable(f"{at}the nodes of the cluster do not agree yet about who keeps this channel ({said})")
     if name == "CROSSSLOT" or isinstance(error, exceptions.AskError):
         return StorageBroken(f"{at}the server is a node of a cluster: add cluster=true to the URL ({said})")
+    if "WRONGTYPE" in said:  # a script's error has it in its midst
+        return StorageBroken(
+            f"{at}a key of eventwagon holds something else, which another program or a person wrote ({said}): delete it, "
+            f"or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"
+        )
     if "unknown command" in said.lower():
         return StorageBroken(
-            f"{at}the server does not know a command of Redis 7 ({said}): a Sentinel takes "
-            "redis+sentinel://host:26379/NAME, proxies and older servers can't be used"
+            f"{at}the server does not know a command that Redis 7 has ({said}). If it is a Sentinel, write "
+            "redis+sentinel://host:26379/NAME; an older server, or a proxy that does not pass all commands on, won't do"
         )
     return StorageBroken(f"{at}the server refused: {said}")
 

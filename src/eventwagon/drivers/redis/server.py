@@ -248,7 +248,8 @@ async def _primary(server: Server, place: Place) -> Place:
         if "unknown command" not in str(e).lower():
             raise
         raise ResponseError(
-            f"{_shown(place)} is a Redis server and no Sentinel: write redis://{_shown(place)}, or name the Sentinels"
+            f"{_shown(place)} is a server and no Sentinel: take '+sentinel' and '/{server.sentinel}' out of the URL, "
+            "or name the Sentinels' hosts and ports"
         ) from e
     finally:
         await leave(sentinel)

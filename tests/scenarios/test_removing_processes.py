@@ -28,7 +28,7 @@ def test_what_the_command_says(place: Path) -> None:
     assert cli(place, "publish", "app:train", given="1\n2\n").returncode == 0
     refused = cli(place, "remove", "parcels")
     assert refused.returncode == 1
-    assert "eventwagon: train parcels is not removed: 2 events in parcels_v1. Have them handled" in refused.stderr
+    assert "eventwagon: train parcels is not removed: 2 events in parcels_v1. Have the events handled" in refused.stderr
     with running(place, "run", "app:train"):
         until_count(place, "done", 2)
         alive = cli(place, "remove", "parcels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from importlib.metadata import version as installed
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from ..display.text import as_line
@@ -26,8 +28,20 @@ of a train that runs at the URL will do.
 """
 
 
+_MARKUP = ("[bold]", "[/bold]")
+
+
 class _Commands(TyperGroup):
-    """What is said of a wrong command line repeats words of it: no secrets of them, and no control characters."""
+    """What is said of a wrong command line repeats words of it: no secrets of them, and no control characters. In help
+    texts [bold] and [/bold] are markup; every other bracket is shown as it is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for each in (self, *self.commands.values()):
+            each.help, each.epilog = _literal(each.help), _literal(each.epilog)
+            for parameter in each.params:
+                if (text := getattr(parameter, "help", None)) is not None:
+                    parameter.help = _literal(text)  # type: ignore[attr-defined]
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _made_plain():
@@ -36,6 +50,12 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _made_plain():
             return super().invoke(ctx)
+
+
+def _literal(text: str | None) -> str | None:
+    if text is None:
+        return None
+    return "".join(each if each in _MARKUP else escape(each) for each in re.split(r"(\[/?bold\])", text))
 
 
 @contextmanager

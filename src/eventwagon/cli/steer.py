@@ -202,7 +202,10 @@ async def _in_hand(c: Connection, number: int | None) -> int | None:
 async def resume(
     target: Anchor, url: Url = DEFAULT_URL, wagon: OneWagon = None, reason: Reason = "by hand", by: By = None
 ) -> None:
-    """End the pause of a train, or with --wagon that of one wagon alone: neither ends the other."""
+    """End the pause of a train, or with --wagon that of one wagon alone: neither ends the other.
+
+    What waited is handed out at once, what was due meanwhile too. Limits are heeded again.
+    """
     async with reached(target, url) as c:
         was = await c.resume(reason, wagon=wagon, by=by)
         what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
@@ -248,7 +251,9 @@ async def remove(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Whatever is left: ask living processes to end, delete events and dead letters unhandled."
+            "--force",
+            help="Ask living processes to end, then delete the train with events and dead letters that are left. "
+            "There is no way back.",
         ),
     ] = False,
     orchestrator: Infrastructure = None,
@@ -260,8 +265,8 @@ async def remove(
 ) -> None:
     """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers' units.
 
-    Refused while events or dead letters are left, or processes that run it are alive. What was cut short is finished by
-    calling it again.
+    Refused while events or dead letters are left, or processes that run it are alive; --force deletes what is left. What
+    was cut short is finished by calling it again. Where there is no such train it exits with 1; with --force with 0.
     """
     async with reached_if_known(target, url, orchestrator=orchestrator) as (c, known):
         name = c.train.name

@@ -146,15 +146,21 @@ class Teardown:
         depths = await self._broker.depth(asked)
         standing = set(await self._broker.channels(self._train))
         left = []
+        alive = dead = False
         for channel, depth in zip(asked, depths, strict=True):
             held = outstanding([depth])
             if channel not in standing or held == 0:
                 continue
-            left.append(f"{count(held, 'dead letter' if channel.name == DEAD else 'event')} in {channel}")
+            is_dead = channel.name == DEAD
+            dead, alive = dead or is_dead, alive or not is_dead
+            left.append(f"{count(held, 'dead letter' if is_dead else 'event')} in {channel}")
         if left:
+            how = " Have the events handled (eventwagon run, drain)." if alive else ""
+            if dead:
+                how += f" `eventwagon dead {self._train}` shows the dead letters; nothing but the removal deletes them."
             raise RemovalRefused(
-                f"train {self._train} is not removed: {', '.join(left)}. Have them handled (eventwagon run, drain), or "
-                "remove it with all that is left in it (force=True, --force)"
+                f"train {self._train} is not removed: {', '.join(left)}.{how} "
+                "To delete all that is left in it, remove it with --force (force=True)"
             )
 
     async def _end_processes(self, force: bool, patience: float) -> None:

@@ -581,9 +581,8 @@ class Connection:
         self._here()
         async with self._answering():
             manifest = self._find(await self._switcher.refresh(), wagon)
-            own = manifest.wagon(wagon) if wagon is not None else None
             await self._switcher.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
-        return (manifest.paused if own is None else own.paused) is not None
+        return manifest.own_pause(wagon) is not None
 
     def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:
         """The manifest. Raises UsageError where it has no such wagon."""

@@ -374,10 +374,11 @@ def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -
     console.print(words(shown(url), "bold"), soft_wrap=True)
     console.print()
     longest = max(map(len, Capabilities.__struct_fields__))
-    if not _is_connected(found["broker"]):
+    is_tried = _is_connected(found["broker"])
+    if not is_tried:
         console.print(Text("what the driver says it can do (not tried: no connection)", style="dim"))
     for name, means in _meanings(capabilities):
-        mark = _mark(getattr(capabilities, name)) if _is_connected(found["broker"]) else Text("-")
+        mark = _mark(getattr(capabilities, name)) if is_tried else Text("-")
         _item(console, mark, f"{name:{longest}}", Text(means))
     for name, examination in found.items():
         console.print(f"\n[bold]{name}[/]")

@@ -13,7 +13,6 @@ import typer
 from ..connection import Connection
 from ..contracts.facts import SwitchGivenUp, SwitchWithdrawn, sentence
 from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Pause
 from ..display.redaction import shown
 from ..display.text import count
 from ..errors import BrokerError, EventwagonError, UsageError
@@ -142,7 +141,7 @@ async def pause(
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
         what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
-        before = _pause_of(c.manifest, wagon)
+        before = c.manifest.own_pause(wagon)
         await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
         if before is not None:
             say(f"{what} was paused already, {told_pause(before, time.time())}")
@@ -178,13 +177,6 @@ async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, d
     refused = wagon is None and pause is not None and pause.publishing
     holds = "but not for those named above" if deaf else "no further event is handed out"
     line(f"{what} is paused{',' if deaf else ':'} {holds}; publishers {'are refused' if refused else 'go on'}")
-
-
-def _pause_of(manifest: Manifest, number: int | None) -> Pause | None:
-    if number is None:
-        return manifest.paused
-    wagon = manifest.wagon(number)
-    return None if wagon is None else wagon.paused
 
 
 async def _in_hand(c: Connection, number: int | None) -> int | None:

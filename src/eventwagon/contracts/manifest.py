@@ -177,6 +177,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Why none of its events is handed out: the train's pause, or its own; None while they are."""
         return self.paused or wagon.paused
 
+    def own_pause(self, number: int | None) -> Pause | None:
+        """The pause that was asked for of the whole train (None), or of that wagon alone; None where there is none."""
+        if number is None:
+            return self.paused
+        wagon = self.wagon(number)
+        return None if wagon is None else wagon.paused
+
     def in_state(self, *states: State) -> list[Wagon]:
         """The wagons in any of these states, in the order of their numbers."""
         return [w for w in self.wagons if w.state in states]

@@ -9,7 +9,7 @@ import msgspec
 
 from ..contracts.facts import DeliveryPaused, DeliveryResumed
 from ..contracts.lifecycle import LIVE
-from ..contracts.manifest import Manifest, Pause, Wagon, changed
+from ..contracts.manifest import Manifest, Pause, changed
 from ..contracts.registry import Member
 from .edits import Edit
 
@@ -17,10 +17,9 @@ from .edits import Edit
 def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
     """Pause the train, or that wagon alone. Idempotent: the first pause counts, and if publishing is refused it stays
     so. A wagon that is gone changes nothing."""
-    wagon = manifest.wagon(number) if number is not None else None
-    if number is not None and wagon is None:
+    if number is not None and manifest.wagon(number) is None:
         return Edit(manifest)
-    standing = manifest.paused if wagon is None else wagon.paused
+    standing = manifest.own_pause(number)
     if standing is not None:
         if standing.publishing or not pause.publishing:
             return Edit(manifest)
@@ -28,26 +27,23 @@ def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
     fact = DeliveryPaused(
         train=manifest.train, number=number, because=pause.why, by=pause.by, publishing=pause.publishing
     )
-    return Edit(_with(manifest, wagon, pause), (fact,))
+    return Edit(_with(manifest, number, pause), (fact,))
 
 
 def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
     """End the train's pause, or that wagon's own: neither ends the other. Idempotent."""
-    wagon = manifest.wagon(number) if number is not None else None
-    if number is not None and wagon is None:
-        return Edit(manifest)
-    standing = manifest.paused if wagon is None else wagon.paused
+    standing = manifest.own_pause(number)
     if standing is None:
         return Edit(manifest)
     seconds = max(0.0, now - standing.at)
     fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
-    return Edit(_with(manifest, wagon, None), (fact,))
+    return Edit(_with(manifest, number, None), (fact,))
 
 
-def _with(manifest: Manifest, wagon: Wagon | None, pause: Pause | None) -> Manifest:
-    if wagon is None:
+def _with(manifest: Manifest, number: int | None, pause: Pause | None) -> Manifest:
+    if number is None:
         return msgspec.structs.replace(manifest, paused=pause)
-    return changed(manifest, wagon.number, paused=pause)
+    return changed(manifest, number, paused=pause)
 
 
 def resting(manifest: Manifest) -> frozenset[int]:

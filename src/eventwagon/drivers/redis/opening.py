@@ -5,10 +5,10 @@ from __future__ import annotations
 from ...contracts.address import Address, Drivers
 from .broker import RedisBroker
 from .registry import RedisRegistry
+from .server import Server
 
 
 def open_redis(address: Address) -> Drivers:
     """See `open_drivers`. Raises UsageError."""
-    return Drivers(
-        RedisBroker.from_url(address.url, clock=address.clock), RedisRegistry.from_url(address.url, clock=address.clock)
-    )
+    server = Server.at_address(address)
+    return Drivers(RedisBroker(server, clock=address.clock), RedisRegistry(server, clock=address.clock))

@@ -129,8 +129,12 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         """`redis://[user:password@]host[:port][,host[:port]...][/db][?option=value&...]`, `rediss://` for TLS,
         `redis+sentinel://host[:port],.../NAME[/db]`, `redis+unix:///path`; and the same with `valkey`. Raises
         UsageError."""
-        address = Address.of(url)
-        parts = split_url(url)
+        return cls.at_address(Address.of(url))
+
+    @classmethod
+    def at_address(cls, address: Address) -> Server:
+        """The server of a URL that was taken apart. Raises UsageError."""
+        parts = split_url(address.url)
         kind, _, how = parts.scheme.partition("+")
         is_unix, is_sentinel, is_tls = "unix" in (kind, how), how == "sentinel", kind in ("rediss", "valkeys")
 

@@ -76,7 +76,7 @@ class Follower:
         """Write down how things stand, where that is news; `found`: what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
-            fields = {name: getattr(found, name) for name in Deployment.__struct_fields__}
+            fields = msgspec.structs.asdict(found)
             if not self._beat_due() and found.number == self._state.number:  # counts change all the time
                 fields |= {"handled": self._state.handled, "failed": self._state.failed}
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})

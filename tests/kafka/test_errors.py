@@ -165,3 +165,12 @@ def test_a_cluster_that_names_a_host_which_is_unknown_here() -> None:
     causes = Causes()
     causes.log(30, "%s", "FAIL", "x", "[thrd:a]: kafka-0.internal:9092/0: Failed to resolve 'kafka-0.internal:9092': x")
     assert "advertised.listeners" in causes.why("10.0.0.1:9092", 1.0)
+
+
+def test_a_server_that_hangs_up_while_we_still_send() -> None:
+    """As where it hangs up while we wait: which of the two is met first is chance."""
+    causes = Causes()
+    causes.log(
+        30, "%s", "FAIL", "x", "[thrd:a]: 10.0.0.1:9092/bootstrap: Send failed: Broken pipe (after 1ms in state UP)"
+    )
+    assert "it may want TLS or a login" in causes.why("10.0.0.1:9092", 1.0)

@@ -25,7 +25,7 @@ _REASONS = (
      "the port, or set security.protocol=SSL or SASL_SSL"),
     (r"Invalid response size|Protocol parse failure|Unexpected ApiVersion", "what listens there does not speak Kafka: "
      "check the port (or, if the server speaks TLS, set security.protocol=SSL or SASL_SSL)"),
-    (r"closed by peer|reset by peer|SASL_PLAINTEXT listener", "the server ends the connection at once: check the port; "
+    (r"closed by peer|reset by peer|Broken pipe|SASL_PLAINTEXT listener", "the server ends the connection at once: check the port; "
      "it may want TLS or a login (security.protocol=SSL, SASL_SSL or SASL_PLAINTEXT)"),
     (r"[Tt]imed out|timeout", "it does not answer: check host, port and firewall"),
 )  # fmt: skip

@@ -3,7 +3,7 @@ program itself in `runtime/in_process`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -76,13 +76,35 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels that they are attached to: a wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
     """The wagon's losses that a process knew of as it checked in: what it says is of the wagon since the last of them.
-    None: not said (older code, or an orchestrator)."""
+    Of several processes the least. None: not said (older code, or an orchestrator that asks no check-ins)."""
     missing: tuple[str, ...] = ()
     """Inner channels of the wagon that none of them has a handler for: the others are served."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why."""
     paused: bool | None = None
     """They take nothing since their wagon is paused. None: not known, or they can't be told to."""
+
+
+def together(found: Sequence[Deployment]) -> Deployment:
+    """One wagon's workers in several processes, each as its check-in reports it (at least one). Ready where one process
+    is, and attached to what the ready ones are attached to together. Orchestrators whose workers check in report
+    channels, handlings and breakers by it: an observer may have read the check-ins before they did."""
+    ready = [d for d in found if d.ready]
+    asked = ready or found
+    attached = [d.channels for d in asked if d.channels is not None]
+    return Deployment(
+        number=found[0].number,
+        ready=bool(ready),
+        workers=sum(d.workers for d in found),
+        trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
+        handled=sum(d.handled for d in found),
+        failed=sum(d.failed for d in found),
+        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
+        losses=min((d.losses for d in asked if d.losses is not None), default=None),
+        missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
+        open={name: why for d in found for name, why in d.open.items()},
+        paused=all(d.paused for d in asked),
+    )
 
 
 class Orchestrator(Protocol):

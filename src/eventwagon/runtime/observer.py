@@ -49,7 +49,7 @@ from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import ActiveAges, Ages, Seen, checked_in
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
 from ..settings import Settings
 from ..values import shown
 from .bulkhead import Bulkhead, is_ours
@@ -269,7 +269,8 @@ class Observer:
             if not (d.handled or d.failed):
                 d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
             found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
-        return found, []
+        wagons = {w.number: w for w in manifest.wagons}
+        return {u: since_losses(d, wagons[d.number]) if d.number in wagons else d for u, d in found.items()}, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
         """A reading of each wagon that has taken events, and what could not be read. The manifest must have been read

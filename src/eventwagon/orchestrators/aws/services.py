@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from ...contracts.address import Address
-from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.orchestrator import Deployment, WagonSpec, together
 from ...contracts.registry import Registry
 from ...drivers.aws.clients import TROUBLE, Clients
 from ...drivers.aws.errors import AWSRefused, explain
@@ -260,14 +260,12 @@ class ECSServices:
         if not trouble and workers != wanted:
             told = await self._tells(self.name(spec.train, spec.unit), spec.train)
             trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
-        return Deployment(
-            number=spec.number,
+        return msgspec.structs.replace(
+            together(mine) if mine else Deployment(number=spec.number, ready=False),
             ready=not trouble and wanted > 0,
             workers=workers,
             revision=spec.revision,
             trouble=trouble,
-            open={name: why for each in mine for name, why in each.open.items()},
-            paused=all(each.paused for each in mine) if mine else None,
         )
 
     async def _tells(self, name: str, train: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import yaml
 
-from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.orchestrator import Deployment, WagonSpec, together
 from ...contracts.process import Pod
 from ...contracts.registry import Registry
 from ...display.text import plain
@@ -233,14 +233,13 @@ class Kubernetes:
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
         wanted = live["spec"].get("replicas", 0) * self._template.per_pod if live is not None else 0
-        return Deployment(
-            number=number,
+        checked_in = together(attached) if attached else Deployment(number=number, ready=False)
+        return msgspec.structs.replace(
+            checked_in,
             ready=ready,
-            workers=max(wanted, sum(a.workers for a in attached)),
+            workers=max(wanted, checked_in.workers),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
-            open={name: why for a in attached for name, why in a.open.items()},
-            paused=all(a.paused for a in attached) if attached else None,
         )
 
     async def _own_image(self) -> str:

@@ -34,7 +34,7 @@ from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
-from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
+from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
@@ -57,12 +57,13 @@ from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import Remover
+from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.settling import Settler
 from eventwagon.runtime.switcher import Switcher
-from eventwagon.runtime.train_state import Switching
+from eventwagon.runtime.train_state import TrainState
+from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.runtime.wagon_consumer import WagonConsumer
 from eventwagon.runtime.worker_pool import WorkerPool
-from eventwagon.runtime.worker_runtime import WorkerRuntime
 
 from .guests import Close, DriversDefect
 
@@ -114,15 +115,11 @@ def _mutant(
 @_mutant("seal skipped", "I4")
 def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
-    carry_out = Observer._carry_out
 
-    async def mutant(self: Observer, task: Task, *rest: Any) -> None:
-        if isinstance(task, Seal):
-            await self._switcher.settle(lambda m: sealed(m, task.number, self._clock()))
-        else:
-            await carry_out(self, task, *rest)
+    async def mutant(self: WagonChannels, number: int) -> None:
+        await self._state.settle(lambda m: sealed(m, number, self._runtime.clock()))
 
-    with mock.patch.object(Observer, "_carry_out", mutant):
+    with mock.patch.object(WagonChannels, "seal", mutant):
         yield
 
 
@@ -397,7 +394,7 @@ def _removal_unfenced() -> Iterator[None]:
     async def mutant(self: Remover, wagon: Wagon) -> None:
         late = 0
         if wagon.state is State.DRAINED:
-            channels = self._switcher.snapshot.manifest.working_channels(wagon)
+            channels = self._state.snapshot.manifest.working_channels(wagon)
             late = await self._late(channels, await self._standing(wagon))
         await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
 
@@ -451,12 +448,12 @@ def _any_spare() -> Iterator[None]:
 
 @_mutant("a switch that nobody explains", "I9")
 def _unexplained() -> Iterator[None]:
-    store = Switcher.store
+    store = TrainState.store
 
-    async def mutant(self: Switcher, edit: Edit, *, base: Any) -> Any:
+    async def mutant(self: TrainState, edit: Edit, *, base: Any) -> Any:
         return await store(self, Edit(edit.manifest), base=base)
 
-    with mock.patch.object(Switcher, "store", mutant):
+    with mock.patch.object(TrainState, "store", mutant):
         yield
 
 
@@ -662,11 +659,11 @@ def _not_alone() -> Iterator[None]:
 
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
-    async def mutant(self: Switching) -> Snapshot:
-        self.see(await self._registry.read(self._train))
+    async def mutant(self: TrainState) -> Snapshot:
+        self.see(await self.registry.read(self._train))
         return self.snapshot
 
-    with mock.patch.object(Switching, "refresh", mutant):
+    with mock.patch.object(TrainState, "refresh", mutant):
         yield
 
 
@@ -822,7 +819,7 @@ def _settling_waits() -> Iterator[None]:
     """A call of the broker's that is never answered is never given up."""
     begin = Settler.__init__
 
-    def mutant(self: Settler, runtime: WorkerRuntime, *rest: Any, **more: Any) -> None:
+    def mutant(self: Settler, runtime: Runtime, *rest: Any, **more: Any) -> None:
         patient = msgspec.structs.replace(runtime.settings, publish_timeout=1e9)
         begin(self, dataclasses.replace(runtime, settings=patient), *rest, **more)
 

@@ -44,7 +44,7 @@ from .runtime.payload_batches import batches, check_payloads
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
-from .runtime.teardown import Removed, Teardown
+from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.train_state import TrainState
 from .runtime.wagon_channels import WagonChannels
 from .settings import Settings
@@ -579,7 +579,7 @@ class Connection:
 
     async def remove(
         self, why: str = "by hand", *, force: bool = False, timeout: float = 60.0, by: str | None = None
-    ) -> Removed:
+    ) -> RemovedTrain:
         """Remove the train and everything it owns: channels, dead letters, journal, members, the units of this
         connection's orchestrator, and last its manifest. Idempotent: call it again to finish an interrupted removal.
 

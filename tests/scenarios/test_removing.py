@@ -13,7 +13,7 @@ import pytest
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Manifest, Removal, Wagon
+from eventwagon.contracts.manifest import Manifest, TrainRemoval, Wagon
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
@@ -424,7 +424,7 @@ def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> N
         await founded(world, active(1))
         async with publishing(world) as (state, switcher, _):
             found = await world.registry.read("t")
-            going = msgspec.structs.replace(found.manifest, removal=Removal(why="old", at=world.clock(), by="ada"))
+            going = msgspec.structs.replace(found.manifest, removal=TrainRemoval(why="old", at=world.clock(), by="ada"))
             await world.registry.replace("t", going, expect=found.revision)
             await state.until(lambda m: m.removal is not None)
             if gone:
@@ -444,7 +444,7 @@ def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
 
     async def main() -> None:
         world = World()
-        removal = Removal(why="old", at=world.clock(), by="ada")
+        removal = TrainRemoval(why="old", at=world.clock(), by="ada")
         bare = Manifest(train="t", epoch=1)
         going = msgspec.structs.replace(bare, removal=removal)
         await world.registry.replace("t", going if heard == "before" else bare, expect=0)

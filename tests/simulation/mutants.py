@@ -56,7 +56,7 @@ from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
-from eventwagon.runtime.removal import Remover
+from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.settling import Settler
 from eventwagon.runtime.switcher import Switcher
@@ -252,7 +252,7 @@ def _no_recheck() -> Iterator[None]:
             n: msgspec.structs.replace(r, empty=n in sealed_before and r.waiting == 0) for n, r in readings.items()
         }, troubles
 
-    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(Remover, "_late", return_value=0):
+    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(WagonRemover, "_late", return_value=0):
         yield
 
 
@@ -305,7 +305,7 @@ def _no_sweep() -> Iterator[None]:
 
 @_mutant("workers of a removed wagon kept", "I7")
 def _workers_kept() -> Iterator[None]:
-    with mock.patch.object(Remover, "_end_workers"):
+    with mock.patch.object(WagonRemover, "_end_workers"):
         yield
 
 
@@ -348,15 +348,15 @@ def _new_id() -> Iterator[None]:
 @_mutant("half deleted taken for unknown", "I7")
 def _half_deleted_kept() -> Iterator[None]:
     """A listed channel that is gone keeps its wagon from being removed, for ever."""
-    move = Remover._move_dead_letters
+    move = WagonRemover._move_dead_letters
 
-    async def mutant(self: Remover, channel: Channel) -> int | None:
+    async def mutant(self: WagonRemover, channel: Channel) -> int | None:
         moved = await move(self, channel)
         if moved is None and channel in await self._broker.channels(self._train):
             raise Unavailable(f"{channel} can't be read")
         return moved
 
-    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+    with mock.patch.object(WagonRemover, "_move_dead_letters", mutant):
         yield
 
 
@@ -389,9 +389,9 @@ def _old_word() -> Iterator[None]:
 @_mutant("removal begun with a way back", "I5")
 def _removal_unfenced() -> Iterator[None]:
     """Channels of a wagon go while another observer may still find it draining again."""
-    remove = Remover.remove
+    remove = WagonRemover.remove
 
-    async def mutant(self: Remover, wagon: Wagon) -> None:
+    async def mutant(self: WagonRemover, wagon: Wagon) -> None:
         late = 0
         if wagon.state is State.DRAINED:
             channels = self._state.snapshot.manifest.working_channels(wagon)
@@ -404,16 +404,16 @@ def _removal_unfenced() -> Iterator[None]:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
         return edits_module.removed(manifest, number)
 
-    with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
+    with mock.patch.object(WagonRemover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
         yield
 
 
 @_mutant("dead letters not moved out", "I5")
 def _dead_letters_dropped() -> Iterator[None]:
-    async def mutant(self: Remover, channel: Channel) -> int:
+    async def mutant(self: WagonRemover, channel: Channel) -> int:
         return 0
 
-    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+    with mock.patch.object(WagonRemover, "_move_dead_letters", mutant):
         yield
 
 
@@ -480,10 +480,10 @@ def _lease_ignored() -> Iterator[None]:
 def _not_rescued() -> Iterator[None]:
     """Nobody looks again before a drained wagon is removed."""
 
-    async def nothing(self: Remover, *of: Any) -> int:
+    async def nothing(self: WagonRemover, *of: Any) -> int:
         return 0
 
-    with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):
+    with mock.patch.object(WagonRemover, "_late", nothing), mock.patch.object(WagonRemover, "_rescue", nothing):
         yield
 
 
@@ -671,11 +671,11 @@ def _step_back_ignored() -> Iterator[None]:
 def _lost_wagons_dropped() -> Iterator[None]:
     """What stands in channels that the older manifest does not know goes with them."""
 
-    async def mutant(self: Remover, task: RemoveLeftover) -> None:
+    async def mutant(self: WagonRemover, task: RemoveLeftover) -> None:
         for channel in task.channels:
             await self._broker.delete(channel)
 
-    with mock.patch.object(Remover, "leftover", mutant):
+    with mock.patch.object(WagonRemover, "leftover", mutant):
         yield
 
 
@@ -831,10 +831,10 @@ def _settling_waits() -> Iterator[None]:
 def _moving_waits() -> Iterator[None]:
     """An observer that moves a wagon's dead letters on never gives up a call that is never answered."""
 
-    async def mutant(self: Remover, kept: Any, letters: Sequence[Event]) -> None:
+    async def mutant(self: WagonRemover, kept: Any, letters: Sequence[Event]) -> None:
         await self._broker.publish(kept, letters)
 
-    with mock.patch.object(Remover, "_publish", mutant):
+    with mock.patch.object(WagonRemover, "_publish", mutant):
         yield
 
 

@@ -52,7 +52,7 @@ from ..values import shown
 from .bulkhead import is_ours
 from .ended import Ended
 from .looks import Looks
-from .removal import Remover
+from .removal import WagonRemover
 from .runtime import Runtime
 from .switcher import Switcher
 from .train_state import TrainState
@@ -107,7 +107,7 @@ class Observer:
         self._looks = Looks(runtime.train, runtime.bulkhead)
         self._swept = float("-inf")
         self._channels = WagonChannels(runtime, state)
-        self._remover = Remover(runtime, state, switcher)
+        self._remover = WagonRemover(runtime, state, switcher)
         self._ended = Ended(runtime, state)
         self._history = History()
         self._active_ages = ActiveAges()

@@ -29,7 +29,7 @@ _DEFECTS = 3
 """How often a driver may fail in a row before it is taken for the event's doing."""
 
 
-class Remover:
+class WagonRemover:
     """Removes wagons that are drained or failed, and what was left of those that are gone."""
 
     def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher) -> None:
@@ -74,14 +74,14 @@ class Remover:
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
             # in a time that the registry forgot it may have been in use
-            await self._broker.seal(manifest.ingress(wagon))
-            for channel in (*named, *lost):
-                if channel.name != PROBE:
-                    await self._rescue(channel)
+            await self._clear((*named, *lost))
         else:
+            # sealed, and the last look found all empty: since then only a publisher can have come that the broker could
+            # not refuse
             await self._rescue(manifest.ingress(wagon))
-        for channel in (*named, *lost, manifest.dead_letters(wagon)):
-            await self._delete(channel)
+            for channel in (*named, *lost):
+                await self._delete(channel)
+        await self._delete(manifest.dead_letters(wagon))
         await self._state.settle(lambda m: Edit(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
@@ -209,10 +209,16 @@ class Remover:
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
-        that was restored from an older copy does not know their wagon. The ingress goes first: what a handler still has
-        in hand is published anew there, and whatever else it emits stands already. Idempotent."""
+        that was restored from an older copy does not know their wagon. Idempotent."""
         await self._end_workers(task.number)
-        for channel in sorted(task.channels, key=lambda c: bool(c.name)):
+        await self._clear(sorted(task.channels, key=lambda c: bool(c.name)))
+        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
+        await self._state.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _clear(self, channels: Sequence[Channel]) -> None:
+        """Delete channels that may hold events, the ingress first: events are published anew, dead letters moved. What a
+        handler still has in hand is found in the ingress, and all else that it emits stands already by then."""
+        for channel in channels:
             if not channel.name:
                 await self._broker.seal(channel)
             if channel.name == DEAD:
@@ -220,8 +226,6 @@ class Remover:
             elif channel.name != PROBE:
                 await self._rescue(channel)
             await self._delete(channel)
-        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
-        await self._state.note(OrphanRemoved(train=self._train, what=what))
 
     async def _delete(self, channel: Channel) -> None:
         await self._broker.delete(channel)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..contracts.broker import outstanding
 from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Removal
+from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
@@ -29,7 +29,7 @@ _SWEEP_AGAIN = 1.0
 """Seconds between two sweeps: brokers may list a channel a while after its deletion."""
 
 
-class Removed(msgspec.Struct, frozen=True):
+class RemovedTrain(msgspec.Struct, frozen=True):
     """What a removal has removed."""
 
     channels: int
@@ -50,7 +50,7 @@ class Teardown:
         self._registry = state.registry
         self._state = state
 
-    async def run(self, why: str, by: str, *, force: bool, patience: float) -> Removed:
+    async def run(self, why: str, by: str, *, force: bool, patience: float) -> RemovedTrain:
         """Remove the train: first it is refused while something is left; then the manifest says that it is being
         removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
         is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
@@ -63,7 +63,7 @@ class Teardown:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
         if existed:
-            removal = Removal(why=why, at=self._runtime.clock(), by=by)
+            removal = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
             manifest = (await self._state.settle(lambda m: removal_asked(m, removal))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
@@ -82,7 +82,7 @@ class Teardown:
         await self._let_it_be_known()
         standing.update(await self._sweep())
         await self._registry.delete(self._train)
-        return Removed(len(standing), units, existed)
+        return RemovedTrain(len(standing), units, existed)
 
     async def _sweep(self) -> set[Channel]:
         """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while

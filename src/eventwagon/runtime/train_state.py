@@ -9,7 +9,7 @@ from functools import partial
 from typing import Self
 
 from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
-from ..contracts.manifest import Manifest, Removal, sound
+from ..contracts.manifest import Manifest, TrainRemoval, sound
 from ..contracts.registry import Registry, Snapshot
 from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
 from ..policy.edits import Edit, kept, stepped_back, went_back
@@ -230,7 +230,7 @@ class TrainState:
             self._tell(fact)
 
 
-def train_removed(train: str, removal: Removal) -> TrainRemoved:
+def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:
     """What is told while a train is being removed, and after it by processes that knew of that."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(

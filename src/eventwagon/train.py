@@ -18,9 +18,11 @@ from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
 from .payload import caller_names, shape
+from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
+from .runtime.runtime import Runtime
 from .settings import AtCap, Settings, make_settings
 from .values import check_revision
 from .workers import Workers
@@ -130,22 +132,17 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-
-        async with (
-            open_drivers(url, clock=clock).broker as broker,
-            wagon_workers(
-                self.name,
-                self.settings,
-                self.handlers,
-                broker,
-                shared=False,
-                revision=self.revision,
-                owner=owner,
+        async with open_drivers(url, clock=clock).broker as broker:
+            runtime = Runtime(
+                train=self.name,
+                settings=self.settings,
+                broker=broker,
                 clock=clock,
                 tell=Telling(self.name, listeners),
-            ) as (
-                _,
-                local,
-            ),
-        ):
-            yield broker, local
+                bulkhead=Bulkhead(self.name),
+                handlers=self.handlers,
+                name=owner,
+                revision=self.revision,
+            )
+            async with wagon_workers(runtime, shared=False) as (_, local):
+                yield broker, local

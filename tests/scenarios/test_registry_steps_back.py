@@ -42,7 +42,7 @@ def warned(world: World, words: str) -> bool:
 
 def known(connection: Connection) -> Snapshot:
     """What the process knows of the manifest, without asking."""
-    return connection._switcher.snapshot
+    return connection._state.snapshot
 
 
 async def switched(connection: Connection, count: int = 1) -> None:
@@ -264,7 +264,7 @@ def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
             await connection.publish(SignUp("a"))
             older = await world.registry.read("signups")
             await switched(connection)
-            connection._switcher.see(older)
+            connection._state.see(older)
             await connection.refresh()
             assert known(connection).manifest.epoch == 0
             assert not world.of(RegistrySteppedBack)

@@ -13,7 +13,7 @@ import pytest
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Manifest, Removal, Wagon
+from eventwagon.contracts.manifest import Manifest, TrainRemoval, Wagon
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
@@ -21,9 +21,10 @@ from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.runtime.switcher import Switcher
-from eventwagon.settings import Settings
+from eventwagon.runtime.train_state import TrainState
+from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.testing.virtual_time import run
-from tests.support import World, until
+from tests.support import World, runtime_of, until
 
 
 def program(handled: list[int], **settings: Any) -> Train:
@@ -218,10 +219,11 @@ async def founded(world: World, *wagons: Wagon) -> None:
     await world.registry.replace("t", manifest, expect=0)
 
 
-def publishing(world: World) -> Switcher:
-    return Switcher(
-        "t", Settings(), (), world.broker, world.registry, clock=world.clock, by="publisher", tell=world.facts.append
-    )
+@asynccontextmanager
+async def publishing(world: World) -> AsyncIterator[tuple[TrainState, Switcher, WagonChannels]]:
+    runtime = runtime_of(Train("t"), world.broker, clock=world.clock, tell=world.facts.append, name="publisher")
+    async with TrainState(runtime, world.registry) as state, Switcher(runtime, state) as switcher:
+        yield state, switcher, WagonChannels(runtime, state)
 
 
 def cut_off(number: int) -> Wagon:
@@ -420,11 +422,11 @@ def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> N
         world = World()
         world.broker = MemoryBroker(clock=world.clock, fences=False)
         await founded(world, active(1))
-        async with publishing(world) as switcher:
+        async with publishing(world) as (state, switcher, _):
             found = await world.registry.read("t")
-            going = msgspec.structs.replace(found.manifest, removal=Removal(why="old", at=world.clock(), by="ada"))
+            going = msgspec.structs.replace(found.manifest, removal=TrainRemoval(why="old", at=world.clock(), by="ada"))
             await world.registry.replace("t", going, expect=found.revision)
-            await switcher.until(lambda m: m.removal is not None)
+            await state.until(lambda m: m.removal is not None)
             if gone:
                 await world.registry.delete("t")
             with pytest.raises(TrainRemoved, match="by ada: old"):
@@ -442,22 +444,22 @@ def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
 
     async def main() -> None:
         world = World()
-        removal = Removal(why="old", at=world.clock(), by="ada")
+        removal = TrainRemoval(why="old", at=world.clock(), by="ada")
         bare = Manifest(train="t", epoch=1)
         going = msgspec.structs.replace(bare, removal=removal)
         await world.registry.replace("t", going if heard == "before" else bare, expect=0)
-        channels = world.broker.channels
+        listed = world.broker.channels
 
         async def removed_meanwhile(train: str) -> Any:
-            monkeypatch.setattr(world.broker, "channels", channels)
+            monkeypatch.setattr(world.broker, "channels", listed)
             await world.registry.replace("t", going, expect=1)
-            return await channels(train)
+            return await listed(train)
 
-        async with publishing(world) as switcher:
+        async with publishing(world) as (_, switcher, channels):
             if heard != "before":
                 monkeypatch.setattr(world.broker, "channels", removed_meanwhile)
                 with pytest.raises(TrainRemoved, match="by ada: old"):
-                    await switcher.found()
+                    await channels.bootstrap()
             with pytest.raises(TrainRemoved, match="by ada: old"):
                 await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
         assert await world.broker.channels("t") == []

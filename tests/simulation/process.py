@@ -18,7 +18,7 @@ from eventwagon.errors import EventwagonError, PublishError, Reject, Retry, Snoo
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.runtime.handling import Context
-from eventwagon.runtime.worker_runtime import PoolState
+from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 

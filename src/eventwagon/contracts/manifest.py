@@ -32,7 +32,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     """Publishers are refused too."""
 
 
-class Removal(msgspec.Struct, frozen=True, kw_only=True):
+class TrainRemoval(msgspec.Struct, frozen=True, kw_only=True):
     """The train is being removed: it takes no events, and its processes end."""
 
     why: str
@@ -156,7 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The revision that it was found at then; 0: it held no manifest."""
     paused: Pause | None = None
     """All wagons are paused, those to come too."""
-    removal: Removal | None = None
+    removal: TrainRemoval | None = None
 
     @property
     def active(self) -> Wagon | None:

@@ -43,7 +43,7 @@ from ..contracts.facts import (
     WagonSealed,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Manifest, Pause, Removal, Request, Wagon, changed, moved, opened, switched
+from ..contracts.manifest import Manifest, Pause, Request, TrainRemoval, Wagon, changed, moved, opened, switched
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..contracts.reading import Reading
 from ..contracts.registry import Snapshot
@@ -486,7 +486,7 @@ def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
     return switch_asked(manifest, request)
 
 
-def removal_asked(manifest: Manifest, removal: Removal) -> Edit:
+def removal_asked(manifest: Manifest, removal: TrainRemoval) -> Edit:
     """Begin to remove the train: its processes are asked to end. Idempotent: the first request counts."""
     if manifest.removal is not None:
         return Edit(manifest)

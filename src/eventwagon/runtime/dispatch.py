@@ -9,7 +9,8 @@ from ..contracts.broker import Delivery
 from ..event import born
 from ..policy.scheduling import Candidate, ChainTimes, choose
 from .prefetch import Prefetcher, WagonPrefetch
-from .worker_runtime import PoolState, WagonState, WorkerRuntime
+from .runtime import Runtime
+from .worker_states import PoolState, WagonState
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds, so that fast events share the cost of choosing."""
@@ -24,7 +25,7 @@ class Dispatcher:
     the promise to newcomers in seconds that a shared pool works by.
     """
 
-    def __init__(self, runtime: WorkerRuntime, pool: PoolState, *, slo: float | None) -> None:
+    def __init__(self, runtime: Runtime, pool: PoolState, *, slo: float | None) -> None:
         self.floors = 0
         """How many of the pool's workers the floors of draining wagons may take together. Written by WorkerPool."""
         self.late = False

@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
 from ..contracts.broker import Delivery
-from ..contracts.facts import HandlerOverran
+from ..contracts.facts import HandlerOverran, StepFailed
 from ..display.text import plain
 from ..errors import EventwagonError
 from .admission import Gate
@@ -32,8 +32,9 @@ from .handling import (
     begin,
     handlers_own,
 )
+from .runtime import Runtime
 from .settling import Settler
-from .worker_runtime import ChannelState, PoolState, WagonState, WorkerRuntime
+from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -85,7 +86,7 @@ class HandlerRunner:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         pool: PoolState,
         *,
         gate: Gate,
@@ -276,7 +277,7 @@ class HandlerRunner:
                 raise
             step = f"marking a claim in {source.channel}"
             if isinstance(e, EventwagonError | TimeoutError):
-                runtime.report_failure(step, str(e) or "no answer in time")
+                runtime.tell(StepFailed(train=runtime.train, step=step, because=str(e) or "no answer in time"))
             else:
                 runtime.bulkhead.report(step, e)
             settler.give_back(delivery, _BEFORE_ALONE)

@@ -10,7 +10,8 @@ from .dispatch import Dispatcher
 from .handler_runner import OUTCOMES, HandlerRunner, Worker
 from .handling import HANDLED
 from .prefetch import WagonPrefetch
-from .worker_runtime import PAUSES, PoolState, WagonState, WorkerRuntime
+from .runtime import Runtime
+from .worker_states import PAUSES, PoolState, WagonState
 
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
@@ -25,7 +26,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         tasks: asyncio.TaskGroup,
         state: PoolState,
         dispatcher: Dispatcher,

@@ -35,7 +35,7 @@ from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
 from ...runtime.handling import Handler
 from ...runtime.local_workers import LocalWorkers
-from ...runtime.worker_runtime import WorkerRuntime
+from ...runtime.runtime import Runtime
 from ...settings import Settings
 from .counters import Counters
 
@@ -172,7 +172,7 @@ class Function:
             if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
                 settings = msgspec.structs.replace(train.settings, breaker=None)
                 self._circuits = Circuits(train.name, settings, log, random.Random())
-            runtime = WorkerRuntime(
+            runtime = Runtime(
                 train=train.name,
                 handlers=train.handlers,
                 settings=train.settings,

@@ -20,7 +20,7 @@ from ...contracts.process import Pod
 from ...contracts.registry import Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
-from ..removals import Removals
+from ..removals import UnitRemovals
 from .check import Loader
 from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
@@ -102,7 +102,7 @@ class Kubernetes:
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
-        self._removals = Removals()
+        self._removals = UnitRemovals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
 

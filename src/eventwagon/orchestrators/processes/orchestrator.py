@@ -17,7 +17,7 @@ from ...backoff import pause_after
 from ...contracts.orchestrator import PLACE, Deployment, WagonSpec
 from ...display.redaction import shown
 from ...errors import StorageBroken, Unavailable, UsageError
-from ..removals import Removals
+from ..removals import UnitRemovals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, UnitProcess
@@ -63,7 +63,7 @@ class Processes:
         self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
         self._not_before: dict[_Key, float] = {}
-        self._removals = Removals()
+        self._removals = UnitRemovals()
         self._still = Stillness()
         self._seen: set[_Key] = set()
         self._closing = False

@@ -149,7 +149,7 @@ def declares(broker: str) -> Callable[[], str]:
         can = open_drivers(sample).broker.capabilities
         names = Capabilities.__struct_fields__
         have, lack = ([f"`{each}`" for each in names if getattr(can, each) is which] for which in (True, False))
-        return f"It declares {_listed(have)}." + (f" It does not declare {_listed(lack)}.\n" if lack else "\n")
+        return f"It declares {_listed(have)}.\n" + (f"It does not declare {_listed(lack)}.\n" if lack else "")
 
     return sentence
 

@@ -33,7 +33,7 @@ class Limit(Protocol):
 
     `bound`: a number of events published to the wagon at which it is full, whatever else is so. From there on `measure`
     must give 1 or more. A broker that can holds the wagon to exactly so many (see `capacity`).
-    `slo`: how many seconds a new event may wait, as `Wait` promises it. A shared crew serves by it (see `slo`).
+    `slo`: how many seconds a new event may wait, as `Wait` promises it. Shared workers choose by it (see `slo`).
     """
 
     def measure(self, reading: Reading) -> Pressure:
@@ -240,7 +240,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate next to 0 is a wait without end
         return Pressure(
             wait / mark,
-            f"a newcomer would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
+            f"a new event would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
             f"{_count(reading.settle_rate)} settled per second); the mark is {mark:.3g} s",
         )
 

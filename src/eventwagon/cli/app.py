@@ -21,7 +21,7 @@ from ..display.text import as_line
 from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
 from .console import EXIT_CODES, ending, line
 
-_ABOUT = """Trains of wagons: event channels that stay fast for newcomers under unpredictable peaks.
+_ABOUT = """Trains of wagons: event channels in which new events stay fast during unpredictable peaks.
 
 TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, the name \
 of a train that runs at the URL will do.

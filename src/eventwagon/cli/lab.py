@@ -43,26 +43,27 @@ def lab(
     events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
     service: Annotated[
-        str, typer.Option(help="Seconds of work an event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1).")
+        str, typer.Option(help="Seconds of work per event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1).")
     ] = "",
     service_per_size: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds of work for each unit of the trace's column size.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="The fixed crew; what an autoscaled queue begins with.")
+        int | None, typer.Option(min=1, help="Fixed workers; an autoscaled queue starts with as many.")
     ] = None,
     each: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are known beforehand).",
+            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are known "
+            "beforehand).",
         ),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
     slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: seconds from arrival to done.")] = None,
     limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo)).")] = "",
     wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
-    floor: Annotated[int, typer.Option(min=0, help="Workers of the fixed crew for each draining wagon.")] = 0,
+    floor: Annotated[int, typer.Option(min=0, help="Of the fixed workers, how many each draining wagon keeps.")] = 0,
     start: Annotated[
         float, typer.Option(min=0.0, help="Seconds until an added consumer, or a wagon's workers, begin to work.")
     ] = 10.0,
@@ -86,9 +87,10 @@ def lab(
 ) -> None:
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
 
-    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time); the others are
-    simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO queue with the fixed
-    crew would serve late; [bold]old[/bold]: the others. [bold]worker-s[/bold]: worker-seconds paid for, idle ones and spares too.
+    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time). The others
+    are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO
+    queue with the fixed workers would serve late; [bold]old[/bold]: the others. [bold]worker-s[/bold]: worker-seconds
+    paid for, idle ones and spares too.
     """
     with ending():
         job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed)  # fmt: skip
@@ -171,7 +173,7 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> N
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each, a crew of {job.workers}, on time within {job.slo:g} s; "
+        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within {job.slo:g} s; "
         f"a wagon is full at {job.limit}\n"
     )
     room = console.width - max(len(name) for name in rows)

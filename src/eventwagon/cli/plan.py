@@ -24,27 +24,30 @@ def plan(
         Path | None,
         typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="The trace's arrivals come so many times as fast.")] = 1.0,
-    events: Annotated[int | None, typer.Option(min=1, help="So many arrivals.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Within so many seconds.")] = None,
-    service: Annotated[str, typer.Option(help="Seconds of work an event, as for lab.")] = "",
+    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
+    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
+    service: Annotated[str, typer.Option(help="Seconds of work per event, as for lab.")] = "",
     service_per_size: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds of work for each unit of size.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="What works there today, from one queue.")] = None,
-    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: done within so many seconds.")] = None,
-    on_time: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share that must be on time.")] = 0.99,
-    price: Annotated[float, typer.Option(min=0.0, help="Of a worker-second.")] = 1.0,
-    start: Annotated[float, typer.Option(min=0.0, help="Seconds until a further wagon's crew works.")] = 10.0,
-    wagons: Annotated[int, typer.Option(min=2, help="Live wagons at most.")] = 500,
-    processes: Annotated[int, typer.Option(min=1, help="At a time.")] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many workers serve your one queue today.")] = None,
+    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: seconds from arrival to done.")] = None,
+    on_time: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of events that must be on time.")] = 0.99,
+    price: Annotated[float, typer.Option(min=0.0, help="Price of a worker-second.")] = 1.0,
+    start: Annotated[
+        float, typer.Option(min=0.0, help="Seconds until a further wagon's workers begin to work.")
+    ] = 10.0,
+    wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
+    processes: Annotated[int, typer.Option(min=1, help="Most processes at a time.")] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Search the cheapest settings that keep the promise for your traffic, and print them as code.
 
-    Each candidate (a fixed crew for all wagons, or a crew for each; where to cut; spares; the cap) runs through the real switcher,
-    observer and workers in virtual time. What they win is told against today's: one queue with --workers. The best settings for that crew, as it is, are told too.
+    Each candidate (workers shared by all wagons, or workers for each; where to cut; spares; the cap) runs through the
+    real switcher, observer and workers in virtual time. The gain is over today's queue: one, with --workers. The best
+    settings for the same number of workers are printed too.
     """
     with ending():
         job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, None, 1, slo, "", wagons, 0, start, 32, seed)  # fmt: skip
@@ -98,7 +101,7 @@ def _show(
     _recommend(console, now, found)
     if same is not found:
         console.print(
-            f"With today's crew of {same.job.workers} (no order of work could have more than {most:.1%} on time):"
+            f"With today's {same.job.workers} workers (no order of work could have more than {most:.1%} on time):"
         )
         _recommend(console, now, same)
 

@@ -19,8 +19,7 @@ PLACE = "{revision}"
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a wagon should have: its channels (they exist and take writes) and how many workers.
 
-    `workers` is None where a crew shared between the wagons serves it; 0: scaled to zero, nothing is to be kept
-    running.
+    `workers` is None where workers shared between the wagons serve it; 0: scaled to zero, no workers are kept running.
     """
 
     train: str
@@ -34,8 +33,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: Channel
     workers: int | None
     idle: bool = False
-    """They are to be ready and take nothing for now: the crew is needed elsewhere. Workers that can't be told so
-    work."""
+    """Its workers are ready but take no events for now, because others are needed elsewhere. Workers that don't know
+    `idle` take events."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
     paused: bool = False
@@ -63,7 +62,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     """They are attached to all of its channels that they were told of but the `missing`; `channels` says which."""
     workers: int = 0
-    """How many; of a shared crew, those that are at this wagon now."""
+    """How many; of shared workers, those that serve this wagon now."""
     revision: str = ""
     """The code that runs, as the spec named it; empty: not said."""
     trouble: str = ""

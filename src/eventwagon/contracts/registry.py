@@ -55,7 +55,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     """The revision of its code, where it says one."""
     crew: int = 0
-    """Its workers, where they are a shared crew."""
+    """How many shared workers it has."""
     deployed: tuple[Deployment, ...] = ()
     """What the orchestrator of an observing process says of the wagons' workers."""
     publishing_to: int = 0

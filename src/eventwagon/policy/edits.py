@@ -158,7 +158,7 @@ def at_cap(settings: Settings, manifest: Manifest) -> bool:
 
 
 def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
-    """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: a shared crew
+    """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: shared workers
     serves it."""
     return WagonSpec(
         train=manifest.train,

@@ -22,7 +22,7 @@ class Dispatcher:
     """Decides from which channel of its wagons a pool's worker takes the next event, by `policy.scheduling`.
 
     It owns the current choice, how much of their share the floors have used, and how long chains of events take. `slo`:
-    the promise to newcomers in seconds that a shared pool works by.
+    the promise to new events in seconds that a shared pool works by.
     """
 
     def __init__(self, runtime: Runtime, pool: PoolState, *, slo: float | None) -> None:

@@ -37,7 +37,7 @@ class LocalWorkers:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
     `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    newcomers in seconds that a shared pool works by. `circuits`: what is known of the channels already, where several
+    new events in seconds that a shared pool works by. `circuits`: what is known of the channels already, where several
     LocalWorkers follow one another.
     """
 

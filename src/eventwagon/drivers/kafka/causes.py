@@ -36,7 +36,7 @@ _FRESH = 10.0  # s, at least, for which a reason explains what fails
 
 
 class Causes:
-    """Takes the place of a logger in the clients of one driver, hands all on, and remembers the last failure."""
+    """Takes the place of a logger in the clients of one driver, passes all records on, and remembers the last failure."""
 
     def __init__(self) -> None:
         self._last: tuple[float, str] | None = None

@@ -71,7 +71,7 @@ class Lane:
 
 
 class Feed:
-    """One channel's lanes, and whoever waits for something to come."""
+    """The partitions of one channel, and the tasks that wait for events from them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A consumer in a thread that reads many partitions onwards and hands batches to the event loop."""
+"""A consumer in a thread that reads many partitions onwards and passes batches to the event loop."""
 
 from __future__ import annotations
 

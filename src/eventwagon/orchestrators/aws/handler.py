@@ -4,7 +4,7 @@
 
     handler = aws.handler("app:signups")      # the train, or where it is; EVENTWAGON_URL says where its events are
 
-An edge, not a driver: each batch is worked off by the same crew as in any worker process, with the same retries, dead
+An edge, not a driver: each batch is handled by the same worker pool as in any worker process, with the same retries, dead
 letters and totals; only the receiving is Lambda's.
 """
 
@@ -92,7 +92,7 @@ class Function:
         self._broker: QueueBroker | None = None
         self._channels: dict[str, Channel] = {}
         self._circuits: Circuits | None = None
-        """What this instance knows of the channels: each batch has a crew of its own."""
+        """What this instance knows of the channels: each batch has a worker pool of its own."""
         self._stack = AsyncExitStack()
 
     def close(self) -> None:

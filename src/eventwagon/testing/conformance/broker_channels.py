@@ -195,8 +195,8 @@ async def seal_refuses_everybody(t: BrokerTrial) -> None:
         for broker in (t.broker, other):
             await refused(broker.publish(channel, t.events(1)), Sealed, what="publish of one after seal")
             await refused(broker.publish(channel, t.events(700)), Sealed, what="publish of many after seal")
-    async with t.another() as newcomer:
-        await refused(newcomer.publish(channel, t.events(1)), Sealed, what="publish of a newcomer after seal")
+    async with t.another() as other:
+        await refused(other.publish(channel, t.events(1)), Sealed, what="publish through a new connection after seal")
     same(len(await t.standing(channel)), 2, "events that stand")
 
 

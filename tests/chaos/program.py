@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eventwagon.contracts.facts import Fact, WagonOpened, log
-from eventwagon.errors import PublishError, Reject, TrainFull, Unavailable
+from eventwagon.errors import PublishError, Reject, Unavailable
 from eventwagon.event import new_ids
 from eventwagon.limits import Volume
 from eventwagon.orchestrators.processes.subprocess import Subprocess
@@ -46,7 +46,6 @@ chaos = Train(
     workers=Workers(total=6),
     spares=2,
     wagons=10,
-    at_cap="refuse",  # on a machine that is too slow for the publishers nothing would drain otherwise
     attempts=8,
     backoff=0.05,
     backoff_most=0.5,
@@ -118,9 +117,6 @@ async def publish(url: str, callers: int = 4) -> None:
                 tried.add(f"{event_id} {time.monotonic()}")
                 try:
                     await train.publish(payload, id=event_id, timeout=20.0)
-                except TrainFull:
-                    await asyncio.sleep(0.2)
-                    continue
                 except PublishError as e:
                     logging.getLogger("chaos").warning("%s", e)
                     continue

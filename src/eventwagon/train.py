@@ -24,7 +24,7 @@ from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
 from .settings import AtCap, Settings, make_settings
-from .values import check_revision
+from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
@@ -115,6 +115,10 @@ class Train:
             made = open_drivers(url, clock=clock)
             broker, registry = broker or made.broker, registry or made.registry
         assert broker is not None and registry is not None  # noqa: S101, PT018 - for the type checker
+        must_be(Broker, broker, "connect: broker")
+        must_be(Registry, registry, "connect: registry")
+        if orchestrator is not None:
+            must_be(Orchestrator, orchestrator, "connect: orchestrator")
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
 
     @asynccontextmanager

@@ -69,9 +69,16 @@ class Options(msgspec.Struct, frozen=True):
     def from_url(cls, url: str) -> Self:
         """Not yet `checked`. Raises UsageError, without repeating what may be secret."""
         address = Address.of(url)
-        if not address.host or "@" in address.host or address.path.strip("/"):
-            raise address.wrong("write kafka://host:9092,host2:9092?option=value (a user goes into sasl.username=…)")
-        servers = ",".join(s if ":" in s else f"{s}:9092" for s in address.host.split(","))
+        form = "write kafka://host:9092,host2:9092?option=value"
+        if "@" in address.host:
+            raise address.wrong(f"{form}; a user and a password go into sasl.username= and sasl.password=")
+        if address.path.strip("/"):
+            raise address.wrong(f"{form}: no path follows the hosts; what topics' names begin with is topic_prefix=")
+        if not address.host:
+            raise address.wrong(f"{form}: the hosts are missing")
+        servers = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.places(9092)
+        )
         return cls(
             servers,
             partitions=address.whole("partitions", 1, least=-MOST),

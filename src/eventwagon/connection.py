@@ -407,8 +407,8 @@ class Connection:
             if observe:
                 observer = Observer(self._runtime, self._state, self._switcher)
                 self._observer = observer
-                membership.on_check_in = observer.poke
-                self._switcher.on_full.append(observer.poke)
+                membership.on_check_in = observer.wake
+                self._switcher.on_full.append(observer.wake)
                 owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
             for task in owned:
                 task.add_done_callback(held.end)
@@ -421,7 +421,7 @@ class Connection:
                     task.cancel()
                 if observe:
                     self._observer = None
-                    self._switcher.on_full.remove(observer.poke)
+                    self._switcher.on_full.remove(observer.wake)
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
         if wagon is None and workers is None:

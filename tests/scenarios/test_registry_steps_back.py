@@ -72,7 +72,7 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("b"))
             await until(lambda: handled == ["a", "b"])
             used = max(w.number for w in known(observer).manifest.wagons)
-            newest = known(observer).revision
+            newest = known(observer).version
             world.registry.step_back("signups", older)
             began = asyncio.get_running_loop().time()
             everybody = observer, worker, publisher
@@ -80,8 +80,8 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("c"))
             await until(lambda: "c" in handled, seconds=10.0)
             assert asyncio.get_running_loop().time() - began < 10.0
-            assert all(known(c).revision > newest for c in everybody)
-            assert known(observer).manifest.stepped_back_to == older.revision
+            assert all(known(c).version > newest for c in everybody)
+            assert known(observer).manifest.stepped_back_to == older.version
             before = numbers(world)
             await switched(observer, 2)
             new = numbers(world)[len(before) :]
@@ -89,7 +89,7 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("d"))
             await until(lambda: "d" in handled, seconds=10.0)
             told = [e.fact for e in await journal(observer) if isinstance(e.fact, RegistrySteppedBack)]
-            assert [(f.known >= newest - 2, f.found) for f in told] == [(True, older.revision)]
+            assert [(f.known >= newest - 2, f.found) for f in told] == [(True, older.version)]
 
             assert warned(world, "it was restored from an older copy")
 

@@ -46,7 +46,7 @@ def program(handled: list[int], **settings: Any) -> Train:
 async def nothing_is_left(world: World) -> None:
     assert await world.broker.channels("t") == []
     snapshot = await world.registry.read("t")
-    assert snapshot.revision == 0
+    assert snapshot.version == 0
     assert await world.registry.members("t") == []
     assert [entry async for entry in world.registry.entries("t")] == []
     assert await world.registry.trains() == []
@@ -177,7 +177,7 @@ def test_an_observer_that_would_not_end_makes_nothing_anew() -> None:
             await hand.remove(force=True, timeout=1.0)
             await asyncio.sleep(120)
             assert await world.broker.channels("t") == []
-            assert (await world.registry.read("t")).revision == 0
+            assert (await world.registry.read("t")).version == 0
             with pytest.raises(TrainRemoved):
                 await c.publish(1)
 
@@ -279,7 +279,7 @@ def test_a_wagon_that_became_active_after_the_first_look_is_sealed(monkeypatch: 
                 await world.broker.create(Channel("t", 2, name))
             known = await world.registry.read("t")
             manifest = Manifest(train="t", wagons=(cut_off(1), active(2)), next_number=3, turns=2)
-            await world.registry.replace("t", manifest, expect=known.revision)
+            await world.registry.replace("t", manifest, expect=known.version)
             return await depth(channels)
 
         monkeypatch.setattr(world.broker, "depth", switched_meanwhile)
@@ -425,7 +425,7 @@ def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> N
         async with publishing(world) as (state, switcher, _):
             found = await world.registry.read("t")
             going = msgspec.structs.replace(found.manifest, removal=TrainRemoval(why="old", at=world.clock(), by="ada"))
-            await world.registry.replace("t", going, expect=found.revision)
+            await world.registry.replace("t", going, expect=found.version)
             await state.until(lambda m: m.removal is not None)
             if gone:
                 await world.registry.delete("t")

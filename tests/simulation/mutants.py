@@ -868,7 +868,7 @@ def _fetched_handed_out() -> Iterator[None]:
 @_mutant("a pause waits for who else is alive", "paused", PAUSED)
 def _pause_waits() -> Iterator[None]:
     """A process that works hears of it only when it next looks after its wagons."""
-    with mock.patch.object(Membership, "_heed", Membership.poke):
+    with mock.patch.object(Membership, "_heed", Membership.wake):
         yield
 
 

@@ -416,9 +416,9 @@ class Process(Actor):
 
     def seen(self, snapshot: Snapshot) -> None:
         """It was given this manifest."""
-        if snapshot.revision > self._seen:
-            self._seen = snapshot.revision
-            self.world.record(Seen, by=self.name, revision=snapshot.revision)
+        if snapshot.version > self._seen:
+            self._seen = snapshot.version
+            self.world.record(Seen, by=self.name, revision=snapshot.version)
 
     def jump(self, seconds: float) -> None:
         self.slot.jumped += seconds

@@ -197,10 +197,10 @@ class Simulation:
             lacking = self.lacking()
             if lacking:
                 continue
-            before, start = self._calls(), self.world.registry.newest(TRAIN).revision
+            before, start = self._calls(), self.world.registry.newest(TRAIN).version
             await asyncio.sleep(QUIET)
             lacking = self.lacking()
-            if not lacking and self.world.registry.newest(TRAIN).revision == start:
+            if not lacking and self.world.registry.newest(TRAIN).version == start:
                 calls = dict(self._calls() - before)
                 self.world.record(Rested)
                 break
@@ -226,7 +226,7 @@ class Simulation:
             if manifest is snapshot.manifest:
                 return
             with suppress(Conflict):  # another was faster
-                await self.world.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+                await self.world.registry.replace(TRAIN, manifest, expect=snapshot.version)
                 return
 
     def _calls(self) -> Counter[str]:

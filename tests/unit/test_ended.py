@@ -19,7 +19,7 @@ from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from eventwagon.runtime.bulkhead import Bulkhead
-from eventwagon.runtime.ended import Ended
+from eventwagon.runtime.ended import EndedMembers
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.train_state import TrainState
 from eventwagon.testing.virtual_time import VirtualClock, run
@@ -79,7 +79,7 @@ def runtime(broker: MemoryBroker, clock: VirtualClock, tell: Listener = lambda _
     return runtime_of(Train("t"), broker, clock=clock, tell=tell, **given)
 
 
-async def looks(ended: Ended, registry: MemoryRegistry, count: int) -> None:
+async def looks(ended: EndedMembers, registry: MemoryRegistry, count: int) -> None:
     """So many, each till all that came of it is done."""
     for _ in range(count):
         async with asyncio.TaskGroup() as tasks:
@@ -97,7 +97,7 @@ def test_what_fails_is_told_once_and_tried_again_and_the_dead_are_checked_out() 
         async with two_in_hand(broker, registry, clock) as state:
             for name, process in (("box-1", gone), ("box-2", HERE), ("box-3", None)):
                 await registry.check_in("t", Member(name=name, process=process), ttl=600)
-            await looks(Ended(runtime(broker, clock, told.append), state), registry, 5)
+            await looks(EndedMembers(runtime(broker, clock, told.append), state), registry, 5)
             assert [type(fact) for fact in told] == [StepFailed]
             entries = [entry.fact async for entry in registry.entries("t")]
             assert [(f.owner, f.count) for f in entries if isinstance(f, ClaimsReturned)] == [("box-1", 2)]
@@ -120,7 +120,7 @@ def test_what_a_driver_raises_against_its_contract_ends_no_task(caplog: pytest.L
         async with two_in_hand(broker, registry, clock) as state:
             await registry.check_in("t", Member(name="box-1", process=gone), ttl=600)
             bulkhead = Bulkhead("t")
-            ended = Ended(runtime(broker, clock, told.append, bulkhead=bulkhead), state)
+            ended = EndedMembers(runtime(broker, clock, told.append, bulkhead=bulkhead), state)
             await looks(ended, registry, 4)
             assert bulkhead.caught == 2
             assert [f.because for f in told if isinstance(f, StepFailed)] == [
@@ -144,7 +144,7 @@ def test_a_process_in_a_pod_has_ended_when_the_orchestrator_saw_it(orchestrator:
         clock = VirtualClock()
         broker, registry = MemoryBroker(clock=clock), MemoryRegistry(clock=clock)
         async with two_in_hand(broker, registry, clock) as state:
-            ended = Ended(runtime(broker, clock, orchestrator=orchestrator), state)
+            ended = EndedMembers(runtime(broker, clock, orchestrator=orchestrator), state)
             for name, pod in (("box-0", Pod("bad", 0.0)), ("box-1", Pod("a", 0.0)), ("box-2", None)):
                 await registry.check_in("t", Member(name=name, pod=pod), ttl=600)
             await looks(ended, registry, 1)
@@ -161,7 +161,7 @@ def test_an_end_that_is_seen_after_the_member_ran_out_counts_too() -> None:
         clock = VirtualClock()
         broker, registry, orchestrator = MemoryBroker(clock=clock), MemoryRegistry(clock=clock), Seeing()
         async with two_in_hand(broker, registry, clock) as state:
-            ended = Ended(runtime(broker, clock, orchestrator=orchestrator), state)
+            ended = EndedMembers(runtime(broker, clock, orchestrator=orchestrator), state)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)
             await looks(ended, registry, 1)
             await registry.check_in("t", Member(name="box-1"), ttl=0)
@@ -180,7 +180,7 @@ def test_a_member_that_goes_on_after_it_was_said_to_have_ended_is_harmed_once() 
         clock = VirtualClock()
         broker, registry = MemoryBroker(clock=clock), MemoryRegistry(clock=clock)
         async with two_in_hand(broker, registry, clock) as state:
-            ended = Ended(runtime(broker, clock, orchestrator=Seeing("a")), state)
+            ended = EndedMembers(runtime(broker, clock, orchestrator=Seeing("a")), state)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)
             await looks(ended, registry, 1)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)

@@ -301,7 +301,7 @@ async def _in_the_way(c: Connection) -> str:
         return f"What it waits for can't be read: {e}. "
     asked, said = manifest.request, list[str]()
     if asked is not None and asked.revision is not None:
-        running = {m.code for m in members if {"work", "serve"} & set(m.roles)}
+        running = {m.revision for m in members if {"work", "serve"} & set(m.roles)}
         running |= {d.revision for m in members for d in m.deployed if d.workers}
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"

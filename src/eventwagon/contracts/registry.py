@@ -21,15 +21,15 @@ _logger = logging.getLogger("eventwagon")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A manifest at a revision. Revisions grow by any amount with each change; 0: there is none yet."""
+    """A manifest at a version. Versions grow by any amount with each change; 0: there is none yet."""
 
     manifest: Manifest
-    revision: int
+    version: int
 
 
 class Changes:
-    """The iterator that `watch` gives: each `anext` waits for another revision than the last one given. An error does
-    not end it: ask again. `wait(seen)` returns the first snapshot whose revision is not `seen`; -1: none was given
+    """The iterator that `watch` gives: each `anext` waits for another version than the last one given. An error does
+    not end it: ask again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none was given
     yet."""
 
     def __init__(self, wait: Callable[[int], Awaitable[Snapshot]]) -> None:
@@ -41,19 +41,20 @@ class Changes:
 
     async def __anext__(self) -> Snapshot:
         snapshot = await self._wait(self._seen)
-        self._seen = snapshot.revision
+        self._seen = snapshot.version
         return snapshot
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A process of the train that is alive: what it does, and the manifest revision it has seen."""
+    """A process of the train that is alive: what it does, and the version of the manifest that it has seen."""
 
     name: str
     roles: tuple[str, ...] = ()
     """Any of `observe`, `work`, `serve` (works for one given wagon), `publish`."""
-    revision: int = 0
-    code: str = ""
-    """The revision of its code, where it says one."""
+    version: int = msgspec.field(default=0, name="revision")
+    """Of the manifest."""
+    revision: str = msgspec.field(default="", name="code")
+    """Of its code, where it says one."""
     crew: int = 0
     """How many shared workers it has."""
     deployed: tuple[Deployment, ...] = ()
@@ -118,7 +119,7 @@ class Registry(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def read(self, train: str) -> Snapshot:
-        """The newest manifest; where there is none, an empty one with revision 0. Creates nothing."""
+        """The newest manifest; where there is none, an empty one with version 0. Creates nothing."""
         ...
 
     async def replace(
@@ -131,8 +132,8 @@ class Registry(Protocol):
         keep: int = 10_000,
         beyond: int = 0,
     ) -> Snapshot:
-        """Compare-and-swap: store `manifest` if the revision still is `expect`, else raise Conflict and store nothing.
-        The new revision is higher than `beyond` too, where the driver numbers revisions itself. `entries` join the
+        """Compare-and-swap: store `manifest` if the version still is `expect`, else raise Conflict and store nothing.
+        The new version is higher than `beyond` too, where the driver numbers versions itself. `entries` join the
         journal as by `append`: in the same step where the store can, right after it where not."""
         ...
 
@@ -159,7 +160,7 @@ class Registry(Protocol):
 
     async def delete(self, train: str) -> None:
         """Remove all that is kept of the train: its members and its journal first, its manifest last. Idempotent: one
-        that was cut short is finished by another. From then on `read` gives an empty manifest with revision 0, and the
+        that was cut short is finished by another. From then on `read` gives an empty manifest with version 0, and the
         train may be founded anew. For trains whose processes have ended: what watches of it give is not defined."""
         ...
 

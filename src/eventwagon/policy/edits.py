@@ -339,9 +339,9 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
     manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
-        manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
+        manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.version, lost_wagons=()
     )
-    facts: list[Decision] = [went_back(known.manifest, manifest, known.revision)]
+    facts: list[Decision] = [went_back(known.manifest, manifest, known.version)]
     unmade = unmade_given_up(manifest, now)
     manifest = unmade.manifest
     facts += unmade.facts

@@ -29,7 +29,7 @@ _MOST = 1000
 proven of."""
 
 
-class Ended:
+class EndedMembers:
     """What one process of a train sees of the end of others, and its orchestrator, where that is a Witness. Any
     number may look at once: giving back is idempotent."""
 

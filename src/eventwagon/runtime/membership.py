@@ -23,7 +23,7 @@ from ..policy.edits import spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, share
 from .bulkhead import is_ours
-from .ended import Ended
+from .ended import EndedMembers
 from .in_process import InProcess
 from .local_workers import LocalWorkers
 from .runtime import Runtime
@@ -79,10 +79,10 @@ class Membership:
         self._post = post
         self._failing: dict[str, str] = {}
         """Steps that failed the last time, and why."""
-        self._ended = Ended(runtime, state)
+        self._ended = EndedMembers(runtime, state)
         self._process = this_process()
         self._pod = this_pod()
-        self._poked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._said: object = None
         self._due = 0.0
         self._crew_size = 0
@@ -97,9 +97,9 @@ class Membership:
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
-    def poke(self, _: object = None) -> None:
+    def wake(self, _: object = None) -> None:
         """Something changed: look now."""
-        self._poked.set()
+        self._woken.set()
 
     def _heed(self, _: object = None) -> None:
         """The manifest has changed. A pause counts from this moment, whatever the rest waits for."""
@@ -115,7 +115,7 @@ class Membership:
                     _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
             self._resting = numbers
             self._crew.pause(numbers)
-        self.poke()
+        self.wake()
 
     async def run(self) -> None:
         """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
@@ -158,7 +158,7 @@ class Membership:
                 await self._ended.settle()
         runtime = dataclasses.replace(self._runtime, tell=self._hear)
         async with wagon_workers(runtime, shared=shared) as (crew, local):
-            local.on_change = self.poke
+            local.on_change = self.wake
             self._crew = crew
             self._heed()
             await self._watch(crew, local)
@@ -169,7 +169,7 @@ class Membership:
         self._runtime.tell(fact)
         if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
             self._news.append(Entry(self._runtime.clock(), self._name, fact))
-            self.poke()
+            self.wake()
 
     async def _write_news(self) -> None:
         if self._news:
@@ -182,7 +182,7 @@ class Membership:
     async def _watch(self, crew: LocalWorkers | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
             while True:
-                self._poked.clear()
+                self._woken.clear()
                 if crew is not None and local is not None:
                     with self._going_on("looking after its wagons"):
                         await self._attend(crew, local, leaving)
@@ -195,7 +195,7 @@ class Membership:
                     pause = min(pause, _LOOK_UNDER_WATCH)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._poked.wait()
+                        await self._woken.wait()
 
     async def _attend(self, crew: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
@@ -229,7 +229,7 @@ class Membership:
     async def _peers(self) -> dict[str, str]:
         """The processes that divide the workers between them, this one included: name and revision of their code."""
         members = await self._registry.members(self._train) if self._post is None else ()
-        return {m.name: m.code for m in members if "work" in m.roles} | {self._name: self._revision}
+        return {m.name: m.revision for m in members if "work" in m.roles} | {self._name: self._revision}
 
     async def _leave(self, local: InProcess, unit: int) -> None:
         try:
@@ -276,8 +276,8 @@ class Membership:
         me = Member(
             name=self._name,
             roles=self._roles,
-            revision=self._state.snapshot.revision,
-            code=self._revision,
+            version=self._state.snapshot.version,
+            revision=self._revision,
             crew=self._crew_size,
             attachments=attachments,
             deployed=deployed,

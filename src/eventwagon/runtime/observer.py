@@ -50,7 +50,7 @@ from ..policy.scheduling import allocate
 from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
 from ..values import shown
 from .bulkhead import is_ours
-from .ended import Ended
+from .ended import EndedMembers
 from .looks import Looks
 from .removal import WagonRemover
 from .runtime import Runtime
@@ -72,7 +72,7 @@ _REST_MOST = 5.0
 """The longest pause before a background task that failed is tried again, in seconds."""
 
 
-class _Failing(NamedTuple):
+class _FailedTask(NamedTuple):
     """A background task that failed: what is reported of it, until when it pauses (the loop's time), and how often it
     failed in a row."""
 
@@ -108,7 +108,7 @@ class Observer:
         self._swept = float("-inf")
         self._channels = WagonChannels(runtime, state)
         self._remover = WagonRemover(runtime, state, switcher)
-        self._ended = Ended(runtime, state)
+        self._ended = EndedMembers(runtime, state)
         self._history = History()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
@@ -117,11 +117,11 @@ class Observer:
         """What each age is of, as it was at the last look, and since when (the loop's time)."""
         self._under_way: set[_Key] = set()
         """Background tasks that run now."""
-        self._failing: dict[_Key, _Failing] = {}
+        self._failing: dict[_Key, _FailedTask] = {}
         """Background tasks that failed, and have not succeeded since."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
-        self._poked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._losses = Losses(totals=self._broker.capabilities.totals and not self._broker.capabilities.losses)
         self._epoch: int | None = None
         """The manifest's, at the last look."""
@@ -144,16 +144,16 @@ class Observer:
             return ""
         return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look now, not only when it is time."""
-        self._poked.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Look until cancelled. A failure is reported and tried again at the next look; an exception that nobody
         foresaw is logged and counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                self._poked.clear()
+                self._woken.clear()
                 try:
                     await self.look(tasks)
                     self._looked, self._look_failed = asyncio.get_running_loop().time(), ""
@@ -170,7 +170,7 @@ class Observer:
                     self._refused |= standing  # what else stands was not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
-                        await self._poked.wait()
+                        await self._woken.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the state, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
@@ -495,20 +495,20 @@ class Observer:
             else:
                 await self._end(task)
         except Conflict:
-            self.poke()
+            self.wake()
         except BaseException as e:
             if is_ours(e):
                 raise
             failures = self._failing[key].failures + 1 if key in self._failing else 1
             pause = pause_after(failures, self._settings.observe_every, _REST_MOST)
             until = asyncio.get_running_loop().time() + pause
-            self._failing[key] = _Failing(self._failed(task, e), until, failures)
+            self._failing[key] = _FailedTask(self._failed(task, e), until, failures)
             if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
                 self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
             self._failing.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
-                self.poke()
+                self.wake()
         finally:
             self._under_way.discard(key)
 
@@ -541,7 +541,7 @@ class Observer:
         then they are swept at once."""
         if self._state.snapshot.manifest.wagon(number) is None:
             self._swept = float("-inf")
-            self.poke()
+            self.wake()
 
     async def _ensure(self, number: int) -> None:
         manifest = self._state.snapshot.manifest

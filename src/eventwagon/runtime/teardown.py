@@ -55,7 +55,7 @@ class Teardown:
         removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
         is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
         RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
-        existed = bool((await self._registry.read(self._train)).revision)
+        existed = bool((await self._registry.read(self._train)).version)
         manifest = (await self._state.refresh()).manifest if existed else Manifest(train=self._train)
         channels = await self._channels(manifest)
         standing = set(await self._broker.channels(self._train))

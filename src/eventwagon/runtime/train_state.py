@@ -19,7 +19,7 @@ from .tasks import kept_up
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
 _MARGIN = 1_000_000
-"""By how much the revision goes beyond the known one when a registry has stepped back: past all that any process of the
+"""By how much the version goes beyond the known one when a registry has stepped back: past all that any process of the
 lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
 
 
@@ -73,16 +73,16 @@ class TrainState:
 
     def see(self, snapshot: Snapshot) -> None:
         """Take notice of a manifest; an older one than known is ignored: that may be late news."""
-        if snapshot.revision > self._snapshot.revision:
+        if snapshot.version > self._snapshot.version:
             self._accept(snapshot)
 
     def _accept(self, snapshot: Snapshot) -> None:
         before, self._snapshot = self._snapshot, snapshot
         manifest = snapshot.manifest
-        if manifest.epoch > before.manifest.epoch and before.revision > manifest.stepped_back_to:
+        if manifest.epoch > before.manifest.epoch and before.version > manifest.stepped_back_to:
             self._lost = before
             self._told = manifest
-            self._tell(went_back(before.manifest, manifest, before.revision))
+            self._tell(went_back(before.manifest, manifest, before.version))
         self._tell_switch()
         self._next_change.set()
         self._next_change = asyncio.Event()
@@ -119,7 +119,7 @@ class TrainState:
         that the train is being removed: then this is another train, or none."""
         known = self._snapshot
         found = await self.registry.read(self._train)
-        if self._snapshot is known and found.revision < known.revision:
+        if self._snapshot is known and found.version < known.version:
             if known.manifest.removal is not None:
                 raise train_removed(self._train, known.manifest.removal)
             await self._take_over(known, found)
@@ -130,22 +130,22 @@ class TrainState:
         return self._snapshot
 
     async def _take_over(self, known: Snapshot, found: Snapshot) -> None:
-        """Store the older manifest anew, under a revision that all processes take for newer."""
+        """Store the older manifest anew, under a version that all processes take for newer."""
         plan = stepped_back(known, found, self._runtime.clock())
         try:
             stored = await self.registry.replace(
                 self._train,
                 sound(plan.manifest),
-                expect=found.revision,
+                expect=found.version,
                 entries=self._entries(plan.facts),
                 keep=self._runtime.settings.keep,
-                beyond=known.revision + _MARGIN,
+                beyond=known.version + _MARGIN,
             )
         except Conflict:
             await self.refresh()  # another was faster
             return
         if self._snapshot is known:
-            self._accept(stored)  # whatever its revision: not every driver can go beyond the known one
+            self._accept(stored)  # whatever its version: not every driver can go beyond the known one
         else:
             self.see(stored)
 
@@ -178,7 +178,7 @@ class TrainState:
                 async with self.registry.watch(self._train) as snapshots:
                     async for snapshot in snapshots:
                         self.see(snapshot)
-                        if self._lost is not None or snapshot.revision < self._snapshot.revision:
+                        if self._lost is not None or snapshot.version < self._snapshot.version:
                             await self.refresh()
             except EventwagonError:
                 pass  # away for now; what is known stays good until the broker refuses
@@ -199,7 +199,7 @@ class TrainState:
         self._switching += switches
         try:
             stored = await self.registry.replace(
-                self._train, manifest, expect=base.revision, entries=entries, keep=self._runtime.settings.keep
+                self._train, manifest, expect=base.version, entries=entries, keep=self._runtime.settings.keep
             )
             if switches:
                 self._told = manifest

@@ -63,7 +63,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         late = cli(place, "switch", "signups", "--revision", "v9", "--timeout", "2")
         assert late.returncode == 3
         said = " ".join(late.stderr.split())
-        assert "No worker says that it runs revision v9; those that are alive say revision v1." in said
+        assert "No live worker reports revision v9; they report revision v1." in said
         assert "It waits for wagon " in said
         assert ", revision v9: " in said
         assert "`eventwagon switch signups --withdraw` withdraws it" in said
@@ -76,7 +76,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
             "the switch is withdrawn; wagon 1 goes on, revision v1\n",
         ), withdrawn.stderr
         twice = cli(place, "switch", "signups", "--withdraw")
-        assert (twice.returncode, twice.stdout) == (0, "no switch is asked for; wagon 1 goes on, revision v1\n")
+        assert (twice.returncode, twice.stdout) == (0, "no switch was requested; wagon 1 goes on, revision v1\n")
         made = cli(place, "switch", "signups")
         assert made.returncode == 0, made.stderr
     told = cli(place, "why", "signups").stdout

@@ -34,21 +34,24 @@ _PATIENCE = 15.0
 _EVENTS = 3
 
 _MEANS = {
-    "fences": ("the broker itself refuses writes after the seal", "leases stand in; removal waits for keep_drained"),
+    "fences": (
+        "the broker itself refuses writes after the seal",
+        "publishers use leases instead; removal waits for keep_drained",
+    ),
     "bounds": ("Volume(n) is exact", "a wagon may take a little more than Volume(n)"),
     "totals": (
         "emptiness is proven by totals",
         "totals are estimates; where they are unknown, no wagon is proven empty",
     ),
-    "durable": ("what was accepted survives this process", "nothing survives this process"),
+    "durable": ("accepted events survive this process", "no event survives this process"),
     "shared": ("other processes reach the same channels", "for one process only"),
     "reclaims": (
-        "what a process that has surely ended had in hand comes back at once",
-        "what an ended process had in hand comes back after the visibility time, or when the server notices",
+        "the events of a process that has provably ended come back at once",
+        "the events of an ended process come back after the visibility time, or when the server notices",
     ),
     "losses": (
-        "events that the server removes are counted, and told",
-        "events that a server forgets are told by totals that fall, where an observer saw them",
+        "events that the server removes are counted and reported",
+        "events that a server loses are noticed by falling totals, if an observer saw these before",
     ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }

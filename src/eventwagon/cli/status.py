@@ -103,12 +103,12 @@ async def status(
     target: Anchor,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again twice a second, until Ctrl-C.")] = False,
-    all_: Annotated[bool, typer.Option("--all", "-a", help="Removed wagons too, from the journal.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh twice a second, until Ctrl-C.")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Show removed wagons too, from the journal.")] = False,
 ) -> None:
-    """Show the wagons of a train: state, fill, what waits, who works, and why each is where it is.
+    """Show the wagons of a train: state, fill, backlog, workers, and the reason for each state.
 
-    Figures are of a wagon's ingress; `inside` is what its inner channels still hold.
+    The figures are those of a wagon's ingress; `inside` counts the events left in its inner channels.
     """
     async with reached(target, url) as c:
         if not watch:

@@ -339,6 +339,6 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     done = cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file")
     assert done.returncode == 1
     assert f"✗ connect: {tmp_path}/file" in done.stdout
-    assert "what the driver says it can do (not tried: no connection)" in done.stdout
+    assert "what the driver declares (not tried: no connection)" in done.stdout
     assert json.loads(cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file", "--json").stdout)["tried"] is False
-    assert done.stderr == "eventwagon: not everything that a train needs is there\n"
+    assert done.stderr == "eventwagon: the broker lacks something that a train needs\n"

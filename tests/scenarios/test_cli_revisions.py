@@ -33,7 +33,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         view = json.loads(cli(place, "status", "signups", "--json").stdout)
         active = next(w for w in view["wagons"] if w["state"] == "active")
         assert (active["revision"], active["asleep"]) == ("v2", False)
-        assert view["watched"].endswith("back to revision v1 when more than 0.02 of it fails")
+        assert view["watched"].endswith("back to revision v1 if more than 0.02 of it fails")
         shown = cli(place, "status", "signups").stdout
         assert "revision" in shown
         assert "watched: wagon " in shown
@@ -42,7 +42,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
     told = cli(place, "why", "signups").stdout
     assert "wagon 1 (revision v1) active" in told
     assert (
-        f"a switch to revision v2 was asked for by {this_user()}, and back when more than 0.02 of it fails: release 2"
+        f"a switch to revision v2 was requested by {this_user()}, and a switch back if more than 0.02 of its handlings fail: release 2"
         in told
     )
     assert "(revision v2) at pressure 0.00: asked for: release 2" in told
@@ -90,7 +90,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         (["switch", "signups", "--watch-errors", "2%"], "needs --revision"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "200%"], "above 0 and at most 1"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "some"], "2% or 0.02"),
-        (["run", TARGET], "say with --revision"),
+        (["run", TARGET], "give --revision"),
         (["work", "app-v1/app.py:named", "--revision", "v2"], "says that it is revision v1, not v2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -315,8 +315,8 @@ async def doctor(
         str | None,
         typer.Argument(
             metavar="[URL]",
-            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … With a password in "
-            "it: in the environment, for all can read a command line.",
+            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … Put a URL with "
+            "a password into the environment: every user of the machine can read a command line.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,
@@ -355,7 +355,7 @@ async def doctor(
         json_line(report)
     else:
         _show(url, capabilities, found)
-    said = [] if is_all_there else ["not everything that a train needs is there"]
+    said = [] if is_all_there else ["the broker lacks something that a train needs"]
     if losses:
         said.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
     if said:
@@ -379,7 +379,7 @@ def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -
     longest = max(map(len, Capabilities.__struct_fields__))
     is_tried = _is_connected(found["broker"])
     if not is_tried:
-        console.print(Text("what the driver says it can do (not tried: no connection)", style="dim"))
+        console.print(Text("what the driver declares (not tried: no connection)", style="dim"))
     for name, means in _meanings(capabilities):
         mark = _mark(getattr(capabilities, name)) if is_tried else Text("-")
         _item(console, mark, f"{name:{longest}}", Text(means))

@@ -243,7 +243,7 @@ def asked_to_end() -> Iterator[asyncio.Event]:
 
     def on_signal() -> None:
         if asked.is_set():
-            say("ended at once; what was in hand comes again when its time is up")
+            say("ended at once; claimed events are delivered again when their claims expire")
             sys.stderr.flush()
             os._exit(Code.INTERRUPTED)
         asked.set()

@@ -115,7 +115,7 @@ def demo(
                         name, *options = what.split()
                         line(" ".join(("look: eventwagon", name, order.name, *options, "-u", where)))
         if result.lost or result.stalled:
-            raise Ended(Code.FAILED, f"the burst stood still; {result.lost} sign-ups are missing")
+            raise Ended(Code.FAILED, f"the burst came to a stop; {result.lost} sign-ups are missing")
 
 
 def _arrivals(trace: Path | None, events: int | None, seconds: float | None, seed: int) -> list[float]:

@@ -248,7 +248,7 @@ def _event(found: dict[str, str], data: bytes, content_type: str, position: str,
     """What is left out is filled in here, for every broker."""
     version = _given(found.pop("specversion", None), "specversion")
     if version is not None and not version.startswith("1."):
-        raise _Bad(f"it is of CloudEvents {plain(version, 40)}; 1.0 is read")
+        raise _Bad(f"its CloudEvents version is {plain(version, 40)}; only 1.0 is read")
     found.pop("dataschema", None)  # an event here has no place for it
     name, kind, source = found.pop("id", None), found.pop("type", None), found.pop("source", None)
     time, subject = seconds(found.pop("time", "")), found.pop("subject", None)

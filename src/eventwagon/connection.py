@@ -318,13 +318,13 @@ class Connection:
             raise
         except TimeoutError:
             raise PublishTimeout(
-                f"train {self.train.name}: it was not founded in time, nothing was stored: {why}"
+                f"train {self.train.name}: it was not founded in time, no event was stored: {why}"
             ) from None
         except BaseException as e:
             if is_ours(e):
                 raise
             self._bulkhead.report("founding the train", e)
-            raise PublishError(f"train {self.train.name} can't be founded, nothing was stored: {said(e)}") from e
+            raise PublishError(f"train {self.train.name} can't be founded, no event was stored: {said(e)}") from e
 
     async def found(self) -> None:
         """Create the train with its first wagon, unless it exists. Publishing does this by itself. Idempotent."""
@@ -355,7 +355,7 @@ class Connection:
     def _warn_of_differences(self) -> None:
         if self.train.handlers and self.manifest.declared and (differs := self._differing()):
             _logger.warning(
-                "train %s was declared differently (%s): what is published follows the train's own declaration",
+                "train %s was declared differently (%s): publishing follows the train's own declaration",
                 self.train.name,
                 differences(differs),
             )
@@ -385,7 +385,7 @@ class Connection:
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
             )
         if self._runs:
-            raise UsageError(f"this connection runs train {self.train.name!r} already; open another for more")
+            raise UsageError(f"this connection already runs train {self.train.name!r}; open another one")
         self._runs = True
         try:
             async with self._run(observe=observe, work=work, post=post):
@@ -451,7 +451,7 @@ class Connection:
         if self.manifest.declared and not self._redeclare:
             raise DeclarationDiffers(
                 f"train {self.train.name!r} was declared differently: {differences(differs)}. Make the programs agree, or "
-                "declare it anew with redeclare=True (--redeclare)"
+                "redeclare the train with redeclare=True (--redeclare)"
             )
         by = this_user() if self.manifest.declared else ""
         fact = Declared(train=self.train.name, settings=declared, channels=channels, by=by)
@@ -489,7 +489,7 @@ class Connection:
         """
         why, by = _reason(why), _asker(by)
         if revision is not None and not check_revision(revision):
-            raise UsageError("revision '': name the code that is to serve the next wagon, or leave the revision out")
+            raise UsageError("revision '': name the code that should serve the next wagon, or leave the revision out")
         watch = None if watch_errors is None else real("watch_errors", watch_errors)
         if watch is not None and (revision is None or watch > 1):
             raise UsageError(f"watch_errors={watch_errors}: give a share above 0 and at most 1, and a revision")
@@ -513,7 +513,7 @@ class Connection:
             after = (await self._state.settle(lambda m: switch_withdrawn(m, why, by))).manifest
         active = after.active
         if after.request is not None and active is not None and active.found_sealed:
-            raise UsageError(f"wagon {active.number} takes no events any more: its switch can't be withdrawn")
+            raise UsageError(f"wagon {active.number} takes no more events: its switch can't be withdrawn")
         if before.request is None or active is None or before.active is None:
             return False
         return active.number == before.active.number
@@ -693,7 +693,7 @@ def _reason(why: str) -> str:
     """As it is kept and shown. Raises UsageError."""
     why = text("why", why)
     if not why.strip():
-        raise UsageError("why: say why in a few words, or leave it out")
+        raise UsageError("why: give the reason in a few words, or leave it out")
     return redacted(why)
 
 

@@ -125,7 +125,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
 
     def measure(self, reading: Reading) -> Pressure:
         if reading.published == 0:
-            return Pressure(0.0, f"active for {reading.age:.1f} s, and took nothing")
+            return Pressure(0.0, f"active for {reading.age:.1f} s, and received no event")
         return Pressure(reading.age / self.seconds, f"active for {reading.age:.1f} of {self.seconds:g} s")
 
 
@@ -338,7 +338,7 @@ def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
     if not isinstance(why, str):
         return Pressure(value, "its reason is no text"), f"its reason is {shown(why)}, which is no text"
     plain = why[:_WHY_MOST].encode(errors="backslashreplace").decode()
-    return Pressure(value, plain), "" if plain == why[:_WHY_MOST] else "its reason holds half a character"
+    return Pressure(value, plain), "" if plain == why[:_WHY_MOST] else "its reason holds half a surrogate pair"
 
 
 _FAILED = Pressure(0.0, "the limit failed")

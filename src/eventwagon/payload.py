@@ -585,7 +585,7 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     try:
         if not names or len(required) > 2:
             raise TypeError(
-                "it says nothing of its parameters; a decorator needs functools.wraps" if passes_on else "it has others"
+                "its parameters are unknown; a decorator needs functools.wraps" if passes_on else "it has others"
             )
         outer.bind(None, None) if wants_context else outer.bind(None)
     except TypeError as e:

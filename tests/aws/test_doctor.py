@@ -50,7 +50,7 @@ def url(moto_server: MotoServer) -> str:
 def test_it_leaves_no_queue_and_no_item(url: str) -> None:
     """The table that it finds missing stays, and it says so."""
     found = doctors.look(url)
-    assert any("was made just now" in finding.what for finding in found["broker"].findings)
+    assert any("was created just now" in finding.what for finding in found["broker"].findings)
     doctors.leaves_nothing(url, lambda: standing(url), doctors.FEW[::4])
 
 

@@ -54,7 +54,7 @@ def test_a_seal_waits_for_an_open_transaction(kafka_server: Server) -> None:
             await asyncio.to_thread(theirs.begin, topic, b"1", b"2")
             with pytest.raises(Unavailable) as waits:
                 await ours.seal(channel)
-            assert f"topic {topic}, partition 0: a transaction of somebody else's is open from offset 2" in str(
+            assert f"topic {topic}, partition 0: another producer's transaction is open from offset 2" in str(
                 waits.value
             )
             assert "of source /others" in str(waits.value)
@@ -152,7 +152,7 @@ def test_a_train_switches_amid_a_foreign_transaction(kafka_server: Server) -> No
                 while len(handled) < 4:
                     await asyncio.sleep(0.1)
             (told,) = (f for f in facts if isinstance(f, StepFailed))
-            assert "a transaction of somebody else's is open" in told.because
+            assert "another producer's transaction is open" in told.because
             assert sorted(handled) == [1, 2, 3, 4]
             (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
             assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (3, 3, 0)

@@ -105,7 +105,7 @@ def test_each_call_on_a_full_server(server: RedisServer) -> None:
             await broker.publish(inner, events(20, size=100_000))
             assert int((await redis.info("memory"))["used_memory"]) > before + 1_000_000
             policy = [f.means for f in await broker.inspect([]) if f.what == "maxmemory-policy=noeviction"]
-            assert "still stores what handlers emit, past maxmemory" in policy[0]
+            assert "still stores emitted events, past maxmemory" in policy[0]
             async with broker.consume(channel, visibility=LONG, owner="me") as consumer:
                 got = await take(consumer, 10)
                 await consumer.extend(got)

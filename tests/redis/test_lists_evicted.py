@@ -35,7 +35,7 @@ def test_a_train_that_runs_restores_its_lists(redis_server: Server, caplog: pyte
             async with asyncio.timeout(30):
                 while Channel(TRAIN, 1) not in await c.broker.channels(TRAIN) or TRAIN not in await c.registry.trains():
                     await asyncio.sleep(0.05)
-            await until(lambda: "channel unlisted_v1 stood and was not listed" in caplog.text)
+            await until(lambda: "channel unlisted_v1 existed and was not listed" in caplog.text)
 
     asyncio.run(main())
 

@@ -227,7 +227,7 @@ def test_switch_without_an_observer_says_so_and_ends_in_time(place: Path) -> Non
     done = cli(place, "switch", "signups", "--timeout", "0.2")
     assert done.returncode == 3
     assert "no observer of train signups is alive" in done.stderr
-    assert "it stays asked for" in done.stderr
+    assert "the request stays" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,10 @@ def test_why_tells_a_wagon_that_never_was_from_one_whose_entries_are_gone(place:
             assert cli(place, "switch", "signups").returncode == 0
     gone = cli(place, "why", "signups", "--wagon", "1")
     assert gone.returncode == 1
-    assert "nothing about wagon 1 any more: there has been such a wagon" in gone.stderr
+    assert "nothing about wagon 1 any more: there was such a wagon" in gone.stderr
     never = cli(place, "why", "signups", "--wagon", "99")
     assert never.returncode == 1
-    assert "nothing about wagon 99: there has been no such wagon, the newest is " in never.stderr
+    assert "nothing about wagon 99: there was no such wagon, the newest is " in never.stderr
 
 
 def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:
@@ -339,6 +339,6 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     done = cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file")
     assert done.returncode == 1
     assert f"✗ connect: {tmp_path}/file" in done.stdout
-    assert "what the driver says it can do (not tried: no connection)" in done.stdout
+    assert "what the driver declares (not tried: no connection)" in done.stdout
     assert json.loads(cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file", "--json").stdout)["tried"] is False
-    assert done.stderr == "eventwagon: not everything that a train needs is there\n"
+    assert done.stderr == "eventwagon: the broker lacks something that a train needs\n"

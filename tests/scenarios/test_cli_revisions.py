@@ -33,7 +33,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         view = json.loads(cli(place, "status", "signups", "--json").stdout)
         active = next(w for w in view["wagons"] if w["state"] == "active")
         assert (active["revision"], active["asleep"]) == ("v2", False)
-        assert view["watched"].endswith("back to revision v1 when more than 0.02 of it fails")
+        assert view["watched"].endswith("back to revision v1 if more than 0.02 of it fails")
         shown = cli(place, "status", "signups").stdout
         assert "revision" in shown
         assert "watched: wagon " in shown
@@ -42,7 +42,7 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
     told = cli(place, "why", "signups").stdout
     assert "wagon 1 (revision v1) active" in told
     assert (
-        f"a switch to revision v2 was asked for by {this_user()}, and back when more than 0.02 of it fails: release 2"
+        f"a switch to revision v2 was requested by {this_user()}, and a switch back if more than 0.02 of its handlings fail: release 2"
         in told
     )
     assert "(revision v2) at pressure 0.00: asked for: release 2" in told
@@ -63,7 +63,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         late = cli(place, "switch", "signups", "--revision", "v9", "--timeout", "2")
         assert late.returncode == 3
         said = " ".join(late.stderr.split())
-        assert "No worker says that it runs revision v9; those that are alive say revision v1." in said
+        assert "No live worker reports revision v9; they report revision v1." in said
         assert "It waits for wagon " in said
         assert ", revision v9: " in said
         assert "`eventwagon switch signups --withdraw` withdraws it" in said
@@ -76,7 +76,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
             "the switch is withdrawn; wagon 1 goes on, revision v1\n",
         ), withdrawn.stderr
         twice = cli(place, "switch", "signups", "--withdraw")
-        assert (twice.returncode, twice.stdout) == (0, "no switch is asked for; wagon 1 goes on, revision v1\n")
+        assert (twice.returncode, twice.stdout) == (0, "no switch was requested; wagon 1 goes on, revision v1\n")
         made = cli(place, "switch", "signups")
         assert made.returncode == 0, made.stderr
     told = cli(place, "why", "signups").stdout
@@ -90,7 +90,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         (["switch", "signups", "--watch-errors", "2%"], "needs --revision"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "200%"], "above 0 and at most 1"),
         (["switch", "signups", "--revision", "v2", "--watch-errors", "some"], "2% or 0.02"),
-        (["run", TARGET], "say with --revision"),
+        (["run", TARGET], "give --revision"),
         (["work", "app-v1/app.py:named", "--revision", "v2"], "says that it is revision v1, not v2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

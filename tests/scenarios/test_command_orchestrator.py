@@ -333,7 +333,7 @@ def test_a_url_names_a_command(at: Place) -> None:
     ("url", "why"),
     [
         ("command:?ready=tcp:h:1", "give a list, the program first"),
-        ("command:node x.js", "say how it shows that it serves"),
+        ("command:node x.js", "say how it reports ready"),
         ("command:node x.js?ready=soon", "ready='soon': give http://"),
         ("command:node x.js?ready=line:(", "is no regular expression"),
         ("command:node x.js?ready=tcp:h:1&gracious=1", "options are ready, stop"),

@@ -89,7 +89,7 @@ def pauses_and_goes_on(place: Path, *run: str, **further: str) -> None:
         told = time.time()
         assert (paused.returncode, paused.stdout) == (
             0,
-            "parcels is paused: no further event is handed out; publishers go on\n",
+            "parcels is paused: no more events are handed out; publishers go on\n",
         ), paused.stderr
         publish(place, range(400, 410), **further)
         time.sleep(1.5)
@@ -143,9 +143,9 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
     assert "train parcels is paused, and so is publishing by ada: audit" in refused.stderr
     own = said("resume", "parcels", "--wagon", "1")
     assert "wagon 1 of parcels was not paused by itself\n" in own
-    assert "the whole train is paused still: eventwagon resume parcels\n" in own
+    assert "the whole train is still paused: eventwagon resume parcels\n" in own
     said("pause", "parcels", "--wagon", "1", "--by", "bob")
-    assert "wagon 1 is paused by itself still: eventwagon resume parcels --wagon 1" in said("resume", "parcels")
+    assert "wagon 1 is still paused by itself: eventwagon resume parcels --wagon 1" in said("resume", "parcels")
     assert "wagon 1 was paused" in said("status", "parcels")
     assert "wagon 1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
     assert "wagon 1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
@@ -162,7 +162,7 @@ def test_what_was_handed_out_before_is_counted_and_unknown_is_never_none(
         held = cli(place, "pause", "parcels")
         assert held.returncode == 0, held.stderr
         assert "2 events handed out before: the handlers finish" in held.stderr
-        assert held.stdout == "parcels is paused: no further event is handed out; publishers go on\n"
+        assert held.stdout == "parcels is paused: no more events are handed out; publishers go on\n"
 
     async def unknown(_: Connection) -> Mapping[int, Mapping[str, Depth]]:
         return {1: {"": Depth(in_flight=0), "second": Depth()}}
@@ -170,7 +170,7 @@ def test_what_was_handed_out_before_is_counted_and_unknown_is_never_none(
     monkeypatch.setattr(Connection, "depths", unknown)
     again = CliRunner().invoke(app, ["pause", "parcels"], env={"EVENTWAGON_URL": f"sqlite:///{place}/trains"})
     assert again.exit_code == 0, again.output
-    assert "how many events were handed out before can't be known here" in again.output
+    assert "this broker can't tell how many events were handed out before" in again.output
 
 
 def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:
@@ -205,5 +205,5 @@ def test_a_process_that_stands_still_is_named(place: Path) -> None:
             process.send_signal(signal.SIGCONT)
         assert late.returncode == 3
         assert f"-{process.pid}-" in late.stderr
-        assert "these have not said that they heed it" in late.stderr
+        assert "these have not confirmed it" in late.stderr
         assert cli(place, "pause", "parcels").returncode == 0

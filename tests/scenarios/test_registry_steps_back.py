@@ -185,7 +185,7 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}
 
-        assert warned(world, "wagon 1 lost 3 events, which went without being settled: signups_v1 has vanished")
+        assert warned(world, "wagon 1 lost 3 events, which disappeared without being settled: signups_v1 has vanished")
 
     run(main())
 

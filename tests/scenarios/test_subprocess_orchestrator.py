@@ -144,7 +144,7 @@ def test_an_event_that_always_kills_its_process_dies_and_takes_no_other_along(tm
             took = time.monotonic() - began
             (dead,) = [event async for event in at.broker.read(spec.dead_letters)]
             assert msgspec.json.decode(dead.data) == {"do": "exit"}
-            assert dead.extensions["deadbecause"] == "its process ended while nothing else was handled there"
+            assert dead.extensions["deadbecause"] == "its process ended while it handled this event alone"
             exited = at.noted("exited")
             assert len(exited) == len(set(exited)) == 3
             assert len(at.noted("finished")) >= 6

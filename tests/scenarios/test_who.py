@@ -27,8 +27,8 @@ def test_who_asked_is_told_by_why_and_status(place: Path) -> None:
         cli(place, "drain", "signups", "--by", "the release job 17", "--timeout", "20")
         assert cli(place, "stop", "signups", EVENTWAGON_BY="alice").returncode == 0
     told = cli(place, "why", "signups").stdout
-    assert f"a switch was asked for by {this_user()}: deploy\n" in told
-    assert "a switch was asked for by the release job 17: drain, by hand\n" in told
+    assert f"a switch was requested by {this_user()}: deploy\n" in told
+    assert "a switch was requested by the release job 17: drain, by hand\n" in told
     assert "the train's processes were asked to end by alice: by hand\n" in told
     facts = [json.loads(line)["fact"] for line in cli(place, "why", "signups", "--json").stdout.splitlines()]
     assert [f["by"] for f in facts if f["fact"] in ("SwitchRequested", "StopRequested")] == [

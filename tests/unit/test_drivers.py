@@ -231,7 +231,7 @@ def test_orchestrators_by_url(tmp_path: Path) -> None:
     assert type(open_orchestrator("command:node x.js {ingress}?ready=check-in", program)).__name__ == "Command"
     for url, why in (
         ("nomad:", "names no known orchestrator; there are command:, ecs:, kubernetes:, lambda:, subprocess:"),
-        ("command:node x.js", "say how it shows that it serves"),
+        ("command:node x.js", "say how it reports ready"),
         ("subprocess:?color=red", "unknown option color"),
     ):
         with pytest.raises(UsageError, match=why):

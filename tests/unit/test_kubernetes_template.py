@@ -222,7 +222,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "kubernetes: Pod template: 4 faults: "
         "metadata.labels.tier: has to be text (in quotes), not a number; "
         "spec.containers[0].imagee: Kubernetes knows no such field in a Pod template; is image meant?; "
-        "spec.restartPolicy: has to be Always: a worker that has crashed comes back; "
+        "spec.restartPolicy: has to be Always: a crashed worker is started again; "
         "spec.containers[0].args: are the orchestrator's; give the program in command"
     )
 

@@ -55,7 +55,7 @@ def test_a_request_that_is_withdrawn_leaves_the_code_and_its_wagons_are_put_away
     step = switch_withdrawn(m, "not today", "ada")
     assert (step.manifest.request, step.manifest.revision) == (None, "v1")
     assert sentence(one(step.facts, SwitchWithdrawn)) == (
-        "the switch that was asked for was withdrawn by ada, wagon 1 (revision v1) goes on: not today"
+        "the requested switch was withdrawn by ada, wagon 1 (revision v1) goes on: not today"
     )
     assert switch_withdrawn(step.manifest, "not today", "ada").manifest is step.manifest
     decided = decide(step.manifest, [reading(1, 5)])

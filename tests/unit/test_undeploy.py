@@ -74,7 +74,7 @@ def test_nothing_to_end_is_success(command: Callable[..., Any]) -> None:
 def test_workers_that_are_made_anew_are_named(command: Callable[..., Any]) -> None:
     ended = command(Deployed(3, stubborn=True), "--timeout", "0.3")
     assert ended.exit_code == 3
-    assert "not ended within 0.3 s: unit 3; an observer that is still alive makes workers anew" in ended.stderr
+    assert "not ended within 0.3 s: unit 3; an observer that is still alive starts workers again" in ended.stderr
 
 
 def test_without_an_orchestrator(command: Callable[..., Any]) -> None:

@@ -23,8 +23,8 @@ from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Trains of wagons: event channels in which new events stay fast during unpredictable peaks.
 
-TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, the name \
-of a train that runs at the URL will do.
+TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, you may \
+also give the name of a train that runs at the URL.
 """
 
 
@@ -32,8 +32,8 @@ _MARKUP = ("[bold]", "[/bold]")
 
 
 class _Commands(TyperGroup):
-    """What is said of a wrong command line repeats words of it: no secrets of them, and no control characters. In help
-    texts [bold] and [/bold] are markup; every other bracket is shown as it is."""
+    """Errors about a wrong command line quote its words, without secrets and control characters. In help texts [bold]
+    and [/bold] are markup; every other bracket is shown unchanged."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,13 +85,13 @@ def _all(
         bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Show the traceback of an error.")
     ] = False,
 ) -> None:
-    """What stands before every command."""
+    """The options before every command."""
     if debug:
         os.environ["EVENTWAGON_DEBUG"] = "1"
 
 
 def version() -> None:
-    """Say the versions of eventwagon and of what it stands on."""
+    """Show the versions of eventwagon and of the packages that it needs."""
     with ending():
         line(f"eventwagon {installed('eventwagon')}")
         line(f"python {platform.python_version()}, {platform.platform(terse=True)}")

@@ -28,14 +28,14 @@ DEFAULT_URL = "sqlite:///.eventwagon"
 
 Url = Annotated[
     str,
-    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", help="Where the train runs: its broker and registry."),
+    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", help="The train's broker and registry."),
 ]
 Anchor = Annotated[str, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Code(IntEnum):
-    """What a command ends with."""
+    """The exit code of a command."""
 
     OK = 0
     FAILED = 1
@@ -45,7 +45,7 @@ class Code(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 it failed (broker, registry, data) · 2 a mistake in what was asked for · "
+    "Exit codes: 0 done · 1 failed (broker, registry, data) · 2 wrong usage (command line, program) · "
     "3 not done in time · 130 interrupted."
 )
 

@@ -34,21 +34,24 @@ _PATIENCE = 15.0
 _EVENTS = 3
 
 _MEANS = {
-    "fences": ("the broker itself refuses writes after the seal", "leases stand in; removal waits for keep_drained"),
+    "fences": (
+        "the broker itself refuses writes after the seal",
+        "publishers use leases instead; removal waits for keep_drained",
+    ),
     "bounds": ("Volume(n) is exact", "a wagon may take a little more than Volume(n)"),
     "totals": (
         "emptiness is proven by totals",
         "totals are estimates; where they are unknown, no wagon is proven empty",
     ),
-    "durable": ("what was accepted survives this process", "nothing survives this process"),
+    "durable": ("accepted events survive this process", "no event survives this process"),
     "shared": ("other processes reach the same channels", "for one process only"),
     "reclaims": (
-        "what a process that has surely ended had in hand comes back at once",
-        "what an ended process had in hand comes back after the visibility time, or when the server notices",
+        "the events of a process that has provably ended come back at once",
+        "the events of an ended process come back after the visibility time, or when the server notices",
     ),
     "losses": (
-        "events that the server removes are counted, and told",
-        "events that a server forgets are told by totals that fall, where an observer saw them",
+        "events that the server removes are counted and reported",
+        "events that a server loses are noticed by falling totals, if an observer saw these before",
     ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }
@@ -312,8 +315,8 @@ async def doctor(
         str | None,
         typer.Argument(
             metavar="[URL]",
-            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … With a password in "
-            "it: in the environment, for all can read a command line.",
+            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … Put a URL with "
+            "a password into the environment: every user of the machine can read a command line.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,
@@ -352,7 +355,7 @@ async def doctor(
         json_line(report)
     else:
         _show(url, capabilities, found)
-    said = [] if is_all_there else ["not everything that a train needs is there"]
+    said = [] if is_all_there else ["the broker lacks something that a train needs"]
     if losses:
         said.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
     if said:
@@ -376,7 +379,7 @@ def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -
     longest = max(map(len, Capabilities.__struct_fields__))
     is_tried = _is_connected(found["broker"])
     if not is_tried:
-        console.print(Text("what the driver says it can do (not tried: no connection)", style="dim"))
+        console.print(Text("what the driver declares (not tried: no connection)", style="dim"))
     for name, means in _meanings(capabilities):
         mark = _mark(getattr(capabilities, name)) if is_tried else Text("-")
         _item(console, mark, f"{name:{longest}}", Text(means))

@@ -35,19 +35,19 @@ _BOM = b"\xef\xbb\xbf"
 @job
 async def publish(
     target: Anchor,
-    file: Annotated[str, typer.Argument(help="JSON Lines, one event a line; - for stdin.")] = "-",
+    file: Annotated[str, typer.Argument(help="JSON Lines, one event per line; -: stdin.")] = "-",
     url: Url = DEFAULT_URL,
-    subject_field: Annotated[str, typer.Option(help="The field of the payload that is the event's subject.")] = "",
-    event_type: Annotated[str, typer.Option("--type", help="The event type; else the payload's class.")] = "",
+    subject_field: Annotated[str, typer.Option(help="The payload's field that becomes the event's subject.")] = "",
+    event_type: Annotated[str, typer.Option("--type", help="The event type. Default: the payload's class.")] = "",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on after bad lines, and list them; else stop at the first.")
+        bool, typer.Option("--skip-bad", help="Skip bad lines and list them. Default: stop at the first.")
     ] = False,
 ) -> None:
     """Publish JSON Lines to a train.
 
-    With TARGET a program, each line must fit the payload type of its ingress handler: a wrong one is refused here, not
-    found in the dead letters. With a train's name, any JSON is sent as it is. What stands before a bad line has been
-    accepted; how many is said.
+    If TARGET is a program, each line must fit the payload type of the ingress handler; a line that does not is refused
+    here and does not become a dead letter. If TARGET is a train's name, any JSON is sent unchanged. The lines before a
+    bad line are published; the error says how many.
     """
     train = load_train(target) if ":" in target else None
     parse = Parser(train, subject_field, event_type)

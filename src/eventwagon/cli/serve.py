@@ -29,7 +29,7 @@ Redeclare = Annotated[
     typer.Option(
         "--redeclare",
         envvar="EVENTWAGON_REDECLARE",
-        help="Make this program's settings the train's, where it was declared differently.",
+        help="If the train was declared differently, replace its settings by this program's.",
     ),
 ]
 LogLevel = Annotated[
@@ -37,7 +37,7 @@ LogLevel = Annotated[
     typer.Option(
         "--log-level",
         envvar="EVENTWAGON_LOG_LEVEL",
-        help="debug, info, warning or error. Default: as the program set it up, or info.",
+        help="debug, info, warning or error. Default: the program's own, or info.",
     ),
 ]
 Revision = Annotated[
@@ -45,7 +45,7 @@ Revision = Annotated[
     typer.Option(
         "--revision",
         envvar="EVENTWAGON_REVISION",
-        help="Which code this is: it serves no wagon that was opened for other code.",
+        help="The revision of this code. It serves no wagon that was opened for another revision.",
     ),
 ]
 Infrastructure = Annotated[
@@ -53,7 +53,7 @@ Infrastructure = Annotated[
     typer.Option(
         "--orchestrator",
         envvar="EVENTWAGON_ORCHESTRATOR",
-        help="What gives each wagon its workers: subprocess:, command:PROGRAM?ready=…, kubernetes://NAMESPACE?secret=NAME.",
+        help="What starts each wagon's workers: subprocess:, command:PROGRAM, kubernetes://NAMESPACE …",
     ),
 ]
 HealthPort = Annotated[
@@ -63,7 +63,7 @@ HealthPort = Annotated[
         envvar="EVENTWAGON_HEALTH_PORT",
         min=1,
         max=65535,
-        help="Answer there GET /live (the process is not stuck) and /ready (it observes; its workers are attached).",
+        help="Answer GET /live (the process is not stuck) and /ready (it observes, its workers are attached) at this port.",
     ),
 ]
 HealthHost = Annotated[
@@ -71,7 +71,7 @@ HealthHost = Annotated[
     typer.Option(
         "--health-host",
         envvar="EVENTWAGON_HEALTH_HOST",
-        help="With --health-port: the address to listen at. Default: all of this machine's.",
+        help="With --health-port: the address to listen on. Default: all addresses of this machine.",
     ),
 ]
 _logger = logging.getLogger("eventwagon.cli")
@@ -83,7 +83,10 @@ async def run(
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="Give each wagon a process of its own: what one does touches no other.")
+        bool,
+        typer.Option(
+            "--isolate", help="Run each wagon in a process of its own, so that a crash affects no other wagon."
+        ),
     ] = False,
     orchestrator: Infrastructure = None,
     health_port: HealthPort = None,
@@ -91,12 +94,14 @@ async def run(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Run a train: observe it and work for it, in this process (or with --isolate in one per wagon).
+    """Run a train: observe it and work for it, in this process (with --isolate: in one process per wagon).
 
     Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
     """
     if isolate and orchestrator is not None:
-        raise UsageError(f"--isolate is --orchestrator subprocess:, which {orchestrator} contradicts")
+        raise UsageError(
+            f"--isolate means --orchestrator subprocess:, so it can't be combined with --orchestrator {orchestrator}"
+        )
     await _serve(
         target,
         url,
@@ -121,7 +126,10 @@ async def observe(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Observe a train, without working for it: open, switch, seal and remove its wagons. Any number may."""
+    """Observe a train without working for it: open, switch, seal and remove its wagons.
+
+    Any number of processes may observe a train.
+    """
     await _serve(
         target,
         url,
@@ -142,13 +150,17 @@ async def work(
     redeclare: Redeclare = False,
     wagon: Annotated[
         int | None,
-        typer.Option("--wagon", min=1, help="Work for this wagon, and those that take over its workers; then end."),
+        typer.Option(
+            "--wagon", min=1, help="Work for the wagon that this unit serves; end when no wagon has the unit."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --wagon: how many.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --wagon: the number of workers.")
+    ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
-            "--grace", min=0, help="How long handlers in flight have when it is to end, instead of the train's."
+            "--grace", min=0, help="Seconds that handlers in flight have when the process ends. Default: the train's."
         ),
     ] = None,
     health_port: HealthPort = None,
@@ -156,7 +168,10 @@ async def work(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Work for a train, without observing it: its handlers run here. Processes that work share its workers."""
+    """Work for a train without observing it: its handlers run here.
+
+    All processes that work divide the train's workers between them.
+    """
     await _serve(
         target,
         url,
@@ -228,7 +243,7 @@ def asked_to_end() -> Iterator[asyncio.Event]:
 
     def on_signal() -> None:
         if asked.is_set():
-            say("ended at once; what was in hand comes again when its time is up")
+            say("ended at once; claimed events are delivered again when their claims expire")
             sys.stderr.flush()
             os._exit(Code.INTERRUPTED)
         asked.set()

@@ -103,12 +103,12 @@ async def status(
     target: Anchor,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again twice a second, until Ctrl-C.")] = False,
-    all_: Annotated[bool, typer.Option("--all", "-a", help="Removed wagons too, from the journal.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh twice a second, until Ctrl-C.")] = False,
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Show removed wagons too, from the journal.")] = False,
 ) -> None:
-    """Show the wagons of a train: state, fill, what waits, who works, and why each is where it is.
+    """Show the wagons of a train: state, fill, backlog, workers, and the reason for each state.
 
-    Figures are of a wagon's ingress; `inside` is what its inner channels still hold.
+    The figures are those of a wagon's ingress; `inside` counts the events left in its inner channels.
     """
     async with reached(target, url) as c:
         if not watch:
@@ -235,7 +235,9 @@ def _watched(manifest: Manifest) -> str:
     watch = manifest.watch
     if watch is None:
         return ""
-    return f"wagon {watch.number}, and back to revision {watch.back or 'none'} when more than {watch.share:.3g} of it fails"
+    return (
+        f"wagon {watch.number}, and back to revision {watch.back or 'none'} if more than {watch.share:.3g} of it fails"
+    )
 
 
 def _held(depth: Depth) -> int | None:
@@ -338,20 +340,22 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
         text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
     if view.asked:
-        parts.append(words(f"a switch is asked for: {view.asked}", "bold"))
+        parts.append(words(f"a switch is requested: {view.asked}", "bold"))
     if view.watched:
         parts.append(words(f"watched: {view.watched}", "bold"))
     parts += [words(said, "yellow") for said in _missing(view)]
     parts += [words(f"{m.name}: {m.trouble}", "bold red") for m in view.members if m.trouble]
     if held := sum(m.held for m in view.members):
-        text = "workers take nothing: their handlers go on in threads after handler_timeout; `why` says which"
+        text = "workers take no events: their handlers still run in threads after handler_timeout; `why` says which"
         parts.append(Text(f"{held} {text}", style="yellow"))
     if caught := sum(m.caught for m in view.members):
         parts.append(
             Text(f"caught {count(caught, 'unexpected exception')}; the logs have the tracebacks", style="yellow")
         )
     if not any("observe" in m.roles for m in view.members):
-        parts.append(Text("no observer is alive: nothing is switched, drained or removed until one is", style="yellow"))
+        parts.append(
+            Text("no observer is alive: no wagon is switched, drained or removed until one is", style="yellow")
+        )
     return Group(*parts)
 
 

@@ -23,14 +23,12 @@ from .serve import Infrastructure
 from .status import told_pause
 from .target import reached, reached_if_known
 
-Reason = Annotated[str, typer.Option("--reason", help="Stands in the journal.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, for the journal.")]
 By = Annotated[
     str | None,
-    typer.Option(
-        "--by", envvar="EVENTWAGON_BY", help="Who asks for it, for the journal. Default: this user at this host."
-    ),
+    typer.Option("--by", envvar="EVENTWAGON_BY", help="Your name, for the journal. Default: this user at this host."),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait for it to be done.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait until it is done.")]
 
 
 @job
@@ -39,14 +37,16 @@ async def switch(
     url: Url = DEFAULT_URL,
     revision: Annotated[
         str | None,
-        typer.Option("--revision", help="The next wagons run this code: an image's tag, a function's version, a path."),
+        typer.Option("--revision", help="The code of the next wagons: an image's tag, a function's version, a path."),
     ] = None,
     watch_errors: Annotated[
         str | None,
-        typer.Option("--watch-errors", help="Go back when more of the new wagon's handlings fail: 2% or 0.02."),
+        typer.Option(
+            "--watch-errors", help="Go back if a larger share of the new wagon's handlings fails: 2% or 0.02."
+        ),
     ] = None,
     withdraw: Annotated[
-        bool, typer.Option("--withdraw", help="Withdraw a switch that is asked for and not made yet; the code stays.")
+        bool, typer.Option("--withdraw", help="Withdraw a requested switch that is not made yet; the code stays.")
     ] = False,
     reason: Reason = "by hand",
     by: By = None,
@@ -54,23 +54,23 @@ async def switch(
 ) -> None:
     """Switch to the next wagon now, whatever the limit says, and wait until it is done.
 
-    With --revision that wagon runs other code, and the old one drains with the old. Going back is another switch; with
-    --watch-errors the train does it by itself. A switch that is not done in time stays asked for, until it is done,
-    given up, replaced by one to another revision, or withdrawn with --withdraw.
+    With --revision the next wagon runs other code, and the old wagon drains with the old code. To go back, switch
+    again; with --watch-errors the train does that by itself. If a switch is not done in time, the request stays until
+    it is done, given up, replaced by a switch to another revision, or withdrawn with --withdraw.
     """
     if withdraw and (revision is not None or watch_errors is not None):
-        raise UsageError("--withdraw takes no --revision and no --watch-errors: it withdraws whatever is asked for")
+        raise UsageError("--withdraw takes no --revision and no --watch-errors: it withdraws any requested switch")
     if revision is not None:
         check_revision(revision)
     watch = None if watch_errors is None else share(watch_errors)
     if watch is not None and revision is None:
-        raise UsageError("--watch-errors needs --revision: it is new code that is watched")
+        raise UsageError("--watch-errors needs --revision: only new code is watched")
     async with reached(target, url) as c:
         if withdraw:
             done = await c.withdraw_switch(reason, by=by)
             active = c.manifest.active
             goes_on = "" if active is None else f"; wagon {active.number} goes on{_code(active.revision)}"
-            line(("the switch is withdrawn" if done else "no switch is asked for") + goes_on)
+            line(("the switch is withdrawn" if done else "no switch was requested") + goes_on)
             return
         old, new = await _switched(c, reason, by, timeout, revision, watch)
         line(f"switched from wagon {old} to wagon {new}" + (f", revision {revision}" if revision else ""))
@@ -93,11 +93,11 @@ async def drain(
     by: By = None,
     timeout: Timeout = 300.0,
 ) -> None:
-    """Switch now, then wait until every event published before is handled and its wagons are removed."""
+    """Switch now, then wait until all events published earlier are handled and their wagons removed."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     async with reached(target, url) as c:
-        await _warn_without(c, "work", "nothing is handled until one is")
+        await _warn_without(c, "work", "no event is handled until one is")
         for wagon in c.manifest.wagons:
             if c.manifest.pause_of(wagon) is not None:
                 say(f"wagon {wagon.number} is paused: it drains once it is resumed")
@@ -118,7 +118,7 @@ async def drain(
         line(f"every wagon up to {old} is drained and removed")
 
 
-OneWagon = Annotated[int | None, typer.Option("--wagon", min=1, help="Only this wagon: the others feel nothing.")]
+OneWagon = Annotated[int | None, typer.Option("--wagon", min=1, help="Only this wagon; the others go on.")]
 
 
 @job
@@ -127,16 +127,17 @@ async def pause(
     url: Url = DEFAULT_URL,
     wagon: OneWagon = None,
     publishing: Annotated[
-        bool, typer.Option("--publishing", help="Refuse publishers too (TrainPaused). Else events go on being stored.")
+        bool,
+        typer.Option("--publishing", help="Refuse publishers too (TrainPaused). Default: new events are still stored."),
     ] = False,
     reason: Reason = "by hand",
     by: By = None,
     timeout: Timeout = 5.0,
 ) -> None:
-    """Hand out no further event until `resume`, and wait until every process heeds it.
+    """Hand out no more events until `resume`, and wait until every process has stopped handing out.
 
-    Handlers in flight finish; what was fetched goes back without an attempt. The pause stands in the manifest: it
-    outlives every process. While a whole train is paused no limit switches wagons.
+    Handlers in flight finish; prefetched events go back without counting an attempt. The pause is stored in the
+    manifest, so it outlives every process. While a whole train is paused, no limit switches wagons.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
@@ -148,7 +149,9 @@ async def pause(
         try:
             await _heeded(c, what, wagon, timeout, deadline)
         except BrokerError as e:
-            raise Ended(Code.FAILED, f"{what} is paused, but who heeds it can't be known: {e}") from e
+            raise Ended(
+                Code.FAILED, f"{what} is paused, but it can't be known which processes have stopped handing out: {e}"
+            ) from e
 
 
 async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
@@ -158,24 +161,24 @@ async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, d
             who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
             raise Ended(
                 Code.NOT_IN_TIME,
-                f"{what} is paused, but after {timeout:g} s these have not said that they heed it: {who}. Each does "
-                "as soon as it sees the manifest; one that is away hands out what it has until it ends",
+                f"{what} is paused, but after {timeout:g} s these have not confirmed it: {who}. Each stops handing out "
+                "as soon as it sees the manifest; one that can't reach it hands out its events until it ends",
             )
         await asyncio.sleep(0.1)
     deaf = [h for h in await c.heedless() if not h.can and wagon in (None, h.number)]
     for h in deaf:
-        say(f"wagon {h.number} is NOT paused for {h.who}: they are not told, and go on; end them where they run")
+        say(f"wagon {h.number} is NOT paused for {h.who}: a pause does not reach them; end them where they run")
     held = await _in_hand(c, wagon)
     if held is None:
-        say("how many events were handed out before can't be known here: their handlers may still be at work")
+        say("this broker can't tell how many events were handed out before: their handlers may still run")
     elif held:
         say(
-            f"{count(held, 'event')} handed out before: the handlers finish, or their process is frozen or cut off "
-            "and goes on with what it has once it is back"
+            f"{count(held, 'event')} handed out before: the handlers finish. If their process is frozen or cut off, it "
+            "goes on with these once it is back"
         )
     pause = c.manifest.paused
     refused = wagon is None and pause is not None and pause.publishing
-    holds = "but not for those named above" if deaf else "no further event is handed out"
+    holds = "but not for those named above" if deaf else "no more events are handed out"
     line(f"{what} is paused{',' if deaf else ':'} {holds}; publishers {'are refused' if refused else 'go on'}")
 
 
@@ -194,9 +197,9 @@ async def _in_hand(c: Connection, number: int | None) -> int | None:
 async def resume(
     target: Anchor, url: Url = DEFAULT_URL, wagon: OneWagon = None, reason: Reason = "by hand", by: By = None
 ) -> None:
-    """End the pause of a train, or with --wagon that of one wagon alone: neither ends the other.
+    """End the pause of a train, or with --wagon the pause of that wagon alone. Neither ends the other.
 
-    What waited is handed out at once, what was due meanwhile too. Limits are heeded again.
+    Waiting events are handed out at once, also those that became due meanwhile. Limits apply again.
     """
     async with reached(target, url) as c:
         was = await c.resume(reason, wagon=wagon, by=by)
@@ -204,11 +207,12 @@ async def resume(
         line(f"{what} is resumed" if was else f"{what} was not paused{'' if wagon is None else ' by itself'}")
         manifest = c.manifest
         if wagon is not None and manifest.paused is not None:
-            say(f"the whole train is paused still: eventwagon resume {c.train.name}")
+            say(f"the whole train is still paused: eventwagon resume {c.train.name}")
         if wagon is None:
             for each in (w for w in manifest.wagons if w.paused is not None):
                 say(
-                    f"wagon {each.number} is paused by itself still: eventwagon resume {c.train.name} --wagon {each.number}"
+                    f"wagon {each.number} is still paused by itself: "
+                    f"eventwagon resume {c.train.name} --wagon {each.number}"
                 )
 
 
@@ -218,7 +222,7 @@ async def stop(
 ) -> None:
     """Ask every process that runs the train to end gracefully, and wait until all are gone.
 
-    Events go on being stored; they are handled when a process runs again.
+    New events are still stored; they are handled when a process runs again.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
@@ -244,21 +248,21 @@ async def remove(
         bool,
         typer.Option(
             "--force",
-            help="Ask living processes to end, then delete the train with events and dead letters that are left. "
-            "There is no way back.",
+            help="End all processes of the train, then delete it with its events and dead letters. "
+            "This can't be undone.",
         ),
     ] = False,
     orchestrator: Infrastructure = None,
     reason: Reason = "by hand",
     by: By = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.0, help="With --force: seconds for living processes to end.")
+        float, typer.Option("--timeout", min=0.0, help="With --force: seconds that processes have to end.")
     ] = 60.0,
 ) -> None:
     """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers' units.
 
-    Refused while events or dead letters are left, or processes that run it are alive; --force deletes what is left. What
-    was cut short is finished by calling it again. Where there is no such train it exits with 1; with --force with 0.
+    Refused while events or dead letters are left or processes of the train are alive; --force deletes them. If it is
+    interrupted, call it again. If there is no such train it exits with 1; with --force, with 0.
     """
     async with reached_if_known(target, url, orchestrator=orchestrator) as (c, known):
         name = c.train.name
@@ -277,7 +281,7 @@ async def remove(
 async def _switched(
     c: Connection, reason: str, by: str | None, timeout: float, revision: str | None = None, watch: float | None = None
 ) -> tuple[int, int]:
-    await _warn_without(c, "observe", "the switch is asked for, and made when one is")
+    await _warn_without(c, "observe", "the switch is requested, and made once one is")
     old = await c.request_switch(reason, revision=revision, watch_errors=watch, by=by)
     try:
         async with asyncio.timeout(timeout):
@@ -288,13 +292,13 @@ async def _switched(
     except TimeoutError:
         raise Ended(
             Code.NOT_IN_TIME,
-            f"not switched within {timeout:g} s; it stays asked for. {await _in_the_way(c)}`eventwagon why {c.train.name}` "
+            f"not switched within {timeout:g} s; the request stays. {await _in_the_way(c)}`eventwagon why {c.train.name}` "
             f"says more, `eventwagon switch {c.train.name} --withdraw` withdraws it",
         ) from None
 
 
 async def _in_the_way(c: Connection) -> str:
-    """What the switch waits for, in sentences; empty where that can't be told."""
+    """What the switch waits for, in sentences; empty if unknown."""
     try:
         manifest, members = (await c.refresh()).manifest, await c.members()
     except BrokerError as e:
@@ -305,7 +309,7 @@ async def _in_the_way(c: Connection) -> str:
         running |= {d.revision for m in members for d in m.deployed if d.workers}
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
-            said.append(f"No worker says that it runs revision {asked.revision}; those that are alive say {others}")
+            said.append(f"No live worker reports revision {asked.revision}; they report {others}")
     coming = [w for w in manifest.in_state(State.PROVISIONING) if w.revision == manifest.revision]
     if coming:
         wagon = coming[0]

@@ -32,7 +32,7 @@ def load_train(target: str, revision: str = "") -> Train:
     check_revision(revision)
     if PLACE in target:
         if not revision:
-            raise UsageError(f"TARGET {target!r}: say with --revision what stands for {PLACE}")
+            raise UsageError(f"TARGET {target!r}: give --revision, which replaces {PLACE}")
         target = target.replace(PLACE, revision)
     train = cast("Train", load(target, lambda found: is_a(found, Train)))
     if revision and train.revision not in ("", revision):

@@ -25,15 +25,15 @@ async def undeploy(
         typer.Option(
             "--orchestrator",
             envvar="EVENTWAGON_ORCHESTRATOR",
-            help="What gives the wagons their workers, as for observe.",
+            help="What started the wagons' workers, as for observe.",
         ),
     ],
     url: Url = DEFAULT_URL,
     timeout: Timeout = 300.0,
 ) -> None:
-    """End all workers that an orchestrator runs for a train. Its wagons and events stay, for the next who deploys it.
+    """End all workers that an orchestrator runs for a train. Its wagons and events stay for the next deployment.
 
-    Stop the observers first: one that is alive makes the workers anew. Handlers in flight may finish.
+    End the observers first: a live observer starts the workers again. Handlers in flight may finish.
     """
     train = load_train(target)
     infrastructure = open_orchestrator(orchestrator, Program(target, url, train.settings))
@@ -48,9 +48,9 @@ async def undeploy(
                 ended |= left
                 await asyncio.sleep(_AGAIN)
     except TimeoutError:
-        there = f"unit {', '.join(map(str, sorted(left)))}" if left else "what runs is not known yet"
+        there = f"unit {', '.join(map(str, sorted(left)))}" if left else "it is not known yet which units run"
         raise Ended(
             Code.NOT_IN_TIME,
-            f"not ended within {timeout:g} s: {there}; an observer that is still alive makes workers anew",
+            f"not ended within {timeout:g} s: {there}; an observer that is still alive starts workers again",
         ) from None
     line(f"the workers of {count(len(ended), 'unit')} of train {train.name} ended")

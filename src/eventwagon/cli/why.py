@@ -38,24 +38,22 @@ async def why(
         str | None, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")
     ] = None,
     url: Url = DEFAULT_URL,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Only so many of the newest entries; 0: all.")] = 0,
-    wagon: Annotated[int | None, typer.Option("--wagon", help="Only what concerns the wagon of this number.")] = None,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Only this many of the newest entries; 0: all.")] = 0,
+    wagon: Annotated[int | None, typer.Option("--wagon", help="Only entries about the wagon with this number.")] = None,
     look: Annotated[
         str | None,
-        typer.Option(
-            "--look", metavar="FILE", help="Run the looks of an observer again that this log holds; -: standard input."
-        ),
+        typer.Option("--look", metavar="FILE", help="Replay the looks of an observer from this log; -: stdin."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what was decided and what was refused, each with its figures: the journal, oldest first.
+    """Show the journal, oldest first: each decision and each refusal, with its figures.
 
-    With --look: what an observer saw at its looks, and what it decided on that. An observer writes its looks to its log
+    With --look: replay what an observer saw in each pass, and what it decided. An observer writes its looks to its log
     with --log-level debug, and in the report of a defect.
     """
     if look is not None:
         if target is not None or wagon is not None:
-            raise UsageError("--look FILE takes no TARGET and no --wagon: a look says which train it is of")
+            raise UsageError("--look FILE takes no TARGET and no --wagon: a look names its train")
         run_again(look, last=last, as_json=as_json)
         return
     if target is None:
@@ -89,10 +87,8 @@ async def _once(registry: Registry, name: str, number: int) -> str:
     except EventwagonError:
         return ""
     if 1 <= number < following:
-        return " any more: there has been such a wagon, and its entries were cut off at Train(keep=…)"
-    return (
-        f": there has been no such wagon, the newest is {following - 1}" if following > 1 else ": there is no wagon yet"
-    )
+        return " any more: there was such a wagon, but the journal keeps only the newest entries (Train(keep=…))"
+    return f": there was no such wagon, the newest is {following - 1}" if following > 1 else ": there is no wagon yet"
 
 
 def _concerns(entry: Entry, number: int) -> bool:
@@ -111,7 +107,7 @@ def _concerns(entry: Entry, number: int) -> bool:
 
 @job
 async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the dead letters of a train: which event, where and why it died."""
+    """List the dead letters of a train: which event failed, where and why."""
     async with reached(target, url) as c:
         console = out()
         count = 0

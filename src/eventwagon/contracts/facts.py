@@ -525,8 +525,8 @@ def _revision(revision: str | None) -> str:
 
 
 def sentence(fact: Fact) -> str:
-    """The fact in words, with its figures, on one line, as logs and `eventwagon why` print it: whatever a payload, an
-    error or a name holds, it looks like no line but this one."""
+    """The fact as one line of text with its figures, as logs and `eventwagon why` print it. No payload, error or name
+    can add a line to it."""
     return as_line(_sentence(fact))
 
 
@@ -586,12 +586,12 @@ def _sentence(fact: Fact) -> str:
             return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
         case EventsLost(number=n, count=count, total=total, because=why):
             more = f" ({total:,} in all)" if total > (count or 0) else ""
-            return f"{_name(n)} lost {counted(count, 'event')}{more}, which went without being settled: {why}"
+            return f"{_name(n)} lost {counted(count, 'event')}{more}, which disappeared without being settled: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
             refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
-            return f"published {counted(count, 'late event')} of {_name(n)} anew{refused}"
+            return f"published {counted(count, 'late event')} of {_name(n)} again{refused}"
         case StepFailed(step=step, because=why):
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):
@@ -608,7 +608,7 @@ def _sentence(fact: Fact) -> str:
         case BreakerOpened(channel=channel, because=why):
             return (
                 f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
-                "and none loses an attempt"
+                "and no attempt is counted"
             )
         case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
             return (
@@ -616,25 +616,28 @@ def _sentence(fact: Fact) -> str:
                 "a handling succeeded"
             )
         case SwitchRequested(because=why, revision=None, by=by):
-            return f"a switch was asked for{_who(by)}: {why}"
+            return f"a switch was requested{_who(by)}: {why}"
         case SwitchRequested(because=why, revision=revision, watch=None, by=by):
-            return f"a switch to {_revision(revision)} was asked for{_who(by)}: {why}"
+            return f"a switch to {_revision(revision)} was requested{_who(by)}: {why}"
         case SwitchRequested(because=why, revision=revision, watch=watch, by=by):
-            return f"a switch to {_revision(revision)} was asked for{_who(by)}, and back when more than {watch:.3g} of it fails: {why}"
+            return (
+                f"a switch to {_revision(revision)} was requested{_who(by)}, and a switch back if more than {watch:.3g} "
+                f"of its handlings fail: {why}"
+            )
         case SwitchGivenUp(revision=revision, back=back, because=why):
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
         case SwitchWithdrawn(number=n, because=why, revision=revision, by=by):
             code = f" ({_revision(revision)})" if revision else ""
-            return f"the switch that was asked for was withdrawn{_who(by)}, {_name(n)}{code} goes on: {why}"
+            return f"the requested switch was withdrawn{_who(by)}, {_name(n)}{code} goes on: {why}"
         case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
             return (
                 f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
                 f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
             )
         case WatchEnded(number=n):
-            return f"{_name(n)} is drained and watched no more: too little of it failed to go back"
+            return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"
         case FellAsleep(number=n, seconds=s):
-            return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
+            return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were ended"
         case WokenUp(number=n, because=why):
             return f"{_name(n)} is woken: {why}"
         case StopRequested(because=why, by=by):
@@ -652,13 +655,19 @@ def _sentence(fact: Fact) -> str:
             over = f", over {skipped} in between" if skipped else ""
             return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
         case HandlerOverran(number=n, handler=handler, because=why, given_up=True):
-            return f"handler {handler} of {_name(n)} swallowed its cancellation ({why}): it is run no further"
+            return f"handler {handler} of {_name(n)} swallowed its cancellation ({why}): it is not run any further"
         case HandlerOverran(number=n, handler=handler, because=why):
-            return f"handler {handler} of {_name(n)} still runs in its thread ({why}): its worker takes nothing until it has ended"
+            return (
+                f"handler {handler} of {_name(n)} still runs in its thread ({why}): "
+                "its worker takes no events until it has ended"
+            )
         case ChannelsDropped(number=n, channels=channels):
-            return f"{_name(n)} lost channels that are empty and that nobody serves any more: {', '.join(channels)}"
+            return f"{_name(n)} lost channels that are empty and that no process serves any more: {', '.join(channels)}"
         case ChannelUnserved(number=n, channel=channel, count=count, because=why):
-            return f"{_name(n)} keeps {counted(count, 'event')} in {channel}: {why}; it can't drain until a program with a handler works"
+            return (
+                f"{_name(n)} keeps {counted(count, 'event')} in {channel}: {why}; "
+                "it can't drain until a program with a handler works"
+            )
         case DefectFound(step=step, because=why):
             return (
                 f"a defect in eventwagon, please report it: {step}: {why}; the rest goes on, the log has the traceback"
@@ -669,11 +678,11 @@ def _sentence(fact: Fact) -> str:
             lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
             held = f"is back at revision {found}" if found else "has no manifest any more"
             return (
-                f"the registry {held}, {known} was known: it was restored from an older copy, or lost what it held. "
-                f"What it holds now is taken over{lost}"
+                f"the registry {held}, {known} was known: it was restored from an older copy, or lost data. "
+                f"The train takes over its present state{lost}"
             )
         case ClaimsReturned(owner=owner, count=count, because=why):
-            return f"{counted(count, 'event')} that {owner} had in hand went back at once: {why}"
+            return f"{counted(count, 'event')} that {owner} had claimed went back at once: {why}"
 
 
 _logger = logging.getLogger("eventwagon")

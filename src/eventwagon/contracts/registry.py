@@ -103,7 +103,7 @@ def decode_members(found: Iterable[bytes | str]) -> list[Member]:
             why = said(e)
             if why not in _unreadable and len(_unreadable) < 100:
                 _unreadable.add(why)
-                _logger.warning("a check-in can't be read, and is passed over: %s (%.200r)", why, each)
+                _logger.warning("a check-in can't be read and is ignored: %s (%.200r)", why, each)
     return sorted(members, key=lambda member: member.name)
 
 

@@ -129,7 +129,7 @@ def words(task: Task) -> str:
         case Remove():
             return f"remove {name}"
         case RemoveLeftover():
-            return f"remove what is left of {name}"
+            return f"remove the rest of {name}"
 
 
 class Edit(msgspec.Struct, frozen=True):

@@ -264,7 +264,7 @@ class Draft:
                         train=self.manifest.train,
                         number=wagon.number,
                         channel=c,
-                        because=f"it has {GONE}; it is made anew",
+                        because=f"it has {GONE}; it is created again",
                     )
                     for c in missing
                 ]
@@ -425,7 +425,7 @@ class Draft:
 
     def pressure_words(self) -> str:
         if self.manifest.request is not None:
-            return f"a switch was asked for ({self.manifest.request.why})"
+            return f"a switch was requested ({self.manifest.request.why})"
         active = self.manifest.active
         if active is not None and self.is_gone(active):
             return f"a channel of it has {GONE}"

@@ -125,7 +125,7 @@ class HandlerRunner:
         if delivery.suspect and attempt > (settings.attempts or DEATHS):
             wagon.failed += 1
             self._circuits.passed(circuit, event.id, gone=True)
-            settler.die(delivery, "its process ended while nothing else was handled there", attempt - 1)
+            settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
             worker.settler = worker.delivery = None
             return None
         if circuit.failing:
@@ -397,9 +397,9 @@ class HandlerRunner:
             log_safely(
                 _logger,
                 logging.WARNING,
-                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so others may have taken "
-                "this process for dead, and its events: let it wait with await, or make it a plain function, which "
-                "runs in a thread",
+                "%s: handler %s held the event loop for %.1f s, and nothing else could run, so other processes may "
+                "have taken it for dead and its events over: let it wait with await, or make it a plain function, "
+                "which runs in a thread",
                 self._runtime.train,
                 handler.name,
                 took,

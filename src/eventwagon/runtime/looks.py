@@ -44,7 +44,7 @@ class Looks:
     def report(self) -> None:
         """Write the last looks to the log at ERROR, for the report of a defect: once a minute."""
         if self._kept and self._seldom.due("report") is not None:
-            what = "the last looks, for the report; `eventwagon why --look FILE` runs them again"
+            what = "the last looks, for the report; `eventwagon why --look FILE` replays them"
             self._log(logging.ERROR, what, len(self._kept))
 
     def _log(self, level: int, what: str, count: int) -> None:

@@ -325,7 +325,7 @@ class Settler:
         """The broker refuses what it emitted: it dies, or is tried again if the driver failed."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
-            self._report_failure(f"keeping a dead letter of wagon {self.source.channel.wagon}", because)
+            self._report_failure(f"storing a dead letter of wagon {self.source.channel.wagon}", because)
             self.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             self.die(delivery, because, delivery.attempt)

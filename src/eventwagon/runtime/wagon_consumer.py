@@ -288,7 +288,7 @@ class WagonConsumer:
                 raise
             bulkhead.report(f"leaving wagon {wagon.spec.number}", e)
         for each in self._channels:
-            each.settler.end("the wagon is left")
+            each.settler.end("the process leaves the wagon")
         if self._keeping is not None:
             self._keeping.cancel()
         try:

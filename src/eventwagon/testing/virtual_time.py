@@ -78,7 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _jump(self, seconds: float | None) -> None:
         if seconds is None:
             waiting = "; ".join(sorted(_whereabouts(task) for task in asyncio.all_tasks(self)))
-            raise Deadlock(f"nothing is due and nothing can wake a task, at {self._now:g} s. Waiting: {waiting}")
+            raise Deadlock(f"no timer is due and nothing can wake a task, at {self._now:g} s. Waiting: {waiting}")
         self._now += seconds
 
 

@@ -47,7 +47,7 @@ def demo(
         typer.Option(min=0.001, help="The promise: seconds from a sign-up's arrival until it is handled (default 2)."),
     ] = None,
     limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo) | Volume(10_000)).")] = "",
-    workers: Annotated[str, typer.Option(help="Who works: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
+    workers: Annotated[str, typer.Option(help="The workers: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
     service: Annotated[
         float,
         typer.Option(
@@ -59,7 +59,7 @@ def demo(
         Path | None, typer.Option(help="CSV with real arrivals: a column arrival_s, or interval_start_s and count.")
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Keep it on SQLite in this directory, to look at afterwards.")
+        Path | None, typer.Option("--dir", help="Keep the SQLite files in this directory, to look at afterwards.")
     ] = None,
     url: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def demo(
             "--broker",
             "-u",
             envvar="EVENTWAGON_DEMO_URL",
-            help="Run it there: memory://, sqlite:///dir?sync=normal …",
+            help="Run it on this broker: memory://, sqlite:///dir?sync=normal …",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
@@ -76,14 +76,15 @@ def demo(
 ) -> None:
     """Run a burst through a train: 15,000 sign-ups in 2 minutes, sign-up → welcome e-mail → CRM update.
 
-    It runs on SQLite in a temporary directory, with handlers that take real time (they sleep). Time is compressed by
-    --speed; every figure is in the time of the burst, so that runs compare whatever their speed.
+    It runs on SQLite in a temporary directory, with handlers that take real time (they sleep). --speed compresses
+    time; all figures are in the time of the burst, so that runs of different speeds compare.
 
-    [bold]handled[/bold]: all three handlers have finished. [bold]Waits[/bold] run from a sign-up's arrival until then; arrivals don't slow
-    down when the train does. [bold]on_time[/bold]: share of the published sign-ups that were handled within the promise.
-    [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off; how many they are is said with
-    them. [bold]lost[/bold]: published, and neither handled nor a dead letter, by id. [bold]duplicates[/bold]: handler runs beyond the
-    first for the same event. Times of wagons are seconds since the burst began.
+    [bold]handled[/bold]: all three handlers have finished. [bold]Waits[/bold] run from a sign-up's arrival until then;
+    arrivals don't slow down when the train does. [bold]on_time[/bold]: share of the published sign-ups that were
+    handled within the promise. [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off,
+    with their number. [bold]lost[/bold]: published, but neither handled nor a dead letter, by id.
+    [bold]duplicates[/bold]: handler runs beyond the first for the same event. Times of wagons are seconds since the
+    burst began.
     """
     with ending():
         if url and directory:
@@ -114,7 +115,7 @@ def demo(
                         name, *options = what.split()
                         line(" ".join(("look: eventwagon", name, order.name, *options, "-u", where)))
         if result.lost or result.stalled:
-            raise Ended(Code.FAILED, f"the burst stood still; {result.lost} sign-ups are missing")
+            raise Ended(Code.FAILED, f"the burst came to a stop; {result.lost} sign-ups are missing")
 
 
 def _arrivals(trace: Path | None, events: int | None, seconds: float | None, seed: int) -> list[float]:

@@ -148,7 +148,7 @@ class Burst:
         async with self.train.connect(self.order.url, clock=self.clock, listeners=(self._hear,)) as c:
             if c.manifest.wagons or c.manifest.next_number > 1:
                 raise UsageError(
-                    f"a train {self.order.name!r} stands at {self.order.url} already: the demo wants a place of its own"
+                    f"a train {self.order.name!r} exists at {self.order.url} already: the demo needs a place of its own"
                 )
             async with c.running():
                 self._follow(c)

@@ -246,7 +246,7 @@ class SQSBroker:
                     batch = []
             await self._queues.send(channel, batch)
         except NotTaken as e:
-            raise Unavailable(f"sending again what {channel} has lost: {e}") from e
+            raise Unavailable(f"sending lost events of {channel} again: {e}") from e
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
         """From the table: SQS can't be browsed. What is in flight is among it; attempts are not touched."""

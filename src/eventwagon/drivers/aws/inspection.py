@@ -26,8 +26,8 @@ async def inspect_table(clients: Clients, *, is_new: bool) -> list[Finding]:
     name = clients.place.table
     found = list[Finding]()
     if is_new:
-        means = "there was none; it stays, and costs nothing while nothing is in it"
-        found.append(Finding(severity="fine", what=f"table {name} was made just now", means=means))
+        means = "there was none; it stays, and costs nothing while it is empty"
+        found.append(Finding(severity="fine", what=f"table {name} was created just now", means=means))
     found += list(_table(await _asked(clients, "dynamodb", "describe_table", TableName=name)))
     found += _expiry(await _asked(clients, "dynamodb", "describe_time_to_live", TableName=name))
     return found
@@ -65,12 +65,12 @@ def _table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
     table: Mapping[str, Any] = answer["Table"]
     mode = table.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
     if mode == "PAY_PER_REQUEST":
-        yield Finding(severity="fine", what="BillingMode=PAY_PER_REQUEST", means="the table takes what comes")
+        yield Finding(severity="fine", what="BillingMode=PAY_PER_REQUEST", means="the table has no fixed capacity")
     else:
         yield Finding(
             severity="costs",
             what=f"BillingMode={mode}",
-            means="what is above the provisioned capacity is refused, and publishing waits: that is when a burst comes",
+            means="writes above the provisioned capacity are refused, so publishing waits, just when a burst comes",
             todo="aws dynamodb update-table --billing-mode PAY_PER_REQUEST",
         )
     if table.get("DeletionProtectionEnabled"):
@@ -86,23 +86,25 @@ def _table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding(
             severity="loses",
             what="a global table",
-            means="regions overwrite one another without looking: a seal, a claim or a manifest of one is lost to another",
-            todo="one region writes, and nobody else: no replicas",
+            means="regions overwrite each other blindly: one region's seal, claim or manifest can be lost to another",
+            todo="only one region writes: no replicas",
         )
 
 
 def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
     what, todo = "time to live of the table's items", "aws dynamodb update-time-to-live --time-to-live-specification "
     if answer is None:
-        means = "whether DynamoDB removes items by a date in them can't be seen"
+        means = "can't see whether DynamoDB removes items by a date in them"
         yield Finding(severity="unknown", what=what, means=means, todo="allow dynamodb:DescribeTimeToLive")
         return
     said = answer.get("TimeToLiveDescription", {})
     attribute = said.get("AttributeName", "")
     if said.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
-        yield Finding(severity="fine", what=f"{what}: off", means="nothing goes but by eventwagon's hand")
+        yield Finding(severity="fine", what=f"{what}: off", means="only eventwagon deletes items")
     elif attribute in _OURS:
-        means = "events, counters, manifests or check-ins have it, with other meanings: DynamoDB removes them"
+        means = (
+            "events, counters, manifests or check-ins have this attribute with another meaning: DynamoDB removes them"
+        )
         todo += f"Enabled=false,AttributeName={attribute}"
         yield Finding(severity="loses", what=f"{what}: by {attribute!r}", means=means, todo=todo)
     else:
@@ -119,23 +121,21 @@ def _queue(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
     kept = int(has.get("MessageRetentionPeriod", _LONGEST))
     what = f"MessageRetentionPeriod={kept}"
     if kept < _LONGEST:
-        means = (
-            f"SQS drops messages after {kept / 86_400:.1f} days; they are sent again from the table, and cost once more"
-        )
+        means = f"SQS drops messages after {kept / 86_400:.1f} days; they are sent again from the table, at extra cost"
         yield Finding(severity="costs", what=what, means=means, todo=f"set it to {_LONGEST} (14 days)")
     else:
-        means = "14 days, the most there is; what waits longer is sent again from the table"
+        means = "14 days, the maximum; events that wait longer are sent again from the table"
         yield Finding(severity="fine", what=what, means=means)
     if "RedrivePolicy" in has:
         yield Finding(
             severity="costs",
             what="a redrive policy",
-            means="SQS moves messages away that were received some times; they are sent again from the table: they come late, "
-            "and twice",
+            means="SQS moves away messages that were received several times; they are sent again from the table, late and "
+            "twice",
             todo="none on these queues: eventwagon counts attempts and keeps dead letters by itself",
         )
     if int(has.get("DelaySeconds", 0)):
-        means = "every event waits that long before anybody gets it"
+        means = "every event waits that long before it is delivered"
         yield Finding(severity="costs", what=f"DelaySeconds={has['DelaySeconds']}", means=means, todo="set it to 0")
     if (largest := int(has.get("MaximumMessageSize", _LARGEST))) < _LARGEST:
         means = "batches and events that are larger are refused"

@@ -94,7 +94,9 @@ class Subscription:
         try:
             await self.release([d for d in got if d not in now], tried=False)
         except BrokerError as e:
-            log.debug("%s: what came beside a suspect comes again when its claim runs out: %s", self._channel, e)
+            log.debug(
+                "%s: events received together with a suspect come again when their claims expire: %s", self._channel, e
+            )
         return now
 
     async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:

@@ -38,11 +38,11 @@ FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": 
 LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
 """The log's time is its leader's: the clock of who has what until when."""
 _HARM = {
-    "cleanup.policy": "removes records that nobody has handled",
+    "cleanup.policy": "removes records that are not handled",
     "retention.ms": "removes records by their age",
-    "retention.bytes": "removes records when there are many",
-    "message.timestamp.type": "takes its time from its writers' clocks",
-    "max.message.bytes": "takes no records as large as max_message_bytes allows",
+    "retention.bytes": "removes the oldest records when there are many",
+    "message.timestamp.type": "takes its times from its writers' clocks",
+    "max.message.bytes": "refuses records as large as max_message_bytes allows",
 }
 
 

@@ -265,7 +265,7 @@ class KafkaBroker:
             del self._orphans[gone]
         for topic, channel in alone.items():
             if now - self._orphans.setdefault(topic, now) > _ORPHAN:
-                LOGGER.info("topic %s belongs to no channel any more and is removed", topic)
+                LOGGER.info("topic %s no longer belongs to a channel and is removed", topic)
                 await self._have.admin.delete(topic)
                 self._have.forget(channel)
 
@@ -340,7 +340,7 @@ class KafkaBroker:
             wagon = wagons[channel.train, channel.wagon]
             if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
                 with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
-                    await wagon.lose(channel, runs, f"what stood before offset {start} of {topic}, partition {p}")
+                    await wagon.lose(channel, runs, f"the records before offset {start} of {topic}, partition {p}")
 
     def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """Where the oldest and the newest event that waits stand, by each partition's order."""

@@ -10,7 +10,7 @@ from .options import CLIENT_LOGGER
 
 _REASONS = (
     (r"Failed to resolve '?([^' ]+)", "the host {0} is unknown: check the host in the URL and the name server"),
-    (r"Connect to .*Connection refused", "nothing listens there: check host and port"),
+    (r"Connect to .*Connection refused", "no server listens there: check host and port"),
     (r"certificate verify failed|self.signed certificate|unable to get local issuer", "the server's certificate is not "
      "trusted: set ssl.ca.location to the file of its authority"),
     (r"(?:hostname|IP address) mismatch", "the server's certificate is for another host: use the name that it is for"),
@@ -23,7 +23,7 @@ _REASONS = (
     (r"SSL handshake failed", "the TLS handshake failed: check the port, ssl.ca.location and ssl.certificate.location"),
     (r"connecting to a SSL listener|Invalid response size 35\d{7}", "the server seems to speak TLS and we don't: check "
      "the port, or set security.protocol=SSL or SASL_SSL"),
-    (r"Invalid response size|Protocol parse failure|Unexpected ApiVersion", "what listens there does not speak Kafka: "
+    (r"Invalid response size|Protocol parse failure|Unexpected ApiVersion", "the server there does not speak Kafka: "
      "check the port (or, if the server speaks TLS, set security.protocol=SSL or SASL_SSL)"),
     (r"closed by peer|reset by peer|Broken pipe|SASL_PLAINTEXT listener", "the server ends the connection at once: check the port; "
      "it may want TLS or a login (security.protocol=SSL, SASL_SSL or SASL_PLAINTEXT)"),

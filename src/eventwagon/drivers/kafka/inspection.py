@@ -38,14 +38,14 @@ async def inspect(admin: Admin, topics: Sequence[Topic]) -> list[Finding]:
 async def _age(admin: Admin, topic: str) -> list[Finding]:
     if await admin.knows_newest_times(topic):
         return [Finding(severity="fine", what="Kafka 3.0 or later", means="it is supported")]
-    means = "older than 3.0, which is not supported: nobody has tried what is lost there"
+    means = "older than 3.0, which is not supported: which events it loses was not tried"
     return [Finding(severity="loses", what="an old Kafka", means=means, todo="upgrade the brokers")]
 
 
 def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
     if config is None:
         what = "the brokers' settings"
-        means = "this user may not read them: whether topics can be deleted, or are made by themselves, can't be seen"
+        means = "this user may not read them: can't see whether topics can be deleted or are created automatically"
         yield Finding(severity="unknown", what=what, means=means, todo=f"{_RIGHTS} --cluster")
         return
     if config.get("delete.topic.enable", "true") == "false":
@@ -61,8 +61,8 @@ def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
         yield Finding(
             severity="costs",
             what="auto.create.topics.enable=true",
-            means="a producer that is not eventwagon's, and still writes to a removed wagon, makes its topic anew: nobody "
-            "reads what it sends (eventwagon itself makes none that way)",
+            means="a foreign producer that still writes to a removed wagon creates its topic again, and nobody reads its "
+            "events (eventwagon itself creates no topic that way)",
             todo="auto.create.topics.enable=false in the brokers' server.properties, and a restart",
         )
     else:
@@ -84,18 +84,16 @@ def _of_topic(
 ) -> Iterator[Finding]:
     what = f"replication factor {copies}"
     if copies < 2 and brokers < 2:
-        means = "one broker has all events: they go with its disk, and all stands still while it is away"
+        means = "one broker has all events: they are lost with its disk, and everything stops while it is away"
         yield Finding(severity="costs", what=what, means=means, todo="three brokers, and replication=3 in the URL")
     elif copies < 2:
-        means = "each topic is at one broker only: its events go with that one's disk"
+        means = "each topic is on one broker only: its events are lost with that broker's disk"
         todo = "replication=3 in the URL; for topics that exist kafka-reassign-partitions.sh"
         yield Finding(severity="loses", what=what, means=means, todo=todo)
     else:
         yield Finding(severity="fine", what=what, means=f"{copies} brokers have each event")
     if in_sync < copies:
-        means = (
-            f"only {in_sync} of {copies} copies are up to date: another broker that fails may cost events or stop all"
-        )
+        means = f"only {in_sync} of {copies} copies are up to date: if another broker fails, events may be lost or everything stops"
         yield Finding(severity="costs", what="replicas out of sync", means=means, todo="look after the brokers")
     if config is None:
         means = "this user may not read them: retention, min.insync.replicas and unclean elections can't be seen"
@@ -108,7 +106,7 @@ def _of_topic(
         yield Finding(
             severity="loses",
             what="unclean.leader.election.enable=true",
-            means="a broker that lacks the last events may become the leader, and they are gone",
+            means="a broker that lacks the latest events may become the leader; these are lost then",
             todo="kafka-configs.sh --alter --topic … --add-config unclean.leader.election.enable=false, or for all brokers",
         )
     else:
@@ -121,7 +119,7 @@ def _of_topic(
         todo = f"kafka-configs.sh --alter --topic … --add-config {right}"
         yield Finding(severity="costs" if is_size else "loses", what=setting, means=f"it {harm}", todo=todo)
     if is_kept:
-        means = "nothing goes from a topic but by eventwagon's hand"
+        means = "only eventwagon deletes records"
         yield Finding(severity="fine", what="retention.ms=-1, retention.bytes=-1, cleanup.policy=delete", means=means)
 
 
@@ -130,9 +128,7 @@ def _in_sync(least: str, copies: int) -> Finding:
     what = f"min.insync.replicas={number}"
     todo = "kafka-configs.sh --alter --topic … --add-config min.insync.replicas="
     if number < 2:
-        means = (
-            "an event counts when one broker has it: if that one's disk fails, it is gone, whatever the other copies"
-        )
+        means = "an event counts when one broker has it: if that broker's disk fails, the event is lost, even if there are copies"
         return Finding(severity="loses", what=what, means=means, todo=f"{todo}2, or for all brokers")
     if number > copies:
         means = f"more than there are copies ({copies}): no event is ever accepted"

@@ -305,9 +305,9 @@ class Log:
 
     def _warn_of_rebuilding(self) -> None:
         LOGGER.warning(
-            "Kafka at %s: topic %s lost its beginning, by retention or by somebody's hand, and was rebuilt from what was "
-            "left: all that is not known to be settled comes again; see to it that retention.ms and retention.bytes "
-            "are -1 and cleanup.policy is delete",
+            "Kafka at %s: topic %s lost its beginning, by retention or because somebody deleted records, and was rebuilt "
+            "from the rest: all events not known to be settled come again; make sure that retention.ms and "
+            "retention.bytes are -1 and cleanup.policy is delete",
             self._client.options.servers,
             self.topic,
         )

@@ -185,7 +185,7 @@ class KafkaRegistry:
         while await admin.describe(self._prefix + train + _MANIFEST) is not None:
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"Kafka at {self._options.servers}: the topics of {train} were deleted and stand still"
+                    f"Kafka at {self._options.servers}: the topics of {train} were deleted and still exist"
                 )
             await asyncio.sleep(0.02)
 
@@ -219,7 +219,7 @@ class KafkaRegistry:
             if not patient:
                 return None
             if time.monotonic() > deadline:
-                raise Unavailable(f"Kafka at {self._options.servers}: topic {topic} was made and is not there yet")
+                raise Unavailable(f"Kafka at {self._options.servers}: topic {topic} was created and is not visible yet")
             await asyncio.sleep(0.02)
         found = await asyncio.gather(*(client.sender.one(topic, 0, line) for line in lines))
         for error, _ in found:

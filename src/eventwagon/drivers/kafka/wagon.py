@@ -42,8 +42,8 @@ class KafkaWagon:
     def in_trouble(self) -> str:
         """What loses claims, or has lost some."""
         rebuilt = (
-            f"topic {self.log.topic} lost its beginning, by retention or by somebody's hand, and was rebuilt from what was "
-            "left: events that were settled may have come again"
+            f"topic {self.log.topic} lost its beginning, by retention or because somebody deleted records, and was "
+            "rebuilt from the rest: events that were settled may have come again"
         )
         return "; ".join(filter(None, (self.trouble, rebuilt if self.claims.rebuilt else "")))
 
@@ -68,7 +68,7 @@ class KafkaWagon:
         await self.propose(Void(channel.name, runs, lost=True))
         if (lost := claims.lost - before) > 0:
             LOGGER.warning(
-                "channel %s lost %s that nobody had settled: %s was removed, by retention or by somebody; see to "
+                "channel %s lost %s that were not settled: %s was removed, by retention or by somebody; see to "
                 "it that retention.ms and retention.bytes are -1, cleanup.policy is delete, and nobody deletes records",
                 channel,
                 count(lost, "event"),

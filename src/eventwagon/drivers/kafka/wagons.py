@@ -160,7 +160,7 @@ class Wagons:
                     LOGGER.warning("%s", trouble)
                 wagon.trouble = trouble
         except BrokerError as e:
-            LOGGER.debug("could not look at the configuration of topics: %s", e)
+            LOGGER.debug("could not read the configuration of topics: %s", e)
 
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are."""
@@ -170,7 +170,7 @@ class Wagons:
         try:
             ends = await self.admin.ends(places)
         except BrokerError as e:
-            LOGGER.debug("could not look whether channels still exist: %s", e)
+            LOGGER.debug("could not check whether channels still exist: %s", e)
             return
         for wagon, feed in feeds:
             feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0

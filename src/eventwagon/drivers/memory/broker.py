@@ -83,7 +83,7 @@ class MemoryBroker:
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
-        means = "all events go when this process ends, however it ends"
+        means = "all events are lost when this process ends"
         todo = "for tests only; sqlite:///DIRECTORY needs no server either"
         return [Finding(severity="loses", what="memory", means=means, todo=todo)]
 

@@ -203,7 +203,7 @@ class Admin:
                 Finding(
                     severity="fine",
                     what=f"namespace {self._ns}",
-                    means="no policy that may be read drops events that nobody has handled",
+                    means="no policy that this role may read drops unhandled events",
                 )
             )
         if returns:
@@ -217,7 +217,7 @@ class Admin:
                 Finding(
                     severity="loses",
                     what="server: autoSkipNonRecoverableData=true",
-                    means="events whose storage is damaged or away are skipped, as if they had been handled",
+                    means="events whose storage is damaged or missing are skipped, as if they had been handled",
                     todo="set autoSkipNonRecoverableData=false in the server's configuration",
                 )
             )
@@ -376,7 +376,7 @@ def _unseen(what: str, right: str) -> Finding:
     return Finding(
         severity="unknown",
         what=what,
-        means="they may not be read: whether they drop events is not known",
-        todo=f"ask with {right}, or have them looked at: message TTL, backlog quotas with consumer_backlog_eviction, "
+        means="this role may not read them: they may drop events",
+        todo=f"ask with {right}, or have somebody check them: message TTL, backlog quotas with consumer_backlog_eviction, "
         "expiration of subscriptions, deletion of inactive topics",
     )

@@ -34,7 +34,7 @@ _SEEN = 1.0  # seconds for what was settled here to show in the server's figures
 _POLICIES = 30.0  # seconds between looks at what the server would do to a channel
 _PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
 _MADE = 1.0  # seconds in which a topic is made, with its subscriptions
-_AGAIN = "what stands there comes again, settled or not"
+_AGAIN = "all events left there come again, settled or not"
 _BOOKS = 4096  # channels whose figures are kept in mind
 _REMEMBERED = 256  # channels of which something is known that are not in use
 
@@ -274,7 +274,7 @@ class PulsarBroker:
         if found is None:
             return Depth(trouble=lacking)
         if not found.counted:
-            lacking = await self._mended(channel, TOTALS, "entries may have gone uncounted meanwhile")
+            lacking = await self._mended(channel, TOTALS, "entries may have been dropped uncounted meanwhile")
         threat = "; ".join(filter(None, (await self._threat(channel), lacking)))
         figures = await self._figures(channel, found, threatened=bool(threat))
         published, settled = figures.published, figures.settled
@@ -308,7 +308,7 @@ class PulsarBroker:
         figures = books.look(found, now, threatened=threatened, own=own, expired=expired)
         if figures.fresh:
             log.warning(
-                "channel %s at %s lost %s that nobody had settled: dropped by the server's policies (message TTL, "
+                "channel %s at %s lost %s that were not settled: dropped by the server's policies (message TTL, "
                 "backlog quota) or by hand; see eventwagon doctor",
                 channel,
                 self._address.place,
@@ -320,7 +320,7 @@ class PulsarBroker:
                 books.stored(now)
             except BrokerError as e:
                 books.refused(now)
-                log.info("%s: what was lost could not be noted: %s", channel, said(e))
+                log.info("%s: the loss could not be recorded: %s", channel, said(e))
         return figures
 
     def _of(self, channel: Channel) -> Books:
@@ -432,7 +432,7 @@ class PulsarBroker:
             elif found.sealed:
                 self._drop_sender(channel)
         except BrokerError as e:
-            log.info("%s: not connected, and whether it stands can't be seen: %s", channel, e)
+            log.info("%s: not connected, and can't see whether it exists: %s", channel, e)
         finally:
             await asyncio.sleep(_PROBE)
             self._probes.discard(channel)

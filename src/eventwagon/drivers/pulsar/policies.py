@@ -87,7 +87,7 @@ def dropping(levels: Mapping[str, Level], namespace: str, topic: str = "") -> li
             add(
                 level,
                 f"subscriptions expire after {minutes} min",
-                "a channel that no worker is attached to for so long vanishes with its events",
+                "a channel to which no worker is attached for that long vanishes with its events",
                 "set-subscription-expiration-time --time 0",
             )
     for level, quotas in _set(levels, "quotas"):
@@ -108,7 +108,7 @@ def dropping(levels: Mapping[str, Level], namespace: str, topic: str = "") -> li
                     "set-inactive-topic-policies --enable-delete-while-inactive --max-inactive-duration 1d "
                     "--delete-mode delete_when_no_subscriptions"
                 )
-            means = "a channel that is empty and idle vanishes: what is published to it then is refused"
+            means = "a channel that is empty and idle vanishes: events published to it then are refused"
             add(level, "inactive topics are deleted when they are caught up", means, undo)
     return found
 

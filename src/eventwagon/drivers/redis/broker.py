@@ -298,7 +298,7 @@ class RedisBroker:
             await self._client.command(what, listing, "SREM", listing, _name(channel))
         else:
             _logger.warning(
-                "%s: channel %s stood and was not listed; it is again. The key %s was evicted (set maxmemory-policy to "
+                "%s: channel %s existed and was not listed; it is listed again. The key %s was evicted (set maxmemory-policy to "
                 "noeviction) or changed by hand",
                 self.server.where,
                 channel,

@@ -12,7 +12,7 @@ from .server import Server
 _ASKED = ("appendfsync", "save", "min-replicas-to-write")
 _NEAR = 0.8
 """The part of the memory from which on it is told that little is left."""
-_WHEN_FULL = "a full server refuses what is published to a train, and still stores what handlers emit, past maxmemory"
+_WHEN_FULL = "a full server refuses events published to a train, and still stores emitted events, past maxmemory"
 
 
 async def inspect(client: Client) -> list[Finding]:
@@ -52,13 +52,13 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             severity="loses" if most or evicted else "costs",
             what=what,
-            means=("a full server throws away keys of its choice: events, totals, manifests" if most else "")
-            + ("" if most else "nothing is evicted while there is no maxmemory; with one, events will be")
+            means=("a full server deletes keys of its choice: events, totals, manifests" if most else "")
+            + ("" if most else "without maxmemory nothing is evicted; with it, events will be")
             + (f"; it has evicted {evicted} since it started" if evicted else ""),
             todo=to_noeviction,
         )
     elif policy.startswith("volatile-"):
-        means = f"evicts keys with a time to live only, which none of eventwagon's has; {_WHEN_FULL}"
+        means = f"evicts only keys with a time to live; eventwagon's have none; {_WHEN_FULL}"
         yield Finding(severity="fine", what=what, means=means)
     elif policy:
         means = f"keeps what it has; {_WHEN_FULL}"
@@ -67,8 +67,8 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             severity="costs",
             what="maxmemory=0",
-            means="it grows until the system kills it, where it should refuse what is published",
-            todo="redis-cli CONFIG SET maxmemory 4gb, or what is half of the machine's memory (snapshots need room)",
+            means="it grows until the system kills it, instead of refusing new events",
+            todo="redis-cli CONFIG SET maxmemory 4gb, or half of the machine's memory (snapshots need room)",
         )
     else:
         share = used / most
@@ -83,16 +83,14 @@ def _memory(info: Mapping[str, str]) -> Iterator[Finding]:
 def _persistence(info: Mapping[str, str], config: Mapping[str, str] | None) -> Iterator[Finding]:
     to_append = "redis-cli CONFIG SET appendonly yes, and the same in the server's file"
     if "aof_enabled" not in info:
-        yield Finding(
-            severity="unknown", what="persistence", means="the server does not tell whether it writes to disk"
-        )
+        yield Finding(severity="unknown", what="persistence", means="can't see whether the server writes to disk")
     elif info["aof_enabled"] == "1":
         yield from _append_only(config)
     elif config is None:
-        means = "the last events go with a crash, all of them unless it saves snapshots (which this user may not ask)"
+        means = "a crash loses the latest events, or all events unless it saves snapshots (this user may not ask)"
         yield Finding(severity="loses", what="appendonly=no", means=means, todo=to_append)
     elif save := config.get("save", ""):
-        means = "a crash loses all events since the last snapshot, and brings back what was handled since"
+        means = "a crash loses all events since the last snapshot, and brings back those handled since"
         yield Finding(severity="loses", what=f'appendonly=no, save="{save}"', means=means, todo=to_append)
     else:
         means = "nothing is on disk: a restart loses all events"
@@ -110,10 +108,10 @@ def _persistence(info: Mapping[str, str], config: Mapping[str, str] | None) -> I
 def _append_only(config: Mapping[str, str] | None) -> Iterator[Finding]:
     how = None if config is None else config.get("appendfsync")
     if how is None:
-        means = "how often it writes to disk can't be seen: what a power cut loses depends on it"
+        means = "can't see how often it writes to disk; a power cut loses the writes since"
         yield Finding(severity="unknown", what="appendfsync", means=means, todo="ACL SETUSER … +config|get")
     elif how == "always":
-        yield Finding(severity="fine", what="appendonly=yes, appendfsync=always", means="what is accepted is on disk")
+        yield Finding(severity="fine", what="appendonly=yes, appendfsync=always", means="accepted events are on disk")
     elif how == "everysec":
         yield Finding(
             severity="costs",
@@ -125,7 +123,7 @@ def _append_only(config: Mapping[str, str] | None) -> Iterator[Finding]:
         yield Finding(
             severity="loses",
             what=f"appendonly=yes, appendfsync={how}",
-            means="the system writes when it likes, some 30 s later: a power cut loses what was accepted until then",
+            means="the system writes about 30 s later: a power cut loses the events accepted until then",
             todo="redis-cli CONFIG SET appendfsync everysec (or always), and the same in the server's file",
         )
 
@@ -135,7 +133,7 @@ def _replicas(info: Mapping[str, str], config: Mapping[str, str] | None, server:
         yield Finding(
             severity="costs",
             what="role=replica",
-            means="it takes no writes",
+            means="it accepts no writes",
             todo=f"name the primary, {info.get('master_host')}:{info.get('master_port')}, or its Sentinels",
         )
         return
@@ -151,7 +149,7 @@ def _replicas(info: Mapping[str, str], config: Mapping[str, str] | None, server:
         yield Finding(
             severity="costs",
             what="replicas=0",
-            means="nobody takes over when this server fails, and the events are lost if its disk is",
+            means="no other server takes over if this one fails, and the events are lost with its disk",
             todo="attach a replica, with Sentinel or as a cluster, and set wait=1 in the URL",
         )
     elif not wait:
@@ -163,7 +161,7 @@ def _replicas(info: Mapping[str, str], config: Mapping[str, str] | None, server:
             todo="set wait=1 in the URL" + ("" if least not in ("", "0") else ", and min-replicas-to-write 1"),
         )
     else:
-        means = "an event counts once so many replicas have it (a replica without it may still be elected)"
+        means = "an event counts once that many replicas have it (a replica without it may still be elected)"
         yield Finding(severity="fine", what=f"replicas={count}, wait={wait}", means=means)
 
 

@@ -169,7 +169,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
             refuse("a cluster has database 0 only")
         prefix = options.get("prefix", "eventwagon")
         if not prefix or any(c in prefix for c in "{}") or not prefix.isprintable():
-            refuse(f"prefix={prefix!r}: give plain text without braces, which say where a cluster keeps a key")
+            refuse(
+                f"prefix={prefix!r}: give plain text without braces; braces decide on which node a cluster keeps a key"
+            )
         client_name = options.get("client_name", "")
         if not all("!" <= c <= "~" for c in client_name):
             refuse(f"client_name={client_name!r}: give letters, digits and signs of ASCII, without blanks")

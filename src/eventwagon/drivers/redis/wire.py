@@ -64,7 +64,7 @@ class Wire:
         if self._closed:
             raise NotSent("the connection is closed")
         if only is not None and only != self._connections:
-            raise NotSent("the connection was made anew")
+            raise NotSent("the connection was opened again")
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"wire to {self._server.where}")
         future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
@@ -163,7 +163,7 @@ class Wire:
                 async with asyncio.timeout(timeout / 4):
                     await self._stale.wait()
                 self._stale.clear()
-                raise exceptions.ConnectionError("the connection is made anew")
+                raise exceptions.ConnectionError("the connection is opened again")
             if self._pending and max(self._pending[0].since, self._heard) + timeout < loop.time():
                 raise TimeoutError(f"no answer for {timeout:g} s")
 
@@ -172,7 +172,7 @@ class Wire:
         stay = [call for call in self._outgoing if call.only is None or call.only == self._connections]
         gone = [call for call in self._outgoing if call not in stay]
         self._outgoing = gone
-        self._refuse(exceptions.ConnectionError("the connection was made anew"))
+        self._refuse(exceptions.ConnectionError("the connection was opened again"))
         self._outgoing = stay
         if stay:
             self._wanted.set()

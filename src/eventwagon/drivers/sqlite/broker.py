@@ -273,14 +273,14 @@ def _hash(owner: str) -> int:
 def _written(journal: str, synchronous: str) -> Finding:
     what = f"journal_mode={journal}, synchronous={synchronous}"
     if journal != "wal":
-        means, todo = "several processes would hold up or damage one another", "use a directory on a local disk"
+        means, todo = "several processes would block or damage each other", "use a directory on a local disk"
         return Finding(severity="loses", what=what, means=means, todo=todo)
     if int(synchronous) >= _FULL:
-        return Finding(severity="fine", what=f"{what} (full)", means="what is accepted is on disk")
+        return Finding(severity="fine", what=f"{what} (full)", means="accepted events are on disk")
     return Finding(
         severity="costs",
         what=f"{what} (normal)",
-        means="a process that is killed loses nothing; a power cut costs what the disk had not written yet",
+        means="a killed process loses nothing; a power cut loses the events that the disk had not written yet",
         todo="leave sync=normal out of the URL, if that is too much: publishing one by one is slower then",
     )
 

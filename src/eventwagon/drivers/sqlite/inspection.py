@@ -12,10 +12,10 @@ from ...contracts.broker import Finding
 from .place import file_system, open_to_others
 
 _PASSING = {
-    "overlay": "the inside of a container: what stands there goes with the container",
-    "aufs": "the inside of a container: what stands there goes with the container",
-    "tmpfs": "memory: what stands there goes with the next boot",
-    "ramfs": "memory: what stands there goes with the next boot",
+    "overlay": "inside a container: files there are lost with the container",
+    "aufs": "inside a container: files there are lost with the container",
+    "tmpfs": "memory: files there are lost at the next boot",
+    "ramfs": "memory: files there are lost at the next boot",
 }
 _LITTLE = 1 << 30
 """Bytes of a disk from which on it is told that little is left."""
@@ -36,7 +36,7 @@ def _inspect(directory: Path, kind: str | None) -> Iterator[Finding]:
         yield Finding(
             severity="unknown",
             what=f"file system of {directory}",
-            means="the system does not tell: on one that is shared over a network events would be lost or damaged",
+            means="unknown: on a network file system events would be lost or damaged",
             todo="use a local disk",
         )
     elif kind in _PASSING:
@@ -47,7 +47,7 @@ def _inspect(directory: Path, kind: str | None) -> Iterator[Finding]:
             todo="use a directory on a disk, in a container on a volume",
         )
     else:
-        means = "a local one, as far as its name tells; its locks hold between processes"
+        means = "local, by its name; its locks hold between processes"
         yield Finding(severity="fine", what=f"file system {kind} of {directory}", means=means)
     yield _rights(directory)
     yield from _room(directory)

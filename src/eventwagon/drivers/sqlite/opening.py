@@ -18,7 +18,7 @@ def open_sqlite(address: Address) -> Drivers:
     if not directory.isprintable():
         raise address.wrong(f"the directory {directory!a} holds what no name of a directory should")
     if directory.endswith(":memory:"):
-        raise address.wrong("what is to be in memory only is memory:// here")
+        raise address.wrong("for events in memory only, write memory://")
     if address.host or not directory or not address.url.lower().startswith("sqlite://"):
         raise address.wrong(
             "write sqlite:///relative/directory or sqlite:////absolute/directory (three or four slashes)"

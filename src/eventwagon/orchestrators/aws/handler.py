@@ -144,9 +144,7 @@ class Function:
             assert self._train is not None  # noqa: S101 - for the type checker
             url = self._url or os.environ.get(URL)
             if not url or not url.startswith("sqs:"):
-                raise UsageError(
-                    f"say where the train's queues are: handler(…, url='sqs://…') or the environment's {URL}"
-                )
+                raise UsageError(f"name the train's queues: handler(…, url='sqs://…') or the environment's {URL}")
             broker, _ = await self._stack.enter_async_context(self._train.working(url))
             self._broker = cast(QueueBroker, broker)
         return self._broker

@@ -70,7 +70,7 @@ class ECSServices:
             if not isinstance(name, str) or not name:
                 raise UsageError(f"{what}={name!r}: give a name")
         if taken := sorted(_OURS & set(options or {})):
-            raise UsageError(f"options: {', '.join(taken)} can't be set, they are each wagon's own")
+            raise UsageError(f"options: {', '.join(taken)} can't be set: each wagon has its own")
         self.place = place or Place()
         self._target = target
         self._cluster = cluster

@@ -131,7 +131,7 @@ def _rules(given: Mapping[str, Any], secret: bool, leave: int) -> Iterator[str]:
             if name.startswith("eventwagon/") or name == SELECTOR.partition("=")[0]:
                 yield f"metadata.{kind}.{name}: is {_OWN}; leave it out"
     if spec.get("restartPolicy", "Always") != "Always":
-        yield "spec.restartPolicy: has to be Always: a worker that has crashed comes back"
+        yield "spec.restartPolicy: has to be Always: a crashed worker is started again"
     seconds, least = spec.get("terminationGracePeriodSeconds", leave + MARGIN), leave + MARGIN
     if isinstance(seconds, int) and seconds < least:
         yield (

@@ -149,7 +149,7 @@ class Cluster:
         if status == 403 and "exceeded quota" not in said:
             said = f"{said}: the Role that an observer needs has this right (see deploy/kubernetes/rbac.yaml)"
         elif status == 401:
-            said = f"the API server at {self.host} does not know who asks ({said})"
+            said = f"the API server at {self.host} does not know this client ({said})"
         raise APIRefused(f"kubernetes: {said}", status)
 
     def _away(self, error: BaseException) -> Unavailable:

@@ -286,7 +286,7 @@ class Kubernetes:
             else:
                 self._deployments.put(made)
                 return
-        raise Unavailable(f"kubernetes: Deployment {name} was made anew {_LOOKS} times while it was written")
+        raise Unavailable(f"kubernetes: Deployment {name} was created again {_LOOKS} times while it was written")
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
         """Whether what has the name is not what was seen. Raises APIRefused where it is not ours."""
@@ -399,7 +399,7 @@ class Kubernetes:
         if away:
             return f"whether Deployment {name} has ended is not known: {away}"
         if not pods:
-            return f"kubernetes: Deployment {name} does not go though its Pods have ended; see its finalizers"
+            return f"kubernetes: Deployment {name} is not deleted though its Pods have ended; see its finalizers"
         pod = pods[0]["metadata"]["name"]
         node = pods[0]["spec"].get("nodeName", "none")
         return (

@@ -120,7 +120,7 @@ class Command(Processes):
                 f"options are {', '.join(_OPTIONS)}"
             )
         if "ready" not in given:
-            raise address.wrong("say how it shows that it serves: &ready=http://…, tcp:host:port, line:regex, check-in")
+            raise address.wrong("say how it reports ready: &ready=http://…, tcp:host:port, line:regex, check-in")
         try:
             argv, stop = shlex.split(address.path), shlex.split(given.get("stop", ""))
         except ValueError as e:

@@ -94,7 +94,7 @@ class _Child:
                     log(ClaimsReturned(train=self._train.name, owner=before, count=sum(counts), because=why))
             files.will_claim_as(self._owner)
         except (EventwagonError, OSError) as e:
-            self._trouble = f"what its process before had in hand can't be given back: {e}"
+            self._trouble = f"the claimed events of its previous process can't be given back: {e}"
             return False
         self._inherited, self._trouble = True, ""
         return True

@@ -188,6 +188,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """The wagons in any of these states, in the order of their numbers."""
         return [w for w in self.wagons if w.state in states]
 
+    def revision_before(self, revision: str) -> str | None:
+        """The code to go back to from `revision`: what the active wagon runs, or where that is the same, what a watched
+        wagon with that code goes back to. None: there is no other."""
+        active, watch = self.active, self.watch
+        if active is None or active.revision != revision:
+            return None if active is None else active.revision
+        watched = None if watch is None else self.wagon(watch.number)
+        return watch.back if watch is not None and watched is not None and watched.revision == revision else None
+
     def ingress(self, wagon: Wagon) -> Channel:
         """The channel that takes what is published to the train while `wagon` is active."""
         return Channel(self.train, wagon.number)
@@ -237,9 +246,10 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
     """The switch: wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING, in one edit."""
     active, asked, watch = manifest.active, manifest.request, manifest.watch
     if active is not None:
+        back = manifest.revision_before(asked.revision or "") if asked is not None else None
         manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because, asleep_at=None)
         if asked is not None and asked.revision is not None:
-            watch = Watch(to, active.revision, asked.watch) if asked.watch is not None else None
+            watch = Watch(to, back, asked.watch) if asked.watch is not None and back is not None else None
     turn = manifest.turns + 1
     manifest = moved(manifest, to, Move.ACTIVATED, active_at=now, turn=turn)
     return msgspec.structs.replace(manifest, turns=turn, request=None, watch=watch, refusing="", failed_opens=0)

@@ -52,6 +52,11 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
         """How many of its own workers are to take events now."""
         return 0 if self.idle else self.workers
 
+    def is_behind(self, serving: int) -> bool:
+        """Whether it is out of date for a unit that serves wagon `serving`, since a unit only moves on. Orchestrators
+        change nothing then: an observer that stood still has not seen the unit move."""
+        return self.number < serving
+
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Workers as they really run, and the wagon that they serve now: a unit, as its orchestrator finds it, or what one

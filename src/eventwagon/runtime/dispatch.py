@@ -26,8 +26,6 @@ class Dispatcher:
     """
 
     def __init__(self, runtime: Runtime, pool: PoolState, *, slo: float | None) -> None:
-        self.floors = 0
-        """How many of the pool's workers the floors of draining wagons may take together. Written by WorkerPool."""
         self.late = False
         """The chosen channel's late events are wanted, or a floor's: what was passed over comes first."""
         self.wagons: list[WagonPrefetch] = []
@@ -36,6 +34,7 @@ class Dispatcher:
         self._pool = pool
         self._slo = slo
         self._times = ChainTimes(["", *(name for name in runtime.handlers if name)])
+        self._floors = 0
         self._choice: Prefetcher | None = None
         self._choice_until = -math.inf
         self._credit = 1.0
@@ -54,6 +53,10 @@ class Dispatcher:
         self.wagons = [each for each in self.wagons if each.wagon is not wagon]
         self.drop_choice(wagon)
 
+    def set_floors(self, floors: int) -> None:
+        """How many of the pool's workers the floors of draining wagons may take together. Idempotent."""
+        self._floors = floors
+
     def sort(self) -> None:
         """A wagon may have been cut off: sort them by age anew."""
         self.wagons.sort(key=_age)
@@ -70,7 +73,7 @@ class Dispatcher:
         fetched. `now` is the loop's time."""
         pool = self._pool
         if pool.target:
-            self._credit = min(max(1.0, self.floors), self._credit + self.floors / pool.target)
+            self._credit = min(max(1.0, self._floors), self._credit + self._floors / pool.target)
         choice = self._choice
         if (
             choice is not None
@@ -165,11 +168,11 @@ class Dispatcher:
 
     def _for_floors(self, candidates: Mapping[int, Candidate], wall: float, service: float) -> int | None:
         """Where the floors of draining wagons need a worker now; None if they have had their share of the events."""
-        if not self.floors or self._credit < 1.0:
+        if not self._floors or self._credit < 1.0:
             return None
         floor = self._runtime.settings.workers.floor
         return choose(
-            list(candidates.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall
+            list(candidates.values()), floors=self._floors, floor=floor, slo=self._slo, service=service, now=wall
         )
 
 

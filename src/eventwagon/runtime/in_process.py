@@ -57,7 +57,7 @@ class InProcess:
         """See Orchestrator.ensure."""
         unit = spec.train, spec.unit
         known = self._specs.get(unit)
-        if known == spec or (known is not None and known.number > spec.number):
+        if known == spec or (known is not None and spec.is_behind(known.number)):
             return
         self._specs[unit] = spec
         self._wanted.setdefault(unit, asyncio.Event()).set()

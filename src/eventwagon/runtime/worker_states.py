@@ -1,5 +1,5 @@
 """What the stages of the workers' path share: the states of a pool, a wagon and a channel. Each field says which class
-writes it."""
+writes it; events say who sets and clears them."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class WagonState:
         self.leaving = False
         """Nothing more of it is fetched. Written by WagonConsumer."""
         self.quiet = asyncio.Event()
-        """While it is left: no event of it is unsettled. Written by WagonConsumer; set by WorkerPool if the program is
-        interrupted, since nothing is waited for then."""
+        """Set when leaving need wait no more: by WagonConsumer once no event of it is unsettled, by WorkerPool if the
+        program is interrupted. Cleared by WagonConsumer."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
         self.handled = 0

@@ -136,8 +136,8 @@ class ECSServices:
         try:
             async with self._turn(spec.train, spec.unit):
                 before = await self._units.get(spec.train, spec.unit)
-                if before is not None and before.spec.number > spec.number:
-                    return  # out of date: a unit only moves on
+                if before is not None and spec.is_behind(before.spec.number):
+                    return
                 missing = self.name(spec.train, spec.unit) in self._missing
                 if before is None or before.spec != spec or not before.resources or missing:
                     await self._units.put(Unit(spec, before.resources if before else ()))

@@ -310,8 +310,8 @@ class Kubernetes:
         live = self._live(spec.train, spec.unit)
         if live is None:
             return _Change("POST", wanted, "application/json", None)
-        if is_ending(live) or _number(live) > spec.number:
-            return None  # it is made again when it is gone; what has moved on is not brought back
+        if is_ending(live) or spec.is_behind(_number(live)):
+            return None  # it is made again when it is gone
         edits: list[tuple[str, object]] = []
         number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
         if self._made_anew(spec, live, wanted):

@@ -111,8 +111,8 @@ class Processes:
             want = files.want()
             if want is not None and want.owner != self._name and self._in_charge(want.owner):
                 return
-            if want is not None and want.owner == self._name and want.spec.number > spec.number:
-                return  # out of date: it serves a later wagon by now
+            if want is not None and want.owner == self._name and spec.is_behind(want.spec.number):
+                return
             trouble = want.trouble if want else ""
             new = Want(owner=self._name, spec=spec, names=self._names(spec), trouble=trouble)
             if new != want:

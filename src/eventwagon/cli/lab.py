@@ -22,10 +22,18 @@ from ..limits import parse_limit
 from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
-    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("old_p99_s", ">old p99"), ("mean_s", ">mean"),
-    ("worker_seconds", ">worker-s"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"),
-    ("worst_s", ">worst"), ("drain_s", ">drain"), ("duplicates", ">twice"),
-)  # fmt: skip
+    ("on_time", ">on time"),
+    ("newcomers_p99_s", ">new p99"),
+    ("old_p99_s", ">old p99"),
+    ("mean_s", ">mean"),
+    ("worker_seconds", ">worker-s"),
+    ("switches", ">switches"),
+    ("lost", ">lost"),
+    ("newcomers_p50_s", ">new p50"),
+    ("worst_s", ">worst"),
+    ("drain_s", ">drain"),
+    ("duplicates", ">twice"),
+)
 """The most telling first: a narrow terminal has the first ones only."""
 
 _CREW_MOST = 10_000
@@ -55,8 +63,8 @@ def lab(
         int | None,
         typer.Option(
             min=1,
-            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are known "
-            "beforehand).",
+            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are "
+            "known beforehand).",
         ),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
@@ -93,7 +101,25 @@ def lab(
     paid for, idle ones and spares too.
     """
     with ending():
-        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed)  # fmt: skip
+        job = make_job(
+            scenario,
+            trace,
+            speed,
+            events,
+            seconds,
+            service,
+            service_per_size,
+            workers,
+            each,
+            spares,
+            slo,
+            limit,
+            wagons,
+            floor,
+            start,
+            partitions,
+            seed,
+        )
         names = chosen(strategy or [])
         for path in picture or []:
             check(path)
@@ -113,10 +139,24 @@ def lab(
 
 
 def make_job(
-    scenario: str, trace: Path | None, speed: float, events: int | None, seconds: float | None, service: str,
-    per_size: float | None, workers: int | None, each: int | None, spares: int, slo: float | None, limit: str, wagons: int, floor: int, start: float,
-    partitions: int, seed: int,
-) -> Job:  # fmt: skip
+    scenario: str,
+    trace: Path | None,
+    speed: float,
+    events: int | None,
+    seconds: float | None,
+    service: str,
+    per_size: float | None,
+    workers: int | None,
+    each: int | None,
+    spares: int,
+    slo: float | None,
+    limit: str,
+    wagons: int,
+    floor: int,
+    start: float,
+    partitions: int,
+    seed: int,
+) -> Job:
     if scenario not in SCENARIOS:
         raise UsageError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}, or --trace FILE")
     usual = SCENARIOS[scenario]
@@ -159,8 +199,8 @@ def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: in
     seconds = arrivals[-1] + sum(work) / workers + max(work)
     if not seconds <= _SECONDS_MOST:
         raise UsageError(
-            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the work; "
-            f"the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
+            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the "
+            f"work; the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
         )
 
 
@@ -173,8 +213,8 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> N
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within {job.slo:g} s; "
-        f"a wagon is full at {job.limit}\n"
+        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within "
+        f"{job.slo:g} s; a wagon is full at {job.limit}\n"
     )
     room = console.width - max(len(name) for name in rows)
     columns = [column for n, column in enumerate(_COLUMNS) if sum(_width(c) for c in _COLUMNS[: n + 1]) <= room]

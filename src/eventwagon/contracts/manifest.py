@@ -311,8 +311,8 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
     except (ValueError, RecursionError, Defect) as e:
         raise BrokenManifest(
             f"{name} can't be read: {said(e)}. It is kept in {kept}. Put a good copy back there, or mend it by hand; "
-            "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote it, "
-            "upgrade this program too (pip install --upgrade eventwagon)"
+            "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote "
+            "it, upgrade this program too (pip install --upgrade eventwagon)"
         ) from e
     raise BrokenManifest(
         f"{name} was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too "

@@ -170,8 +170,8 @@ class Registry(Protocol):
 
 @runtime_checkable
 class Polling(Protocol):
-    """A registry whose watches look for what other processes have changed. Those that may look less often than each second
-    are to be one: `remove` waits for two looks before a train's manifest goes."""
+    """A registry whose watches look for what other processes have changed. Those that may look less often than each
+    second are to be one: `remove` waits for two looks before a train's manifest goes."""
 
     @property
     def poll(self) -> float:

@@ -83,11 +83,20 @@ suite: Suite[RegistryTrial] = Suite()
 
 
 _VALUES: dict[object, object] = {
-    int: 3, float: 2.5, str: "because ünïcödé ✓ \"'\\\n", int | None: 2**53, float | None: 1.75e9, bool: True,
+    int: 3,
+    float: 2.5,
+    str: "because ünïcödé ✓ \"'\\\n",
+    int | None: 2**53,
+    float | None: 1.75e9,
+    bool: True,
     str | None: "v2",
-    tuple[str, ...]: ("a", "b-c"), tuple[int, ...]: (3, 4), dict[str, str]: {"limit": "Volume(5)"}, Mapping[str, str]: {"limit": "Volume(5)"},
-    str | None: "v2 ünïcödé", State: State.DRAINING,
-}  # fmt: skip
+    tuple[str, ...]: ("a", "b-c"),
+    tuple[int, ...]: (3, 4),
+    dict[str, str]: {"limit": "Volume(5)"},
+    Mapping[str, str]: {"limit": "Volume(5)"},
+    str | None: "v2 ünïcödé",
+    State: State.DRAINING,
+}
 
 
 def _filled(kind: Any, **given: object) -> Any:
@@ -382,8 +391,8 @@ async def stays_when_closed(t: RegistryTrial) -> None:
 
 @suite.check()
 async def delete_leaves_nothing(t: RegistryTrial) -> None:
-    """Manifest, members and journal are gone, for this process and for one that comes later; the train is listed no more,
-    and others are as they were. Deleting again changes nothing."""
+    """Manifest, members and journal are gone, for this process and for one that comes later; the train is listed no
+    more, and others are as they were. Deleting again changes nothing."""
     other = f"{t.train}_2"
     kept = await t.registry.replace(other, Manifest(train=other), expect=0, entries=[t.entry("other")])
     await t.registry.check_in(other, Member(name="b"), ttl=600.0)

@@ -1,1 +1,2 @@
-"""`make bench`: eventwagon against the bare tools, as ratios taken in one run. Not a test: nothing fails by being slow."""
+"""`make bench`: eventwagon against the bare tools, as ratios taken in one run. Not a test: nothing fails by being
+slow."""

@@ -103,9 +103,9 @@ def _sum_up(results: list[Result], console: Console) -> None:
     verdicts = [line.reached for r in results for line in r.lines]
     machine = _machine()
     console.print(
-        f"{verdicts.count(True)} aims reached, {verdicts.count(False)} missed, in {sum(r.seconds for r in results):.0f} s "
-        f"on {machine['cores']} cores; Python {machine['python']}, SQLite {machine['sqlite_apsw']} (apsw) and "
-        f"{machine['sqlite_stdlib']} (sqlite3)",
+        f"{verdicts.count(True)} aims reached, {verdicts.count(False)} missed, in "
+        f"{sum(r.seconds for r in results):.0f} s on {machine['cores']} cores; Python {machine['python']}, SQLite "
+        f"{machine['sqlite_apsw']} (apsw) and {machine['sqlite_stdlib']} (sqlite3)",
         highlight=False,
     )
 

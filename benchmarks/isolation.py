@@ -1,4 +1,5 @@
-"""What a CPU-bound handler in wagon 1 does to newcomers in wagon 2: wagons in one process, and in a process each (I8)."""
+"""What a CPU-bound handler in wagon 1 does to newcomers in wagon 2: wagons in one process, and in a process each
+(I8)."""
 
 from __future__ import annotations
 
@@ -63,8 +64,8 @@ async def run(how: Run) -> list[Line]:
                 ours=poisoned,
                 theirs=calm,
                 aim=aim,
-                note=f"from publish to handled, {1 / _EVERY:.0f} newcomers/s; two workers spin {_POISON * 1000:.0f} ms at a time; "
-                f"{os.cpu_count()} cores",
+                note=f"from publish to handled, {1 / _EVERY:.0f} newcomers/s; two workers spin {_POISON * 1000:.0f} ms "
+                f"at a time; {os.cpu_count()} cores",
             )
         )
     return lines

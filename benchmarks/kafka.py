@@ -43,9 +43,13 @@ async def _batches(url: str, size: int, count: int, rounds: int) -> Line:
         rounds, lambda: one_after_the_other(url, work), lambda: asyncio.to_thread(_raw, url, work, each=True)
     )
     return Line(
-        what=f"batches of {size:,}, one after the other", against="confluent-kafka: produce, flush each", unit="events/s",
-        ours=mine, theirs=theirs, aim=Aim("ratio", least=0.9),
-    )  # fmt: skip
+        what=f"batches of {size:,}, one after the other",
+        against="confluent-kafka: produce, flush each",
+        unit="events/s",
+        ours=mine,
+        theirs=theirs,
+        aim=Aim("ratio", least=0.9),
+    )
 
 
 async def _many(url: str, count: int, rounds: int) -> Line:
@@ -58,7 +62,7 @@ async def _many(url: str, count: int, rounds: int) -> Line:
     )
     return Line(
         what="publish_many()", against="confluent-kafka: produce, one flush", unit="events/s", ours=mine, theirs=theirs
-    )  # fmt: skip
+    )
 
 
 async def _callers(url: str, each: int, rounds: int) -> Line:
@@ -70,9 +74,13 @@ async def _callers(url: str, each: int, rounds: int) -> Line:
         lambda: asyncio.to_thread(_raw, url, batches(_CALLERS, each), each=True),
     )
     return Line(
-        what=f"{_CALLERS} callers of publish()", against=f"confluent-kafka: produce {_CALLERS}, flush each", unit="events/s",
-        ours=mine, theirs=theirs, aim=Aim("ratio", least=0.9),
-    )  # fmt: skip
+        what=f"{_CALLERS} callers of publish()",
+        against=f"confluent-kafka: produce {_CALLERS}, flush each",
+        unit="events/s",
+        ours=mine,
+        theirs=theirs,
+        aim=Aim("ratio", least=0.9),
+    )
 
 
 async def _consume(url: str, size: int, count: int, rounds: int) -> Line:
@@ -91,10 +99,14 @@ async def _consume(url: str, size: int, count: int, rounds: int) -> Line:
 
     mine, theirs = await in_turn(rounds, ours, lambda: asyncio.to_thread(raw))
     return Line(
-        what=f"receive and settle {size:,}", against="confluent-kafka: consume, headers, commit", unit="events/s",
-        ours=mine, theirs=theirs, aim=Aim("ratio", least=0.8),
+        what=f"receive and settle {size:,}",
+        against="confluent-kafka: consume, headers, commit",
+        unit="events/s",
+        ours=mine,
+        theirs=theirs,
+        aim=Aim("ratio", least=0.8),
         note="attaching included on both sides",
-    )  # fmt: skip
+    )
 
 
 async def _path(url: str, count: int, rounds: int) -> Line:
@@ -106,9 +118,13 @@ async def _path(url: str, count: int, rounds: int) -> Line:
 
     mine, theirs = await in_turn(rounds, lambda: whole(url, count), lambda: asyncio.to_thread(raw))
     return Line(
-        what="whole path", against="confluent-kafka: produce, consume, commit", unit="events/s",
-        ours=mine, theirs=theirs, aim=Aim("ours", least=25_000),
-    )  # fmt: skip
+        what="whole path",
+        against="confluent-kafka: produce, consume, commit",
+        unit="events/s",
+        ours=mine,
+        theirs=theirs,
+        aim=Aim("ours", least=25_000),
+    )
 
 
 def _topic(servers: str) -> str:
@@ -139,9 +155,13 @@ def _produce(producer: Producer, topic: str, work: list[list[Event]], each: bool
     for batch in work:
         for e in batch:
             headers: list[tuple[str, str | bytes | None]] = [
-                ("ce_specversion", "1.0"), ("ce_id", e.id), ("ce_source", e.source), ("ce_type", e.type),
-                ("ce_time", "2026-01-31T23:59:59.500000Z"), ("content-type", e.content_type),
-            ]  # fmt: skip
+                ("ce_specversion", "1.0"),
+                ("ce_id", e.id),
+                ("ce_source", e.source),
+                ("ce_type", e.type),
+                ("ce_time", "2026-01-31T23:59:59.500000Z"),
+                ("content-type", e.content_type),
+            ]
             producer.produce(topic, e.data, None, 0, report, headers=headers)
         producer.poll(0)
         if each:

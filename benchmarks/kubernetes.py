@@ -1,4 +1,5 @@
-"""How long a wagon's Pods take, beside the bare `kubectl apply` of the same Pod; and what warm Pods and a spare save."""
+"""How long a wagon's Pods take, beside the bare `kubectl apply` of the same Pod; and what warm Pods and a spare
+save."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ from .kit import Aim, Benchmark, Line, Run
 
 _POLL = 0.02
 _LOOK = 0.5
-"""Seconds for which a worker that has nothing to do looks for events before it sees that it should leave: it is told so at
-moments that are spread evenly over them."""
+"""Seconds for which a worker that has nothing to do looks for events before it sees that it should leave: it is told so
+at moments that are spread evenly over them."""
 
 
 async def run(how: Run) -> list[Line]:
@@ -70,30 +71,49 @@ async def _measure(place: _Place, rounds: int) -> list[Line]:
     start = "ensure → ready, cold"
     return [
         Line(
-            what=start, against="kubectl apply → Ready", unit="s", ours=cold, theirs=bare,
-            aim=Aim("ratio", most=1.2), note="the same Pod with the same probe; ours also waits for the worker's check-in",
+            what=start,
+            against="kubectl apply → Ready",
+            unit="s",
+            ours=cold,
+            theirs=bare,
+            aim=Aim("ratio", most=1.2),
+            note="the same Pod with the same probe; ours also waits for the worker's check-in",
         ),
         Line(
-            what="warm Pods given to another wagon", against="kubectl apply → Ready", unit="s", ours=given, theirs=bare,
+            what="warm Pods given to another wagon",
+            against="kubectl apply → Ready",
+            unit="s",
+            ours=given,
+            theirs=bare,
             note="until the orchestrator tells it of the new wagon; no Pod is made",
         ),
         Line(
-            what="ensure → ready, warm Pods", against=start, unit="s", ours=reused, theirs=cold,
+            what="ensure → ready, warm Pods",
+            against=start,
+            unit="s",
+            ours=reused,
+            theirs=cold,
             aim=Aim("ratio", most=0.5),
-            note="of a wagon that gets the Pod of one that is drained, from the manifest's write on that says so, until the "
-            "worker itself has checked in there; its last look at the wagon before is part of it",
+            note="of a wagon that gets the Pod of one that is drained, from the manifest's write on that says so, "
+            "until the worker itself has checked in there; its last look at the wagon before is part of it",
         ),
         Line(
-            what="a switch with a spare", against=start, unit="s", ours=switches, theirs=cold,
+            what="a switch with a spare",
+            against=start,
+            unit="s",
+            ours=switches,
+            theirs=cold,
             aim=Aim("ours", most=0.1),
-            note="from the request to the manifest that names the spare as the active one: the request's own write, the wait "
-            f"for the observer's next look (up to {burst.settings.observe_every:g} s, spread evenly), that look, and its write",
+            note="from the request to the manifest that names the spare as the active one: the request's own write, "
+            f"the wait for the observer's next look (up to {burst.settings.observe_every:g} s, spread evenly), that "
+            "look, and its write",
         ),
-    ]  # fmt: skip
+    ]
 
 
 class _Place:
-    """An orchestrator on the cluster, wagons of `held` that its workers find in the manifest, and `burst` with a spare."""
+    """An orchestrator on the cluster, wagons of `held` that its workers find in the manifest, and `burst` with a
+    spare."""
 
     def __init__(
         self, cluster: Cluster, url: str, broker: Broker, registry: Registry, orchestrator: Kubernetes
@@ -139,8 +159,9 @@ class _Place:
             await asyncio.sleep(_POLL)
 
     async def reused(self, first: WagonSpec, second: WagonSpec) -> tuple[float, float]:
-        """The unit of the first is given to the second, in the manifest and then by `ensure`, as observers do it: seconds
-        until the orchestrator tells so, from `ensure` on, and until a worker has said that it is there, from the manifest on."""
+        """The unit of the first is given to the second, in the manifest and then by `ensure`, as observers do it:
+        seconds until the orchestrator tells so, from `ensure` on, and until a worker has said that it is there, from
+        the manifest on."""
         second = msgspec.structs.replace(second, unit=first.unit)
         snapshot = await self._registry.read(held.name)
         manifest = changed(snapshot.manifest, first.number, state=State.DRAINED, drained_at=time.time())

@@ -54,7 +54,8 @@ async def run(how: Run) -> list[Line]:
 
 
 async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, stack: AsyncExitStack) -> Side:
-    """A train with so many live wagons: one active, the others sealed and with an event left. The side: ms for a look."""
+    """A train with so many live wagons: one active, the others sealed and with an event left. The side: ms for a
+    look."""
     train, now = unused("observer"), time.time()
     manifest = Manifest(
         train=train,

@@ -20,7 +20,8 @@ SERVERS: dict[str, Callable[[Path], Server]] = {"Redis": RedisServer, "Kafka": K
 
 @asynccontextmanager
 async def place(name: str, directory: Path) -> AsyncIterator[str | None]:
-    """The URL of memory, SQLite, Redis, Kafka or Pulsar; None, and a line on stderr, where that server is not installed."""
+    """The URL of memory, SQLite, Redis, Kafka or Pulsar; None, and a line on stderr, where that server is not
+    installed."""
     if name == "memory":
         yield "memory://"
     elif name == "SQLite":

@@ -61,9 +61,14 @@ async def _many(url: str, count: int, rounds: int) -> Line:
         lambda: asyncio.to_thread(_raw, url, flat, len(flat), batching=True),
     )
     return Line(
-        what="calls of 1,000", against="pulsar-client, send_async", unit="events/s", ours=mine, theirs=raw, aim=_PUBLISH,
+        what="calls of 1,000",
+        against="pulsar-client, send_async",
+        unit="events/s",
+        ours=mine,
+        theirs=raw,
+        aim=_PUBLISH,
         note=f"with the client's own batching, which this driver does not use: {_median(mine, batched)}",
-    )  # fmt: skip
+    )
 
 
 async def _callers(url: str, each: int, rounds: int) -> Line:
@@ -93,9 +98,14 @@ async def _callers(url: str, each: int, rounds: int) -> Line:
         lambda: asyncio.to_thread(_raw, url, flat, _CALLERS, batching=True),
     )
     return Line(
-        what=f"{_CALLERS} callers of one event", against=f"pulsar-client, {_CALLERS} under way", unit="events/s",
-        ours=mine, theirs=raw, aim=_PUBLISH, note=f"with the client's own batching: {_median(mine, batched)}",
-    )  # fmt: skip
+        what=f"{_CALLERS} callers of one event",
+        against=f"pulsar-client, {_CALLERS} under way",
+        unit="events/s",
+        ours=mine,
+        theirs=raw,
+        aim=_PUBLISH,
+        note=f"with the client's own batching: {_median(mine, batched)}",
+    )
 
 
 async def _consume(url: str, count: int, rounds: int) -> Line:
@@ -119,9 +129,13 @@ async def _consume(url: str, count: int, rounds: int) -> Line:
     flat = [event for batch in work for event in batch]
     mine, raw = await in_turn(rounds, ours, lambda: asyncio.to_thread(_drained, url, flat))
     return Line(
-        what="receive and settle 500", against="pulsar-client, receive and acknowledge", unit="events/s",
-        ours=mine, theirs=raw, aim=_CONSUME,
-    )  # fmt: skip
+        what="receive and settle 500",
+        against="pulsar-client, receive and acknowledge",
+        unit="events/s",
+        ours=mine,
+        theirs=raw,
+        aim=_CONSUME,
+    )
 
 
 class _Topic:

@@ -20,8 +20,8 @@ from eventwagon.event import Channel, Event, new_ids
 from tests.servers.moto import MotoServer
 
 PRICES = {"write units": 0.625, "read units": 0.125, "SQS requests": 0.40}
-"""US dollars a million in us-east-1: DynamoDB on demand (aws.amazon.com/dynamodb/pricing/on-demand, since November 2024),
-SQS standard queues (aws.amazon.com/sqs/pricing, as of 2026). Without the free tier, storage and traffic."""
+"""US dollars a million in us-east-1: DynamoDB on demand (aws.amazon.com/dynamodb/pricing/on-demand, since November
+2024), SQS standard queues (aws.amazon.com/sqs/pricing, as of 2026). Without the free tier, storage and traffic."""
 MONTH = 30 * 86_400
 _EVENTS = 100
 _SECONDS = 30.0

@@ -64,15 +64,30 @@ async def _measure(name: str, url: str, switches: int) -> list[Line]:
     typical = f"p50 {median(percentile(b, 0.5) for b in before):.2f} ms in the second before"
     return [
         Line(
-            what=f"{name}, p99 in the second after", against=against, unit="ms",
-            ours=_p99s(after), theirs=calm, aim=Aim("ratio", most=1.5), note=typical,
+            what=f"{name}, p99 in the second after",
+            against=against,
+            unit="ms",
+            ours=_p99s(after),
+            theirs=calm,
+            aim=Aim("ratio", most=1.5),
+            note=typical,
         ),
-        Line(what=f"{name}, longest call across", against="p99, " + against, unit="ms", ours=list(map(max, across)), theirs=calm),
         Line(
-            what=f"{name}, no switch: noise", against=against, unit="ms", ours=_p99s(earlier), theirs=calm,
+            what=f"{name}, longest call across",
+            against="p99, " + against,
+            unit="ms",
+            ours=list(map(max, across)),
+            theirs=calm,
+        ),
+        Line(
+            what=f"{name}, no switch: noise",
+            against=against,
+            unit="ms",
+            ours=_p99s(earlier),
+            theirs=calm,
             note="two calm seconds against each other: so much is the machine's",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _p99s(rounds: list[list[float]]) -> list[float]:

@@ -136,7 +136,7 @@ def fences() -> str:
     if not lack:
         return f"That needs a broker with the capability `fences`: {_listed(have)} have it.\n"
     return (
-        f"That needs a broker with the capability `fences`: {_listed(have)} have it. {_listed(lack)} "
+        f"That needs a broker with the capability `fences`: {_listed(have)} have it.\n{_listed(lack)} "
         f"{'has' if len(lack) == 1 else 'have'} not.\n"
     )
 

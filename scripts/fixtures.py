@@ -2,8 +2,8 @@
 
     python scripts/fixtures.py [sqlite] [redis] [kafka]
 
-Once for each form of the manifest (`eventwagon.manifest.FORMAT`), by the last code that writes it; what is kept is never
-written anew: it stands for data of people who upgrade.
+Once for each form of the manifest (`eventwagon.manifest.FORMAT`), by the last code that writes it; what is kept is
+never written anew: it stands for data of people who upgrade.
 """
 
 from __future__ import annotations

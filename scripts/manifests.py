@@ -1,4 +1,5 @@
-"""Looks at what is deployed with: the Dockerfile (hadolint), the Kustomize base and the Helm chart (kube-score, helm lint).
+"""Looks at what is deployed with: the Dockerfile (hadolint), the Kustomize base and the Helm chart (kube-score, helm
+lint).
 
 python scripts/manifests.py
 

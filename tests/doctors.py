@@ -1,4 +1,5 @@
-"""What `doctor` leaves behind, on any server: tried when all goes well, when a step fails, and when it is interrupted."""
+"""What `doctor` leaves behind, on any server: tried when all goes well, when a step fails, and when it is
+interrupted."""
 
 from __future__ import annotations
 
@@ -20,10 +21,20 @@ from eventwagon.errors import StorageBroken
 
 How = Literal["fails", "is interrupted"]
 CALLS = (
-    "broker.create", "broker.inspect", "broker.channels", "broker.publish", "broker.read", "broker.consume",
-    "broker.depth", "broker.seal",
-    "registry.trains", "registry.check_in", "registry.members", "registry.replace", "registry.inspect",
-)  # fmt: skip
+    "broker.create",
+    "broker.inspect",
+    "broker.channels",
+    "broker.publish",
+    "broker.read",
+    "broker.consume",
+    "broker.depth",
+    "broker.seal",
+    "registry.trains",
+    "registry.check_in",
+    "registry.members",
+    "registry.replace",
+    "registry.inspect",
+)
 """What a doctor asks of drivers, but for cleaning up."""
 FEW = ("broker.create", "broker.publish", "broker.consume", "broker.seal", "registry.check_in")
 """Those that make something."""

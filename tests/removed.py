@@ -14,8 +14,8 @@ from tests.support import until
 
 
 async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable[list[str]]], **settings: Any) -> None:
-    """It handles events in several wagons, one dies; it is refused to be removed, then removed by force and founded anew;
-    each time nothing may be `left`."""
+    """It handles events in several wagons, one dies; it is refused to be removed, then removed by force and founded
+    anew; each time nothing may be `left`."""
     handled: list[int] = []
     defaults: dict[str, Any] = {"limit": Volume(10), "workers": Workers(total=4), "keep_drained": 0.5}
     train = Train(name, **{**defaults, **settings})

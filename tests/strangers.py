@@ -51,16 +51,25 @@ STRUCTURED_ONES = [
     Written({"datacontenttype": BATCH.encode()}, b'{"no": "array"}'),
 ]
 BINARY_ONES = [
-    Written({**GOOD, "id": b"at the edge", "time": b"0001-01-01T00:00:00.000000Z", "datacontenttype": b"application/json"}, b"1"),
+    Written(
+        {**GOOD, "id": b"at the edge", "time": b"0001-01-01T00:00:00.000000Z", "datacontenttype": b"application/json"},
+        b"1",
+    ),
     Written({**GOOD, "id": b"binary"}, b"1"),
     Written({"id": b"only an id"}, b"1"),
     Written({**GOOD, "id": b"control", "subject": b"a\nb"}, b"\xff\x00"),
     Written({**GOOD, "id": b"old", "specversion": b"0.3"}, b"old"),
-]  # fmt: skip
+]
 LATIN_1 = Written(
-    {**GOOD, "id": b"latin", "source": b"Z\xfcrich", "time": b"2026-01-31T23:59:59.000001Z", "datacontenttype": b"application/json"},
+    {
+        **GOOD,
+        "id": b"latin",
+        "source": b"Z\xfcrich",
+        "time": b"2026-01-31T23:59:59.000001Z",
+        "datacontenttype": b"application/json",
+    },
     b"latin",
-)  # fmt: skip
+)
 
 
 async def beside_ours(
@@ -141,11 +150,31 @@ def theirs() -> list[BaseCloudEvent]:
     """Events as its users make them."""
     when = datetime(2026, 1, 31, 23, 59, 59, 500_000, UTC)
     return [
-        CloudEvent({"id": "sdk 1", "source": "/shop", "type": "Order", "time": when, "specversion": "1.0", "subject": "k",
-                    "datacontenttype": "application/json", "tenant": "Zürich"}, {"n": 1, "ok": True}),
-        CloudEvent({"id": "sdk 2", "source": "/shop", "type": "Order", "time": when, "specversion": "1.0",
-                    "datacontenttype": "text/plain"}, "grüezi"),
-    ]  # fmt: skip
+        CloudEvent(
+            {
+                "id": "sdk 1",
+                "source": "/shop",
+                "type": "Order",
+                "time": when,
+                "specversion": "1.0",
+                "subject": "k",
+                "datacontenttype": "application/json",
+                "tenant": "Zürich",
+            },
+            {"n": 1, "ok": True},
+        ),
+        CloudEvent(
+            {
+                "id": "sdk 2",
+                "source": "/shop",
+                "type": "Order",
+                "time": when,
+                "specversion": "1.0",
+                "datacontenttype": "text/plain",
+            },
+            "grüezi",
+        ),
+    ]
 
 
 def by_package(*, structured: bool) -> list[Written]:

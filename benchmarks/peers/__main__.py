@@ -145,8 +145,11 @@ def _steady(results: Sequence[Figures], count: int, console: Console) -> None:
     base = results[0].steady
     for r in results:
         if r.steady:
-            rows = [(r.steady.published, base.published if base else None), (r.steady.worked_off, base.worked_off if base else None),
-                    (r.steady.end_to_end, base.end_to_end if base else None)]  # fmt: skip
+            rows = [
+                (r.steady.published, base.published if base else None),
+                (r.steady.worked_off, base.worked_off if base else None),
+                (r.steady.end_to_end, base.end_to_end if base else None),
+            ]
             table.add_row(r.name, *(_against(value, mine, r.name, ",.0f") for value, mine in rows))
     _print(table, console)
 
@@ -155,8 +158,14 @@ def _burst(results: Sequence[Figures], console: Console) -> None:
     newcomers = next((r.burst.newcomers for r in results if r.burst), 0)
     table = _table(
         f"{BURST:,} events in 12 s, 0.08 s each, promise 2 s; {newcomers:,} newcomers (late in one FIFO queue)",
-        "on time", "newcomers p50, s", "newcomers p99, s", "others p99, s", "mean, s", "worst, s", "lost",
-    )  # fmt: skip
+        "on time",
+        "newcomers p50, s",
+        "newcomers p99, s",
+        "others p99, s",
+        "mean, s",
+        "worst, s",
+        "lost",
+    )
     base = results[0].burst
     for r in results:
         if b := r.burst:
@@ -176,8 +185,15 @@ def _burst(results: Sequence[Figures], console: Console) -> None:
 def _losses(results: Sequence[Figures], console: Console) -> None:
     table = _table(
         f"{LOSSES} events, the worker killed (SIGKILL) in the middle and started again",
-        "lost", "not within 60 s", "twice", "all after, s", "defaults: lost", "not within 60 s", "twice", "all after, s",
-    )  # fmt: skip
+        "lost",
+        "not within 60 s",
+        "twice",
+        "all after, s",
+        "defaults: lost",
+        "not within 60 s",
+        "twice",
+        "all after, s",
+    )
     for r in results:
         if r.losses_tuned or r.losses_defaults:
             table.add_row(r.name, *_lost(r.losses_tuned), *_lost(r.losses_defaults))

@@ -31,9 +31,11 @@ class Framework(msgspec.Struct, frozen=True):
 
 
 OURS = Framework(
-    "eventwagon", "eventwagon_app", ("eventwagon", "run", f"{_HERE}.eventwagon_app:train", "--log-level", "warning"),
+    "eventwagon",
+    "eventwagon_app",
+    ("eventwagon", "run", f"{_HERE}.eventwagon_app:train", "--log-level", "warning"),
     "Wait(2.0), spares=1, floor=1 (the default); tuned: visibility 20 s for 30",
-)  # fmt: skip
+)
 NO_FLOOR = msgspec.structs.replace(
     OURS,
     name="eventwagon, floor=0",
@@ -44,35 +46,56 @@ PEERS = {
     framework.name: framework
     for framework in (
         Framework(
-            "celery", "celery_app", ("celery", "-A", f"{_HERE}.celery_app", "worker", "--loglevel", "WARNING"),
+            "celery",
+            "celery_app",
+            ("celery", "-A", f"{_HERE}.celery_app", "worker", "--loglevel", "WARNING"),
             "8 processes (its default pool); tuned: acks_late, reject_on_worker_lost, visibility_timeout 20 s for 1 h, "
             "prefetch 1 for handlers that take long",
         ),
         Framework(
-            "dramatiq", "dramatiq_app", ("dramatiq", f"{_HERE}.dramatiq_app", "--processes", "1", "--threads", "8"),
+            "dramatiq",
+            "dramatiq_app",
+            ("dramatiq", f"{_HERE}.dramatiq_app", "--processes", "1", "--threads", "8"),
             "8 threads; tuned: heartbeat_timeout 20 s for 60 s, maintenance_chance 5 % for 0.1 %",
         ),
         Framework(
-            "taskiq", "taskiq_app",
-            ("taskiq", "worker", f"{_HERE}.taskiq_app:broker", "--workers", "1", "--max-async-tasks", "8", "--log-level", "WARNING"),
+            "taskiq",
+            "taskiq_app",
+            (
+                "taskiq",
+                "worker",
+                f"{_HERE}.taskiq_app:broker",
+                "--workers",
+                "1",
+                "--max-async-tasks",
+                "8",
+                "--log-level",
+                "WARNING",
+            ),
             "RedisStreamBroker; tuned: idle_timeout 20 s for 10 min, a lock that ends",
         ),
         Framework(
-            "arq", "arq_app", ("arq", f"{_HERE}.arq_app.WorkerSettings"),
+            "arq",
+            "arq_app",
+            ("arq", f"{_HERE}.arq_app.WorkerSettings"),
             "keep_result 0; tuned: poll_delay 5 ms for 500 ms, job_timeout 10 s for 300 s",
         ),
         Framework(
-            "faststream", "faststream_app", ("faststream", "run", f"{_HERE}.faststream_app:app", "--log-level", "warning"),
+            "faststream",
+            "faststream_app",
+            ("faststream", "run", f"{_HERE}.faststream_app:app", "--log-level", "warning"),
             "a stream with a consumer group, max_workers 8; tuned: a second subscriber that claims after 20 s",
         ),
         Framework(
-            "faststream-kafka", "faststream_kafka_app",
+            "faststream-kafka",
+            "faststream_kafka_app",
             ("faststream", "run", f"{_HERE}.faststream_kafka_app:app", "--log-level", "warning"),
-            "a topic of one partition with a consumer group, max_workers 8, which commits before it handles (its default)",
+            "a topic of one partition with a consumer group, max_workers 8, which commits before it handles (its "
+            "default)",
             server="Kafka",
         ),
     )
-}  # fmt: skip
+}
 
 
 class Installed(msgspec.Struct, frozen=True):

@@ -53,7 +53,8 @@ def _order(entry: bytes) -> tuple[int, int]:
 
 
 def _inner(blob: bytes) -> Iterator[bytes]:
-    """What is wrapped in Base64: Celery's body, which stands in its list as it is and in a list where unacknowledged."""
+    """What is wrapped in Base64: Celery's body, which stands in its list as it is and in a list where
+    unacknowledged."""
     try:
         value = json.loads(blob)
     except ValueError:

@@ -69,9 +69,14 @@ def job(seed: int = 1) -> Job:
     """The burst: 125 events a second over 12 s and twice as many at its height; eight at a time do 100 a second."""
     arrivals = black_friday(BURST, BURST_SECONDS, seed=seed)
     return Job(
-        title="burst", arrivals=arrivals, services=[SERVICE] * BURST, workers=CONCURRENCY, slo=SLO,
-        limit="Wait(2.0)", each=CONCURRENCY,
-    )  # fmt: skip
+        title="burst",
+        arrivals=arrivals,
+        services=[SERVICE] * BURST,
+        workers=CONCURRENCY,
+        slo=SLO,
+        limit="Wait(2.0)",
+        each=CONCURRENCY,
+    )
 
 
 def steady(at: Installed, url: str, directory: Path, count: int) -> Steady:
@@ -111,10 +116,16 @@ def burst(at: Installed, url: str, directory: Path) -> Burst:
         ),
     )
     return Burst(
-        on_time=came.on_time, newcomers=len(work.behind()), newcomers_p50=came.newcomers_p50_s,
-        newcomers_p99=came.newcomers_p99_s, old_p99=came.old_p99_s, mean=came.mean_s, worst=came.worst_s, lost=came.lost,
+        on_time=came.on_time,
+        newcomers=len(work.behind()),
+        newcomers_p50=came.newcomers_p50_s,
+        newcomers_p99=came.newcomers_p99_s,
+        old_p99=came.old_p99_s,
+        mean=came.mean_s,
+        worst=came.worst_s,
+        lost=came.lost,
         lag=published.lag,
-    )  # fmt: skip
+    )
 
 
 def losses(at: Installed, url: str, directory: Path, *, tuned: bool) -> Losses:
@@ -141,9 +152,12 @@ def losses(at: Installed, url: str, directory: Path, *, tuned: bool) -> Losses:
     finally:
         end(process)
     return Losses(
-        accepted=len(published.accepted), lost=len(missing) - len(here), later=len(here),
-        twice=len(numbers) - len(set(numbers)), seconds=None if missing else max(times.values()) - killed,
-    )  # fmt: skip
+        accepted=len(published.accepted),
+        lost=len(missing) - len(here),
+        later=len(here),
+        twice=len(numbers) - len(set(numbers)),
+        seconds=None if missing else max(times.values()) - killed,
+    )
 
 
 def _all(bench: Bench, accepted: list[int], count: int, error: str | None) -> None:

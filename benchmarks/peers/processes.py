@@ -53,17 +53,29 @@ class Bench:
         self.log.touch()
         self._output = directory / "output"
         self._environment = {
-            **os.environ, "PEER_URL": url, "PEER_LOG": str(self.log), "PEER_SLEEP": str(sleep), "PEER_TUNED": str(int(tuned)),
-            "PYTHONPATH": str(ROOT), "EVENTWAGON_URL": url, "PYTHONWARNINGS": "ignore", **at.framework.environment,
-        }  # fmt: skip
+            **os.environ,
+            "PEER_URL": url,
+            "PEER_LOG": str(self.log),
+            "PEER_SLEEP": str(sleep),
+            "PEER_TUNED": str(int(tuned)),
+            "PYTHONPATH": str(ROOT),
+            "EVENTWAGON_URL": url,
+            "PYTHONWARNINGS": "ignore",
+            **at.framework.environment,
+        }
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         """One worker, in a process group of its own."""
         with self._output.open("ab") as output:
             process = subprocess.Popen(
-                self.at.worker(), cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                self.at.worker(),
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         _live[process.pid] = process
         return process
 
@@ -106,9 +118,14 @@ class Bench:
     ) -> subprocess.Popen[bytes]:
         with self._output.open("ab") as output:
             process = subprocess.Popen(
-                self.at.publisher(), cwd=ROOT, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=output, start_new_session=True,
-            )  # fmt: skip
+                self.at.publisher(),
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,
+            )
         _live[process.pid] = process
         assert process.stdin is not None
         plan = {"numbers": list(numbers), "arrivals": list(arrivals) if arrivals else None, "warm": warm}

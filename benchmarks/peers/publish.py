@@ -1,7 +1,8 @@
-"""Publishes with one framework, in its own virtualenv: `python -m benchmarks.peers.publish MODULE` with a plan on stdin.
+"""Publishes with one framework, in its own virtualenv: `python -m benchmarks.peers.publish MODULE` with a plan on
+stdin.
 
-A plan is JSON: `numbers`, and for a burst `arrivals` (seconds from the beginning, one for each number). Without arrivals
-50 callers publish one event after the other, as fast as they can. What came of it is the last line of stdout.
+A plan is JSON: `numbers`, and for a burst `arrivals` (seconds from the beginning, one for each number). Without
+arrivals 50 callers publish one event after the other, as fast as they can. What came of it is the last line of stdout.
 A module has `sender()`, an async context manager with an async function, or `blocking_sender()`, a context manager with
 one that is called in threads.
 """

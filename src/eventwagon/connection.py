@@ -450,8 +450,8 @@ class Connection:
             return
         if self.manifest.declared and not self._redeclare:
             raise DeclarationDiffers(
-                f"train {self.train.name!r} was declared differently: {differences(differs)}. Make the programs agree, or "
-                "redeclare the train with redeclare=True (--redeclare)"
+                f"train {self.train.name!r} was declared differently: {differences(differs)}. Make the programs agree, "
+                "or redeclare the train with redeclare=True (--redeclare)"
             )
         by = this_user() if self.manifest.declared else ""
         fact = Declared(train=self.train.name, settings=declared, channels=channels, by=by)
@@ -497,7 +497,9 @@ class Connection:
         request = Request(why, self._clock(), revision, watch, by)
         async with self._answering():
             await self._found()
-            while (before := (await self._state.refresh()).manifest.active) is None:  # noqa: ASYNC110 - there is nothing to watch yet
+            while (  # noqa: ASYNC110 - there is nothing to watch yet
+                before := (await self._state.refresh()).manifest.active
+            ) is None:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             if watch is not None and self.manifest.revision_before(revision or "") is None:
                 raise UsageError(

@@ -119,8 +119,8 @@ def fitting(event: Event, most: int) -> Event:
 
 def _too_large(event: Event, most: int) -> EventTooLarge:
     return EventTooLarge(
-        f"event {event.id} has {event.size:,} bytes, more than max_event_bytes={most:,}: send a reference to the data, or "
-        "raise the setting"
+        f"event {event.id} has {event.size:,} bytes, more than max_event_bytes={most:,}: send a reference to the data, "
+        "or raise the setting"
     )
 
 
@@ -142,7 +142,8 @@ def _text(what: str, text: object, most: int) -> str:
     text = str.__str__(text)  # of an enum, or another class of strings, the plain text
     if found := _NO_TEXT.search(text):
         raise UsageError(
-            f"an event's {what} holds U+{ord(found[0]):04X} at {found.start()}, which is no character of text: {_show(text)}"
+            f"an event's {what} holds U+{ord(found[0]):04X} at {found.start()}, which is no character of text: "
+            f"{_show(text)}"
         )
     if _bytes(text) > most:
         raise UsageError(f"an event's {what} has {_bytes(text):,} bytes, more than {most:,}: {_show(text)}")
@@ -248,7 +249,8 @@ def check_train_name(name: str) -> str:
     """Return `name`, or raise UsageError. Names must be safe as topic, file and label on any system."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
-            f"train name {name!r}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say 'user_registrations')"
+            f"train name {name!r}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
+            "'user_registrations')"
         )
     if _WAGON_LIKE.fullmatch(name):
         raise UsageError(f"train name {name!r} ends like a wagon's ('_v' and digits): choose another")

@@ -471,7 +471,8 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
             raise UsageError(f"{class_name(payload)} can't be published as {wanted}: {_line(e)}") from _cause(e)
         raise UsageError(
             f"{class_name(payload)} can't be published as {wanted}: {lost}. "
-            "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared one"
+            "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared "
+            "one"
         )
 
     return encode

@@ -125,12 +125,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _WHOLE = {
-    "spares": 0, "wagons": 1, "provision_attempts": 1, "attempts": 1, "publish_batch": 1, "max_event_bytes": 1024, "keep": 1,
-}  # fmt: skip
+    "spares": 0,
+    "wagons": 1,
+    "provision_attempts": 1,
+    "attempts": 1,
+    "publish_batch": 1,
+    "max_event_bytes": 1024,
+    "keep": 1,
+}
 _SECONDS = (
-    "cooldown", "hold", "observe_every", "provision_timeout", "backoff", "backoff_most", "handler_timeout", "visibility",
-    "publish_timeout", "grace", "member_ttl", "lease", "keep_drained", "keep_warm", "idle_after",
-)  # fmt: skip
+    "cooldown",
+    "hold",
+    "observe_every",
+    "provision_timeout",
+    "backoff",
+    "backoff_most",
+    "handler_timeout",
+    "visibility",
+    "publish_timeout",
+    "grace",
+    "member_ttl",
+    "lease",
+    "keep_drained",
+    "keep_warm",
+    "idle_after",
+)
 _NEVER_ZERO = (
     "observe_every",
     "provision_timeout",

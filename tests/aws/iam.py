@@ -1,5 +1,6 @@
-"""In the place of IAM: each call is judged by the policy of the role that makes it. moto judges actions alone, and takes any
-condition for a refusal, so this reads policies itself: actions, resources, and the conditions that ours have."""
+"""In the place of IAM: each call is judged by the policy of the role that makes it. moto judges actions alone, and
+takes any condition for a refusal, so this reads policies itself: actions, resources, and the conditions that ours
+have."""
 
 from __future__ import annotations
 

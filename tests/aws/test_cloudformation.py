@@ -30,10 +30,16 @@ from tests.support import journal
 TEMPLATE = iam.POLICIES / "eventwagon.yaml"
 PATIENCE = 150.0
 _WORDS = {
-    "${AWS::Region}": "REGION", "${AWS::AccountId}": "ACCOUNT", "${AWS::Partition}": "aws", "${Prefix}": "PREFIX",
-    "${TableName}": "TABLE", "${Function}": "FUNCTION", "${Cluster}": "CLUSTER", "WorkerRole.Arn": "TASK_ROLE_ARN",
+    "${AWS::Region}": "REGION",
+    "${AWS::AccountId}": "ACCOUNT",
+    "${AWS::Partition}": "aws",
+    "${Prefix}": "PREFIX",
+    "${TableName}": "TABLE",
+    "${Function}": "FUNCTION",
+    "${Cluster}": "CLUSTER",
+    "WorkerRole.Arn": "TASK_ROLE_ARN",
     "ExecutionRole.Arn": "EXECUTION_ROLE_ARN",
-}  # fmt: skip
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -131,8 +137,8 @@ class Stack:
 def test_a_train_runs_on_ecs_with_what_it_makes(
     moto_server: MotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The observer's and the workers' tasks run as local processes, as their definitions say; the test publishes, with the
-    publisher's policy."""
+    """The observer's and the workers' tasks run as local processes, as their definitions say; the test publishes, with
+    the publisher's policy."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint)
     monkeypatch.setenv("HANDLED", str(tmp_path))
     judge = iam.Iam()

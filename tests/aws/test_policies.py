@@ -1,4 +1,5 @@
-"""The shipped IAM policies: with them each role does its work, and nothing that is another's. See iam.py for who judges."""
+"""The shipped IAM policies: with them each role does its work, and nothing that is another's. See iam.py for who
+judges."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class Verdict(NamedTuple):
         lines = [
             f"plan {self.plan}: {self.switches} switches in {self.seconds:.0f} s",
             f"  killed: {_counts(self.kills)}; stopped and continued: {_counts(self.stops)}",
-            f"  tried {self.tried:,}, accepted {self.accepted:,}, handled {self.handled:,} ({self.twice:,} more than once), "
-            f"dead {self.dead:,}, lost {len(self.lost):,}",
+            f"  tried {self.tried:,}, accepted {self.accepted:,}, handled {self.handled:,} ({self.twice:,} more than "
+            f"once), dead {self.dead:,}, lost {len(self.lost):,}",
         ]
         lines += [f"  LOST {event_id}" for event_id in self.lost[:10]]
         if self.restored:
@@ -123,9 +123,9 @@ def roots(letters: Iterable[Event]) -> set[str]:
 
 
 def lost(books: Books, dead: set[str], restored: Sequence[Restored] = ()) -> tuple[tuple[str, ...], int]:
-    """Accepted events that were neither handled, both links of the chain, nor ended in a dead letter (I1, I6), and how many
-    more a restored server may have forgotten: those whose publish was under way after the copy was taken, and before the
-    server was killed."""
+    """Accepted events that were neither handled, both links of the chain, nor ended in a dead letter (I1, I6), and how
+    many more a restored server may have forgotten: those whose publish was under way after the copy was taken, and
+    before the server was killed."""
     handled = books.taken.keys() & books.confirmed.keys()
     missing = books.accepted.keys() - handled - dead
     forgotten = {

@@ -1,7 +1,7 @@
 """The train under chaos, and what each of its processes runs: `python -m tests.chaos.program ROLE …`.
 
-Each process appends what it knows, one event a line (with the time where that counts), to a file of its own: a kill leaves
-whole lines.
+Each process appends what it knows, one event a line (with the time where that counts), to a file of its own: a kill
+leaves whole lines.
 """
 
 from __future__ import annotations

@@ -70,13 +70,14 @@ class Restorable(Server, Protocol):
 
 
 class Chaos:
-    """Four publishers, two observers, and workers: with `isolated` a process per wagon, without three that share the work.
+    """Four publishers, two observers, and workers: with `isolated` a process per wagon, without three that share the
+    work.
 
-    `directory` must be empty and on a local disk. `url`: the broker and registry (default: SQLite in the directory); the
-    train has a name of its own, so a server may be shared. `pace`: seconds between blows, on average. `servers`: those that
-    are killed and started again, `mean_up` seconds apart. `restores`: so many times the first of them (a Restorable) comes
-    back with a copy that was taken some seconds before. `patience`: seconds without a switch, or of healing, that count
-    as a hang.
+    `directory` must be empty and on a local disk. `url`: the broker and registry (default: SQLite in the directory);
+    the train has a name of its own, so a server may be shared. `pace`: seconds between blows, on average. `servers`:
+    those that are killed and started again, `mean_up` seconds apart. `restores`: so many times the first of them (a
+    Restorable) comes back with a copy that was taken some seconds before. `patience`: seconds without a switch, or of
+    healing, that count as a hang.
     """
 
     def __init__(
@@ -203,8 +204,8 @@ class Chaos:
         return server
 
     async def _struggle(self, train: Connection, say: Callable[[str], None]) -> None:
-        """Strike until there were enough switches, also since a server forgot some, and a server was struck where one may
-        be."""
+        """Strike until there were enough switches, also since a server forgot some, and a server was struck where one
+        may be."""
         active, moved, told = 0, time.monotonic(), 0
         restored, since = 0, 0
         plan = strikes(self._plan, mean=self._pace)
@@ -237,8 +238,8 @@ class Chaos:
             await asyncio.sleep(_LOOK)
 
     async def _quiet(self, train: Connection) -> bool:
-        """Only the active wagon and its spares are left, nothing waits anywhere, and what an observer that was stopped has made
-        anew is swept."""
+        """Only the active wagon and its spares are left, nothing waits anywhere, and what an observer that was stopped
+        has made anew is swept."""
         manifest = (await train.refresh()).manifest
         if len(manifest.in_state(State.ACTIVE, State.READY)) != len(manifest.wagons) or manifest.active is None:
             return False

@@ -37,16 +37,27 @@ def test_a_foreign_producer(kafka_server: Server) -> None:
         async with holding(kafka_server.url) as (ours, channel):
             producer = Producer({"bootstrap.servers": servers(kafka_server)})
             full: dict[str, str | bytes | None] = {
-                "ce_specversion": "1.0", "ce_id": "a", "ce_source": "/foreign", "ce_type": "order.made",
-                "ce_time": "2026-01-31T23:59:59+01:00", "ce_subject": "s", "ce_traceparent": "00-1", "content-type": "text/x",
-            }  # fmt: skip
+                "ce_specversion": "1.0",
+                "ce_id": "a",
+                "ce_source": "/foreign",
+                "ce_type": "order.made",
+                "ce_time": "2026-01-31T23:59:59+01:00",
+                "ce_subject": "s",
+                "ce_traceparent": "00-1",
+                "content-type": "text/x",
+            }
             producer.produce(str(channel), b"1", b"s", headers=full)
             producer.produce(str(channel), b"2", headers=[("ce_type", "order.made")])
             producer.produce(str(channel), b'{"plain": 3}')
             structured: dict[str, Any] = {
-                "specversion": "1.0", "id": "d", "source": "/x", "type": "t", "time": "2026-01-31T23:59:59Z",
-                "comexample": "y", "data": {"n": 4},
-            }  # fmt: skip
+                "specversion": "1.0",
+                "id": "d",
+                "source": "/x",
+                "type": "t",
+                "time": "2026-01-31T23:59:59Z",
+                "comexample": "y",
+                "data": {"n": 4},
+            }
             kind: dict[str, str | bytes | None] = {"content-type": "application/cloudevents+json; charset=UTF-8"}
             producer.produce(str(channel), json.dumps(structured).encode(), headers=kind)
             binary = {"specversion": "1.0", "id": "e", "source": "/x", "type": "t", "data_base64": "AP8="}
@@ -85,10 +96,15 @@ def test_a_foreign_consumer(kafka_server: Server) -> None:
         assert (probe.value() or b"", probe.headers()) == (b"", [("0probe", b"")])
         assert (message.key(), message.value()) == (b"key", b"{}")
         assert dict(message.headers() or ()) == {
-            "ce_specversion": b"1.0", "ce_id": b"a", "ce_source": b"/ours", "ce_type": b"order.made",
-            "ce_time": b"1970-01-01T00:00:01.500000Z", "ce_subject": b"key", "ce_traceparent": b"00-1",
+            "ce_specversion": b"1.0",
+            "ce_id": b"a",
+            "ce_source": b"/ours",
+            "ce_type": b"order.made",
+            "ce_time": b"1970-01-01T00:00:01.500000Z",
+            "ce_subject": b"key",
+            "ce_traceparent": b"00-1",
             "content-type": b"application/json",
-        }  # fmt: skip
+        }
 
     asyncio.run(main())
 

@@ -1,5 +1,5 @@
-"""The Helm chart: what it makes of values, and which it refuses; then on the cluster: installed, upgraded, rolled back, and
-uninstalled without leaving anything."""
+"""The Helm chart: what it makes of values, and which it refuses; then on the cluster: installed, upgraded, rolled back,
+and uninstalled without leaving anything."""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ def test_a_deployment_of_the_same_name(world: World) -> None:
 
 
 def test_labels_that_look_like_ours(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """As somebody puts them on a publisher to find it with its train. They are said once to be no part of it; beside them
-    a wagon lives and ends as ever."""
+    """As somebody puts them on a publisher to find it with its train. They are said once to be no part of it; beside
+    them a wagon lives and ends as ever."""
     lookalikes = {
         "publisher": labels_of(held.name, 1),
         "of-no-unit": {**labels_of(held.name, 1), UNIT: "none", WAGON: "first"},

@@ -1,5 +1,5 @@
-"""A train in the midst of its life, whose data `scripts/fixtures.py` keeps: some events are handled, some rejected, some
-fail, some are in hand, some wait, over several wagons.
+"""A train in the midst of its life, whose data `scripts/fixtures.py` keeps: some events are handled, some rejected,
+some fail, some are in hand, some wait, over several wagons.
 
     python -m tests.programs.stored URL
 

@@ -49,10 +49,18 @@ def readings(draw: st.DrawFn) -> Reading:
     figure = st.none() | st.integers(0, 10**9)
     age = st.floats(0, 1e6)
     return Reading(
-        number=1, at=2e9, age=draw(age), published=published, settled=settled, waiting=draw(figure), in_flight=draw(figure),
-        oldest_age=draw(st.none() | age), newest_age=draw(st.none() | age),
-        settle_rate=draw(st.none() | st.floats(0, 1e6)), samples=draw(samples()),
-    )  # fmt: skip
+        number=1,
+        at=2e9,
+        age=draw(age),
+        published=published,
+        settled=settled,
+        waiting=draw(figure),
+        in_flight=draw(figure),
+        oldest_age=draw(st.none() | age),
+        newest_age=draw(st.none() | age),
+        settle_rate=draw(st.none() | st.floats(0, 1e6)),
+        samples=draw(samples()),
+    )
 
 
 def replace(reading: Reading, **changes: Any) -> Reading:
@@ -126,8 +134,25 @@ def test_what_cannot_be_read_is_a_usage_error(text: str) -> None:
         assert isinstance(parse_limit(text), Limit)
 
 
-@pytest.mark.parametrize("text", ["Volume(0)", "Volume(1.5)", "Volume()", "Age(-1)", "Age('x')", "Wait(1, cut=0)", "Lag(True)",
-    "Throughput(1, low=2)", "Throughput(1, low='x')", "Volume(1) + Age(2)", "print(1)", "Volume(print(1))", "", "x.Volume(1)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Volume(0)",
+        "Volume(1.5)",
+        "Volume()",
+        "Age(-1)",
+        "Age('x')",
+        "Wait(1, cut=0)",
+        "Lag(True)",
+        "Throughput(1, low=2)",
+        "Throughput(1, low='x')",
+        "Volume(1) + Age(2)",
+        "print(1)",
+        "Volume(print(1))",
+        "",
+        "x.Volume(1)",
+    ],
+)
 def test_wrong_limits_are_usage_errors(text: str) -> None:
     with pytest.raises(UsageError):
         parse_limit(text)

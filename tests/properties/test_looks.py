@@ -55,13 +55,24 @@ _LIMITS: st.SearchStrategy[Limit] = st.sampled_from(
     [Volume(50), Wait(2.0) | Volume(100), Own(), Own() | Volume(70), Throughput(10.0, seconds=2.0)]
 )
 _DEPLOYMENTS = st.builds(
-    Deployment, number=st.integers(1, 6), ready=st.booleans(), workers=st.integers(0, 3), trouble=_TEXT,
-    channels=st.none() | st.tuples(_TEXT), missing=st.tuples() | st.tuples(_TEXT), open=st.dictionaries(_TEXT, _TEXT, max_size=1),
-)  # fmt: skip
+    Deployment,
+    number=st.integers(1, 6),
+    ready=st.booleans(),
+    workers=st.integers(0, 3),
+    trouble=_TEXT,
+    channels=st.none() | st.tuples(_TEXT),
+    missing=st.tuples() | st.tuples(_TEXT),
+    open=st.dictionaries(_TEXT, _TEXT, max_size=1),
+)
 _MEMBERS = st.builds(
-    Member, name=_TEXT, roles=st.just(("work", "publish")), publishing_to=st.integers(0, 5),
-    attachments=st.tuples(_DEPLOYMENTS), channels=st.none() | st.tuples(_TEXT), trouble=_TEXT,
-)  # fmt: skip
+    Member,
+    name=_TEXT,
+    roles=st.just(("work", "publish")),
+    publishing_to=st.integers(0, 5),
+    attachments=st.tuples(_DEPLOYMENTS),
+    channels=st.none() | st.tuples(_TEXT),
+    trouble=_TEXT,
+)
 
 
 @st.composite
@@ -87,12 +98,23 @@ def _trains(draw: Any) -> Manifest:
 @st.composite
 def _readings(draw: Any, number: int) -> Reading:
     return Reading(
-        number=number, at=NOW, age=draw(_SECONDS), published=draw(_COUNT), settled=draw(_COUNT), waiting=draw(_COUNT),
-        oldest_age=draw(st.none() | _SECONDS), settle_rate=draw(st.none() | _SECONDS), outstanding_in_all=draw(_COUNT),
-        inner={"mail": draw(_COUNT), "reset_password": 1}, empty=draw(st.booleans()), lost=draw(st.integers(0, 3)),
-        missing=draw(st.tuples() | st.just(("",)) | st.just(("mail",))), vanished=draw(st.just({}) | st.just({"mail": None})),
-        samples=tuple(Sample(NOW - 10 + n, 20 * n, 0, 0) for n in range(10)), crowding=draw(st.floats(0, 1)),
-    )  # fmt: skip
+        number=number,
+        at=NOW,
+        age=draw(_SECONDS),
+        published=draw(_COUNT),
+        settled=draw(_COUNT),
+        waiting=draw(_COUNT),
+        oldest_age=draw(st.none() | _SECONDS),
+        settle_rate=draw(st.none() | _SECONDS),
+        outstanding_in_all=draw(_COUNT),
+        inner={"mail": draw(_COUNT), "reset_password": 1},
+        empty=draw(st.booleans()),
+        lost=draw(st.integers(0, 3)),
+        missing=draw(st.tuples() | st.just(("",)) | st.just(("mail",))),
+        vanished=draw(st.just({}) | st.just({"mail": None})),
+        samples=tuple(Sample(NOW - 10 + n, 20 * n, 0, 0) for n in range(10)),
+        crowding=draw(st.floats(0, 1)),
+    )
 
 
 @st.composite

@@ -144,13 +144,62 @@ def sound(event: Event, again: Callable[[Event], Event]) -> Event:
 
 # --- what strangers write -------------------------------------------------------------------
 
-ATTRIBUTES = ("specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "data_base64", "tenant",
-              "traceparent", "undecodable", "deadbecause", "Bad-Name", "x_y", "")  # fmt: skip
-TIMES = ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "0001-01-01T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z",
-         "9999-12-31T23:59:59-14:00", "9999-12-30T00:00:00.000000Z", "2026-06-30T23:59:60Z", "20260101", "2026-01-01t00:00:00z",
-         "yesterday", "2026-01-01T00:00:00.0000²0Z", "1767319445")  # fmt: skip
-WORDS = ("", " ", "1.0", "0.3", "1", "a", "é", "\x00", "a\nb", "\x7f", "\ufffe", "x" * 3000, "application/json", "text/plain", STRUCTURED,
-         STRUCTURED + "; charset=utf-8", BATCH, "application/cloudevents+avro", "APPLICATION/JSON", sqs.CONTENT_TYPE, sqs.REFERENCE)  # fmt: skip
+ATTRIBUTES = (
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "time",
+    "subject",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "data_base64",
+    "tenant",
+    "traceparent",
+    "undecodable",
+    "deadbecause",
+    "Bad-Name",
+    "x_y",
+    "",
+)
+TIMES = (
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T23:59:59.999999Z",
+    "9999-12-31T23:59:59.999999Z",
+    "9999-12-31T23:59:59-14:00",
+    "9999-12-30T00:00:00.000000Z",
+    "2026-06-30T23:59:60Z",
+    "20260101",
+    "2026-01-01t00:00:00z",
+    "yesterday",
+    "2026-01-01T00:00:00.0000²0Z",
+    "1767319445",
+)
+WORDS = (
+    "",
+    " ",
+    "1.0",
+    "0.3",
+    "1",
+    "a",
+    "é",
+    "\x00",
+    "a\nb",
+    "\x7f",
+    "\ufffe",
+    "x" * 3000,
+    "application/json",
+    "text/plain",
+    STRUCTURED,
+    STRUCTURED + "; charset=utf-8",
+    BATCH,
+    "application/cloudevents+avro",
+    "APPLICATION/JSON",
+    sqs.CONTENT_TYPE,
+    sqs.REFERENCE,
+)
 TEXT = st.sampled_from(TIMES + WORDS) | st.text(max_size=8)
 BYTES = TEXT.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=8)
 JSONS = st.recursive(
@@ -162,16 +211,24 @@ DOCUMENT = st.dictionaries(st.sampled_from(ATTRIBUTES) | st.text(max_size=3), JS
 PAYLOAD = (
     st.binary(max_size=12)
     | (JSONS | DOCUMENT | st.lists(DOCUMENT | JSONS, max_size=3)).map(lambda value: json.dumps(value).encode())
-    | st.sampled_from([b"[" * 3000, b'{"specversion":"1.0","x":' + b"[" * 3000, b'{"a":' * 3000, b'{"id":"\\ud800"}', b'{"data":tru'])
-)  # fmt: skip
+    | st.sampled_from(
+        [b"[" * 3000, b'{"specversion":"1.0","x":' + b"[" * 3000, b'{"a":' * 3000, b'{"id":"\\ud800"}', b'{"data":tru']
+    )
+)
 PREFIXED = st.tuples(st.sampled_from(["ce_", "ce-", "Ce-", "CE_"]), st.sampled_from(ATTRIBUTES)).map("".join)
 HEADER = (
     PREFIXED | st.just("content-type") | st.sampled_from(["Content-Type", "foo", "ce_", "ce"]) | st.text(max_size=6)
 )
 FEW = examples(400)
 
-OURS = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"/s"), ("ce_type", b"t"), ("ce_time", b"2026-01-31T23:59:59.000001Z"),
-        ("content-type", b"application/json")]  # fmt: skip
+OURS = [
+    ("ce_specversion", b"1.0"),
+    ("ce_id", b"1"),
+    ("ce_source", b"/s"),
+    ("ce_type", b"t"),
+    ("ce_time", b"2026-01-31T23:59:59.000001Z"),
+    ("content-type", b"application/json"),
+]
 
 
 def ours(**changes: bytes | None) -> list[tuple[str, bytes | None]]:

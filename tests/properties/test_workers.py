@@ -127,8 +127,20 @@ def test_what_cannot_be_read_is_a_usage_error(text: str) -> None:
         assert isinstance(parse_workers(text), Workers)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"each": 1, "total": 1}, {"each": 0}, {"total": 0}, {"total": True}, {"total": 1.5},
-    {"total": "4"}, {"total": 2, "floor": 3}, {"total": 2, "floor": -1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"each": 1, "total": 1},
+        {"each": 0},
+        {"total": 0},
+        {"total": True},
+        {"total": 1.5},
+        {"total": "4"},
+        {"total": 2, "floor": 3},
+        {"total": 2, "floor": -1},
+    ],
+)
 def test_wrong_workers_are_usage_errors(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="Workers"):
         Workers(**wrong)

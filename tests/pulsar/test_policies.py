@@ -1,4 +1,5 @@
-"""Policies of a server that drop data: seen at every level, told, and what they take counts as lost, never as settled."""
+"""Policies of a server that drop data: seen at every level, told, and what they take counts as lost, never as
+settled."""
 
 from __future__ import annotations
 

@@ -63,11 +63,17 @@ def test_no_times() -> None:
     assert event_time(None) is None
     assert unpack("c", [(b"5500-7", [b"data", b"\xff", b"subject", b"\xff"])]) == [
         Event(
-            "c/5500-7", "unknown", "unknown", 5.5, b"\xff", None, "application/octet-stream",
+            "c/5500-7",
+            "unknown",
+            "unknown",
+            5.5,
+            b"\xff",
+            None,
+            "application/octet-stream",
             {
                 "undecodable": "c/5500-7",
                 "deadbecause": "can't be decoded: subject is no UTF-8 from byte 0 on",
                 "rawheaders": '[["subject", {"base64": "/w=="}]]',
             },
         )
-    ]  # fmt: skip
+    ]

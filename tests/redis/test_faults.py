@@ -284,8 +284,8 @@ def test_server_restarted_while_all_wait(own_redis: RedisServer) -> None:
 
 
 def test_replicas(tmp_path: Path, own_redis: RedisServer) -> None:
-    """`wait=1` counts a write when a replica has it; until then it is waited for, and nothing is stored twice. A replica
-    itself takes no writes."""
+    """`wait=1` counts a write when a replica has it; until then it is waited for, and nothing is stored twice. A
+    replica itself takes no writes."""
     with RedisServer(
         tmp_path, config=[f"replicaof 127.0.0.1 {own_redis.port}", "repl-diskless-sync-delay 0"]
     ) as replica:

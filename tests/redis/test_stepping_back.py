@@ -1,4 +1,5 @@
-"""A server restarted from an older snapshot, and one that has lost keys: every process goes on, and says what is lost."""
+"""A server restarted from an older snapshot, and one that has lost keys: every process goes on, and says what is
+lost."""
 
 from __future__ import annotations
 

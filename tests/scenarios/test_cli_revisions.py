@@ -42,8 +42,8 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
     told = cli(place, "why", "signups").stdout
     assert "wagon 1 (revision v1) active" in told
     assert (
-        f"a switch to revision v2 was requested by {this_user()}, and a switch back if more than 0.02 of its handlings fail: release 2"
-        in told
+        f"a switch to revision v2 was requested by {this_user()}, and a switch back if more than 0.02 of its handlings "
+        "fail: release 2" in told
     )
     assert "(revision v2) at pressure 0.00: asked for: release 2" in told
 

@@ -41,9 +41,18 @@ class Data:
 
 @pytest.mark.parametrize(
     ("annotation", "payload"),
-    [(Struct, Struct(1)), (Attrs, Attrs(1)), (Pydantic, Pydantic(n=1)), (Data, Data(1)), (dict, {"n": 1}), (bytes, b"\0"), (str, "é"), (list[int], [1])],
+    [
+        (Struct, Struct(1)),
+        (Attrs, Attrs(1)),
+        (Pydantic, Pydantic(n=1)),
+        (Data, Data(1)),
+        (dict, {"n": 1}),
+        (bytes, b"\0"),
+        (str, "é"),
+        (list[int], [1]),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
-)  # fmt: skip
+)
 def test_payload_types(annotation: type, payload: object) -> None:
     async def main() -> None:
         world, seen = World(), list[object]()

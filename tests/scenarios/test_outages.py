@@ -366,7 +366,8 @@ def test_it_is_told_in_the_log_the_journal_and_the_status(caplog: pytest.LogCapt
             (why,) = view.open["mail"]
             assert why == "20 of the last 20 handlings failed, over 20 events; the last: ConnectionError: away"
             assert [sentence(e.fact) for e in await journal(other) if isinstance(e.fact, BreakerOpened)] == [
-                f"the circuit breaker of mail opened: {why}; one event at a time is tried from now on, and no attempt is counted"
+                f"the circuit breaker of mail opened: {why}; one event at a time is tried from now on, and no attempt "
+                "is counted"
             ]
             await until(lambda: len(mail.sent) == 100)
             await asyncio.sleep(0.1)

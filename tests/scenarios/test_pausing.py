@@ -1,4 +1,5 @@
-"""A pause by hand: nothing is handed out, what was fetched goes back, publishing goes on, and all is handled in the end."""
+"""A pause by hand: nothing is handed out, what was fetched goes back, publishing goes on, and all is handled in the
+end."""
 
 from __future__ import annotations
 

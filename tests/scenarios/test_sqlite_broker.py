@@ -280,8 +280,8 @@ def test_a_file_of_an_earlier_release_is_used_as_it_is(tmp_path: Path) -> None:
                 assert (suspect.attempt, suspect.suspect) == (1, True)
                 assert len(await consumer.receive(1, 1)) == 1
                 file.execute(  # as the earlier release claims
-                    "INSERT INTO claim (channel, seq, held, until, since, attempt, ticket) VALUES (1, 3, 1, 2e9, 2e9, 1, 9);"
-                    "UPDATE channel SET received=3"
+                    "INSERT INTO claim (channel, seq, held, until, since, attempt, ticket) VALUES (1, 3, 1, 2e9, 2e9, "
+                    "1, 9);UPDATE channel SET received=3"
                 )
                 file.close()
                 await broker.reclaim(INGRESS, "gone")
@@ -409,8 +409,15 @@ def test_others_can_read_the_file(tmp_path: Path) -> None:
             " JOIN channel c ON c.id = e.channel WHERE c.name = ''"
         ).fetchone()
         assert row == (
-            "1", "user.registered", "web", 1.5, "key", "application/json", '{"traceparent":"00"}', b'{"a":1}'
-        )  # fmt: skip
+            "1",
+            "user.registered",
+            "web",
+            1.5,
+            "key",
+            "application/json",
+            '{"traceparent":"00"}',
+            b'{"a":1}',
+        )
         assert db.execute("PRAGMA user_version").fetchone() == (1,)
     db.close()
 

@@ -61,8 +61,8 @@ def saved(file: Path, to: Path) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("living", [True, False], ids=["under living processes", "while nobody ran"])
 def test_a_file_that_was_copied_back(tmp_path: Path, living: bool) -> None:
-    """The wagon that it names is drained and removed since, and those that are it does not know: all events are handled,
-    and no number is used twice."""
+    """The wagon that it names is drained and removed since, and those that are it does not know: all events are
+    handled, and no number is used twice."""
     file, copy = tmp_path / "data" / TRAIN / "train.db", tmp_path / "older.db"
 
     async def main() -> None:

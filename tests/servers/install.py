@@ -55,8 +55,8 @@ def redis_server() -> Path:
         raise Missing(
             f"redis: EVENTWAGON_REDIS_SERVER={named} is not a program"
             if named
-            else "redis: no redis-server on PATH: install the package redis-server (macOS: redis; as root on Debian `make "
-            "servers` does it), or name one with EVENTWAGON_REDIS_SERVER"
+            else "redis: no redis-server on PATH: install the package redis-server (macOS: redis; as root on Debian "
+            "`make servers` does it), or name one with EVENTWAGON_REDIS_SERVER"
         )
     return Path(found)
 
@@ -142,7 +142,8 @@ def _java() -> str:
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
         raise Missing(
-            f"needs Java {_JAVA} or later: install the package openjdk-{_JAVA}-jre-headless (macOS: openjdk), or set JAVA_HOME"
+            f"needs Java {_JAVA} or later: install the package openjdk-{_JAVA}-jre-headless (macOS: openjdk), or set "
+            "JAVA_HOME"
         )
     return java
 

@@ -78,7 +78,8 @@ def test_a_redis_cluster_is_whole_and_heals(redis_cluster: RedisCluster) -> None
 def test_nothing_survives_the_tests_process(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from tests.servers.redis import RedisServer\n"
-        "server = RedisServer(pathlib.Path(sys.argv[1])); server.start(); print(server.pid, flush=True); time.sleep(60)\n"
+        "server = RedisServer(pathlib.Path(sys.argv[1])); server.start(); print(server.pid, flush=True); "
+        "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None

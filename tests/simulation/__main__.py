@@ -152,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         "--first-seed",
         type=_first,
         default=0,
-        help=f"a number, or {_OF_COMMIT}: seeds of the commit's own that is checked out here, 0 where none is (default: 0)",
+        help=f"a number, or {_OF_COMMIT}: seeds of the commit's own that is checked out here, 0 where none is "
+        "(default: 0)",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, help="only this one, with its story; shrunk when it fails")

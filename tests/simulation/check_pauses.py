@@ -58,8 +58,8 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
 
 
 def _limits_rest(before: Manifest | None, revised: Revised) -> Iterator[Violation]:
-    """While the train is paused wagons are opened for spares, and switched to by hand alone. Going back from new code that
-    fails is what was asked for by hand, with the switch to it."""
+    """While the train is paused wagons are opened for spares, and switched to by hand alone. Going back from new code
+    that fails is what was asked for by hand, with the switch to it."""
     if before is None or before.paused is None or before.request is not None or before.active is None:
         return
     if any(isinstance(fact, WentBack) for fact in revised.facts):

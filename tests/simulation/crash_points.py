@@ -308,10 +308,21 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
     """Three wagons' worth of events, some poison among them, on two processes of each role. Nothing fails but what is
     hit, and what the point needs."""
     settings: dict[str, float | int | str] = {
-        "spares": 1, "wagons": 6, "at_cap": "fill", "attempts": 2, "backoff": 0.2, "visibility": 2.0,
-        "handler_timeout": 1.5, "cooldown": 0.1, "publish_timeout": 5.0, "grace": 2.0, "member_ttl": 2.0, "observe_every": 0.1, "keep": 1000,
+        "spares": 1,
+        "wagons": 6,
+        "at_cap": "fill",
+        "attempts": 2,
+        "backoff": 0.2,
+        "visibility": 2.0,
+        "handler_timeout": 1.5,
+        "cooldown": 0.1,
+        "publish_timeout": 5.0,
+        "grace": 2.0,
+        "member_ttl": 2.0,
+        "observe_every": 0.1,
+        "keep": 1000,
         **point.settings,
-    }  # fmt: skip
+    }
     programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
     arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
     return Scenario(

@@ -53,8 +53,8 @@ ANSWERED_BEFORE_IT_WAS_LOST = Scenario(
     latency=0.01,
     torn=0.4,
 )
-"""A look read its members right before a process attached, and stored that the wagon had lost its workers right after that
-    process had died: its check-in was older than the loss, and made the wagon ready again."""
+"""A look read its members right before a process attached, and stored that the wagon had lost its workers right after
+that process had died: its check-in was older than the loss, and made the wagon ready again."""
 
 GREW_BEFORE_IT_WAS_READY = Scenario(
     seed=5002948,
@@ -294,7 +294,8 @@ DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT = Scenario(
     torn=0.4,
     steps_back=((14.647, 1), (17.418, 5)),
 )
-"""The registry steps back, twice, over the removal of a wagon whose ingress is half deleted: nobody knows what it holds."""
+"""The registry steps back, twice, over the removal of a wagon whose ingress is half deleted: nobody knows what it
+holds."""
 
 ACTIVE_AGAIN_AFTER_ITS_REMOVAL = Scenario(
     seed=20023425,
@@ -328,7 +329,8 @@ ACTIVE_AGAIN_AFTER_ITS_REMOVAL = Scenario(
     poison=0.05,
     steps_back=((7.284, 20),),
 )
-"""The registry steps back to a wagon that was active and is removed by now: what the next one's handlers emitted came there."""
+"""The registry steps back to a wagon that was active and is removed by now: what the next one's handlers emitted came
+there."""
 
 MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
     seed=13003977,

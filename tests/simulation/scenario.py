@@ -39,20 +39,92 @@ INNER = ("a", "b", "c")
 """The names of inner channels."""
 
 OPS = {
-    "publish": 8.0, "replace": 5.0, "seal": 1.5, "delete": 2.0, "create": 5.0, "attach": 4.0, "settle": 6.0,
-    "receive": 8.0, "release": 2.0, "extend": 2.0, "depth": 15.0, "members": 15.0, "read": 15.0, "check_in": 8.0,
-    "append": 4.0, "browse": 2.0, "channels": 2.0, "watch": 8.0, "handle": 10.0,
-    "ensure": 8.0, "deployments": 20.0, "remove": 1.5, "step": 400.0, "*": 120.0,
-}  # fmt: skip
+    "publish": 8.0,
+    "replace": 5.0,
+    "seal": 1.5,
+    "delete": 2.0,
+    "create": 5.0,
+    "attach": 4.0,
+    "settle": 6.0,
+    "receive": 8.0,
+    "release": 2.0,
+    "extend": 2.0,
+    "depth": 15.0,
+    "members": 15.0,
+    "read": 15.0,
+    "check_in": 8.0,
+    "append": 4.0,
+    "browse": 2.0,
+    "channels": 2.0,
+    "watch": 8.0,
+    "handle": 10.0,
+    "ensure": 8.0,
+    "deployments": 20.0,
+    "remove": 1.5,
+    "step": 400.0,
+    "*": 120.0,
+}
 """What a fault can hit, and about how often it comes before one strikes. `step`: any await; `*`: any call."""
 
 _OF_ROLE: dict[Role, tuple[str, ...]] = {
     "publish": ("publish", "publish", "publish", "read", "replace", "watch", "*", "step"),
-    "observe": ("replace", "replace", "replace", "seal", "seal", "delete", "delete", "delete", "create", "depth", "depth", "members", "read", "append", "browse", "channels", "publish", "watch", "*", "step"),
-    "work": ("settle", "settle", "publish", "publish", "receive", "release", "extend", "attach", "check_in", "handle", "handle", "watch", "members", "*", "step"),
-}  # fmt: skip
+    "observe": (
+        "replace",
+        "replace",
+        "replace",
+        "seal",
+        "seal",
+        "delete",
+        "delete",
+        "delete",
+        "create",
+        "depth",
+        "depth",
+        "members",
+        "read",
+        "append",
+        "browse",
+        "channels",
+        "publish",
+        "watch",
+        "*",
+        "step",
+    ),
+    "work": (
+        "settle",
+        "settle",
+        "publish",
+        "publish",
+        "receive",
+        "release",
+        "extend",
+        "attach",
+        "check_in",
+        "handle",
+        "handle",
+        "watch",
+        "members",
+        "*",
+        "step",
+    ),
+}
 
-_ANY = ("delay", "slow", "error", "error", "lost", "lost", "pause", "pause-after", "crash", "crash", "crash-after", "crash-after", "cut", "clock")  # fmt: skip
+_ANY = (
+    "delay",
+    "slow",
+    "error",
+    "error",
+    "lost",
+    "lost",
+    "pause",
+    "pause-after",
+    "crash",
+    "crash",
+    "crash-after",
+    "crash-after",
+    "cut",
+    "clock",
+)
 
 
 Guest = Literal[
@@ -106,8 +178,8 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class ByHand(msgspec.Struct, frozen=True):
-    """At `at` seconds somebody asks the process for a `switch` or a `stop`, or to `pause` or `resume` the train. What is
-    paused still when the trouble is over is resumed then."""
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`, or to `pause` or `resume` the train. What
+    is paused still when the trouble is over is resumed then."""
 
     at: float
     process: str

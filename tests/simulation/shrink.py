@@ -11,9 +11,22 @@ import msgspec
 from .scenario import Program, Scenario
 
 _PLAINER: tuple[dict[str, Any], ...] = (
-    {"grows_at": None}, {"latency": 0.0}, {"answers": 0.0}, {"hostility": 0.0}, {"deaf": 0.0}, {"breaker": False}, {"torn": 0.0}, {"unknown": 0.0}, {"poison": 0.0}, {"trouble": 0.0}, {"reject": 0.0},
-    {"tail": 0.0}, {"deeper": 1.0}, {"depth": 1}, {"fan_out": 1},
-)  # fmt: skip
+    {"grows_at": None},
+    {"latency": 0.0},
+    {"answers": 0.0},
+    {"hostility": 0.0},
+    {"deaf": 0.0},
+    {"breaker": False},
+    {"torn": 0.0},
+    {"unknown": 0.0},
+    {"poison": 0.0},
+    {"trouble": 0.0},
+    {"reject": 0.0},
+    {"tail": 0.0},
+    {"deeper": 1.0},
+    {"depth": 1},
+    {"fan_out": 1},
+)
 
 Fails = Callable[[Scenario], bool]
 

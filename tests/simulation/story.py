@@ -69,9 +69,17 @@ def describe(scenario: Scenario) -> str:
     )
     settings = ", ".join(f"{k}={v}" for k, v in s.settings.items())
     extras = {
-        "latency": s.latency, "work": s.work, "poison": s.poison, "trouble": s.trouble, "reject": s.reject, "torn": s.torn,
-        "answers": s.answers, "guests": " ".join(s.guests), "hostility": s.hostility, "deaf": s.deaf,
-    }  # fmt: skip
+        "latency": s.latency,
+        "work": s.work,
+        "poison": s.poison,
+        "trouble": s.trouble,
+        "reject": s.reject,
+        "torn": s.torn,
+        "answers": s.answers,
+        "guests": " ".join(s.guests),
+        "hostility": s.hostility,
+        "deaf": s.deaf,
+    }
     said = ", ".join(f"{k}={v}" for k, v in extras.items() if v)
     lines = [
         f"{s.limit}, workers {s.workers}, {s.depth} handlers in a row, {s.fan_out} emitted by each",

@@ -93,7 +93,7 @@ def test_headers_of_binary_mode_say_that_the_content_type_is_the_data_s() -> Non
         ([("ce_Bad-Name", b"x")], b"1", "'bad-name'"),
         ([("ce_data", b"x")], b"1", "data is an attribute of CloudEvents itself"),
         ([("ce_type", b"x" * 3000)], b"1", "3,000 bytes"),
-        ([("ce_specversion", b"0.3")], b"1", "it is of CloudEvents 0.3; 1.0 is read"),
+        ([("ce_specversion", b"0.3")], b"1", "its CloudEvents version is 0.3; only 1.0 is read"),
         ([("content-type", "application/cloudevents+avro")], b"1", "application/cloudevents+avro; only JSON is read"),
         ([("content-type", STRUCTURED)], b"no json", "it is not the JSON of an event"),
         ([("content-type", STRUCTURED)], b'{"a":' * 100_000, "it is nested too deeply"),
@@ -118,8 +118,15 @@ def test_headers_are_kept_whole_however_long_and_whatever_they_hold() -> None:
 
 
 def test_a_time_is_read_only_where_it_can_be_written_again() -> None:
-    for text in ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00",
-                 "2026-06-30T23:59:60Z", "", "2026-01-01T00:00:00.00000²Z"):  # fmt: skip
+    for text in (
+        "0001-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00.000000Z",
+        "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59-14:00",
+        "2026-06-30T23:59:60Z",
+        "",
+        "2026-01-01T00:00:00.00000²Z",
+    ):
         assert seconds(text) is None
     for time in (EARLIEST, LATEST, 0.0, -0.5, 1_769_903_999.000001):
         assert seconds(rfc3339(time)) == time

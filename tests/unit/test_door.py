@@ -49,10 +49,31 @@ class Kind(enum.StrEnum):
 @pytest.mark.parametrize("attribute", WORDS)
 @pytest.mark.parametrize(
     "bad",
-    [HALF, f"a{HALF}b", "a\nb", "a\rb", "a\0", "\x1b[31m", "\x7f", "\x85", "\ufffe", "\U0010ffff", "", " ", "\u3000", "x" * 2049, "é" * 1025,
-     b"bytes", 5, 5.0, True, ["a"], object()],
+    [
+        HALF,
+        f"a{HALF}b",
+        "a\nb",
+        "a\rb",
+        "a\0",
+        "\x1b[31m",
+        "\x7f",
+        "\x85",
+        "\ufffe",
+        "\U0010ffff",
+        "",
+        " ",
+        "\u3000",
+        "x" * 2049,
+        "é" * 1025,
+        b"bytes",
+        5,
+        5.0,
+        True,
+        ["a"],
+        object(),
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_a_word_is_text_of_some_length(attribute: str, bad: object) -> None:
     with pytest.raises(UsageError, match=attribute):
         checked(event(**{attribute: bad}), MOST)
@@ -81,11 +102,26 @@ def test_strings_of_other_classes_become_plain_ones() -> None:
 
 @pytest.mark.parametrize(
     ("bad", "hint"),
-    [(math.nan, "between"), (math.inf, "between"), (-math.inf, "between"), (1e300, "between"), (10**400, "bits"), (-1e12, "between"),
-     (1.7e12, "milliseconds"), (1_700_000_000_000, "milliseconds"), (1.7e15, "microseconds"), (1.7e18, "nanoseconds"),
-     (True, "number"), ("1.7e9", "number"), (None, "number"), (Decimal(5), "number"), (datetime.now(UTC), "number"), (1j, "number")],
+    [
+        (math.nan, "between"),
+        (math.inf, "between"),
+        (-math.inf, "between"),
+        (1e300, "between"),
+        (10**400, "bits"),
+        (-1e12, "between"),
+        (1.7e12, "milliseconds"),
+        (1_700_000_000_000, "milliseconds"),
+        (1.7e15, "microseconds"),
+        (1.7e18, "nanoseconds"),
+        (True, "number"),
+        ("1.7e9", "number"),
+        (None, "number"),
+        (Decimal(5), "number"),
+        (datetime.now(UTC), "number"),
+        (1j, "number"),
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_a_time_is_a_number_of_seconds_that_rfc_3339_can_say(bad: object, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         checked(event(time=bad), MOST)
@@ -114,9 +150,33 @@ def test_anything_like_bytes_becomes_bytes(good: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Tenant", "trace-parent", "trace_parent", "é", "a b", "a\n", HALF, "x" * 65, 5, b"a", None, "id", "source",
-             "specversion", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"], ids=_name
-)  # fmt: skip
+    "name",
+    [
+        "",
+        "Tenant",
+        "trace-parent",
+        "trace_parent",
+        "é",
+        "a b",
+        "a\n",
+        HALF,
+        "x" * 65,
+        5,
+        b"a",
+        None,
+        "id",
+        "source",
+        "specversion",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "data_base64",
+    ],
+    ids=_name,
+)
 def test_names_of_extensions_are_lower_case_and_not_of_the_core(name: object) -> None:
     with pytest.raises(UsageError):
         checked(event(extensions={name: "x"}), MOST)
@@ -176,10 +236,21 @@ def test_publishing_refuses_contradictions_and_stores_nothing() -> None:
         async with world.connect(Train("t", limit=Volume(10))) as connection:
             await connection.publish(0)
             contradictions: list[tuple[object, dict[str, Any]]] = [
-                (event(), {"id": "7"}), (event(), {"id": ""}), (event(), {"subject": "k"}), (event(), {"event_type": "u"}),
-                (1, {"id": ""}), (1, {"event_type": ""}), (1, {"subject": ""}), (1, {"subject": 5}), (1, {"subject": b"k"}),
-                (1, {"id": 7}), (1, {"event_type": int}), (1, {"subject": HALF}), (1, {"id": "a\nb"}), (event(time=1.7e12), {}),
-            ]  # fmt: skip
+                (event(), {"id": "7"}),
+                (event(), {"id": ""}),
+                (event(), {"subject": "k"}),
+                (event(), {"event_type": "u"}),
+                (1, {"id": ""}),
+                (1, {"event_type": ""}),
+                (1, {"subject": ""}),
+                (1, {"subject": 5}),
+                (1, {"subject": b"k"}),
+                (1, {"id": 7}),
+                (1, {"event_type": int}),
+                (1, {"subject": HALF}),
+                (1, {"id": "a\nb"}),
+                (event(time=1.7e12), {}),
+            ]
             for payload, options in contradictions:
                 with pytest.raises(UsageError):
                     await connection.publish(payload, **options)
@@ -258,11 +329,26 @@ def test_ids_of_children_count_what_was_emitted_to_their_channel() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"payload": "5"}, {"payload": 1.5}, {"payload": object()}, {"channel": ""}, {"channel": "nowhere"}, {"channel": ["inner"]},
-     {"channel": None}, {"event_type": ""}, {"event_type": 5}, {"subject": ""}, {"subject": 5}, {"subject": HALF}, {"extensions": {"Bad": "x"}},
-     {"extensions": {"a": 1}}, {"extensions": {"id": "1"}}, {"extensions": 5}],
+    [
+        {"payload": "5"},
+        {"payload": 1.5},
+        {"payload": object()},
+        {"channel": ""},
+        {"channel": "nowhere"},
+        {"channel": ["inner"]},
+        {"channel": None},
+        {"event_type": ""},
+        {"event_type": 5},
+        {"subject": ""},
+        {"subject": 5},
+        {"subject": HALF},
+        {"extensions": {"Bad": "x"}},
+        {"extensions": {"a": 1}},
+        {"extensions": {"id": "1"}},
+        {"extensions": 5},
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_emit_refuses_what_publish_would(options: dict[str, Any]) -> None:
     ctx = context(event())
     with pytest.raises(UsageError):
@@ -300,11 +386,22 @@ def test_nothing_is_emitted_once_the_handler_has_ended() -> None:
 
 @pytest.mark.parametrize(
     "foreign",
-    [{"source": ""}, {"source": "a\nb"}, {"source": "é" * 5000}, {"subject": ""}, {"subject": "a\0b"}, {"subject": "é" * 5000},
-     {"extensions": {"Bad-Name": "x", "tenant": "a", "id": "2", "note": "a\nb", "long": "x" * 9000}}, {"type": ""}, {"time": 1e300},
-     {"time": -1e10}, {"time": math.nan}, {"time": math.inf}],
+    [
+        {"source": ""},
+        {"source": "a\nb"},
+        {"source": "é" * 5000},
+        {"subject": ""},
+        {"subject": "a\0b"},
+        {"subject": "é" * 5000},
+        {"extensions": {"Bad-Name": "x", "tenant": "a", "id": "2", "note": "a\nb", "long": "x" * 9000}},
+        {"type": ""},
+        {"time": 1e300},
+        {"time": -1e10},
+        {"time": math.nan},
+        {"time": math.inf},
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_a_handler_can_emit_whatever_a_foreign_client_wrote(foreign: dict[str, Any]) -> None:
     ctx = context(event(**foreign))
     ctx.emit("inner", 1)

@@ -114,7 +114,8 @@ def test_another_template_is_told_from_this() -> None:
     ids=",".join,
 )
 def test_the_workers_container_is_found_by_its_name(names: list[str]) -> None:
-    """Containers start in the order in which they are listed, so that stays; where none is named so ours comes first."""
+    """Containers start in the order in which they are listed, so that stays; where none is named so ours comes
+    first."""
     containers = [{"name": name, "image": f"{name}:v1"} for name in names]
     spec = {"containers": containers, "initContainers": [{"name": "first", "image": "first:v1"}]}
     pod = template({"spec": spec}).deployment(SPEC)["spec"]["template"]["spec"]

@@ -77,8 +77,8 @@ def test_a_removal_that_has_begun_is_gone_on_with() -> None:
 
 
 def test_a_registry_that_steps_back_begins_no_wagon_anew() -> None:
-    """One that was removed is none any more, one that is being removed goes on being removed, whoever finds the older manifest
-    first; one that has no channels yet, as far as that one says, gets none."""
+    """One that was removed is none any more, one that is being removed goes on being removed, whoever finds the older
+    manifest first; one that has no channels yet, as far as that one says, gets none."""
     known = manifest(wagon(1, State.REMOVING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE))
     older = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING))
     taken = stepped_back(Snapshot(known, 9), Snapshot(older, 3), NOW)

@@ -15,7 +15,7 @@ def test_an_empty_reason_is_refused_and_nothing_is_done(why: str) -> None:
     async def main() -> None:
         async with World().connect(Train("t")) as connection:
             for ask in (connection.pause, connection.resume, connection.request_switch, connection.request_stop):
-                with pytest.raises(UsageError, match="say why in a few words"):
+                with pytest.raises(UsageError, match="give the reason in a few words"):
                     await ask(why)
             manifest = (await connection.refresh()).manifest
             assert (manifest.paused, manifest.request, manifest.stops) == (None, None, 0)

@@ -122,15 +122,34 @@ WITHOUT, WITH = 7, (7, 1)
 
 @pytest.mark.parametrize(
     ("handler", "seen"),
-    [(plain, WITHOUT), (with_context, WITH), (in_the_loop, WITH), (positional, WITHOUT), (with_defaults, (7, True)), (SEEN.append, 7),
-     (functools.partial(of_three, "db"), ("db", 7, 1)), (functools.partial(functools.partial(of_three), "db"), ("db", 7, 1)),
-     (functools.partial(in_the_loop), WITH), (functools.partial(with_defaults, more=5), (7, True)), (passes_on(with_context), WITH),
-     (passes_on(in_the_loop), WITH), (async_around(with_context), WITH),
-     (injects(of_three), ("db", 7, 1)), (Thing().method, WITH), (Thing.static, WITHOUT), (Thing.of_class, WITHOUT), (staticmethod(plain), WITHOUT),
-     (passes_on(Thing().method), WITH), (CalledObject(), WITHOUT), (AsyncCallable(), WITH), (functools.partial(AsyncCallable()), WITH),
-     (lambda n: SEEN.append(n), WITHOUT), (lambda n, ctx: SEEN.append((n, ctx.attempt)), WITH)],
+    [
+        (plain, WITHOUT),
+        (with_context, WITH),
+        (in_the_loop, WITH),
+        (positional, WITHOUT),
+        (with_defaults, (7, True)),
+        (SEEN.append, 7),
+        (functools.partial(of_three, "db"), ("db", 7, 1)),
+        (functools.partial(functools.partial(of_three), "db"), ("db", 7, 1)),
+        (functools.partial(in_the_loop), WITH),
+        (functools.partial(with_defaults, more=5), (7, True)),
+        (passes_on(with_context), WITH),
+        (passes_on(in_the_loop), WITH),
+        (async_around(with_context), WITH),
+        (injects(of_three), ("db", 7, 1)),
+        (Thing().method, WITH),
+        (Thing.static, WITHOUT),
+        (Thing.of_class, WITHOUT),
+        (staticmethod(plain), WITHOUT),
+        (passes_on(Thing().method), WITH),
+        (CalledObject(), WITHOUT),
+        (AsyncCallable(), WITH),
+        (functools.partial(AsyncCallable()), WITH),
+        (lambda n: SEEN.append(n), WITHOUT),
+        (lambda n, ctx: SEEN.append((n, ctx.attempt)), WITH),
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_what_can_be_called_is_called(handler: Callable[..., Any], seen: object) -> None:
     async def main() -> None:  # in real time: threads don't fit virtual time
         SEEN.clear()
@@ -184,12 +203,42 @@ def takes_none(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     "handler",
-    [three, keywords, only_keywords, anything, unknown, broken, unreadable, lambda: None, Thing, Thing.method, Thing().alone, Thing.alone, int, dict, print,
-     min, Generates(), functools.partial(plain, 1), functools.partial(plain, n=1), functools.partial(three, 1, 2, 3),
-     functools.partial(bound_payload, 1), functools.partial(bound_payload, payload=1), vars(Thing)["of_class"], Mock(), AsyncMock(), takes_none(plain),
-     functools.partial(Thing), None, 5, "plain", [plain], object()],
+    [
+        three,
+        keywords,
+        only_keywords,
+        anything,
+        unknown,
+        broken,
+        unreadable,
+        lambda: None,
+        Thing,
+        Thing.method,
+        Thing().alone,
+        Thing.alone,
+        int,
+        dict,
+        print,
+        min,
+        Generates(),
+        functools.partial(plain, 1),
+        functools.partial(plain, n=1),
+        functools.partial(three, 1, 2, 3),
+        functools.partial(bound_payload, 1),
+        functools.partial(bound_payload, payload=1),
+        vars(Thing)["of_class"],
+        Mock(),
+        AsyncMock(),
+        takes_none(plain),
+        functools.partial(Thing),
+        None,
+        5,
+        "plain",
+        [plain],
+        object(),
+    ],
     ids=_name,
-)  # fmt: skip
+)
 def test_what_could_never_be_called_is_refused_when_declared(handler: Any) -> None:
     train = Train("t")
     with pytest.raises(UsageError):

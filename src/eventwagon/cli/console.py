@@ -133,7 +133,8 @@ def span(seconds: float | None) -> str:
 
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is left."""
+    """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is
+    left."""
     cells = [[cell if isinstance(cell, Text) else words(cell) for cell in row] for row in rows]
     names = [name.removeprefix(">") for name in columns]
     taken = sum(max([len(name), *(row[i].cell_len for row in cells)]) + 2 for i, name in enumerate(names[:-1]))

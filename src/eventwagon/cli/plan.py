@@ -50,7 +50,25 @@ def plan(
     settings for the same number of workers are printed too.
     """
     with ending():
-        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, None, 1, slo, "", wagons, 0, start, 32, seed)  # fmt: skip
+        job = make_job(
+            scenario,
+            trace,
+            speed,
+            events,
+            seconds,
+            service,
+            service_per_size,
+            workers,
+            None,
+            1,
+            slo,
+            "",
+            wagons,
+            0,
+            start,
+            32,
+            seed,
+        )
         today = one(job, "fifo")
         now = Candidate(strategy="fifo", job=job, figures=(row := figures(job, today)), cost=row.worker_seconds * price)
         tried: list[Candidate] = []
@@ -111,6 +129,7 @@ def _recommend(console: Console, now: Candidate, found: Candidate) -> None:
     line(f"    Train({found.job.title!r}, {found.code})")
     line()
     console.print(
-        f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 {now.figures.newcomers_p99_s:,.1f} s → "
-        f"[bold]{found.figures.newcomers_p99_s:,.1f} s[/], for {found.cost:,.6g} instead of {now.cost:,.6g}; {found.figures.switches} switches.\n"
+        f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 "
+        f"{now.figures.newcomers_p99_s:,.1f} s → [bold]{found.figures.newcomers_p99_s:,.1f} s[/], for "
+        f"{found.cost:,.6g} instead of {now.cost:,.6g}; {found.figures.switches} switches.\n"
     )

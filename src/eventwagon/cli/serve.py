@@ -63,7 +63,8 @@ HealthPort = Annotated[
         envvar="EVENTWAGON_HEALTH_PORT",
         min=1,
         max=65535,
-        help="Answer GET /live (the process is not stuck) and /ready (it observes, its workers are attached) at this port.",
+        help="Answer GET /live (the process is not stuck) and /ready (it observes, its workers are attached) at this "
+        "port.",
     ),
 ]
 HealthHost = Annotated[

@@ -264,7 +264,8 @@ async def remove(
         float, typer.Option("--timeout", min=0.0, help="With --force: seconds that processes have to end.")
     ] = 60.0,
 ) -> None:
-    """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers' units.
+    """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers'
+    units.
 
     Refused while events or dead letters are left or processes of the train are alive; --force deletes them. If it is
     interrupted, call it again. If there is no such train it exits with 1; with --force, with 0.
@@ -297,8 +298,8 @@ async def _switched(
     except TimeoutError:
         raise Ended(
             Code.NOT_IN_TIME,
-            f"not switched within {timeout:g} s; the request stays. {await _in_the_way(c)}`eventwagon why {c.train.name}` "
-            f"says more, `eventwagon switch {c.train.name} --withdraw` withdraws it",
+            f"not switched within {timeout:g} s; the request stays. {await _in_the_way(c)}`eventwagon why "
+            f"{c.train.name}` says more, `eventwagon switch {c.train.name} --withdraw` withdraws it",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A URL, taken apart: what the function gets that opens a driver or an orchestrator, and what it returns."""
+"""A URL, taken apart: the argument of the function that opens a driver or an orchestrator; and its result."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _WHOLE = re.compile(r"-?[0-9]{1,16}")
 
 
 class Address(NamedTuple):
-    """A URL, taken apart. `options` are its query; of an option that is given twice the last counts. `url` is whole but
-    for the option `registry`. The methods that read an option raise UsageError for what it can't be."""
+    """A URL, taken apart. `options` are its query; of an option that is given twice the last counts. `url` is the whole
+    URL except for the option `registry`. The methods that read an option raise UsageError for a wrong value."""
 
     url: str
     scheme: str
@@ -30,7 +30,7 @@ class Address(NamedTuple):
     options: dict[str, str]
     clock: Callable[[], float]
     registry: Registry | None = None
-    """The one that the URL's option `registry` names: it takes the place of the driver's own."""
+    """The registry that the URL's option `registry` names: it replaces the driver's own."""
 
     @classmethod
     def of(cls, url: str, *, clock: Callable[[], float] = time.time, registry: Registry | None = None) -> Self:
@@ -76,7 +76,7 @@ class Address(NamedTuple):
         return self.options
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """An option that is true or false; yes, no, 1 and 0 are taken, too."""
+        """An option that is true or false; yes, no, 1 and 0 are accepted, too."""
         if (text := self.options.get(name)) is None:
             return default
         if (value := _FLAGS.get(text.lower())) is None:
@@ -127,7 +127,7 @@ class Address(NamedTuple):
 
 
 class Drivers(NamedTuple):
-    """Where a train's events and its manifest are kept. Neither is entered yet."""
+    """The drivers that store a train's events and its manifest. Neither is entered yet."""
 
     broker: Broker
     registry: Registry

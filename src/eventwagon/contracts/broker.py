@@ -1,4 +1,4 @@
-"""The seam to what keeps the events. Contracts only; the drivers are in `drivers/`."""
+"""The seam to the broker, which stores the events. Contracts only; the drivers are in `drivers/`."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from ..event import Channel, Event
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker can do. Declared by its driver, and held against it by the conformance suite."""
+    """What a broker can do. Its driver declares it, and the conformance suite checks it."""
 
     fences: bool
     """After `seal` the broker itself refuses every write, in one step with the write."""
     bounds: bool
-    """A channel's `capacity` is exact, whoever publishes."""
+    """A channel's `capacity` is exact for all publishers together."""
     totals: bool
     """`Depth.published` and `Depth.settled` are exact totals since the channel was created."""
     durable: bool
-    """What `publish` accepted survives the end of this process."""
+    """Accepted events survive the end of this process."""
     shared: bool
     """Other processes reach the same channels."""
     ordered: bool = True
-    """Events come in the order of their publishing, until one is given back."""
+    """Events are delivered in the order in which they were published, until one is given back."""
     reclaims: bool = False
-    """`Broker.reclaim` gives back at once what an ended process has claimed. Elsewhere it does nothing: the server does
-    so by itself, or the visibility time ends first."""
+    """`Broker.reclaim` gives back an ended process's claimed events at once. On other brokers it does nothing: the
+    server gives them back by itself, or their visibility time ends first."""
     losses: bool = False
-    """`Depth.lost` counts what went without being settled. Elsewhere a total that falls is taken for a loss."""
+    """`Depth.lost` counts events that disappeared without being settled. On other brokers a falling total counts as a
+    loss."""
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in a channel. A figure that the broker does not know is None, never a guess.
+    """The events of a channel, in figures. A figure that the broker does not know is None, never a guess.
 
-    `published` and `settled` are totals since it was created; `waiting` can be received now or after a pause;
-    `in_flight` was received and is not settled. Times are of the oldest and newest event that waits, in seconds
-    since the epoch, None when none waits. `lost` is the total of events that went without being settled, by the
-    server's retention or somebody's hand: they are neither in `published` nor in `settled`. `trouble` says what
-    threatens the channel on the server, and what to do; empty where nothing is known to.
+    `published` and `settled` are totals since the channel was created. `waiting` events can be received now or after a
+    pause; `in_flight` events were received and are not settled. The times are those of the oldest and newest waiting
+    event, in seconds since the epoch; None if none waits. `lost` is the total of events that disappeared without being
+    settled, by the server's retention or because somebody deleted them: they are neither in `published` nor in
+    `settled`. `trouble` says what threatens the channel on the server, and what to do; empty if no threat is known.
     """
 
     published: int | None = None
@@ -66,9 +67,9 @@ def outstanding(depths: Sequence[Depth]) -> int | None:
 def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
     """Were all channels of a sealed wagon empty at one instant? `first` was read before `later`.
 
-    If the settled totals of the first look meet the published totals of the later one, nothing was outstanding at any
-    instant between (totals only grow, and no channel settles more than was published to it), and since what a handler
-    emits is stored before its event is settled (I6), nothing can come. An unknown figure proves nothing.
+    If the settled totals of `first` equal the published totals of `later`, no event was outstanding at any instant
+    between: totals only grow, and no channel settles more than was published to it. Emitted events are stored before
+    their event is settled (I6), so none can follow. An unknown figure proves nothing.
     """
     settled = [d.settled for d in first if d.settled is not None]
     published = [d.published for d in later if d.published is not None]
@@ -76,17 +77,17 @@ def proven_empty(first: Sequence[Depth], later: Sequence[Depth]) -> bool:
 
 
 Severity = Literal["fine", "unknown", "costs", "loses"]
-"""What a finding means. `fine`: nothing to do. `unknown`: it can't be read. `costs`: throughput, memory or money, a
-train that stands still, or what a single disk or a power cut takes along. `loses`: events are lost in the ordinary life
-of such a server: a restart, a failover, a full memory, retention."""
+"""What a finding means. `fine`: nothing to do. `unknown`: it can't be read. `costs`: it costs throughput, memory or
+money, may stop a train, or loses events with a single disk or in a power cut. `loses`: events are lost in the ordinary
+life of such a server: a restart, a failover, a full memory, retention."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting of a server, or something else that holds there, and what it means for events.
+    """One setting or other condition of a server, and what it means for events.
 
-    `what` is the setting as its server calls it, with its value (`maxmemory-policy=allkeys-lru`); `means`, what follows
-    from it, in one sentence; `todo`, what to do, with the command where there is one; empty where there is nothing.
-    None of them holds a secret.
+    `what` is the setting as its server calls it, with its value (`maxmemory-policy=allkeys-lru`); `means` is the
+    consequence, in one sentence; `todo` is what to do, with the command if there is one; empty if there is nothing to
+    do. None of them holds a secret.
     """
 
     severity: Severity
@@ -96,8 +97,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told_together(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """What holds of several servers, topics or the like, by their names: said once where it holds of all of them, else
-    with the names of those of which it does."""
+    """A statement about several servers, topics or the like: stated once if it holds for all of them, else with the
+    names of those for which it does."""
     holders = dict[Finding, list[str]]()
     for name, findings in found.items():
         for finding in dict.fromkeys(findings):
@@ -115,9 +116,9 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """One event handed to one consumer. `attempt` counts from 1; `token` is the driver's own.
+    """One event delivered to one consumer. `attempt` counts from 1; `token` is the driver's own.
 
-    A `suspect` has had a claim that ran out before it was settled or released: its consumer may have died of it. It
+    A `suspect` is an event whose claim expired before it was settled or released: its consumer may have died of it. It
     stays one until it is settled or released as tried.
     """
 
@@ -128,64 +129,66 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subscription(Protocol):
-    """A consumer attached to one channel. Many may be attached, in many processes: each event goes to one at a time.
+    """A consumer attached to one channel. Many consumers in many processes may be attached; each event goes to one at a
+    time.
 
     Its methods belong to the event loop that entered it.
     """
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        """Up to `limit` events, claimed for this consumer for the visibility time; at least one, or [] after `timeout`
-        s.
+        """Return up to `limit` events, claimed for this consumer for the visibility time: at least one, or [] after
+        `timeout` s.
 
-        Where `capabilities.ordered`, events never received come in the order of their publishing. An event that was
-        released comes again, with a higher attempt if it was tried. An event whose claim ran out comes again as a
-        suspect with the same attempt: nobody knows that it was handled, and most of what a dead process had in hand
-        had nothing to do with its death.
+        With `capabilities.ordered`, new events come in the order in which they were published. A released event comes
+        again, with a higher attempt if it was tried. An event whose claim has expired comes again as a suspect with the
+        same attempt: nobody knows whether it was handled, and most events of a dead process had nothing to do with its
+        death.
 
-        A suspect comes alone: a batch is either one suspect or has none. Those with more attempts
-        come first, since what killed once will kill again: the sooner it is dead, the fewer it keeps waiting. While
-        both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone,
+        A suspect comes alone: a batch is either one suspect or has none. Suspects with more attempts come first,
+        because an event that killed a process will do so again: the sooner it is dead, the fewer events wait for it.
+        While both suspects and other events are due, a consumer gets them in turn, a suspect first. Raises ChannelGone,
         Unavailable.
         """
         ...
 
     async def alone(self, delivery: Delivery) -> bool:
-        """It is about to be handled with nothing else in this process: if its claim runs out, that is an attempt.
+        """State that this process is about to handle the event and no other: if its claim expires, that is an attempt.
 
-        Durable when it returns True: after the claim has run out the event comes again with attempt + 1. Released as
-        tried it has attempt + 1 too, not + 2; with `tried=False` it has the attempt that it was delivered with, and
-        stays a suspect unless it is cleared. False: the claim has run out already and is left alone; do not handle it.
-        Idempotent, and the visibility time goes on. Raises ChannelGone, Unavailable."""
+        Durable when it returns True: after the claim has expired the event comes again with attempt + 1. Released as
+        tried it has attempt + 1 too, not + 2; with `tried=False` it keeps the attempt with which it was delivered, and
+        stays a suspect unless it is cleared. False: the claim has already expired and nothing was changed; do not
+        handle the event. Idempotent; the visibility time goes on. Raises ChannelGone, Unavailable.
+        """
         ...
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """They are done: never delivered again. Idempotent, and right even when the claim ran out meanwhile: each event
-        is counted as settled once, whoever settles it. Raises ChannelGone, Unavailable."""
+        """The events are done: they are never delivered again. Idempotent, and allowed even if the claim has expired:
+        each event counts as settled once, however many consumers settle it. Raises ChannelGone, Unavailable."""
         ...
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
     ) -> None:
-        """Give them back, to be delivered after `delay` s with attempt + 1, and no longer as suspects: their consumer
-        lives. With `tried=False` the attempt does not count, and a suspect stays one, unless it is `cleared`: it
-        was handled, and its process lives.
-        A claim that ran out is left alone. Idempotent. Raises ChannelGone, Unavailable."""
+        """Give the events back, to be delivered after `delay` s with attempt + 1, and no longer as suspects: their
+        consumer lives. With `tried=False` the attempt does not count, and a suspect stays one unless it is `cleared`:
+        it was handled, and its process lives. An expired claim is not touched. Idempotent. Raises ChannelGone,
+        Unavailable."""
         ...
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
-        """Still working: the visibility time begins anew. A claim that ran out is left alone. Idempotent."""
+        """Extend the claims: their visibility time starts again. An expired claim is not touched. Idempotent."""
         ...
 
 
 class Broker(Protocol):
-    """Where wagons keep their events. An asynchronous context manager: entered once, by its owner, before use.
+    """Stores the events of wagons. An asynchronous context manager: its owner enters it once, before use.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; fixed."""
+        """What the broker can do; it never changes."""
         ...
 
     async def __aenter__(self) -> Broker: ...
@@ -193,108 +196,106 @@ class Broker(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        """Make the channel; it takes writes when this returns (proven, where the broker's reply alone proves nothing).
+        """Create the channel; it accepts writes when this returns (proven, if the broker's reply alone proves nothing).
 
-        `capacity` is the most events that it ever takes: settling makes no room; None: a new channel has no bound.
-        Idempotent: an existing channel keeps its events, totals and seal, and takes over a `capacity`; with None it
-        keeps its own. Raises Unavailable, StorageBroken.
+        `capacity` is the most events that it ever accepts: settled events make no room. None: a new channel has no
+        bound. Idempotent: an existing channel keeps its events, totals and seal. A `capacity` replaces its own; with
+        None it keeps its own. Raises Unavailable, StorageBroken.
         """
         ...
 
     async def unbound(self, channel: Channel) -> None:
-        """Take the bound off: from now on the channel takes any number of events. Idempotent; an absent channel is
-        success, and is not made. Without `capabilities.bounds` there is nothing to do. Raises Unavailable,
-        StorageBroken."""
+        """Lift the bound: the channel then accepts any number of events. Idempotent; an absent channel is no error and
+        is not created. Without `capabilities.bounds` there is nothing to do. Raises Unavailable, StorageBroken."""
         ...
 
     async def warm(self, channel: Channel) -> None:
-        """Do now what the first publish to this channel would have to wait for: connect, look it up. Stores and makes
-        nothing. Idempotent. May raise what `publish` raises; a driver need not notice that the channel is absent or
-        sealed."""
+        """Do the work for which the first publish to this channel would have to wait: connect, look it up. Stores and
+        creates nothing. Idempotent. May raise what `publish` raises; a driver need not notice that the channel is
+        absent or sealed."""
         ...
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them, in this order; durable when it returns. With none nothing happens.
+        """Store the events, in this order; durable when it returns. Without events it does nothing.
 
-        Raises ChannelFull and Sealed (their `accepted` first ones were stored), ChannelGone (nothing was stored),
+        Raises ChannelFull and Sealed (the first `accepted` events were stored), ChannelGone (nothing was stored),
         PublishUncertain (unknown), Unavailable and StorageBroken (nothing was stored), EventRefused or its subclass
-        EventTooLarge (one of them can never be stored; nothing of this call was stored, so the caller can publish the
-        others without it).
+        EventTooLarge (one of the events can never be stored; nothing of this call was stored, so the caller can publish
+        the others without it).
         """
         ...
 
     async def seal(self, channel: Channel) -> None:
-        """Take no more events. Where `capabilities.fences`, no publish can succeed after this returned, from any
-        process (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable,
+        """Accept no more events. With `capabilities.fences`, no publish from any process can succeed after this has
+        returned (I4). Consumers go on. Idempotent; an absent channel counts as sealed. Raises Unavailable,
         StorageBroken."""
         ...
 
     def consume(
         self, channel: Channel, *, visibility: float, owner: str = ""
     ) -> AbstractAsyncContextManager[Subscription]:
-        """Attach a consumer; attached when entered. On leaving, what it has in hand stays claimed until its visibility
-        time ends, unless it was released or reclaimed. `owner` names the process for `reclaim`, unlike any other, ever;
-        without one nobody can reclaim. Raises ChannelGone on entering."""
+        """Attach a consumer; it is attached when entered. After leaving, its events stay claimed until their visibility
+        time ends, unless they were released or reclaimed. `owner` names the process for `reclaim` and must never be
+        used by another process; without it nobody can reclaim. Raises ChannelGone on entering."""
         ...
 
     async def reclaim(self, channel: Channel, owner: str) -> int:
-        """The process of this name has certainly ended: what its consumers have claimed in the channel and neither
-        settled nor released can be received at once, as if these claims had run out. Those of others are untouched.
-        Returns how many events that are.
+        """The process of this name has certainly ended: all events in the channel that its consumers have claimed and
+        neither settled nor released can be received at once, as if these claims had expired. The claims of others are
+        not touched. Returns the number of these events.
 
-        Idempotent: an absent channel, and an owner that claims nothing, are success. Without `capabilities.reclaims`
-        it does nothing. Raises Unavailable, StorageBroken.
+        Idempotent: an absent channel, and an owner without claims, are no errors. Without `capabilities.reclaims` it
+        does nothing. Raises Unavailable, StorageBroken.
         """
         ...
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        """What stands in each; in one go where the broker can. An absent channel has Depth() (all unknown)."""
+        """The figures of each channel, in one call to the broker if it can. An absent channel has Depth() (all
+        unknown)."""
         ...
 
     def read(self, channel: Channel) -> AsyncIterator[Event]:
-        """Browse what is not settled, oldest first, without consuming. Raises ChannelGone."""
+        """Browse the unsettled events, oldest first, without consuming. Raises ChannelGone."""
         ...
 
     async def delete(self, channel: Channel) -> None:
-        """Remove it with all it holds. Idempotent: absent is success. A later publish raises ChannelGone (or Sealed)
-        and creates nothing, however stale the publisher. Raises Unavailable."""
+        """Delete the channel with its events. Idempotent: an absent channel is no error. A later publish raises
+        ChannelGone (or Sealed) and creates nothing, however stale the publisher. Raises Unavailable."""
         ...
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All channels of the train that exist, in any order: how leftovers are found."""
+        """All existing channels of the train, in any order. Leftovers are found by this."""
         ...
 
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """A broker or a registry whose server's settings can be read. Not all are one. `eventwagon doctor` asks."""
+    """A broker or a registry whose server settings can be read; not all are one. `eventwagon doctor` uses it."""
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
-        """What of the server's settings matters to events: for all of it, and for what these channels (which may be
-        gone meanwhile) have of their own. Settings that are as they should be are told too, as `fine`.
+        """The server settings that matter to events: of the whole server, and of these channels (which may have been
+        deleted meanwhile). Correct settings are included, as `fine`.
 
-        Reads only: it makes, changes and wakes nothing. A setting that this user may not read, or that the server does
-        not know, is a finding `unknown` that names the missing right, and no error. Once entered. Idempotent.
-        Raises Unavailable, StorageBroken.
+        It only reads. A setting that this user may not read, or that the server does not know, is a finding `unknown`
+        that names the missing right, and no error. Call it once entered. Idempotent. Raises Unavailable, StorageBroken.
         """
         ...
 
 
 @runtime_checkable
 class Named(Protocol):
-    """A broker whose channels other clients of its server can use too, under a name of the server's. Not all have
-    one."""
+    """A broker whose channels have names of the server's, under which other clients can use them. Not all have one."""
 
     def name_of(self, channel: Channel) -> str:
-        """What the channel is called there: a key, a topic. Pure; usable before the broker is entered."""
+        """The channel's name on the server: a key, a topic. Pure; usable before the broker is entered."""
         ...
 
 
 @runtime_checkable
 class Troubled(Protocol):
-    """A broker that can say why calls take long that are under way."""
+    """A broker that can say why calls in progress take long."""
 
     @property
     def trouble(self) -> str:
-        """What they wait for; empty while there is nothing to be said."""
+        """What the calls wait for; empty if nothing is wrong."""
         ...

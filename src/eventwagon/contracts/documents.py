@@ -1,7 +1,7 @@
-"""The door to what processes share: a document is stored only as it will be read again. Pure.
+"""The check of documents that processes share: a document is stored only as it will be read again. Pure.
 
-Text that came from elsewhere (an error's, a user's limit's) is made right: half characters are written out, and it is
-cut where it is long. Anything else that would not come back equal is a defect of ours.
+Text from elsewhere (an error's, a user's limit's) is repaired: half surrogate pairs are written out, and long text is
+cut. Anything else that would not come back equal is a defect of eventwagon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import Defect
 T = TypeVar("T", bound=msgspec.Struct)
 
 _LARGE = 8_192
-"""Bytes of a document above which its texts are looked at."""
+"""Bytes of a document above which its texts are checked."""
 _LONG = 1_000
 """Characters of one text that are kept in a large document."""
 
@@ -25,7 +25,7 @@ _encode = msgspec.json.encode
 
 
 def as_read(document: T, decoder: msgspec.json.Decoder[T]) -> T:
-    """The document as readers of its JSON will have it. Raises Defect where they could not read it, or would read
+    """The document as readers of its JSON will have it. Raises Defect if they could not read it, or would read
     another."""
     try:
         data = _encode(document)
@@ -47,7 +47,7 @@ def as_read(document: T, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _tidied(value: Any) -> Any:
-    """The same with its texts made right."""
+    """The same with its texts repaired."""
     match value:
         case str():
             found = value if value.isascii() else value.encode(errors="backslashreplace").decode()

@@ -176,7 +176,8 @@ class EventsLost(_Fact, frozen=True):
 
 
 class ChannelThreatened(_Fact, frozen=True):
-    """The broker's server loses events of this channel, or may do so: by a setting, or because something was removed."""
+    """The broker's server loses events of this channel, or may do so: by a setting, or because something was
+    removed."""
 
     number: int
     channel: str
@@ -237,7 +238,8 @@ class EventSnoozed(_Fact, frozen=True):
 
 
 class BreakerOpened(_Fact, frozen=True):
-    """Too many handlings of a channel failed in one process: it hands out only one probe at a time from that channel."""
+    """Too many handlings of a channel failed in one process: it hands out only one probe at a time from that
+    channel."""
 
     channel: str
     because: str
@@ -364,7 +366,8 @@ class HandlerOverran(_Fact, frozen=True):
 
 
 class ChannelsDropped(_Fact, frozen=True):
-    """Channels were dropped: they are empty, the train no longer declares them, and no process has a handler for them."""
+    """Channels were dropped: they are empty, the train no longer declares them, and no process has a handler for
+    them."""
 
     number: int
     channels: tuple[str, ...]
@@ -381,7 +384,8 @@ class ChannelUnserved(_Fact, frozen=True):
 
 
 class DefectFound(_Fact, frozen=True):
-    """An internal rule of eventwagon is broken: a bug. The step in which it was found is left undone; the rest goes on."""
+    """An internal rule of eventwagon is broken: a bug. The step in which it was found is left undone; the rest goes
+    on."""
 
     step: str
     because: str
@@ -426,13 +430,51 @@ class NumbersSkipped(_Fact, frozen=True):
 
 
 Decision = (
-    Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
-    | OrphanRemoved | SwitchRequested | SwitchGivenUp | SwitchWithdrawn | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
-    | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
-    | RegistrySteppedBack | NumbersSkipped
-    | DeliveryPaused | DeliveryResumed | RemovalAsked | RemovalGivenUp
-)  # fmt: skip
+    Declared
+    | WagonOpened
+    | ProvisioningFailed
+    | WagonReady
+    | WorkersLost
+    | Switched
+    | SwitchRefused
+    | OpenRefused
+    | BoundLifted
+    | Discarded
+    | ChannelsAdded
+    | WagonSealed
+    | WagonDrained
+    | WagonRemoved
+    | DrainUnproven
+    | SealWaits
+    | EventsLate
+    | EventsLost
+    | ChannelThreatened
+    | EventsRescued
+    | StepFailed
+    | OrphanRemoved
+    | SwitchRequested
+    | SwitchGivenUp
+    | SwitchWithdrawn
+    | WentBack
+    | WatchEnded
+    | FellAsleep
+    | WokenUp
+    | StopRequested
+    | ChannelsDropped
+    | ChannelUnserved
+    | DefectFound
+    | UnknownFact
+    | BreakerOpened
+    | BreakerClosed
+    | ClaimsReturned
+    | HandlerOverran
+    | RegistrySteppedBack
+    | NumbersSkipped
+    | DeliveryPaused
+    | DeliveryResumed
+    | RemovalAsked
+    | RemovalGivenUp
+)
 """What the journal keeps."""
 
 
@@ -597,7 +639,10 @@ def _sentence(fact: Fact) -> str:
         case OrphanRemoved(what=what):
             return f"removed {what}, which belongs to no wagon"
         case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why):
-            return f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after {counted(attempts, 'attempt')}: {why}"
+            return (
+                f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after "
+                f"{counted(attempts, 'attempt')}: {why}"
+            )
         case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
             return (
                 f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
@@ -607,13 +652,13 @@ def _sentence(fact: Fact) -> str:
             return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
         case BreakerOpened(channel=channel, because=why):
             return (
-                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from now on, "
-                "and no attempt is counted"
+                f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from "
+                "now on, and no attempt is counted"
             )
         case BreakerClosed(channel=channel, seconds=s, failed_probes=probes):
             return (
-                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and {counted(probes, 'failed probe')}: "
-                "a handling succeeded"
+                f"the circuit breaker of {channel or 'the ingress'} closed after {s:.1f} s and "
+                f"{counted(probes, 'failed probe')}: a handling succeeded"
             )
         case SwitchRequested(because=why, revision=None, by=by):
             return f"a switch was requested{_who(by)}: {why}"
@@ -621,8 +666,8 @@ def _sentence(fact: Fact) -> str:
             return f"a switch to {_revision(revision)} was requested{_who(by)}: {why}"
         case SwitchRequested(because=why, revision=revision, watch=watch, by=by):
             return (
-                f"a switch to {_revision(revision)} was requested{_who(by)}, and a switch back if more than {watch:.3g} "
-                f"of its handlings fail: {why}"
+                f"a switch to {_revision(revision)} was requested{_who(by)}, and a switch back if more than "
+                f"{watch:.3g} of its handlings fail: {why}"
             )
         case SwitchGivenUp(revision=revision, back=back, because=why):
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
@@ -686,7 +731,29 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
+_ALARMING = (
+    ProvisioningFailed,
+    SwitchGivenUp,
+    WentBack,
+    WorkersLost,
+    SwitchRefused,
+    OpenRefused,
+    BoundLifted,
+    DrainUnproven,
+    EventsLate,
+    EventsLost,
+    ChannelThreatened,
+    EventsRescued,
+    StepFailed,
+    OrphanRemoved,
+    EventDied,
+    ChannelUnserved,
+    BreakerOpened,
+    ClaimsReturned,
+    HandlerOverran,
+    RegistrySteppedBack,
+    NumbersSkipped,
+)
 
 
 def log(fact: Fact) -> None:

@@ -1,4 +1,4 @@
-"""A wagon's life as a table: everything that can move it stands here, and the docs' diagram is drawn from it."""
+"""A wagon's life as a table: everything that can move it is here, and the docs' diagram is drawn from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import Defect
 
 
 class State(StrEnum):
-    """Where a wagon is in its life. A removed wagon stands in the manifest no more."""
+    """Where a wagon is in its life. A removed wagon is no longer in the manifest."""
 
     PROVISIONING = "provisioning"
     READY = "ready"

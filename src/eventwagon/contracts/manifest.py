@@ -14,15 +14,15 @@ from .documents import as_read
 from .lifecycle import LIVE, Move, State, after
 
 FORMAT = 4
-"""The newest form of the manifest that this code reads, and the one that it works with. Newer code fills in what an
-older document lacks. Older code would drop a field that it does not know when it writes: one that must not be lost
-needs a new form."""
+"""The newest form of the manifest that this code reads, and the one that it works with. Newer code fills in fields that
+an older document lacks. Older code drops unknown fields when it writes, so a field that must not be lost needs a new
+form."""
 _WITHOUT_PAUSES = 3
-"""The form that is written while nothing is paused or being removed: older code can go on with that."""
+"""The form that is written while no delivery is paused and no train is being removed: older code can read it."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
-    """No event is handed out, until somebody resumes."""
+    """No event is handed out until somebody resumes."""
 
     why: str
     at: float
@@ -46,72 +46,71 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     state: State = State.PROVISIONING
     channels: tuple[str, ...] = ()
-    """Its inner channels, parents before children; the ingress and the dead letters are understood."""
+    """Its inner channels, parents before children, without the ingress and the dead letters."""
     capacity: int | None = None
     """The bound on its ingress, where the broker holds it exactly; None: none, or lifted."""
     opened_because: str = ""
     opened_at: float
     created_at: float | None = None
-    """Its channels take writes since."""
+    """Since when its channels accept writes."""
     attempts: int = 0
-    """Failed attempts at getting it ready."""
+    """Failed attempts to make it ready."""
     losses: int = 0
-    """How many times it was READY and lost its workers: what was said of it before counts no more."""
+    """How many times it was READY and lost its workers; earlier reports about it no longer count."""
     reuses: int | None = None
-    """The unit of workers that serves it, where that is not its own: the warm workers of a drained wagon, as a rule."""
+    """The unit of workers that serves it, if it is not its own: usually the warm workers of a drained wagon."""
     revision: str = ""
-    """The code that serves it; empty: whatever runs."""
+    """The code that serves it; empty: any."""
     asleep_at: float | None = None
-    """Its workers were sent home because nothing was to be done; what is published is stored, and wakes them."""
+    """Its workers were ended because it was idle; a published event is stored and wakes it."""
     trouble: str = ""
     """Why the last attempt failed."""
     ready_at: float | None = None
     active_at: float | None = None
     turn: int = 0
-    """Which of the train's wagons it was, in the order in which they became active; 0: it never was. That order is not
+    """Its place in the order in which the train's wagons became active; 0: it never was active. That order is not
     always the order of the numbers."""
     closed_because: str = ""
     closed_at: float | None = None
     """Cut off from ingestion: the switch."""
     sealed_at: float | None = None
     found_sealed: bool = False
-    """A publisher found it sealed though it is the active one: it takes no more events, and nothing but the next wagon
-    helps."""
+    """A publisher found the active wagon sealed: it accepts no more events, and only the next wagon helps."""
     drained_at: float | None = None
     published: int | None = None
-    """Events it took at its ingress: known once it is drained."""
+    """Events published to its ingress: known once it is drained."""
     settled: int | None = None
     lost: int = 0
-    """Events that went from the broker without being settled, as far as that was told."""
+    """Events that disappeared from the broker without being settled, as far as reported."""
     paused: Pause | None = None
-    """This wagon alone is paused; the train may be, too."""
+    """The pause of this wagon alone; the train may be paused too."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages: `wagon 1`. Channels have their own names."""
+        """Its name in messages: `wagon 1`. Channels have their own names."""
         return f"wagon {self.number}"
 
     @property
     def unit(self) -> int:
-        """The number that its workers go by."""
+        """The number of the unit that serves it."""
         return self.number if self.reuses is None else self.reuses
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A switch that was asked for, until it is done or given up."""
+    """A requested switch, until it is done or given up."""
 
     why: str
     at: float
     revision: str | None = None
-    """The code that the next wagon is to run; None: the same as now."""
+    """The code that the next wagon should run; None: no change."""
     watch: float | None = None
-    """Go back when more than this share of the new wagon's handlings fail; None: don't look."""
+    """Go back if more than this share of the new wagon's handlings fail; None: don't watch."""
     by: str = ""
-    """Who asked for it; empty: not told (older code, or the train itself)."""
+    """Who requested it; empty: not known (older code, or the train itself)."""
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """A wagon with new code whose failures are looked at for as long as it lives."""
+    """A wagon with new code whose failures are watched for as long as it lives."""
 
     number: int
     back: str
@@ -121,7 +120,7 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One train: its live wagons in the order of their numbers, and what all its processes agreed on."""
+    """One train: its live wagons in the order of their numbers, and everything on which its processes agree."""
 
     train: str
     format: int = FORMAT
@@ -132,11 +131,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     turns: int = 0
     """How many wagons have become active."""
     declared: Mapping[str, str] = {}
-    """The settings that the train was declared with, in words."""
+    """The settings with which the train was declared, in words."""
     channels: tuple[str, ...] = ()
-    """The inner channels that it was declared with."""
+    """The inner channels with which it was declared."""
     revision: str = ""
-    """The code that new wagons run; ingestion is redirected to no other."""
+    """The code that new wagons run; events are redirected only to wagons with it."""
     request: Request | None = None
     watch: Watch | None = None
     refusing: str = ""
@@ -144,23 +143,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     failed_opens: int = 0
     """Wagons in a row that never got ready."""
     stops: int = 0
-    """Goes up by one when the train's processes are asked to end: each ends that started before."""
+    """Goes up by one when the train's processes are asked to end: each process that started earlier ends."""
     epoch: int = 0
-    """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a
-    promoted replica). Older code drops it, and the fields that follow: then something is told twice."""
+    """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a promoted
+    replica). Older code drops this field and the following ones; then something is reported twice."""
     lost_wagons: tuple[int, ...] = ()
-    """Of the wagons that the registry forgot, those whose lost events were told."""
+    """The wagons that the registry forgot and whose lost events were reported."""
     stepped_back_at: float | None = None
-    """When that was found the last time."""
+    """When a step back was last found."""
     stepped_back_to: int = 0
-    """The revision that it was found at then; 0: it held no manifest."""
+    """The revision at which it was then found; 0: it held no manifest."""
     paused: Pause | None = None
-    """All wagons are paused, those to come too."""
+    """The pause of all wagons, later ones included."""
     removal: TrainRemoval | None = None
 
     @property
     def active(self) -> Wagon | None:
-        """The wagon that takes what is published; None only before the first is ready."""
+        """The wagon that receives published events; None only before the first is ready."""
         return next((w for w in self.wagons if w.state is State.ACTIVE), None)
 
     def wagon(self, number: int) -> Wagon | None:
@@ -169,16 +168,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> list[Wagon]:
-        """The wagons that ingestion may be redirected to, the first to come first: READY, with the code that is
-        wanted."""
+        """The wagons to which ingestion may be redirected, the next one first: READY, with the wanted code."""
         return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
 
     def pause_of(self, wagon: Wagon) -> Pause | None:
-        """Why none of its events is handed out: the train's pause, or its own; None while they are."""
+        """The pause because of which none of its events is handed out: the train's, or its own; None if there is
+        none."""
         return self.paused or wagon.paused
 
     def own_pause(self, number: int | None) -> Pause | None:
-        """The pause that was asked for of the whole train (None), or of that wagon alone; None where there is none."""
+        """The pause of the whole train (None), or of that wagon alone; None if there is none."""
         if number is None:
             return self.paused
         wagon = self.wagon(number)
@@ -198,7 +197,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return watch.back if watch is not None and watched is not None and watched.revision == revision else None
 
     def ingress(self, wagon: Wagon) -> Channel:
-        """The channel that takes what is published to the train while `wagon` is active."""
+        """The channel that receives events published to the train while `wagon` is active."""
         return Channel(self.train, wagon.number)
 
     def working_channels(self, wagon: Wagon) -> list[Channel]:
@@ -206,7 +205,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [Channel(self.train, wagon.number, name) for name in ("", *wagon.channels)]
 
     def dead_letters(self, wagon: Wagon) -> Channel:
-        """Where its dead letters wait to be moved out."""
+        """The channel in which its dead letters wait to be moved out."""
         return Channel(self.train, wagon.number, DEAD)
 
 
@@ -256,7 +255,7 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
 
 
 def check(manifest: Manifest) -> None:
-    """Raise Defect unless it is one that the steps can lead to (I2 among others)."""
+    """Raise Defect unless the steps can lead to this manifest (I2 among others)."""
     if manifest.format != FORMAT:
         raise Defect(f"train {manifest.train}: the manifest is in form {manifest.format}, not {FORMAT}")
     numbers = [w.number for w in manifest.wagons]
@@ -294,14 +293,14 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON, as registries keep it."""
+    """The manifest as JSON, as registries store it."""
     if not (manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)):
         manifest = msgspec.structs.replace(manifest, format=_WITHOUT_PAUSES)
     return _encoder.encode(manifest)
 
 
 def sound(manifest: Manifest) -> Manifest:
-    """The manifest as every process will read it. Raises Defect where none could, or where no sequence of steps leads
+    """The manifest as every process will read it. Raises Defect if no process could, or if no sequence of steps leads
     to it: it must not be stored."""
     read = as_read(manifest, _decoder)
     check(read)
@@ -310,7 +309,7 @@ def sound(manifest: Manifest) -> Manifest:
 
 def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") -> Manifest:
     """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows; `kept` says
-    where it is, and how to look at it there."""
+    where it is stored, and how to look at it there."""
     name = f"the manifest of train {train}" if train else "the manifest"
     try:
         form = _format_decoder.decode(data).format
@@ -321,8 +320,8 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
     except (ValueError, RecursionError, Defect) as e:
         raise BrokenManifest(
             f"{name} can't be read: {said(e)}. It is kept in {kept}. Put a good copy back there, or mend it by hand; "
-            "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote it, "
-            "upgrade this program too (pip install --upgrade eventwagon)"
+            "processes that run go on with what they know, and take it up by themselves. If a newer eventwagon wrote "
+            "it, upgrade this program too (pip install --upgrade eventwagon)"
         ) from e
     raise BrokenManifest(
         f"{name} was written by a newer eventwagon (form {form}, this one knows {FORMAT}): upgrade this program too "
@@ -331,8 +330,8 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
 
 
 def _lifted(manifest: Manifest, form: int) -> Manifest:
-    """A manifest read in form `form` in ours. In form 1 wagons became active in the order of their numbers; before form
-    3 the channels of a drained wagon might be going already."""
+    """A manifest read in form `form`, in our form. In form 1 wagons became active in the order of their numbers; before
+    form 3 the channels of a drained wagon might already be in deletion."""
     if form < 2:
         turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)

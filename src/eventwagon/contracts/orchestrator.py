@@ -1,5 +1,5 @@
-"""The seam to what gives a wagon its workers. Contracts only; implementations are in `orchestrators/`, the one in the
-program itself in `runtime/in_process`."""
+"""The seam to the orchestrator, which starts the workers of wagons. Contracts only; implementations are in
+`orchestrators/`, the in-process one in `runtime/in_process`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..values import check_revision
 from .process import Pod
 
 PLACE = "{revision}"
-"""Where in the name of a program, a command or an image the wagon's revision is filled in."""
+"""The place in the name of a program, a command or an image into which the wagon's revision is filled."""
 
 
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wagon should have: its channels (they exist and take writes) and how many workers.
+    """What a wagon should have: its channels (they exist and accept writes) and its number of workers.
 
-    `workers` is None where workers shared between the wagons serve it; 0: scaled to zero, no workers are kept running.
+    `workers` is None if workers shared between the wagons serve it; 0: scaled to zero, no workers are kept running.
     """
 
     train: str
     number: int
     unit: int
-    """What its infrastructure is named after: the first wagon that these workers served. The wagon's own number, unless
-    it takes over the warm workers of one that is drained."""
+    """The name of its infrastructure: the number of the first wagon that these workers served. It is the wagon's own
+    number, unless it takes over the warm workers of a drained wagon."""
     revision: str = ""
-    """Which code should serve it (an image's tag, a function's version, a path); empty: the orchestrator's own."""
+    """The code that should serve it (an image's tag, a function's version, a path); empty: the orchestrator's own."""
     channels: tuple[Channel, ...]
     dead_letters: Channel
     workers: int | None
@@ -36,20 +36,20 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Its workers are ready but take no events for now, because others are needed elsewhere. Workers that don't know
     `idle` take events."""
     cut_off_at: float | None = None
-    """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
+    """When it was cut off from ingestion (seconds since the epoch); None if it was not."""
     paused: bool = False
-    """They are to stay attached and take nothing, until that is over. Workers that can't be told so work."""
+    """Its workers stay attached and take no events until the pause ends. Workers that don't know pauses go on."""
 
     guarded: bool = True
-    """Its channels have circuit breakers: no, while its code is watched and once the train has gone over to other code.
-    Failures there are taken for the code's, and events that only that code may handle must come to an end."""
+    """Its channels have circuit breakers. False while its code is on trial and once the train runs other code: failures
+    there count as the code's, and only that code may handle these events, so they must come to an end."""
 
     def __post_init__(self) -> None:
         check_revision(self.revision)  # it is filled into programs, paths and images
 
     @property
     def hands(self) -> int | None:
-        """How many of its own workers are to take events now."""
+        """How many of its own workers should take events now."""
         return 0 if self.idle else self.workers
 
     def is_behind(self, serving: int) -> bool:
@@ -59,17 +59,17 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """Workers as they really run, and the wagon that they serve now: a unit, as its orchestrator finds it, or what one
-    process says of itself in its check-in. What is said here of channels, handlings and breakers is as far as known."""
+    """Workers as they really run, and the wagon that they serve now: a unit as its orchestrator finds it, or one
+    process in its check-in. The fields on channels, handlings and breakers hold what is known."""
 
     number: int
     """The wagon that they serve."""
     ready: bool
-    """They are attached to all of its channels that they were told of but the `missing`; `channels` says which."""
+    """They are attached to all channels of their spec except the `missing`; `channels` says which."""
     workers: int = 0
     """How many; of shared workers, those that serve this wagon now."""
     revision: str = ""
-    """The code that runs, as the spec named it; empty: not said."""
+    """The code that runs, as the spec named it; empty: not known."""
     trouble: str = ""
     """Why it is not ready."""
     handled: int = 0
@@ -77,16 +77,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     """Handlings there that failed."""
     channels: tuple[str, ...] | None = None
-    """The inner channels that they are attached to: a wagon may have got more meanwhile. None: not known."""
+    """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
-    """The wagon's losses that a process knew of as it checked in: what it says is of the wagon since the last of them.
-    Of several processes the least. None: not said (older code, or an orchestrator that asks no check-ins)."""
+    """The wagon's losses that a process knew when it checked in: its figures are about the wagon since the last of
+    them; of several processes the least. None: not known (older code, or an orchestrator without check-ins)."""
     missing: tuple[str, ...] = ()
-    """Inner channels of the wagon that none of them has a handler for: the others are served."""
+    """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why."""
     paused: bool | None = None
-    """They take nothing since their wagon is paused. None: not known, or they can't be told to."""
+    """They take no events because their wagon is paused. None: not known, or they don't know pauses."""
 
 
 def together(found: Sequence[Deployment]) -> Deployment:
@@ -112,8 +112,8 @@ def together(found: Sequence[Deployment]) -> Deployment:
 
 
 class Orchestrator(Protocol):
-    """Level-triggered: say what should be, look at what is. A unit of workers is a train's name and the spec's `unit`.
-    An asynchronous context manager, entered once by its owner.
+    """Level-triggered: state what should run, look at what runs. A train's name and the spec's `unit` identify a unit
+    of workers. An asynchronous context manager, entered once by its owner.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """
@@ -123,19 +123,19 @@ class Orchestrator(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """Start the unit's workers, or bring them to what `spec` says: their number, the wagon that they serve.
-        Idempotent; returns before they are ready. A handler in flight is never ended by rescaling. With `workers=0`
-        they end, handlers in flight finished. A unit only moves on: a spec with a lower number than it was given is out
-        of date."""
+        """Start the unit's workers, or bring them to `spec`: their number, the wagon that they serve. Idempotent;
+        returns before they are ready. Rescaling never ends a handler in flight. With `workers=0` they end once handlers
+        in flight have finished. A unit only moves on: a spec with a lower wagon number than it was given before is out
+        of date and changes nothing."""
         ...
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """What really runs, by unit, leftovers included."""
+        """The deployments that really run, by unit, leftovers included."""
         ...
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """End the unit's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
-        all have ended. Absent is success; idempotent."""
+        """End the unit's workers. Handlers in flight may take `grace` s to finish and are never ended earlier; returns
+        when all workers have ended. An absent unit is no error; idempotent."""
         ...
 
 
@@ -144,6 +144,6 @@ class Witness(Protocol):
     """An orchestrator that sees the processes of its workers end. Not all do."""
 
     def why_ended(self, pod: Pod) -> str:
-        """The proof that the process which was there has ended, in words; empty where there is none: it may run still,
-        on a machine that nobody reaches. Asks nobody, since observers call it at each look."""
+        """The proof that the process in this Pod has ended, in words; empty if there is none: it may still run, on a
+        machine that nobody reaches. It calls no server, since observers call it at each pass."""
         ...

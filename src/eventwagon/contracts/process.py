@@ -1,4 +1,5 @@
-"""Which process of which machine or Pod this is, and whether another one of the same machine has certainly ended."""
+"""The identity of this process on its machine or Pod, and whether another one of the same machine has certainly
+ended."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import msgspec
 
 _SELF = Path("/proc/self")
 POD = "EVENTWAGON_POD"
-"""The environment variable that holds the uid of the Pod, where an orchestrator started this process in one."""
+"""The environment variable with the uid of the Pod, if an orchestrator started this process in one."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -35,13 +36,14 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 def this_pod() -> Pod | None:
-    """That of this process; None where no orchestrator said so."""
+    """The Pod of this process; None if no orchestrator named one."""
     uid = os.environ.get(POD, "")
     return Pod(uid, time.time()) if uid and uid.isascii() and uid.isprintable() else None
 
 
 def this_user() -> str:
-    """Who runs this process, for the journal: `user@host`, as the system has it, not as the environment says."""
+    """The user that runs this process, for the journal: `user@host`, as the system has it, not as the environment
+    says."""
     try:
         import pwd
 
@@ -54,7 +56,7 @@ def this_user() -> str:
 
 
 def this_process() -> Process | None:
-    """This one; None where the system does not say enough (it is no Linux)."""
+    """This process; None if the system does not give enough (it is not Linux)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespaces = [(_SELF / "ns" / kind).readlink().name for kind in ("pid", "time")]
@@ -67,7 +69,7 @@ def this_process() -> Process | None:
 
 
 def why_ended(process: Process | None, here: Process | None) -> str:
-    """The proof that it has ended, in words; empty where there is none. `here` is this process."""
+    """The proof that it has ended, in words; empty if there is none. `here` is this process."""
     if process is None or here is None or process.pid <= 0 or process == here:
         return ""
     if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
@@ -89,7 +91,7 @@ def why_ended(process: Process | None, here: Process | None) -> str:
 
 
 def _seen(pid: int) -> tuple[int, bool] | None:
-    """When it started, and whether it is over (a zombie); None where that can't be read."""
+    """When it started, and whether it has ended (a zombie); None if that can't be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return int(fields[19]), fields[0] in ("Z", "X") and int(fields[17]) <= 1

@@ -1,4 +1,4 @@
-"""What the observer saw of a wagon: the figures that limits and plan decide on. Pure."""
+"""The figures of a wagon that the observer read, on which limits and plan decide. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """One look at a wagon's ingress. `at` in seconds of the observer's steady clock, which no one sets;
+    """The figures of a wagon's ingress in one pass. `at` in seconds of the observer's steady clock, which nobody sets;
     totals since the wagon was opened."""
 
     at: float
@@ -35,9 +35,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int | None = None
     in_flight: int | None = None
     oldest_age: float | None = None
-    """How long the next event has waited; None when nothing waits."""
+    """How long the next event has waited; None if none waits."""
     newest_age: float | None = None
-    """How long the last event has waited; None when nothing waits."""
+    """How long the last event has waited; None if none waits."""
     settle_rate: float | None = None
     """Events settled per second while there was a backlog; None until there was one (see `busy_rate`)."""
     outstanding_in_all: int | None = None
@@ -45,17 +45,17 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     inner: Mapping[str, int | None] = {}
     """The same of each inner channel, by name."""
     lost: int = 0
-    """Events that went without being settled, over all channels, by all that was told and seen: see `Losses`."""
+    """Events that disappeared without being settled, over all channels, as reported or seen: see `Losses`."""
     lost_because: str = ""
     empty: bool = False
-    """All channels proven empty: every settled total, read first, met every published total, read after. Those that
-    have vanished hold nothing."""
+    """All channels are proven empty: every settled total, read first, equals every published total, read after.
+    Vanished channels hold no events."""
     missing: tuple[str, ...] = ()
     """Its channels that the broker does not have, by name; they may come back."""
     irreplaceable: bool = False
-    """An inner channel is missing that can't be made anew."""
+    """An inner channel is missing that can't be created again."""
     vanished: Mapping[str, int | None] = {}
-    """Those of them that stayed away, and how many events went with each; None: not known."""
+    """Those of them that stayed away, and how many events were lost with each; None: not known."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""
@@ -98,7 +98,7 @@ def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 
 class History:
     """The samples of the live wagons, bounded in time and number: an observer's memory. Pure, no clock.
 
-    Under number 0 stand those of all wagons together, in totals that go on growing when a wagon is removed.
+    Number 0 has those of all wagons together, in totals that go on growing when a wagon is removed.
     """
 
     def __init__(self, *, seconds: float = 60.0, most: int = 600) -> None:
@@ -107,7 +107,7 @@ class History:
         self._of: dict[int, deque[Sample]] = {}
 
     def add_all(self, samples: Mapping[int, Sample], at: float) -> None:
-        """Remember one look at all live wagons, by number."""
+        """Remember the figures of one pass of all live wagons, by number."""
         together = self._of[0][-1] if self._of.get(0) else Sample(at, 0, 0, 0)
         published, settled = together.published, together.settled
         for number, sample in samples.items():

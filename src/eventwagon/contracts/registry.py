@@ -1,5 +1,5 @@
-"""The seam to the train's one shared document, its members and its journal. Contracts only; the drivers are in
-`drivers/`."""
+"""The seam to the registry: the train's one shared document, its members and its journal. Contracts only; the drivers
+are in `drivers/`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 class Changes:
     """The iterator that `watch` gives: each `anext` waits for another version than the last one given. An error does
-    not end it: ask again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none was given
-    yet."""
+    not end it: call `anext` again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none was
+    given yet."""
 
     def __init__(self, wait: Callable[[int], Awaitable[Snapshot]]) -> None:
         self._wait = wait
@@ -46,36 +46,35 @@ class Changes:
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A process of the train that is alive: what it does, and the version of the manifest that it has seen."""
+    """A live process of the train: what it does, and the version of the manifest that it has seen."""
 
     name: str
     roles: tuple[str, ...] = ()
-    """Any of `observe`, `work`, `serve` (works for one given wagon), `publish`."""
+    """Any of `observe`, `work`, `serve` (works for one given wagon) and `publish`."""
     version: int = msgspec.field(default=0, name="revision")
     """Of the manifest."""
     revision: str = msgspec.field(default="", name="code")
-    """Of its code, where it says one."""
+    """Of its code; empty: none was named."""
     crew: int = 0
     """How many shared workers it has."""
     deployed: tuple[Deployment, ...] = ()
-    """What the orchestrator of an observing process says of the wagons' workers."""
+    """The wagons' workers as the orchestrator of an observing process finds them."""
     publishing_to: int = 0
-    """Where the broker can't refuse writes: the turn of the wagon that it may publish to; to none before. 0: not known
-    yet."""
+    """If the broker can't refuse writes: the turn of the earliest wagon to which it may publish. 0: not known yet."""
     attachments: tuple[Deployment, ...] = ()
-    """What its own workers do, wagon by wagon."""
+    """Its own workers, wagon by wagon."""
     channels: tuple[str, ...] | None = None
-    """The inner channels that its program has handlers for; None: it does not say."""
+    """The inner channels for which its program has handlers; None: not known."""
     caught: int = 0
-    """Exceptions that one of its long tasks met where none should come, and went on after."""
+    """Unexpected exceptions that one of its long tasks caught and survived."""
     held: int = 0
-    """Workers that take nothing, since a handler goes on in its thread after its attempt was ended."""
+    """Workers that take no events because a handler still runs in its thread after its attempt was ended."""
     trouble: str = ""
-    """Why it is not well: a defect that it found."""
+    """Why it is unhealthy: a defect that it found."""
     process: Process | None = None
-    """Which one it is, for others on its machine; None where its system does not say."""
+    """The process's identity, for others on its machine; None if its system can't give it."""
     pod: Pod | None = None
-    """The Pod that it runs in, for orchestrators that see Pods end; None where none started it."""
+    """The Pod in which it runs, for orchestrators that see Pods end; None if it runs in no Pod."""
 
 
 _member_decoder = msgspec.json.Decoder(Member)
@@ -83,7 +82,7 @@ _unreadable: set[str] = set()
 
 
 def encode_member(member: Member) -> bytes:
-    """The member as JSON, as registries keep it. Raises Defect for one that could not be read again."""
+    """The member as JSON, as registries store it. Raises Defect if it could not be read again."""
     return msgspec.json.encode(sound_member(member))
 
 
@@ -93,8 +92,8 @@ def sound_member(member: Member) -> Member:
 
 
 def decode_members(found: Iterable[bytes | str]) -> list[Member]:
-    """The members of `encode_member`, ordered by name. One that can't be read (another version's) is left out, and told
-    once."""
+    """The members of `encode_member`, ordered by name. A check-in that can't be read (another version's) is left out,
+    and reported once."""
     members = []
     for each in found:
         try:
@@ -108,7 +107,7 @@ def decode_members(found: Iterable[bytes | str]) -> list[Member]:
 
 
 class Registry(Protocol):
-    """One train = one document. An asynchronous context manager: entered once, by its owner, before use.
+    """One train = one document. An asynchronous context manager: its owner enters it once, before use.
 
     Its methods may be called concurrently, from the event loop that entered it. All raise Unavailable and
     StorageBroken.
@@ -119,7 +118,7 @@ class Registry(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def read(self, train: str) -> Snapshot:
-        """The newest manifest; where there is none, an empty one with version 0. Creates nothing."""
+        """The newest manifest; if there is none, an empty one with version 0. Creates nothing."""
         ...
 
     async def replace(
@@ -132,22 +131,22 @@ class Registry(Protocol):
         keep: int = 10_000,
         beyond: int = 0,
     ) -> Snapshot:
-        """Compare-and-swap: store `manifest` if the version still is `expect`, else raise Conflict and store nothing.
-        The new version is higher than `beyond` too, where the driver numbers versions itself. `entries` join the
-        journal as by `append`: in the same step where the store can, right after it where not."""
+        """Compare-and-swap: store `manifest` if the version is still `expect`, else raise Conflict and store nothing.
+        The new version is also higher than `beyond`, if the driver numbers versions itself. `entries` are appended to
+        the journal: in the same step if the store can, right after it if not."""
         ...
 
     def watch(self, train: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot]]:
-        """The newest manifest first, then each change; may skip some, never ends by itself. It goes back only where the
-        store itself did (it was restored from an older copy)."""
+        """The newest manifest first, then each change. It may skip some and never ends by itself. It goes back only if
+        the store itself did (it was restored from an older copy)."""
         ...
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
-        """This member is alive for `ttl` seconds from now. Replaces what it said before. `ttl=0` checks it out."""
+        """This member is alive for `ttl` seconds from now. Replaces its earlier check-in. `ttl=0` checks it out."""
         ...
 
     async def members(self, train: str) -> Sequence[Member]:
-        """Those that are alive, ordered by name."""
+        """The live members, ordered by name."""
         ...
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
@@ -159,22 +158,22 @@ class Registry(Protocol):
         ...
 
     async def delete(self, train: str) -> None:
-        """Remove all that is kept of the train: its members and its journal first, its manifest last. Idempotent: one
-        that was cut short is finished by another. From then on `read` gives an empty manifest with version 0, and the
-        train may be founded anew. For trains whose processes have ended: what watches of it give is not defined."""
+        """Delete everything of the train: its members and its journal first, its manifest last. Idempotent: another
+        process finishes an interrupted call. From then on `read` gives an empty manifest with version 0, and the train
+        may be founded again. Only for trains whose processes have ended: the behaviour of watches is not defined."""
         ...
 
     async def trains(self) -> Sequence[str]:
-        """The names of all trains that have a manifest here, sorted."""
+        """The names of all trains that have a manifest in this registry, sorted."""
         ...
 
 
 @runtime_checkable
 class Polling(Protocol):
-    """A registry whose watches look for what other processes have changed. Those that may look less often than each second
-    are to be one: `remove` waits for two looks before a train's manifest goes."""
+    """A registry whose watches poll for the changes of other processes. A registry that may poll less often than every
+    second must be one: `remove` waits for two polls before it deletes a train's manifest."""
 
     @property
     def poll(self) -> float:
-        """Seconds between two looks."""
+        """Seconds between two polls."""
         ...

@@ -33,8 +33,8 @@ class UnitRemovals:
 
     @contextmanager
     def removing(self, unit: Unit) -> Iterator[None]:
-        """While one removal is under way; several may be. What was postponed in an earlier one, which failed, is dropped:
-        whoever wants it asks again."""
+        """While one removal is under way; several may be. What was postponed in an earlier one, which failed, is
+        dropped: whoever wants it asks again."""
         if unit not in self:
             self._postponed.pop(unit, None)
         self._under_way[unit] += 1

@@ -381,7 +381,8 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """What `known` has removed stays away, and what it has begun to remove goes on being removed, whatever the registry
-    holds of it: channels of it are gone, and who stood still meanwhile may delete the others at any time. Idempotent."""
+    holds of it: channels of it are gone, and who stood still meanwhile may delete the others at any time.
+    Idempotent."""
     going = {w.number: w for w in known.in_state(State.REMOVING, State.FAILED)}
     wagons = tuple(
         going.get(w.number, w)

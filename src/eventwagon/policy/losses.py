@@ -9,7 +9,10 @@ from ..contracts.broker import Depth
 from ..event import Channel
 
 GONE = "vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
-_REMOVED = "the broker removed them, by retention or because somebody deleted them: the log of the process that found it says where"
+_REMOVED = (
+    "the broker removed them, by retention or because somebody deleted them: the log of the process that found it says "
+    "where"
+)
 _SURE = 10.0
 """Seconds for which a channel must be missing: servers that have lost nothing may not know of one for some."""
 _FEWER = "the broker holds fewer events than before: it was restored from an older copy"

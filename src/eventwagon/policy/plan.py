@@ -346,8 +346,8 @@ class Draft:
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
-        """Its ingress has vanished from the broker, or an inner channel that can't be made anew: it can't handle what it
-        would take."""
+        """Its ingress has vanished from the broker, or an inner channel that can't be made anew: it can't handle what
+        it would take."""
         reading = self.readings.get(wagon.number)
         return reading is not None and ("" in reading.missing or reading.irreplaceable)
 

@@ -72,8 +72,8 @@ class InOwnTask(Generic[T]):
             await self._ended(self._task, cancelled=is_cancelled and is_plain)
         if ended_early and is_plain:
             raise EndedEarly(
-                f"{self._what} ended before it was left: somebody has cancelled its tasks (asyncio.all_tasks() lists them "
-                "too, and whoever cancels all of them cancels these)"
+                f"{self._what} ended before it was left: somebody has cancelled its tasks (asyncio.all_tasks() lists "
+                "them too, and whoever cancels all of them cancels these)"
             ) from None
 
     def end(self, _: object = None) -> None:

@@ -32,8 +32,8 @@ def programs(cache: Path) -> Path:
 
 
 def install(cache: Path, run: Callable[..., None]) -> None:
-    """Build what is lacking; some three minutes on two idle cores, once. `run` raises what the caller understands. The folder
-    appears at once or not at all."""
+    """Build what is lacking; some three minutes on two idle cores, once. `run` raises what the caller understands. The
+    folder appears at once or not at all."""
     if not lacking(cache) or shutil.which("go") is None:
         return
     print("helm: building it, once; it takes some minutes", flush=True)

@@ -26,13 +26,53 @@ def authority(d: Path, address: str) -> None:
     (d / "api.ext").write_text(f"subjectAltName={names},IP:127.0.0.1,IP:{SERVICE},IP:{address}\n")
     ca_extensions = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     commands = [
-        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-days", "30",
-         "-subj", "/CN=eventwagon-tests", *ca_extensions],
-        ["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "api.key", "-out", "api.csr", "-subj", "/CN=kube-apiserver"],
-        ["x509", "-req", "-in", "api.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30",
-         "-out", "api.crt", "-extfile", "api.ext"],
+        [
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.crt",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=eventwagon-tests",
+            *ca_extensions,
+        ],
+        [
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "api.key",
+            "-out",
+            "api.csr",
+            "-subj",
+            "/CN=kube-apiserver",
+        ],
+        [
+            "x509",
+            "-req",
+            "-in",
+            "api.csr",
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "30",
+            "-out",
+            "api.crt",
+            "-extfile",
+            "api.ext",
+        ],
         ["genrsa", "-out", "accounts.key", "2048"],
-    ]  # fmt: skip
+    ]
     for command in commands:
         subprocess.run(["openssl", *command], cwd=d, capture_output=True, check=True)
     tokens = []

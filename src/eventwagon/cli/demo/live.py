@@ -138,9 +138,9 @@ class Picture:
         burst, wagons = self._burst, self._c.manifest.wagons
         newest = burst.active
         return (
-            f"{max(0.0, burst.clock() - burst.began):4.0f} s: {burst.arrived:,} of {len(burst.order.arrivals):,} arrived, "
-            f"{len(burst.handled):,} handled, {self._on_time()} on time; wagon {newest} is active, {len(wagons)} live; "
-            f"newcomers' wait {self._newcomers()}"
+            f"{max(0.0, burst.clock() - burst.began):4.0f} s: {burst.arrived:,} of {len(burst.order.arrivals):,} "
+            f"arrived, {len(burst.handled):,} handled, {self._on_time()} on time; wagon {newest} is active, "
+            f"{len(wagons)} live; newcomers' wait {self._newcomers()}"
         )
 
     # --- the picture ----------------------------------------------------------------------

@@ -56,16 +56,16 @@ def report(result: Result, console: Console) -> None:
     console.print()
     bad = result.lost or result.handled + result.dead != result.published
     console.print(
-        f"[{'bold red' if bad else 'bold'}]{result.handled:,} of {result.published:,} sign-ups handled, {result.dead:,} dead, "
-        f"{result.lost:,} lost[/], {result.duplicates:,} duplicates, in {result.seconds:.0f} s of burst time "
-        f"({result.seconds / order.speed:.0f} s at {order.speed:g} times the speed)."
+        f"[{'bold red' if bad else 'bold'}]{result.handled:,} of {result.published:,} sign-ups handled, "
+        f"{result.dead:,} dead, {result.lost:,} lost[/], {result.duplicates:,} duplicates, in {result.seconds:.0f} s "
+        f"of burst time ({result.seconds / order.speed:.0f} s at {order.speed:g} times the speed)."
     )
     most = most_on_time(order.arrivals, sum(order.steps), _crew(result), order.slo) / max(1, result.published)
     fresh = [result.waits[i] for i in result.newcomers]
     same = [queued[i] for i in result.newcomers]
     console.print(
-        f"[bold]On time[/] (handled within {order.slo:g} s): [bold green]{result.on_time:.0%}[/]. One FIFO queue would have "
-        f"had [bold]{_share(queued, order.slo):.0%}[/], the best possible order {most:.0%}."
+        f"[bold]On time[/] (handled within {order.slo:g} s): [bold green]{result.on_time:.0%}[/]. One FIFO queue would "
+        f"have had [bold]{_share(queued, order.slo):.0%}[/], the best possible order {most:.0%}."
     )
     console.print(
         f"[bold]Newcomers[/] (the {len(fresh):,} sign-ups handled before their wagon was cut off) waited "
@@ -75,8 +75,8 @@ def report(result: Result, console: Console) -> None:
     late = sum(w > order.slo for w in ours)
     price = f"The price: the {late:,} that missed the promise waited up to {span(max(ours))}. " if late else ""
     console.print(
-        f"{price}The FIFO figures are calculated, not run: the same arrivals, the same work and workers, nothing lost to "
-        "the machine.",
+        f"{price}The FIFO figures are calculated, not run: the same arrivals, the same work and workers, nothing lost "
+        "to the machine.",
         style="dim",
     )
 

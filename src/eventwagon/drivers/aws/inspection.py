@@ -14,10 +14,20 @@ _LONGEST = 1_209_600
 _LARGEST = 262_144
 _OURS = frozenset(
     {
-        "published", "settled", "resent", "tried", "wagon", "revision", "until", "pages", "keep", "count", "handled",
+        "published",
+        "settled",
+        "resent",
+        "tried",
+        "wagon",
+        "revision",
+        "until",
+        "pages",
+        "keep",
+        "count",
+        "handled",
         "failed",
     }
-)  # fmt: skip
+)
 """Attributes of our items that are numbers: DynamoDB may take one for the time at which an item goes."""
 
 
@@ -130,8 +140,8 @@ def _queue(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding(
             severity="costs",
             what="a redrive policy",
-            means="SQS moves away messages that were received several times; they are sent again from the table, late and "
-            "twice",
+            means="SQS moves away messages that were received several times; they are sent again from the table, late "
+            "and twice",
             todo="none on these queues: eventwagon counts attempts and keeps dead letters by itself",
         )
     if int(has.get("DelaySeconds", 0)):

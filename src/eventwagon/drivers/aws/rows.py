@@ -88,7 +88,8 @@ class Rows:
         await together(
             self._table.update(
                 key,
-                UpdateExpression="SET published = if_not_exists(published, :none), settled = if_not_exists(settled, :none)",
+                UpdateExpression="SET published = if_not_exists(published, :none), settled = if_not_exists(settled, "
+                ":none)",
                 ExpressionAttributeValues={":none": {"N": "0"}},
             )
             for key in self._totals(channel)
@@ -126,7 +127,8 @@ class Rows:
         return found
 
     async def counted(self, channels: Sequence[Channel]) -> dict[Channel, Counted]:
-        """The counters of those that exist, whole. A sum that is read twice stood still in between: counters only grow."""
+        """The counters of those that exist, whole. A sum that is read twice stood still in between: counters only
+        grow."""
         asked = {
             channel: self._found.get(channel) or (*self._totals(channel), self._single(channel)) for channel in channels
         }

@@ -21,7 +21,8 @@ CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 REFERENCE = "application/vnd.eventwagon.reference+json"
 """The body only names the event's row: `{"key": …}`."""
 MARK = "eventwagon"
-"""The attribute of messages whose event has, or had, a row. Others may use our content type; the release before wrote none."""
+"""The attribute of messages whose event has, or had, a row. Others may use our content type; the release before wrote
+none."""
 INLINE = 65_536
 """The largest body in bytes that travels in a message: what SQS bills as one request."""
 MOST_BYTES = 390_000

@@ -66,8 +66,9 @@ def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mappi
         return ""
     right = [each for _, _, each in wrong]
     return (
-        f"Kafka at {servers}: topic {topic}: {'; '.join(f'{setting} {harm}' for setting, harm, _ in wrong)}: set {', '.join(right)} (kafka-configs.sh "
-        f"--bootstrap-server {servers} --alter --topic {topic} --add-config {','.join(right)})"
+        f"Kafka at {servers}: topic {topic}: {'; '.join(f'{setting} {harm}' for setting, harm, _ in wrong)}: set "
+        f"{', '.join(right)} (kafka-configs.sh --bootstrap-server {servers} --alter --topic {topic} --add-config "
+        f"{','.join(right)})"
     )
 
 

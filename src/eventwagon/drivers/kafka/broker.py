@@ -161,7 +161,7 @@ class KafkaBroker:
     def _needed(self, channel: Channel, found: Mapping[str, str]) -> dict[str, str]:
         """What the channel's topic needs beside FOREVER, given its configuration."""
         sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
-        # the train's own dead letters stand for years, with the size of then: a letter that is too large is made smaller
+        # the train's own dead letters stay for years, with the size of then: a letter that is too large is shortened
         return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
     async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:
@@ -325,7 +325,8 @@ class KafkaBroker:
         partitions: Mapping[Channel, int],
         ends: Mapping[Place, int | None],
     ) -> None:
-        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is told."""
+        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is
+        told."""
         asked = dict[Place, Channel]()
         for channel, count in partitions.items():
             claims = wagons[channel.train, channel.wagon].channel(channel.name)

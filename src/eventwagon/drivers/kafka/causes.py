@@ -11,24 +11,40 @@ from .options import CLIENT_LOGGER
 _REASONS = (
     (r"Failed to resolve '?([^' ]+)", "the host {0} is unknown: check the host in the URL and the name server"),
     (r"Connect to .*Connection refused", "no server listens there: check host and port"),
-    (r"certificate verify failed|self.signed certificate|unable to get local issuer", "the server's certificate is not "
-     "trusted: set ssl.ca.location to the file of its authority"),
+    (
+        r"certificate verify failed|self.signed certificate|unable to get local issuer",
+        "the server's certificate is not trusted: set ssl.ca.location to the file of its authority",
+    ),
     (r"(?:hostname|IP address) mismatch", "the server's certificate is for another host: use the name that it is for"),
-    (r"mechanism handshake failed.*supported mechanisms: ?([\w, -]*\w)", "the server does not know this sasl.mechanism; "
-     "it has {0}"),
-    (r"mechanism handshake failed|SASL .*error|authentication failed|Authentication failed|OAUTHBEARER", "the login was "
-     "refused: check sasl.mechanism, sasl.username and sasl.password (or the token)"),
-    (r"PLAINTEXT broker listener|wrong version number|packet length too long", "we speak TLS and the server seems not "
-     "to: check the port, or leave TLS out of security.protocol"),
+    (
+        r"mechanism handshake failed.*supported mechanisms: ?([\w, -]*\w)",
+        "the server does not know this sasl.mechanism; it has {0}",
+    ),
+    (
+        r"mechanism handshake failed|SASL .*error|authentication failed|Authentication failed|OAUTHBEARER",
+        "the login was refused: check sasl.mechanism, sasl.username and sasl.password (or the token)",
+    ),
+    (
+        r"PLAINTEXT broker listener|wrong version number|packet length too long",
+        "we speak TLS and the server seems not to: check the port, or leave TLS out of security.protocol",
+    ),
     (r"SSL handshake failed", "the TLS handshake failed: check the port, ssl.ca.location and ssl.certificate.location"),
-    (r"connecting to a SSL listener|Invalid response size 35\d{7}", "the server seems to speak TLS and we don't: check "
-     "the port, or set security.protocol=SSL or SASL_SSL"),
-    (r"Invalid response size|Protocol parse failure|Unexpected ApiVersion", "the server there does not speak Kafka: "
-     "check the port (or, if the server speaks TLS, set security.protocol=SSL or SASL_SSL)"),
-    (r"closed by peer|reset by peer|Broken pipe|SASL_PLAINTEXT listener", "the server ends the connection at once: check the port; "
-     "it may want TLS or a login (security.protocol=SSL, SASL_SSL or SASL_PLAINTEXT)"),
+    (
+        r"connecting to a SSL listener|Invalid response size 35\d{7}",
+        "the server seems to speak TLS and we don't: check the port, or set security.protocol=SSL or SASL_SSL",
+    ),
+    (
+        r"Invalid response size|Protocol parse failure|Unexpected ApiVersion",
+        "the server there does not speak Kafka: "
+        "check the port (or, if the server speaks TLS, set security.protocol=SSL or SASL_SSL)",
+    ),
+    (
+        r"closed by peer|reset by peer|Broken pipe|SASL_PLAINTEXT listener",
+        "the server ends the connection at once: check the port; "
+        "it may want TLS or a login (security.protocol=SSL, SASL_SSL or SASL_PLAINTEXT)",
+    ),
     (r"[Tt]imed out|timeout", "it does not answer: check host, port and firewall"),
-)  # fmt: skip
+)
 _FORMS = [(re.compile(form), said) for form, said in _REASONS]
 _SINCE = re.compile(r" ?\(after \d+ms in state (\w+)[^)]*\)")
 _BROKER = re.compile(r"(?:\w+://)?(\[?[^\s/]+\]?:\d+)/")
@@ -36,7 +52,8 @@ _FRESH = 10.0  # s, at least, for which a reason explains what fails
 
 
 class Causes:
-    """Takes the place of a logger in the clients of one driver, passes all records on, and remembers the last failure."""
+    """Takes the place of a logger in the clients of one driver, passes all records on, and remembers the last
+    failure."""
 
     def __init__(self) -> None:
         self._last: tuple[float, str] | None = None

@@ -96,6 +96,7 @@ def translate(error: KafkaError, servers: str, right: str, resource: str, why: s
         )
     if code in AWAY:
         return Unavailable(
-            f"{where}: {error.str()}: nothing was done; nobody answered in time: check host, port and firewall, or try again"
+            f"{where}: {error.str()}: nothing was done; nobody answered in time: check host, port and firewall, or try "
+            "again"
         )
     return Unavailable(f"{where}: {error.str()} ({error.name()}): nothing was done; try again")

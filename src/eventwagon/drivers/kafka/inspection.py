@@ -61,8 +61,8 @@ def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
         yield Finding(
             severity="costs",
             what="auto.create.topics.enable=true",
-            means="a foreign producer that still writes to a removed wagon creates its topic again, and nobody reads its "
-            "events (eventwagon itself creates no topic that way)",
+            means="a foreign producer that still writes to a removed wagon creates its topic again, and nobody reads "
+            "its events (eventwagon itself creates no topic that way)",
             todo="auto.create.topics.enable=false in the brokers' server.properties, and a restart",
         )
     else:
@@ -93,7 +93,10 @@ def _of_topic(
     else:
         yield Finding(severity="fine", what=what, means=f"{copies} brokers have each event")
     if in_sync < copies:
-        means = f"only {in_sync} of {copies} copies are up to date: if another broker fails, events may be lost or everything stops"
+        means = (
+            f"only {in_sync} of {copies} copies are up to date: if another broker fails, events may be lost or "
+            "everything stops"
+        )
         yield Finding(severity="costs", what="replicas out of sync", means=means, todo="look after the brokers")
     if config is None:
         means = "this user may not read them: retention, min.insync.replicas and unclean elections can't be seen"
@@ -107,7 +110,8 @@ def _of_topic(
             severity="loses",
             what="unclean.leader.election.enable=true",
             means="a broker that lacks the latest events may become the leader; these are lost then",
-            todo="kafka-configs.sh --alter --topic … --add-config unclean.leader.election.enable=false, or for all brokers",
+            todo="kafka-configs.sh --alter --topic … --add-config unclean.leader.election.enable=false, or for all "
+            "brokers",
         )
     else:
         means = "only a broker that has all events may become the leader"
@@ -128,7 +132,10 @@ def _in_sync(least: str, copies: int) -> Finding:
     what = f"min.insync.replicas={number}"
     todo = "kafka-configs.sh --alter --topic … --add-config min.insync.replicas="
     if number < 2:
-        means = "an event counts when one broker has it: if that broker's disk fails, the event is lost, even if there are copies"
+        means = (
+            "an event counts when one broker has it: if that broker's disk fails, the event is lost, even if there are "
+            "copies"
+        )
         return Finding(severity="loses", what=what, means=means, todo=f"{todo}2, or for all brokers")
     if number > copies:
         means = f"more than there are copies ({copies}): no event is ever accepted"

@@ -305,8 +305,8 @@ class Log:
 
     def _warn_of_rebuilding(self) -> None:
         LOGGER.warning(
-            "Kafka at %s: topic %s lost its beginning, by retention or because somebody deleted records, and was rebuilt "
-            "from the rest: all events not known to be settled come again; make sure that retention.ms and "
+            "Kafka at %s: topic %s lost its beginning, by retention or because somebody deleted records, and was "
+            "rebuilt from the rest: all events not known to be settled come again; make sure that retention.ms and "
             "retention.bytes are -1 and cleanup.policy is delete",
             self._client.options.servers,
             self.topic,
@@ -367,8 +367,8 @@ class Log:
         found = self._client.admin.trouble(error, "WRITE", f"topic {self.topic}")
         if isinstance(found, Unavailable):
             return Unavailable(
-                f"Kafka at {self._client.options.servers}: WRITE on topic {self.topic}: {error.str()} ({error.name()}): it may "
-                f"be done all the same; try again{self._because(error)}"
+                f"Kafka at {self._client.options.servers}: WRITE on topic {self.topic}: {error.str()} "
+                f"({error.name()}): it may be done all the same; try again{self._because(error)}"
             )
         return found
 

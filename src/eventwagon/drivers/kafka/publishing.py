@@ -185,8 +185,8 @@ class Publisher:
             raise ChannelGone(f"channel {channel} does not exist (any more)")
         why = self._admin.why(first)
         raise PublishUncertain(
-            f"{where}: {len(errors)} of {len(events)} events were not acknowledged: {first.str()} ({first.name()}); they may "
-            f"be stored: publish them again with the same ids{f'; {why}' if why else ''}"
+            f"{where}: {len(errors)} of {len(events)} events were not acknowledged: {first.str()} ({first.name()}); "
+            f"they may be stored: publish them again with the same ids{f'; {why}' if why else ''}"
         )
 
     async def _is_gone(self, topic: Topic) -> bool:

@@ -81,9 +81,10 @@ async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) 
             servers = admin.options.servers
             raise Unavailable(
                 f"Kafka at {servers}: topic {topic}, partition {partition}: another producer's transaction is open "
-                f"{await _whose(admin, topic, partition, first)}: the seal waits for its end, since a sealed topic does not let it end; "
-                f"new events are refused by now. kafka-transactions.sh --bootstrap-server {servers} describe-producers "
-                f"--topic {topic} --partition {partition} names its producer; it ends by its transaction.timeout.ms"
+                f"{await _whose(admin, topic, partition, first)}: the seal waits for its end, since a sealed topic "
+                "does not let it end; new events are refused by now. kafka-transactions.sh --bootstrap-server "
+                f"{servers} describe-producers --topic {topic} --partition {partition} names its producer; it ends by "
+                "its transaction.timeout.ms"
             )
         await asyncio.sleep(backoff.next())
 

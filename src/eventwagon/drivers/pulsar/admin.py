@@ -148,8 +148,8 @@ class Admin:
         return {position(name): int(value) for name, value in found.items() if _NOTED.fullmatch(f"{name}={value}")}
 
     async def note_tried(self, channel: Channel, tried: Mapping[Position, int]) -> None:
-        """Store how often these messages were given to somebody, with the subscription: the server counts no attempt of a
-        process that crashed. Replaces what was noted before."""
+        """Store how often these messages were given to somebody, with the subscription: the server counts no attempt of
+        a process that crashed. Replaces what was noted before."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         body = {f"{ledger}:{entry}": str(attempt) for (ledger, entry), attempt in tried.items()}
         await self._done("PUT", path, what=f"noting attempts of {channel}", body=body)
@@ -162,8 +162,8 @@ class Admin:
         return [channel for topic in topics if (channel := channel_of(topic, train)) is not None]
 
     async def prove_fit(self) -> None:
-        """Raise StorageBroken where there is no such namespace, or where it would bring back deleted topics. What may not be
-        seen without a right that only those need who create channels counts as fit."""
+        """Raise StorageBroken where there is no such namespace, or where it would bring back deleted topics. What may
+        not be seen without a right that only those need who create channels counts as fit."""
         for finding in policies.dropping(await self._fit(strict=False), self._ns):
             log.warning("%s", self._sentence(finding))
 
@@ -180,8 +180,8 @@ class Admin:
         return levels
 
     async def threat(self, channel: Channel, *, fresh: float = 0.0) -> str:
-        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does. What
-        concerns all channels is not asked anew within `fresh` seconds."""
+        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does.
+        What concerns all channels is not asked anew within `fresh` seconds."""
         async with self._asking:
             now = asyncio.get_running_loop().time()
             if self._shared is None or now >= self._shared[0] + fresh:
@@ -229,8 +229,8 @@ class Admin:
     async def _levels(
         self, *, strict: bool, unseen: list[Finding] | None = None
     ) -> tuple[dict[str, Level], Finding | None]:
-        """The policies of the namespace and the server, as far as they may be read (if `strict`, the first must be), and
-        what brings back deleted topics. What may not be read is added to `unseen`."""
+        """The policies of the namespace and the server, as far as they may be read (if `strict`, the first must be),
+        and what brings back deleted topics. What may not be read is added to `unseen`."""
         a = self._address
         found: dict[str, Level] = {}
         override: Any = None
@@ -279,7 +279,8 @@ class Admin:
             return None
         return Finding(
             severity="loses",
-            what=f"the namespace lets clients create topics by using them{'' if allowed else ', as far as can be seen'}",
+            what="the namespace lets clients create topics by using them"
+            + ("" if allowed else ", as far as can be seen"),
             means="a deleted channel would come back",
             todo=f"pulsar-admin namespaces set-auto-topic-creation --disable {self._ns}",
         )
@@ -377,6 +378,6 @@ def _unseen(what: str, right: str) -> Finding:
         severity="unknown",
         what=what,
         means="this role may not read them: they may drop events",
-        todo=f"ask with {right}, or have somebody check them: message TTL, backlog quotas with consumer_backlog_eviction, "
-        "expiration of subscriptions, deletion of inactive topics",
+        todo=f"ask with {right}, or have somebody check them: message TTL, backlog quotas with "
+        "consumer_backlog_eviction, expiration of subscriptions, deletion of inactive topics",
     )

@@ -1,8 +1,8 @@
 """What of a topic was settled, and what went from it before anybody settled it. Pure.
 
-Expiry and eviction move the cursor of the subscription on, exactly as settling does. They move the cursor of the totals'
-subscription as well, which nobody else moves: how far it stands is how far events were dropped, settled or not. What
-was settled of those is what an earlier look saw; the rest counts as lost.
+Expiry and eviction move the cursor of the subscription on, exactly as settling does. They move the cursor of the
+totals' subscription as well, which nobody else moves: how far it stands is how far events were dropped, settled or not.
+What was settled of those is what an earlier look saw; the rest counts as lost.
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ class PulsarBroker:
         for event in events:
             if event.size + 64 * len(event.extensions) > MOST_BYTES:
                 raise EventTooLarge(
-                    f"event {event.id} for {channel} has {event.size} bytes; Pulsar takes up to {MOST_BYTES} (maxMessageSize)"
+                    f"event {event.id} for {channel} has {event.size} bytes; Pulsar takes up to {MOST_BYTES} "
+                    "(maxMessageSize)"
                 )
         sender = await self._sender(channel)
         try:

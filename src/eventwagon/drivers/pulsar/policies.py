@@ -62,8 +62,8 @@ def of_server(runtime: Mapping[str, str]) -> Level:
 
 
 def dropping(levels: Mapping[str, Level], namespace: str, topic: str = "") -> list[Finding]:
-    """What drops events, given the policies of each level that may be read: `topic`, `namespace`, `server`. The first that
-    sets one decides."""
+    """What drops events, given the policies of each level that may be read: `topic`, `namespace`, `server`. The first
+    that sets one decides."""
     command = {
         "topic": "pulsar-admin topicPolicies",
         "namespace": "pulsar-admin namespaces",

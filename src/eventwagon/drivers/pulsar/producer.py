@@ -144,7 +144,8 @@ class Sender:
             await self._standing()
             if self.closed or loop.time() > deadline:
                 raise Unavailable(
-                    f"publishing to {self.channel} at {self._address.place}: not connected; nothing was stored, try again"
+                    f"publishing to {self.channel} at {self._address.place}: not connected; nothing was stored, try "
+                    "again"
                 )
             await asyncio.sleep(0.05)
 
@@ -178,8 +179,8 @@ class Sender:
         except (Unavailable, ResultRefused) as e:
             trouble = f"; {e}"
         raise PublishUncertain(
-            f"{at}: {refused} after sending{trouble}; {first if leading else 'some'} of {len(events)} events are stored, "
-            "the others perhaps: publish again with the same ids"
+            f"{at}: {refused} after sending{trouble}; {first if leading else 'some'} of {len(events)} events are "
+            "stored, the others perhaps: publish again with the same ids"
         )
 
     async def _ids(self, after: Position, last: Position) -> set[str]:

@@ -184,14 +184,15 @@ class RedisBroker:
 
     async def _confirmed(self, answers: Answers, what: str) -> None:
         """Wait until as many replicas as the URL asks for have confirmed what was stored, for as long as the caller
-        does; a publish that is tried again goes on waiting here. Raises PublishUncertain where nobody can tell any more."""
+        does; a publish that is tried again goes on waiting here. Raises PublishUncertain where nobody can tell any
+        more."""
         call = object()
         count: object = answers[1] if len(answers) > 1 else self.server.wait
         try:
             while not isinstance(count, int) or count < self.server.wait:
                 why = (
-                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed it "
-                    "in time"
+                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed "
+                    "it in time"
                 )
                 self._unconfirmed[call] = why
                 try:
@@ -298,8 +299,8 @@ class RedisBroker:
             await self._client.command(what, listing, "SREM", listing, _name(channel))
         else:
             _logger.warning(
-                "%s: channel %s existed and was not listed; it is listed again. The key %s was evicted (set maxmemory-policy to "
-                "noeviction) or changed by hand",
+                "%s: channel %s existed and was not listed; it is listed again. The key %s was evicted (set "
+                "maxmemory-policy to noeviction) or changed by hand",
                 self.server.where,
                 channel,
                 listing,
@@ -361,8 +362,8 @@ class RedisBroker:
 
     def _broken(self, channel: Channel) -> str:
         return (
-            f"{self.server.where}: the stream of channel {channel} is gone while the rest of it stands: it was deleted by hand, "
-            "or evicted because the server's memory was full (set maxmemory-policy to noeviction)"
+            f"{self.server.where}: the stream of channel {channel} is gone while the rest of it stands: it was deleted "
+            "by hand, or evicted because the server's memory was full (set maxmemory-policy to noeviction)"
         )
 
 

@@ -102,8 +102,8 @@ class Client:
     async def run(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script on the node of its keys (all of one slot) and return its answer.
 
-        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it is
-        tried once more, on a new one. Raises Unavailable, StorageBroken.
+        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it
+        is tried once more, on a new one. Raises Unavailable, StorageBroken.
         """
         return await self._answer(what, lambda: self.send(script, keys, arguments))
 
@@ -113,8 +113,8 @@ class Client:
         return await self._answer(what, lambda: self._send(key, [packed]))
 
     async def each(self, what: str, *arguments: Argument) -> dict[str, Any]:
-        """The answer of each server to the command, by its address; a server's errors are among them, not raised. Raises
-        Unavailable."""
+        """The answer of each server to the command, by its address; a server's errors are among them, not raised.
+        Raises Unavailable."""
         if self.server.cluster:
             await self._learn()
             nodes = list(dict.fromkeys(self._slots.values()))
@@ -198,7 +198,8 @@ class Client:
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
     async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
-        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another node."""
+        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another
+        node."""
         packed = b"".join(commands)
         if not self.server.cluster:
             one: Wire = getattr(self._node(self.server.host, self.server.port), wire)

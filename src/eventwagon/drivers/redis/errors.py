@@ -59,7 +59,8 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
     at = f"{where}: {what}: "
     if isinstance(error, exceptions.AuthenticationError) or name in ("NOAUTH", "WRONGPASS"):
         return StorageBroken(
-            f"{at}user or password is wrong or missing ({said}); both stand in the URL before the host, with an @ behind them"
+            f"{at}user or password is wrong or missing ({said}); both stand in the URL before the host, with an @ "
+            "behind them"
         )
     if name == "NOPERM" or any(words in said for words in _FORBIDDEN):
         return StorageBroken(
@@ -82,8 +83,8 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
         return StorageBroken(f"{at}the server is a node of a cluster: add cluster=true to the URL ({said})")
     if "WRONGTYPE" in said:  # a script's error has it in its midst
         return StorageBroken(
-            f"{at}a key of eventwagon holds something else, which another program or a person wrote ({said}): delete it, "
-            f"or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"
+            f"{at}a key of eventwagon holds something else, which another program or a person wrote ({said}): delete "
+            f"it, or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"
         )
     if "unknown command" in said.lower():
         return StorageBroken(

@@ -25,8 +25,8 @@ async def inspect(client: Client) -> list[Finding]:
 
 
 def judge(info: Mapping[str, str], config: Mapping[str, str] | None, server: Server) -> Iterator[Finding]:
-    """Pure. `info` is what INFO says, empty where it may not be asked; `config` likewise what CONFIG GET says, None where
-    it may not."""
+    """Pure. `info` is what INFO says, empty where it may not be asked; `config` likewise what CONFIG GET says, None
+    where it may not."""
     if not info:
         yield Finding(
             severity="unknown",

@@ -18,8 +18,8 @@ _BROKEN = (exceptions.RedisError, OSError, TimeoutError)
 
 
 class Notifier:
-    """Notices come by PUBLISH, and are lost while the connection is: a waiter also asks again by itself (`poll` says how
-    often). It is not entered: it begins with the first waiter and ends with `close`."""
+    """Notices come by PUBLISH, and are lost while the connection is: a waiter also asks again by itself (`poll` says
+    how often). It is not entered: it begins with the first waiter and ends with `close`."""
 
     def __init__(self, server: Callable[[], Server]) -> None:
         self._server = server

@@ -242,8 +242,8 @@ class RedisRegistry:
             await self._list_again(train)
 
     async def _list_again(self, train: str) -> None:
-        """The list of all trains may have been evicted, or deleted by hand. A train that is deleted in the same moment is
-        not listed in the end."""
+        """The list of all trains may have been evicted, or deleted by hand. A train that is deleted in the same moment
+        is not listed in the end."""
         what, names, key = f"listing {train} again", self._trains, self._key(train, "manifest")
         if await self._client.command(what, names, "SISMEMBER", names, train):
             return

@@ -89,8 +89,9 @@ def prepare(directory: Path) -> list[Path]:
     kind = file_system(directory)
     if kind in _NETWORK.split():
         raise StorageBroken(
-            f"{directory} is on a network file system ({kind}): SQLite's write-ahead log needs memory shared between all "
-            f"its processes, so events would be lost or damaged there. Use a local disk, or another broker between hosts"
+            f"{directory} is on a network file system ({kind}): SQLite's write-ahead log needs memory shared between "
+            "all its processes, so events would be lost or damaged there. Use a local disk, or another broker between "
+            "hosts"
         )
     probe = directory / f".probe-{uuid.uuid4().hex}.db"
     try:

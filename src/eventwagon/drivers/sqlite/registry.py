@@ -47,7 +47,8 @@ CREATE TABLE journal (
     entry TEXT NOT NULL               -- JSON
 );
 """,
-    dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM journal))",
+    dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM "
+    "journal))",
 )
 _PAGE = 500  # journal entries per look
 

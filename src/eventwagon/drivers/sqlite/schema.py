@@ -98,8 +98,8 @@ _GATHER = (
 )
 # The same for what others have written: row by row, whatever stands in their columns.
 _APART = (
-    "SELECT seq, {attempt}, CAST(id AS BLOB), CAST(type AS BLOB), CAST(source AS BLOB), CAST(time AS REAL), CAST(subject AS BLOB),"
-    " CAST(content_type AS BLOB), CAST(extensions AS BLOB), CAST(data AS BLOB) FROM ({rows})"
+    "SELECT seq, {attempt}, CAST(id AS BLOB), CAST(type AS BLOB), CAST(source AS BLOB), CAST(time AS REAL), "
+    "CAST(subject AS BLOB), CAST(content_type AS BLOB), CAST(extensions AS BLOB), CAST(data AS BLOB) FROM ({rows})"
 )
 _apart: dict[str, str] = {}
 """By the statement that gathers."""

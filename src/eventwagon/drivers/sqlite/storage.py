@@ -181,8 +181,8 @@ def _use_wal(db: apsw.Connection, path: Path) -> None:
             continue
         if mode != "wal":
             raise StorageBroken(
-                f"{path}: SQLite's write-ahead log can't be used there (journal mode stays {mode!r}), most often because "
-                f"the file system has no shared memory maps. Use a directory on a local disk"
+                f"{path}: SQLite's write-ahead log can't be used there (journal mode stays {mode!r}), most often "
+                f"because the file system has no shared memory maps. Use a directory on a local disk"
             )
         return
 

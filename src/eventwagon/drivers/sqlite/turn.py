@@ -104,10 +104,20 @@ class WagonTurn(Turn):
         if room:
             here, taken = row.id, events if room == len(events) else events[:room]
             self._events += [
-                (here, seq, e.id, e.type, e.source, e.time, e.subject, e.content_type,
-                 encode_extensions(e.extensions) if e.extensions else None, e.data)
+                (
+                    here,
+                    seq,
+                    e.id,
+                    e.type,
+                    e.source,
+                    e.time,
+                    e.subject,
+                    e.content_type,
+                    encode_extensions(e.extensions) if e.extensions else None,
+                    e.data,
+                )
                 for seq, e in enumerate(taken, row.published + 1)
-            ]  # fmt: skip
+            ]
             row.published += room
             row.nothing = None
             largest = max([len(e.data) for e in taken])
@@ -315,9 +325,10 @@ class WagonTurn(Turn):
         for row in self._channels.values():
             if row is not None and row.changed:
                 self.db.execute(
-                    "UPDATE channel SET capacity=?, sealed=?, settled=?, received=?, ticket=?, largest=?, clock=? WHERE id=?",
+                    "UPDATE channel SET capacity=?, sealed=?, settled=?, received=?, ticket=?, largest=?, clock=? "
+                    "WHERE id=?",
                     (row.capacity, row.sealed, row.settled, row.received, row.ticket, row.largest, row.clock, row.id),
-                )  # fmt: skip
+                )
                 row.changed = False
 
 

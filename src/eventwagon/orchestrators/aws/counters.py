@@ -11,8 +11,8 @@ from ...drivers.aws.table import Key, Table
 
 
 class Counters:
-    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no counters, none are kept:
-    what a late call would write is never left behind."""
+    """Handlings that ended well and handlings that failed, by train and wagon. Where a wagon has no counters, none are
+    kept: what a late call would write is never left behind."""
 
     def __init__(self, table: Table, prefix: str) -> None:
         self._table = table

@@ -4,8 +4,8 @@
 
     handler = aws.handler("app:signups")      # the train, or where it is; EVENTWAGON_URL says where its events are
 
-An edge, not a driver: each batch is handled by the same worker pool as in any worker process, with the same retries, dead
-letters and totals; only the receiving is Lambda's.
+An edge, not a driver: each batch is handled by the same worker pool as in any worker process, with the same retries,
+dead letters and totals; only the receiving is Lambda's.
 """
 
 from __future__ import annotations

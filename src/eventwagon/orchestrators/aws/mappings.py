@@ -1,4 +1,5 @@
-"""The Lambda orchestrator: a wagon's workers are calls of one function, made by an event-source mapping for each of its channels."""
+"""The Lambda orchestrator: a wagon's workers are calls of one function, made by an event-source mapping for each of its
+channels."""
 
 from __future__ import annotations
 
@@ -33,10 +34,11 @@ class LambdaMappings:
     """Gives a wagon its workers: on each of its channels an event-source mapping to `function`, which
     `eventwagon.orchestrators.aws.handler` makes. `place` must be the one of the train's `sqs://` URL.
 
-    A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to `batch`
-    events at a time; with 0 the mapping is disabled, and the wagon not ready. While the wagon is paused it is disabled,
-    too, which AWS takes up to a minute for; calls under way go on, and AWS may make more until then. A spec's `revision`
-    is a version or alias of the function. Ready: all mappings are as they should be and the function, called with a probe, said that it can serve these channels.
+    A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to
+    `batch` events at a time; with 0 the mapping is disabled, and the wagon not ready. While the wagon is paused it is
+    disabled, too, which AWS takes up to a minute for; calls under way go on, and AWS may make more until then. A spec's
+    `revision` is a version or alias of the function. Ready: all mappings are as they should be and the function, called
+    with a probe, said that it can serve these channels.
     """
 
     def __init__(self, function: str, place: Place | None = None, *, batch: int = 10) -> None:
@@ -56,7 +58,8 @@ class LambdaMappings:
 
     @classmethod
     def from_url(cls, url: str) -> LambdaMappings:
-        """`lambda://eu-west-1/prefix/function?table=…&batch=10`: place as in `sqs://`, then the function. Raises UsageError."""
+        """`lambda://eu-west-1/prefix/function?table=…&batch=10`: place as in `sqs://`, then the function. Raises
+        UsageError."""
         address = Address.of(url)
         prefix, _, function = address.path.strip("/").rpartition("/")
         if not function:
@@ -136,7 +139,8 @@ class LambdaMappings:
         return [str(standing["UUID"])]
 
     async def _queue(self, channel: Channel, function: str) -> str | None:
-        """The ARN of the channel's queue, its messages out of sight for long enough for the function; None without a queue."""
+        """The ARN of the channel's queue, its messages out of sight for long enough for the function; None without a
+        queue."""
         found = await self._attributes(channel, "QueueArn", "VisibilityTimeout")
         if found is None:
             return None
@@ -235,8 +239,8 @@ class LambdaMappings:
             return f"{name} does not answer a probe, but: {body[:300]}"
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, what is in hand has until the function's own
-        timeout."""
+        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, what is in hand has until the
+        function's own timeout."""
         key = train, unit
         try:
             async with self._turn(key):
@@ -264,8 +268,8 @@ class LambdaMappings:
         await self._counters.remove(unit.spec.train, unit.spec.number)
 
     async def _calls_end(self, spec: WagonSpec) -> None:
-        """Calls under way can't be seen, but what they have in hand: until two looks show none, or all calls are over. What is given
-        back and pauses looks the same."""
+        """Calls under way can't be seen, but what they have in hand: until two looks show none, or all calls are over.
+        What is given back and pauses looks the same."""
         loop = asyncio.get_running_loop()
         until = loop.time() + await self._seconds(spec)
         quiet = 0

@@ -1,7 +1,7 @@
 """What is wrong with a user's Pod template: all of it at once, each with the place where it stands. Pure.
 
-Types and names are those of Kubernetes's own description of a Pod. What can only be known there (whether a volume exists
-that is mounted, what an admission controller wants) the API server says when the first wagon is opened.
+Types and names are those of Kubernetes's own description of a Pod. What can only be known there (whether a volume
+exists that is mounted, what an admission controller wants) the API server says when the first wagon is opened.
 """
 
 from __future__ import annotations

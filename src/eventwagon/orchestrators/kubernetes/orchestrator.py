@@ -298,8 +298,8 @@ class Kubernetes:
         (found,) = items
         if not is_ours("deployments", found):
             raise APIRefused(
-                f"kubernetes: Deployment {name} in namespace {self._cluster.namespace} is not eventwagon's but was made by "
-                f"{owner_of(found)}, and is left alone; a wagon needs the name: delete or rename that one",
+                f"kubernetes: Deployment {name} in namespace {self._cluster.namespace} is not eventwagon's but was "
+                f"made by {owner_of(found)}, and is left alone; a wagon needs the name: delete or rename that one",
                 409,
             )
         self._deployments.put(found)
@@ -403,8 +403,8 @@ class Kubernetes:
         pod = pods[0]["metadata"]["name"]
         node = pods[0]["spec"].get("nodeName", "none")
         return (
-            f"kubernetes: Pod {pod} on node {node} has not ended {_STUCK:g} s after its time; if the node is lost for good: "
-            f"kubectl delete pod {pod} --force, or delete the node"
+            f"kubernetes: Pod {pod} on node {node} has not ended {_STUCK:g} s after its time; if the node is lost for "
+            f"good: kubectl delete pod {pod} --force, or delete the node"
         )
 
 

@@ -1,7 +1,8 @@
 """What is ours among the objects of a namespace that others use too. Pure.
 
-Labels alone prove nothing: people put them on objects of their own, to find what belongs to a train. Ours is what has our
-labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our selector finds.
+Labels alone prove nothing: people put them on objects of their own, to find what belongs to a train. Ours is what has
+our labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our
+selector finds.
 """
 
 from __future__ import annotations

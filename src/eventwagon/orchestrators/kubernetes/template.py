@@ -77,8 +77,8 @@ def container_of(containers: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def own_image(pod: Mapping[str, Any]) -> str:
-    """The image of the container that this runs in, of a Pod that may have others: the one named `observer` or `worker`,
-    or the only one. Raises UsageError."""
+    """The image of the container that this runs in, of a Pod that may have others: the one named `observer` or
+    `worker`, or the only one. Raises UsageError."""
     images = {c["name"]: str(c["image"]) for c in pod["spec"]["containers"]}
     named = [images[name] for name in (OBSERVER, WORKER) if name in images]
     if not named and len(images) > 1:

@@ -321,7 +321,8 @@ class Processes:
         if _now() > since + _KILL_PATIENCE:
             who = f"process {state.pid}" if state else "an unknown process"
             raise Unavailable(
-                f"{files.lock_path} is held by {who}, which can't be ended, or is not the one that wrote {files.state_path}"
+                f"{files.lock_path} is held by {who}, which can't be ended, or is not the one that wrote "
+                f"{files.state_path}"
             )
 
     async def _end_all(self) -> None:

@@ -38,7 +38,7 @@ async def create_keeps_the_seal(t: BrokerTrial) -> None:
 
 @suite.check()
 async def created_by_many_at_once(t: BrokerTrial) -> None:
-    """Many may create the same channel at the same time; it takes writes when any of them returns."""
+    """Many processes may create the same channel at the same time; it accepts writes when any of them returns."""
     channel = t.absent()
 
     async def create_and_publish(broker: Broker) -> None:
@@ -52,7 +52,8 @@ async def created_by_many_at_once(t: BrokerTrial) -> None:
 
 @suite.check("bounds")
 async def create_takes_over_capacity(t: BrokerTrial) -> None:
-    """Creating a channel again sets its capacity, higher or lower than what it holds; without one it keeps its own."""
+    """Creating a channel again sets its capacity, above or below its number of events; without a capacity it keeps its
+    own."""
     channel = await t.channel(capacity=2, holding=t.events(2))
     await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish beyond 2")
     await t.broker.create(channel, capacity=3)
@@ -67,7 +68,7 @@ async def create_takes_over_capacity(t: BrokerTrial) -> None:
 
 @suite.check("bounds")
 async def unbound_lifts_the_capacity(t: BrokerTrial) -> None:
-    """After `unbound` the channel takes any number of events, also again; what it holds and its totals stay."""
+    """After `unbound`, also a repeated one, the channel accepts any number of events; its events and totals stay."""
     channel = await t.channel(capacity=2, holding=t.events(2))
     await refused(t.broker.publish(channel, t.events(1)), ChannelFull, what="publish beyond 2")
     await t.broker.unbound(channel)
@@ -79,7 +80,7 @@ async def unbound_lifts_the_capacity(t: BrokerTrial) -> None:
 
 @suite.check()
 async def unbound_and_warm_make_nothing(t: BrokerTrial) -> None:
-    """`unbound` of an absent channel is success, `warm` may say that it is gone; neither makes it."""
+    """`unbound` of an absent channel succeeds, `warm` may raise ChannelGone; neither creates the channel."""
     channel = t.absent()
     await t.broker.unbound(channel)
     with suppress(ChannelGone):
@@ -89,7 +90,7 @@ async def unbound_and_warm_make_nothing(t: BrokerTrial) -> None:
 
 @suite.check()
 async def warm_stores_nothing(t: BrokerTrial) -> None:
-    """Getting ready to publish stores nothing, however often; then events are published as always."""
+    """`warm`, also repeated, stores nothing; afterwards events are published as always."""
     channel = await t.channel()
     await t.broker.warm(channel)
     await t.broker.warm(channel)
@@ -100,7 +101,7 @@ async def warm_stores_nothing(t: BrokerTrial) -> None:
 
 @suite.check("ordered")
 async def publish_keeps_order(t: BrokerTrial) -> None:
-    """Events come in the order of their publishing, within a call and from call to call."""
+    """Events are delivered in the order in which they were published, within a call and from call to call."""
     events = t.events(90)
     channel = await t.channel()
     for first, last in ((0, 1), (1, 50), (50, 51), (51, 90)):
@@ -149,7 +150,8 @@ async def full_accepts_the_first(t: BrokerTrial) -> None:
 
 @suite.check("bounds")
 async def full_stays_full(t: BrokerTrial) -> None:
-    """The capacity bounds what a channel ever takes: what was settled makes no room (a wagon's volume is exact)."""
+    """The capacity bounds all events that a channel ever accepts: settled events make no room (a wagon's volume is
+    exact)."""
     channel = await t.channel(capacity=3, holding=t.events(3))
     async with t.claimed(channel, 3) as (consumer, got):
         await consumer.settle(got)
@@ -158,7 +160,7 @@ async def full_stays_full(t: BrokerTrial) -> None:
 
 @suite.check("bounds")
 async def full_is_exact(t: BrokerTrial) -> None:
-    """With many publishers in several processes a channel takes exactly its capacity."""
+    """With many publishers in several processes a channel accepts exactly its capacity."""
     channel = await t.channel(capacity=333)
 
     async def publish(broker: Broker) -> int:
@@ -187,7 +189,7 @@ async def publish_to_absent(t: BrokerTrial) -> None:
 
 @suite.check("fences")
 async def seal_refuses_everybody(t: BrokerTrial) -> None:
-    """After seal returned, every publish raises Sealed and stores nothing, in any process (I4)."""
+    """After `seal` has returned, every publish raises Sealed and stores nothing, in any process (I4)."""
     channel = await t.channel(holding=t.events(1))
     async with t.another() as other:
         await other.publish(channel, t.events(1))  # it knows the channel from before
@@ -202,7 +204,8 @@ async def seal_refuses_everybody(t: BrokerTrial) -> None:
 
 @suite.check("fences")
 async def seal_amid_publishers(t: BrokerTrial) -> None:
-    """Sealed while many publish: what stands is what was accepted, and nothing comes after seal returned (I4)."""
+    """A channel that is sealed while many publish holds exactly the accepted events, and none arrives after `seal` has
+    returned (I4)."""
     channel = await t.channel()
     accepted: list[str] = []
     amid, after = asyncio.Event(), asyncio.Event()
@@ -253,7 +256,7 @@ async def seal_is_idempotent(t: BrokerTrial) -> None:
 
 @suite.check()
 async def seal_leaves_consumers_alone(t: BrokerTrial) -> None:
-    """What stands in a sealed channel is received, given back, received again and settled as ever."""
+    """Events in a sealed channel are received, given back, received again and settled as before."""
     channel = await t.channel(holding=t.events(4))
     async with t.claimed(channel) as (early, first):
         await t.broker.seal(channel)
@@ -271,7 +274,7 @@ async def seal_leaves_consumers_alone(t: BrokerTrial) -> None:
 
 @suite.check()
 async def seal_is_of_one_channel(t: BrokerTrial) -> None:
-    """The wagon's inner channels, its dead letters and other wagons take events after its ingress was sealed."""
+    """The wagon's inner channels, its dead letters and other wagons accept events after its ingress was sealed."""
     ingress = await t.channel()
     others = [Channel(t.train, ingress.wagon, "inner"), Channel(t.train, ingress.wagon, DEAD), t.absent()]
     for other in others:
@@ -284,7 +287,7 @@ async def seal_is_of_one_channel(t: BrokerTrial) -> None:
 
 @suite.check()
 async def delete_removes(t: BrokerTrial) -> None:
-    """A deleted channel is gone with all it held; deleting it again, or an absent one, is success."""
+    """A deleted channel is gone with all its events; deleting it again, or deleting an absent one, succeeds."""
     channel = await t.channel(holding=t.events(3))
     await t.broker.delete(channel)
     await t.broker.delete(channel)

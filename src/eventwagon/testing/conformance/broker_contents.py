@@ -16,7 +16,7 @@ suite: Suite[BrokerTrial] = Suite()
 
 @suite.check()
 async def figures_at_each_stage(t: BrokerTrial) -> None:
-    """The depth is right after each step: published, received, released, settled."""
+    """The depth is correct after each step: published, received, released, settled."""
     channel = await t.channel()
     await t.figures(channel, published=0, settled=0, waiting=0, in_flight=0)
     await t.broker.publish(channel, t.events(5))
@@ -35,8 +35,8 @@ async def figures_at_each_stage(t: BrokerTrial) -> None:
 
 @suite.check()
 async def figures_of_many(t: BrokerTrial) -> None:
-    """Depths come in the order asked for; an absent channel's figures are all unknown; asked for none, there are
-    none."""
+    """Depths come in the order of the channels given; an absent channel's figures are all unknown; for no channels the
+    result is empty."""
     channels = [await t.channel(holding=t.events(count)) for count in (3, 1, 2)]
     asked = [channels[2], t.absent(), channels[0], channels[1]]
     depths = list(await t.broker.depth(asked))
@@ -49,7 +49,7 @@ async def figures_of_many(t: BrokerTrial) -> None:
 
 @suite.check()
 async def figures_of_age(t: BrokerTrial) -> None:
-    """Where they are known, the times are of the oldest and newest event that waits; None when none does."""
+    """Where they are known, the times are those of the oldest and newest waiting event; None if no event waits."""
     now = round(t.clock(), 3)
     old, middle, new = (
         Event(id=e.id, type=e.type, source=e.source, time=now - ago, data=e.data)
@@ -75,7 +75,7 @@ async def figures_of_age(t: BrokerTrial) -> None:
 
 @suite.check()
 async def read_does_not_consume(t: BrokerTrial) -> None:
-    """Browsing finds what is not settled, claimed or not, oldest first, and changes nothing; it may be left halfway."""
+    """Browsing finds unsettled events, claimed or not, oldest first, and changes nothing; it may end half-way."""
     events = t.events(6)
     channel = await t.channel(holding=events)
     async with t.claimed(channel, 3) as (consumer, got):
@@ -94,8 +94,7 @@ async def read_does_not_consume(t: BrokerTrial) -> None:
 
 @suite.check()
 async def events_survive_the_trip(t: BrokerTrial) -> None:
-    """Every attribute that the door lets in and the data come back as they were: unicode, large (256 KiB), any
-    bytes."""
+    """Every attribute that `publish` accepts and the data come back unchanged: Unicode, large (256 KiB), any bytes."""
     now = round(t.clock(), 3)
     texts = ["plain", "ünïcödé ✓ 🚃 日本", " two  spaces ", "a;b=c,d\"e'f%20\\/"]
     datas = [b"", b"\0", bytes(range(256)), b'{"n": 1}', "ü✓🚃".encode(), b"\r\n\r\n", bytes(range(256)) * 1024]
@@ -129,7 +128,7 @@ async def events_survive_the_trip(t: BrokerTrial) -> None:
 
 @suite.check()
 async def many_channels(t: BrokerTrial) -> None:
-    """A hundred channels at once keep apart what they hold."""
+    """A hundred channels at once keep their events apart."""
     channels = [t.absent() for _ in range(100)]
     events = t.events(100)
 
@@ -152,7 +151,7 @@ async def many_channels(t: BrokerTrial) -> None:
 
 @suite.check()
 async def wagons_come_and_go(t: BrokerTrial) -> None:
-    """Of channels created, used and deleted one after the other nothing stays."""
+    """Channels that are created, used and deleted one after the other leave nothing behind."""
     for _ in range(50):
         channel = await t.channel(holding=t.events(2))
         async with t.claimed(channel) as (consumer, got):
@@ -164,7 +163,8 @@ async def wagons_come_and_go(t: BrokerTrial) -> None:
 
 @suite.check()
 async def cancelled_publish(t: BrokerTrial) -> None:
-    """A cancelled publish stored a leading part of its events or none; what returned stands, and the broker goes on."""
+    """A cancelled publish has stored a leading part of its events or none; the events of calls that returned stay, and
+    the broker goes on."""
     channel = await t.channel()
     returned: list[str] = []
     begun: list[list[str]] = []
@@ -196,7 +196,7 @@ async def cancelled_publish(t: BrokerTrial) -> None:
 
 @suite.check("durable", "shared")
 async def durable(t: BrokerTrial) -> None:
-    """What was accepted, sealed and settled stands when all who did it have closed, with its totals and bounds."""
+    """Accepted events, seals, settled events, totals and bounds stay when all processes have closed the broker."""
     open_channel, sealed = t.absent(), t.absent()
     async with t.another() as first:
         for channel in (open_channel, sealed):

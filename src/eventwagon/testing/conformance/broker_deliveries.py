@@ -42,7 +42,7 @@ async def receive_respects_the_limit(t: BrokerTrial) -> None:
 
 @suite.check()
 async def receive_gives_up(t: BrokerTrial) -> None:
-    """Where nothing comes, receive returns an empty batch, not before its timeout."""
+    """If no event arrives, receive returns an empty batch, not before its timeout."""
     channel = await t.channel()
     loop = asyncio.get_running_loop()
     async with t.broker.consume(channel, visibility=LONG) as consumer:
@@ -70,7 +70,7 @@ async def receive_wakes(t: BrokerTrial) -> None:
 
 @suite.check()
 async def receive_wakes_for_what_comes_back(t: BrokerTrial) -> None:
-    """A receive that waits ends soon after an event is released, its delay is over, or its claim has run out."""
+    """A receive that waits ends soon after an event was released, its delay is over, or its claim has expired."""
     channel = await t.channel(holding=t.events(1))
     async with (
         t.broker.consume(channel, visibility=t.visibility) as holder,
@@ -90,7 +90,7 @@ async def receive_wakes_for_what_comes_back(t: BrokerTrial) -> None:
 
 @suite.check()
 async def claimed_is_given_to_nobody_else(t: BrokerTrial) -> None:
-    """A claimed event comes to no other consumer, in any process, while its visibility time lasts; nor does one whose
+    """A claimed event is delivered to no other consumer, in any process, during its visibility time; nor is one whose
     consumer has left."""
     channel = await t.channel(holding=t.events(3))
     async with t.claimed(channel, 3):
@@ -102,8 +102,8 @@ async def claimed_is_given_to_nobody_else(t: BrokerTrial) -> None:
 
 @suite.check()
 async def unsettled_comes_back(t: BrokerTrial) -> None:
-    """An event whose claim ran out comes again as a suspect, with the same attempt each time, its consumer there or
-    not."""
+    """An event whose claim has expired is delivered again as a suspect, with the same attempt each time, whether its
+    consumer is still there or not."""
     events = t.events(2)
     channel = await t.channel(holding=events)
     for turn in (1, 2, 3):
@@ -122,7 +122,7 @@ async def unsettled_comes_back(t: BrokerTrial) -> None:
 
 @suite.check()
 async def suspects_come_alone(t: BrokerTrial) -> None:
-    """Suspects come one by one, and among no others, to a consumer in any process."""
+    """Suspects are delivered one at a time and with no other events, to a consumer in any process."""
     channel = await t.channel(holding=t.events(3))
     async with t.claimed(channel, 3, visibility=t.visibility):
         await past(t.visibility)
@@ -147,8 +147,8 @@ async def suspects_come_alone(t: BrokerTrial) -> None:
 
 @suite.check("ordered")
 async def suspects_and_others_take_turns(t: BrokerTrial) -> None:
-    """While suspects and other events are due, a consumer gets a suspect first, and both in turn; suspects with more
-    attempts before those with fewer."""
+    """While suspects and other events are due, a consumer gets a suspect first, and then both in turn; suspects with
+    more attempts come before those with fewer."""
     events = t.events(4)
     channel = await t.channel(holding=events)
     async with t.claimed(channel, 4, visibility=t.visibility):
@@ -171,7 +171,7 @@ async def suspects_and_others_take_turns(t: BrokerTrial) -> None:
 
 @suite.check()
 async def suspects_until_proven(t: BrokerTrial) -> None:
-    """A suspect stays one when it is released untried; released as tried it is one no longer, with attempt + 1."""
+    """A suspect stays a suspect if it is released untried; released as tried it no longer is one, with attempt + 1."""
     channel = await t.channel(holding=t.events(1))
     async with t.claimed(channel, visibility=t.visibility):
         await past(t.visibility)
@@ -186,8 +186,8 @@ async def suspects_until_proven(t: BrokerTrial) -> None:
 
 @suite.check()
 async def alone_charges(t: BrokerTrial) -> None:
-    """Where the claim of a suspect runs out that its consumer has `alone`, that is an attempt: one, however often it
-    said so. The next one begins anew."""
+    """If a consumer has called `alone` for a suspect and the claim expires, that counts as one attempt, however often
+    it called. The next claim starts afresh."""
     channel = await t.channel(holding=t.events(1))
     async with t.claimed(channel, visibility=t.visibility):
         await past(t.visibility)
@@ -209,8 +209,8 @@ async def alone_charges(t: BrokerTrial) -> None:
 
 @suite.check()
 async def alone_and_released(t: BrokerTrial) -> None:
-    """Released after `alone` an event has one attempt more, and is no suspect any longer; released untried it has the
-    attempt it had, and stays one."""
+    """Released after `alone`, an event has one more attempt and is no longer a suspect; released untried, it keeps its
+    attempt and stays a suspect."""
     channel = await t.channel(holding=t.events(1))
     async with t.claimed(channel, visibility=t.visibility):
         await past(t.visibility)
@@ -227,7 +227,7 @@ async def alone_and_released(t: BrokerTrial) -> None:
 
 @suite.check()
 async def cleared_of_suspicion(t: BrokerTrial) -> None:
-    """Released untried and cleared, after `alone` or not, a suspect has the attempt it had, and is one no longer."""
+    """Released untried and cleared, after `alone` or not, a suspect keeps its attempt and is no longer a suspect."""
     for marked in (False, True):
         channel = await t.channel(holding=t.events(1))
         async with t.claimed(channel, visibility=t.visibility):
@@ -244,8 +244,8 @@ async def cleared_of_suspicion(t: BrokerTrial) -> None:
 
 @suite.check()
 async def alone_of_a_stale_claim(t: BrokerTrial) -> None:
-    """For a claim that ran out, `alone` says so, and counts nothing against the event: neither while it waits, nor
-    while another has it, nor after it was settled."""
+    """For an expired claim, `alone` returns False and counts no attempt: neither while the event waits, nor while
+    another consumer has it, nor after it was settled."""
     channel = await t.channel(holding=t.events(1))
     async with t.claimed(channel, visibility=t.visibility) as (late, (held,)):
         await past(t.visibility)
@@ -263,8 +263,9 @@ async def alone_of_a_stale_claim(t: BrokerTrial) -> None:
 
 @suite.check("reclaims")
 async def reclaimed_comes_at_once(t: BrokerTrial) -> None:
-    """After `reclaim` what that owner has claimed comes at once, as suspects, also to a receive that waits; what others
-    have, and those without a name, stays claimed. An attempt counts where `alone` said so."""
+    """After `reclaim`, that owner's claimed events are delivered at once, as suspects, also to a receive that waits;
+    the events of other owners, and of consumers without a name, stay claimed. An attempt counts if `alone` was
+    called."""
     channel = await t.channel(holding=t.events(7))
     async with (
         t.another() as other,
@@ -295,7 +296,7 @@ async def reclaimed_comes_at_once(t: BrokerTrial) -> None:
 
 @suite.check()
 async def reclaim_of_nothing(t: BrokerTrial) -> None:
-    """Reclaiming in an absent channel, for an owner that has nothing there, or for no name, is success and changes
+    """Reclaiming in an absent channel, for an owner without claims there, or for no name, succeeds and changes
     nothing."""
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel) as (consumer, got):
@@ -309,7 +310,8 @@ async def reclaim_of_nothing(t: BrokerTrial) -> None:
 
 @suite.check()
 async def extend_keeps_the_claim(t: BrokerTrial) -> None:
-    """Extended in time, a claim outlives its visibility time by far; left alone after that, the event comes back."""
+    """A claim that is extended in time outlives its visibility time by far; if it is no longer extended, the event
+    comes back."""
     loop = asyncio.get_running_loop()
     for _ in range(5):
         channel = await t.channel(holding=t.events(2))
@@ -341,7 +343,7 @@ async def extend_keeps_the_claim(t: BrokerTrial) -> None:
 
 @suite.check()
 async def extend_of_a_stale_claim(t: BrokerTrial) -> None:
-    """Extending a claim that ran out takes the event neither from whoever has it now, nor from whoever comes."""
+    """Extending an expired claim takes the event neither from its present consumer nor from the next one."""
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel, 2, visibility=t.visibility) as (holder, held):
         await past(t.visibility)
@@ -358,7 +360,7 @@ async def extend_of_a_stale_claim(t: BrokerTrial) -> None:
 
 @suite.check()
 async def settled_never_comes_back(t: BrokerTrial) -> None:
-    """What was settled is never delivered again; what was not, of the same batch, is."""
+    """Settled events are never delivered again; unsettled events of the same batch are."""
     channel = await t.channel(holding=t.events(5))
     async with t.claimed(channel, 5, visibility=t.visibility) as (consumer, got):
         await consumer.settle(got[::2])
@@ -384,7 +386,8 @@ async def settle_counts_once(t: BrokerTrial) -> None:
 
 @suite.check()
 async def settle_after_the_claim(t: BrokerTrial) -> None:
-    """Settling after the claim ran out is right: the event is done, and is counted once, whoever else settles it."""
+    """Settling after the claim has expired is allowed: the event is done and counts once, even if another consumer
+    settles it too."""
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel, 2, visibility=t.visibility) as (late, held):
         await past(t.visibility)
@@ -416,7 +419,7 @@ async def release_gives_back(t: BrokerTrial) -> None:
 
 @suite.check()
 async def release_with_delay(t: BrokerTrial) -> None:
-    """An event released with a delay comes again after it, not before; others are not held up by it."""
+    """An event released with a delay is delivered again after it, not before; it does not delay other events."""
     loop = asyncio.get_running_loop()
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel) as (consumer, held):
@@ -431,7 +434,8 @@ async def release_with_delay(t: BrokerTrial) -> None:
 
 @suite.check()
 async def release_untried(t: BrokerTrial) -> None:
-    """Released with `tried=False` an event comes again with the same attempt; with the next, one more."""
+    """Released with `tried=False`, an event is delivered again with the same attempt; released as tried, with one
+    more."""
     channel = await t.channel(holding=t.events(1))
     async with t.broker.consume(channel, visibility=LONG) as consumer:
         for tried, attempt in ((False, 1), (False, 1), (True, 1), (False, 2), (True, 2), (True, 3)):
@@ -443,7 +447,7 @@ async def release_untried(t: BrokerTrial) -> None:
 
 @suite.check()
 async def release_is_idempotent(t: BrokerTrial) -> None:
-    """Releasing twice gives back once and counts one attempt."""
+    """Releasing twice gives the event back once and counts one attempt."""
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel, 2) as (holder, held):
         await holder.release([held[0], held[0], held[1]])
@@ -457,8 +461,8 @@ async def release_is_idempotent(t: BrokerTrial) -> None:
 
 @suite.check()
 async def release_of_a_stale_claim(t: BrokerTrial) -> None:
-    """Releasing a claim that ran out takes the event from nobody and counts no attempt; releasing a settled one
-    brings nothing back."""
+    """Releasing an expired claim takes the event from no consumer and counts no attempt; a settled event that is
+    released does not come back."""
     channel = await t.channel(holding=t.events(1))
     async with t.claimed(channel, visibility=t.visibility) as (late, held):
         await past(t.visibility)
@@ -505,7 +509,8 @@ async def consumers_share(t: BrokerTrial) -> None:
 
 @suite.check()
 async def cancelled_receive(t: BrokerTrial) -> None:
-    """A receive that is cancelled at any moment loses nothing: what it claimed comes back after its visibility time."""
+    """A receive may be cancelled at any moment and loses no event: its claimed events come back after their visibility
+    time."""
     channel = await t.channel()
     events = [t.events(5) for _ in range(30)]
     settled: set[bytes] = set()  # perhaps, where the settle itself was cancelled
@@ -560,8 +565,8 @@ async def delete_tells_consumers(t: BrokerTrial) -> None:
 
 @suite.check()
 async def delete_with_events_in_hand(t: BrokerTrial) -> None:
-    """With the channel deleted, settling and releasing what was received raise ChannelGone or do nothing; the channel
-    does not come back."""
+    """After the channel was deleted, settling and releasing received events raise ChannelGone or do nothing; the
+    channel does not come back."""
     channel = await t.channel(holding=t.events(2))
     async with t.claimed(channel, 2) as (consumer, got):
         await t.broker.delete(channel)
@@ -575,7 +580,8 @@ async def delete_with_events_in_hand(t: BrokerTrial) -> None:
 
 @suite.check("shared")
 async def crashed_consumer(t: BrokerTrial) -> None:
-    """What a process had in hand when it went comes back to another after the visibility time, as suspects."""
+    """The claimed events of a process that has ended are delivered to another after the visibility time, as
+    suspects."""
     channel = await t.channel(holding=t.events(2))
     async with t.another() as other, other.consume(channel, visibility=t.visibility) as consumer:
         await t.take(consumer, 2)

@@ -14,7 +14,7 @@ suite: Suite[OrchestratorTrial] = Suite()
 
 @suite.check()
 async def scaled_to_zero(t: OrchestratorTrial) -> None:
-    """With no workers asked for none runs, once handlers in flight have finished; asked for again they come back."""
+    """With no workers requested, none runs once handlers in flight have finished; requested again, they come back."""
     spec = await t.ready(workers=2, held=1)
     nothing = msgspec.structs.replace(spec, workers=0)
     await t.orchestrator.ensure(nothing)
@@ -43,7 +43,8 @@ async def scaled_to_zero(t: OrchestratorTrial) -> None:
 
 @suite.check("idles")
 async def idle_workers_take_nothing(t: OrchestratorTrial) -> None:
-    """Idle workers are ready and take nothing; told to work they do, and told to be idle they finish what they have."""
+    """Idle workers are ready and take no events; told to work they do, and told to be idle they finish their
+    handlers."""
     spec = await t.harness.spec(1, workers=2)
     idle = msgspec.structs.replace(spec, idle=True)
     await t.orchestrator.ensure(idle)
@@ -64,7 +65,7 @@ async def idle_workers_take_nothing(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def ensure_moves_a_unit(t: OrchestratorTrial) -> None:
-    """Asked to serve another wagon a unit leaves the one before, and is ready only when it serves the new one."""
+    """A unit that is moved to another wagon leaves the previous one, and is ready only when it serves the new one."""
     spec = await t.ready(1, workers=2)
     warm = getattr(t.harness, "warm", False)
     before = await t.harness.incarnation(1) if warm else None
@@ -87,7 +88,7 @@ async def ensure_moves_a_unit(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def moving_ends_no_handler(t: OrchestratorTrial) -> None:
-    """A unit that is to serve another wagon finishes what it has in hand of the one before."""
+    """A unit that is moved to another wagon finishes the handlers of the previous one."""
     spec = await t.ready(1, workers=2, held=1)
     after = await t.moved(spec, 2)
     await asyncio.sleep(t.moment)
@@ -99,7 +100,7 @@ async def moving_ends_no_handler(t: OrchestratorTrial) -> None:
 
 @suite.check("revision")
 async def revision_is_told(t: OrchestratorTrial) -> None:
-    """A wagon for other code gets workers that run it, and the deployment says so."""
+    """A wagon for other code gets workers that run this code, and the deployment says so."""
     spec = msgspec.structs.replace(await t.harness.spec(1, workers=1), revision=t.harness.revision)
     await t.orchestrator.ensure(spec)
     await t.until_ready(spec)

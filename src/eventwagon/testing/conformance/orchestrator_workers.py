@@ -15,7 +15,7 @@ suite: Suite[OrchestratorTrial] = Suite()
 
 @suite.check()
 async def ensure_makes_ready(t: OrchestratorTrial) -> None:
-    """What is ensured is listed, eventually ready with as many workers as asked for, and handles events."""
+    """A wagon that was ensured is listed, becomes ready with the requested number of workers, and handles events."""
     spec = await t.harness.spec(1, workers=2)
     await t.orchestrator.ensure(spec)
     holds(await t.deployment(spec) is not None, "a wagon that was ensured is not listed")
@@ -28,7 +28,7 @@ async def ensure_makes_ready(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def ensure_is_idempotent(t: OrchestratorTrial) -> None:
-    """Ensuring again, also while events are handled, changes nothing: neither more workers nor ended handlers."""
+    """Ensuring again, also while events are handled, changes nothing: no more workers, no ended handlers."""
     spec = await t.ready(workers=2, held=2)
     await t.harness.give(spec, 4)
     for _ in range(3):
@@ -42,7 +42,7 @@ async def ensure_is_idempotent(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def rescale_up(t: OrchestratorTrial) -> None:
-    """With more workers asked for more events are handled at once, and those in flight go on."""
+    """With more workers requested, more events are handled at once, and handlers in flight go on."""
     spec = await t.ready(workers=1, held=1)
     await t.harness.give(spec, 4)
     more = msgspec.structs.replace(spec, workers=3)
@@ -54,7 +54,7 @@ async def rescale_up(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def rescale_down(t: OrchestratorTrial) -> None:
-    """With fewer workers asked for no handler in flight is ended; the others begin nothing new."""
+    """With fewer workers requested, no handler in flight is ended; surplus workers take no more events."""
     spec = await t.ready(workers=3, held=3)
     await t.harness.give(spec, 1)
     await t.orchestrator.ensure(msgspec.structs.replace(spec, workers=1))
@@ -67,7 +67,7 @@ async def rescale_down(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def told_of_the_cut_off(t: OrchestratorTrial) -> None:
-    """A wagon that is cut off from ingestion keeps its workers and what they have in hand."""
+    """A wagon that is cut off from ingestion keeps its workers and their handlers in flight."""
     spec = await t.ready(workers=2, held=1)
     await t.orchestrator.ensure(msgspec.structs.replace(spec, cut_off_at=1.75e9))
     await asyncio.sleep(t.moment)
@@ -77,7 +77,8 @@ async def told_of_the_cut_off(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def remove_waits(t: OrchestratorTrial) -> None:
-    """Removing waits for handlers in flight within the grace; when it returns nothing runs and nothing is listed."""
+    """Removing waits for handlers in flight within the grace; when it returns, no worker runs and the unit is not
+    listed."""
     spec = await t.ready(workers=2, held=2)
     removing = asyncio.create_task(t.orchestrator.remove(spec.train, 1, grace=600.0))
     try:
@@ -94,7 +95,7 @@ async def remove_waits(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def remove_has_an_end(t: OrchestratorTrial) -> None:
-    """A handler that does not end within the grace is ended, not before, and remove returns when it has."""
+    """A handler that does not end within the grace is ended, not earlier; then remove returns."""
     loop = asyncio.get_running_loop()
     spec = await t.ready(workers=1, held=1)
     began = loop.time()
@@ -106,7 +107,7 @@ async def remove_has_an_end(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def remove_is_idempotent(t: OrchestratorTrial) -> None:
-    """Removing what is absent, was removed, is being removed or is not yet ready is success."""
+    """Removing a unit that is absent, removed, being removed or not ready yet succeeds."""
     spec = await t.harness.spec(1, workers=1)
     await t.orchestrator.remove(spec.train, 1, grace=0.0)
     await t.orchestrator.ensure(spec)
@@ -121,7 +122,7 @@ async def remove_is_idempotent(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def ensure_after_remove(t: OrchestratorTrial) -> None:
-    """A wagon that was removed and is ensured again gets workers again: it is what is asked for that counts."""
+    """A wagon that was removed and is ensured again gets workers again: the latest request counts."""
     spec = await t.ready()
     await t.orchestrator.remove(spec.train, 1, grace=600.0)
     await t.orchestrator.ensure(spec)
@@ -132,7 +133,7 @@ async def ensure_after_remove(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def wagons_apart(t: OrchestratorTrial) -> None:
-    """Each wagon has its own workers; removing one leaves the others and what they have in hand (I8)."""
+    """Each wagon has its own workers; removing one leaves the others and their handlers in flight (I8)."""
     held = 1 if getattr(t.harness, "ends", True) else 0
     first, second = await t.ready(1, workers=1, held=held), await t.ready(2, workers=2, held=2)
     same(sorted(await t.orchestrator.deployments(first.train)), [1, 2], "wagons")
@@ -147,7 +148,7 @@ async def wagons_apart(t: OrchestratorTrial) -> None:
 
 @suite.check()
 async def trouble_is_told(t: OrchestratorTrial) -> None:
-    """A wagon whose workers can't attach is not ready and says why; it can be removed."""
+    """A wagon whose workers can't attach is not ready and gives the reason; it can be removed."""
     spec = await t.harness.spec(1, workers=1)
     spec = msgspec.structs.replace(spec, channels=(Channel(spec.train, 99),))
     await t.orchestrator.ensure(spec)
@@ -164,8 +165,8 @@ async def trouble_is_told(t: OrchestratorTrial) -> None:
 
 @suite.check("outlives")
 async def leftovers_are_found(t: OrchestratorTrial) -> None:
-    """What an orchestrator that is gone left running is listed by another, which brings it to its spec or removes
-    it."""
+    """If an orchestrator ends and leaves units running, another one lists them, and brings them to their spec or
+    removes them."""
     spec = await t.harness.spec(1, workers=1)
     async with t.harness.another() as gone:
         await gone.ensure(spec)

@@ -83,11 +83,20 @@ suite: Suite[RegistryTrial] = Suite()
 
 
 _VALUES: dict[object, object] = {
-    int: 3, float: 2.5, str: "because ünïcödé ✓ \"'\\\n", int | None: 2**53, float | None: 1.75e9, bool: True,
+    int: 3,
+    float: 2.5,
+    str: "because ünïcödé ✓ \"'\\\n",
+    int | None: 2**53,
+    float | None: 1.75e9,
+    bool: True,
     str | None: "v2",
-    tuple[str, ...]: ("a", "b-c"), tuple[int, ...]: (3, 4), dict[str, str]: {"limit": "Volume(5)"}, Mapping[str, str]: {"limit": "Volume(5)"},
-    str | None: "v2 ünïcödé", State: State.DRAINING,
-}  # fmt: skip
+    tuple[str, ...]: ("a", "b-c"),
+    tuple[int, ...]: (3, 4),
+    dict[str, str]: {"limit": "Volume(5)"},
+    Mapping[str, str]: {"limit": "Volume(5)"},
+    str | None: "v2 ünïcödé",
+    State: State.DRAINING,
+}
 
 
 def _filled(kind: Any, **given: object) -> Any:
@@ -108,7 +117,7 @@ def _full(train: str) -> Manifest:
 
 @suite.check()
 async def absent_train(t: RegistryTrial) -> None:
-    """Where there is no manifest an empty one of revision 0 is read, and reading, listing and watching create
+    """If there is no manifest, reading gives an empty one of version 0; reading, listing and watching create
     nothing."""
     same(await t.registry.read(t.train), Snapshot(Manifest(train=t.train), 0), "what is read")
     same(list(await t.registry.members(t.train)), [], "members")
@@ -121,7 +130,7 @@ async def absent_train(t: RegistryTrial) -> None:
 
 @suite.check()
 async def replace_stores(t: RegistryTrial) -> None:
-    """What was stored is read, with all its fields and the revision that replace told, by any process."""
+    """Any process reads the stored manifest, with all its fields and the version that replace returned."""
     stored = await t.registry.replace(t.train, _full(t.train), expect=0)
     holds(stored.version > 0, f"revision {stored.version} for a manifest that exists")
     same(stored.manifest, _full(t.train), "the manifest that replace returns")
@@ -132,7 +141,7 @@ async def replace_stores(t: RegistryTrial) -> None:
 
 @suite.check()
 async def replace_conflicts(t: RegistryTrial) -> None:
-    """With any revision but the newest, replace raises Conflict and stores nothing: no manifest, no entries."""
+    """With any version except the newest, replace raises Conflict and stores nothing: no manifest, no entries."""
     for wrong in (1, 7):
         attempt = t.registry.replace(t.train, _full(t.train), expect=wrong, entries=[t.entry("never")])
         await refused(attempt, Conflict, what=f"replace of nothing, expecting revision {wrong}")
@@ -150,7 +159,7 @@ async def replace_conflicts(t: RegistryTrial) -> None:
 
 @suite.check()
 async def first_one_wins(t: RegistryTrial) -> None:
-    """Of many that make the first manifest at once, in several processes, one succeeds."""
+    """If many processes create the first manifest at once, one succeeds."""
 
     async def make(registry: Registry, number: int) -> int:
         try:
@@ -168,8 +177,7 @@ async def first_one_wins(t: RegistryTrial) -> None:
 
 @suite.check()
 async def many_writers(t: RegistryTrial) -> None:
-    """Fifty concurrent writers in two processes, each reading again at a conflict: each wins once, none is
-    overwritten."""
+    """Fifty concurrent writers in two processes read again at a conflict: each wins once, none is overwritten."""
     await t.first()
     revisions: list[int] = []
 
@@ -215,7 +223,7 @@ async def trains_apart(t: RegistryTrial) -> None:
 
 @suite.check()
 async def watch_begins_with_the_newest(t: RegistryTrial) -> None:
-    """A watch gives the newest manifest first, then each change, by any process, soon after it was made."""
+    """A watch gives the newest manifest first, then each change of any process, soon after it was made."""
     one = await t.first()
     async with t.another() as other, t.registry.watch(t.train) as watching:
         same(await t.next(watching), one, "what a watch begins with")
@@ -247,7 +255,7 @@ async def watch_waits(t: RegistryTrial) -> None:
 
 @suite.check()
 async def watch_never_goes_back(t: RegistryTrial) -> None:
-    """Under many quick changes each watch sees revisions that only grow, with their own manifests, up to the newest."""
+    """Under many quick changes each watch sees versions that only grow, with their own manifests, up to the newest."""
     await t.first()
 
     async def follow(registry: Registry) -> None:
@@ -273,7 +281,7 @@ async def watch_never_goes_back(t: RegistryTrial) -> None:
 
 @suite.check()
 async def members_come_and_go(t: RegistryTrial) -> None:
-    """Members are listed by name with what they said last, by any process, until they check out."""
+    """Any process lists members by name with their last check-in, until they check out."""
     attachments = (
         Deployment(number=1, ready=True, workers=4),
         Deployment(number=2, ready=False, trouble="no ünïcödé ✓"),
@@ -297,7 +305,7 @@ async def members_come_and_go(t: RegistryTrial) -> None:
 
 @suite.check()
 async def members_time_out(t: RegistryTrial) -> None:
-    """A member that says nothing for its ttl is gone; one that checks in again stays, and may come back."""
+    """A member that does not check in for its ttl is gone; one that checks in stays, and a gone one may come back."""
     quiet, alive = Member(name="quiet"), Member(name="alive")
     await t.registry.check_in(t.train, quiet, ttl=t.ttl)
     await t.registry.check_in(t.train, alive, ttl=t.ttl)
@@ -313,8 +321,8 @@ async def members_time_out(t: RegistryTrial) -> None:
 
 @suite.check()
 async def journal_keeps_order(t: RegistryTrial) -> None:
-    """Entries come oldest first, in the order they were added by append and by replace, by any process; `last` gives
-    the newest. A journal alone makes no train."""
+    """Entries come oldest first, in the order in which append and replace of any process added them; `last` gives the
+    newest. A journal alone makes no train."""
     await t.registry.append(t.train, [t.entry("1"), t.entry("2")])
     await t.registry.append(t.train, [])
     holds(t.train not in await t.registry.trains(), "a journal without a manifest made a train")
@@ -330,7 +338,7 @@ async def journal_keeps_order(t: RegistryTrial) -> None:
 
 @suite.check()
 async def journal_is_bounded(t: RegistryTrial) -> None:
-    """Only the newest `keep` entries stay, whether they came by append or by replace."""
+    """Only the newest `keep` entries stay, whether append or replace added them."""
     for first in range(0, 50, 7):
         await t.registry.append(t.train, [t.entry(str(i)) for i in range(first, first + 7)], keep=10)
     same(await t.journal(), [str(i) for i in range(46, 56)], "journal")
@@ -343,7 +351,7 @@ async def journal_is_bounded(t: RegistryTrial) -> None:
 
 @suite.check()
 async def journal_of_many(t: RegistryTrial) -> None:
-    """Many that add at the same time, in two processes: each call's entries are all there, in order; thousands too."""
+    """Two processes add entries at the same time, thousands too: each call's entries are all there, in order."""
 
     async def add(registry: Registry, name: str) -> None:
         for i in range(5):
@@ -370,7 +378,7 @@ async def journal_keeps_every_decision(t: RegistryTrial) -> None:
 
 @suite.check()
 async def stays_when_closed(t: RegistryTrial) -> None:
-    """What a process stored is there when it has closed: manifest, journal, members."""
+    """Manifest, journal and members stay when the process that stored them has closed the registry."""
     async with t.another() as other:
         stored = await other.replace(t.train, _full(t.train), expect=0, entries=[t.entry("1")])
         await other.check_in(t.train, Member(name="a"), ttl=600.0)
@@ -382,8 +390,8 @@ async def stays_when_closed(t: RegistryTrial) -> None:
 
 @suite.check()
 async def delete_leaves_nothing(t: RegistryTrial) -> None:
-    """Manifest, members and journal are gone, for this process and for one that comes later; the train is listed no more,
-    and others are as they were. Deleting again changes nothing."""
+    """After `delete`, manifest, members and journal are gone, for this process and for later ones; the train is no
+    longer listed, and other trains are unchanged. Deleting again changes nothing."""
     other = f"{t.train}_2"
     kept = await t.registry.replace(other, Manifest(train=other), expect=0, entries=[t.entry("other")])
     await t.registry.check_in(other, Member(name="b"), ttl=600.0)
@@ -407,7 +415,7 @@ async def delete_leaves_nothing(t: RegistryTrial) -> None:
 
 @suite.check()
 async def delete_of_what_was_never_there_creates_nothing(t: RegistryTrial) -> None:
-    """Absent is success."""
+    """Deleting an absent train succeeds and creates nothing."""
     await t.registry.delete(t.train)
     holds(t.train not in await t.registry.trains(), "it is listed")
     same((await t.registry.read(t.train)).version, 0, "the revision")
@@ -415,7 +423,7 @@ async def delete_of_what_was_never_there_creates_nothing(t: RegistryTrial) -> No
 
 @suite.check()
 async def founded_anew_after_deletion(t: RegistryTrial) -> None:
-    """The same name begins from nothing."""
+    """A train founded again under the same name starts empty."""
     for _ in range(3):
         stored = await t.registry.replace(t.train, _full(t.train), expect=0, entries=[t.entry("1")])
         await t.registry.check_in(t.train, Member(name="a"), ttl=600.0)

@@ -1,4 +1,5 @@
-"""A unit's supervisor: `python -m eventwagon.orchestrators.processes.command TRAIN UNIT DIRECTORY`. Started by Command."""
+"""A unit's supervisor: `python -m eventwagon.orchestrators.processes.command TRAIN UNIT DIRECTORY`. Started by
+Command."""
 
 from __future__ import annotations
 

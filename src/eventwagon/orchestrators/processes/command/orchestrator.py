@@ -40,9 +40,9 @@ class Command(Processes):
     that takes over another wagon is not warm.
 
     `names` says what the broker calls a channel (a broker's `name_of`); `registry` is where commands check in (for
-    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with
-    Subprocess: a small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the
-    wagon's name and the copy's number before each line. Raises UsageError.
+    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with Subprocess: a
+    small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the wagon's
+    name and the copy's number before each line. Raises UsageError.
     """
 
     def __init__(

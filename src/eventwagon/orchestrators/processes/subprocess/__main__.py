@@ -1,5 +1,5 @@
-"""A wagon's process: `python -m eventwagon.orchestrators.processes.subprocess TARGET TRAIN NUMBER DIRECTORY`. Started by
-Subprocess."""
+"""A wagon's process: `python -m eventwagon.orchestrators.processes.subprocess TARGET TRAIN NUMBER DIRECTORY`. Started
+by Subprocess."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from heapq import heapreplace
 
+from ..clairvoyant import cheapest
 from ..job import Job, Outcome, over_chances
 from ..queueing import oldest_in_time
 from .scalers import FeedForward, Keda, Ramp
@@ -122,6 +123,11 @@ def optimum(job: Job) -> Outcome:
     )  # fmt: skip
 
 
+def clairvoyant_scaler(job: Job) -> Outcome:
+    """One queue, scaled by one who knows all arrivals: what every scaler can be measured against."""
+    return cheapest(job, "clairvoyant_scaler")
+
+
 RIVALS: dict[str, Callable[[Job], Outcome]] = {
     rival.__name__: rival
     for rival in (
@@ -130,6 +136,7 @@ RIVALS: dict[str, Callable[[Job], Outcome]] = {
         keda,
         keda_kafka,
         feed_forward,
+        clairvoyant_scaler,
         ideal_elastic_fifo,
         serverless,
         newest_first,

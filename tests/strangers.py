@@ -56,6 +56,7 @@ BINARY_ONES = [
     Written({"id": b"only an id"}, b"1"),
     Written({**GOOD, "id": b"control", "subject": b"a\nb"}, b"\xff\x00"),
     Written({**GOOD, "id": b"old", "specversion": b"0.3"}, b"old"),
+    Written({**GOOD, "id": b"many", **{f"x{n}": b"v" for n in range(5000)}}, b"many"),
 ]  # fmt: skip
 LATIN_1 = Written(
     {**GOOD, "id": b"latin", "source": b"Z\xfcrich", "time": b"2026-01-31T23:59:59.000001Z", "datacontenttype": b"application/json"},

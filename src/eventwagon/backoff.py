@@ -24,7 +24,7 @@ class Backoff:
         return pause
 
     def reset(self) -> None:
-        """An attempt went well: begin anew."""
+        """An attempt succeeded: start again with the first pause."""
         self._next = self._least
         self._begun = False
 

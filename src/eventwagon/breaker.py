@@ -16,12 +16,12 @@ from .values import in_seconds, real, whole
 USUAL = 5
 """Attempts at an event where the train does not say how many, as long as its channel works."""
 DEATHS = 8
-"""Attempts after which an event is dead there whose process died of the last one: failures count among them, and those
-of an outage are not its own."""
+"""Attempts after which an event is dead if its process died of the last one. Failures count among them, and those of an
+outage are not the event's own."""
 PATIENCE = 600.0
-"""Seconds for which an event goes on being retried then, while nothing else of its channel succeeds."""
+"""Seconds for which an event is then retried, while no other event of its channel succeeds."""
 _HELD_LEAST = 1.0
-"""The shortest pause meanwhile, in seconds, whatever `backoff` says."""
+"""The shortest pause in that time, in seconds, even if `backoff` is shorter."""
 _PROBED = 10
 """Failures after which even an open circuit gives an event up, once PATIENCE is over: a channel that holds nothing but
 bad events must come to an end."""
@@ -210,8 +210,8 @@ class Circuit:
         return Again(pause, counts)
 
     def passed(self, event_id: str, *, gone: bool) -> bool:
-        """A handling ended in a way that says nothing of the channel; `gone`: the event does not come again. Whether
-        another probe may be taken in its place."""
+        """A handling ended without evidence about the channel; `gone`: the event does not come again. Returns whether
+        another probe may take its place."""
         if gone:
             self.failing.pop(event_id, None)
         if event_id != self.probe:

@@ -1,7 +1,8 @@
-"""CloudEvents 1.0 as the messages of brokers carry them, whoever wrote them: one codec for every driver. Pure.
+"""CloudEvents 1.0 in the messages of brokers, whoever wrote them: one codec for all drivers. Pure.
 
-Reading is total. Whatever the bytes are, they become an event that the one door takes (`event.checked`): the event, or
-a batch of several (`parts`), or what can't be decoded, which a worker sends to the dead letters (`undecodable`)."""
+Reading never fails. Any bytes become an event that passes the one check (`event.checked`): the event itself, a batch of
+several (`parts`), or an undecodable message, which a worker sends to the dead letters (`undecodable`).
+"""
 
 from __future__ import annotations
 
@@ -37,11 +38,12 @@ BATCH = "application/cloudevents-batch+json"
 UNKNOWN = "unknown"
 """The type and the source of an event that names none."""
 UNDECODABLE = "undecodable"
-"""The extension attribute of what can't be decoded: where the message stood."""
+"""The extension attribute of an undecodable message: its position."""
 _HEADERS_MOST = MOST_EXTENSIONS // 2 * LONGEST_VALUE
-"""Characters that are kept of the headers of a message that can't be decoded."""
+"""Characters that are kept of the headers of an undecodable message."""
 HEADERS = "rawheaders"
-"""The extension attribute with the headers of what can't be decoded, as JSON; `rawheaders2` and so on if it is long."""
+"""The extension attribute with the headers of an undecodable message, as JSON; `rawheaders2` and so on if it is
+long."""
 
 Pairs = Sequence[tuple[str | bytes, str | bytes | None]]
 """A message's headers, properties or fields, in their order."""
@@ -74,8 +76,8 @@ def _date(second: int) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """An RFC 3339 time in seconds since the epoch, UTC where it names no zone. None for what is no time, and for one
-    too near to the ends of the years 1 to 9999 to be written again in every zone."""
+    """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if it is no time, or so near
+    to the ends of the years 1 to 9999 that it can't be written again in every zone."""
     if len(text) == 27 and text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
         second = _parsed(text[:19])  # as we write it
         time = None if second is None else second + int(text[20:26]) / 1e6
@@ -137,7 +139,7 @@ def _is_plain(content_type: str) -> bool:
 
 
 def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, because: str) -> Event:
-    """What stands for a message that can't be decoded: its payload as it is, its position as id and as the extension
+    """The event that replaces an undecodable message: its payload unchanged, its position as id and as the extension
     attribute `undecodable`, the reason as `deadbecause`, and its headers as `rawheaders`."""
     extensions = {UNDECODABLE: position, "deadbecause": plain(f"can't be decoded: {because}")}
     if pairs:
@@ -175,7 +177,7 @@ def is_json(content_type: str) -> bool:
 
 
 def looks_structured(data: bytes) -> bool:
-    """Whether the data of a message that does not say what it is are one event in JSON."""
+    """Whether the data of a message without a content type are one event in JSON."""
     try:
         return "specversion" in _document.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -216,7 +218,7 @@ def _names_event(found: dict[str, str]) -> bool:
 
 
 def _repeats(found: dict[str, str], data: bytes) -> bool:
-    """Whether the headers of a message in structured mode only say again what stands in it."""
+    """Whether the headers of a message in structured mode only repeat its content."""
     try:
         document = _document.decode(data)
         return all(name in found and _attribute(name, document[name]) == found[name] for name in ("id", "source"))
@@ -259,7 +261,7 @@ def _attribute(name: str, value: msgspec.Raw) -> str | None:
 
 
 def _event(found: dict[str, str], data: bytes, content_type: str, position: str, written: float) -> Event:
-    """What is left out is filled in here, for every broker."""
+    """Missing attributes are filled in here, for every broker."""
     version = _given(found.pop("specversion", None), "specversion")
     if version is not None and not version.startswith("1."):
         raise _Bad(f"its CloudEvents version is {plain(version, 40)}; only 1.0 is read")

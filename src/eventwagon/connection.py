@@ -1,4 +1,4 @@
-"""A program's connection to a train where it runs: to publish, to run it, to steer it, to look at it."""
+"""A program's connection to a train: to publish, to run it, to steer it, to watch it."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ _LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
 DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
-"""The extension attributes that a dead letter has beside those of the event."""
+"""The extension attributes that a dead letter has in addition to those of the event."""
 
 _EXTENSION = re.compile("[a-z0-9]{1,64}")
 _CORE = frozenset(
@@ -66,7 +66,7 @@ _NO_TEXT = re.compile(
     + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
     + "]"
 )
-"""What a string of CloudEvents may not hold: control characters, halves of characters, and what is no character."""
+"""Characters that a CloudEvents string may not contain: control characters, half surrogate pairs, noncharacters."""
 _UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 _PLAUSIBLE = 4_102_444_800.0  # the year 2100
 

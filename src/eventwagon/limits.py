@@ -83,7 +83,7 @@ def _count(n: float) -> str:
 
 
 def _written(n: float) -> str:
-    """The number as short as it can be read back: programs are compared by what they declare."""
+    """The number, as short as it can be read back: programs are compared by their declarations."""
     short = f"{n:g}"
     return short if float(short) == n else repr(n)
 
@@ -101,7 +101,7 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
 
     @property
     def bound(self) -> int:
-        """It is full at that many events, whatever else is so."""
+        """It is full at that many events, whatever the other figures are."""
         return self.events
 
     def measure(self, reading: Reading) -> Pressure:
@@ -200,7 +200,7 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
 
 
 _LONGEST = 1e12
-"""Seconds of the longest wait that is told."""
+"""The longest wait that is reported, in seconds."""
 
 
 class Wait(msgspec.Struct, _Combinable, frozen=True):
@@ -295,7 +295,7 @@ class All(msgspec.Struct, _Combinable, frozen=True):
 
 
 def written(limit: Limit) -> str:
-    """How the limit stands in the declaration: its `repr`, or the name of a class that has none of its own."""
+    """The limit as written in the declaration: its `repr`, or the name of a class without a `repr` of its own."""
     kind = type(limit)
     return repr(limit) if kind.__repr__ is not object.__repr__ else f"{kind.__module__}.{kind.__qualname__}()"
 
@@ -315,8 +315,8 @@ def check_written(limit: Limit) -> None:
 
 
 def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
-    """What the limit measures, and what was wrong with that; empty where nothing was. A user's own limit may do
-    anything: where it gives no finite number the pressure is 0. Raises nothing but KeyboardInterrupt."""
+    """The limit's pressure, and the fault of the measurement; empty if there was none. A user's own limit may do
+    anything: if it gives no finite number, the pressure is 0. Raises nothing but KeyboardInterrupt."""
     try:
         pressure: Any = limit.measure(reading)
     except KeyboardInterrupt:

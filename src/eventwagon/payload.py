@@ -36,7 +36,7 @@ _UNTYPED = (Any, object, inspect.Parameter.empty)
 
 
 def _bare(annotation: Any) -> Any:
-    """The type itself: without metadata, and what a name stands for."""
+    """The type itself: without metadata, aliases resolved."""
     while True:
         if typing.get_origin(annotation) is typing.Annotated:
             annotation = annotation.__origin__
@@ -57,7 +57,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """The annotation and all that it is made of: arguments, and the fields of classes, but for those of Pydantic."""
+    """The annotation and all its parts: arguments, and the fields of classes except Pydantic's."""
     todo, seen = [annotation], set[int]()
     while todo:
         part = todo.pop()
@@ -156,8 +156,8 @@ def _by_msgspec(annotation: Any, *, hidden: bool) -> _Form:
 
 
 def _by_member(forms: list[_Form]) -> _Form:
-    """A union that no library can hold: each member by its own form. What is written is known by the first member that
-    has all of it, or else by the first that takes it."""
+    """A union that no library supports: each member by its own form. A payload is decoded by the first member that has
+    all of it, or else by the first that accepts it."""
 
     def dumps(payload: Any) -> bytes:
         for form in forms:
@@ -276,7 +276,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _missing(read: Any, given: Any, at: str = "") -> str | None:
-    """Where something of the JSON that was given is missing in what was read of it; None: nowhere."""
+    """The place at which a part of the given JSON is missing in the decoded value; None: nothing is missing."""
     if is_a(given, dict):
         if not is_a(read, dict):
             return at
@@ -296,8 +296,7 @@ def _missing(read: Any, given: Any, at: str = "") -> str | None:
 
 
 def _difference(sent: Any, got: Any, at: str = "") -> tuple[str, Any, Any]:
-    """Where the first difference lies, the path of an empty text being the whole, and what stands there on both
-    sides."""
+    """The place of the first difference (an empty path: the whole), and the values on both sides."""
     if type(sent) is type(got):
         for where, one, other in _both(sent, got, at):
             if not _alike(one, other):
@@ -381,16 +380,13 @@ class Codec(typing.NamedTuple):
     encode: Callable[[object], tuple[bytes, str]]
     """To bytes and content type. Raises UsageError for what does not fit the type, or would not come back equal."""
     decode: Callable[[Event], Any]
-    """From an event. Raises whatever the type's own checks raise for data that don't fit."""
+    """From an event. Raises the errors of the type's own checks for data that don't fit."""
 
 
 def codec(annotation: Any) -> Codec:
-    """The codec of what is annotated so. Raises UsageError for a type that nothing can write and read.
-
-    `bytes`, `bytearray` and `memoryview` travel as they are, under a content type of their own, also as members of a
-    union. An `Event` is handed over whole. Without a type a payload is plain JSON, and comes back as dicts, lists and
-    plain values.
-    """
+    """The codec for this annotation. Raises UsageError for a type that can't be encoded and decoded. `bytes`,
+    `bytearray` and `memoryview` travel unchanged, under a content type of their own, also as members of a union. An
+    `Event` is passed whole. Without a type a payload is plain JSON, and comes back as dicts, lists and plain values."""
     bare = _bare(annotation)
     if bare is Event:
         return Codec(encode, lambda event: event)
@@ -449,7 +445,7 @@ def encode(payload: object) -> tuple[bytes, str]:
 
 
 def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]]:
-    """The encoder of a form, which reads again what it has written."""
+    """The encoder of a form, which decodes its own output again."""
     write, read, equality = form
     wanted = getattr(annotation, "__qualname__", None) or str(annotation)
 
@@ -479,8 +475,8 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
 
 
 def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> bytes:
-    """JSON that stands for a class, with what it leaves out: defaults that a factory makes (an id, the time) are to be
-    the same at every attempt."""
+    """JSON given for a class, with its missing fields filled in: defaults that a factory makes (an id, the time) must
+    be the same at every attempt."""
     whole = _json.encode(_filled(shown, payload))
     if whole != data:
         with suppress(Exception):  # a default that the type itself would not take
@@ -497,7 +493,7 @@ def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> by
 
 
 def _filled(read: Any, given: Any) -> Any:
-    """The JSON that was given, and what was read of it besides."""
+    """The given JSON, completed by the decoded fields that it lacks."""
     if isinstance(given, dict):
         return {key: _filled(read[key], item) for key, item in given.items()} | {
             key: item for key, item in read.items() if key not in given
@@ -513,7 +509,8 @@ class _Own(typing.NamedTuple):
 
 
 def _form_of(cls: type) -> _Own | None:
-    """How objects of a class are written by what the class itself says; None for classes that say too little."""
+    """How objects of a class are encoded, from the class's own declarations; None for classes that declare too
+    little."""
     if not _is_record(cls) or getattr(cls, "__parameters__", None):  # of a generic class, who knows the parameters
         return None
     try:
@@ -544,7 +541,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def type_name(payload: object) -> str:
-    """The event type that a payload stands for: the name of its class."""
+    """The event type of a payload: the name of its class."""
     name = class_name(payload)
     return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
 
@@ -553,7 +550,7 @@ def type_name(payload: object) -> str:
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What a handler's signature says."""
+    """A handler's signature."""
 
     payload: Any
     wants_context: bool

@@ -33,7 +33,7 @@ def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
 
 
 def class_name(value: object) -> str:
-    """The name of the value's class, whatever that makes of the attribute."""
+    """The name of the value's class, even if the class overrides the attribute."""
     name: str = vars(type)["__name__"].__get__(type(value))
     return name
 
@@ -114,8 +114,8 @@ def _outside() -> int:
 
 
 def text(what: str, value: object, *, most: int = 500) -> str:
-    """A line of text for people, trimmed to `most` characters. Raises UsageError for what is no text, what UTF-8 can't
-    hold, and for control characters other than the ends of lines and tabs, which become blanks."""
+    """A line of text for people, trimmed to `most` characters. Raises UsageError for values that are no text, text that
+    UTF-8 can't encode, and control characters other than line ends and tabs, which become blanks."""
     if not is_a(value, str):
         raise UsageError(f"{what} must be text, not {shown(value)}")
     line = " ".join(value[: 4 * most].split())[:most]

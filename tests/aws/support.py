@@ -12,8 +12,11 @@ from typing import Any
 from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
+from eventwagon.drivers.aws.broker import SQSBroker
 from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.errors import AWSRefused
+from eventwagon.drivers.aws.queues import Queues
+from eventwagon.drivers.aws.rows import Rows
 from eventwagon.event import Channel, Event, new_ids
 
 QUICK: dict[str, Any] = {"lease": 1.0, "keep_drained": 1.0, "observe_every": 0.5, "member_ttl": 3.0, "visibility": 5.0}
@@ -33,6 +36,23 @@ def refused(code: str, status: int = 400) -> AWSRefused:
     """An error as AWS answers it."""
     said = {"Error": {"Code": code, "Message": "made up by the test"}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return AWSRefused(ClientError(said, "Test"))
+
+
+def clients_of(driver: Any) -> Clients:
+    """The clients of a driver or an orchestrator: the one place where tests take them, to meddle with their answers and
+    to ask the emulator with the driver's rights."""
+    found: Clients = driver._clients
+    return found
+
+
+def rows_of(broker: SQSBroker) -> Rows:
+    """The rows of the broker's table, without what the broker remembers of them."""
+    return Rows(broker.table, broker.place)
+
+
+def queues_of(broker: SQSBroker) -> Queues:
+    """The broker's queues, without what the broker remembers of them."""
+    return Queues(clients_of(broker))
 
 
 class Between:

@@ -15,7 +15,7 @@ from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.wire import INLINE, letter
 from eventwagon.errors import ChannelGone, EventTooLarge, PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event
-from tests.aws.support import Between, a_channel, events, refused
+from tests.aws.support import Between, a_channel, clients_of, events, queues_of, refused, rows_of
 from tests.servers.moto import MotoServer
 
 Ask = Callable[[], Any]
@@ -68,9 +68,9 @@ def test_what_sqs_has_lost_is_not_called_empty_and_is_sent_again(moto_server: Mo
         async with SQSBroker.from_url(f"{moto_server.url}&resend=1") as broker:
             await broker.create(channel)
             await broker.publish(channel, some)
-            await broker._clients.call("sqs", "purge_queue", QueueUrl=await broker._queues.url(channel))
+            await clients_of(broker).call("sqs", "purge_queue", QueueUrl=await queues_of(broker).url(channel))
             async with asyncio.timeout(30):
-                while not await broker._queues.in_sight(channel):
+                while not await queues_of(broker).in_sight(channel):
                     (depth,) = await broker.depth([channel])
                     assert depth == Depth(published=3, settled=0)
                     await asyncio.sleep(0.2)
@@ -89,9 +89,9 @@ def test_what_a_dying_publisher_wrote_down_but_did_not_send_is_handled(moto_serv
         async with SQSBroker.from_url(url) as dying, SQSBroker.from_url(url) as broker:
             await broker.create(channel)
             letters = [letter(event, channel) for event in some]
-            await dying._rows.put(channel, letters[:1])  # it died before the look at the seal
-            await dying._rows.put(channel, letters[1:])
-            await dying._rows.admit(channel, 1)  # and here before sending
+            await rows_of(dying).put(channel, letters[:1])  # it died before the look at the seal
+            await rows_of(dying).put(channel, letters[1:])
+            await rows_of(dying).admit(channel, 1)  # and here before sending
             await broker.seal(channel)
             async with asyncio.TaskGroup() as group:
                 handling = group.create_task(handle_all(broker, channel, 2))
@@ -120,7 +120,7 @@ def test_a_publisher_that_is_stopped_past_the_seal_keeps_the_wagon_and_loses_not
 
         async with SQSBroker.from_url(moto_server.url) as stale, SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
-            Between(stale._clients, stop)
+            Between(clients_of(stale), stop)
             sending = asyncio.create_task(stale.publish(channel, some[:1]))
             await at_the_gate.wait()
             await broker.seal(channel)
@@ -145,12 +145,12 @@ def test_after_deletion_the_table_refuses_even_where_sqs_still_takes_messages(mo
             await broker.create(channel)
             await stale.publish(channel, events(1))
             await handle_all(broker, channel, 1)
-            await broker._rows.close(channel)
-            await broker._rows.forget(channel)
+            await rows_of(broker).close(channel)
+            await rows_of(broker).forget(channel)
             with pytest.raises(ChannelGone):
                 await stale.publish(channel, events(1))
-            assert await broker._queues.in_sight(channel) == 0
-            assert await broker._rows.count(channel, most=10) == (0, True)
+            assert await queues_of(broker).in_sight(channel) == 0
+            assert await rows_of(broker).count(channel, most=10) == (0, True)
             await broker.delete(channel)
 
     asyncio.run(run())
@@ -168,16 +168,16 @@ def test_a_settled_event_whose_message_stays_is_not_handled_again(moto_server: M
         async with SQSBroker.from_url(moto_server.url) as failing, SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
             await broker.publish(channel, events(2))
-            Between(failing._clients, keep)
+            Between(clients_of(failing), keep)
             async with failing.consume(channel, visibility=1) as consumer:
                 got = [*await consumer.receive(2, 5.0)]
                 while len(got) < 2:
                     got += await consumer.receive(2, 5.0)
                 await consumer.settle(got)
-            assert await broker._queues.in_sight(channel) == 2
+            assert await queues_of(broker).in_sight(channel) == 2
             async with broker.consume(channel, visibility=5) as consumer:
                 assert list(await consumer.receive(10, 3.0)) == []
-            assert await broker._queues.in_sight(channel) == 0
+            assert await queues_of(broker).in_sight(channel) == 0
             assert await broker.depth([channel]) == [Depth(published=2, settled=2, waiting=0, in_flight=0)]
             await broker.delete(channel)
 
@@ -204,7 +204,7 @@ def test_a_batch_that_sqs_takes_in_part_is_completed(moto_server: MotoServer) ->
 
         async with SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
-            Between(broker._clients, partly)
+            Between(clients_of(broker), partly)
             await broker.publish(channel, some)
             assert sorted(calls) == [3, 5, 5, 10]
             handled = await handle_all(broker, channel, 15)
@@ -234,7 +234,7 @@ def test_throttled_for_a_while_all_arrives_and_for_longer_it_is_said(moto_server
 
         async with SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
-            Between(broker._clients, throttle)
+            Between(clients_of(broker), throttle)
             await broker.publish(channel, some)
             assert sorted(await ids(broker, channel)) == sorted(event.id for event in some)
             throttling = "batch_get_item"
@@ -280,8 +280,8 @@ def test_a_message_that_others_sent_is_handled_and_counts_for_nothing(moto_serve
         channel = a_channel()
         async with SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
-            url = await broker._queues.url(channel)
-            await broker._clients.call("sqs", "send_message", QueueUrl=url, MessageBody="hello")
+            url = await queues_of(broker).url(channel)
+            await clients_of(broker).call("sqs", "send_message", QueueUrl=url, MessageBody="hello")
             async with broker.consume(channel, visibility=1) as consumer:
                 (first,) = await consumer.receive(10, 5.0)
                 await consumer.release([first])
@@ -310,7 +310,7 @@ def test_what_an_ordinary_event_reads_and_writes_for_suspicion(moto_server: Moto
             await broker.create(channel)
             await broker.publish(channel, some)
             async with broker.consume(channel, visibility=2) as consumer:
-                Between(broker._clients, count)
+                Between(clients_of(broker), count)
                 got = [*await consumer.receive(10, 5.0)]
                 while len(got) < 10:
                     got += await consumer.receive(10 - len(got), 5.0)
@@ -343,7 +343,7 @@ def test_an_idle_channel_costs_one_read_of_its_counters(moto_server: MotoServer)
             await broker.publish(channel, events(1))
             await handle_all(broker, channel, 1)
             await broker.depth([channel])
-            Between(broker._clients, count)
+            Between(clients_of(broker), count)
             for _ in range(5):
                 await broker.depth([channel])
             assert asked == {"batch_get_item": 5}
@@ -355,7 +355,7 @@ def test_an_idle_channel_costs_one_read_of_its_counters(moto_server: MotoServer)
 def test_a_table_that_is_gone_is_told(moto_server: MotoServer) -> None:
     async def run() -> None:
         async with SQSBroker.from_url(f"{moto_server.url}&table=doomed") as broker:
-            await broker._clients.call("dynamodb", "delete_table", TableName="doomed")
+            await clients_of(broker).call("dynamodb", "delete_table", TableName="doomed")
             with pytest.raises(Exception, match="table doomed in eu-west-1") as told:
                 await broker.create(a_channel())
             assert type(told.value).__name__ == "StorageBroken"

@@ -28,7 +28,7 @@ from eventwagon.errors import Unavailable
 from eventwagon.orchestrators.aws import ECSServices, LambdaMappings
 from tests.aws.agent import Agent, a_cluster, services_of
 from tests.aws.poller import Poller, a_function
-from tests.aws.support import throttle
+from tests.aws.support import clients_of, throttle
 from tests.programs.sign_ups import train
 from tests.servers.moto import MotoServer
 from tests.support import journal
@@ -58,8 +58,8 @@ class ByLambda(Workers):
         await a_function(self.clients, self.name, timeout=5)
         poller = Poller(self.clients, self.name, PROGRAM, lambda _: self.environment, timeout=5)
         mappings = LambdaMappings(self.name, parse(self.url), batch=5)
-        poller.answering(mappings._clients)
-        throttled = throttle(mappings._clients, 0.2, Random(1))
+        poller.answering(clients_of(mappings))
+        throttled = throttle(clients_of(mappings), 0.2, Random(1))
         async with poller:
             yield mappings
         assert poller.failed > 0  # parts of batches
@@ -81,8 +81,8 @@ class ByECS(Workers):
         await a_cluster(self.clients, self.name, self.environment)
         services = services_of(self.name, self.url, PROGRAM, each=2)
         agent = Agent(self.clients, self.name, stop_timeout=15)
-        agent.answering(services._clients)
-        throttled = throttle(services._clients, 0.2, Random(1))
+        agent.answering(clients_of(services))
+        throttled = throttle(clients_of(services), 0.2, Random(1))
         async with agent:
             yield services
         assert agent.died > 0
@@ -202,7 +202,7 @@ def test_a_burst(kind: type[ByLambda] | type[ByECS], moto_server: MotoServer, tm
 
     async def run() -> None:
         async with SQSBroker.from_url(url) as own:
-            workers = kind(own._clients, url, {"EVENTWAGON_URL": url, "HANDLED": str(directory)})
+            workers = kind(clients_of(own), url, {"EVENTWAGON_URL": url, "HANDLED": str(directory)})
             async with workers.running() as orchestrator, train.connect(url, orchestrator=orchestrator) as connection:
                 story = Story(connection, workers, directory)
                 try:

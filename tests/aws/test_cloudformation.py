@@ -22,6 +22,7 @@ from eventwagon.event import Channel
 from eventwagon.orchestrators.aws import LambdaMappings
 from tests.aws import iam
 from tests.aws.agent import Agent
+from tests.aws.support import clients_of
 from tests.aws.test_policies import a_spec
 from tests.programs.sign_ups import train
 from tests.servers.moto import MotoServer
@@ -211,7 +212,7 @@ def test_a_function_is_mapped_with_what_it_makes(moto_server: MotoServer, monkey
             command = found["taskDefinition"]["containerDefinitions"][0]["command"]
             assert command[:2] == ["eventwagon", "observe"]
             mappings = LambdaMappings.from_url(command[4])
-            iam.know_mappings(mappings._clients)
+            iam.know_mappings(clients_of(mappings))
             function = await clients.call("lambda", "get_function_configuration", FunctionName=mappings.function)
             assert function["Timeout"] == 60
             assert function["Environment"]["Variables"]["EVENTWAGON_URL"] == stack.outputs["Url"]

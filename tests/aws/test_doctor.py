@@ -24,7 +24,7 @@ from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
 from eventwagon.orchestrators.aws.counters import Counters
 from tests import doctors
-from tests.aws.support import Between, events, refused
+from tests.aws.support import Between, clients_of, events, refused, rows_of
 from tests.servers.moto import MotoServer
 
 
@@ -87,7 +87,7 @@ def test_an_expiry_by_any_number_that_we_write_is_told(url: str) -> None:
         broker, registry = drivers
         assert isinstance(broker, SQSBroker)
         async with broker, registry, Clients(parse(url)) as clients:
-            rows = broker._rows
+            rows = rows_of(broker)
             await broker.create(channel)
             await broker.publish(channel, events(2))
             (first, *_) = [key async for key, _ in rows.browse(channel)]
@@ -122,7 +122,7 @@ def test_a_missing_right_is_a_line_and_no_failure(url: str) -> None:
             return await ask()
 
         assert isinstance(drivers.broker, SQSBroker)
-        Between(drivers.broker._clients, meddle)
+        Between(clients_of(drivers.broker), meddle)
         found = (await examine(drivers))["broker"]
         assert not [step for step in found.steps if step.problem]
         unknown = {finding.what: finding.todo for finding in found.findings if finding.severity == "unknown"}

@@ -21,7 +21,7 @@ from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
 from tests.aws.instance import Clock
 from tests.aws.poller import record_of
-from tests.aws.support import events
+from tests.aws.support import clients_of, events, queues_of
 from tests.servers.moto import MotoServer
 
 
@@ -47,10 +47,10 @@ class Mapping:
     async def batch(self, channel: Channel, *, visibility: int = 60) -> list[dict[str, Any]]:
         """The next batch, as the function sees it."""
         queue = self._broker.place.queue(channel)
-        answer = await self._broker._clients.call(
+        answer = await clients_of(self._broker).call(
             "sqs",
             "receive_message",
-            QueueUrl=await self._broker._queues.url(channel),
+            QueueUrl=await queues_of(self._broker).url(channel),
             MaxNumberOfMessages=10,
             WaitTimeSeconds=5,
             VisibilityTimeout=visibility,
@@ -67,7 +67,7 @@ class Mapping:
         failed = [each["itemIdentifier"] for each in answer["batchItemFailures"]]
         done = [record["receiptHandle"] for record in records if record["messageId"] not in failed]
         if done:
-            await self._broker._queues.remove(channel, done)
+            await queues_of(self._broker).remove(channel, done)
         return len(records), failed
 
 

@@ -20,7 +20,7 @@ from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.aws.held import Held
 from tests.aws.poller import Poller, a_function, a_version
-from tests.aws.support import QUICK
+from tests.aws.support import QUICK, clients_of
 from tests.held import PROGRAM
 from tests.servers.moto import MotoServer
 from tests.support import journal
@@ -41,12 +41,12 @@ class LambdaHarness(Held):
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
         mappings = LambdaMappings(self.function, parse(self.url), batch=1)
-        self.poller.answering(mappings._clients)
+        self.poller.answering(clients_of(mappings))
         return mappings
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        clients = self.broker._clients
+        clients = clients_of(self.broker)
         await a_function(clients, self.function, timeout=TIMEOUT)
         assert await a_version(clients, self.function) == self.revision
         self.poller = await self._stack.enter_async_context(
@@ -81,12 +81,12 @@ def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path
 
     async def scenario() -> WentBack:
         async with SQSBroker.from_url(url) as broker:
-            await a_function(broker._clients, name, timeout=20)
+            await a_function(clients_of(broker), name, timeout=20)
             for version in revisions:
-                assert await a_version(broker._clients, name) == version
-            poller = Poller(broker._clients, name, "tests.programs.versions:orders", environment, timeout=20)
+                assert await a_version(clients_of(broker), name) == version
+            poller = Poller(clients_of(broker), name, "tests.programs.versions:orders", environment, timeout=20)
             mappings = LambdaMappings(name, parse(url))
-            poller.answering(mappings._clients)
+            poller.answering(clients_of(mappings))
             connection = train.connect(url, orchestrator=mappings, listeners=())
             async with asyncio.timeout(120), poller, connection as c, c.running():
                 await c.publish_many(f"old-{n}" for n in range(5))

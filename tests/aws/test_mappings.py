@@ -22,6 +22,7 @@ from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrators.aws import LambdaMappings
 from eventwagon.orchestrators.aws.units import Unit
 from tests.aws.poller import a_function
+from tests.aws.support import clients_of
 from tests.servers.moto import MotoServer
 
 READY = '{"ready": true, "trouble": ""}'
@@ -47,7 +48,7 @@ async def function(server: MotoServer) -> AsyncIterator[tuple[str, LambdaMapping
     name = f"f_{token_hex(4)}"
     url = f"{server.url}".replace("sqs://eu-west-1/ew", f"lambda://eu-west-1/ew/{name}")
     async with SQSBroker.from_url(server.url) as broker, LambdaMappings.from_url(url) as mappings:
-        await a_function(mappings._clients, name, timeout=20)
+        await a_function(clients_of(mappings), name, timeout=20)
         yield name, mappings, broker
 
 

@@ -28,7 +28,7 @@ from tests.aws import iam
 from tests.aws.agent import a_cluster
 from tests.aws.instance import Clock
 from tests.aws.poller import a_function
-from tests.aws.support import QUICK, a_channel, events
+from tests.aws.support import QUICK, a_channel, clients_of, events, queues_of
 from tests.aws.test_handler import Mapping
 from tests.aws.test_mappings import READY, answers, tell
 from tests.servers.moto import MotoServer
@@ -182,8 +182,8 @@ def test_an_observer_maps_queues_to_a_function_with_its_own_rights(moto_server: 
     async def run() -> None:
         mappings = LambdaMappings(function, parse(url))
         async with SQSBroker.from_url(url) as broker, mappings:
-            await a_function(broker._clients, function, timeout=20)
-            iam.know_mappings(mappings._clients)
+            await a_function(clients_of(broker), function, timeout=20)
+            iam.know_mappings(clients_of(mappings))
             with iam.acting("observer"):
                 await broker.create(spec.channels[0])
                 await mappings.ensure(spec)
@@ -218,10 +218,10 @@ def test_an_observer_makes_services_with_its_own_rights(moto_server: MotoServer)
             place=place,
         )
         async with SQSBroker.from_url(url) as broker, services:
-            made = await a_cluster(broker._clients, cluster, {})
+            made = await a_cluster(clients_of(broker), cluster, {})
             content = {k: made["taskDefinition"][k] for k in ("family", "containerDefinitions", "cpu", "memory")}
             arns = dict(zip(("taskRoleArn", "executionRoleArn"), roles.values(), strict=True))
-            await broker._clients.call("ecs", "register_task_definition", **content, **arns)
+            await clients_of(broker).call("ecs", "register_task_definition", **content, **arns)
             with iam.acting("observer"):
                 await services.ensure(spec)
                 await services.ensure(a_spec(spec.train, workers=3))
@@ -379,11 +379,11 @@ def test_a_queue_that_eventwagon_did_not_make_is_not_taken(moto_server: MotoServ
         channel = a_channel()
         async with SQSBroker.from_url(moto_server.url) as broker:
             name = broker.name_of(channel)
-            await broker._clients.call("sqs", "create_queue", QueueName=name)
+            await clients_of(broker).call("sqs", "create_queue", QueueName=name)
             with pytest.raises(StorageBroken, match="was not made by eventwagon; choose another"):
                 await broker.create(channel)
             await broker.delete(channel)
-            await broker._clients.call("sqs", "get_queue_url", QueueName=name)
+            await clients_of(broker).call("sqs", "get_queue_url", QueueName=name)
 
     asyncio.run(run())
 
@@ -393,11 +393,11 @@ def test_a_queue_of_an_earlier_release_is_known_by_its_train(moto_server: MotoSe
         channel = a_channel()
         async with SQSBroker.from_url(moto_server.url) as broker:
             tags = {"eventwagon-train": channel.train, "eventwagon-wagon": "1"}
-            await broker._clients.call("sqs", "create_queue", QueueName=broker.name_of(channel), tags=tags)
+            await clients_of(broker).call("sqs", "create_queue", QueueName=broker.name_of(channel), tags=tags)
             await broker.create(channel)
             await broker.delete(channel)
             with pytest.raises(AWSRefused):
-                await broker._queues.in_sight(channel)
+                await queues_of(broker).in_sight(channel)
 
     asyncio.run(run())
 
@@ -417,7 +417,7 @@ def test_a_service_of_somebody_else_is_left_alone(moto_server: MotoServer) -> No
             place=place,
         )
         async with services:
-            clients, name = services._clients, services.name(spec.train, 1)
+            clients, name = clients_of(services), services.name(spec.train, 1)
             await a_cluster(clients, cluster, {})
             task = {"containerDefinitions": [{"name": "theirs", "image": "theirs:1", "memory": 64}]}
             await clients.call("ecs", "register_task_definition", family=name, **task)

@@ -17,7 +17,7 @@ from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Member
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import Conflict, StorageBroken, Unavailable
-from tests.aws.support import Between, refused
+from tests.aws.support import Between, clients_of, refused
 from tests.servers.moto import MotoServer
 
 Ask = Callable[[], Any]
@@ -35,7 +35,7 @@ def test_a_write_whose_answer_says_conflict_with_itself_has_succeeded(moto_serve
             return await ask()
 
         async with DynamoDBRegistry.from_url(moto_server.url) as registry:
-            Between(registry._clients, twice)
+            Between(clients_of(registry), twice)
             entry = Entry(1.0, "test", facts.OrphanRemoved(train=train, what="x"))
             one = await registry.replace(train, Manifest(train=train), expect=0, entries=[entry])
             assert await registry.read(train) == one
@@ -63,7 +63,7 @@ def test_entries_whose_writer_died_after_the_swap_are_read_and_kept(moto_server:
         one, two, three = map(entry, "123")
         url = moto_server.url
         async with DynamoDBRegistry.from_url(url) as dying, DynamoDBRegistry.from_url(url) as registry:
-            Between(dying._clients, die)
+            Between(clients_of(dying), die)
             stored = await dying.replace(train, Manifest(train=train), expect=0, entries=[one])
             await registry.append(train, [two])
             assert [e async for e in registry.entries(train)] == [one, two]
@@ -82,7 +82,7 @@ def test_trouble_is_told(moto_server: MotoServer) -> None:
             raise error
 
         async with DynamoDBRegistry.from_url(moto_server.url) as registry:
-            Between(registry._clients, fail)
+            Between(clients_of(registry), fail)
             with pytest.raises(Unavailable, match="ThrottlingException"):
                 await registry.replace(train, Manifest(train=train), expect=0)
             error = refused("AccessDeniedException")

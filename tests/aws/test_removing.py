@@ -6,7 +6,7 @@ import asyncio
 from secrets import token_hex
 
 from eventwagon.drivers.aws import SQSBroker
-from tests.aws.support import QUICK
+from tests.aws.support import QUICK, clients_of
 from tests.removed import lives_and_is_removed
 from tests.servers.moto import MotoServer
 
@@ -17,7 +17,7 @@ def test_a_removed_train_leaves_no_queue_and_no_item(moto_server: MotoServer) ->
 
     async def left() -> list[str]:
         async with SQSBroker.from_url(url) as broker:
-            call = broker._clients.call
+            call = clients_of(broker).call
             queues = (await call("sqs", "list_queues")).get("QueueUrls", [])
             found = [queue for queue in queues if name in queue]
             items = (await call("dynamodb", "scan", TableName=broker.place.table, ConsistentRead=True))["Items"]

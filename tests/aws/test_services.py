@@ -23,6 +23,7 @@ from eventwagon.orchestrators.aws import ECSServices
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.aws.agent import Agent, a_cluster, services_of
 from tests.aws.held import Held
+from tests.aws.support import clients_of
 from tests.held import PROGRAM, TRAIN
 from tests.observed import Declared, Observed
 from tests.programs.held import signups
@@ -42,7 +43,7 @@ class ECSHarness(Held):
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
         services = self.services()
-        self._agent.answering(services._clients)
+        self._agent.answering(clients_of(services))
         return Observed(self._declared, services)
 
     async def __aenter__(self) -> Self:
@@ -51,8 +52,8 @@ class ECSHarness(Held):
         registry = await enter(DynamoDBRegistry.from_url(self.url))
         self._declared = Declared(signups, self.broker, registry)
         await self._declared.begin()
-        await a_cluster(self.broker._clients, self.cluster, self.environment)
-        self._agent = await enter(Agent(self.broker._clients, self.cluster, stop_timeout=20))
+        await a_cluster(clients_of(self.broker), self.cluster, self.environment)
+        self._agent = await enter(Agent(clients_of(self.broker), self.cluster, stop_timeout=20))
         self.orchestrator: Orchestrator = await enter(self.another())
         return self
 
@@ -73,7 +74,7 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
     async def run() -> None:
         harness = ECSHarness(moto_server, tmp_path)
         async with harness.broker:
-            clients = harness.broker._clients
+            clients = clients_of(harness.broker)
             await a_cluster(clients, harness.cluster, {"A": "1"})
             async with harness.services() as services:
                 spec = WagonSpec(
@@ -206,12 +207,12 @@ def test_braces_may_stand_in_a_command(moto_server: MotoServer) -> None:
         place, cluster = parse(moto_server.url), f"c{token_hex(4)}"
         services = _services(cluster=cluster, task=f"{cluster}-task", place=place, command=["sh", '{{"u": {unit}}}'])
         async with services:
-            await a_cluster(services._clients, cluster, {})
+            await a_cluster(clients_of(services), cluster, {})
             train = f"t_{token_hex(4)}"
             channel, dead = Channel(train, 1), Channel(train, 1, DEAD)
             spec = WagonSpec(train=train, number=1, unit=1, channels=(channel,), dead_letters=dead, workers=1)
             await services.ensure(spec)
-            found = await services._clients.call(
+            found = await clients_of(services).call(
                 "ecs", "describe_task_definition", taskDefinition=services.name(train, 1)
             )
             assert found["taskDefinition"]["containerDefinitions"][0]["command"] == ["sh", '{"u": 1}']

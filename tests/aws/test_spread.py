@@ -14,7 +14,7 @@ from eventwagon.drivers.aws import SQSBroker, rows
 from eventwagon.drivers.aws.rows import PARTS
 from eventwagon.errors import ChannelGone, Sealed
 from eventwagon.event import Channel
-from tests.aws.support import Between, a_channel, events
+from tests.aws.support import Between, a_channel, clients_of, events, rows_of
 from tests.servers.moto import MotoServer
 
 Ask = Callable[[], Any]
@@ -33,7 +33,7 @@ async def settle_all(broker: SQSBroker, channel: Channel, count: int) -> None:
 async def single(broker: SQSBroker, channel: Channel) -> None:
     """Make the channel as earlier releases made it: with one item for its counters."""
     await broker.create(channel)
-    await broker._rows.close(channel)
+    await rows_of(broker).close(channel)
     pk, sk = broker._rows._single(channel)
     await broker.table.put({"pk": {"S": pk}, "sk": {"S": sk}, "published": {"N": "0"}, "settled": {"N": "0"}})
 
@@ -56,7 +56,7 @@ def test_no_partition_key_takes_more_than_its_share_of_the_writes(moto_server: M
 
         async with SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
-            Between(broker._clients, note)
+            Between(clients_of(broker), note)
             for event in events(count):
                 await broker.publish(channel, [event])
             await settle_all(broker, channel, count)
@@ -79,7 +79,7 @@ def test_a_seal_holds_in_every_item(moto_server: MotoServer, monkeypatch: pytest
             await broker.seal(channel)
             for part in range(PARTS):
                 monkeypatch.setattr(rows, "choice", lambda keys, part=part: keys[part])
-                assert await broker._rows.admit(channel, 1) == "sealed"
+                assert await rows_of(broker).admit(channel, 1) == "sealed"
             assert await broker.depth([channel]) == [_NONE]
             await broker.delete(channel)
 
@@ -124,8 +124,8 @@ def test_a_channel_of_an_earlier_release_goes_on(moto_server: MotoServer) -> Non
             await settle_all(other, channel, 3)
             for each in (broker, other):
                 assert await each.depth([channel]) == [Depth(published=3, settled=3, waiting=0, in_flight=0)]
-            assert await broker._rows.may_resend(channel, 10.0, 5.0)
-            assert not await other._rows.may_resend(channel, 11.0, 5.0)
+            assert await rows_of(broker).may_resend(channel, 10.0, 5.0)
+            assert not await rows_of(other).may_resend(channel, 11.0, 5.0)
             await other.seal(channel)
             for each in (broker, other):
                 with pytest.raises(Sealed):
@@ -153,7 +153,7 @@ def test_what_a_call_asks_for(moto_server: MotoServer) -> None:
             return dict(calls)
 
         async with SQSBroker.from_url(moto_server.url) as broker:
-            Between(broker._clients, note)
+            Between(clients_of(broker), note)
             await broker.create(channel)
             await broker.depth([channel])
             some = events(10)

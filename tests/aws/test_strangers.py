@@ -12,17 +12,17 @@ from eventwagon.cloudevents import STRUCTURED
 from eventwagon.contracts.broker import Delivery
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.event import Channel
-from tests.aws.support import a_channel
+from tests.aws.support import a_channel, clients_of, queues_of
 from tests.servers.moto import MotoServer
 from tests.strangers import DEEP, OURS, STRUCTURED_ONES, Written, by_package, same_to_package, same_to_us
 
 
 async def send(broker: SQSBroker, channel: Channel, written: Sequence[Written]) -> None:
-    url = await broker._queues.url(channel)
+    url = await queues_of(broker).url(channel)
     for attributes, data in written:
         kind = {"DataType": "String", "StringValue": attributes["datacontenttype"].decode()}
         said: dict[str, Any] = {"MessageAttributes": {"contentType": kind}} if kind["StringValue"] else {}
-        await broker._clients.call("sqs", "send_message", QueueUrl=url, MessageBody=data.decode(), **said)
+        await clients_of(broker).call("sqs", "send_message", QueueUrl=url, MessageBody=data.decode(), **said)
 
 
 def test_messages_of_others_end_no_receive(moto_server: MotoServer) -> None:
@@ -85,8 +85,8 @@ def test_the_official_package_reads_and_writes_ours(moto_server: MotoServer) -> 
             channel = a_channel()
             await broker.create(channel)
             await broker.publish(channel, [OURS])
-            url = await broker._queues.url(channel)
-            answer = await broker._clients.call("sqs", "receive_message", QueueUrl=url)
+            url = await queues_of(broker).url(channel)
+            answer = await clients_of(broker).call("sqs", "receive_message", QueueUrl=url)
             same_to_package(JSONFormat().read(None, answer["Messages"][0]["Body"]))
             await broker.delete(channel)
             for kind in (STRUCTURED.encode(), b""):

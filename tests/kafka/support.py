@@ -11,6 +11,8 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from eventwagon.contracts.broker import Broker, Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.admin import Admin
+from eventwagon.drivers.kafka.options import Options
 from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event, new_ids
 
@@ -38,6 +40,16 @@ async def holding(url: str, *held: Event) -> AsyncIterator[tuple[KafkaBroker, Ch
             yield broker, channel
         finally:
             await broker.delete(channel)
+
+
+@asynccontextmanager
+async def topics(url: str) -> AsyncIterator[Admin]:
+    """The cluster's topics, through a client of the test's own."""
+    admin = Admin(Options(url.removeprefix("kafka://").partition("?")[0]))
+    try:
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def standing(broker: Broker, channel: Channel) -> list[str]:

@@ -18,7 +18,7 @@ from eventwagon.drivers.kafka import KafkaBroker, broker, registry, wagon
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, Event
-from tests.kafka.support import LONG, events, holding, new_channel, standing, take
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
 
@@ -149,6 +149,7 @@ def test_the_claims_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.Mon
             KafkaBroker.from_url(kafka_server.url) as other,
             ours.consume(channel, visibility=LONG) as consumer,
             other.consume(channel, visibility=LONG) as second,
+            topics(kafka_server.url) as admin,
         ):
             for turn in range(20):
                 got = await (second if turn % 3 else consumer).receive(3, 5.0)
@@ -156,9 +157,11 @@ def test_the_claims_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.Mon
                 await second.release(got[2:], delay=0.0)
             log = f"{channel}.0claims"
             async with asyncio.timeout(20):
-                while not (start := (await ours._have.admin.starts([(log, 0)]))[log, 0]):
+                while not (start := (await admin.starts([(log, 0)]))[log, 0]):
                     await asyncio.sleep(0.05)
-            assert start <= ours._have._live()[0].log.next - 10  # who is a little behind reads on
+            end = (await admin.ends([(log, 0)]))[log, 0]
+            assert end is not None
+            assert start <= end - 10  # who is a little behind reads on
             async with KafkaBroker.from_url(kafka_server.url) as newcomer:
                 depths = [
                     structs.replace((await b.depth([channel]))[0], oldest_at=None, newest_at=None)
@@ -179,14 +182,18 @@ def test_the_manifest_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.M
 
     async def main() -> None:
         train = new_channel().train
-        async with KafkaRegistry.from_url(kafka_server.url) as ours, KafkaRegistry.from_url(kafka_server.url) as other:
+        async with (
+            KafkaRegistry.from_url(kafka_server.url) as ours,
+            KafkaRegistry.from_url(kafka_server.url) as other,
+            topics(kafka_server.url) as admin,
+        ):
             stored = await ours.replace(train, Manifest(train=train, stops=7), expect=0)
             assert await other.read(train) == stored
             for turn in range(60):
                 await (ours if turn % 2 else other).check_in(train, Member(name=f"m{turn % 5}"), ttl=600.0)
             log = f"{train}.0manifest"
             async with asyncio.timeout(20):
-                while not (await ours._have.admin.starts([(log, 0)]))[log, 0]:
+                while not (await admin.starts([(log, 0)]))[log, 0]:
                     await asyncio.sleep(0.05)
             async with KafkaRegistry.from_url(kafka_server.url) as newcomer:
                 for one in (newcomer, ours, other):
@@ -231,12 +238,13 @@ def test_an_idle_wagon_writes_nothing(kafka_server: Server) -> None:
         async with (
             holding(kafka_server.url, *events(1)) as (ours, channel),
             ours.consume(channel, visibility=LONG) as consumer,
+            topics(kafka_server.url) as admin,
         ):
             await consumer.release(await take(consumer, 1), delay=LONG)
             place = (f"{channel}.0claims", 0)
-            before = await ours._have.admin.ends([place])
+            before = await admin.ends([place])
             assert await consumer.receive(10, 1.5) == []
-            assert await ours._have.admin.ends([place]) == before
+            assert await admin.ends([place]) == before
 
     asyncio.run(main())
 
@@ -247,21 +255,21 @@ def test_a_claims_log_alone_is_removed(kafka_server: Server, monkeypatch: pytest
 
     async def main() -> None:
         channel = new_channel()
-        async with KafkaBroker.from_url(kafka_server.url) as ours:
-            await ours._have.admin.create(f"{channel}.0claims", 1, {})
+        async with KafkaBroker.from_url(kafka_server.url) as ours, topics(kafka_server.url) as admin:
+            await admin.create(f"{channel}.0claims", 1, {})
             assert await ours.channels(channel.train) == []
-            assert f"{channel}.0claims" in await ours._have.admin.names()
+            assert f"{channel}.0claims" in await admin.names()
             await asyncio.sleep(0.4)
             assert await ours.channels(channel.train) == []
             async with asyncio.timeout(10):
-                while f"{channel}.0claims" in await ours._have.admin.names():
+                while f"{channel}.0claims" in await admin.names():
                     await asyncio.sleep(0.05)
             await ours.create(channel)  # and nothing of it is in the way of the channel itself
             await ours.publish(channel, events(1))
             assert len(await standing(ours, channel)) == 1
             await ours.delete(channel)
             async with asyncio.timeout(10):
-                while [name for name in await ours._have.admin.names() if name.startswith(channel.train)]:
+                while [name for name in await admin.names() if name.startswith(channel.train)]:
                     await asyncio.sleep(0.05)
 
     asyncio.run(main())
@@ -320,7 +328,7 @@ def test_too_large_is_no_seal(kafka_server: Server) -> None:
 def test_topics_of_others_are_no_channels(kafka_server: Server) -> None:
     async def main() -> None:
         train = new_channel().train
-        async with KafkaBroker.from_url(kafka_server.url) as ours:
+        async with KafkaBroker.from_url(kafka_server.url) as ours, topics(kafka_server.url) as admin:
             foreign = [
                 train,
                 f"{train}.Upper",
@@ -330,13 +338,13 @@ def test_topics_of_others_are_no_channels(kafka_server: Server) -> None:
                 f"{train}_vx.dead",
             ]
             for name in foreign:
-                await ours._have.admin.create(name, 1, {})
+                await admin.create(name, 1, {})
             assert await ours.channels(train) == []
             await ours.create(Channel(train, 0, "dead"))
             assert await ours.channels(train) == [Channel(train, 0, "dead")]
             await ours.delete(Channel(train, 0, "dead"))
             for name in foreign:
-                await ours._have.admin.delete(name)
+                await admin.delete(name)
 
     asyncio.run(main())
 

@@ -88,7 +88,7 @@ class SwitchRefused(_Fact, frozen=True):
     passing: bool = False
     """It is an ordinary part of a switch, unless it lasts."""
     lasted: float = 0.0
-    """Seconds for which it has been so, where it is told again for that."""
+    """Seconds for which this has lasted, if it is reported again for that."""
 
 
 class OpenRefused(_Fact, frozen=True):
@@ -171,7 +171,7 @@ class EventsLost(_Fact, frozen=True):
     count: int | None
     """As many at the most; None: not known."""
     total: int
-    """Of the wagon, with those that were told before."""
+    """The wagon's lost events in all, with those reported earlier."""
     because: str = ""
 
 
@@ -291,7 +291,7 @@ class WentBack(_Fact, frozen=True):
     handled: int
     failed: int
     share: float
-    """What was allowed."""
+    """The share that was allowed."""
 
 
 class WatchEnded(_Fact, frozen=True):

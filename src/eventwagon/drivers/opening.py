@@ -103,7 +103,7 @@ def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> Entry
 
 @cache
 def _built_in(group: str) -> Mapping[str, EntryPoint]:
-    """Only this package's metadata are read, which takes a few ms; those of all packages take many."""
+    """Reads only this package's metadata, which takes a few ms; reading those of all packages takes many."""
     try:
         own = distribution("eventwagon").entry_points
     except PackageNotFoundError:

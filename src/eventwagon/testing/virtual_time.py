@@ -25,12 +25,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _RESOLUTION = 1e-6
-"""Seconds; asyncio calls at once what is due within. Its own, 1e-9, is lost in the rounding of times beyond some
-months."""
+"""Seconds; asyncio calls at once all timers that are due within. Its own resolution, 1e-9, is lost in the rounding of
+times beyond some months."""
 
 
 class Deadlock(RuntimeError):
-    """Every task waits, and nothing is scheduled that could wake one. The message says what each waits at."""
+    """Every task waits, and no timer can wake one. The message says where each task waits."""
 
 
 def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
@@ -83,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.SelectSelector):
-    """Looks for I/O without waiting; what it would have waited, the clock jumps."""
+    """Looks for I/O without waiting; the clock jumps over the time that it would have waited."""
 
     def __init__(self, jump: Callable[[float | None], None]) -> None:
         super().__init__()

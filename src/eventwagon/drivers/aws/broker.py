@@ -36,7 +36,7 @@ _RESEND_BATCH = 100
 
 
 class _Look:
-    """What this process knows of a channel from the rows: when they were asked, and what they said."""
+    """What this process last read of a channel's rows, and when."""
 
     __slots__ = ("at", "bare_since", "empty_at", "left", "seen")
 
@@ -102,8 +102,8 @@ class SQSBroker:
         self._sealed.pop(channel, None)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Rows first, then the look at the seal, then the messages: an event that was ever admitted has its row from
-        before the seal. What is refused by the seal keeps its row, since an earlier call may have stored the same
+        """Writes the rows first, then checks the seal, then sends the messages: every admitted event has its row from
+        before the seal. An event that the seal refuses keeps its row, since an earlier call may have stored the same
         event: it is handled here too, under the same id."""
         if not events:
             return
@@ -132,7 +132,7 @@ class SQSBroker:
         """Nothing to do: queues have no bound."""
 
     async def warm(self, channel: Channel) -> None:
-        """Connects, and looks up where the channel's queue is."""
+        """Connects, and looks up the URL of the channel's queue."""
         try:
             await self._rows.counted([channel])
             await self._queues.url(channel)
@@ -154,8 +154,8 @@ class SQSBroker:
             raise PublishUncertain(f"sending to {channel}: {e}") from e
 
     async def seal(self, channel: Channel) -> None:
-        """Every publish that looks at the seal from now on is refused. One that looked before may still end, and its
-        rows are there already: so it is no fence by the word of the contract, and nothing gets lost by that."""
+        """Every publish that checks the seal from now on is refused. A publish that checked it earlier may still end,
+        and its rows are already there: so this is no fence in the contract's sense, but no event is lost by that."""
         try:
             await self._rows.seal(channel)
         except TROUBLE as e:
@@ -249,7 +249,7 @@ class SQSBroker:
             raise Unavailable(f"sending lost events of {channel} again: {e}") from e
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
-        """From the table: SQS can't be browsed. What is in flight is among it; attempts are not touched."""
+        """Reads the table, because SQS can't be browsed. Events in flight are included; attempts are not changed."""
         try:
             if not await self._rows.counted([channel]):
                 raise ChannelGone(f"channel {channel} does not exist")

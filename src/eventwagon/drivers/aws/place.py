@@ -31,10 +31,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where all services answer, instead of AWS (an emulator)."""
     table: str = "eventwagon"
     poll: float = 1.0
-    """Between two looks at a manifest that is watched."""
+    """Seconds between two reads of a watched manifest."""
     resend: float = 120.0
-    """An event that stands in the table while its queue has shown nothing for so long is sent to the queue again.
-    Longer than it takes SQS to get its approximate counts right (about a minute)."""
+    """An event that is in the table while its queue has shown no message for this many seconds is sent again. Longer
+    than SQS takes to get its approximate counts right (about a minute)."""
 
     def __str__(self) -> str:
         at = f" at {self.endpoint}" if self.endpoint else ""
@@ -72,8 +72,8 @@ def parse(url: str) -> Place:
 
 
 def place_of(address: Address, *others: str, path: str | None = None) -> Place:
-    """The place that a URL names. `others` are options that it has beyond those of a place; `path` stands for its path
-    where more than the prefix is in it. Raises UsageError."""
+    """The place that a URL names. `others` are options beyond those of a place; `path` replaces its path if that has
+    more than the prefix. Raises UsageError."""
     options = address.only(*_KNOWN, *others)
     if "@" in address.host:
         raise address.wrong(

@@ -37,7 +37,8 @@ class Queues:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def create(self, channel: Channel) -> None:
-        """Make the queue; idempotent; returns when it answers. Raises StorageBroken where somebody else has it."""
+        """Create the queue; idempotent; returns when it answers. Raises StorageBroken if the queue belongs to somebody
+        else."""
         name = self._place.queue(channel)
         try:
             await self._whose(channel)
@@ -81,7 +82,7 @@ class Queues:
         return self._place.stranger(answer.get("Tags", {}), channel.train)
 
     async def delete(self, channel: Channel) -> None:
-        """Absent is success; what somebody else has is left alone."""
+        """An absent queue is no error; somebody else's queue is not touched."""
         try:
             if not await self._stranger(channel):
                 await self._call("delete_queue", QueueUrl=await self.url(channel))
@@ -109,7 +110,7 @@ class Queues:
             del self._urls[next(iter(self._urls))]
 
     async def in_sight(self, channel: Channel) -> int:
-        """About how many messages it holds: those that wait, are delayed or in flight."""
+        """The approximate number of its messages: waiting, delayed and in flight."""
         names = [
             "ApproximateNumberOfMessages",
             "ApproximateNumberOfMessagesDelayed",

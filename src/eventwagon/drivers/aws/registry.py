@@ -53,7 +53,7 @@ class DynamoDBRegistry:
 
     @property
     def poll(self) -> float:
-        """Seconds between two looks of a watch."""
+        """Seconds between two reads of a watch."""
         return self.place.poll
 
     async def __aenter__(self) -> DynamoDBRegistry:

@@ -38,7 +38,7 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An event's row: what it is, and what `note` has said of it."""
+    """An event's row: the event, and its notes (`note`)."""
 
     body: bytes
     tried: int
@@ -76,7 +76,7 @@ class Rows:
     # --- channels -----------------------------------------------------------------------------
 
     async def list(self, channel: Channel) -> None:
-        """Known to exist from now on, so that it is found whatever happens to its maker."""
+        """Record that the channel exists, so that it is found whatever happens to its creator."""
         pk, sk = self._listed(channel)
         wagon = {"N": str(channel.wagon)}
         await self._table.put({"pk": {"S": pk}, "sk": {"S": sk}, "wagon": wagon, "channel": {"S": channel.name}})
@@ -127,8 +127,8 @@ class Rows:
         return found
 
     async def counted(self, channels: Sequence[Channel]) -> dict[Channel, Counted]:
-        """The counters of those that exist, whole. A sum that is read twice stood still in between: counters only
-        grow."""
+        """The whole counters of the existing channels. If a sum is the same in two reads, it did not change in between:
+        counters only grow."""
         asked = {
             channel: self._found.get(channel) or (*self._totals(channel), self._single(channel)) for channel in channels
         }
@@ -175,7 +175,7 @@ class Rows:
     # --- events -------------------------------------------------------------------------------
 
     async def put(self, channel: Channel, letters: Iterable[Letter]) -> None:
-        """Rows for them; one that an event has already is written anew."""
+        """Write rows for them; an existing row of an event is written again."""
         rows: dict[Key, Item] = {}
         for one in letters:
             pk, sk = self._row(channel, one.key)
@@ -194,7 +194,7 @@ class Rows:
         await self._table.remove_all(dict.fromkeys(self._row(channel, key) for key in keys))
 
     async def take(self, channel: Channel, keys: Sequence[str]) -> int:
-        """They are settled; how many of them had not been: each counts once, whoever does it."""
+        """Settle them; returns how many were not settled yet: each counts once, whoever settles it."""
         gone = await asyncio.gather(*(self._table.remove(self._row(channel, key)) for key in dict.fromkeys(keys)))
         return sum(gone)
 
@@ -220,7 +220,7 @@ class Rows:
         )
 
     async def find(self, channel: Channel, keys: Sequence[str]) -> Mapping[str, Found]:
-        """Those that are not settled."""
+        """The unsettled events."""
         items = await self._table.get_all([self._row(channel, key) for key in keys])
         return {sk: _found(item) for (_, sk), item in items.items()}
 

@@ -26,7 +26,7 @@ _CALLS = 10  # receives at once
 
 
 class Claim:
-    """A message in hand. `key`: its row's; None for one that was not sent by us."""
+    """A claimed message. `key`: its row's; None if eventwagon did not send it."""
 
     __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
 

@@ -99,7 +99,7 @@ class Table:
         return found
 
     async def remove(self, key: Key) -> bool:
-        """Delete one item; whether it was there. Of many that do it at once one is told True."""
+        """Delete one item; returns whether it existed. If many delete it at once, one gets True."""
         try:
             await self._call("delete_item", Key=_key(key), ConditionExpression="attribute_exists(pk)")
         except AWSRefused as e:
@@ -131,7 +131,7 @@ class Table:
         raise OSError(f"DynamoDB is too busy: {len(left)} of {len(requests)} items were not written")
 
     async def get_all(self, keys: Sequence[Key]) -> dict[Key, Item]:
-        """Those that exist."""
+        """The existing items."""
         found: dict[Key, Item] = {}
         await together(self._read(keys[at : at + _READ], found) for at in range(0, len(keys), _READ))
         return found
@@ -181,7 +181,7 @@ class Table:
             given["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def count(self, pk: str, *, most: int) -> tuple[int, bool]:
-        """How many items stand under `pk`, up to `most`, and whether these are all: 0 only where there is none."""
+        """The number of items under `pk`, up to `most`, and whether these are all: 0 only if there is none."""
         answer = await self._call(
             "query",
             KeyConditionExpression="pk = :pk",
@@ -218,7 +218,7 @@ def _parts(requests: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[s
 
 
 async def together(steps: Iterable[Any]) -> None:
-    """All of them; the first failure, when all have ended: nothing goes on behind the caller's back."""
+    """The results of all; the first failure, once all have ended: nothing goes on behind the caller's back."""
     for outcome in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -49,7 +49,7 @@ class Letter(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def reference(self) -> str:
-        """What stands for the event in a message: its key."""
+        """The message's reference to the event: its key."""
         return _encoder.encode({"key": self.key}).decode()
 
 
@@ -65,8 +65,7 @@ def letter(event: Event, channel: object) -> Letter:
 
 
 def key_of(event: Event) -> str:
-    """What the event is known by: CloudEvents says that source and id together are unique. Ids of version 7 sort by
-    time."""
+    """The event's key: in CloudEvents, source and id together are unique. Ids of version 7 sort by time."""
     key = f"{event.id}\n{event.source}"
     raw = key.encode()
     return key if len(raw) <= _KEY else f"{event.id[:40]}\n{blake2b(raw, digest_size=16).hexdigest()}"
@@ -105,8 +104,8 @@ def _is_json(event: Event) -> bool:
 
 
 def event_from(body: bytes, *, message: str, sent: float, kind: str | None = CONTENT_TYPE) -> Event:
-    """The event of a body, whoever wrote it; `kind` is what its attribute `contentType` says. See `cloudevents.read`:
-    the id that is filled in is the `message` id, the time that of sending. Never raises."""
+    """The event of a body, whoever wrote it; `kind` is its attribute `contentType`. See `cloudevents.read`: a missing
+    id becomes the `message` id, a missing time that of sending. Never raises."""
     if kind is None and looks_structured(body):
         kind = CONTENT_TYPE
     return read([("content-type", kind)], body, position=message, written=sent)

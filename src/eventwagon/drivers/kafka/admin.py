@@ -34,7 +34,7 @@ Place = tuple[str, int]
 """Topic and partition."""
 
 FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-"""Nothing goes but by our own hand, whatever the cluster's defaults are."""
+"""Only eventwagon deletes records, whatever the cluster's defaults are."""
 LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
 """The log's time is its leader's: the clock of who has what until when."""
 _HARM = {
@@ -47,8 +47,8 @@ _HARM = {
 
 
 def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Of each option that is not as FOREVER and `needed` want it: the option as it is, what it does, and as it should
-    be. A number that begins with >= is the least."""
+    """For each option that differs from FOREVER and `needed`: the option with its value, its harm, and the right value.
+    A number that begins with >= is a minimum."""
     wrong = list[tuple[str, str, str]]()
     for name, value in {**FOREVER, **needed}.items():
         is_value = found.get(name, value)  # a server that does not know it does not do it
@@ -97,8 +97,7 @@ class Admin:
         return translate(error, self.options.servers, right, resource, self.why(error))
 
     def why(self, error: KafkaError) -> str:
-        """What has kept us from the server, where the error says only that it took too long; empty where nothing
-        did."""
+        """The cause of a connection failure, if the error says only that it took too long; empty if none is known."""
         if error.code() not in AWAY:
             return ""
         with suppress(KafkaException):
@@ -170,7 +169,7 @@ class Admin:
         return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
 
     async def brokers(self) -> list[int]:
-        """The numbers of those that run."""
+        """The numbers of the running brokers."""
         try:
             found = await self.blocking(lambda: self._client.list_topics(timeout=self.options.timeout))
         except KafkaException as e:
@@ -202,8 +201,8 @@ class Admin:
         return (await self.configuration(topic) or {}).get(name)
 
     async def unsuitable(self, topic: str, needed: Mapping[str, str]) -> str:
-        """What of the topic's configuration loses what it holds, and what to set; empty where all is well, and where it
-        can't be seen. `needed` beside FOREVER; a number that begins with >= is the least."""
+        """The settings of the topic that lose records, and what to set; empty if all are right or can't be read.
+        `needed` in addition to FOREVER; a number that begins with >= is a minimum."""
         found = await self.configuration(topic)
         return "" if found is None else unsuitable(self.options.servers, topic, found, needed)
 

@@ -1,4 +1,4 @@
-"""How old what waits is: the times of single events, read where nobody has them at hand."""
+"""Age of waiting events: reads single records for their timestamps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EventTimes:
         self._next = 0.0
 
     async def times(self, spots: Collection[Spot]) -> dict[Spot, float]:
-        """When these events happened; without those that could not be read in time, or are none."""
+        """The times of these events, without those that could not be read in time or are no events."""
         unknown = [spot for spot in spots if spot not in self._known]
         now = asyncio.get_running_loop().time()
         if unknown and now >= self._next:  # who asks again and again is not to read again and again

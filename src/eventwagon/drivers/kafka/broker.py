@@ -1,4 +1,5 @@
-"""Channels as Kafka topics, without consumer groups: who has which event stands in a log of claims for each wagon."""
+"""Channels as Kafka topics, without consumer groups: a claims log for each wagon records which process has which
+event."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ class KafkaBroker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Send what was begun, up to 1 s; then end all threads and connections."""
+        """Finish sending, for up to 1 s; then end all threads and connections."""
         wagons, self._wagons = self._wagons, None
         if wagons is not None:
             await wagons.close()

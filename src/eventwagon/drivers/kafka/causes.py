@@ -1,5 +1,4 @@
-"""Why nobody answers. A call of librdkafka that failed says only that it had to wait too long; its log knows the
-reason."""
+"""Why no server answers. A failed call of librdkafka says only that it waited too long; its log has the reason."""
 
 from __future__ import annotations
 
@@ -59,13 +58,13 @@ class Causes:
         self._last: tuple[float, str] | None = None
 
     def log(self, level: int, form: str, facility: str, name: str, text: str) -> None:
-        """What librdkafka says; called by any thread."""
+        """A record of librdkafka's log; any thread may call this."""
         if facility == "FAIL":
             self._last = time.monotonic(), text
         CLIENT_LOGGER.log(level, form, facility, name, text)
 
     def why(self, servers: str, seconds: float) -> str:
-        """What has kept us from a server in the last `seconds`, and what to do; empty where nothing did."""
+        """The cause of connection failures in the last `seconds`, and what to do; empty if none is known."""
         last = self._last
         if last is None or time.monotonic() - last[0] > max(_FRESH, 2 * seconds):
             return ""

@@ -29,7 +29,8 @@ class Grant(NamedTuple):
 
 
 class Hold:
-    """How offsets stand that were claimed and are not settled: claimed until `due`, or back and to be had from then."""
+    """The state of offsets that were claimed and are not settled: claimed until `due`, or given back and available from
+    then on."""
 
     __slots__ = ("alone", "attempt", "back", "claim", "due", "owner", "suspect")
 
@@ -76,7 +77,7 @@ _NUMBERS = 1000  # more than the claims that a record can have
 
 
 class ChannelClaims:
-    """One channel: what is settled, what is held, what is back."""
+    """One channel: its settled, claimed and returned events."""
 
     def __init__(self) -> None:
         self.partitions: dict[int, Partition] = {}
@@ -136,7 +137,7 @@ class ChannelClaims:
     # --- the rule -------------------------------------------------------------------------
 
     def claim(self, op: Claim, now: int, number: int, turn: int) -> list[Grant]:
-        """`turn` says at which partition to begin."""
+        """`turn`: the partition at which to begin."""
         self._expire(now)
         if op.suspect_first and (suspect := self._claim_suspect(op, now, number)):
             return suspect
@@ -164,7 +165,7 @@ class ChannelClaims:
             self._advance(partition)
 
     def lose(self, runs: Iterable[Run], now: int) -> None:
-        """Not what is held: who has it in hand may still settle it."""
+        """Claimed events are not lost: their consumer may still settle them."""
         self._expire(now)
         for p, start, stop in runs:
             partition = self.partition(p)
@@ -187,7 +188,7 @@ class ChannelClaims:
                 self._back(number, offset, 1, now, suspect=False)
 
     def to_lose(self, number: int, start: int, now: float) -> list[Run]:
-        """What is lost of this partition when it begins at `start` by now, and is not known to be."""
+        """The events of this partition that are lost if it now begins at `start`, and not yet recorded as lost."""
         partition = self.partition(number)
         back = [o for o, hold in partition.taken.items() if o < start and (hold.back or hold.due <= now)]
         runs = runs_of((number, o) for o in back)
@@ -207,7 +208,7 @@ class ChannelClaims:
         return returned
 
     def extend(self, op: Extend, now: int) -> list[Grant]:
-        """What still stands of it."""
+        """Extend those claims that have not expired."""
         self._expire(now)
         stands: list[Grant] = []
         for p, start, stop, claim in op.held:
@@ -392,10 +393,10 @@ class Claims:
     def __init__(self) -> None:
         self.channels: dict[str, ChannelClaims] = {}
         self.now = 0
-        """The log's time, in ms: never goes back, whatever the clocks of its leaders say."""
+        """The log's time, in ms: it never goes back, whatever the clocks of its leaders say."""
         self._claims = 0
         self.rebuilt = False
-        """Made of a log that had lost its beginning: what was settled may have come again."""
+        """Rebuilt from a log that had lost its beginning: settled events may have come again."""
 
     def channel(self, name: str) -> ChannelClaims:
         """The channel of this name."""
@@ -435,8 +436,8 @@ class Claims:
         return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels, self.rebuilt))
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
-        """What is known from the last records alone: what they settle is settled, and all else that was there before is
-        back, to be had at once. Its claims get numbers that none had before."""
+        """Rebuild the state from the last records alone: events that they settle are settled, and all earlier events
+        are given back and available at once. Claims get numbers that were not used before."""
         new = Claims()
         new.rebuilt, new._claims = True, _NUMBERS * before
         known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}

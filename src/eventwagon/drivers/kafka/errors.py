@@ -38,7 +38,7 @@ AWAY = frozenset(
         KafkaError._UNSUPPORTED_FEATURE,
     }
 )
-"""Nobody answered, or nobody who can."""
+"""No server answered, or none that can carry out the call."""
 _FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
@@ -73,8 +73,8 @@ def cause(error: BaseException) -> KafkaError:
 
 
 def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:
-    """Nothing was done; `why` is what has kept us from the server. `right` (an operation of Kafka's access control:
-    "WRITE") on `resource` ("topic x") was needed."""
+    """The error for a call that did nothing; `why` is the cause of the connection failure. It needed `right` (an
+    operation of Kafka's access control: "WRITE") on `resource` ("topic x")."""
     code = error.code()
     where = f"Kafka at {servers}: {right} on {resource}"
     if code in _FORBIDDEN:

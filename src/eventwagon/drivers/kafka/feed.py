@@ -23,7 +23,7 @@ _FIRST = 1000  # messages that are read at once when a consumer attaches
 
 
 class Taken(NamedTuple):
-    """What a claim was granted: messages with their attempt and claim, and offsets where no message stands."""
+    """The result of a claim: messages with their attempt and claim, and offsets without a message."""
 
     messages: list[tuple[Message, int, int]]
     missing: list[tuple[int, int]]
@@ -36,7 +36,7 @@ class Lane:
         self.number = number
         self.position = position
         self.cache: dict[int, Message] = {}
-        """Read, and claimed by nobody yet."""
+        """Read, and not claimed yet."""
         self.held: dict[int, Message] = {}
         """Claimed by this process and not settled: kept for a retry, as far as there is room."""
         self.cached = 0
@@ -90,7 +90,7 @@ class Feed:
         """Events that are being claimed right now."""
         self.gone = False
         self.missed = 0
-        """Looks in a row that did not find the topic."""
+        """Consecutive checks that did not find the topic."""
         self.partitions = partitions
         self._wagon = claims
         self._tail = tail
@@ -100,7 +100,7 @@ class Feed:
         self._waiters: dict[asyncio.Future[None], None] = {}
 
     async def start(self, ends: Sequence[int]) -> None:
-        """Begin to read where the first event stands that nobody has claimed; `ends` of each partition as of now."""
+        """Begin to read at the first unclaimed event; `ends` are the present ends of each partition."""
         for number in range(self.partitions):
             lane = Lane(number, self._claims().partition(number).fresh)
             self.lanes.append(lane)
@@ -124,7 +124,7 @@ class Feed:
         self.lanes.clear()
 
     def end(self) -> None:
-        """The channel is gone: whoever waits is told."""
+        """The channel is gone: wake the waiting tasks with that."""
         self.gone = True
         self.stop()
         self.wake()
@@ -139,7 +139,7 @@ class Feed:
         return [(lane.number, lane.position) for lane in self.lanes]
 
     def available(self, now: int) -> bool:
-        """Whether there seems to be anything to claim, beyond what is being claimed right now."""
+        """Whether there seems to be an event to claim, beyond those in claims under way."""
         claims = self._claims()
         fresh = sum(max(0, lane.position - claims.partition(lane.number).fresh) for lane in self.lanes)
         if claims.due() <= now:
@@ -221,7 +221,7 @@ class Feed:
             self._mind_room(lane)
 
     async def take(self, grants: Sequence[Grant]) -> Taken:
-        """The messages of what was granted: from the cache, or read again. Raises Unavailable, ChannelGone."""
+        """The messages of the granted offsets: from the cache, or read again. Raises Unavailable, ChannelGone."""
         self.check()
         messages: list[tuple[Message, int, int]] = []
         again: list[tuple[Grant, list[int]]] = []

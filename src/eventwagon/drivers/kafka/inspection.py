@@ -15,14 +15,14 @@ _SIZE = "max.message.bytes"
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic, and what it needs beside what every one does (see `Admin.unsuitable`)."""
+    """A topic, and the settings that it needs in addition to those of every topic (see `Admin.unsuitable`)."""
 
     name: str
     needed: Mapping[str, str] = {}
 
 
 async def inspect(admin: Admin, topics: Sequence[Topic]) -> list[Finding]:
-    """Of the cluster, and of those of the topics that exist. Raises Unavailable, StorageBroken."""
+    """The findings about the cluster, and about those of the topics that exist. Raises Unavailable, StorageBroken."""
     servers = await admin.brokers()
     each = await asyncio.gather(*map(admin.server_configuration, servers))
     found = told_together(

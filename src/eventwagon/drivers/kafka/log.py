@@ -67,7 +67,7 @@ class Client:
     def __init__(self, options: Options, name: str) -> None:
         self.options = options
         self.me = os.urandom(8)
-        """Tells this client's records from all others'."""
+        """Distinguishes this client's records from all others."""
         self.admin = Admin(options)
         causes = self.admin.causes
         self.sender = Sender(options.producer(linger=0, logger=causes))
@@ -112,7 +112,7 @@ class Log:
         self._left = False
 
     async def attach(self) -> None:
-        """Read what stands there, and follow it from then on. Raises LogGone, Unavailable."""
+        """Read the log, and follow it from then on. Raises LogGone, Unavailable."""
         place = (self.topic, 0)
         if (
             await self._client.admin.describe(self.topic) is None
@@ -140,7 +140,7 @@ class Log:
                 raise
 
     def leave(self) -> None:
-        """Follow it no more; whoever waits for it gets LogGone."""
+        """Stop following it; tasks that wait for it get LogGone."""
         self._left = True
         self._client.tail.leave(self.topic, 0)
         gone = LogGone(f"topic {self.topic} is left")

@@ -59,11 +59,11 @@ class Manifests:
         return Outcome(True, self.revision)
 
     def members(self, now: int) -> list[bytes]:
-        """Those that are alive at `now` (ms), ordered by name."""
+        """The members that are alive at `now` (ms), ordered by name."""
         return [member for _, (until, member) in sorted(self._members.items()) if until > now]
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
-        """None: which proposals won is not to be told without those before them."""
+        """None: without the earlier records it is unknown which proposals won."""
         return None
 
     def dump(self) -> bytes:

@@ -19,7 +19,7 @@ from ...values import MOST
 LOGGER = logging.getLogger("eventwagon.kafka")
 LOGGER.addHandler(logging.NullHandler())
 CLIENT_LOGGER = logging.getLogger("eventwagon.kafka.client")
-"""What librdkafka says. Quiet unless asked for: it repeats what comes back as errors."""
+"""librdkafka's log. Silent by default: it repeats messages that also come back as errors."""
 CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 BATCH = 1_000_000
@@ -122,7 +122,7 @@ class Options(msgspec.Struct, frozen=True):
         return self
 
     def common(self, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
-        """For every client. `logger` takes what it says."""
+        """The options of every client. `logger` receives its log."""
         own = {k: v for k, v in self.config.items() if not k.startswith((*_CONSUMER, *_PRODUCER))}
         return {
             "client.id": "eventwagon",

@@ -1,7 +1,5 @@
-"""What a record of a claims log may propose, and its form.
-
-Fields that came with a later release stand last and have defaults: releases before it read over them.
-"""
+"""The proposals in a claims log, and their form. Fields that a later release added come last and have defaults; earlier
+releases skip them."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ Held = tuple[int, int, int, int]
 
 
 class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
-    """Give me one suspect, or up to `limit` events, for `visibility` ms: what is back first, then what nobody ever had,
-    as far as its proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
+    """Claim one suspect, or up to `limit` events, for `visibility` ms: returned events first, then new ones, as far as
+    the proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
 
     channel: str
     limit: int
@@ -28,15 +26,16 @@ class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
 
 
 class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
-    """These are done, whoever holds them."""
+    """These events are done, whoever has claimed them."""
 
     channel: str
     runs: list[Run]
 
 
 class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
-    """These come back after `delay` ms, if the claims still stand; with one attempt more, unless `tried` is False;
-    then a suspect stays one, unless it is `cleared`. And all that `owner` holds, which has ended, has run out."""
+    """These events come back after `delay` ms, if their claims have not expired: with one more attempt, unless `tried`
+    is False; then a suspect stays one, unless it is `cleared`. All claims of `owner`, a process that has ended,
+    expire."""
 
     channel: str
     held: list[Held]
@@ -47,8 +46,8 @@ class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
 
 
 class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
-    """The claims that still stand last for `visibility` ms from now. Or, `alone`, they last as long as before, and it
-    counts as an attempt if they run out."""
+    """The claims that have not expired last for `visibility` ms from now. Or, `alone`: they last as long as before, and
+    count as an attempt if they expire."""
 
     channel: str
     held: list[Held]
@@ -57,8 +56,8 @@ class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
 
 
 class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):
-    """No events stand there: probes, or offsets that the log left out. `lost`: events may have stood there and were
-    removed; those that somebody still holds are left to him."""
+    """There are no events at these offsets: probes, or offsets that the log left out. `lost`: there may have been
+    events that were deleted; claimed ones are left to their consumers."""
 
     channel: str
     runs: list[Run]
@@ -66,7 +65,7 @@ class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True):
-    """The channel is about to be deleted: look whether it still exists."""
+    """The channel is about to be deleted: check whether it still exists."""
 
     channel: str
 

@@ -73,7 +73,7 @@ class Publisher:
         return found
 
     def forget(self, channel: Channel) -> None:
-        """It was deleted, or made anew."""
+        """The channel was deleted, or created again."""
         self._topics.pop(self._names.topic(channel), None)
 
     def sealed(self, channel: Channel) -> None:
@@ -82,7 +82,7 @@ class Publisher:
             topic.sealed = True
 
     async def close(self) -> None:
-        """Send what was begun, up to 1 s; then end."""
+        """Finish sending, for up to 1 s; then end."""
         await asyncio.gather(*(sender.close() for sender in (self.sender, *self._smaller.values())))
 
     def _sender(self, topic: Topic) -> Sender:
@@ -110,7 +110,7 @@ class Publisher:
         return topic
 
     async def look_again(self) -> None:
-        """Whether the topics that are known still keep what they hold. Raises Unavailable, StorageBroken."""
+        """Check whether the known topics still keep their records. Raises Unavailable, StorageBroken."""
         for name, topic in list(self._topics.items()):
             found = await self._admin.configuration(name)
             if found is not None and self._topics.get(name) is topic:
@@ -214,7 +214,7 @@ class _Sending:
 
     @property
     def leading(self) -> bool:
-        """Whether what was stored came before all that was not."""
+        """Whether all stored events come before all others."""
         return not self.stored or not (self._mixed or self._keyed)
 
     def _report(self, error: KafkaError | None, message: Message) -> None:

@@ -34,16 +34,15 @@ class Reader:
     async def range(
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
     ) -> list[Message]:
-        """The messages from `start` to before `stop` (up to `most` of them, of about `room` bytes), as far as they
-        stand. An empty list says that none does. Raises Unavailable; that the topic is gone it finds out only by its
-        timeout."""
+        """The existing messages from `start` to before `stop` (up to `most` of them, of about `room` bytes). An empty
+        list means that there is none. Raises Unavailable; a deleted topic is noticed only by its timeout."""
         found: list[Message] = await self._read(
             lambda consumer: self._range(consumer, topic, partition, start, stop, most, room), topic
         )
         return found
 
     async def these(self, topic: str, partition: int, offsets: Sequence[int]) -> list[Message]:
-        """The messages at these offsets (sorted), as far as they stand. Raises Unavailable."""
+        """The existing messages at these offsets (sorted). Raises Unavailable."""
 
         def read(consumer: Consumer) -> list[Message]:
             found: list[Message] = []
@@ -65,7 +64,7 @@ class Reader:
         return list(await self._read(read, topic))
 
     async def single(self, spots: Sequence[Spot]) -> dict[Spot, Message]:
-        """The messages at these places, as far as they stand; many topics at once. Raises Unavailable."""
+        """The existing messages at these places, in many topics at once. Raises Unavailable."""
 
         def read(consumer: Consumer) -> dict[Spot, Message]:
             found: dict[Spot, Message] = {}
@@ -80,7 +79,7 @@ class Reader:
         return found
 
     async def close(self) -> None:
-        """End what is being read, and the consumer."""
+        """End the reads in progress, and the consumer."""
         self._stop.set()
         async with self._lock:
             if self._consumer is not None:

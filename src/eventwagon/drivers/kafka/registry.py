@@ -83,7 +83,7 @@ class KafkaRegistry:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Send what was begun, up to 1 s; then end all threads and connections."""
+        """Finish sending, for up to 1 s; then end all threads and connections."""
         client, self._client = self._client, None
         for task in self._trains.values():
             task.cancel()
@@ -293,7 +293,7 @@ class _Train:
         self._watchers: set[asyncio.Future[None]] = set()
 
     async def catch_up(self) -> None:
-        """Until all that stands in the log by now is applied."""
+        """Wait until all present records of the log are applied."""
         place = (self.log.topic, 0)
         end = (await self._client.admin.ends([place]))[place]
         if end is None:

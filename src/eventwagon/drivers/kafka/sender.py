@@ -21,7 +21,7 @@ Report = Callable[[KafkaError | None, Message | None], None]
 Headers = Sequence[tuple[str, str | bytes]]
 
 REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
-"""What a report says that has neither an error nor an offset."""
+"""The error of a report without an error or an offset."""
 _SHORT, _LONG = 0.001, 0.02  # s between two looks for reports
 
 
@@ -80,14 +80,14 @@ class Sender:
         self._pause = _SHORT if served else min(_LONG, self._pause * 1.2)
 
     def mind(self, error: KafkaError) -> None:
-        """Begin anew if the producer does not get over this error: all that it is given afterwards would fail too."""
+        """Replace the producer if it does not recover from this error: all later messages would fail too."""
         now = self._loop.time()
         if (error.fatal() or error.code() == KafkaError._FATAL) and now >= self._renewed + 1.0:
             self._renewed = now  # reports of the one before may still say the same
             self.renew()
 
     def renew(self) -> None:
-        """Begin anew after an error that the producer does not get over. What it had in hand gets its reports first."""
+        """Replace the producer after an error from which it does not recover. Its messages get their reports first."""
         LOGGER.warning("a Kafka producer failed for good and is replaced")
         old, self.producer = self.producer, Producer(self._config)
         with contextlib.suppress(KafkaException):
@@ -104,8 +104,8 @@ class Sender:
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
-        """Send one message. `report` is called once: with an error, and then it may be stored all the same, or with the
-        message that says where and when it was stored."""
+        """Send one message. `report` is called once: with an error, and then the message may be stored all the same; or
+        with the message, which has the place and the time at which it was stored."""
 
         def ended(error: KafkaError | None, message: Message | None) -> None:
             self.end()
@@ -145,7 +145,7 @@ class Sender:
         return await done
 
     async def close(self) -> None:
-        """Wait for what is on its way, up to its own timeouts; then end."""
+        """Wait for messages that are on their way, up to their own timeouts; then end."""
         until = self._loop.time() + 1.0
         while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
             await asyncio.sleep(_SHORT)

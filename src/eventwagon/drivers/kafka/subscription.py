@@ -22,7 +22,7 @@ _VAIN = 0.002  # s to wait after a claim that got nothing
 
 
 class KafkaSubscription:
-    """Its deliveries' tokens belong to no process: whoever has one may settle, release, extend."""
+    """Its deliveries' tokens belong to no process: any process that has one may settle, release and extend."""
 
     def __init__(self, wagon: KafkaWagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
         self._wagon = wagon

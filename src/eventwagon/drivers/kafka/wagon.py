@@ -31,7 +31,7 @@ class KafkaWagon:
         self.log = Log(client, names.claims(channel), self.claims, every=_EVERY, applied=self._applied)
         self.feeds: dict[str, Feed] = {}
         self.missed = 0
-        """Looks in a row that did not find the log."""
+        """Consecutive checks that did not find the log."""
         self.trouble = ""
         """What of the log's configuration loses claims."""
         self._look = look
@@ -52,8 +52,8 @@ class KafkaWagon:
         return self.claims.channel(name)
 
     def propose(self, op: Op) -> asyncio.Future[list[Grant]]:
-        """What was granted, once it is in the log. All that is proposed in one turn of the loop shares a record.
-        The future ends with ChannelGone or Unavailable (and then it may be done all the same)."""
+        """Propose; returns the result once it is in the log. All proposals of one turn of the event loop share a
+        record. The future ends with ChannelGone or Unavailable (and then it may be done all the same)."""
         done: asyncio.Future[list[Grant]] = self._loop.create_future()
         if not self._waiting:
             self._loop.call_soon(self._flush)

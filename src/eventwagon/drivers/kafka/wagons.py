@@ -1,4 +1,4 @@
-"""The wagons whose claims this process follows, and what it reads of their channels."""
+"""The wagons whose claims this process follows, and the events that it reads of their channels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LINGER = 0.2  # ms that the producer gathers a batch
 
 
 class Wagons:
-    """All that stands while a broker is entered. Belongs to the event loop that made it."""
+    """Everything that lives while a broker is entered. Belongs to the event loop that made it."""
 
     def __init__(self, options: Options, cache: int) -> None:
         self.names = Names(options.topic_prefix)
@@ -47,7 +47,7 @@ class Wagons:
         self._background.start(self._watch())
 
     async def close(self) -> None:
-        """Send what was begun, up to 1 s; then end all threads and connections."""
+        """Finish sending, for up to 1 s; then end all threads and connections."""
         self._background.cancel()
         await self._background.wait()
         for wagon in self._live():
@@ -108,8 +108,8 @@ class Wagons:
     async def totals(
         self, wagons: Iterable[KafkaWagon], partitions: Mapping[Channel, int]
     ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
-        """What is settled in each of these wagons' channels, and after that where each of its partitions ends: where
-        both sums are equal, all was settled in between."""
+        """The settled totals of these wagons' channels, and after that the end of each of their partitions: if both
+        sums are equal, every event was settled in between."""
         logs = {(wagon.log.topic, 0): wagon for wagon in wagons}
         for place, end in (await self.admin.ends(logs)).items():
             if end is not None:
@@ -123,7 +123,7 @@ class Wagons:
         return [(self.names.topic(c), p) for c, count in partitions.items() for p in range(count)]
 
     def look_soon(self, channel: Channel) -> None:
-        """Somebody says that this channel is about to go: look, and look again."""
+        """Another process reports that this channel is about to be deleted: check now, and again later."""
 
         async def look() -> None:
             for pause in (0.0, 0.1, 0.3, 1.0):

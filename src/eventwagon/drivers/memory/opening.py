@@ -1,4 +1,4 @@
-"""`memory://` is a world of the caller's own; `memory://name` is one in this process, whoever names it."""
+"""`memory://` belongs to the caller alone; `memory://name` is shared by all in this process that name it."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class MemoryRegistry:
 
 
 class _Document:
-    """All that stands for one train."""
+    """Everything stored for one train."""
 
     def __init__(self, train: str) -> None:
         self.newest = Snapshot(Manifest(train=train), 0)

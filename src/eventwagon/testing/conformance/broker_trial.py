@@ -89,7 +89,7 @@ class BrokerTrial:
             holds(not got, f"{why}: {len(got)} came")
 
     async def figures(self, channel: Channel, **expected: int) -> Depth:
-        """The depth; raises CheckFailed where a figure that the driver knows is not what is expected."""
+        """The depth; raises CheckFailed if a figure that the driver knows differs from the expected one."""
         (depth,) = await self.broker.depth([channel])
         for name, figure in expected.items():
             found = getattr(depth, name)

@@ -21,7 +21,7 @@ class Harness(Protocol):
     """
 
     outlives: bool
-    """What it deployed goes on when the orchestrator's object is closed (Kubernetes), or ends with it (in-process)."""
+    """Its deployments go on when the orchestrator's object is closed (Kubernetes), or end with it (in-process)."""
 
     warm: bool = False
     """A unit's running workers move to another wagon, and nothing is started for it: `incarnation` stays the same."""
@@ -65,7 +65,8 @@ class Harness(Protocol):
         ...
 
     async def incarnation(self, unit: int) -> object:
-        """What tells the unit's workers from others that were started in their place; asked for only where `warm`."""
+        """An identity that tells the unit's workers from others that were started in their place; used only with
+        `warm`."""
         ...
 
     async def let_go(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks of orchestrators: what runs follows what is asked for, and no handler in flight is ended for it."""
+"""Checks of orchestrators: the running workers follow the spec, and no handler in flight is ended for it."""
 
 from __future__ import annotations
 

@@ -97,6 +97,23 @@ class OpenRefused(_Fact, frozen=True):
     because: str
 
 
+class WagonScaled(_Fact, frozen=True):
+    """A wagon is to have more workers, or fewer, since the traffic has changed."""
+
+    number: int
+    was: int
+    workers: int
+    because: str
+
+
+class PromiseAtRisk(_Fact, frozen=True):
+    """New events will wait longer than promised, and no scaling that is allowed can change that now."""
+
+    number: int
+    because: str
+    """With what would be needed."""
+
+
 class BoundLifted(_Fact, frozen=True):
     """The bound of the active wagon was lifted: it is filled past its exact limit."""
 
@@ -427,7 +444,7 @@ class NumbersSkipped(_Fact, frozen=True):
 
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
+    | WagonScaled | PromiseAtRisk | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | SwitchWithdrawn | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
     | RegistrySteppedBack | NumbersSkipped
@@ -633,6 +650,10 @@ def _sentence(fact: Fact) -> str:
             )
         case WatchEnded(number=n):
             return f"{_name(n)} is drained and watched no more: too little of it failed to go back"
+        case WagonScaled(number=n, was=was, workers=workers, because=why):
+            return f"{_name(n)} scaled from {was} to {workers} workers: {why}"
+        case PromiseAtRisk(number=n, because=why):
+            return f"the promise to new events can't be kept at {_name(n)}: {why}"
         case FellAsleep(number=n, seconds=s):
             return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were sent home"
         case WokenUp(number=n, because=why):
@@ -677,7 +698,7 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
+_ALARMING = (PromiseAtRisk, ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -61,6 +61,10 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """The unit of workers that serves it, where that is not its own: the warm workers of a drained wagon, as a rule."""
     revision: str = ""
     """The code that serves it; empty: whatever runs."""
+    workers: int | None = None
+    """How many it is to have, where crews follow the traffic; None: as many as it begins with. Older code drops it."""
+    grown_at: float | None = None
+    """When it was last to have more."""
     asleep_at: float | None = None
     """Its workers were sent home because nothing was to be done; what is published is stored, and wakes them."""
     trouble: str = ""
@@ -141,6 +145,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     watch: Watch | None = None
     refusing: str = ""
     """Why publishers are refused (at the cap); empty when they are not."""
+    at_risk: str = ""
+    """Why new events wait longer than promised, and what would be needed; empty when they don't. Older code drops it."""
     failed_opens: int = 0
     """Wagons in a row that never got ready."""
     stops: int = 0

@@ -38,6 +38,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     work."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None while it was not."""
+    enough: int | None = None
+    """With so many of them it is ready, if it should have more; None: with all."""
     paused: bool = False
     """They are to stay attached and take nothing, until that is over. Workers that can't be told so work."""
 
@@ -52,6 +54,15 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     def hands(self) -> int | None:
         """How many of its own workers are to take events now."""
         return 0 if self.idle else self.workers
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """Handlings that have ended, well or not, and how long they took: totals that only grow while a process lives."""
+
+    count: int = 0
+    seconds: float = 0.0
+    squares: float = 0.0
+    """The sum of the squares of the seconds: says how evenly they took."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +83,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at this wagon."""
     failed: int = 0
     """Handlings there that failed."""
+    work: Work | None = None
+    """How long handlings there took; None: not said."""
+    attached: int | None = None
+    """How many of the workers are attached, where others are still on their way; None: all."""
     channels: tuple[str, ...] | None = None
     """The inner channels that they are attached to: a wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
@@ -110,6 +125,16 @@ class Orchestrator(Protocol):
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """End the unit's workers. Handlers in flight may finish for `grace` s and are never ended before; returns when
         all have ended. Absent is success; idempotent."""
+        ...
+
+
+@runtime_checkable
+class InSteps(Protocol):
+    """An orchestrator whose workers come and go several at once: those of a Pod, or of a task of ECS."""
+
+    @property
+    def step(self) -> int:
+        """How many."""
         ...
 
 

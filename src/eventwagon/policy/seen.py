@@ -9,11 +9,12 @@ import msgspec
 from ..contracts.broker import Capabilities
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest
-from ..contracts.orchestrator import Deployment
+from ..contracts.orchestrator import Deployment, Work
 from ..contracts.reading import Reading
 from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
+from .demand import Demand
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     ages: Ages = Ages()
     leftovers: Sequence[Channel] = ()
     """Channels that exist, as far as they were looked for at this look: some may belong to no wagon."""
+    demand: Demand = Demand()
+    """What the traffic asks of workers, where crews follow it."""
+    step: int = 1
+    """Workers come and go by so many."""
     orchestrated: bool = False
     """An orchestrator starts and ends workers as it is told; else they come and go by themselves."""
 
@@ -116,8 +121,17 @@ def _together(found: Sequence[Deployment]) -> Deployment:
         trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
+        work=_summed([d.work for d in found if d.work is not None]),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
         missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
         open={name: why for d in found for name, why in d.open.items()},
         paused=all(d.paused for d in asked),
+    )
+
+
+def _summed(works: Sequence[Work]) -> Work | None:
+    if not works:
+        return None
+    return Work(
+        count=sum(w.count for w in works), seconds=sum(w.seconds for w in works), squares=sum(w.squares for w in works)
     )

@@ -186,14 +186,14 @@ async def _virtual(job: Job, strategy: str, workers: Workers, spares: int, note:
     drivers = open_drivers("memory://", clock=clock)
     run = _Run(job, workers, spares, clock, start)
     await run.go(_SlowStart(drivers.broker, start), drivers.registry)
-    return run.outcome(strategy, note, workers.each)
+    return run.outcome(strategy, note, workers.own)
 
 
 async def _real(job: Job, strategy: str, workers: Workers, spares: int, url: str, note: str, start: float) -> Outcome:
     drivers = open_drivers(url)
     run = _Run(job, workers, spares, time.time, start)
     await run.go(_SlowStart(drivers.broker, start), drivers.registry)
-    return run.outcome(strategy, note, workers.each)
+    return run.outcome(strategy, note, workers.own)
 
 
 WAGONS: dict[str, Callable[..., Outcome]] = {

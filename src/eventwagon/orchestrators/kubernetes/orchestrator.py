@@ -124,6 +124,11 @@ class Kubernetes:
 
     # --- the contract ---------------------------------------------------------------------
 
+    @property
+    def step(self) -> int:
+        """See InSteps.step: those of a Pod."""
+        return self._template.per_pod
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure. Raises Unavailable, with what the API server said."""
         key = spec.train, spec.unit
@@ -232,11 +237,12 @@ class Kubernetes:
         trouble = ""
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
-        wanted = live["spec"].get("replicas", 0) * self._template.per_pod if live is not None else 0
+        wanted = live["spec"].get("replicas", 0) * self.step if live is not None else 0
         return Deployment(
             number=number,
             ready=ready,
             workers=max(wanted, sum(a.workers for a in attached)),
+            attached=sum(a.workers for a in attached if a.ready),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
             open={name: why for a in attached for name, why in a.open.items()},

@@ -54,6 +54,7 @@ from .edits import (
 from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .seen import Seen
+from .sizing import scaled
 
 
 class Plan(Edit, frozen=True):
@@ -80,6 +81,7 @@ class Plan(Edit, frozen=True):
 # - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
 #   that stay warm.
 # - opening needs to know both: whether a wagon is wanted, and which units are warm.
+# - scaling comes after opening: a wagon that was just opened gets its size at once.
 # - sending workers home comes after opening: only a wagon that is alone falls asleep.
 # - sweeping comes last: it removes what belongs to no wagon of the manifest that will be stored.
 #
@@ -101,6 +103,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
+    draft.attempt("scaling", lambda: draft.follow(scaled(seen, draft.manifest)))
     if seen.orchestrated:
         draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
     draft.attempt("sweeping", draft.sweep)
@@ -494,7 +497,7 @@ class Draft:
         was one too many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
-        return self.settings.reuse and fits and found is not None and found.ready
+        return bool(self.settings.reuse) and fits and found is not None and found.ready
 
     def is_taken(self, wagon: Wagon) -> bool:
         """Whether another wagon has its workers by now, or is to have them."""

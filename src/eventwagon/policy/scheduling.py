@@ -140,8 +140,8 @@ def allocate(
     now, then the oldest. What nobody needs stays with the newcomers; the next spare has one worker, so that a switch
     finds it awake. A crew is never exceeded: a wagon gets more only when others have let go (`held`), newcomers first.
     """
-    if workers.each is not None:
-        return dict.fromkeys([load.number for load in loads], workers.each)
+    if (own := workers.own) is not None:
+        return dict.fromkeys([load.number for load in loads], own)
     total = workers.total or 0
     given = _wanted(workers, loads, slo, now)
     free = max(0, total - sum(load.held for load in loads))

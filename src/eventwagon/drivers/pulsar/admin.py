@@ -98,7 +98,7 @@ class Admin:
         return await self.snapshot(channel) is not None
 
     async def snapshot(self, channel: Channel, books: Books | None = None) -> Snapshot | None:
-        """Its figures; None if there is no such channel."""
+        """What it holds; None where there is no such channel."""
         reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
         return None if reply is None else (books or Books()).snapshot(reply.json(), SUBSCRIPTION, TOTALS)
 

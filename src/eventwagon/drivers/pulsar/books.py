@@ -81,9 +81,9 @@ class Books:
 
     def __init__(self) -> None:
         self.note = Note()
-        """The record; stored with the topic when `due` says so."""
+        """What is known; stored with the topic when `due` says so."""
         self._base: Snapshot | None = None
-        """The events that were certainly settled, before any was dropped beyond `note.dropped`."""
+        """What was settled for certain, before anything was dropped beyond `note.dropped`."""
         self._next: tuple[float, Snapshot] | None = None
         self._stored: tuple[float, Note] = (float("-inf"), self.note)
         self._dirty = False
@@ -175,7 +175,7 @@ class Books:
         return base
 
     def _first(self, found: Snapshot, expired: Expired | None) -> int:
-        """Events were dropped, and no process has recorded which were settled before."""
+        """Something was dropped, and nobody has noted what was settled before."""
         end = min(found.dropped, found.mark)
         lost = end
         if expired is not None and expired.totals >= found.dropped:

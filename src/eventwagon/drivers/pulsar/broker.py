@@ -360,7 +360,7 @@ class PulsarBroker:
         return ""
 
     async def _look(self, channel: Channel) -> Snapshot | None:
-        """The topic's state, with the events settled here so far: the client sends those with a delay."""
+        """What stands, with all that was settled here so far: the client sends that with a delay."""
         loop = asyncio.get_running_loop()
         attachment = self._attachments.get(channel) or self._leaving.get(channel)
         newest = attachment.claims.newest_settled() if attachment else None

@@ -167,7 +167,7 @@ class _Place:
         manifest = changed(snapshot.manifest, first.number, state=State.DRAINED, drained_at=time.time())
         manifest = changed(manifest, second.number, reuses=first.unit)
         began = time.perf_counter()
-        await self._registry.replace(held.name, manifest, expect=snapshot.revision)
+        await self._registry.replace(held.name, manifest, expect=snapshot.version)
         asked = time.perf_counter()
         await self._orchestrator.ensure(second)
         assert (await self._orchestrator.deployments(held.name))[second.unit].number == second.number

@@ -15,8 +15,11 @@ from eventwagon.contracts.registry import Member, Registry
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Event, new_ids
 from eventwagon.limits import Volume
+from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.switcher import Switcher
+from eventwagon.runtime.train_state import TrainState
 from eventwagon.settings import Settings
 
 from .kit import Aim, Benchmark, Line, Run, Side, Stopwatch, in_turn, unused
@@ -69,11 +72,17 @@ async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, st
     await registry.replace(train, manifest, expect=0)
     attached = tuple(Deployment(number=w.number, ready=True, workers=1) for w in manifest.wagons)
     await registry.check_in(train, Member(name="worker", roles=("work",), attachments=attached), ttl=3600)
-    switcher = Switcher(train, _SETTINGS, (), broker, registry, clock=time.time, by="bench", tell=lambda _: None)
-    await stack.enter_async_context(switcher)
-    observer = Observer(
-        train, _SETTINGS, broker, registry, switcher, orchestrator=None, clock=time.time, tell=lambda _: None
+    runtime = Runtime(
+        train=train,
+        settings=_SETTINGS,
+        broker=broker,
+        clock=time.time,
+        tell=lambda _: None,
+        bulkhead=Bulkhead(train),
+        name="bench",
     )
+    state = await stack.enter_async_context(TrainState(runtime, registry))
+    observer = Observer(runtime, state, await stack.enter_async_context(Switcher(runtime, state)))
 
     async def side() -> float:
         took = []

@@ -43,7 +43,7 @@ class Declared:
                 manifest = opened(manifest, now=time.time(), because="the suite", capacity=None)
                 manifest = changed(manifest, manifest.next_number - 1, created_at=time.time())
             if manifest is not snapshot.manifest:
-                await self._registry.replace(self._train, manifest, expect=snapshot.revision)
+                await self._registry.replace(self._train, manifest, expect=snapshot.version)
 
     async def asked(self, spec: WagonSpec) -> None:
         """What the spec says stands there. A wagon without channels of its own is one whose channels are gone."""
@@ -58,7 +58,7 @@ class Declared:
                 elif wagon.number < spec.number and wagon.unit == spec.unit and wagon.state is not State.DRAINED:
                     manifest = changed(manifest, wagon.number, state=State.DRAINED, sealed_at=time.time())
             if manifest is not snapshot.manifest:
-                await self._registry.replace(self._train, manifest, expect=snapshot.revision)
+                await self._registry.replace(self._train, manifest, expect=snapshot.version)
 
 
 class Observed(AbstractAsyncContextManager["Observed"]):

@@ -59,6 +59,7 @@ BINARY_ONES = [
     Written({"id": b"only an id"}, b"1"),
     Written({**GOOD, "id": b"control", "subject": b"a\nb"}, b"\xff\x00"),
     Written({**GOOD, "id": b"old", "specversion": b"0.3"}, b"old"),
+    Written({**GOOD, "id": b"many", **{f"x{n}": b"v" for n in range(5000)}}, b"many"),
 ]
 LATIN_1 = Written(
     {

@@ -15,9 +15,9 @@ from eventwagon.contracts.facts import Entry, Fact, Listener
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.worker_pool import WorkerPool
-from eventwagon.runtime.worker_runtime import PoolState, WorkerRuntime
-from eventwagon.settings import Settings
+from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import VirtualClock
 
 
@@ -43,23 +43,26 @@ class World:
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
 
-def worker_runtime(
+def runtime_of(
     train: Train,
     broker: Broker,
     *,
     clock: Callable[[], float],
     tell: Listener = lambda fact: None,
-    settings: Settings | None = None,
-) -> WorkerRuntime:
-    """What a process's workers use, for tests that run them without a connection."""
-    return WorkerRuntime(
-        train=train.name,
-        handlers=train.handlers,
-        settings=settings or train.settings,
-        broker=broker,
-        clock=clock,
-        tell=tell,
-        bulkhead=Bulkhead(train.name),
+    **given: Any,
+) -> Runtime:
+    """What a process's actors use, for tests that run them without a connection."""
+    return Runtime(
+        **{
+            "train": train.name,
+            "handlers": train.handlers,
+            "settings": train.settings,
+            "broker": broker,
+            "clock": clock,
+            "tell": tell,
+            "bulkhead": Bulkhead(train.name),
+            **given,
+        }
     )
 
 

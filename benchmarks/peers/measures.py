@@ -109,7 +109,10 @@ def burst(at: Installed, url: str, directory: Path) -> Burst:
         Outcome(
             strategy=at.framework.name,
             finished=[times.get(number, math.inf) - published.begin for number in range(BURST)],
-            worker_seconds=0.0,
+            standing=0,
+            until_done=0.0,
+            until_rest=0.0,
+            at_rest=0.0,
         ),
     )
     return Burst(

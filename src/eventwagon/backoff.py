@@ -10,15 +10,23 @@ class Backoff:
         self._least = least
         self._most = most
         self._next = least
+        self._begun = False
+
+    @property
+    def begun(self) -> bool:
+        """An attempt has failed since the last `reset`."""
+        return self._begun
 
     def next(self) -> float:
         """The pause before the next attempt."""
+        self._begun = True
         pause, self._next = self._next, min(self._most, 2 * self._next)
         return pause
 
     def reset(self) -> None:
         """An attempt succeeded: start again with the first pause."""
         self._next = self._least
+        self._begun = False
 
 
 def pause_after(failures: int, least: float, most: float) -> float:

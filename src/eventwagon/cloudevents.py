@@ -18,7 +18,18 @@ import msgspec
 
 from .display.text import plain, said
 from .errors import UsageError
-from .event import BINARY, EARLIEST, JSON, LATEST, LONGEST_VALUE, LONGEST_WORD, Event, check_word, checked
+from .event import (
+    BINARY,
+    EARLIEST,
+    JSON,
+    LATEST,
+    LONGEST_VALUE,
+    LONGEST_WORD,
+    MOST_EXTENSIONS,
+    Event,
+    check_word,
+    checked,
+)
 
 STRUCTURED = "application/cloudevents+json"
 """Content type of a message that is one event in JSON."""
@@ -28,6 +39,8 @@ UNKNOWN = "unknown"
 """The type and the source of an event that names none."""
 UNDECODABLE = "undecodable"
 """The extension attribute of an undecodable message: its position."""
+_HEADERS_MOST = MOST_EXTENSIONS // 2 * LONGEST_VALUE
+"""Characters that are kept of the headers of an undecodable message."""
 HEADERS = "rawheaders"
 """The extension attribute with the headers of an undecodable message, as JSON; `rawheaders2` and so on if it is
 long."""
@@ -131,6 +144,7 @@ def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, bec
     extensions = {UNDECODABLE: position, "deadbecause": plain(f"can't be decoded: {because}")}
     if pairs:
         text = json.dumps([[_shown(name), _shown(value)] for name, value in pairs])
+        text = text if len(text) <= _HEADERS_MOST else f"{text[: _HEADERS_MOST - 3]}..."
         for number, start in enumerate(range(0, len(text), LONGEST_VALUE), 1):
             extensions[HEADERS if number == 1 else f"{HEADERS}{number}"] = text[start : start + LONGEST_VALUE]
     return Event(position, UNKNOWN, UNKNOWN, _within(written), data, None, BINARY, extensions)

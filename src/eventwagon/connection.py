@@ -41,9 +41,12 @@ from .runtime.listeners import Telling
 from .runtime.membership import Membership
 from .runtime.observer import Observer
 from .runtime.payload_batches import batches, check_payloads
+from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
-from .runtime.teardown import Removed, Teardown
+from .runtime.teardown import RemovedTrain, Teardown
+from .runtime.train_state import TrainState
+from .runtime.wagon_channels import WagonChannels
 from .settings import Settings
 from .values import check_revision, is_a, real, shown, text, whole
 
@@ -97,7 +100,6 @@ class Connection:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         """This process's name among the members and in the journal."""
         self._orchestrator = orchestrator
-        self._tell = Telling(train.name, listeners)
         self._clock = clock
         self._bulkhead = Bulkhead(train.name)
         self._redeclare = redeclare
@@ -106,19 +108,21 @@ class Connection:
         """The event loop that it belongs to, while it is open."""
         self._process = os.getpid()
         self._opened: InOwnTask[None] | None = None
-        self._switcher = Switcher(
-            train.name,
-            train.settings,
-            train.channels,
-            broker,
-            registry,
+        self._runtime = Runtime(
+            train=train.name,
+            settings=train.settings,
+            broker=broker,
             clock=clock,
-            by=self.name,
-            tell=self._tell,
-            declares=bool(train.handlers),
-            revision=train.revision,
+            tell=Telling(train.name, listeners),
             bulkhead=self._bulkhead,
+            handlers=train.handlers,
+            name=self.name,
+            revision=train.revision,
+            orchestrator=orchestrator,
         )
+        self._state = TrainState(self._runtime, registry)
+        self._channels = WagonChannels(self._runtime, self._state)
+        self._switcher = Switcher(self._runtime, self._state)
         self._founded = False
         self._runs = False
         self._is_running = False
@@ -140,7 +144,7 @@ class Connection:
             raise
         self._opened, self._loop, self._process = opened, asyncio.get_running_loop(), os.getpid()
         self._life = "open"
-        self._stops = self._switcher.snapshot.manifest.stops
+        self._stops = self._state.snapshot.manifest.stops
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
@@ -157,6 +161,7 @@ class Connection:
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
             async with self._answering():
+                await stack.enter_async_context(self._state)
                 await stack.enter_async_context(self._switcher)
             yield
 
@@ -341,7 +346,7 @@ class Connection:
                 continue
             try:
                 if not self._founded:
-                    await self._switcher.found()
+                    await self._channels.bootstrap()
                     self._founded = True
                     self._warn_of_differences()
             finally:
@@ -394,41 +399,16 @@ class Connection:
             await self._agree()
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
-        membership = Membership(
-            self.train.name,
-            self.train.settings,
-            self.train.handlers,
-            self.broker,
-            self.registry,
-            self._switcher,
-            name=self.name,
-            roles=roles,
-            clock=self._clock,
-            tell=self._tell,
-            post=post,
-            revision=self.train.revision,
-            orchestrator=self._orchestrator if observe else None,
-            bulkhead=self._bulkhead,
-        )
+        membership = Membership(self._runtime, self._state, roles=roles, post=post)
         self._membership = membership
         held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
         async with held as tasks:
             owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead))]
             if observe:
-                observer = Observer(
-                    self.train.name,
-                    self.train.settings,
-                    self.broker,
-                    self.registry,
-                    self._switcher,
-                    orchestrator=self._orchestrator,
-                    clock=self._clock,
-                    tell=self._tell,
-                    bulkhead=self._bulkhead,
-                )
+                observer = Observer(self._runtime, self._state, self._switcher)
                 self._observer = observer
-                membership.on_check_in = observer.poke
-                self._switcher.on_full.append(observer.poke)
+                membership.on_check_in = observer.wake
+                self._switcher.on_full.append(observer.wake)
                 owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
             for task in owned:
                 task.add_done_callback(held.end)
@@ -441,7 +421,7 @@ class Connection:
                     task.cancel()
                 if observe:
                     self._observer = None
-                    self._switcher.on_full.remove(observer.poke)
+                    self._switcher.on_full.remove(observer.wake)
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
         if wagon is None and workers is None:
@@ -457,15 +437,13 @@ class Connection:
         """Return when the workers of wagon `number` are no longer needed: it is drained, failed or removed, and no
         other wagon has taken them over."""
         self._here()
-        await self._switcher.until(
-            lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE))
-        )
+        await self._state.until(lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE)))
 
     async def _agree(self) -> None:
         """Found the train, or hold this program's declaration against the one it was founded with."""
-        await self._switcher.found()
+        await self._channels.bootstrap()
         self._founded = True
-        await self._switcher.refresh()
+        await self._state.refresh()
         declared, channels = self.train.settings.declared(), self.train.channels
         differs = self._differing()
         if not differs:
@@ -481,7 +459,7 @@ class Connection:
         def edit(m: Manifest) -> Edit:
             return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
-        await self._switcher.settle(edit)
+        await self._state.settle(edit)
 
     def _differing(self) -> dict[str, tuple[str, str]]:
         return differing(self.manifest, self.train.settings, self.train.channels)
@@ -489,7 +467,7 @@ class Connection:
     async def stopped(self) -> None:
         """Return when somebody has asked the train's processes to end (`request_stop`)."""
         self._here()
-        await self._switcher.until(lambda m: m.stops > self._stops)
+        await self._state.until(lambda m: m.stops > self._stops)
 
     # --- by hand --------------------------------------------------------------------------
 
@@ -520,10 +498,15 @@ class Connection:
         async with self._answering():
             await self._found()
             while (  # noqa: ASYNC110 - there is nothing to watch yet
-                before := (await self._switcher.refresh()).manifest.active
+                before := (await self._state.refresh()).manifest.active
             ) is None:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
-            await self._switcher.settle(lambda m: switch_asked(m, request))
+            if watch is not None and self.manifest.revision_before(revision or "") is None:
+                raise UsageError(
+                    f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: leave "
+                    "watch_errors (--watch-errors) out"
+                )
+            await self._state.settle(lambda m: switch_asked(m, request))
         return before.number
 
     async def withdraw_switch(self, why: str = "by hand", *, by: str | None = None) -> bool:
@@ -533,8 +516,8 @@ class Connection:
         why, by = _reason(why), _asker(by)
         self._here()
         async with self._answering():
-            before = (await self._switcher.refresh()).manifest
-            after = (await self._switcher.settle(lambda m: switch_withdrawn(m, why, by))).manifest
+            before = (await self._state.refresh()).manifest
+            after = (await self._state.settle(lambda m: switch_withdrawn(m, why, by))).manifest
         active = after.active
         if after.request is not None and active is not None and active.found_sealed:
             raise UsageError(f"wagon {active.number} takes no more events: its switch can't be withdrawn")
@@ -548,8 +531,8 @@ class Connection:
         self._here()
         fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
         async with self._answering():
-            await self._switcher.refresh()
-            await self._switcher.settle(lambda m: Edit(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+            await self._state.refresh()
+            await self._state.settle(lambda m: Edit(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
 
     async def pause(
         self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
@@ -571,8 +554,8 @@ class Connection:
         pause = Pause(why=_reason(why), at=self._clock(), by=_asker(by), publishing=publishing)
         self._here()
         async with self._answering():
-            self._find(await self._switcher.refresh(), wagon)
-            await self._switcher.settle(lambda m: paused(m, wagon, pause))
+            self._find(await self._state.refresh(), wagon)
+            await self._state.settle(lambda m: paused(m, wagon, pause))
 
     async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
         """End the pause of the train, or that of one wagon; neither ends the other. Returns False if it was not paused.
@@ -582,8 +565,8 @@ class Connection:
             wagon = whole("wagon", wagon)
         self._here()
         async with self._answering():
-            manifest = self._find(await self._switcher.refresh(), wagon)
-            await self._switcher.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
+            manifest = self._find(await self._state.refresh(), wagon)
+            await self._state.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
         return manifest.own_pause(wagon) is not None
 
     def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:
@@ -598,12 +581,12 @@ class Connection:
         """The processes that still work for paused wagons, by their own reports. Empty once the pause holds."""
         self._here()
         async with self._answering():
-            manifest = (await self._switcher.refresh()).manifest
+            manifest = (await self._state.refresh()).manifest
             return list(heedless(manifest, await self.registry.members(self.train.name)))
 
     async def remove(
         self, why: str = "by hand", *, force: bool = False, timeout: float = 60.0, by: str | None = None
-    ) -> Removed:
+    ) -> RemovedTrain:
         """Remove the train and everything it owns: channels, dead letters, journal, members, the units of this
         connection's orchestrator, and last its manifest. Idempotent: call it again to finish an interrupted removal.
 
@@ -622,42 +605,33 @@ class Connection:
         self._here()
         if self._runs:
             raise UsageError(f"this connection runs train {self.train.name!r}: leave `running()` before it is removed")
-        teardown = Teardown(
-            self.train.name,
-            self.train.settings,
-            self.broker,
-            self.registry,
-            self._switcher,
-            self._orchestrator,
-            me=self.name,
-            clock=self._clock,
-        )
+        teardown = Teardown(self._runtime, self._state)
         return await teardown.run(why, by, force=force, patience=timeout)
 
     async def wait_switched(self, number: int) -> int:
         """Return when wagon `number` is no longer active: the number of the active wagon."""
         self._here()
-        manifest = await self._switcher.until(lambda m: m.active is not None and m.active.number != number)
+        manifest = await self._state.until(lambda m: m.active is not None and m.active.number != number)
         return manifest.active.number if manifest.active else 0
 
     async def wait_answered(self) -> int:
         """Return when no request for a switch is open, whether done or given up: the number of the active wagon."""
         self._here()
-        manifest = await self._switcher.until(lambda m: m.request is None and m.active is not None)
+        manifest = await self._state.until(lambda m: m.request is None and m.active is not None)
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
         """Return when wagon `number` is drained and removed, and so are all wagons that were active before it (numbers
         are not always in that order). Spares don't count."""
         self._here()
-        await self._switcher.until(gone_by(self.manifest, number))
+        await self._state.until(gone_by(self.manifest, number))
 
     # --- seeing ---------------------------------------------------------------------------
 
     @property
     def manifest(self) -> Manifest:
         """The newest manifest that this process has seen."""
-        return self._switcher.snapshot.manifest
+        return self._state.snapshot.manifest
 
     @property
     def attachments(self) -> tuple[Deployment, ...]:
@@ -678,7 +652,7 @@ class Connection:
         """Read the manifest from the registry."""
         self._here()
         async with self._answering():
-            return await self._switcher.refresh()
+            return await self._state.refresh()
 
     async def members(self) -> Sequence[Member]:
         """The processes of the train that are alive."""

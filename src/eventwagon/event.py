@@ -49,6 +49,8 @@ LONGEST_WORD = 2048
 """Bytes of UTF-8 in the longest id, type, source, subject or content type."""
 LONGEST_VALUE = 8192
 """Bytes of UTF-8 in the longest value of an extension attribute: a W3C baggage header, say."""
+MOST_EXTENSIONS = 500
+"""Extension attributes of one event: a store may take as many fields of a message, and not many more."""
 _LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
@@ -140,13 +142,13 @@ def _text(what: str, text: object, most: int) -> str:
     if not is_a(text, str):
         raise UsageError(f"an event's {what} must be a str, not a {class_name(text)}")
     text = str.__str__(text)  # of an enum, or another class of strings, the plain text
+    if _bytes(text) > most:  # first: a stranger's may be so long that looking at each character takes seconds
+        raise UsageError(f"an event's {what} has {_bytes(text):,} bytes, more than {most:,}: {_show(text)}")
     if found := _NO_TEXT.search(text):
         raise UsageError(
             f"an event's {what} holds U+{ord(found[0]):04X} at {found.start()}, which is no character of text: "
             f"{_show(text)}"
         )
-    if _bytes(text) > most:
-        raise UsageError(f"an event's {what} has {_bytes(text):,} bytes, more than {most:,}: {_show(text)}")
     return text
 
 
@@ -182,6 +184,8 @@ def check_extensions(extensions: object) -> dict[str, str]:
     """Return a copy of the extension attributes, or raise UsageError."""
     if not is_a(extensions, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
+    if len(extensions) > MOST_EXTENSIONS:
+        raise UsageError(f"an event has {len(extensions):,} extension attributes, more than {MOST_EXTENSIONS}")
     return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
 
 
@@ -217,7 +221,7 @@ def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
         subject = _tidy(subject) or None
     extensions: dict[str, str] = {}
     for name, value in parent.extensions.items():
-        if name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
+        if len(extensions) < MOST_EXTENSIONS and name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
             value = legible(value)
             if _bytes(value) <= LONGEST_VALUE:
                 extensions[name] = value

@@ -18,11 +18,13 @@ from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
 from .payload import caller_names, shape
+from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
+from .runtime.runtime import Runtime
 from .settings import AtCap, Settings, make_settings
-from .values import check_revision
+from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
@@ -113,6 +115,10 @@ class Train:
             made = open_drivers(url, clock=clock)
             broker, registry = broker or made.broker, registry or made.registry
         assert broker is not None and registry is not None  # noqa: S101, PT018 - for the type checker
+        must_be(Broker, broker, "connect: broker")
+        must_be(Registry, registry, "connect: registry")
+        if orchestrator is not None:
+            must_be(Orchestrator, orchestrator, "connect: orchestrator")
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
 
     @asynccontextmanager
@@ -130,22 +136,17 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-
-        async with (
-            open_drivers(url, clock=clock).broker as broker,
-            wagon_workers(
-                self.name,
-                self.settings,
-                self.handlers,
-                broker,
-                shared=False,
-                revision=self.revision,
-                owner=owner,
+        async with open_drivers(url, clock=clock).broker as broker:
+            runtime = Runtime(
+                train=self.name,
+                settings=self.settings,
+                broker=broker,
                 clock=clock,
                 tell=Telling(self.name, listeners),
-            ) as (
-                _,
-                local,
-            ),
-        ):
-            yield broker, local
+                bulkhead=Bulkhead(self.name),
+                handlers=self.handlers,
+                name=owner,
+                revision=self.revision,
+            )
+            async with wagon_workers(runtime, shared=False) as (_, local):
+                yield broker, local

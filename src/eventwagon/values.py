@@ -38,6 +38,21 @@ def class_name(value: object) -> str:
     return name
 
 
+def must_be(contract: type, value: object, what: str) -> None:
+    """Raise UsageError where `value` lacks a member of that Protocol: `what` says whose value it is."""
+    names = [n for n in vars(contract) if not n.startswith("_") or n in ("__aenter__", "__aexit__")]
+    if lacking := [n for n in names if not _has(value, n)]:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise UsageError(f"{what} is no {contract.__name__}: {class_name(value)} has no {', '.join(lacking[:3])}{more}")
+
+
+def _has(value: object, name: str) -> bool:
+    try:
+        return hasattr(type(value), name) or hasattr(value, name)
+    except Exception:  # noqa: BLE001 - a property may raise anything
+        return True
+
+
 def whole(what: str, value: Any, *, least: int = 1) -> int:
     """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises
     UsageError."""
@@ -117,6 +132,8 @@ def text(what: str, value: object, *, most: int = 500) -> str:
 def split_url(url: str) -> SplitResult:
     """A URL, taken apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
     redaction.learn(url)
+    if "#" in url:  # what follows would be cut off, in silence
+        raise UsageError(f"{redaction.shown(url)}: write %23 for a # in a URL")
     try:
         return urlsplit(url)
     except ValueError as e:

@@ -67,7 +67,7 @@ def test_entries_whose_writer_died_after_the_swap_are_read_and_kept(moto_server:
             stored = await dying.replace(train, Manifest(train=train), expect=0, entries=[one])
             await registry.append(train, [two])
             assert [e async for e in registry.entries(train)] == [one, two]
-            await registry.replace(train, Manifest(train=train), expect=stored.revision, entries=[three])
+            await registry.replace(train, Manifest(train=train), expect=stored.version, entries=[three])
             assert [e async for e in registry.entries(train)] == [one, two, three]
 
     asyncio.run(run())

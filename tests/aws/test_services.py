@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from eventwagon.contracts.orchestrator import Deployment, Orchestrator, WagonSpec
+from eventwagon.contracts.registry import Member
 from eventwagon.drivers.aws.place import Place, parse
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import UsageError
@@ -102,6 +103,13 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
                 assert deployment.trouble.startswith(
                     "0 of 2 workers have checked in as attached; ECS runs 0 of 2 tasks"
                 )
+                said = Deployment(number=3, ready=True, workers=2, channels=("a",), missing=("b",), losses=1)
+                async with DynamoDBRegistry.from_url(harness.url) as registry:
+                    await registry.check_in(TRAIN, Member(name="w", roles=("serve",), attachments=(said,)), ttl=60.0)
+                deployment = (await services.deployments(TRAIN))[2]
+                assert deployment == msgspec.structs.replace(said, revision=spec.revision, paused=False)
+                async with DynamoDBRegistry.from_url(harness.url) as registry:
+                    await registry.check_in(TRAIN, Member(name="w", roles=("serve",)), ttl=60.0)
                 await services.ensure(msgspec.structs.replace(spec, workers=0))
                 idle = await services._service(name)
                 assert idle is not None

@@ -33,6 +33,8 @@ from .plan import ROLES, outages, strikes
 from .program import NAME, NOTES, VOLUME
 
 _PUBLISHERS, _OBSERVERS, _WORKERS = 4, 2, 3
+_CALM = 5.0
+"""Seconds without a switch from which on blows come more rarely."""
 _LOOK = 0.05
 _FORGETS = 4.0  # seconds that a restored server forgets, at the least
 _AFTER = 3  # switches after it came back
@@ -220,7 +222,8 @@ class Chaos:
             if now >= due:
                 self._cast.strike(blow, now)
                 blow = next(plan)
-                due = now + blow.pause
+                # a slow machine that is struck as often as a fast one gets nowhere: the longer since a switch, the rarer
+                due = now + blow.pause * (1 + max(0.0, now - moved - _CALM) / _CALM)
             found = train.manifest.active
             if len(self._restored) > restored:
                 restored, since, moved = len(self._restored), 0, now

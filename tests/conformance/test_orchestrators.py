@@ -23,7 +23,7 @@ from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.handling import Context, Handler
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
-from eventwagon.runtime.worker_runtime import WorkerRuntime
+from eventwagon.runtime.runtime import Runtime
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
@@ -52,7 +52,7 @@ class InProcessHarness:
     async def __aenter__(self) -> Self:
         settings = Settings(workers=Workers(each=1), handler_timeout=1e9)
         handlers = {"": Handler("", self._handle, shape(self._handle))}
-        runtime = WorkerRuntime(
+        runtime = Runtime(
             train=TRAIN,
             handlers=handlers,
             settings=settings,

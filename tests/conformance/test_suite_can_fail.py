@@ -413,7 +413,7 @@ class LastWins(MemoryRegistry):
         beyond: int = 0,
     ) -> Snapshot:
         document = self._document(train)
-        document.newest = Snapshot(manifest, document.newest.revision + 1)
+        document.newest = Snapshot(manifest, document.newest.version + 1)
         return document.newest
 
 
@@ -466,7 +466,7 @@ class CountsOn(MemoryRegistry):
 
     async def delete(self, train: str) -> None:
         document = self._document(train)
-        revision = document.newest.revision
+        revision = document.newest.version
         await super().delete(train)
         document.newest = Snapshot(Manifest(train=train), revision)
 

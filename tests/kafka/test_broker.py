@@ -199,7 +199,7 @@ def test_the_manifest_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.M
                 for one in (newcomer, ours, other):
                     assert await one.read(train) == stored
                     assert [m.name for m in await one.members(train)] == [f"m{i}" for i in range(5)]
-            changed = await other.replace(train, Manifest(train=train, stops=8), expect=stored.revision)
+            changed = await other.replace(train, Manifest(train=train, stops=8), expect=stored.version)
             assert await ours.read(train) == changed
 
     asyncio.run(main())

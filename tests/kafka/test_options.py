@@ -12,6 +12,7 @@ import pytest
 
 from eventwagon import Train, Volume
 from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
@@ -63,6 +64,28 @@ def test_prefixes_that_cannot_be(prefix: str) -> None:
     for driver in (KafkaBroker, KafkaRegistry):
         with pytest.raises(UsageError, match="topic_prefix"):
             driver("host:9092", topic_prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("h:x,h2", "the port of host 1 of 2 is no number from 1 to 65535"),
+        ("h:99999", "the port of the host is no number"),
+        ("h:0", "the port of the host is no number"),
+        ("h,,h2", "host 2 of 3 is none"),
+        ("h h2", "the host is none"),
+        ("h/topic", "no path follows the hosts"),
+        ("u:p@h", "go into sasl.username= and sasl.password="),
+        ("", "the hosts are missing"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_told_at_once(place: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        KafkaBroker.from_url(f"kafka://{place}")
+
+
+def test_hosts_have_ports() -> None:
+    assert Options.from_url("kafka://a,b:1,[::1],[::2]:3").servers == "a:9092,b:1,[::1]:9092,[::2]:3"
 
 
 def token() -> tuple[str, float]:

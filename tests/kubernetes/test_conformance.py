@@ -108,6 +108,7 @@ def test_a_unit_goes_to_its_next_wagon_without_a_new_pod(world: World) -> None:
             await harness.orchestrator.ensure(spec)
             while not (found := (await harness.orchestrator.deployments(held.name))[1]).ready:
                 await asyncio.sleep(0.1)
+            assert found.channels is not None, "the worker checks in with the channels that it is attached to"
             pods = await looking.all("pods")
             await harness.orchestrator.ensure(msgspec.structs.replace(spec, number=4))
             found = (await harness.orchestrator.deployments(held.name))[1]

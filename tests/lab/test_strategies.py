@@ -14,7 +14,7 @@ from eventwagon.lab.experiment import STRATEGIES, one
 from eventwagon.lab.job import Job, figures
 from eventwagon.lab.queueing import most_on_time, one_queue
 from eventwagon.lab.strategies.rivals import RIVALS
-from eventwagon.lab.strategies.station import Fifo, Lifo, Scaling, Sideline, Station
+from eventwagon.lab.strategies.station import Fifo, Lifo, Seen, Sideline, Station
 from eventwagon.lab.strategies.wagons import WAGONS
 from tests.fuzz import examples
 from tests.lab.shapes import SHAPES
@@ -23,7 +23,7 @@ from tests.lab.shapes import SHAPES
 def job(arrivals: list[float], service: float = 1.0, **given: object) -> Job:
     options: dict[str, object] = {
         "title": "t", "services": [service] * len(arrivals), "workers": 1, "each": 1, "slo": 3.0, "limit": "Wait(3.0)",
-        "wagons": 100, "start": 0.0,
+        "wagons": 100, "start": 0.0, "spares": 1,
     }  # fmt: skip
     return Job(arrivals=arrivals, **{**options, **given})  # type: ignore[arg-type]
 
@@ -36,22 +36,43 @@ def test_the_oldest_the_newest_and_the_sideline_by_hand() -> None:
     assert Station(burst, Sideline(burst, 0.75)).run().finished == [1.0, 3.0, 4.0, 2.0]
 
 
+class Table:
+    """Wants so many Pods from these moments on; looks every second."""
+
+    every = first = 1.0
+
+    def __init__(self, pods: dict[float, int]) -> None:
+        self._pods = pods
+
+    def wanted(self, now: float, seen: Seen) -> int:
+        return max((at, pods) for at, pods in self._pods.items() if at <= now)[1]
+
+
 def test_scaling_by_hand() -> None:
-    """Five events at once, a look every second, a worker for every two, there a second later, half a second of
-    rebalance."""
-    burst = job([0.0] * 5)
-    scaling = Scaling(poll=1.0, lag_each=2.0, most=3, start=1.0, pause=0.5, cooldown=2.0)
-    outcome = Station(burst, Fifo(burst), scaling).run()
-    # One worker until 2.0 (the look at 1.0 sees four: one more), then nobody takes until 2.5, then two work.
+    """Five events at once; a second Pod asked for at 1.0, there at 2.0 after a rebalance of half a second, and given
+    back at 5.0."""
+    burst = job([0.0] * 5, spares=0, start=1.0)
+    outcome = Station(burst, Fifo(burst), Table({1.0: 2, 5.0: 1}), pause=0.5).run()
+    # One worker until 2.0, then nobody takes until 2.5, then two work.
     assert outcome.finished == [1.0, 2.0, 3.5, 3.5, 4.5]
-    # The second worker goes when too many were there for two seconds of looks.
-    assert outcome.worker_seconds > 2 * 1.0 + 2.5 * 2
+    # Paid for from the moment it was asked for: two of them until the last is done, and until 5.0.
+    assert outcome.until_done == pytest.approx(1.0 + 2 * 3.5)
+    assert outcome.until_rest == pytest.approx(1.0 + 2 * 4.0)
+    assert outcome.at_rest == 5.0
+    assert figures(burst, outcome).worker_seconds_extra == pytest.approx(4.0)
+
+
+def test_a_pod_on_its_way_is_the_first_to_go() -> None:
+    burst = job([0.0] * 20, spares=0, start=10.0, per_pod=4, each=4)
+    outcome = Station(burst, Fifo(burst), Table({1.0: 3, 2.0: 1})).run()
+    assert max(outcome.finished) == 5.0  # none of them ever worked
+    assert outcome.until_rest == pytest.approx(4 * 5.0 + 8 * 1.0)
 
 
 def test_functions_are_paid_for_while_they_work() -> None:
     burst = job([0.0] * 50)
     outcome = one(burst, "serverless")
-    assert outcome.worker_seconds == pytest.approx(50.0)
+    assert outcome.until_rest == outcome.until_done == pytest.approx(50.0)
     assert max(outcome.finished) < max(one(burst, "fifo").finished)
 
 
@@ -72,7 +93,10 @@ def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: 
         row = figures(burst, outcome)
         assert row.lost == 0
         assert all(done >= at + service - 1e-6 for at, done in zip(arrivals, outcome.finished, strict=True))
-        assert outcome.worker_seconds >= service * len(arrivals) - 1e-6
+        assert row.worker_seconds >= row.worker_seconds_done - 1e-6 >= service * len(arrivals) - 2e-6
+        assert row.worker_seconds_extra >= -1e-6
+        assert row.on_time_least <= row.on_time + 1e-9
+        assert row.on_time <= row.on_time_most + 1e-9
         if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same crew: none is better than the optimum
             assert row.on_time <= best + 1e-9
 
@@ -87,6 +111,8 @@ def test_wagons_run_the_real_code_and_lose_nothing(name: str) -> None:
     assert row.switches > 2
     assert sum(bar.events for bar in outcome.bars) == 800
     assert len(outcome.bars) > 2
+    assert row.standing == (8 if name == "wagons_elastic" else 4)
+    assert row.worker_seconds_done <= row.worker_seconds
     assert row.on_time > 3 * figures(burst, one(burst, "fifo")).on_time
 
 

@@ -325,7 +325,7 @@ def test_any_edit_is_read_back_as_it_is_or_refused_before_it_is_stored(
             if outer != "wagons":
                 edited = msgspec.structs.replace(edited, **{outer: other})
             try:
-                await c._switcher.store(Edit(edited), base=base)
+                await c._state.store(Edit(edited), base=base)
             except (Defect, Conflict):
                 assert (await world.registry.read("signups")) == base
                 return

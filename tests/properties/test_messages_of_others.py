@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from eventwagon.cloudevents import BATCH, STRUCTURED, UNDECODABLE, parts
 from eventwagon.drivers.aws import wire as sqs
-from eventwagon.drivers.aws.subscription import Seen
+from eventwagon.drivers.aws.subscription import QueueMessage
 from eventwagon.drivers.kafka import wire as kafka
 from eventwagon.drivers.pulsar import wire as pulsar
 from eventwagon.drivers.redis import entries as redis
@@ -99,7 +99,7 @@ def by_pulsar(properties: Any, data: bytes) -> Event:
 
 def by_sqs(body: str, kind: str | None) -> Event:
     said = {} if kind is None else {"contentType": {"StringValue": kind}}
-    event = Seen({"MessageId": "m-1", "ReceiptHandle": "r", "Body": body, "MessageAttributes": said}).event
+    event = QueueMessage({"MessageId": "m-1", "ReceiptHandle": "r", "Body": body, "MessageAttributes": said}).event
     return Event("m-1", "row", "row", 0.0, b"") if event is None else event
 
 

@@ -127,7 +127,7 @@ def test_connections_cut(redis_server: Server) -> None:
                             await asyncio.sleep(0.01)
 
                 async with asyncio.timeout(30), registry.watch(train) as watching, asyncio.TaskGroup() as tasks:
-                    assert (await anext(watching)).revision == 0
+                    assert (await anext(watching)).version == 0
                     cutting = tasks.create_task(cut())
                     tasks.create_task(publish())
                     await cutting

@@ -46,14 +46,18 @@ def test_of_consumers_that_are_not_ours_the_command_says_that_they_go_on(redis_s
 def test_a_key_of_another_type_among_ours_is_a_clear_error(redis_server: Server, place: Path) -> None:
     prefix = token_hex(4)
     world = {"EVENTWAGON_URL": f"{redis_server.url}?prefix={prefix}"}
-    with running(place, "run", "app:train", **world):
+    with running(place, "run", "app:train", **world) as process:
         assert cli(place, "publish", "parcels", given="1\n", **world).returncode == 0
         until_count(place, "done", 1)
         with redis.Redis.from_url(redis_server.url) as server:
             server.set(f"{prefix}:{{parcels}}:members", "x")
+        asked = cli(place, "switch", "parcels", "--timeout", "0.1", **world)
+        assert (asked.returncode, "which processes are alive can't be known" in asked.stderr) == (3, True)
         for verb in ("status", "pause", "stop"):
             done = cli(place, verb, "parcels", **world)
             assert done.returncode == 1, done.stdout
             assert "a key of eventwagon holds something else" in done.stderr
             assert "Traceback" not in done.stderr
             assert ("parcels is paused, but it can't be known which processes" in done.stderr) == (verb == "pause")
+            assert ("all processes are asked to end, but which" in done.stderr) == (verb == "stop")
+        assert process.wait(60) == 0

@@ -145,17 +145,17 @@ def test_a_revision_beyond_the_known_one(redis_server: RedisServer) -> None:
         url = f"{redis_server.url}?prefix={prefix}"
         async with RedisRegistry.from_url(url) as registry, registry.watch(name) as watching:
             one = await registry.replace(name, Manifest(train=name), expect=0, beyond=2**40)
-            assert one.revision == 2**40 + 1
+            assert one.version == 2**40 + 1
             async with asyncio.timeout(10):
                 while await anext(watching) != one:
                     pass
             with pytest.raises(Conflict):
                 await registry.replace(name, Manifest(train=name), expect=1, beyond=2**41)
-            two = await registry.replace(name, Manifest(train=name), expect=one.revision, beyond=5)
-            assert two.revision == one.revision + 1
+            two = await registry.replace(name, Manifest(train=name), expect=one.version, beyond=5)
+            assert two.version == one.version + 1
             assert await registry.read(name) == two == await anext(watching)
             ask(redis_server.port, "HSET", f"{prefix}:{{{name}}}:manifest", "revision", 7)
             async with asyncio.timeout(10):
-                assert (await anext(watching)).revision == 7
+                assert (await anext(watching)).version == 7
 
     asyncio.run(main())

@@ -24,7 +24,7 @@ from eventwagon.runtime.bulkhead import Bulkhead, is_ours
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.listeners import Telling
 from eventwagon.testing.virtual_time import run
-from tests.support import SignUp, World, signups, until
+from tests.support import SignUp, World, runtime_of, signups, until
 
 
 class Unprintable(Exception):
@@ -198,15 +198,8 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
         train = signups(handled)
         from eventwagon.runtime.membership import wagon_workers
 
-        async with wagon_workers(
-            train.name,
-            train.settings,
-            train.handlers,
-            world.broker,
-            shared=False,
-            clock=world.clock,
-            tell=world.facts.append,
-        ) as (_, inner):
+        runtime = runtime_of(train, world.broker, clock=world.clock, tell=world.facts.append)
+        async with wagon_workers(runtime, shared=False) as (_, inner):
             odd = Odd(inner)
             async with world.connect(train, orchestrator=odd) as c, c.running():
                 await c.publish(SignUp("a"))

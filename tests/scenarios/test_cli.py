@@ -129,6 +129,7 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
 
         letter = json.loads(cli(place, "dead", "signups", "--json").stdout)
         assert letter["data"] == {"email": "poison"}
+        assert (letter["source"], letter["extensions"]) == ("/eventwagon/signups", {})
         assert letter["because"] == "rejected: an e-mail address has an @"
         assert "rejected: an e-mail address has an @" in cli(place, "dead", "signups").stdout
 

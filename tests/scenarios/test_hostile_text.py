@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 request=Request(EVIL, 1.0, EVIL),
                 declared={**snapshot.manifest.declared, "limit": EVIL, "workers": EVIL},
             )
-            await c.registry.replace("signups", evil, expect=snapshot.revision)
+            await c.registry.replace("signups", evil, expect=snapshot.version)
             facts = [
                 Entry(at, EVIL, Switched(train=EVIL, old=1, new=2, pressure=1.0, because=text))
                 for at, text in ((1.0, EVIL), (1e300, LONG), (2.0, "[bold]no markup[/bold]"))

@@ -100,10 +100,10 @@ def test_switches_that_were_not_seen_one_by_one_are_summed_up() -> None:
         ):
             await a.publish(SignUp("a"))
             await late.refresh()
-            see, late._switcher.see = late._switcher.see, lambda snapshot: None  # type: ignore[method-assign]
+            see, late._state.see = late._state.see, lambda snapshot: None  # type: ignore[method-assign]
             for _ in range(3):
                 await a.wait_switched(await a.request_switch())
-            late._switcher.see = see  # type: ignore[method-assign]
+            late._state.see = see  # type: ignore[method-assign]
             await late.refresh()
         (fact,) = [f for f in heard if isinstance(f, SwitchSeen)]
         assert (fact.old, fact.skipped) == (1, 2)

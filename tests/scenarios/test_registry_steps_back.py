@@ -42,7 +42,7 @@ def warned(world: World, words: str) -> bool:
 
 def known(connection: Connection) -> Snapshot:
     """What the process knows of the manifest, without asking."""
-    return connection._switcher.snapshot
+    return connection._state.snapshot
 
 
 async def switched(connection: Connection, count: int = 1) -> None:
@@ -72,7 +72,7 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("b"))
             await until(lambda: handled == ["a", "b"])
             used = max(w.number for w in known(observer).manifest.wagons)
-            newest = known(observer).revision
+            newest = known(observer).version
             world.registry.step_back("signups", older)
             began = asyncio.get_running_loop().time()
             everybody = observer, worker, publisher
@@ -80,8 +80,8 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("c"))
             await until(lambda: "c" in handled, seconds=10.0)
             assert asyncio.get_running_loop().time() - began < 10.0
-            assert all(known(c).revision > newest for c in everybody)
-            assert known(observer).manifest.stepped_back_to == older.revision
+            assert all(known(c).version > newest for c in everybody)
+            assert known(observer).manifest.stepped_back_to == older.version
             before = numbers(world)
             await switched(observer, 2)
             new = numbers(world)[len(before) :]
@@ -89,7 +89,7 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
             await publisher.publish(SignUp("d"))
             await until(lambda: "d" in handled, seconds=10.0)
             told = [e.fact for e in await journal(observer) if isinstance(e.fact, RegistrySteppedBack)]
-            assert [(f.known >= newest - 2, f.found) for f in told] == [(True, older.revision)]
+            assert [(f.known >= newest - 2, f.found) for f in told] == [(True, older.version)]
 
             assert warned(world, "it was restored from an older copy")
 
@@ -264,7 +264,7 @@ def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
             await connection.publish(SignUp("a"))
             older = await world.registry.read("signups")
             await switched(connection)
-            connection._switcher.see(older)
+            connection._state.see(older)
             await connection.refresh()
             assert known(connection).manifest.epoch == 0
             assert not world.of(RegistrySteppedBack)

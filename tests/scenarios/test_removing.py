@@ -13,7 +13,7 @@ import pytest
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Manifest, Removal, Wagon
+from eventwagon.contracts.manifest import Manifest, TrainRemoval, Wagon
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
@@ -21,9 +21,10 @@ from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.runtime.switcher import Switcher
-from eventwagon.settings import Settings
+from eventwagon.runtime.train_state import TrainState
+from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.testing.virtual_time import run
-from tests.support import World, until
+from tests.support import World, runtime_of, until
 
 
 def program(handled: list[int], **settings: Any) -> Train:
@@ -45,7 +46,7 @@ def program(handled: list[int], **settings: Any) -> Train:
 async def nothing_is_left(world: World) -> None:
     assert await world.broker.channels("t") == []
     snapshot = await world.registry.read("t")
-    assert snapshot.revision == 0
+    assert snapshot.version == 0
     assert await world.registry.members("t") == []
     assert [entry async for entry in world.registry.entries("t")] == []
     assert await world.registry.trains() == []
@@ -176,7 +177,7 @@ def test_an_observer_that_would_not_end_makes_nothing_anew() -> None:
             await hand.remove(force=True, timeout=1.0)
             await asyncio.sleep(120)
             assert await world.broker.channels("t") == []
-            assert (await world.registry.read("t")).revision == 0
+            assert (await world.registry.read("t")).version == 0
             with pytest.raises(TrainRemoved):
                 await c.publish(1)
 
@@ -218,10 +219,11 @@ async def founded(world: World, *wagons: Wagon) -> None:
     await world.registry.replace("t", manifest, expect=0)
 
 
-def publishing(world: World) -> Switcher:
-    return Switcher(
-        "t", Settings(), (), world.broker, world.registry, clock=world.clock, by="publisher", tell=world.facts.append
-    )
+@asynccontextmanager
+async def publishing(world: World) -> AsyncIterator[tuple[TrainState, Switcher, WagonChannels]]:
+    runtime = runtime_of(Train("t"), world.broker, clock=world.clock, tell=world.facts.append, name="publisher")
+    async with TrainState(runtime, world.registry) as state, Switcher(runtime, state) as switcher:
+        yield state, switcher, WagonChannels(runtime, state)
 
 
 def cut_off(number: int) -> Wagon:
@@ -277,7 +279,7 @@ def test_a_wagon_that_became_active_after_the_first_look_is_sealed(monkeypatch: 
                 await world.broker.create(Channel("t", 2, name))
             known = await world.registry.read("t")
             manifest = Manifest(train="t", wagons=(cut_off(1), active(2)), next_number=3, turns=2)
-            await world.registry.replace("t", manifest, expect=known.revision)
+            await world.registry.replace("t", manifest, expect=known.version)
             return await depth(channels)
 
         monkeypatch.setattr(world.broker, "depth", switched_meanwhile)
@@ -420,11 +422,11 @@ def test_where_the_broker_needs_a_lease_publishers_are_told_too(gone: bool) -> N
         world = World()
         world.broker = MemoryBroker(clock=world.clock, fences=False)
         await founded(world, active(1))
-        async with publishing(world) as switcher:
+        async with publishing(world) as (state, switcher, _):
             found = await world.registry.read("t")
-            going = msgspec.structs.replace(found.manifest, removal=Removal(why="old", at=world.clock(), by="ada"))
-            await world.registry.replace("t", going, expect=found.revision)
-            await switcher.until(lambda m: m.removal is not None)
+            going = msgspec.structs.replace(found.manifest, removal=TrainRemoval(why="old", at=world.clock(), by="ada"))
+            await world.registry.replace("t", going, expect=found.version)
+            await state.until(lambda m: m.removal is not None)
             if gone:
                 await world.registry.delete("t")
             with pytest.raises(TrainRemoved, match="by ada: old"):
@@ -442,22 +444,22 @@ def test_a_train_without_an_active_wagon_that_is_being_removed_is_not_founded(
 
     async def main() -> None:
         world = World()
-        removal = Removal(why="old", at=world.clock(), by="ada")
+        removal = TrainRemoval(why="old", at=world.clock(), by="ada")
         bare = Manifest(train="t", epoch=1)
         going = msgspec.structs.replace(bare, removal=removal)
         await world.registry.replace("t", going if heard == "before" else bare, expect=0)
-        channels = world.broker.channels
+        listed = world.broker.channels
 
         async def removed_meanwhile(train: str) -> Any:
-            monkeypatch.setattr(world.broker, "channels", channels)
+            monkeypatch.setattr(world.broker, "channels", listed)
             await world.registry.replace("t", going, expect=1)
-            return await channels(train)
+            return await listed(train)
 
-        async with publishing(world) as switcher:
+        async with publishing(world) as (_, switcher, channels):
             if heard != "before":
                 monkeypatch.setattr(world.broker, "channels", removed_meanwhile)
                 with pytest.raises(TrainRemoved, match="by ada: old"):
-                    await switcher.found()
+                    await channels.bootstrap()
             with pytest.raises(TrainRemoved, match="by ada: old"):
                 await switcher.publish([an_event(world)], deadline=asyncio.get_running_loop().time() + 5.0)
         assert await world.broker.channels("t") == []

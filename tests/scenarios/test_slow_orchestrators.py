@@ -14,7 +14,7 @@ from eventwagon.errors import Unavailable
 from eventwagon.runtime.in_process import InProcess, Start
 from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.testing.virtual_time import run
-from tests.support import World, signups, until, worker_runtime
+from tests.support import World, runtime_of, signups, until
 
 
 class Troubled(InProcess):
@@ -47,7 +47,7 @@ class Troubled(InProcess):
 
 @asynccontextmanager
 async def troubled(train: Train, world: World) -> AsyncIterator[tuple[Connection, Troubled]]:
-    runtime = worker_runtime(train, world.broker, clock=world.clock, tell=print)
+    runtime = runtime_of(train, world.broker, clock=world.clock, tell=print)
     async with LocalWorkers(runtime, shared=None) as workers:
         orchestrator = Troubled(workers.serve)
         async with world.connect(train, orchestrator=orchestrator) as c, c.running():

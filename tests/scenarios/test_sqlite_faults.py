@@ -75,7 +75,7 @@ def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(small_disk
                 for number in range(1, 1000):
                     await registry.replace("signups", Manifest(train="signups"), expect=number)
             filler.unlink()
-            revision = (await registry.read("signups")).revision
+            revision = (await registry.read("signups")).version
             await registry.replace("signups", Manifest(train="signups"), expect=revision)
             await broker.create(Channel("signups", 2))
             more = events(1)

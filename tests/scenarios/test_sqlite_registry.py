@@ -46,7 +46,7 @@ def count_up(directory: Path, times: int) -> None:
                 found = await registry.read("signups")
                 more = manifest(found.manifest.stops + 1)
                 try:
-                    await registry.replace("signups", more, expect=found.revision, entries=entries(1))
+                    await registry.replace("signups", more, expect=found.version, entries=entries(1))
                 except Conflict:
                     continue
                 done += 1
@@ -64,7 +64,7 @@ def test_compare_and_swap_between_processes_loses_no_change(tmp_path: Path) -> N
             while seen[-1].manifest.stops < 120:
                 async with asyncio.timeout(20):
                     seen.append(await anext(changes))
-            assert [s.revision for s in seen] == sorted({s.revision for s in seen})
+            assert [s.version for s in seen] == sorted({s.version for s in seen})
             assert (await registry.read("signups")).manifest.stops == 120
             assert len([entry async for entry in registry.entries("signups")]) == 120
             for process in processes:
@@ -84,7 +84,7 @@ def test_reading_and_watching_what_is_not_there_creates_nothing(tmp_path: Path) 
                 await registry.replace("signups", manifest(), expect=7)
             await registry.check_in("signups", Member(name="a"), ttl=0)
             async with registry.watch("signups") as changes:
-                assert (await anext(changes)).revision == 0
+                assert (await anext(changes)).version == 0
                 assert os.listdir(tmp_path) == []  # noqa: PTH208
                 waiting = asyncio.ensure_future(anext(changes))
                 await asyncio.sleep(0.05)
@@ -109,7 +109,7 @@ def test_many_watchers_share_one_thread_and_all_wake(tmp_path: Path) -> None:
             assert threading.active_count() == threads
             began = time.monotonic()
             await other.replace("signups", manifest(1), expect=1)
-            assert {snapshot.revision for snapshot in await asyncio.gather(*waiting)} == {2}
+            assert {snapshot.version for snapshot in await asyncio.gather(*waiting)} == {2}
             assert time.monotonic() - began < 2
             for watch in watches:
                 await watch.__aexit__(None, None, None)

@@ -125,13 +125,13 @@ def test_a_revision_beyond_the_known_one(tmp_path: Path) -> None:
     async def main() -> None:
         async with SQLiteRegistry(tmp_path) as registry, registry.watch(TRAIN) as watching:
             one = await registry.replace(TRAIN, Manifest(train=TRAIN), expect=0, beyond=1000)
-            assert one.revision == 1001
-            while (await anext(watching)).revision < 1001:
+            assert one.version == 1001
+            while (await anext(watching)).version < 1001:
                 pass
             with pytest.raises(Conflict):
                 await registry.replace(TRAIN, Manifest(train=TRAIN), expect=1, beyond=5000)
             two = await registry.replace(TRAIN, Manifest(train=TRAIN), expect=1001, beyond=5)
-            assert two.revision == 1002
+            assert two.version == 1002
             assert await registry.read(TRAIN) == two == await anext(watching)
 
     asyncio.run(main())

@@ -390,9 +390,10 @@ def test_listeners_can_not_hurt() -> None:
 
         handled = list[str]()
         train = signups(handled, limit=Volume(5), spares=0)
-        async with world.connect(train) as c:
-            c._tell._listeners.insert(0, hurt)
-            c._switcher.on_change.insert(0, hurt)
+        async with train.connect(
+            broker=world.broker, registry=world.registry, clock=world.clock, listeners=[hurt, world.facts.append]
+        ) as c:
+            c._state.on_change.insert(0, hurt)
             c._switcher.on_full.insert(0, hurt)
             async with c.running():
                 for i in range(40):

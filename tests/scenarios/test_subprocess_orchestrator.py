@@ -24,7 +24,7 @@ from eventwagon.errors import Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrators.processes import orchestrator as module
 from eventwagon.orchestrators.processes.records import (
-    State,
+    ProcessState,
     Stillness,
     UnitFiles,
     Want,
@@ -84,7 +84,7 @@ class Place:
         events = [Event(i, "t", "s", now, msgspec.json.encode(p)) for i, p in zip(ids, payloads, strict=True)]
         await self.broker.publish(spec.channels[0], events)
 
-    def state(self, number: int = 1) -> State:
+    def state(self, number: int = 1) -> ProcessState:
         found = UnitFiles(self.processes, TRAIN, number).state()
         assert found is not None
         return found
@@ -261,7 +261,7 @@ asyncio.run(main())
 """
 
 
-def killed_parent(directory: Path, *, stop_child: bool = False) -> State:
+def killed_parent(directory: Path, *, stop_child: bool = False) -> ProcessState:
     """Start an orchestrator in a process of its own, and kill that; what its child was."""
     directory.mkdir()
     with subprocess.Popen(
@@ -319,7 +319,7 @@ def test_a_pid_given_again_is_never_signalled(tmp_path: Path, monkeypatch: pytes
     """The record of a process long gone names a pid that now belongs to somebody else; its lock is held by yet
     another."""
 
-    async def scenario(record: State) -> None:
+    async def scenario(record: ProcessState) -> None:
         async with place(tmp_path) as at, at.orchestrator() as orchestrator:
             files = UnitFiles(at.processes, TRAIN, 1)
             files.write(record)
@@ -337,7 +337,9 @@ def test_a_pid_given_again_is_never_signalled(tmp_path: Path, monkeypatch: pytes
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         since = created(stranger.pid)
         assert since is not None
-        record = State(pid=stranger.pid, created=since - 60.0, owner="orchestrator-1-gone", begun=True, ready=True)
+        record = ProcessState(
+            pid=stranger.pid, created=since - 60.0, owner="orchestrator-1-gone", begun=True, ready=True
+        )
         assert not is_alive(record)
         assert not kill(record)
         asyncio.run(scenario(record))

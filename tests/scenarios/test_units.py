@@ -14,7 +14,7 @@ from eventwagon.runtime.in_process import InProcess, Start
 from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.testing.virtual_time import run
 from tests.orders import Place, orders, settled
-from tests.support import World, journal, signups, until, worker_runtime
+from tests.support import World, journal, runtime_of, signups, until
 
 
 def test_in_a_burst_warm_processes_go_on_from_wagon_to_wagon(place: Place) -> None:
@@ -161,7 +161,7 @@ def test_nobody_ends_the_workers_of_a_live_wagon_whatever_is_removed() -> None:
     async def scenario() -> None:
         world, handled = World(), list[str]()
         train = signups(handled, limit=Volume(50), workers=Workers(each=2), spares=0, reuse=True, idle_after=60.0)
-        runtime = worker_runtime(train, world.broker, clock=world.clock, tell=print)
+        runtime = runtime_of(train, world.broker, clock=world.clock, tell=print)
         async with LocalWorkers(runtime, shared=None) as workers:
             orchestrator = Ended(workers.serve)
             async with world.connect(train, orchestrator=orchestrator) as c, c.running():

@@ -86,9 +86,12 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
 
 
 def one_name(history: Iterable[Record]) -> Iterator[Violation]:
-    """I2, where the registry stepped back: at most one ACTIVE, and no number is opened twice, unless somebody ended who
-    may have been the only one to know of it."""
+    """I2, where the registry stepped back: at most one ACTIVE, and no number is used by two wagons, unless somebody ended
+    who may have been the only one to know of the first. A wagon uses its number once it is ready: an observer that has
+    not seen the lost revisions may open a number again, and whoever knows it gives that wagon up."""
     opened: dict[int, int] = {}
+    used: dict[int, int] = {}
+    """By number: the opening of the wagon that uses it."""
     forgotten = False
     for record in history:
         forgotten = forgotten or isinstance(record, Crashed | Ended)
@@ -99,11 +102,14 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
             yield Violation(invariant="I2", says=f"wagons {active} are all active", moments=(record.seq,))
         for fact in record.facts:
             if isinstance(fact, WagonOpened):
-                if fact.number in opened and not forgotten:
-                    says = f"number {fact.number} is used twice"
-                    moments = (opened[fact.number], record.seq)
-                    yield Violation(invariant="I2", says=says, wagon=fact.number, moments=moments)
                 opened[fact.number] = record.seq
+        for wagon in record.manifest.in_state(State.READY, State.ACTIVE):
+            began = opened.get(wagon.number, 0)
+            if used.setdefault(wagon.number, began) != began and not forgotten:
+                says = f"number {wagon.number} is used twice"
+                moments = (used[wagon.number], began)
+                yield Violation(invariant="I2", says=says, wagon=wagon.number, moments=moments)
+            used[wagon.number] = began
 
 
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:

@@ -11,7 +11,9 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
-from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+import msgspec
+
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec, together
 
 from .gate import AlwaysOpen, Gate
 from .process import TRAIN, Slot
@@ -104,14 +106,12 @@ class Cluster:
         trouble = "; ".join(a.trouble for a in here if a.trouble)
         if there:
             trouble = f"a process is at wagon {there[0]} still"
-        return Deployment(
-            number=unit.spec.number,
-            ready=unit.ending is None and not there and any(a.ready for a in here),
-            workers=sum(a.workers for a in here),
+        checked_in = together(here) if here else Deployment(number=unit.spec.number, ready=False)
+        return msgspec.structs.replace(
+            checked_in,
+            ready=unit.ending is None and not there and checked_in.ready,
             revision=unit.spec.revision,
             trouble=trouble,
-            handled=sum(a.handled for a in here),
-            failed=sum(a.failed for a in here),
         )
 
     async def remove(self, train: str, number: int, *, grace: float) -> None:

@@ -413,5 +413,53 @@ CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE = Scenario(
     orchestrated=True,
     per_process=4,
 )
-"""The active wagon was two thirds full and old enough for one observer, and too young for the other by half an hour:
-one opened every ten seconds what the other discarded."""
+"""The active wagon was two thirds full and old enough for one observer, and too young for the other by half an hour: one
+    opened every ten seconds what the other discarded."""
+
+READY_BY_A_CHECK_IN_OF_LATER = Scenario(
+    seed=1888075110763,
+    limit="Age(3)",
+    workers="total=2, floor=1",
+    settings={
+        "spares": 0,
+        "wagons": 3,
+        "at_cap": "refuse",
+        "hold": 0.5,
+        "cooldown": 0.2,
+        "attempts": 5,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 2.0,
+        "provision_attempts": 3,
+        "grace": 3.0,
+        "member_ttl": 2.0,
+        "visibility": 6.0,
+        "handler_timeout": 1.0,
+        "publish_timeout": 3.0,
+        "lease": 3.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 20,
+        "idle_after": 0.5,
+    },
+    programs=(
+        Program("p0", ("observe",)),
+        Program("p1", ("observe",)),
+        Program("p4", ("publish",), revision="v2"),
+    ),
+    arrivals=(Arrival(5.156, "p4", 1),),
+    by_hand=(
+        ByHand(2.768, "p1", "switch", "v1", 0.02),
+        ByHand(4.19, "p0", "switch"),
+    ),
+    faults=(Fault("u2.0", "watch", 1, "skipped", 11.039),),
+    depth=2,
+    work=0.02,
+    latency=0.1,
+    torn=1.0,
+    orchestrated=True,
+    per_process=1,
+    grows_at=2.947,
+)
+"""An observer read the check-ins right before a worker process checked in, and the orchestrator right after: the
+    orchestrator reported the wagon ready, and nobody which channels its workers lacked."""

@@ -34,7 +34,7 @@ from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
-from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, Seal, Task, sealed
+from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
@@ -56,13 +56,14 @@ from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
-from eventwagon.runtime.removal import Remover
+from eventwagon.runtime.removal import WagonRemover
+from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.settling import Settler
 from eventwagon.runtime.switcher import Switcher
-from eventwagon.runtime.train_state import Switching
+from eventwagon.runtime.train_state import TrainState
+from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.runtime.wagon_consumer import WagonConsumer
 from eventwagon.runtime.worker_pool import WorkerPool
-from eventwagon.runtime.worker_runtime import WorkerRuntime
 
 from .guests import Close, DriversDefect
 
@@ -114,15 +115,11 @@ def _mutant(
 @_mutant("seal skipped", "I4")
 def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
-    carry_out = Observer._carry_out
 
-    async def mutant(self: Observer, task: Task, *rest: Any) -> None:
-        if isinstance(task, Seal):
-            await self._switcher.settle(lambda m: sealed(m, task.number, self._clock()))
-        else:
-            await carry_out(self, task, *rest)
+    async def mutant(self: WagonChannels, number: int) -> None:
+        await self._state.settle(lambda m: sealed(m, number, self._runtime.clock()))
 
-    with mock.patch.object(Observer, "_carry_out", mutant):
+    with mock.patch.object(WagonChannels, "seal", mutant):
         yield
 
 
@@ -255,7 +252,7 @@ def _no_recheck() -> Iterator[None]:
             n: msgspec.structs.replace(r, empty=n in sealed_before and r.waiting == 0) for n, r in readings.items()
         }, troubles
 
-    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(Remover, "_late", return_value=0):
+    with mock.patch.object(Observer, "_read", mutant), mock.patch.object(WagonRemover, "_late", return_value=0):
         yield
 
 
@@ -308,7 +305,7 @@ def _no_sweep() -> Iterator[None]:
 
 @_mutant("workers of a removed wagon kept", "I7")
 def _workers_kept() -> Iterator[None]:
-    with mock.patch.object(Remover, "_end_workers"):
+    with mock.patch.object(WagonRemover, "_end_workers"):
         yield
 
 
@@ -351,15 +348,15 @@ def _new_id() -> Iterator[None]:
 @_mutant("half deleted taken for unknown", "I7")
 def _half_deleted_kept() -> Iterator[None]:
     """A listed channel that is gone keeps its wagon from being removed, for ever."""
-    move = Remover._move_dead_letters
+    move = WagonRemover._move_dead_letters
 
-    async def mutant(self: Remover, channel: Channel) -> int | None:
+    async def mutant(self: WagonRemover, channel: Channel) -> int | None:
         moved = await move(self, channel)
         if moved is None and channel in await self._broker.channels(self._train):
             raise Unavailable(f"{channel} can't be read")
         return moved
 
-    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+    with mock.patch.object(WagonRemover, "_move_dead_letters", mutant):
         yield
 
 
@@ -392,12 +389,12 @@ def _old_word() -> Iterator[None]:
 @_mutant("removal begun with a way back", "I5")
 def _removal_unfenced() -> Iterator[None]:
     """Channels of a wagon go while another observer may still find it draining again."""
-    remove = Remover.remove
+    remove = WagonRemover.remove
 
-    async def mutant(self: Remover, wagon: Wagon) -> None:
+    async def mutant(self: WagonRemover, wagon: Wagon) -> None:
         late = 0
         if wagon.state is State.DRAINED:
-            channels = self._switcher.snapshot.manifest.working_channels(wagon)
+            channels = self._state.snapshot.manifest.working_channels(wagon)
             late = await self._late(channels, await self._standing(wagon))
         await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
 
@@ -407,16 +404,16 @@ def _removal_unfenced() -> Iterator[None]:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
         return edits_module.removed(manifest, number)
 
-    with mock.patch.object(Remover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
+    with mock.patch.object(WagonRemover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
         yield
 
 
 @_mutant("dead letters not moved out", "I5")
 def _dead_letters_dropped() -> Iterator[None]:
-    async def mutant(self: Remover, channel: Channel) -> int:
+    async def mutant(self: WagonRemover, channel: Channel) -> int:
         return 0
 
-    with mock.patch.object(Remover, "_move_dead_letters", mutant):
+    with mock.patch.object(WagonRemover, "_move_dead_letters", mutant):
         yield
 
 
@@ -451,12 +448,12 @@ def _any_spare() -> Iterator[None]:
 
 @_mutant("a switch that nobody explains", "I9")
 def _unexplained() -> Iterator[None]:
-    store = Switcher.store
+    store = TrainState.store
 
-    async def mutant(self: Switcher, edit: Edit, *, base: Any) -> Any:
+    async def mutant(self: TrainState, edit: Edit, *, base: Any) -> Any:
         return await store(self, Edit(edit.manifest), base=base)
 
-    with mock.patch.object(Switcher, "store", mutant):
+    with mock.patch.object(TrainState, "store", mutant):
         yield
 
 
@@ -483,10 +480,10 @@ def _lease_ignored() -> Iterator[None]:
 def _not_rescued() -> Iterator[None]:
     """Nobody looks again before a drained wagon is removed."""
 
-    async def nothing(self: Remover, *of: Any) -> int:
+    async def nothing(self: WagonRemover, *of: Any) -> int:
         return 0
 
-    with mock.patch.object(Remover, "_late", nothing), mock.patch.object(Remover, "_rescue", nothing):
+    with mock.patch.object(WagonRemover, "_late", nothing), mock.patch.object(WagonRemover, "_rescue", nothing):
         yield
 
 
@@ -662,11 +659,11 @@ def _not_alone() -> Iterator[None]:
 
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
-    async def mutant(self: Switching) -> Snapshot:
-        self.see(await self._registry.read(self._train))
+    async def mutant(self: TrainState) -> Snapshot:
+        self.see(await self.registry.read(self._train))
         return self.snapshot
 
-    with mock.patch.object(Switching, "refresh", mutant):
+    with mock.patch.object(TrainState, "refresh", mutant):
         yield
 
 
@@ -674,11 +671,11 @@ def _step_back_ignored() -> Iterator[None]:
 def _lost_wagons_dropped() -> Iterator[None]:
     """What stands in channels that the older manifest does not know goes with them."""
 
-    async def mutant(self: Remover, task: RemoveLeftover) -> None:
+    async def mutant(self: WagonRemover, task: RemoveLeftover) -> None:
         for channel in task.channels:
             await self._broker.delete(channel)
 
-    with mock.patch.object(Remover, "leftover", mutant):
+    with mock.patch.object(WagonRemover, "leftover", mutant):
         yield
 
 
@@ -822,7 +819,7 @@ def _settling_waits() -> Iterator[None]:
     """A call of the broker's that is never answered is never given up."""
     begin = Settler.__init__
 
-    def mutant(self: Settler, runtime: WorkerRuntime, *rest: Any, **more: Any) -> None:
+    def mutant(self: Settler, runtime: Runtime, *rest: Any, **more: Any) -> None:
         patient = msgspec.structs.replace(runtime.settings, publish_timeout=1e9)
         begin(self, dataclasses.replace(runtime, settings=patient), *rest, **more)
 
@@ -834,10 +831,10 @@ def _settling_waits() -> Iterator[None]:
 def _moving_waits() -> Iterator[None]:
     """An observer that moves a wagon's dead letters on never gives up a call that is never answered."""
 
-    async def mutant(self: Remover, kept: Any, letters: Sequence[Event]) -> None:
+    async def mutant(self: WagonRemover, kept: Any, letters: Sequence[Event]) -> None:
         await self._broker.publish(kept, letters)
 
-    with mock.patch.object(Remover, "_publish", mutant):
+    with mock.patch.object(WagonRemover, "_publish", mutant):
         yield
 
 
@@ -871,7 +868,7 @@ def _fetched_handed_out() -> Iterator[None]:
 @_mutant("a pause waits for who else is alive", "paused", PAUSED)
 def _pause_waits() -> Iterator[None]:
     """A process that works hears of it only when it next looks after its wagons."""
-    with mock.patch.object(Membership, "_heed", Membership.poke):
+    with mock.patch.object(Membership, "_heed", Membership.wake):
         yield
 
 

@@ -18,7 +18,7 @@ from eventwagon.errors import EventwagonError, PublishError, Reject, Retry, Snoo
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.runtime.handling import Context
-from eventwagon.runtime.worker_runtime import PoolState
+from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 
@@ -416,9 +416,9 @@ class Process(Actor):
 
     def seen(self, snapshot: Snapshot) -> None:
         """It was given this manifest."""
-        if snapshot.revision > self._seen:
-            self._seen = snapshot.revision
-            self.world.record(Seen, by=self.name, revision=snapshot.revision)
+        if snapshot.version > self._seen:
+            self._seen = snapshot.version
+            self.world.record(Seen, by=self.name, revision=snapshot.version)
 
     def jump(self, seconds: float) -> None:
         self.slot.jumped += seconds

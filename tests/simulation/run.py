@@ -26,7 +26,7 @@ from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
 from eventwagon.runtime import local_workers as local_workers_module
 from eventwagon.runtime import prefetch as prefetch_module
-from eventwagon.runtime import worker_runtime as worker_runtime_module
+from eventwagon.runtime import runtime as runtime_module
 from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.testing.virtual_time import Deadlock
@@ -197,10 +197,10 @@ class Simulation:
             lacking = self.lacking()
             if lacking:
                 continue
-            before, start = self._calls(), self.world.registry.newest(TRAIN).revision
+            before, start = self._calls(), self.world.registry.newest(TRAIN).version
             await asyncio.sleep(QUIET)
             lacking = self.lacking()
-            if not lacking and self.world.registry.newest(TRAIN).revision == start:
+            if not lacking and self.world.registry.newest(TRAIN).version == start:
                 calls = dict(self._calls() - before)
                 self.world.record(Rested)
                 break
@@ -226,7 +226,7 @@ class Simulation:
             if manifest is snapshot.manifest:
                 return
             with suppress(Conflict):  # another was faster
-                await self.world.registry.replace(TRAIN, manifest, expect=snapshot.revision)
+                await self.world.registry.replace(TRAIN, manifest, expect=snapshot.version)
                 return
 
     def _calls(self) -> Counter[str]:
@@ -339,7 +339,7 @@ def _seeded(seed: int, *, patience: float) -> Iterator[None]:
         mock.patch.object(connection_module, "os", _Os()),
         mock.patch.object(connection_module, "socket", _Socket()),
         mock.patch.object(connection_module, "new_ids", ids),
-        mock.patch.object(worker_runtime_module, "random", _Random(seed)),
+        mock.patch.object(runtime_module, "random", _Random(seed)),
         mock.patch.object(prefetch_module, "_RECEIVE", 5.0),
         mock.patch.object(local_workers_module, "WorkerPool", _WorkerPool),
         mock.patch.object(breaker_module, "PATIENCE", patience),

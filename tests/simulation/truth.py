@@ -198,7 +198,7 @@ class TruthRegistry(MemoryRegistry):
         snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
         self._past.append(snapshot)
         facts = tuple(e.fact for e in entries)
-        self._record(Revised, revision=snapshot.revision, manifest=manifest, facts=facts)
+        self._record(Revised, revision=snapshot.version, manifest=manifest, facts=facts)
         self._measure(train)
         return snapshot
 
@@ -208,7 +208,7 @@ class TruthRegistry(MemoryRegistry):
             older = self._past[max(0, len(self._past) - 1 - revisions)]
             self._past.append(older)
             self.step_back(train, older)
-            self._record(SteppedBack, revision=older.revision, manifest=older.manifest)
+            self._record(SteppedBack, revision=older.version, manifest=older.manifest)
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         await super().append(train, entries, keep=keep)

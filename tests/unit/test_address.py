@@ -76,3 +76,23 @@ def test_no_error_repeats_a_secret() -> None:
     assert len(refused) == 4
     assert "hunter" not in "".join(refused)
     assert "hunter" not in address.where
+
+
+def test_hosts_have_ports() -> None:
+    assert Address.of("shelf://me:p@a,b:2,[::1]:3").places(1) == [("a", 1), ("b", 2), ("::1", 3)]
+    assert Address.of("shelf:///x").places(1) == [("localhost", 1)]
+    for hosts, why in (
+        ("a:x,b", "the port of host 1 of 2 is no number from 1 to 65535"),
+        ("a,b:99999", "the port of host 2 of 2 is"),
+        ("a:0", "the port of the host is"),
+        ("a,,b", "host 2 of 3 is none: write host:port,host2:port"),
+        ("a b", "the host is none"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            Address.of(f"shelf://{hosts}").places(1)
+
+
+def test_nothing_of_a_url_is_cut_off_in_silence() -> None:
+    with pytest.raises(UsageError, match="sqlite:///a#b: write %23 for a # in a URL"):
+        Address.of("sqlite:///a#b")
+    assert Address.of("sqlite:///a%23b").path == "/a#b"

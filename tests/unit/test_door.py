@@ -18,7 +18,7 @@ import pytest
 from eventwagon import Context, Event, Train, Volume, Workers
 from eventwagon.contracts.facts import EventDied
 from eventwagon.errors import EventTooLarge, UsageError
-from eventwagon.event import DEATH, EARLIEST, JSON, LATEST, born, checked, child_id
+from eventwagon.event import DEATH, EARLIEST, JSON, LATEST, born, checked, child_id, heritage
 from eventwagon.payload import shape
 from eventwagon.runtime.handling import Handler, died
 from eventwagon.testing.virtual_time import run
@@ -186,6 +186,16 @@ def test_names_of_extensions_are_lower_case_and_not_of_the_core(name: object) ->
 def test_values_of_extensions_are_text(value: object) -> None:
     with pytest.raises(UsageError, match="tenant"):
         checked(event(extensions={"tenant": value}), MOST)
+
+
+def test_an_event_has_not_thousands_of_extensions() -> None:
+    """A store takes only so many fields of a message."""
+    many = {f"x{n}": "v" for n in range(500)}
+    assert checked(event(extensions=many), 10**6).extensions == many
+    with pytest.raises(UsageError, match="501 extension attributes, more than 500"):
+        checked(event(extensions={**many, "y": "v"}), 10**6)
+    _, _, handed_on = heritage(event(extensions={f"x{n}": "v" for n in range(5000)}))
+    assert len(handed_on) == 500
 
 
 @pytest.mark.parametrize("extensions", [None, [("a", "b")], "ab", 5, {"a"}], ids=_name)

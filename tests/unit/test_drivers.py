@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,124 @@ def test_connections_to_a_named_memory_share_their_train() -> None:
 def test_a_registry_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="names no known broker"):
         open_drivers("memory://?registry=nowhere")
+
+
+@pytest.mark.parametrize("place", ["sqlite:///trains", "sqlite:////var/trains"])
+def test_the_registry_of_a_driver_with_directories_may_be_elsewhere(place: str) -> None:
+    drivers = open_drivers(f"{place}?sync=normal&registry=memory://")
+    assert isinstance(drivers.registry, MemoryRegistry)
+    assert str(drivers.broker.directory).endswith("trains")  # type: ignore[attr-defined]
+
+
+PACKAGE = """
+from eventwagon.contracts.address import Drivers
+from eventwagon.drivers.opening import open_drivers
+
+NUMBER = 5
+
+def raises(address, program=None):
+    raise RuntimeError("the shelf is empty")
+
+def ends(address):
+    raise SystemExit(7)
+
+def nothing(address, program=None):
+    return None
+
+def objects(address):
+    return Drivers(object(), object())
+
+def exchanged(address):
+    broker, registry = open_drivers("memory://")
+    return Drivers(registry, broker)
+
+def right(address):
+    return open_drivers("memory://")
+"""
+ENTRIES = """
+[eventwagon.drivers]
+sqlite = shelf:ends
+raising = shelf:raises
+ending = shelf:ends
+absent = shelf:absent
+number = shelf:NUMBER
+broken = shelf_broken:open
+unwritten = shelf_unwritten:open
+nonsense = not a:value:x
+nothing = shelf:nothing
+objects = shelf:objects
+exchanged = shelf:exchanged
+Shelf = shelf:right
+[eventwagon.orchestrators]
+raising = shelf:raises
+nothing = shelf:nothing
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `shelf`, which brings drivers with every mistake."""
+    about = tmp_path / "shelf-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shelf\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(ENTRIES)
+    (tmp_path / "shelf.py").write_text(PACKAGE)
+    (tmp_path / "shelf_broken.py").write_text("raise SystemExit('no shelf')")
+    (tmp_path / "shelf_unwritten.py").write_text("def (")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [
+        ("raising", "raising: shelf:raises of the package shelf fails: RuntimeError: the shelf is empty"),
+        ("ending", "shelf:ends of the package shelf fails: SystemExit: 7"),
+        ("absent", "absent: .*AttributeError: module 'shelf' has no attribute 'absent'"),
+        ("number", "TypeError: 'int' object is not callable"),
+        ("broken", "broken: shelf_broken:open of the package shelf fails: SystemExit: no shelf"),
+        ("unwritten", "SyntaxError"),
+        ("nonsense", "nonsense: not a:value:x of the package shelf fails"),
+        ("nothing", "nothing: shelf:nothing of the package shelf returns NoneType, not Drivers"),
+        ("objects", "returns Drivers whose broker is no Broker: object has no capabilities, __aenter__"),
+        ("exchanged", "whose broker is no Broker: MemoryRegistry has no capabilities, create, unbound and"),
+    ],
+)
+def test_mistakes_of_other_packages_are_theirs(scheme: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        open_drivers(f"{scheme}://x")
+    with pytest.raises(UsageError, match=why):
+        open_drivers(f"memory://?registry={scheme}://x")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_other_packages_take_no_scheme_of_ours_and_are_found_in_any_case() -> None:
+    assert isinstance(open_drivers("sqlite:///x").registry, SQLiteRegistry)
+    assert isinstance(open_drivers("shelf://x").registry, MemoryRegistry)
+    assert isinstance(open_drivers("SHELF://x").registry, MemoryRegistry)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_mistakes_of_other_packages_orchestrators_are_theirs() -> None:
+    program = Program("app:signups", "memory://", Settings())
+    for scheme, why in (
+        ("raising", "shelf:raises of the package shelf fails: RuntimeError"),
+        ("nothing", "nothing: what shelf:nothing of the package shelf returns is no Orchestrator: NoneType has no"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            open_orchestrator(f"{scheme}:", program)
+
+
+def test_objects_that_are_no_drivers_are_refused() -> None:
+    broker, registry = open_drivers("memory://")
+    wrong: Any = object()
+    for kind, given in (
+        ("broker", {"broker": wrong, "registry": registry}),
+        ("registry", {"broker": broker, "registry": broker}),
+        ("orchestrator", {"broker": broker, "registry": registry, "orchestrator": wrong}),
+    ):
+        with pytest.raises(UsageError, match=f"connect: {kind} is no {kind.title()}: "):
+            Train("t").connect(**given)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.contracts.facts import ClaimsReturned, Fact, StepFailed
+from eventwagon.contracts.facts import ClaimsReturned, Fact, Listener, StepFailed
 from eventwagon.contracts.process import Pod, this_process
 from eventwagon.contracts.registry import Member
 from eventwagon.drivers.memory.broker import MemoryBroker
@@ -19,9 +19,11 @@ from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from eventwagon.runtime.bulkhead import Bulkhead
-from eventwagon.runtime.ended import Ended
-from eventwagon.runtime.train_state import Switching
+from eventwagon.runtime.ended import EndedMembers
+from eventwagon.runtime.runtime import Runtime
+from eventwagon.runtime.train_state import TrainState
 from eventwagon.testing.virtual_time import VirtualClock, run
+from tests.support import runtime_of
 
 HERE = this_process()
 pytestmark = pytest.mark.skipif(HERE is None, reason="this system does not say enough of its processes")
@@ -62,7 +64,7 @@ class Seeing:
 
 
 @asynccontextmanager
-async def two_in_hand(broker: MemoryBroker, registry: MemoryRegistry, clock: VirtualClock) -> AsyncIterator[Switching]:
+async def two_in_hand(broker: MemoryBroker, registry: MemoryRegistry, clock: VirtualClock) -> AsyncIterator[TrainState]:
     """A train with three events in wagon 1, two of which `box-1` has claimed."""
     train = Train("t", limit=Volume(10), workers=Workers(each=1))
     train.on("t")(lambda payload: None)
@@ -70,10 +72,14 @@ async def two_in_hand(broker: MemoryBroker, registry: MemoryRegistry, clock: Vir
         await connection.publish_many(range(3))
         async with broker.consume(Channel("t", 1), visibility=600, owner="box-1") as consumer:
             assert len(await consumer.receive(2, 1.0)) == 2
-        yield cast(Any, connection)._switcher
+        yield cast(Any, connection)._state
 
 
-async def looks(ended: Ended, registry: MemoryRegistry, count: int) -> None:
+def runtime(broker: MemoryBroker, clock: VirtualClock, tell: Listener = lambda _: None, **given: object) -> Runtime:
+    return runtime_of(Train("t"), broker, clock=clock, tell=tell, **given)
+
+
+async def looks(ended: EndedMembers, registry: MemoryRegistry, count: int) -> None:
     """So many, each till all that came of it is done."""
     for _ in range(count):
         async with asyncio.TaskGroup() as tasks:
@@ -88,10 +94,10 @@ def test_what_fails_is_told_once_and_tried_again_and_the_dead_are_checked_out() 
     async def main() -> None:
         clock = VirtualClock()
         broker, registry = Flaky(clock=clock), MemoryRegistry(clock=clock)
-        async with two_in_hand(broker, registry, clock) as switching:
+        async with two_in_hand(broker, registry, clock) as state:
             for name, process in (("box-1", gone), ("box-2", HERE), ("box-3", None)):
                 await registry.check_in("t", Member(name=name, process=process), ttl=600)
-            await looks(Ended("t", broker, registry, switching, tell=told.append), registry, 5)
+            await looks(EndedMembers(runtime(broker, clock, told.append), state), registry, 5)
             assert [type(fact) for fact in told] == [StepFailed]
             entries = [entry.fact async for entry in registry.entries("t")]
             assert [(f.owner, f.count) for f in entries if isinstance(f, ClaimsReturned)] == [("box-1", 2)]
@@ -111,10 +117,11 @@ def test_what_a_driver_raises_against_its_contract_ends_no_task(caplog: pytest.L
     async def main() -> None:
         clock = VirtualClock()
         broker, registry = Broken(clock=clock), MemoryRegistry(clock=clock)
-        async with two_in_hand(broker, registry, clock) as switching:
+        async with two_in_hand(broker, registry, clock) as state:
             await registry.check_in("t", Member(name="box-1", process=gone), ttl=600)
             bulkhead = Bulkhead("t")
-            await looks(Ended("t", broker, registry, switching, tell=told.append, bulkhead=bulkhead), registry, 4)
+            ended = EndedMembers(runtime(broker, clock, told.append, bulkhead=bulkhead), state)
+            await looks(ended, registry, 4)
             assert bulkhead.caught == 2
             assert [f.because for f in told if isinstance(f, StepFailed)] == [
                 "ZeroDivisionError: a driver's own",
@@ -136,8 +143,8 @@ def test_a_process_in_a_pod_has_ended_when_the_orchestrator_saw_it(orchestrator:
     async def main() -> None:
         clock = VirtualClock()
         broker, registry = MemoryBroker(clock=clock), MemoryRegistry(clock=clock)
-        async with two_in_hand(broker, registry, clock) as switching:
-            ended = Ended("t", broker, registry, switching, tell=lambda _: None, orchestrator=orchestrator)
+        async with two_in_hand(broker, registry, clock) as state:
+            ended = EndedMembers(runtime(broker, clock, orchestrator=orchestrator), state)
             for name, pod in (("box-0", Pod("bad", 0.0)), ("box-1", Pod("a", 0.0)), ("box-2", None)):
                 await registry.check_in("t", Member(name=name, pod=pod), ttl=600)
             await looks(ended, registry, 1)
@@ -153,8 +160,8 @@ def test_an_end_that_is_seen_after_the_member_ran_out_counts_too() -> None:
     async def main() -> None:
         clock = VirtualClock()
         broker, registry, orchestrator = MemoryBroker(clock=clock), MemoryRegistry(clock=clock), Seeing()
-        async with two_in_hand(broker, registry, clock) as switching:
-            ended = Ended("t", broker, registry, switching, tell=lambda _: None, orchestrator=orchestrator)
+        async with two_in_hand(broker, registry, clock) as state:
+            ended = EndedMembers(runtime(broker, clock, orchestrator=orchestrator), state)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)
             await looks(ended, registry, 1)
             await registry.check_in("t", Member(name="box-1"), ttl=0)
@@ -172,8 +179,8 @@ def test_a_member_that_goes_on_after_it_was_said_to_have_ended_is_harmed_once() 
     async def main() -> None:
         clock = VirtualClock()
         broker, registry = MemoryBroker(clock=clock), MemoryRegistry(clock=clock)
-        async with two_in_hand(broker, registry, clock) as switching:
-            ended = Ended("t", broker, registry, switching, tell=lambda _: None, orchestrator=Seeing("a"))
+        async with two_in_hand(broker, registry, clock) as state:
+            ended = EndedMembers(runtime(broker, clock, orchestrator=Seeing("a")), state)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)
             await looks(ended, registry, 1)
             await registry.check_in("t", Member(name="box-1", pod=Pod("a", 0.0)), ttl=600)

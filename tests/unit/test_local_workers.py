@@ -18,7 +18,7 @@ from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import VirtualClock, run
-from tests.support import pools_of, until, worker_runtime
+from tests.support import pools_of, runtime_of, until
 
 CLOCK = VirtualClock()
 INGRESS, INNER, DEAD_LETTERS = Channel("t", 1), Channel("t", 1, "mail"), Channel("t", 1, DEAD)
@@ -47,7 +47,7 @@ async def holding(*channels: Channel) -> MemoryBroker:
 def workers(
     train: Train, broker: MemoryBroker, *, shared: int | None, slo: float | None = None, tell: Listener = lambda _: None
 ) -> LocalWorkers:
-    runtime = worker_runtime(train, broker, clock=CLOCK, tell=tell, settings=Settings())
+    runtime = runtime_of(train, broker, clock=CLOCK, tell=tell, settings=Settings())
     return LocalWorkers(runtime, shared=shared, slo=slo)
 
 
@@ -116,7 +116,7 @@ def test_a_floor_gets_its_share_when_many_workers_are_free_in_the_same_moment() 
             await broker.create(channel)
             await broker.publish(channel, [Event(i, "t", "s", at, b'"a"') for i in new_ids(1000, at)])
         settings = Settings(workers=Workers(total=8, floor=1))
-        runtime = worker_runtime(train, broker, clock=time.time, settings=settings)
+        runtime = runtime_of(train, broker, clock=time.time, settings=settings)
         async with LocalWorkers(runtime, shared=8, slo=60.0) as working:
             working.resize(8, 1)
             for channel, cut in ((old, now - 98.0), (new, None)):

@@ -21,7 +21,7 @@ from eventwagon.contracts.facts import (
     log,
 )
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Manifest, Pause, Removal, Request, decode, encode
+from eventwagon.contracts.manifest import Manifest, Pause, Request, TrainRemoval, decode, encode
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.reading import History, Sample, busy_rate
 from eventwagon.contracts.registry import Member, Snapshot
@@ -87,7 +87,7 @@ def test_older_code_reads_what_is_not_paused_and_drops_no_pause(number: int | No
     held = paused(m, number, PAUSE).manifest
     assert b'"format":4' in encode(held)
     assert decode(encode(held)) == held
-    assert b'"format":4' in encode(msgspec.structs.replace(m, removal=Removal(why="old", at=NOW)))
+    assert b'"format":4' in encode(msgspec.structs.replace(m, removal=TrainRemoval(why="old", at=NOW)))
 
 
 def test_specs_say_it() -> None:
@@ -201,7 +201,7 @@ def test_the_time_of_a_pause_says_nothing_of_how_fast_workers_are() -> None:
 
 
 def test_nobody_founds_or_changes_what_is_being_removed() -> None:
-    m = manifest(wagon(1, State.ACTIVE), removal=Removal(why="old", at=NOW))
+    m = manifest(wagon(1, State.ACTIVE), removal=TrainRemoval(why="old", at=NOW))
     decided = decide(m, [reading(1, 100)])
     assert decided == Plan(m)
 
@@ -248,7 +248,7 @@ def test_a_registry_that_steps_back_loses_no_pause_that_was_known() -> None:
     taken = stepped_back(Snapshot(held, 9), Snapshot(m, 5), NOW).manifest
     assert (taken.paused, taken.wagons[0].paused, taken.wagons[1].paused) == (PAUSE, PAUSE, None)
     assert resting(stepped_back(Snapshot(m, 9), Snapshot(held, 5), NOW).manifest) == set()
-    removal = Removal(why="old", at=NOW)
+    removal = TrainRemoval(why="old", at=NOW)
     going = msgspec.structs.replace(m, removal=removal)
     assert stepped_back(Snapshot(going, 9), Snapshot(m, 5), NOW).manifest.removal == removal
 

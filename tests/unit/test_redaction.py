@@ -92,6 +92,12 @@ def test_what_is_no_url_is_refused_without_its_secrets() -> None:
     assert refused.value.__suppress_context__
 
 
+def test_a_bracket_that_was_forgotten_hides_no_address() -> None:
+    with pytest.raises(UsageError, match=r"^redis://u:\*\*\*@\[::1/0: it is no URL") as refused:
+        split_url("redis://u:Chiffchaff@[::1/0")
+    assert "Chiffchaff" not in str(refused.value)
+
+
 @given(st.text() | st.from_regex(r"[a-z]+://[^ ]*@[^ ]*\?password=[^ ]*"))
 @example("A://?PASS=`)0")
 def test_it_is_total_and_idempotent(text: str) -> None:

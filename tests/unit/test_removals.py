@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eventwagon.contracts.orchestrator import WagonSpec
 from eventwagon.event import DEAD, Channel
-from eventwagon.orchestrators.removals import Removals
+from eventwagon.orchestrators.removals import UnitRemovals
 
 
 def spec(number: int) -> WagonSpec:
@@ -13,7 +13,7 @@ def spec(number: int) -> WagonSpec:
 
 
 def test_the_latest_spec_comes_after_the_last_removal() -> None:
-    removals, unit = Removals(), ("t", 1)
+    removals, unit = UnitRemovals(), ("t", 1)
     assert not removals.postpone(spec(1))
     with removals.removing(unit):
         assert unit in removals
@@ -29,7 +29,7 @@ def test_the_latest_spec_comes_after_the_last_removal() -> None:
 
 
 def test_a_removal_that_fails_is_over() -> None:
-    removals, unit = Removals(), ("t", 1)
+    removals, unit = UnitRemovals(), ("t", 1)
     try:
         with removals.removing(unit):
             assert removals.postpone(spec(1))
@@ -40,7 +40,7 @@ def test_a_removal_that_fails_is_over() -> None:
 
 
 def test_what_a_failed_removal_postponed_does_not_outlive_the_next() -> None:
-    removals, unit = Removals(), ("t", 1)
+    removals, unit = UnitRemovals(), ("t", 1)
     try:
         with removals.removing(unit):
             assert removals.postpone(spec(1))

@@ -125,6 +125,16 @@ def test_code_that_never_gets_ready_is_given_up_and_the_old_goes_on() -> None:
     assert (step.manifest.request, step.manifest.failed_opens) == (TO_V2, 1)  # the code is known to run: try on
 
 
+def test_a_watch_never_goes_back_to_the_code_that_it_watches() -> None:
+    wagons = (wagon(1, State.ACTIVE, revision="v2"), wagon(2, State.READY, revision="v2"))
+    assert switched(asked(*wagons), to=2, now=NOW, because="test").watch is None
+    assert asked(*wagons).revision_before("v2") is None
+    watched = asked(*wagons, watch=Watch(1, "v1", 0.5))
+    assert switched(watched, to=2, now=NOW, because="test").watch == Watch(2, "v1", 0.02)
+    over = asked(*wagons, watch=Watch(1, "v1", 0.5), request=Request("no verdict", 990.0, "v2"))
+    assert switched(over, to=2, now=NOW, because="test").watch is None
+
+
 # --- under watch --------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,27 +17,21 @@ from ..lab.arrivals import load_sizes, load_trace
 from ..lab.experiment import STRATEGIES, chosen, run
 from ..lab.job import Figures, Job, Outcome, figures
 from ..lab.pictures import check, sequence, write
-from ..lab.planning import fewest
+from ..lab.platforms import PLATFORMS, Platform
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..limits import parse_limit
 from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
-    ("on_time", ">on time"),
-    ("newcomers_p99_s", ">new p99"),
-    ("old_p99_s", ">old p99"),
-    ("mean_s", ">mean"),
-    ("worker_seconds", ">worker-s"),
-    ("switches", ">switches"),
-    ("lost", ">lost"),
-    ("newcomers_p50_s", ">new p50"),
-    ("worst_s", ">worst"),
-    ("drain_s", ">drain"),
-    ("duplicates", ">twice"),
-)
+    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("old_p99_s", ">old p99"), ("mean_s", ">mean"),
+    ("standing", ">standing"), ("worker_seconds_done", ">w-s done"), ("worker_seconds", ">w-s rest"),
+    ("worker_seconds_extra", ">w-s extra"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"), ("worst_s", ">worst"),
+    ("drain_s", ">drain"), ("duplicates", ">twice"),
+)  # fmt: skip
 """The most telling first: a narrow terminal has the first ones only."""
 
-_CREW_MOST = 10_000
+_WORKERS_MOST = 10_000
+_PLENTY = 10_000_000
 _SECONDS_MOST = 500_000
 """Virtual seconds: an observer makes ten passes in each."""
 
@@ -57,14 +52,14 @@ def lab(
         float | None, typer.Option(min=0.0, help="Seconds of work for each unit of the trace's column size.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Fixed workers; an autoscaled queue starts with as many.")
+        int | None, typer.Option(min=1, help="Fixed workers, of one queue or shared between wagons.")
     ] = None,
     each: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Workers of each elastic wagon (default: the fewest that serve 99 % on time when the arrivals are "
-            "known beforehand).",
+            help="Workers of each elastic wagon (default: the fixed workers divided by the wagons that stand, rounded up "
+            "to whole Pods). Autoscaled queues keep as many standing as these wagons and their spares.",
         ),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
@@ -72,12 +67,20 @@ def lab(
     limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo)).")] = "",
     wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
     floor: Annotated[int, typer.Option(min=0, help="Of the fixed workers, how many each draining wagon keeps.")] = 0,
+    platform: Annotated[
+        str, typer.Option(help=f"Where workers run, with its start, per-pod and most: {', '.join(PLATFORMS)}.")
+    ] = "kubernetes",
     start: Annotated[
-        float, typer.Option(min=0.0, help="Seconds until an added consumer, or a wagon's workers, begin to work.")
-    ] = 10.0,
+        float | None, typer.Option(min=0.0, help="Seconds from asking for a Pod until its workers work.")
+    ] = None,
+    per_pod: Annotated[int | None, typer.Option(min=1, help="Workers of a Pod.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Most workers at a time where Pods are asked for.")] = None,
     partitions: Annotated[
-        int, typer.Option(min=1, help="Partitions of one topic: the most consumers that can share it.")
+        int, typer.Option(min=1, help="Partitions of one Kafka topic: the most Pods that can share it.")
     ] = 32,
+    on_time: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The share that the clairvoyant scaler has on time.")
+    ] = 0.99,
     strategy: Annotated[
         list[str] | None, typer.Option(help="Run only this strategy; may be given several times.")
     ] = None,
@@ -97,29 +100,12 @@ def lab(
 
     The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time). The others
     are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO
-    queue with the fixed workers would serve late; [bold]old[/bold]: the others. [bold]worker-s[/bold]: worker-seconds
-    paid for, idle ones and spares too.
+    queue with the fixed workers would serve late; [bold]old[/bold]: the others. [bold]standing[/bold]: workers before
+    the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones and spares too: until the last event is
+    done, until the standing workers alone are left, and beyond the standing workers.
     """
     with ending():
-        job = make_job(
-            scenario,
-            trace,
-            speed,
-            events,
-            seconds,
-            service,
-            service_per_size,
-            workers,
-            each,
-            spares,
-            slo,
-            limit,
-            wagons,
-            floor,
-            start,
-            partitions,
-            seed,
-        )
+        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed, platform=platform, per_pod=per_pod, most=most, on_time=on_time)  # fmt: skip
         names = chosen(strategy or [])
         for path in picture or []:
             check(path)
@@ -139,24 +125,11 @@ def lab(
 
 
 def make_job(
-    scenario: str,
-    trace: Path | None,
-    speed: float,
-    events: int | None,
-    seconds: float | None,
-    service: str,
-    per_size: float | None,
-    workers: int | None,
-    each: int | None,
-    spares: int,
-    slo: float | None,
-    limit: str,
-    wagons: int,
-    floor: int,
-    start: float,
-    partitions: int,
-    seed: int,
-) -> Job:
+    scenario: str, trace: Path | None, speed: float, events: int | None, seconds: float | None, service: str,
+    per_size: float | None, workers: int | None, each: int | None, spares: int, slo: float | None, limit: str, wagons: int, floor: int,
+    start: float | None, partitions: int, seed: int, *, platform: str = "", per_pod: int | None = None, most: int | None = None, on_time: float = 0.99,
+) -> Job:  # fmt: skip
+    """The job of these options. Without a platform workers come one by one and without a ceiling. Raises UsageError."""
     if scenario not in SCENARIOS:
         raise UsageError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}, or --trace FILE")
     usual = SCENARIOS[scenario]
@@ -173,34 +146,55 @@ def make_job(
     else:
         work = services(service or usual.service, len(arrivals), seed=seed)
     promise = slo or usual.slo
-    crew = workers or usual.workers
-    _within_reason(arrivals, work, crew, each or crew)
-    job = Job(
+    fixed = workers or usual.workers
+    where = _platform(platform, start, per_pod, most)
+    if each is None:
+        pods = math.ceil(fixed / (1 + spares) / where.per_pod)
+        each = pods * where.per_pod
+    elif each % where.per_pod:
+        raise UsageError(f"--each {each}: a wagon has whole Pods of {where.per_pod} workers; see --per-pod")
+    _within_reason(arrivals, work, fixed, each * (1 + spares))
+    if each * (1 + spares) > where.most:
+        raise UsageError(
+            f"{each * (1 + spares):,} standing workers are more than the ceiling of {where.most:,}; see --most"
+        )
+    return Job(
         title=trace.stem if trace else scenario,
         arrivals=arrivals,
         services=work,
-        workers=crew,
-        each=each or crew,
+        workers=fixed,
+        each=each,
         spares=spares,
         slo=promise,
         limit=repr(parse_limit(limit)) if limit else f"Wait({promise!r})",
         floor=floor,
         wagons=wagons,
-        start=start,
+        start=where.start,
+        per_pod=where.per_pod,
+        most=where.most,
         partitions=partitions,
+        on_time=on_time,
     )
-    return job if each else msgspec.structs.replace(job, each=fewest(job, 0.99))
 
 
-def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: int, each: int) -> None:
+def _platform(name: str, start: float | None, per_pod: int | None, most: int | None) -> Platform:
+    """The preset, with what is given beside it. Raises UsageError."""
+    if name and name not in PLATFORMS:
+        raise UsageError(f"no platform {name!r}; there are {', '.join(PLATFORMS)}")
+    preset = PLATFORMS.get(name, Platform(about="", start=2.0, per_pod=1, most=_PLENTY))
+    given = {"start": start, "per_pod": per_pod, "most": most}
+    return msgspec.structs.replace(preset, **{option: value for option, value in given.items() if value is not None})
+
+
+def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: int, standing: int) -> None:
     """Raise UsageError for what would never end."""
-    if max(workers, each) > _CREW_MOST:
-        raise UsageError(f"{max(workers, each):,} workers; the lab takes up to {_CREW_MOST:,}")
+    if max(workers, standing) > _WORKERS_MOST:
+        raise UsageError(f"{max(workers, standing):,} workers; the lab takes up to {_WORKERS_MOST:,}")
     seconds = arrivals[-1] + sum(work) / workers + max(work)
     if not seconds <= _SECONDS_MOST:
         raise UsageError(
-            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the "
-            f"work; the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
+            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the work; "
+            f"the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
         )
 
 
@@ -213,8 +207,8 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> N
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within "
-        f"{job.slo:g} s; a wagon is full at {job.limit}\n"
+        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within {job.slo:g} s; "
+        f"a wagon is full at {job.limit}; Pods of {job.per_pod} work after {job.start:g} s, {job.most:,} workers at most\n"
     )
     room = console.width - max(len(name) for name in rows)
     columns = [column for n, column in enumerate(_COLUMNS) if sum(_width(c) for c in _COLUMNS[: n + 1]) <= room]

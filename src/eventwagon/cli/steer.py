@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Annotated
 
@@ -13,6 +13,7 @@ import typer
 from ..connection import Connection
 from ..contracts.facts import SwitchGivenUp, SwitchWithdrawn, sentence
 from ..contracts.lifecycle import State
+from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count
 from ..errors import BrokerError, EventwagonError, UsageError
@@ -227,8 +228,12 @@ async def stop(
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
-        before = await c.members()
+        before, unknown = await _alive(c)
         await c.request_stop(reason, by=by)
+        if unknown is not None:
+            raise Ended(
+                Code.FAILED, f"all processes are asked to end, but which are alive can't be known: {unknown}"
+            ) from unknown
 
         async def gone() -> None:
             while await c.members():  # noqa: ASYNC110 - members have no watch to wait for
@@ -307,7 +312,7 @@ async def _in_the_way(c: Connection) -> str:
         return f"What it waits for can't be read: {e}. "
     asked, said = manifest.request, list[str]()
     if asked is not None and asked.revision is not None:
-        running = {m.code for m in members if {"work", "serve"} & set(m.roles)}
+        running = {m.revision for m in members if {"work", "serve"} & set(m.roles)}
         running |= {d.revision for m in members for d in m.deployed if d.workers}
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
@@ -330,8 +335,19 @@ async def _given_up(c: Connection) -> str:
     return said[-1] if said else "the switch was given up"
 
 
+async def _alive(c: Connection) -> tuple[Sequence[Member], BrokerError | None]:
+    """The train's living processes, or why they can't be read: what is to be done by hand does not depend on them."""
+    try:
+        return await c.members(), None
+    except BrokerError as e:
+        return (), e
+
+
 async def _warn_without(c: Connection, role: str, then: str) -> None:
-    if not any(role in m.roles for m in await c.members()):
+    members, unknown = await _alive(c)
+    if unknown is not None:
+        say(f"which processes are alive can't be known: {unknown}")
+    elif not any(role in m.roles for m in members):
         who = {"observe": "observer", "work": "worker"}[role]
         say(f"no {who} of train {c.train.name} is alive: {then} (eventwagon run, or {role})")
 

@@ -49,7 +49,7 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
     registry = open_drivers(url).registry
     async with registry:
         snapshot = await registry.read(name)
-        await _check_known(registry, name, url, bool(snapshot.revision))
+        await _check_known(registry, name, url, bool(snapshot.version))
     async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
         yield c
 
@@ -82,7 +82,7 @@ async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str
     registry = open_drivers(url).registry
     async with registry:
         try:
-            known = bool((await registry.read(name)).revision)
+            known = bool((await registry.read(name)).version)
         except BrokenManifest as e:
             known = True
             say(str(e))

@@ -23,7 +23,7 @@ from ..contracts.facts import (
 from ..contracts.registry import Registry
 from ..display.text import count as counted
 from ..errors import EventwagonError, UsageError
-from ..event import Event
+from ..event import DEATH, Event
 from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
 from .looks import run_again
 from .target import reached, registered
@@ -157,8 +157,11 @@ def _letter(event: Event) -> dict[str, object]:
     return {
         "id": event.id,
         "type": event.type,
+        "source": event.source,
         "subject": event.subject,
         "time": event.time,
+        "content_type": event.content_type,
+        "extensions": {name: value for name, value in x.items() if name not in DEATH},
         "because": x.get("deadbecause", ""),
         "channel": x.get("deadchannel", ""),
         "wagon": int(_number(x.get("deadwagon"), 0)),

@@ -44,6 +44,26 @@ class Address(NamedTuple):
         """The URL for messages: without its options and secrets."""
         return redaction.shown(self.url).partition("?")[0].removesuffix(":")
 
+    def places(self, port: int) -> list[tuple[str, int]]:
+        """Its hosts, separated by commas, each with its port, or `port` where it has none. A user and password before
+        an @ are passed over."""
+        found = list[tuple[str, int]]()
+        hosts = self.host.rpartition("@")[2].split(",")
+        for number, each in enumerate(hosts, 1):
+            which = f"host {number} of {len(hosts)}" if len(hosts) > 1 else "the host"
+            one = urlsplit(f"//{each}")
+            try:
+                given = port if one.port is None else one.port
+            except ValueError:
+                given = 0
+            if not 0 < given < 65536:  # what stands there may be a password, and is not repeated
+                raise self.wrong(f"the port of {which} is no number from 1 to 65535")
+            host = unquote(one.hostname or "localhost")
+            if one.path or (not each and len(hosts) > 1) or " " in host or not host.isprintable():
+                raise self.wrong(f"{which} is none: write host:port,host2:port")
+            found.append((host, given))
+        return found
+
     def wrong(self, why: str) -> UsageError:
         """The error to raise for this URL."""
         return UsageError(f"{self.where}: {why}")

@@ -32,7 +32,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     """Publishers are refused too."""
 
 
-class Removal(msgspec.Struct, frozen=True, kw_only=True):
+class TrainRemoval(msgspec.Struct, frozen=True, kw_only=True):
     """The train is being removed: it takes no events, and its processes end."""
 
     why: str
@@ -155,7 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The revision at which it was then found; 0: it held no manifest."""
     paused: Pause | None = None
     """The pause of all wagons, later ones included."""
-    removal: Removal | None = None
+    removal: TrainRemoval | None = None
 
     @property
     def active(self) -> Wagon | None:
@@ -186,6 +186,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def in_state(self, *states: State) -> list[Wagon]:
         """The wagons in any of these states, in the order of their numbers."""
         return [w for w in self.wagons if w.state in states]
+
+    def revision_before(self, revision: str) -> str | None:
+        """The code to go back to from `revision`: what the active wagon runs, or where that is the same, what a watched
+        wagon with that code goes back to. None: there is no other."""
+        active, watch = self.active, self.watch
+        if active is None or active.revision != revision:
+            return None if active is None else active.revision
+        watched = None if watch is None else self.wagon(watch.number)
+        return watch.back if watch is not None and watched is not None and watched.revision == revision else None
 
     def ingress(self, wagon: Wagon) -> Channel:
         """The channel that receives events published to the train while `wagon` is active."""
@@ -236,9 +245,10 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
     """The switch: wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING, in one edit."""
     active, asked, watch = manifest.active, manifest.request, manifest.watch
     if active is not None:
+        back = manifest.revision_before(asked.revision or "") if asked is not None else None
         manifest = moved(manifest, active.number, Move.CUT_OFF, closed_at=now, closed_because=because, asleep_at=None)
         if asked is not None and asked.revision is not None:
-            watch = Watch(to, active.revision, asked.watch) if asked.watch is not None else None
+            watch = Watch(to, back, asked.watch) if asked.watch is not None and back is not None else None
     turn = manifest.turns + 1
     manifest = moved(manifest, to, Move.ACTIVATED, active_at=now, turn=turn)
     return msgspec.structs.replace(manifest, turns=turn, request=None, watch=watch, refusing="", failed_opens=0)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -52,6 +52,11 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
         """How many of its own workers should take events now."""
         return 0 if self.idle else self.workers
 
+    def is_behind(self, serving: int) -> bool:
+        """Whether it is out of date for a unit that serves wagon `serving`, since a unit only moves on. Orchestrators
+        change nothing then: an observer that stood still has not seen the unit move."""
+        return self.number < serving
+
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Workers as they really run, and the wagon that they serve now: a unit as its orchestrator finds it, or one
@@ -75,13 +80,35 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
     """The wagon's losses that a process knew when it checked in: its figures are about the wagon since the last of
-    them. None: not known (older code, or an orchestrator)."""
+    them; of several processes the least. None: not known (older code, or an orchestrator without check-ins)."""
     missing: tuple[str, ...] = ()
     """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why."""
     paused: bool | None = None
     """They take no events because their wagon is paused. None: not known, or they don't know pauses."""
+
+
+def together(found: Sequence[Deployment]) -> Deployment:
+    """One wagon's workers in several processes, each as its check-in reports it (at least one). Ready where one process
+    is, and attached to what the ready ones are attached to together. Orchestrators whose workers check in report
+    channels, handlings and breakers by it: an observer may have read the check-ins before they did."""
+    ready = [d for d in found if d.ready]
+    asked = ready or found
+    attached = [d.channels for d in asked if d.channels is not None]
+    return Deployment(
+        number=found[0].number,
+        ready=bool(ready),
+        workers=sum(d.workers for d in found),
+        trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
+        handled=sum(d.handled for d in found),
+        failed=sum(d.failed for d in found),
+        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
+        losses=min((d.losses for d in asked if d.losses is not None), default=None),
+        missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
+        open={name: why for d in found for name, why in d.open.items()},
+        paused=all(d.paused for d in asked),
+    )
 
 
 class Orchestrator(Protocol):

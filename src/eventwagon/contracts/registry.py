@@ -21,15 +21,15 @@ _logger = logging.getLogger("eventwagon")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A manifest at a revision. Revisions grow by any amount with each change; 0: there is none yet."""
+    """A manifest at a version. Versions grow by any amount with each change; 0: there is none yet."""
 
     manifest: Manifest
-    revision: int
+    version: int
 
 
 class Changes:
-    """The iterator that `watch` gives: each `anext` waits for another revision than the last one given. An error does
-    not end it: call `anext` again. `wait(seen)` returns the first snapshot whose revision is not `seen`; -1: none was
+    """The iterator that `watch` gives: each `anext` waits for another version than the last one given. An error does
+    not end it: call `anext` again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none was
     given yet."""
 
     def __init__(self, wait: Callable[[int], Awaitable[Snapshot]]) -> None:
@@ -41,19 +41,20 @@ class Changes:
 
     async def __anext__(self) -> Snapshot:
         snapshot = await self._wait(self._seen)
-        self._seen = snapshot.revision
+        self._seen = snapshot.version
         return snapshot
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A live process of the train: what it does, and the manifest revision that it has seen."""
+    """A live process of the train: what it does, and the version of the manifest that it has seen."""
 
     name: str
     roles: tuple[str, ...] = ()
     """Any of `observe`, `work`, `serve` (works for one given wagon) and `publish`."""
-    revision: int = 0
-    code: str = ""
-    """The revision of its code; empty: none was named."""
+    version: int = msgspec.field(default=0, name="revision")
+    """Of the manifest."""
+    revision: str = msgspec.field(default="", name="code")
+    """Of its code; empty: none was named."""
     crew: int = 0
     """How many shared workers it has."""
     deployed: tuple[Deployment, ...] = ()
@@ -117,7 +118,7 @@ class Registry(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def read(self, train: str) -> Snapshot:
-        """The newest manifest; if there is none, an empty one with revision 0. Creates nothing."""
+        """The newest manifest; if there is none, an empty one with version 0. Creates nothing."""
         ...
 
     async def replace(
@@ -130,8 +131,8 @@ class Registry(Protocol):
         keep: int = 10_000,
         beyond: int = 0,
     ) -> Snapshot:
-        """Compare-and-swap: store `manifest` if the revision is still `expect`, else raise Conflict and store nothing.
-        The new revision is also higher than `beyond`, if the driver numbers revisions itself. `entries` are appended to
+        """Compare-and-swap: store `manifest` if the version is still `expect`, else raise Conflict and store nothing.
+        The new version is also higher than `beyond`, if the driver numbers versions itself. `entries` are appended to
         the journal: in the same step if the store can, right after it if not."""
         ...
 
@@ -158,7 +159,7 @@ class Registry(Protocol):
 
     async def delete(self, train: str) -> None:
         """Delete everything of the train: its members and its journal first, its manifest last. Idempotent: another
-        process finishes an interrupted call. From then on `read` gives an empty manifest with revision 0, and the train
+        process finishes an interrupted call. From then on `read` gives an empty manifest with version 0, and the train
         may be founded again. Only for trains whose processes have ended: the behaviour of watches is not defined."""
         ...
 

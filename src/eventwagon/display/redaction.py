@@ -148,8 +148,8 @@ def _parts(url: str) -> tuple[str, str, str, str]:
 
 
 def _is_place(authority: str) -> bool:
-    """Hosts, each with a number as its port, a placeholder of a number, or none."""
-    hosts = (re.sub(r"^\[[^]]*\]", "", host) for host in authority.split(","))
+    """Hosts, each with a number as its port, a placeholder of a number, or none; a bracket may have been forgotten."""
+    hosts = (re.sub(r"^\[(?:[^]]*\]|[0-9a-f:.]*$)", "", host) for host in authority.split(","))
     return all(re.fullmatch(r"[^:]*(:(\d*|port|\{\w+\}))?", host) for host in hosts)
 
 

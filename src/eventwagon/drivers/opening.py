@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, urlencode, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from ..contracts.address import Address, Drivers
+from ..contracts.broker import Broker
 from ..contracts.orchestrator import Orchestrator
+from ..contracts.registry import Registry
+from ..display.text import said
 from ..errors import UsageError
 from ..settings import Settings
-from ..values import split_url
+from ..values import class_name, must_be, split_url
 
 __all__ = ["ENTRY_POINTS", "ORCHESTRATORS", "Address", "Drivers", "Program", "open_drivers", "open_orchestrator"]
 
@@ -43,10 +46,14 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
         registry_url = scheme.replace(" ", "+") + slashes + rest
         query = urlencode([(name, value) for name, value in given if name != "registry"])
         registry = open_drivers(registry_url, clock=clock).registry
-        address = Address.of(urlunsplit(parts._replace(query=query)), clock=clock, registry=registry)
-    drivers = _call(_find(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)"), address)
+        # urlunsplit would take slashes from a scheme that it does not know
+        address = Address.of(url.partition("?")[0] + ("?" + query if query else ""), clock=clock, registry=registry)
+    entry = _find(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
+    drivers = _call(entry, address)
     if not isinstance(drivers, Drivers):
-        raise UsageError(f"{url}: the driver of {parts.scheme}: did not return Drivers")
+        raise UsageError(f"{entry.name}: {_origin(entry)} returns {class_name(drivers)}, not Drivers(broker, registry)")
+    for part, contract in ((drivers.broker, Broker), (drivers.registry, Registry)):
+        must_be(contract, part, f"{entry.name}: {_origin(entry)} returns Drivers whose {contract.__name__.lower()}")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
 
 
@@ -67,7 +74,10 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
     Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
     address = Address.of(url if ":" in url else f"{url}:", clock=clock)
-    return cast("Orchestrator", _call(_find(ORCHESTRATORS, "orchestrator", url, address.scheme), address, program))
+    entry = _find(ORCHESTRATORS, "orchestrator", url, address.scheme)
+    made = _call(entry, address, program)
+    must_be(Orchestrator, made, f"{entry.name}: what {_origin(entry)} returns")
+    return cast("Orchestrator", made)
 
 
 def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> EntryPoint:
@@ -76,7 +86,7 @@ def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> Entry
     if scheme in built_in:
         return built_in[scheme]
     others = [entry for entry in entry_points(group=group) if entry.name not in built_in]
-    found = [entry for entry in others if entry.name == scheme]
+    found = [entry for entry in others if entry.name.lower() == scheme]
     if len({entry.value for entry in found}) > 1:
         packages = " and ".join(sorted(entry.dist.name if entry.dist else entry.value for entry in found))
         raise UsageError(f"{scheme}: is the {what} of {packages}; uninstall all but one of them")
@@ -102,15 +112,33 @@ def _built_in(group: str) -> Mapping[str, EntryPoint]:
 
 
 def _call(entry: EntryPoint, *args: object) -> Any:
-    """What the entry point's function returns. Raises UsageError for an extra that is not installed."""
+    """What the entry point's function returns. Raises UsageError for an extra that is not installed, and for all that the
+    code of another package raises."""
     try:
         return entry.load()(*args)
-    except ModuleNotFoundError as e:
-        if (e.name or "").startswith("eventwagon") or not (extra := _extra(entry)):
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as e:
+        if (
+            isinstance(e, ModuleNotFoundError)
+            and not (e.name or "").startswith("eventwagon")
+            and (extra := _extra(entry))
+        ):
+            raise UsageError(
+                f"{entry.name}: needs a package that is not installed ({e.name}): pip install '{extra}'"
+            ) from None
+        if _is_ours(entry):
             raise
-        raise UsageError(
-            f"{entry.name}: needs a package that is not installed ({e.name}): pip install '{extra}'"
-        ) from None
+        raise UsageError(f"{entry.name}: {_origin(entry)} fails: {said(e)}; ask those who wrote it") from e
+
+
+def _is_ours(entry: EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "eventwagon"
+
+
+def _origin(entry: EntryPoint) -> str:
+    """Whose function it is."""
+    return f"{entry.value} of the package {entry.dist.name if entry.dist else 'that holds it'}"
 
 
 def _extra(entry: EntryPoint) -> str:

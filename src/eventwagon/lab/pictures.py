@@ -15,7 +15,8 @@ from .job import Figures, Job, Outcome
 from .queueing import percentile
 
 _COLOURS = {
-    "fifo": "#8d99ae", "autoscaled_fifo": "#c8553d", "autoscaled_fifo_short_pause": "#e39774", "ideal_elastic_fifo": "#5c6b73",
+    "fifo": "#8d99ae", "fifo_standing": "#b9c0cb", "keda": "#c8553d", "keda_kafka": "#e39774", "feed_forward": "#7a4fa3",
+    "clairvoyant_scaler": "#e76f51", "ideal_elastic_fifo": "#5c6b73",
     "serverless": "#9c6644", "newest_first": "#b5838d", "sideline": "#6d6875", "wagons": "#2a9d8f",
     "wagons_no_spare": "#70c1b3", "wagons_elastic": "#1d6fa5", "wagons_elastic_no_spare": "#7fb2d6", "optimum": "#e9c46a",
 }  # fmt: skip
@@ -67,8 +68,8 @@ img {{ max-width: 100%; margin-top: 1.5rem }}
 .scroll {{ overflow-x: auto }}
 </style>
 <h1>{html.escape(job.title)}</h1>
-<p>{len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s; work {_work(job)}; a fixed crew of {job.workers};
-on time within {job.slo:g} s. Times in seconds. Newcomers: the arrivals that one FIFO queue with the same crew would serve late.</p>
+<p>{len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s; work {_work(job)}; {job.workers} fixed workers;
+on time within {job.slo:g} s. Times in seconds. Newcomers: the arrivals that one FIFO queue with the fixed workers would serve late.</p>
 <div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>
 <img alt="Arrivals, waits over time, the wagons' lives, waits by percentile" src="data:image/png;base64,{picture}">
 </html>
@@ -115,7 +116,7 @@ def _arrivals(axis: Any, job: Job) -> None:
     if math.isfinite(capacity):
         axis.axhline(capacity, color="#c8553d", linewidth=1)
     axis.set(
-        title=f"{job.title}: arrivals per second; the line is what the crew can do, {capacity:,.0f}/s",
+        title=f"{job.title}: arrivals per second; the line is what the fixed workers can do, {capacity:,.0f}/s",
         xlim=(0, job.arrivals[-1]),
     )
     _plain(axis)

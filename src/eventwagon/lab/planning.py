@@ -31,8 +31,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def short(self) -> str:
         """The settings in a few words."""
         job = self.job
-        crew = f"each={job.each}" if self.strategy.startswith("wagons_elastic") else f"total={job.workers}"
-        return f"{crew} {job.limit} spares={job.spares} cap {job.wagons}"
+        workers = f"each={job.each}" if self.strategy.startswith("wagons_elastic") else f"total={job.workers}"
+        return f"{workers} {job.limit} spares={job.spares} cap {job.wagons}"
 
     @property
     def code(self) -> str:
@@ -61,7 +61,7 @@ def fewest(job: Job, on_time: float) -> int:
 
 
 def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
-    """What is worth trying: today's crew, fixed crews from the fewest up, and wagons with a crew each."""
+    """What is worth trying: today's workers, shared ones from the fewest up, and wagons with workers of their own."""
     least = fewest(job, on_time)
     for cut in _CUTS:
         yield "wagons", _with(job, cut, workers=job.workers, each=job.each, spares=1)
@@ -120,7 +120,7 @@ def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
 
 
 def with_crew(tried: Sequence[Candidate], workers: int) -> Candidate:
-    """The best for a fixed crew of so many: as many on time as can be had, or nearly; of those the fewest switches, the
+    """The best for so many shared workers: as many on time as can be had, or nearly; of those the fewest switches, the
     fewest live wagons."""
     same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]
     most = max(candidate.figures.on_time for candidate in same)

@@ -55,7 +55,7 @@ SCENARIOS: dict[str, Scenario] = {
         events=15_000, seconds=120.0, service="0.1", workers=8, slo=2.0,
     ),
     "steady": Scenario(
-        about="15,000 sign-ups in two minutes at one rate: a crew that is too small all the time",
+        about="15,000 sign-ups in two minutes at one rate: the fixed workers are too few all the time",
         arrivals=lambda events, seconds, seed: shaped([(0.0, 1.0), (1.0, 1.0)], events, seconds, seed=seed),
         events=15_000, seconds=120.0, service="0.1", workers=8, slo=2.0,
     ),

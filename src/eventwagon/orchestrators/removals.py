@@ -12,7 +12,7 @@ Unit = tuple[str, int]
 """A train's name and a unit of its workers."""
 
 
-class Removals:
+class UnitRemovals:
     """The units that are being removed. What `ensure` asks for meanwhile is done after the last removal has ended: done
     at once it would be removed, too, and left undone it would be missing."""
 

@@ -43,7 +43,7 @@ from ..contracts.facts import (
     WagonSealed,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Manifest, Pause, Removal, Request, Wagon, changed, moved, opened, switched
+from ..contracts.manifest import Manifest, Pause, Request, TrainRemoval, Wagon, changed, moved, opened, switched
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..contracts.reading import Reading
 from ..contracts.registry import Snapshot
@@ -339,9 +339,9 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
     manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
-        manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.revision, lost_wagons=()
+        manifest, epoch=epoch, stepped_back_at=now, stepped_back_to=found.version, lost_wagons=()
     )
-    facts: list[Decision] = [went_back(known.manifest, manifest, known.revision)]
+    facts: list[Decision] = [went_back(known.manifest, manifest, known.version)]
     unmade = unmade_given_up(manifest, now)
     manifest = unmade.manifest
     facts += unmade.facts
@@ -487,7 +487,7 @@ def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
     return switch_asked(manifest, request)
 
 
-def removal_asked(manifest: Manifest, removal: Removal) -> Edit:
+def removal_asked(manifest: Manifest, removal: TrainRemoval) -> Edit:
     """Begin to remove the train: its processes are asked to end. Idempotent: the first request counts."""
     if manifest.removal is not None:
         return Edit(manifest)

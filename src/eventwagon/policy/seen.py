@@ -8,8 +8,8 @@ import msgspec
 
 from ..contracts.broker import Capabilities
 from ..contracts.lifecycle import LIVE
-from ..contracts.manifest import Manifest
-from ..contracts.orchestrator import Deployment
+from ..contracts.manifest import Manifest, Wagon
+from ..contracts.orchestrator import Deployment, together
 from ..contracts.reading import Reading
 from ..contracts.registry import Member
 from ..event import Channel
@@ -96,28 +96,12 @@ def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deplo
             wagon = manifest.wagon(each.number)
             if wagon is None or wagon.state not in LIVE:
                 continue  # it leaves by itself
-            if each.ready and each.losses is not None and each.losses < wagon.losses:
-                why = "they were attached before it lost its workers"
-                each = msgspec.structs.replace(each, ready=False, trouble=why)
-            found.setdefault(wagon.unit, []).append(each)
-    return {unit: _together(each) for unit, each in found.items()}
+            found.setdefault(wagon.unit, []).append(since_losses(each, wagon))
+    return {unit: together(each) for unit, each in found.items()}
 
 
-def _together(found: Sequence[Deployment]) -> Deployment:
-    """One wagon's workers in several processes: ready where one process is, attached to what they are attached to
-    together."""
-    ready = [d for d in found if d.ready]
-    asked = ready or found
-    attached = [d.channels for d in asked if d.channels is not None]
-    return Deployment(
-        number=found[0].number,
-        ready=bool(ready),
-        workers=sum(d.workers for d in found),
-        trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
-        handled=sum(d.handled for d in found),
-        failed=sum(d.failed for d in found),
-        channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
-        missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
-        open={name: why for d in found for name, why in d.open.items()},
-        paused=all(d.paused for d in asked),
-    )
+def since_losses(found: Deployment, wagon: Wagon) -> Deployment:
+    """What is reported of a wagon's workers; not ready where the report is older than the wagon's last loss of them."""
+    if not found.ready or found.losses is None or found.losses >= wagon.losses:
+        return found
+    return msgspec.structs.replace(found, ready=False, trouble="they were attached before it lost its workers")

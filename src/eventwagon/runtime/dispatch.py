@@ -9,7 +9,8 @@ from ..contracts.broker import Delivery
 from ..event import born
 from ..policy.scheduling import Candidate, ChainTimes, choose
 from .prefetch import Prefetcher, WagonPrefetch
-from .worker_runtime import PoolState, WagonState, WorkerRuntime
+from .runtime import Runtime
+from .worker_states import PoolState, WagonState
 
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds, so that fast events share the cost of choosing."""
@@ -24,9 +25,7 @@ class Dispatcher:
     the promise to new events in seconds that a shared pool works by.
     """
 
-    def __init__(self, runtime: WorkerRuntime, pool: PoolState, *, slo: float | None) -> None:
-        self.floors = 0
-        """How many of the pool's workers the floors of draining wagons may take together. Written by WorkerPool."""
+    def __init__(self, runtime: Runtime, pool: PoolState, *, slo: float | None) -> None:
         self.late = False
         """The chosen channel's late events are wanted, or a floor's: what was passed over comes first."""
         self.wagons: list[WagonPrefetch] = []
@@ -35,6 +34,7 @@ class Dispatcher:
         self._pool = pool
         self._slo = slo
         self._times = ChainTimes(["", *(name for name in runtime.handlers if name)])
+        self._floors = 0
         self._choice: Prefetcher | None = None
         self._choice_until = -math.inf
         self._credit = 1.0
@@ -53,6 +53,10 @@ class Dispatcher:
         self.wagons = [each for each in self.wagons if each.wagon is not wagon]
         self.drop_choice(wagon)
 
+    def set_floors(self, floors: int) -> None:
+        """How many of the pool's workers the floors of draining wagons may take together. Idempotent."""
+        self._floors = floors
+
     def sort(self) -> None:
         """A wagon may have been cut off: sort them by age anew."""
         self.wagons.sort(key=_age)
@@ -69,7 +73,7 @@ class Dispatcher:
         fetched. `now` is the loop's time."""
         pool = self._pool
         if pool.target:
-            self._credit = min(max(1.0, self.floors), self._credit + self.floors / pool.target)
+            self._credit = min(max(1.0, self._floors), self._credit + self._floors / pool.target)
         choice = self._choice
         if (
             choice is not None
@@ -164,11 +168,11 @@ class Dispatcher:
 
     def _for_floors(self, candidates: Mapping[int, Candidate], wall: float, service: float) -> int | None:
         """Where the floors of draining wagons need a worker now; None if they have had their share of the events."""
-        if not self.floors or self._credit < 1.0:
+        if not self._floors or self._credit < 1.0:
             return None
         floor = self._runtime.settings.workers.floor
         return choose(
-            list(candidates.values()), floors=self.floors, floor=floor, slo=self._slo, service=service, now=wall
+            list(candidates.values()), floors=self._floors, floor=floor, slo=self._slo, service=service, now=wall
         )
 
 

@@ -10,17 +10,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from ..contracts.broker import Broker
-from ..contracts.facts import ClaimsReturned, Listener, StepFailed
+from ..contracts.facts import ClaimsReturned, StepFailed
 from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Witness
 from ..contracts.process import Pod, Process, this_process, why_ended
-from ..contracts.registry import Member, Registry
+from ..contracts.registry import Member
 from ..display.text import said
 from ..errors import EventwagonError
-from .bulkhead import Bulkhead, is_ours
+from .bulkhead import is_ours
+from .runtime import Runtime
 from .tasks import all_of
-from .train_state import Switching
+from .train_state import TrainState
 
 _WITHIN = 30.0
 """The longest that giving back what one process had may take, in seconds."""
@@ -29,28 +29,17 @@ _MOST = 1000
 proven of."""
 
 
-class Ended:
-    """What one process of a train sees of the end of others; and its `orchestrator`, where that is a Witness. Any
+class EndedMembers:
+    """What one process of a train sees of the end of others, and its orchestrator, where that is a Witness. Any
     number may look at once: giving back is idempotent."""
 
-    def __init__(
-        self,
-        train: str,
-        broker: Broker,
-        registry: Registry,
-        switching: Switching,
-        *,
-        tell: Listener,
-        orchestrator: object = None,
-        bulkhead: Bulkhead | None = None,
-    ) -> None:
-        self._train = train
-        self._broker = broker
-        self._registry = registry
-        self._switching = switching
-        self._tell = tell
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
+        self._runtime = runtime
+        self._train = runtime.train
+        self._broker = runtime.broker
+        self._state = state
+        orchestrator: object = runtime.orchestrator
         self._witness = orchestrator if isinstance(orchestrator, Witness) else None
-        self._bulkhead = bulkhead or Bulkhead(train)
         self._here = this_process()
         self._known: dict[str, tuple[Process | None, Pod | None]] = {}
         """Members on this machine and in Pods, those included that are not listed any more."""
@@ -64,7 +53,7 @@ class Ended:
     async def settle(self) -> None:
         """Give back what all of them claim that can be seen to have ended; returns when that is done or has failed.
         Raises Unavailable, StorageBroken where the members can't be read."""
-        found = self._find(await self._registry.members(self._train))
+        found = self._find(await self._state.registry.members(self._train))
         await asyncio.gather(*(self._give_back(name, why) for name, why in found.items()))
 
     def look(self, members: Sequence[Member], tasks: asyncio.TaskGroup) -> None:
@@ -100,16 +89,16 @@ class Ended:
         except BaseException as e:
             if is_ours(e):
                 raise
-            self._bulkhead.report("asking the orchestrator which processes have ended", e)
+            self._runtime.bulkhead.report("asking the orchestrator which processes have ended", e)
             return ""
 
     async def _give_back(self, name: str, why: str) -> None:
         try:
             async with asyncio.timeout(_WITHIN):
                 count = await self._reclaim(name)
-                await self._registry.check_in(self._train, Member(name=name), ttl=0)
+                await self._state.registry.check_in(self._train, Member(name=name), ttl=0)
                 if count:
-                    await self._switching.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
+                    await self._state.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
         except BaseException as e:
             if is_ours(e):
                 raise
@@ -130,14 +119,14 @@ class Ended:
             because = str(error) or "no answer in time"
         else:
             because = said(error)
-            self._bulkhead.report("giving back what an ended process had", error)
+            self._runtime.bulkhead.report("giving back what an ended process had", error)
         if self._failing.get(name) != because:
             self._failing[name] = because
-            self._tell(StepFailed(train=self._train, step=step, because=because))
+            self._runtime.tell(StepFailed(train=self._train, step=step, because=because))
 
     async def _reclaim(self, name: str) -> int:
         if not self._broker.capabilities.reclaims:
             return 0
-        manifest = self._switching.snapshot.manifest
+        manifest = self._state.snapshot.manifest
         channels = [c for wagon in manifest.in_state(*LIVE) for c in manifest.working_channels(wagon)]
         return sum(await all_of([partial(self._broker.reclaim, channel, name) for channel in channels]))

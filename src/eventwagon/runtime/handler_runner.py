@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
 from ..contracts.broker import Delivery
-from ..contracts.facts import HandlerOverran
+from ..contracts.facts import HandlerOverran, StepFailed
 from ..display.text import plain
 from ..errors import EventwagonError
 from .admission import Gate
@@ -32,8 +32,9 @@ from .handling import (
     begin,
     handlers_own,
 )
+from .runtime import Runtime
 from .settling import Settler
-from .worker_runtime import ChannelState, PoolState, WagonState, WorkerRuntime
+from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -47,7 +48,7 @@ _BEFORE_ALONE = 1.0
 
 
 class Worker(RunState):
-    """One worker, and the event that it handles. Written by HandlerRunner; WorkerPool sets `settler` and `delivery`."""
+    """One worker, and the event that it handles. Written by HandlerRunner."""
 
     __slots__ = ("attempt", "busy", "circuit", "delivery", "settler", "task", "until")
 
@@ -85,7 +86,7 @@ class HandlerRunner:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         pool: PoolState,
         *,
         gate: Gate,
@@ -94,13 +95,12 @@ class HandlerRunner:
         on_handled: Callable[[str, Delivery, float], None] | None,
     ) -> None:
         self.gate = gate
-        self.workers: dict[asyncio.Task[None], Worker] = {}
-        """Written by WorkerPool."""
         self._runtime = runtime
         self._pool = pool
         self._threads = threads
         self._circuits = circuits
         self._on_handled = on_handled
+        self._workers: dict[asyncio.Task[None], Worker] = {}
         self._held: set[asyncio.Task[None]] = set()
         """Workers whose handler still runs in its thread after the attempt was ended."""
         self._timer: asyncio.TimerHandle | None = None
@@ -111,6 +111,22 @@ class HandlerRunner:
         self._failures = Seldom()
         self._time = asyncio.get_running_loop().time
 
+    def add(self, task: asyncio.Task[None]) -> None:
+        """This task works from now on."""
+        self._workers[task] = Worker(task)
+
+    def worker(self, task: asyncio.Task[None]) -> Worker:
+        """The state of the worker whose task this is."""
+        return self._workers[task]
+
+    def remove(self, task: asyncio.Task[None]) -> bool:
+        """The task has ended: let the claim of its event run out, if it has one. False if it was removed before."""
+        worker = self._workers.pop(task, None)
+        if worker is None:
+            return False
+        self.drop(worker)
+        return True
+
     # --- one event -------------------------------------------------------------------------------
 
     def start(
@@ -118,6 +134,7 @@ class HandlerRunner:
     ) -> Outcome | Awaitable[Outcome] | None:
         """Call the handler for the worker's event. Returns the outcome, an awaitable of it if the handler waits, or
         None if there was nothing to handle."""
+        worker.settler, worker.delivery = settler, delivery
         source, settings = settler.source, self._runtime.settings
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
@@ -244,7 +261,7 @@ class HandlerRunner:
         """Handle a suspect: an event whose last process may have died of it. Nothing else is handled in this process
         meanwhile, so that it takes no other event along, and another death is certainly its own. If that would mean to
         wait long for other handlers it comes again later."""
-        worker.until = math.inf
+        worker.settler, worker.delivery, worker.until = settler, delivery, math.inf
         wagon = settler.source.wagon
         try:
             async with self.gate.alone() as alone:
@@ -276,7 +293,7 @@ class HandlerRunner:
                 raise
             step = f"marking a claim in {source.channel}"
             if isinstance(e, EventwagonError | TimeoutError):
-                runtime.report_failure(step, str(e) or "no answer in time")
+                runtime.tell(StepFailed(train=runtime.train, step=step, because=str(e) or "no answer in time"))
             else:
                 runtime.bulkhead.report(step, e)
             settler.give_back(delivery, _BEFORE_ALONE)
@@ -341,7 +358,7 @@ class HandlerRunner:
             self.gate.held -= 1
 
     def _working_for(self, wagon: WagonState) -> Iterator[Worker]:
-        return (worker for worker in self.workers.values() if worker.works_for(wagon))
+        return (worker for worker in self._workers.values() if worker.works_for(wagon))
 
     def _arm(self, until: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
@@ -351,7 +368,7 @@ class HandlerRunner:
         self._timer = None
         now = self._time()
         timeout = self._runtime.settings.handler_timeout
-        working = [worker for worker in self.workers.values() if worker.settler is not None]
+        working = [worker for worker in self._workers.values() if worker.settler is not None]
         for worker in working:
             if worker.until <= now:
                 if worker.because:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Self
 
+from ..backoff import Backoff
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..display.text import said
 from ..errors import EventwagonError
@@ -56,7 +57,7 @@ class InProcess:
         """See Orchestrator.ensure."""
         unit = spec.train, spec.unit
         known = self._specs.get(unit)
-        if known == spec or (known is not None and known.number > spec.number):
+        if known == spec or (known is not None and spec.is_behind(known.number)):
             return
         self._specs[unit] = spec
         self._wanted.setdefault(unit, asyncio.Event()).set()
@@ -114,7 +115,7 @@ class InProcess:
 
     async def _supervise(self, unit: _Unit) -> None:
         """Reconcile one unit's workers with its spec each time that this changes; again with backoff if it fails."""
-        pause = _PAUSES[0]
+        backoff = Backoff(*_PAUSES)
         while True:
             wanted = self._wanted[unit]
             wanted.clear()
@@ -128,13 +129,12 @@ class InProcess:
                 self._trouble[unit] = str(e) if isinstance(e, EventwagonError) else said(e)
                 self.on_change()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(backoff.next()):
                         await wanted.wait()
-                pause = min(_PAUSES[1], pause * 2)
                 continue
             self._trouble.pop(unit, None)
             self.on_change()
-            pause = _PAUSES[0]
+            backoff.reset()
             await wanted.wait()
 
     async def _reconcile(self, unit: _Unit) -> None:

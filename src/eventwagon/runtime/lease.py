@@ -9,28 +9,24 @@ deleted (`keep_drained`). A probability, not a proof."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from ..contracts.registry import Member, Registry, Snapshot
+from ..contracts.registry import Member, Snapshot
 from ..errors import EventwagonError, PublishUncertain, Unavailable
+from .runtime import Runtime
+from .train_state import TrainState
 
 
 class Lease:
-    """One process's lease on publishing to one train. `seconds` is how long it lasts, and the longest that a send may
-    take.
+    """One process's lease on publishing to one train. It lasts as long as the setting `lease` says, which is also the
+    longest that a send may take. Times are the event loop's: no wall clock is trusted."""
 
-    `refresh` reads the newest manifest. Times are the event loop's: no wall clock is trusted.
-    """
-
-    def __init__(
-        self, train: str, name: str, registry: Registry, seconds: float, refresh: Callable[[], Awaitable[Snapshot]]
-    ) -> None:
-        self._train = train
-        self._name = f"{name}/publish"
-        self._registry = registry
-        self._seconds = seconds
-        self._refresh = refresh
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
+        self._train = runtime.train
+        self._name = f"{runtime.name}/publish"
+        self._seconds = runtime.settings.lease
+        self._state = state
         self._until = float("-inf")
         self._said = 0
         self._sending: list[int] = []
@@ -50,7 +46,7 @@ class Lease:
         """Check in, then read: in this order, or a switch between the two would not be seen by either side."""
         began = asyncio.get_running_loop().time()
         await self._check_in(self._said)
-        snapshot = await self._refresh()
+        snapshot = await self._state.refresh()
         self._until = began + self._seconds
         await self._say(snapshot)
 
@@ -63,7 +59,7 @@ class Lease:
 
     async def _check_in(self, to: int) -> None:
         member = Member(name=self._name, roles=("publish",), publishing_to=to)
-        await self._registry.check_in(self._train, member, ttl=2 * self._seconds)
+        await self._state.registry.check_in(self._train, member, ttl=2 * self._seconds)
 
     @asynccontextmanager
     async def sending(self, turn: int) -> AsyncIterator[None]:
@@ -80,21 +76,21 @@ class Lease:
         finally:
             self._sending.remove(turn)
 
-    async def follow(self, changed: Callable[[], Awaitable[object]]) -> None:
+    async def follow(self) -> None:
         """While the lease is held, say at once when the train has switched, so that the seal need not wait for it."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds / 2):
-                    await changed()
+                    await self._state.next_change.wait()
             if asyncio.get_running_loop().time() < self._until:
                 with suppress(EventwagonError):  # the next send asks again
                     await self._renew()
             else:
-                await changed()
+                await self._state.next_change.wait()
 
     async def give_up(self) -> None:
         """This process publishes no more: nobody need wait for its lease."""
         self._until = float("-inf")
         if self._said:
             with suppress(EventwagonError):
-                await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+                await self._state.registry.check_in(self._train, Member(name=self._name), ttl=0)

@@ -10,7 +10,7 @@
 
 References point one way: an owner knows what it owns, a consumer its pool, a dispatcher the prefetchers of the pool's
 wagons, a prefetcher the settler of its channel. The stages know no owners. They tell them something through callbacks,
-and read what they need of one another in three small states (`worker_runtime`): a prefetcher reads in PoolState how
+and read what they need of one another in three small states (`worker_states`): a prefetcher reads in PoolState how
 many events the workers need, and wakes them there. `prefetch` lists the ten steps of one event.
 """
 
@@ -27,9 +27,10 @@ from .circuits import Circuits
 from .dispatch import Dispatcher
 from .handler_runner import HandlerRunner
 from .handling import Threads
+from .runtime import Runtime
 from .wagon_consumer import WagonConsumer
 from .worker_pool import WorkerPool
-from .worker_runtime import PoolState, WorkerRuntime
+from .worker_states import PoolState
 
 
 class LocalWorkers:
@@ -42,7 +43,7 @@ class LocalWorkers:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         *,
         shared: int | None,
         slo: float | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -10,26 +11,23 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import msgspec
 
-from ..contracts.broker import Broker
-from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, Listener, StepFailed
+from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, StepFailed
 from ..contracts.lifecycle import LIVE
-from ..contracts.orchestrator import Deployment, Orchestrator
+from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
-from ..contracts.registry import Member, Registry
+from ..contracts.registry import Member
 from ..display.text import as_line, said
 from ..errors import EventwagonError, Unavailable
 from ..limits import slo
 from ..policy.edits import spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, share
-from ..settings import Settings
-from .bulkhead import Bulkhead, is_ours
-from .ended import Ended
-from .handling import Handler
+from .bulkhead import is_ours
+from .ended import EndedMembers
 from .in_process import InProcess
 from .local_workers import LocalWorkers
-from .switcher import Switcher
-from .worker_runtime import WorkerRuntime
+from .runtime import Runtime
+from .train_state import TrainState
 
 _logger = logging.getLogger("eventwagon")
 
@@ -40,36 +38,13 @@ _LOOK_UNDER_WATCH = 0.5
 
 
 @asynccontextmanager
-async def wagon_workers(
-    train: str,
-    settings: Settings,
-    handlers: Mapping[str, Handler],
-    broker: Broker,
-    *,
-    shared: bool,
-    revision: str = "",
-    owner: str = "",
-    clock: Callable[[], float],
-    tell: Listener,
-    bulkhead: Bulkhead | None = None,
-) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
+async def wagon_workers(runtime: Runtime, *, shared: bool) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
     """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one pool, of none yet;
-    without, each wagon has as many of its own as its spec says. `revision`: which code this process is, where it says
-    so; `owner`: its name, under which it claims. Leaving ends all, within `grace`."""
-    runtime = WorkerRuntime(
-        train=train,
-        handlers=handlers,
-        settings=settings,
-        broker=broker,
-        clock=clock,
-        tell=tell,
-        bulkhead=bulkhead or Bulkhead(train),
-        revision=revision,
-        owner=owner,
-    )
+    without, each wagon has as many of its own as its spec says. Leaving ends all, within `grace`."""
+    settings = runtime.settings
     async with (
         LocalWorkers(runtime, shared=0 if shared else None, slo=slo(settings.limit)) as workers,
-        InProcess(workers.serve, grace=settings.grace, bulkhead=bulkhead) as local,
+        InProcess(workers.serve, grace=settings.grace, bulkhead=runtime.bulkhead) as local,
     ):
         yield workers, local
 
@@ -85,42 +60,29 @@ class Membership:
 
     def __init__(
         self,
-        train: str,
-        settings: Settings,
-        handlers: Mapping[str, Handler],
-        broker: Broker,
-        registry: Registry,
-        switcher: Switcher,
+        runtime: Runtime,
+        state: TrainState,
         *,
-        name: str,
         roles: tuple[str, ...],
-        clock: Callable[[], float],
-        tell: Listener,
         post: tuple[int, int] | None = None,
-        revision: str = "",
-        orchestrator: Orchestrator | None = None,
-        bulkhead: Bulkhead | None = None,
     ) -> None:
-        self._train = train
-        self._settings = settings
-        self._handlers = handlers
-        self._broker = broker
-        self._registry = registry
-        self._switcher = switcher
-        self._name = name
+        self._runtime = runtime
+        self._train = runtime.train
+        self._settings = runtime.settings
+        self._name = runtime.name
+        self._revision = runtime.revision
+        self._bulkhead = runtime.bulkhead
+        self._orchestrator = runtime.orchestrator if "observe" in roles else None
+        self._registry = state.registry
+        self._state = state
         self._roles = roles
-        self._clock = clock
-        self._tell = tell
         self._post = post
-        self._revision = revision
-        self._orchestrator = orchestrator
-        self._bulkhead = bulkhead or Bulkhead(train)
         self._failing: dict[str, str] = {}
         """Steps that failed the last time, and why."""
-        self._ended = Ended(train, broker, registry, switcher, tell=tell, bulkhead=self._bulkhead)
+        self._ended = EndedMembers(runtime, state)
         self._process = this_process()
         self._pod = this_pod()
-        self._poked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._said: object = None
         self._due = 0.0
         self._crew_size = 0
@@ -135,14 +97,14 @@ class Membership:
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
-    def poke(self, _: object = None) -> None:
+    def wake(self, _: object = None) -> None:
         """Something changed: look now."""
-        self._poked.set()
+        self._woken.set()
 
     def _heed(self, _: object = None) -> None:
         """The manifest has changed. A pause counts from this moment, whatever the rest waits for."""
         if self._crew is not None:
-            manifest = self._switcher.snapshot.manifest
+            manifest = self._state.snapshot.manifest
             numbers = resting(manifest)
             for wagon in manifest.wagons:
                 if wagon.number in numbers - self._resting and (pause := manifest.pause_of(wagon)) is not None:
@@ -153,19 +115,19 @@ class Membership:
                     _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
             self._resting = numbers
             self._crew.pause(numbers)
-        self.poke()
+        self.wake()
 
     async def run(self) -> None:
         """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
         ends it not: that is told, and tried again."""
-        self._switcher.on_change.append(self._heed)
+        self._state.on_change.append(self._heed)
         try:
             if "work" in self._roles or self._post is not None:
                 await self._work()
             else:
                 await self._watch(None, None)
         finally:
-            self._switcher.on_change.remove(self._heed)
+            self._state.on_change.remove(self._heed)
             with self._going_on("checking out"):  # it runs out by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
@@ -184,7 +146,7 @@ class Membership:
                 self._bulkhead.report(step, e)
                 why = said(e)
             if step not in self._failing:
-                self._tell(StepFailed(train=self._train, step=step, because=why))
+                self._runtime.tell(StepFailed(train=self._train, step=step, because=why))
             self._failing[step] = why
         else:
             self._failing.pop(step, None)
@@ -194,19 +156,9 @@ class Membership:
         with self._going_on("giving back what ended processes had"):  # else observers do, or their claims run out
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.settle()
-        async with wagon_workers(
-            self._train,
-            self._settings,
-            self._handlers,
-            self._broker,
-            shared=shared,
-            revision=self._revision,
-            owner=self._name,
-            clock=self._clock,
-            tell=self._hear,
-            bulkhead=self._bulkhead,
-        ) as (crew, local):
-            local.on_change = self.poke
+        runtime = dataclasses.replace(self._runtime, tell=self._hear)
+        async with wagon_workers(runtime, shared=shared) as (crew, local):
+            local.on_change = self.wake
             self._crew = crew
             self._heed()
             await self._watch(crew, local)
@@ -214,10 +166,10 @@ class Membership:
     def _hear(self, fact: Fact) -> None:
         """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in
         too."""
-        self._tell(fact)
+        self._runtime.tell(fact)
         if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
-            self._news.append(Entry(self._clock(), self._name, fact))
-            self.poke()
+            self._news.append(Entry(self._runtime.clock(), self._name, fact))
+            self.wake()
 
     async def _write_news(self) -> None:
         if self._news:
@@ -230,7 +182,7 @@ class Membership:
     async def _watch(self, crew: LocalWorkers | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
             while True:
-                self._poked.clear()
+                self._woken.clear()
                 if crew is not None and local is not None:
                     with self._going_on("looking after its wagons"):
                         await self._attend(crew, local, leaving)
@@ -239,11 +191,11 @@ class Membership:
                 with self._going_on("writing to the journal"):
                     await self._write_news()
                 pause = self._settings.member_ttl / 3
-                if self._switcher.snapshot.manifest.watch is not None:
+                if self._state.snapshot.manifest.watch is not None:
                     pause = min(pause, _LOOK_UNDER_WATCH)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._poked.wait()
+                        await self._woken.wait()
 
     async def _attend(self, crew: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
@@ -255,7 +207,7 @@ class Membership:
             index, count = names.index(self._name), len(names)
             self._crew_size = share(workers.total, index, count)
             crew.resize(self._crew_size, share(workers.floors, index, count))
-        manifest = self._switcher.snapshot.manifest
+        manifest = self._state.snapshot.manifest
         live = [w for w in manifest.in_state(*LIVE) if self._post is None or w.unit == self._post[0]]
         for wagon in live:
             if wagon.created_at is None:
@@ -277,7 +229,7 @@ class Membership:
     async def _peers(self) -> dict[str, str]:
         """The processes that divide the workers between them, this one included: name and revision of their code."""
         members = await self._registry.members(self._train) if self._post is None else ()
-        return {m.name: m.code for m in members if "work" in m.roles} | {self._name: self._revision}
+        return {m.name: m.revision for m in members if "work" in m.roles} | {self._name: self._revision}
 
     async def _leave(self, local: InProcess, unit: int) -> None:
         try:
@@ -288,7 +240,7 @@ class Membership:
 
     async def _check_in(self, local: InProcess | None) -> None:
         """Say what this process does, when that has changed and well before it would run out."""
-        manifest = self._switcher.snapshot.manifest
+        manifest = self._state.snapshot.manifest
         found = await local.deployments(self._train) if local is not None else {}
         self.attachments = attachments = tuple(
             msgspec.structs.replace(a, losses=wagon.losses) if (wagon := manifest.wagon(a.number)) is not None else a
@@ -320,15 +272,16 @@ class Membership:
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
             return
+        handlers = self._runtime.handlers
         me = Member(
             name=self._name,
             roles=self._roles,
-            revision=self._switcher.snapshot.revision,
-            code=self._revision,
+            version=self._state.snapshot.version,
+            revision=self._revision,
             crew=self._crew_size,
             attachments=attachments,
             deployed=deployed,
-            channels=tuple(name for name in self._handlers if name) if self._handlers else None,
+            channels=tuple(name for name in handlers if name) if handlers else None,
             caught=self._bulkhead.caught,
             held=self._crew.held if self._crew is not None else 0,
             trouble=self._bulkhead.trouble,

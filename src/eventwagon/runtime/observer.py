@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
-from ..contracts.broker import Broker, Depth, outstanding, proven_empty
+from ..backoff import pause_after
+from ..contracts.broker import Depth, outstanding, proven_empty
 from ..contracts.facts import (
     ChannelThreatened,
     ChannelUnserved,
     DefectFound,
     EventsLost,
-    Listener,
     StepFailed,
     SwitchRefused,
 )
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
-from ..contracts.orchestrator import Deployment, Orchestrator
+from ..contracts.orchestrator import Deployment
 from ..contracts.reading import History, Reading, Sample, busy_rate
-from ..contracts.registry import Member, Registry
+from ..contracts.registry import Member
 from ..display.text import said
 from ..errors import Conflict, Defect, EventwagonError
 from ..event import Channel
@@ -38,10 +38,8 @@ from ..policy.edits import (
     Seal,
     Task,
     attempt_failed,
-    channels_added,
     forgotten_told,
     load_of,
-    sealed,
     spec_of,
     words,
 )
@@ -49,14 +47,16 @@ from ..policy.losses import Losses
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import ActiveAges, Ages, Seen, checked_in
-from ..settings import Settings
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
 from ..values import shown
-from .bulkhead import Bulkhead, is_ours
-from .ended import Ended
+from .bulkhead import is_ours
+from .ended import EndedMembers
 from .looks import Looks
-from .removal import Remover
+from .removal import WagonRemover
+from .runtime import Runtime
 from .switcher import Switcher
+from .train_state import TrainState
+from .wagon_channels import WagonChannels
 
 _Key = tuple[type[Task], int]
 """A task and its wagon."""
@@ -72,13 +72,13 @@ _REST_MOST = 5.0
 """The longest pause before a background task that failed is tried again, in seconds."""
 
 
-class _Failing(NamedTuple):
-    """A background task that failed: what is reported of it, until when it pauses (the loop's time), and for how many
-    seconds."""
+class _FailedTask(NamedTuple):
+    """A background task that failed: what is reported of it, until when it pauses (the loop's time), and how often it
+    failed in a row."""
 
     fact: Refusal
     until: float
-    pause: float
+    failures: int
 
 
 class _Told(NamedTuple):
@@ -91,39 +91,24 @@ class _Told(NamedTuple):
 class Observer:
     """Watches one train. `run` looks again and again.
 
-    Without an `orchestrator`, workers are processes that attach by themselves and say so in their check-ins.
+    Without an orchestrator, workers are processes that attach by themselves and say so in their check-ins.
     """
 
-    def __init__(
-        self,
-        train: str,
-        settings: Settings,
-        broker: Broker,
-        registry: Registry,
-        switcher: Switcher,
-        *,
-        orchestrator: Orchestrator | None,
-        clock: Callable[[], float],
-        tell: Listener,
-        sweep_every: float = 30.0,
-        bulkhead: Bulkhead | None = None,
-    ) -> None:
-        self._train = train
-        self._settings = settings
-        self._broker = broker
-        self._registry = registry
-        self._switcher = switcher
-        self._orchestrator = orchestrator
-        self._clock = clock
-        self._tell = tell
+    def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher, *, sweep_every: float = 30.0) -> None:
+        self._train = runtime.train
+        self._settings = runtime.settings
+        self._broker = runtime.broker
+        self._orchestrator = runtime.orchestrator
+        self._clock = runtime.clock
+        self._tell = runtime.tell
+        self._bulkhead = runtime.bulkhead
+        self._state = state
         self._sweep_every = sweep_every
-        self._bulkhead = bulkhead or Bulkhead(train)
-        self._looks = Looks(train, self._bulkhead)
+        self._looks = Looks(runtime.train, runtime.bulkhead)
         self._swept = float("-inf")
-        self._remover = Remover(train, settings, broker, switcher, orchestrator, clock)
-        self._ended = Ended(
-            train, broker, registry, switcher, tell=tell, orchestrator=orchestrator, bulkhead=self._bulkhead
-        )
+        self._channels = WagonChannels(runtime, state)
+        self._remover = WagonRemover(runtime, state, switcher)
+        self._ended = EndedMembers(runtime, state)
         self._history = History()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
@@ -132,12 +117,12 @@ class Observer:
         """What each age is of, as it was at the last look, and since when (the loop's time)."""
         self._under_way: set[_Key] = set()
         """Background tasks that run now."""
-        self._failing: dict[_Key, _Failing] = {}
+        self._failing: dict[_Key, _FailedTask] = {}
         """Background tasks that failed, and have not succeeded since."""
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
-        self._poked = asyncio.Event()
-        self._losses = Losses(totals=broker.capabilities.totals and not broker.capabilities.losses)
+        self._woken = asyncio.Event()
+        self._losses = Losses(totals=self._broker.capabilities.totals and not self._broker.capabilities.losses)
         self._epoch: int | None = None
         """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -159,16 +144,16 @@ class Observer:
             return ""
         return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look now, not only when it is time."""
-        self._poked.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Look until cancelled. A failure is reported and tried again at the next look; an exception that nobody
         foresaw is logged and counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                self._poked.clear()
+                self._woken.clear()
                 try:
                     await self.look(tasks)
                     self._looked, self._look_failed = asyncio.get_running_loop().time(), ""
@@ -185,14 +170,14 @@ class Observer:
                     self._refused |= standing  # what else stands was not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
-                        await self._poked.wait()
+                        await self._woken.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the state, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
         Conflict if another observer was faster."""
-        await self._switcher.found()
-        base = await self._switcher.refresh()
-        members = await self._registry.members(self._train)
+        await self._channels.bootstrap()
+        base = await self._state.refresh()
+        members = await self._state.registry.members(self._train)
         self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
         if self._epoch is not None and base.manifest.epoch > self._epoch:
@@ -213,7 +198,7 @@ class Observer:
         )
         self._looks.keep(seen)
         decided = plan(seen)
-        await self._switcher.store(decided, base=base)
+        await self._state.store(decided, base=base)
         self._wanted = decided.next_wanted
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)
@@ -235,7 +220,7 @@ class Observer:
         if decided.facts or new:
             self._looks.log_newest(f"a look with {len(decided.facts)} changes and {len(new)} new refusals")
         if new:
-            await self._switcher.note(*new)
+            await self._state.note(*new)
         self._refused = standing
         self._tell_lasting(refusals)
 
@@ -269,7 +254,8 @@ class Observer:
             if not (d.handled or d.failed):
                 d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
             found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
-        return found, []
+        wagons = {w.number: w for w in manifest.wagons}
+        return {u: since_losses(d, wagons[d.number]) if d.number in wagons else d for u, d in found.items()}, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
         """A reading of each wagon that has taken events, and what could not be read. The manifest must have been read
@@ -343,7 +329,7 @@ class Observer:
         depths = await self._broker.depth(unlisted) if unlisted else ()
         there |= {c for c, depth in zip(unlisted, depths, strict=True) if depth != Depth()}
         lost = self._losses.without({w.number for w in manifest.wagons}, there)
-        await self._switcher.settle(lambda m: forgotten_told(m, lost))
+        await self._state.settle(lambda m: forgotten_told(m, lost))
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
@@ -487,15 +473,12 @@ class Observer:
     async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         match task:
             case AddChannels(number=number, channels=names):
-                for name in names:
-                    await self._broker.create(Channel(self._train, number, name))
-                await self._switcher.settle(lambda m: channels_added(m, number, names))
+                await self._channels.add(number, names)
                 self._made(number)
             case Seal(number=number):
-                await self._broker.seal(Channel(self._train, number))
-                await self._switcher.settle(lambda m: sealed(m, number, self._clock()))
+                await self._channels.seal(number)
             case Lift(number=number):
-                await self._switcher.lift(task)
+                await self._channels.lift(task)
                 self._made(number)
             case Ensure() | Remove() | RemoveLeftover():
                 key = _key(task)
@@ -512,20 +495,20 @@ class Observer:
             else:
                 await self._end(task)
         except Conflict:
-            self.poke()
+            self.wake()
         except BaseException as e:
             if is_ours(e):
                 raise
-            before = self._failing.get(key)
-            pause = min(_REST_MOST, 2 * before.pause if before else self._settings.observe_every)
+            failures = self._failing[key].failures + 1 if key in self._failing else 1
+            pause = pause_after(failures, self._settings.observe_every, _REST_MOST)
             until = asyncio.get_running_loop().time() + pause
-            self._failing[key] = _Failing(self._failed(task, e), until, pause)
+            self._failing[key] = _FailedTask(self._failed(task, e), until, failures)
             if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
                 self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
             self._failing.pop(key, None)
             if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
-                self.poke()
+                self.wake()
         finally:
             self._under_way.discard(key)
 
@@ -543,25 +526,25 @@ class Observer:
 
     async def _provision(self, number: int) -> None:
         try:
-            await self._switcher.create(number)
+            await self._channels.create(number)
             self._made(number)
             await self._ensure(number)
         except Conflict:
             raise
         except Exception as e:
             now, why = self._clock(), str(e) if isinstance(e, EventwagonError) else said(e)
-            await self._switcher.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
+            await self._state.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
             raise
 
     def _made(self, number: int) -> None:
         """Channels of this wagon were created. If this process stood still meanwhile the wagon may have been removed:
         then they are swept at once."""
-        if self._switcher.snapshot.manifest.wagon(number) is None:
+        if self._state.snapshot.manifest.wagon(number) is None:
             self._swept = float("-inf")
-            self.poke()
+            self.wake()
 
     async def _ensure(self, number: int) -> None:
-        manifest = self._switcher.snapshot.manifest
+        manifest = self._state.snapshot.manifest
         wagon = manifest.wagon(number)
         if self._orchestrator is None or wagon is None or wagon.created_at is None:
             return
@@ -594,7 +577,7 @@ class Observer:
         if isinstance(task, RemoveLeftover):
             await self._remover.leftover(task)
             return
-        wagon = self._switcher.snapshot.manifest.wagon(task.number)
+        wagon = self._state.snapshot.manifest.wagon(task.number)
         if wagon is not None and wagon.state in (State.DRAINED, State.REMOVING, State.FAILED):
             await self._remover.remove(wagon)
 

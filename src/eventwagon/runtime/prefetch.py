@@ -22,12 +22,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from ..backoff import Backoff
 from ..contracts.broker import Delivery
+from ..contracts.facts import StepFailed
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
+from .runtime import Runtime
 from .settling import Settler
-from .worker_runtime import PAUSES, PoolState, WagonState, WorkerRuntime
+from .worker_states import PAUSES, PoolState, WagonState
 
 _AHEAD = 0.05
 """Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
@@ -54,7 +57,7 @@ class Prefetcher:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         settler: Settler,
         pool: PoolState,
         *,
@@ -177,7 +180,7 @@ class Prefetcher:
         """Keep the buffer filled until the wagon is left or the channel gone."""
         source = self.source
         wagon, channel = source.wagon, source.channel
-        pause = PAUSES[0]
+        backoff = Backoff(*PAUSES)
         try:
             while not wagon.leaving:
                 count = self._wanted()
@@ -203,16 +206,16 @@ class Prefetcher:
                     self._end_looking()
                     if not isinstance(e, EventwagonError):
                         self._runtime.bulkhead.report(f"receiving from {channel}", e)
-                    elif pause == PAUSES[0]:
-                        self._runtime.report_failure(f"receiving from {channel}", str(e))
+                    elif not backoff.begun:
+                        step = f"receiving from {channel}"
+                        self._runtime.tell(StepFailed(train=self._runtime.train, step=step, because=str(e)))
                     _answer(called)
-                    await asyncio.sleep(pause)
-                    pause = min(PAUSES[1], pause * 2)
+                    await asyncio.sleep(backoff.next())
                     continue
                 finally:
                     self.receiving = False
                     _answer(called)
-                pause = PAUSES[0]
+                backoff.reset()
                 if self.looking and len(deliveries) == count and self._look_on():
                     continue
                 self._end_looking()

@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import suppress
 from functools import partial
 
-from ..contracts.broker import Broker, outstanding
+from ..contracts.broker import outstanding
 from ..contracts.facts import EventsRescued, OrphanRemoved, WagonRemoved
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
-from ..contracts.orchestrator import Orchestrator
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
 from ..event import DEAD, Channel, Event
 from ..policy.edits import Edit, RemoveLeftover, found_late, removal_begun, removed
-from ..settings import Settings
 from .handling import died, smaller
 from .probe import PROBE
 from .publish_queue import fitting
+from .runtime import Runtime
 from .switcher import Switcher
+from .train_state import TrainState
 
 _logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
@@ -29,24 +29,17 @@ _DEFECTS = 3
 """How often a driver may fail in a row before it is taken for the event's doing."""
 
 
-class Remover:
+class WagonRemover:
     """Removes wagons that are drained or failed, and what was left of those that are gone."""
 
-    def __init__(
-        self,
-        train: str,
-        settings: Settings,
-        broker: Broker,
-        switcher: Switcher,
-        orchestrator: Orchestrator | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._train = train
-        self._settings = settings
-        self._broker = broker
+    def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher) -> None:
+        self._runtime = runtime
+        self._train = runtime.train
+        self._settings = runtime.settings
+        self._broker = runtime.broker
+        self._orchestrator = runtime.orchestrator
+        self._state = state
         self._switcher = switcher
-        self._orchestrator = orchestrator
-        self._clock = clock
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
         """By channel: what a removal that has not succeeded yet has moved already, so that it is not moved again at each
         attempt."""
@@ -59,16 +52,16 @@ class Remover:
         The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon
         draining again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is
         being removed."""
-        manifest = self._switcher.snapshot.manifest
+        manifest = self._state.snapshot.manifest
         if wagon.state is State.DRAINED:
             standing = await self._standing(wagon)
             # channels that it lost, since nobody served them, still stand
             lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
             if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
                 names = tuple(c.name for c in lost)
-                await self._switcher.settle(lambda m: found_late(m, wagon.number, late, names))
+                await self._state.settle(lambda m: found_late(m, wagon.number, late, names))
                 return
-            manifest = (await self._switcher.settle(lambda m: removal_begun(m, wagon))).manifest
+            manifest = (await self._state.settle(lambda m: removal_begun(m, wagon))).manifest
             now = manifest.wagon(wagon.number)
             if now is None or now.state is not State.REMOVING:
                 return
@@ -76,24 +69,24 @@ class Remover:
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         # that channel goes last: once it is gone, the record was written
         if dead is not None or wagon.created_at is None:
-            await self._switcher.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
+            await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
-        if wagon.state is State.FAILED or self._switcher.snapshot.manifest.epoch:
+        if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
             # in a time that the registry forgot it may have been in use
-            await self._broker.seal(manifest.ingress(wagon))
-            for channel in (*named, *lost):
-                if channel.name != PROBE:
-                    await self._rescue(channel)
+            await self._clear((*named, *lost))
         else:
+            # sealed, and the last look found all empty: since then only a publisher can have come that the broker could
+            # not refuse
             await self._rescue(manifest.ingress(wagon))
-        for channel in (*named, *lost, manifest.dead_letters(wagon)):
-            await self._delete(channel)
-        await self._switcher.settle(lambda m: Edit(removed(m, wagon.number)))
+            for channel in (*named, *lost):
+                await self._delete(channel)
+        await self._delete(manifest.dead_letters(wagon))
+        await self._state.settle(lambda m: Edit(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
         """Unless they serve, or are to serve, a live wagon by now: then they are no longer this one's to end."""
-        live = self._switcher.snapshot.manifest.in_state(*LIVE)
+        live = self._state.snapshot.manifest.in_state(*LIVE)
         if self._orchestrator is not None and all(w.unit != unit for w in live):
             await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
@@ -177,7 +170,7 @@ class Remover:
                     dead += await self._readmit(channel, some)
                     count += len(some)
         if count:
-            await self._switcher.note(
+            await self._state.note(
                 EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
 
@@ -198,7 +191,7 @@ class Remover:
                 half = len(events) // 2
                 return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
             because = f"it came late to {channel}, and could not be published anew: {said(e)}"
-            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._clock())
+            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._runtime.clock())
             kept = Channel(self._train, 0, DEAD)
             await self._broker.create(kept)
             await self._keep(kept, [letter])
@@ -207,7 +200,7 @@ class Remover:
 
     async def _emit_anew(self, channel: Channel, events: Sequence[Event]) -> None:
         """Into the inner channel of that name of the active wagon."""
-        active = self._switcher.snapshot.manifest.active
+        active = self._state.snapshot.manifest.active
         if active is None or active.number == channel.wagon:  # the latter after the registry stepped back
             raise Unavailable(f"train {self._train} has no active wagon yet that could take what {channel} holds")
         if channel.name not in active.channels:
@@ -216,10 +209,16 @@ class Remover:
 
     async def leftover(self, task: RemoveLeftover) -> None:
         """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
-        that was restored from an older copy does not know their wagon. The ingress goes first: what a handler still has
-        in hand is published anew there, and whatever else it emits stands already. Idempotent."""
+        that was restored from an older copy does not know their wagon. Idempotent."""
         await self._end_workers(task.number)
-        for channel in sorted(task.channels, key=lambda c: bool(c.name)):
+        await self._clear(sorted(task.channels, key=lambda c: bool(c.name)))
+        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
+        await self._state.note(OrphanRemoved(train=self._train, what=what))
+
+    async def _clear(self, channels: Sequence[Channel]) -> None:
+        """Delete channels that may hold events, the ingress first: events are published anew, dead letters moved. What a
+        handler still has in hand is found in the ingress, and all else that it emits stands already by then."""
+        for channel in channels:
             if not channel.name:
                 await self._broker.seal(channel)
             if channel.name == DEAD:
@@ -227,8 +226,6 @@ class Remover:
             elif channel.name != PROBE:
                 await self._rescue(channel)
             await self._delete(channel)
-        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
-        await self._switcher.note(OrphanRemoved(train=self._train, what=what))
 
     async def _delete(self, channel: Channel) -> None:
         await self._broker.delete(channel)

@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
 from functools import partial
 
+from ..backoff import Backoff, pause_after
 from ..breaker import USUAL, Again, Circuit
 from ..contracts.broker import Delivery
-from ..contracts.facts import EventDied, EventRetried, EventSnoozed
+from ..contracts.facts import EventDied, EventRetried, EventSnoozed, StepFailed
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .handling import died, smaller
+from .runtime import Runtime
 from .tasks import all_of
-from .worker_runtime import PAUSES, ChannelState, WorkerRuntime
+from .worker_states import PAUSES, ChannelState
 
 _LATER_MOST = 60.0
 """The longest pause, in seconds, before something that could not be settled is to be settled again."""
@@ -70,7 +72,7 @@ class Settler:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         tasks: asyncio.TaskGroup,
         source: ChannelState,
         circuits: Circuits,
@@ -93,8 +95,8 @@ class Settler:
         """Events that emitted, by the channels to which they did."""
         self._ended = False
         self._context = copy_context()  # of no event
-        self._later: dict[int, tuple[float, asyncio.TimerHandle]] = {}
-        """By identity: events that could not be settled, with the next pause and the timer of this one."""
+        self._later: dict[int, tuple[int, asyncio.TimerHandle]] = {}
+        """By identity: events that could not be settled, how often that failed, and the timer of the next attempt."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: events for which `until_settled` waits."""
 
@@ -323,7 +325,7 @@ class Settler:
         """The broker refuses what it emitted: it dies, or is tried again if the driver failed."""
         because = f"emitting to {name}: {said(error)}"
         if name == DEAD:  # not even as small as can be: the broker refuses everything
-            self._runtime.report_failure(f"storing a dead letter of wagon {self.source.channel.wagon}", because)
+            self._report_failure(f"storing a dead letter of wagon {self.source.channel.wagon}", because)
             self.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             self.die(delivery, because, delivery.attempt)
@@ -367,9 +369,10 @@ class Settler:
     def _settle_later(self, delivery: Delivery) -> None:
         """It was handled and could not be settled. Its claim is kept, so that nobody handles it again, and settling is
         tried again after pauses that grow."""
-        pause = self._later[id(delivery)][0] if id(delivery) in self._later else PAUSES[1]
+        failures = self._later[id(delivery)][0] + 1 if id(delivery) in self._later else 1
+        pause = pause_after(failures, PAUSES[1], _LATER_MOST)
         timer = asyncio.get_running_loop().call_later(pause, self.done, delivery, (), context=self._context.copy())
-        self._later[id(delivery)] = min(_LATER_MOST, 2 * pause), timer
+        self._later[id(delivery)] = failures, timer
 
     # --- given back ---------------------------------------------------------------------------
 
@@ -396,7 +399,7 @@ class Settler:
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
         """Call until it succeeds or the wagon is gone (its events were then handled by others, with the same ids).
         Raises EventRefused, and what is no EventwagonError: trying those again is of no use."""
-        pause = PAUSES[0]
+        backoff = Backoff(*PAUSES)
         while not self._ended:
             try:
                 async with asyncio.timeout(self._runtime.settings.publish_timeout):
@@ -410,14 +413,14 @@ class Settler:
                 if self._ended or is_ours(e):
                     raise
                 self._runtime.bulkhead.report(step, e)  # something that the driver waited for was cancelled
-                await asyncio.sleep(pause)
-                pause = min(PAUSES[1], pause * 2)
+                await asyncio.sleep(backoff.next())
             except (EventwagonError, TimeoutError) as e:
-                if pause == PAUSES[0]:
-                    because = str(e) or "the broker has not answered in time"
-                    self._runtime.report_failure(step, because)
-                await asyncio.sleep(pause)
-                pause = min(PAUSES[1], pause * 2)
+                if not backoff.begun:
+                    self._report_failure(step, str(e) or "the broker has not answered in time")
+                await asyncio.sleep(backoff.next())
+
+    def _report_failure(self, step: str, because: str) -> None:
+        self._runtime.tell(StepFailed(train=self._runtime.train, step=step, because=because))
 
 
 def _ends(error: BaseException) -> bool:

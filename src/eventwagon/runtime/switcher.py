@@ -1,22 +1,20 @@
-"""The switcher. Its routing half, here, sends each event straight to the active wagon; its switching half moves the
-manifest.
+"""The switcher sends each event straight to the active wagon. It lives in every process that publishes: there is no
+central router and no extra hop.
 
-Both live in every process that publishes: there is no central router and no extra hop.
-"""
+The switch itself is one write of the manifest (`train_state`), which an observer makes; publishers make it themselves at
+a wagon that is exactly full."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from typing import Self
 
-from ..contracts.broker import Broker, Troubled
-from ..contracts.facts import Listener
+from ..backoff import Backoff
+from ..contracts.broker import Troubled
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Request, Wagon
-from ..contracts.registry import Registry
 from ..display.text import said
 from ..errors import (
     ChannelFull,
@@ -35,12 +33,13 @@ from ..errors import (
 )
 from ..event import Channel, Event
 from ..policy.edits import Edit, Full, Lift, active_sealed, when_full
-from ..settings import Settings
-from .bulkhead import Bulkhead, is_ours
+from .bulkhead import is_ours
 from .lease import Lease
 from .publish_queue import Batch, PublishCall, PublishQueue, fitting
+from .runtime import Runtime
 from .tasks import kept_up
-from .train_state import Switching, train_removed
+from .train_state import TrainState, train_removed
+from .wagon_channels import WagonChannels
 
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
@@ -60,29 +59,18 @@ class _Sender:
         self.since: float | None = None
 
 
-class Switcher(Switching):
+class Switcher:
     """One train's switcher in one process. Enter it before use, and leave it in the same task; it ends its own tasks on
-    leaving. Made like `Switching`."""
+    leaving. `state` is entered before, and left after it."""
 
-    def __init__(
-        self,
-        train: str,
-        settings: Settings,
-        channels: tuple[str, ...],
-        broker: Broker,
-        registry: Registry,
-        *,
-        clock: Callable[[], float],
-        by: str,
-        tell: Listener,
-        declares: bool = True,
-        revision: str = "",
-        bulkhead: Bulkhead | None = None,
-    ) -> None:
-        super().__init__(
-            train, settings, channels, broker, registry,
-            clock=clock, by=by, tell=tell, declares=declares, revision=revision, bulkhead=bulkhead,
-        )  # fmt: skip
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
+        self._runtime = runtime
+        self._state = state
+        self._train = runtime.train
+        self._settings = runtime.settings
+        self._broker = runtime.broker
+        self._bulkhead = runtime.bulkhead
+        self._channels = WagonChannels(runtime, state)
         self._publishes = asyncio.Event()
         self._has_published = False
         self._queue = PublishQueue(self._late, self._held_up)
@@ -103,12 +91,11 @@ class Switcher(Switching):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self.see(await self._registry.read(self._train))
             tasks = self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            long = {"following the manifest": self._follow, "getting ready for the next wagon": self._get_ready}
+            long = {"getting ready for the next wagon": self._get_ready}
             if not self._broker.capabilities.fences:
-                self._lease = Lease(self._train, self._by, self._registry, self._settings.lease, self.refresh)
-                long["following with the lease"] = partial(self._lease.follow, lambda: self._changed.wait())
+                self._lease = Lease(self._runtime, self._state)
+                long["following with the lease"] = self._lease.follow
                 stack.push_async_callback(self._give_up, self._lease)
             owned = [tasks.create_task(kept_up(work, what, self._bulkhead)) for what, work in long.items()]
             stack.callback(lambda: [task.cancel() for task in (*owned, *self._senders)])
@@ -213,8 +200,8 @@ class Switcher(Switching):
         await self._publishes.wait()
         known: set[int] = set()
         while True:
-            changed = self._changed
-            ready = {wagon.number for wagon in self._snapshot.manifest.in_state(State.READY)}
+            changed = self._state.next_change
+            ready = {wagon.number for wagon in self._state.snapshot.manifest.in_state(State.READY)}
             for number in sorted(ready - known):
                 try:
                     async with asyncio.timeout(self._settings.publish_timeout):
@@ -230,26 +217,26 @@ class Switcher(Switching):
 
     async def _deliver(self, batch: Batch, me: _Sender) -> None:
         """Send until every call is accepted or refused, or its caller waits no more."""
-        pause = _PAUSE_FIRST
+        backoff = Backoff(_PAUSE_FIRST, _PAUSE_MOST)
         me.since = asyncio.get_running_loop().time()
         while batch.waits():
-            refused = self._refusal(self._snapshot.manifest) is not None  # then no lease is asked for either
+            refused = self._refusal(self._state.snapshot.manifest) is not None  # then no lease is asked for either
             trouble = None if refused else await self._unready()
-            manifest = self._snapshot.manifest
+            manifest = self._state.snapshot.manifest
             if (refusal := self._refusal(manifest)) is not None:
                 batch.fail(refusal)
                 return
             if trouble is not None:
                 self._trouble = trouble
-                await self._pause_for_all(batch, me, pause)
+                await self._pause_for_all(batch, me, backoff.next())
                 continue
             wagon = manifest.active
             if wagon is None:
                 self._trouble = "the train has no active wagon yet"
                 if manifest.epoch:
                     await self._found_again()
-                if self._snapshot.manifest.active is None:
-                    await self._pause_for_all(batch, me, pause)
+                if self._state.snapshot.manifest.active is None:
+                    await self._pause_for_all(batch, me, backoff.next())
                 continue
             events = batch.events
             try:
@@ -258,8 +245,7 @@ class Switcher(Switching):
                 batch.accept(e.accepted)
                 self._trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
-                    await self._pause_for_all(batch, me, pause)
-                    pause = min(_PAUSE_MOST, pause * 2)
+                    await self._pause_for_all(batch, me, backoff.next())
             except (Sealed, ChannelGone) as e:
                 if isinstance(e, Sealed):
                     batch.accept(e.accepted)
@@ -267,12 +253,10 @@ class Switcher(Switching):
                 if await self._refreshed(wagon) == wagon.number:
                     self._trouble += ", though it is the train's active wagon; the next one is waited for"
                     await self._ask_for_next(wagon, e)
-                    await self._pause(batch, pause)
-                    pause = min(_PAUSE_MOST, pause * 2)
+                    await self._pause(batch, backoff.next())
             except (PublishUncertain, Unavailable) as e:
                 self._trouble = str(e)
-                await self._pause(batch, pause)
-                pause = min(_PAUSE_MOST, pause * 2)
+                await self._pause(batch, backoff.next())
             except StorageBroken as e:
                 batch.fail(e)
                 return
@@ -283,8 +267,7 @@ class Switcher(Switching):
                     raise
                 self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
                 self._trouble = said(e)
-                await self._pause(batch, pause)
-                pause = min(_PAUSE_MOST, pause * 2)
+                await self._pause(batch, backoff.next())
             except BaseException as e:
                 if is_ours(e):
                     raise
@@ -342,7 +325,7 @@ class Switcher(Switching):
         while left:
             if self._lease is not None:
                 await self._lease.hold()
-            wagon = self._snapshot.manifest.active
+            wagon = self._state.snapshot.manifest.active
             if wagon is None:
                 raise Unavailable(f"train {self._train} has no active wagon yet")
             until = asyncio.get_running_loop().time() + self._settings.publish_timeout
@@ -352,7 +335,7 @@ class Switcher(Switching):
                 left = left[len(some) :]
             except ChannelFull as e:
                 left = left[e.accepted :]
-                await self.lift(Lift(wagon.number, "events that were accepted before are published anew"))
+                await self._channels.lift(Lift(wagon.number, "events that were accepted before are published anew"))
             except (Sealed, ChannelGone) as e:
                 if isinstance(e, Sealed):
                     left = left[e.accepted :]
@@ -377,7 +360,7 @@ class Switcher(Switching):
         """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                active = (await self.refresh()).manifest.active
+                active = (await self._state.refresh()).manifest.active
         except (EventwagonError, TimeoutError):
             return wagon.number
         except BaseException as e:
@@ -391,7 +374,7 @@ class Switcher(Switching):
         """The registry has stepped back to before there was an active wagon."""
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                await self.found()
+                await self._channels.bootstrap()
         except (EventwagonError, TimeoutError) as e:
             self._trouble = said(e)
         except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
@@ -408,10 +391,10 @@ class Switcher(Switching):
             self._refused_since = (wagon.number, now)
         if not isinstance(error, Sealed) or now - self._refused_since[1] < patience:
             return
-        request = Request(f"{wagon.name} is sealed, though it is the active one", self._clock())
+        request = Request(f"{wagon.name} is sealed, though it is the active one", self._runtime.clock())
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                await self.settle(lambda m: active_sealed(m, wagon.number, request))
+                await self._state.settle(lambda m: active_sealed(m, wagon.number, request))
         except (EventwagonError, TimeoutError):
             pass  # asked again at the next attempt
         except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
@@ -425,16 +408,18 @@ class Switcher(Switching):
             now = asyncio.get_running_loop().time()
             if self._held_since is None or self._held_since[0] != wagon.number:
                 self._held_since = (wagon.number, now)
-            what = when_full(self._settings, self._snapshot.manifest, now - self._held_since[1], self._clock())
+            what = when_full(
+                self._settings, self._state.snapshot.manifest, now - self._held_since[1], self._runtime.clock()
+            )
             match what:
                 case Full(because=because):
                     batch.fail(TrainFull(f"train {self._train}: {because}"))
                     return True
                 case Edit(tasks=(Lift() as lift,)):
-                    await self.lift(lift)
+                    await self._channels.lift(lift)
                     return True
                 case Edit():
-                    await self.store(what, base=self._snapshot)
+                    await self._state.store(what, base=self._state.snapshot)
                     return True
                 case None:
                     for listener in list(self.on_full):
@@ -463,4 +448,4 @@ class Switcher(Switching):
         until = min(now + seconds, batch.deadline)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._changed.wait()
+                await self._state.next_change.wait()

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from ..contracts.broker import Broker, outstanding
+from ..contracts.broker import outstanding
 from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Removal
-from ..contracts.orchestrator import Orchestrator
-from ..contracts.registry import Polling, Registry
+from ..contracts.manifest import Manifest, TrainRemoval
+from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
 from ..event import DEAD, Channel
 from ..policy.edits import removal_asked, removal_given_up
-from ..settings import Settings
 from .probe import PROBE
-from .switcher import Switcher
+from .runtime import Runtime
+from .train_state import TrainState
 
 _NEWS = 2.0
 """Seconds for the news that a train is being removed; twice as long as its registry takes, where that is more."""
@@ -30,7 +29,7 @@ _SWEEP_AGAIN = 1.0
 """Seconds between two sweeps: brokers may list a channel a while after its deletion."""
 
 
-class Removed(msgspec.Struct, frozen=True):
+class RemovedTrain(msgspec.Struct, frozen=True):
     """What a removal has removed."""
 
     channels: int
@@ -43,42 +42,29 @@ class Teardown:
     """Removes one train. `run` may be repeated, by any process, wherever the one before was cut short: the manifest, which
     says that the train is being removed, goes last."""
 
-    def __init__(
-        self,
-        train: str,
-        settings: Settings,
-        broker: Broker,
-        registry: Registry,
-        switcher: Switcher,
-        orchestrator: Orchestrator | None,
-        *,
-        me: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._train = train
-        self._settings = settings
-        self._broker = broker
-        self._registry = registry
-        self._switcher = switcher
-        self._orchestrator = orchestrator
-        self._me = me
-        self._clock = clock
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
+        self._runtime = runtime
+        self._train = runtime.train
+        self._broker = runtime.broker
+        self._orchestrator = runtime.orchestrator
+        self._registry = state.registry
+        self._state = state
 
-    async def run(self, why: str, by: str, *, force: bool, patience: float) -> Removed:
+    async def run(self, why: str, by: str, *, force: bool, patience: float) -> RemovedTrain:
         """Remove the train: first it is refused while something is left; then the manifest says that it is being
         removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
         is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
         RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
-        existed = bool((await self._registry.read(self._train)).revision)
-        manifest = (await self._switcher.refresh()).manifest if existed else Manifest(train=self._train)
+        existed = bool((await self._registry.read(self._train)).version)
+        manifest = (await self._state.refresh()).manifest if existed else Manifest(train=self._train)
         channels = await self._channels(manifest)
         standing = set(await self._broker.channels(self._train))
         if not force:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
         if existed:
-            removal = Removal(why=why, at=self._clock(), by=by)
-            manifest = (await self._switcher.settle(lambda m: removal_asked(m, removal))).manifest
+            removal = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
+            manifest = (await self._state.settle(lambda m: removal_asked(m, removal))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
         for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
@@ -96,7 +82,7 @@ class Teardown:
         await self._let_it_be_known()
         standing.update(await self._sweep())
         await self._registry.delete(self._train)
-        return Removed(len(standing), units, existed)
+        return RemovedTrain(len(standing), units, existed)
 
     async def _sweep(self) -> set[Channel]:
         """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while
@@ -130,7 +116,7 @@ class Teardown:
 
     async def _alive(self) -> list[str]:
         members = await self._registry.members(self._train)
-        return [f"{m.name} ({', '.join(m.roles) or 'no role'})" for m in members if m.name != self._me]
+        return [f"{m.name} ({', '.join(m.roles) or 'no role'})" for m in members if m.name != self._runtime.name]
 
     def _refuse_if_alive(self, alive: Sequence[str]) -> None:
         if alive:
@@ -177,19 +163,19 @@ class Teardown:
     async def _let_it_be_known(self) -> None:
         """A program that only publishes is seen by nobody. Before the manifest goes it is to read there that the train is
         removed: an empty registry would look to it like one that has lost what it held."""
-        removal = self._switcher.snapshot.manifest.removal
+        removal = self._state.snapshot.manifest.removal
         if removal is not None:
             news = max(_NEWS, 2 * self._registry.poll) if isinstance(self._registry, Polling) else _NEWS
-            await asyncio.sleep(min(news, max(0.0, removal.at + news - self._clock())))
+            await asyncio.sleep(min(news, max(0.0, removal.at + news - self._runtime.clock())))
 
     async def _give_up(self, because: str) -> None:
         """The train goes on; where its active wagon is sealed by now, with the next one."""
-        await self._switcher.settle(lambda m: removal_given_up(m, self._clock(), because))
+        await self._state.settle(lambda m: removal_given_up(m, self._runtime.clock(), because))
 
     async def _end_units(self, manifest: Manifest) -> int:
         if self._orchestrator is None:
             return 0
         units = {*await self._orchestrator.deployments(self._train), *(w.unit for w in manifest.wagons)}
         for unit in sorted(units):
-            await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
+            await self._orchestrator.remove(self._train, unit, grace=self._runtime.settings.grace)
         return len(units)

@@ -1,98 +1,93 @@
-"""The switching half of the switcher: what moves the manifest, one compare-and-swap at a time."""
+"""The manifest as one process knows it, and the way in which it is changed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
+from typing import Self
 
-import msgspec
-
-from ..contracts.broker import Broker
-from ..contracts.facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
-from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Removal, changed, sound
+from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
+from ..contracts.manifest import Manifest, TrainRemoval, sound
 from ..contracts.registry import Registry, Snapshot
 from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
-from ..policy.edits import Edit, Ensure, Lift, bootstrap, created, kept, numbered_past, stepped_back, went_back
-from ..settings import Settings
-from .bulkhead import Bulkhead
+from ..policy.edits import Edit, kept, stepped_back, went_back
+from .runtime import Runtime
+from .tasks import kept_up
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
 _MARGIN = 1_000_000
-"""By how much the revision goes beyond the known one when a registry has stepped back: past all that any process of the
+"""By how much the version goes beyond the known one when a registry has stepped back: past all that any process of the
 lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
 
 
-class Switching:
-    """What one process knows of a train's manifest, and how it changes it.
+class TrainState:
+    """What one process knows of its train's manifest, and how it changes it: one compare-and-swap at a time. The client of
+    the manifest in `registry`, and nothing else.
 
-    `clock` gives wall-clock seconds, `by` is this process's name in the journal, `channels` the inner channels that
-    this program declares, `tell` hears of every fact. A program that does not declare (it has no handlers) leaves that
-    to one that does. `revision`: which code this program is, where it says so. `bulkhead` takes what its long tasks
-    should not have met.
+    Enter it before use, and leave it in the same task: while entered, it follows the manifest.
     """
 
-    def __init__(
-        self,
-        train: str,
-        settings: Settings,
-        channels: tuple[str, ...],
-        broker: Broker,
-        registry: Registry,
-        *,
-        clock: Callable[[], float],
-        by: str,
-        tell: Listener,
-        declares: bool = True,
-        revision: str = "",
-        bulkhead: Bulkhead | None = None,
-    ) -> None:
-        self._train = train
-        self._settings = settings
-        self._channels = channels
-        self._broker = broker
-        self._registry = registry
-        self._clock = clock
-        self._by = by
-        self._declares = declares
-        self._revision = revision
-        self._tell = tell
-        self._bulkhead = bulkhead or Bulkhead(train)
-        self._snapshot = Snapshot(Manifest(train=train), 0)
-        self._changed = asyncio.Event()
+    def __init__(self, runtime: Runtime, registry: Registry) -> None:
+        self.registry = registry
+        """Keeps the members and the journal too. The manifest is changed through this object only."""
+        self._runtime = runtime
+        self._train = runtime.train
+        self._tell = runtime.tell
+        self._snapshot = Snapshot(Manifest(train=runtime.train), 0)
+        self._next_change = asyncio.Event()
         self._told: Manifest | None = None
         """The manifest of the last switch that this process has told; None before it has read any."""
         self._lost: Snapshot | None = None
         """What was known before the registry stepped back, until the numbers used in it are written down."""
         self._switching = 0
         """Switches that are being stored here: what comes of them is told with their facts."""
+        self._stack = AsyncExitStack()
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
+
+    async def __aenter__(self) -> Self:
+        """Read the manifest. Raises Unavailable, StorageBroken."""
+        async with AsyncExitStack() as stack:
+            self.see(await self.registry.read(self._train))
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            following = kept_up(self._follow, "following the manifest", self._runtime.bulkhead)
+            stack.callback(tasks.create_task(following).cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
 
     @property
     def snapshot(self) -> Snapshot:
         """The newest manifest that this process has seen."""
         return self._snapshot
 
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set when a newer manifest is seen than the one that is known now."""
+        return self._next_change
+
     def see(self, snapshot: Snapshot) -> None:
         """Take notice of a manifest; an older one than known is ignored: that may be late news."""
-        if snapshot.revision > self._snapshot.revision:
+        if snapshot.version > self._snapshot.version:
             self._accept(snapshot)
 
     def _accept(self, snapshot: Snapshot) -> None:
         before, self._snapshot = self._snapshot, snapshot
         manifest = snapshot.manifest
-        if manifest.epoch > before.manifest.epoch and before.revision > manifest.stepped_back_to:
+        if manifest.epoch > before.manifest.epoch and before.version > manifest.stepped_back_to:
             self._lost = before
             self._told = manifest
-            self._tell(went_back(before.manifest, manifest, before.revision))
+            self._tell(went_back(before.manifest, manifest, before.version))
         self._tell_switch()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._next_change.set()
+        self._next_change = asyncio.Event()
         for listener in list(self.on_change):
-            self._bulkhead.call("a listener to the manifest", partial(listener, snapshot))
+            self._runtime.bulkhead.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
         """Tell a switch that another process has made, once."""
@@ -123,8 +118,8 @@ class Switching:
         asked, the registry has stepped back: then that one is taken over. Raises TrainRemoved where the known one said
         that the train is being removed: then this is another train, or none."""
         known = self._snapshot
-        found = await self._registry.read(self._train)
-        if self._snapshot is known and found.revision < known.revision:
+        found = await self.registry.read(self._train)
+        if self._snapshot is known and found.version < known.version:
             if known.manifest.removal is not None:
                 raise train_removed(self._train, known.manifest.removal)
             await self._take_over(known, found)
@@ -135,22 +130,22 @@ class Switching:
         return self._snapshot
 
     async def _take_over(self, known: Snapshot, found: Snapshot) -> None:
-        """Store the older manifest anew, under a revision that all processes take for newer."""
-        plan = stepped_back(known, found, self._clock())
+        """Store the older manifest anew, under a version that all processes take for newer."""
+        plan = stepped_back(known, found, self._runtime.clock())
         try:
-            stored = await self._registry.replace(
+            stored = await self.registry.replace(
                 self._train,
                 sound(plan.manifest),
-                expect=found.revision,
+                expect=found.version,
                 entries=self._entries(plan.facts),
-                keep=self._settings.keep,
-                beyond=known.revision + _MARGIN,
+                keep=self._runtime.settings.keep,
+                beyond=known.version + _MARGIN,
             )
         except Conflict:
             await self.refresh()  # another was faster
             return
         if self._snapshot is known:
-            self._accept(stored)  # whatever its revision: not every driver can go beyond the known one
+            self._accept(stored)  # whatever its version: not every driver can go beyond the known one
         else:
             self.see(stored)
 
@@ -180,10 +175,10 @@ class Switching:
     async def _follow(self) -> None:
         while True:
             try:
-                async with self._registry.watch(self._train) as snapshots:
+                async with self.registry.watch(self._train) as snapshots:
                     async for snapshot in snapshots:
                         self.see(snapshot)
-                        if self._lost is not None or snapshot.revision < self._snapshot.revision:
+                        if self._lost is not None or snapshot.version < self._snapshot.version:
                             await self.refresh()
             except EventwagonError:
                 pass  # away for now; what is known stays good until the broker refuses
@@ -203,8 +198,8 @@ class Switching:
         switches = any(isinstance(fact, Switched) for fact in edit.facts)
         self._switching += switches
         try:
-            stored = await self._registry.replace(
-                self._train, manifest, expect=base.revision, entries=entries, keep=self._settings.keep
+            stored = await self.registry.replace(
+                self._train, manifest, expect=base.version, entries=entries, keep=self._runtime.settings.keep
             )
             if switches:
                 self._told = manifest
@@ -217,8 +212,8 @@ class Switching:
         return self._snapshot
 
     def _entries(self, facts: Sequence[Decision]) -> list[Entry]:
-        now = self._clock()
-        return [sound_entry(Entry(now, self._by, fact)) for fact in facts]
+        now = self._runtime.clock()
+        return [sound_entry(Entry(now, self._runtime.name, fact)) for fact in facts]
 
     async def settle(self, edit: Callable[[Manifest], Edit]) -> Snapshot:
         """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
@@ -230,69 +225,12 @@ class Switching:
 
     async def note(self, *facts: Decision) -> None:
         """Write facts to the journal that change nothing in the manifest."""
-        await self._registry.append(self._train, self._entries(facts), keep=self._settings.keep)
+        await self.registry.append(self._train, self._entries(facts), keep=self._runtime.settings.keep)
         for fact in facts:
             self._tell(fact)
 
-    async def found(self) -> None:
-        """See to it that the train has an active wagon: make the first, or finish what a dead founder began.
 
-        Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError, TrainRemoved.
-        """
-        while True:
-            base = self._snapshot
-            if base.manifest.removal is not None:
-                raise train_removed(self._train, base.manifest.removal)
-            if base.manifest.active is not None:
-                return
-            start = Edit(base.manifest)
-            if not base.manifest.in_state(State.PROVISIONING, State.READY):
-                # one is opened; the train may have been there before, and its manifest lost or stepped back
-                start = numbered_past(base.manifest, await self._broker.channels(self._train))
-            bounds = self._broker.capabilities.bounds
-            channels = self._channels if self._declares else None
-            step = bootstrap(
-                self._settings, start.manifest, channels, self._clock(), bounds=bounds, revision=self._revision
-            )
-            step = msgspec.structs.replace(step, facts=(*start.facts, *step.facts))
-            try:
-                await self.store(step, base=base)
-                for task in step.tasks:
-                    if isinstance(task, Ensure):
-                        await self.create(task.number)
-            except Conflict:
-                await self.refresh()
-
-    async def create(self, number: int) -> None:
-        """Make the wagon's channels and write down that they take writes. Idempotent. Raises BrokerError."""
-        manifest = self._snapshot.manifest
-        wagon = manifest.wagon(number)
-        if wagon is None or wagon.created_at is not None:
-            return
-        for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
-            await self._broker.create(channel)
-        await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
-        await self.settle(lambda m: Edit(created(m, number, self._clock())))
-
-    async def lift(self, task: Lift) -> None:
-        """Take the bound off the wagon's ingress. Idempotent. Raises BrokerError."""
-        manifest = self._snapshot.manifest
-        wagon = manifest.wagon(task.number)
-        if wagon is None or wagon.state is not State.ACTIVE:
-            return
-        await self._broker.unbound(manifest.ingress(wagon))
-
-        def edit(m: Manifest) -> Edit:
-            w = m.wagon(task.number)
-            if w is None or w.capacity is None:
-                return Edit(m)
-            fact = BoundLifted(train=self._train, number=task.number, because=task.because)
-            return Edit(changed(m, task.number, capacity=None), (fact,))
-
-        await self.settle(edit)
-
-
-def train_removed(train: str, removal: Removal) -> TrainRemoved:
+def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:
     """What is told while a train is being removed, and after it by processes that knew of that."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(

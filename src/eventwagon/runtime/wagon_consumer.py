@@ -15,10 +15,11 @@ from ..policy.scheduling import why_not_served
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .prefetch import Prefetcher, WagonPrefetch
+from .runtime import Runtime
 from .settling import Settler
 from .tasks import kept_up
 from .worker_pool import WorkerPool
-from .worker_runtime import ChannelState, WagonState, WorkerRuntime
+from .worker_states import ChannelState, WagonState
 
 _logger = logging.getLogger("eventwagon")
 _TO_GIVE_BACK = (1.0, 5.0)
@@ -34,7 +35,7 @@ class WagonConsumer:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         tasks: asyncio.TaskGroup,
         circuits: Circuits,
         pool: WorkerPool,
@@ -131,7 +132,7 @@ class WagonConsumer:
         """None if it is the ingress of a wagon that is cut off, and is gone: the inner channels are worked off without
         it."""
         runtime = self._runtime
-        consumer = runtime.broker.consume(channel, visibility=runtime.settings.visibility, owner=runtime.owner)
+        consumer = runtime.broker.consume(channel, visibility=runtime.settings.visibility, owner=runtime.name)
         try:
             subscription = await stack.enter_async_context(consumer)
         except ChannelGone:

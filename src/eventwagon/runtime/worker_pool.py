@@ -10,7 +10,8 @@ from .dispatch import Dispatcher
 from .handler_runner import OUTCOMES, HandlerRunner, Worker
 from .handling import HANDLED
 from .prefetch import WagonPrefetch
-from .worker_runtime import PAUSES, PoolState, WagonState, WorkerRuntime
+from .runtime import Runtime
+from .worker_states import PAUSES, PoolState, WagonState
 
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
@@ -25,7 +26,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        runtime: WorkerRuntime,
+        runtime: Runtime,
         tasks: asyncio.TaskGroup,
         state: PoolState,
         dispatcher: Dispatcher,
@@ -51,7 +52,7 @@ class WorkerPool:
 
     def set_floors(self, floors: int) -> None:
         """How many of these workers the floors of draining wagons may take together. Idempotent."""
-        self._dispatcher.floors = floors
+        self._dispatcher.set_floors(floors)
 
     def rescale(self, workers: int | None) -> None:
         """A spec has changed: the order of ages may have, and the number of a wagon's own `workers`. A shared pool is
@@ -70,16 +71,14 @@ class WorkerPool:
         state = self.state
         while state.size < state.target and not state.closed and not self.runtime.bulkhead.interrupted:
             task = self._tasks.create_task(self._work(), context=self._context.copy())
-            self._runner.workers[task] = Worker(task)
+            self._runner.add(task)
             state.size += 1
             task.add_done_callback(self._ended)  # it may be cancelled before it has begun
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A worker has ended: replace it if there are too few now. Idempotent."""
-        worker = self._runner.workers.pop(task, None)
-        if worker is None:
+        if not self._runner.remove(task):
             return
-        self._runner.drop(worker)
         self.state.size -= 1
         if not self.state.closed and self.state.size < self.state.target:
             asyncio.get_running_loop().call_soon(self._fill)
@@ -110,7 +109,7 @@ class WorkerPool:
     async def _work(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: this runs as a task
-        state, worker = self.state, self._runner.workers[task]
+        state, worker = self.state, self._runner.worker(task)
         try:
             stained = False
             while not stained and state.size <= state.target:
@@ -157,7 +156,6 @@ class WorkerPool:
                 await prefetcher.fetch_one()
                 continue
             settler = prefetcher.settler
-            worker.settler, worker.delivery = settler, delivery
             if delivery.suspect:
                 await runner.handle_alone(worker, settler, delivery)
             elif (outcome := runner.start(worker, settler, delivery, now)) is not None:

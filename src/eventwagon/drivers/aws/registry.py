@@ -139,7 +139,7 @@ class DynamoDBRegistry:
         while True:
             changed = self._changed.setdefault(train, asyncio.Event())  # before asking, so that none falls in between
             snapshot = await self.read(train)
-            if snapshot.revision != seen:
+            if snapshot.version != seen:
                 return snapshot
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.place.poll):

@@ -30,7 +30,7 @@ class Claim:
 
     __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
 
-    def __init__(self, seen: Seen, attempt: int, until: float, *, suspect: bool) -> None:
+    def __init__(self, seen: QueueMessage, attempt: int, until: float, *, suspect: bool) -> None:
         self.message = seen.id
         self.receipt = seen.receipt
         self.key = seen.key
@@ -104,7 +104,7 @@ class Subscription:
         before: SQS has kept a copy, or its deletion failed. One that was received before and was not given back since
         is a suspect."""
         until = began + self._visibility
-        seen = [Seen(message) for message in messages]
+        seen = [QueueMessage(message) for message in messages]
         asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.event is None)}
         rows = await self._rows.find(self._channel, list(asked)) if asked else {}
         deliveries: list[Delivery] = []
@@ -215,7 +215,7 @@ class Subscription:
         return explain(error, what, self._place)
 
 
-class Seen:
+class QueueMessage:
     """A message as SQS gave it."""
 
     __slots__ = ("event", "id", "key", "marked", "receipt", "received", "sent")

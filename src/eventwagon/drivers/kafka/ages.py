@@ -16,7 +16,7 @@ _PAUSE = 0.05  # s at least between two reads: until then a time is unknown
 _PATIENCE = 2.0  # s that a look at figures waits for them
 
 
-class Ages:
+class EventTimes:
     """Reads one event here and there, with a consumer that fetches little."""
 
     def __init__(self, admin: Admin) -> None:

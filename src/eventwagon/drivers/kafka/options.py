@@ -67,11 +67,18 @@ class Options(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Raises UsageError, without repeating what may be secret."""
+        """Not yet `checked`. Raises UsageError, without repeating what may be secret."""
         address = Address.of(url)
-        if not address.host or "@" in address.host or address.path.strip("/"):
-            raise address.wrong("write kafka://host:9092,host2:9092?option=value (a user goes into sasl.username=…)")
-        servers = ",".join(s if ":" in s else f"{s}:9092" for s in address.host.split(","))
+        form = "write kafka://host:9092,host2:9092?option=value"
+        if "@" in address.host:
+            raise address.wrong(f"{form}; a user and a password go into sasl.username= and sasl.password=")
+        if address.path.strip("/"):
+            raise address.wrong(f"{form}: no path follows the hosts; what topics' names begin with is topic_prefix=")
+        if not address.host:
+            raise address.wrong(f"{form}: the hosts are missing")
+        servers = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in address.places(9092)
+        )
         return cls(
             servers,
             partitions=address.whole("partitions", 1, least=-MOST),
@@ -80,7 +87,7 @@ class Options(msgspec.Struct, frozen=True):
             timeout=address.seconds("timeout", 10.0, least=-math.inf),
             topic_prefix=address.options.get("topic_prefix", ""),
             config={name: value for name, value in address.options.items() if name not in _OURS},
-        ).checked()
+        )
 
     def checked(self) -> Self:
         """Itself; raises UsageError naming what can't be."""
@@ -102,12 +109,12 @@ class Options(msgspec.Struct, frozen=True):
             raise UsageError(f"{where}: timeout={self.timeout:g}; give 0.1 to 300 seconds")
         if wrong := sorted(set(self.config) & set(_FIXED)):
             raise UsageError(f"{where}: {', '.join(wrong)}: decided by eventwagon, can't be given")
-        for name in self.config:
-            if "No such configuration property" in _refusal({name: self.config[name]}):
-                raise UsageError(
-                    f"{where}: unknown option {name}; known are {', '.join(_OURS)} and every option of librdkafka"
-                )
         if refusal := _refusal(dict(self.config)):
+            for name in self.config:
+                if "No such configuration property" in _refusal({name: self.config[name]}):
+                    raise UsageError(
+                        f"{where}: unknown option {name}; known are {', '.join(_OURS)} and every option of librdkafka"
+                    )
             repeats = any(len(text) > 3 and text in refusal for text in self.config.values())  # under a wrong name, say
             raise UsageError(
                 f"{where}: librdkafka does not take {', '.join(self.config)}{'' if repeats else f': {refusal}'}"

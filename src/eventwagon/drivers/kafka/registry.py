@@ -207,7 +207,7 @@ class KafkaRegistry:
 
     async def _exists(self, train: str) -> bool:
         try:
-            return bool((await self.read(train)).revision)
+            return bool((await self.read(train)).version)
         except BrokenManifest:  # which hides neither it nor the others
             return True
 
@@ -307,7 +307,7 @@ class _Train:
 
     def snapshot(self) -> Snapshot:
         """The newest manifest that was read so far."""
-        if self._decoded.revision != self.rule.revision:
+        if self._decoded.version != self.rule.revision:
             kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.revision - 1})"
             document = manifests.decode(self.rule.document, train=self.train, kept=kept)
             self._decoded = Snapshot(document, self.rule.revision)

@@ -9,7 +9,7 @@ from ...background import Background
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .admin import LOG_TIME, Place
-from .ages import Ages
+from .ages import EventTimes
 from .feed import Feed
 from .log import Client, LogGone
 from .names import Names
@@ -37,7 +37,7 @@ class Wagons:
         self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192, logger=causes))
         self.few = asyncio.Semaphore(8)
         """Channels that are made at once: a cluster makes one topic after the other, and has its own work too."""
-        self.ages = Ages(self.admin)
+        self.ages = EventTimes(self.admin)
         self._tail = Tail(
             {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
         )

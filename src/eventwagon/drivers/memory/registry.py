@@ -44,7 +44,7 @@ class MemoryRegistry:
         beyond: int = 0,
     ) -> Snapshot:
         await asyncio.sleep(0)  # a writer in a loop must let others run
-        newest = (await self.read(train)).revision
+        newest = (await self.read(train)).version
         if newest != expect:
             raise Conflict(f"train {train}: the manifest is at revision {newest}, not {expect}")
         document = self._document(train)
@@ -88,7 +88,7 @@ class MemoryRegistry:
             document.put(Snapshot(Manifest(train=train), 0))
 
     async def trains(self) -> Sequence[str]:
-        return sorted(train for train, document in self._documents.items() if document.newest.revision)
+        return sorted(train for train, document in self._documents.items() if document.newest.version)
 
     def _document(self, train: str) -> _Document:
         return self._documents.setdefault(train, _Document(train))
@@ -138,12 +138,12 @@ class _Watch:
 
     async def __anext__(self) -> Snapshot:
         document = self._document
-        while document.newest.revision == self._seen:
+        while document.newest.version == self._seen:
             waiter = asyncio.get_running_loop().create_future()
             document.watchers[waiter] = None
             try:
                 await waiter
             finally:
                 del document.watchers[waiter]
-        self._seen = document.newest.revision
+        self._seen = document.newest.version
         return document.newest

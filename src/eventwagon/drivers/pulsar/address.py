@@ -60,6 +60,7 @@ def parse(url: str) -> PulsarAddress:
     pieces = [unquote(piece) for piece in parts.path.split("/") if piece]
     if not parts.netloc or len(pieces) not in (0, 2):
         raise address.wrong(f"write {parts.scheme}://host:6650/tenant/namespace (say /public/default)")
+    address.places(6650)
     tenant, namespace = pieces or ("public", "default")
     secure = parts.scheme == "pulsar+ssl"
     admin = f"{'https' if secure else 'http'}://{parts.hostname}:{8443 if secure else 8080}"

@@ -19,7 +19,7 @@ from .address import SUBSCRIPTION, TOTALS, PulsarAddress, channel_of
 from .books import Books, Expired, Note
 from .native import log
 from .policies import Level, of_namespace, of_server, of_topic
-from .positions import Position, Snapshot, position
+from .positions import Position, TopicSnapshot, position
 
 _PATIENCE = 15.0  # seconds for one request
 _TRIES = 8  # while a topic is being loaded, moved or deleted
@@ -97,7 +97,7 @@ class Admin:
         """Whether the topic exists, sealed or not."""
         return await self.snapshot(channel) is not None
 
-    async def snapshot(self, channel: Channel, books: Books | None = None) -> Snapshot | None:
+    async def snapshot(self, channel: Channel, books: Books | None = None) -> TopicSnapshot | None:
         """What it holds; None where there is no such channel."""
         reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
         return None if reply is None else (books or Books()).snapshot(reply.json(), SUBSCRIPTION, TOTALS)

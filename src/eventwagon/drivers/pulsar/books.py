@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .positions import Position, Snapshot, position, snapshot
+from .positions import Position, TopicSnapshot, position, snapshot
 
 PROVEN = 2.0
 """Seconds between the drops of a topic's two subscriptions, at most. While a policy threatens, a look is believed when
@@ -82,18 +82,18 @@ class Books:
     def __init__(self) -> None:
         self.note = Note()
         """What is known; stored with the topic when `due` says so."""
-        self._base: Snapshot | None = None
+        self._base: TopicSnapshot | None = None
         """What was settled for certain, before anything was dropped beyond `note.dropped`."""
-        self._next: tuple[float, Snapshot] | None = None
+        self._next: tuple[float, TopicSnapshot] | None = None
         self._stored: tuple[float, Note] = (float("-inf"), self.note)
         self._dirty = False
         self._again = float("-inf")
 
-    def snapshot(self, stats: Any, subscription: str, totals: str) -> Snapshot | None:
+    def snapshot(self, stats: Any, subscription: str, totals: str) -> TopicSnapshot | None:
         """From the topic's internal stats, with ledgers that are no more."""
         return snapshot(stats, subscription, totals, self.note.ledgers)
 
-    def unknown(self, found: Snapshot) -> bool:
+    def unknown(self, found: TopicSnapshot) -> bool:
         """Whether another process may know more: read the note."""
         base = self._base
         return base is None or found.dropped > max(found.ordinal(self.note.dropped), base.mark)
@@ -114,7 +114,7 @@ class Books:
 
     def look(
         self,
-        found: Snapshot,
+        found: TopicSnapshot,
         now: float,
         *,
         threatened: bool,
@@ -160,11 +160,11 @@ class Books:
         """It was not: later again."""
         self._again = now + _NOTED
 
-    def _noted(self, found: Snapshot) -> Snapshot | None:
+    def _noted(self, found: TopicSnapshot) -> TopicSnapshot | None:
         note = self.note
         return found.at(note.mark, note.ranges) if note.mark != "-1:-1" else None
 
-    def _believed(self, found: Snapshot, now: float, base: Snapshot, *, threatened: bool) -> Snapshot:
+    def _believed(self, found: TopicSnapshot, now: float, base: TopicSnapshot, *, threatened: bool) -> TopicSnapshot:
         if not threatened:
             self._next = None
             return found
@@ -174,7 +174,7 @@ class Books:
             base, self._next = self._next[1], (now, found)
         return base
 
-    def _first(self, found: Snapshot, expired: Expired | None) -> int:
+    def _first(self, found: TopicSnapshot, expired: Expired | None) -> int:
         """Something was dropped, and nobody has noted what was settled before."""
         end = min(found.dropped, found.mark)
         lost = end
@@ -184,7 +184,7 @@ class Books:
         self._note(found, end, end - lost)
         return lost
 
-    def _drop(self, found: Snapshot, base: Snapshot, done: int, own: Iterable[Position]) -> int:
+    def _drop(self, found: TopicSnapshot, base: TopicSnapshot, done: int, own: Iterable[Position]) -> int:
         """More was dropped than is known. Where that went beyond what was settled in one piece, all that is missing
         since counts as dropped, but for what this process knows better."""
         if found.dropped <= base.mark:
@@ -199,6 +199,6 @@ class Books:
             self._note(found, end, self.note.kept + kept)
         return end - done - kept
 
-    def _note(self, found: Snapshot, end: int, kept: int) -> None:
+    def _note(self, found: TopicSnapshot, end: int, kept: int) -> None:
         self.note = msgspec.structs.replace(self.note, dropped=found.position(end), kept=kept)
         self._dirty = True

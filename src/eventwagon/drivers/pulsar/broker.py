@@ -20,7 +20,7 @@ from .browse import messages
 from .claims import Key
 from .consumer import ChannelConsumer, Subscription
 from .native import Native, ResultRefused, error, log
-from .positions import Position, Snapshot
+from .positions import Position, TopicSnapshot
 from .producer import Sender
 from .wire import event_of
 
@@ -296,7 +296,7 @@ class PulsarBroker:
             trouble=threat,
         )
 
-    async def _figures(self, channel: Channel, found: Snapshot, *, threatened: bool) -> Figures:
+    async def _figures(self, channel: Channel, found: TopicSnapshot, *, threatened: bool) -> Figures:
         books = self._of(channel)
         expired, own = None, set[Position]()
         if books.unknown(found):
@@ -359,7 +359,7 @@ class PulsarBroker:
         log.warning("%s: made anew; %s", gone, then)
         return ""
 
-    async def _look(self, channel: Channel) -> Snapshot | None:
+    async def _look(self, channel: Channel) -> TopicSnapshot | None:
         """What stands, with all that was settled here so far: the client sends that with a delay."""
         loop = asyncio.get_running_loop()
         attachment = self._attachments.get(channel) or self._leaving.get(channel)

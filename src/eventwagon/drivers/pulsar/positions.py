@@ -22,7 +22,7 @@ Position = tuple[int, int]
 _RANGE = re.compile(r"([\[(])(-?\d+):(-?\d+)\.\.(-?\d+):(-?\d+)([\])])")
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class TopicSnapshot(msgspec.Struct, frozen=True):
     """What a topic held at one moment."""
 
     ledgers: tuple[int, ...]
@@ -79,7 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         place = bisect_left(self.before, number) - 1
         return self.ledgers[place], number - self.before[place] - 1
 
-    def at(self, mark: str, ranges: str) -> Snapshot:
+    def at(self, mark: str, ranges: str) -> TopicSnapshot:
         """The same topic when this was settled of it."""
         marked = position(mark)
         start = self.ordinal(marked)
@@ -104,7 +104,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def snapshot(
     stats: Any, subscription: str, totals: str = "", older: Mapping[int, int] | None = None
-) -> Snapshot | None:
+) -> TopicSnapshot | None:
     """From the topic's internal stats; None while the subscription does not exist (the topic is being created).
     `older`: entries of ledgers that may be no more."""
     cursors = stats.get("cursors", {})
@@ -123,7 +123,7 @@ def snapshot(
     before = [0]
     for _, count in found:
         before.append(before[-1] + count)
-    bare = Snapshot(
+    bare = TopicSnapshot(
         tuple(ledger for ledger, _ in found),
         tuple(before),
         0,

@@ -30,6 +30,14 @@ from .server import Server
 _PAGE = 500  # journal entries in one call
 _TRIES = 3
 
+# A revision that is no number of ours makes the key one that holds something else.
+_REVISION = """
+local function numbered(revision)
+  if string.match(revision or '0', '^%d+$') and #(revision or '0') <= 15 then return tonumber(revision or 0) end
+  error({err = 'WRONGTYPE the field revision of the manifest is no revision'})
+end
+"""
+
 _APPEND = """
 local function append(journal, keep, first)
   for i = first, #ARGV do redis.call('XADD', journal, '*', 'entry', ARGV[i]) end
@@ -40,11 +48,12 @@ end
 # ARGV: the revision expected, the document, this attempt's mark, entries to keep, the revision to go beyond, new
 # entries. The mark tells an attempt whose answer was lost that it had succeeded.
 _REPLACE = Script(
-    _APPEND
+    _REVISION
+    + _APPEND
     + """
 local document, journal = unpack(KEYS)
 local facts = redis.call('HMGET', document, 'revision', 'mark')
-local revision = tonumber(facts[1] or 0)
+local revision = numbered(facts[1])
 local expected = tonumber(ARGV[1])
 local new = math.max(expected, tonumber(ARGV[5])) + 1
 if revision == new and facts[2] == ARGV[3] then return {1, revision} end
@@ -57,11 +66,15 @@ return {1, new}
     when_full=True,
 )
 
-_OTHER = Script("""
+_OTHER = Script(
+    _REVISION
+    + """
 local facts = redis.call('HMGET', KEYS[1], 'revision', 'document')
-if tonumber(facts[1] or 0) == tonumber(ARGV[1]) then return false end
-return {tonumber(facts[1] or 0), facts[2]}
-""")
+local revision = numbered(facts[1])
+if revision == tonumber(ARGV[1]) then return false end
+return {revision, facts[2]}
+"""
+)
 
 _JOIN = Script(
     _APPEND

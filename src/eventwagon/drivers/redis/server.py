@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -147,7 +147,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         options = address.only(*known)
         login, _, netloc = parts.netloc.rpartition("@")
         username, _, password = (unquote(part) for part in login.partition(":"))
-        places = [] if is_unix else _places(netloc, SENTINEL_PORT if is_sentinel else PORT, refuse)
+        places = [] if is_unix else address.places(SENTINEL_PORT if is_sentinel else PORT)
         sentinel, number, path = "", parts.path.strip("/"), ""
         if is_unix:
             if netloc or not number:
@@ -273,20 +273,6 @@ async def _check_primary(connection: Any) -> None:
         return
     if b"role:slave" in answer:
         raise NotConnected(f"{_shown((connection.host, connection.port))} is a replica, which takes no writes")
-
-
-def _places(netloc: str, port: int, refuse: Callable[[str], NoReturn]) -> list[Place]:
-    """The hosts of a URL, each with its port, and that one where it has none."""
-    found = list[Place]()
-    for each in netloc.split(","):
-        try:
-            one = urlsplit(f"//{each}")
-            found.append((unquote(one.hostname or "localhost"), port if one.port is None else one.port))
-        except ValueError:
-            refuse("a port is no number from 0 to 65535")
-        if one.path or (not each and "," in netloc):
-            refuse("write host:port,host2:port")
-    return found
 
 
 def _shown(place: Place) -> str:

@@ -6,43 +6,64 @@ import math
 from collections.abc import Callable
 from heapq import heapreplace
 
-from ..job import Job, Outcome
+from ..clairvoyant import cheapest
+from ..job import Job, Outcome, over_chances
 from ..queueing import oldest_in_time
-from .station import Fifo, Lifo, Scaling, Sideline, Station
+from .scalers import FeedForward, Keda, Ramp
+from .station import Fifo, Lifo, Sideline, Station
 
-_KEDA_POLL, _KEDA_COOLDOWN = 30.0, 300.0
-"""KEDA's defaults: pollingInterval and cooldownPeriod (https://keda.sh/docs/latest/reference/scaledobject-spec/)."""
-_KEDA_LAG = 10.0
-"""Its Apache Kafka scaler's default lagThreshold (https://keda.sh/docs/latest/scalers/apache-kafka/)."""
-_REBALANCE, _SHORT_REBALANCE = 3.0, 0.2
-"""Seconds in which no consumer of a group takes anything: an assumption for an eager rebalance (its delay is 3 s by
-default, group.initial.rebalance.delay.ms), and what a move took here in a group of the new protocol with quick
-heartbeats."""
-_RAMP_EVERY, _RAMP_STEP, _MOST_FUNCTIONS = 1.0, 5, 1000
+_LOOKS = 10
+"""Moments of an autoscaler's first look that are averaged over, evenly spread between two looks."""
+_STREAM_LENGTH, _LAG_THRESHOLD = 5.0, 10.0
+"""Events a Pod: the defaults of KEDA's scalers for Redis Streams (streamLength) and Apache Kafka (lagThreshold)."""
+_REBALANCE = 3.0
+"""Seconds in which no consumer of a Kafka group takes anything after its members changed: an assumption for an eager
+rebalance (its delay is 3 s by default, group.initial.rebalance.delay.ms)."""
+_RAMP_STEP, _MOST_FUNCTIONS = 5, 1000
 """300 concurrent functions a minute more, up to 1,000: an event-source mapping of Lambda on a standard SQS queue
 (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html)."""
 _COLD_START = 0.5
 
 
 def fifo(job: Job) -> Outcome:
-    return Station(job, Fifo(job)).run("fifo", "one queue, a fixed crew")
+    return Station(job, Fifo(job)).run("fifo", f"one queue, {job.workers} workers")
 
 
-def autoscaled_fifo(job: Job) -> Outcome:
+def fifo_standing(job: Job) -> Outcome:
+    note = f"one queue with the {job.standing} workers that elastic wagons keep standing, fixed"
+    return Station(job, Fifo(job), workers=job.standing).run("fifo_standing", note)
+
+
+def keda(job: Job) -> Outcome:
     note = (
-        f"one topic, consumers by lag as KEDA has it: a look every {_KEDA_POLL:g} s, {job.start:g} s until a consumer runs, "
-        f"{_REBALANCE:g} s of rebalance, {job.partitions} partitions"
+        f"one stream, scaled by KEDA from {job.standing} workers: the autoscaler looks every {Keda.every:g} s, the average over "
+        f"{_LOOKS} moments of its first look; Pods work {job.start:g} s after they were asked for"
     )
-    return Station(job, Fifo(job), _keda(job, _REBALANCE)).run("autoscaled_fifo", note)
+    return _keda(job, "keda", note, _STREAM_LENGTH, job.most // job.per_pod)
 
 
-def autoscaled_fifo_short_pause(job: Job) -> Outcome:
-    note = f"the same with {_SHORT_REBALANCE:g} s of rebalance: Kafka's new group protocol"
-    return Station(job, Fifo(job), _keda(job, _SHORT_REBALANCE)).run("autoscaled_fifo_short_pause", note)
+def keda_kafka(job: Job) -> Outcome:
+    note = f"the same on one Kafka topic: {_REBALANCE:g} s of rebalance at each change, {job.partitions} partitions"
+    most = min(job.most // job.per_pod, job.partitions)
+    return _keda(job, "keda_kafka", note, _LAG_THRESHOLD, most, pause=_REBALANCE)
 
 
-def _keda(job: Job, pause: float) -> Scaling:
-    return Scaling(_KEDA_POLL, _KEDA_LAG, max(job.workers, job.partitions), job.start, pause, _KEDA_COOLDOWN)
+def _keda(job: Job, strategy: str, note: str, target: float, most: int, *, pause: float = 0.0) -> Outcome:
+    least = math.ceil(job.standing / job.per_pod)
+
+    def from_look(n: int) -> Outcome:
+        scaler = Keda(target, least, max(least, most), Keda.every * (n + 0.5) / _LOOKS)
+        return Station(job, Fifo(job), scaler, pause=pause).run(strategy, note)
+
+    return over_chances(job, [from_look(n) for n in range(_LOOKS)])
+
+
+def feed_forward(job: Job) -> Outcome:
+    note = (
+        f"one queue, sized by the arrival rate from {job.standing} workers up, a look every {FeedForward.every:g} s; "
+        f"Pods work {job.start:g} s after they were asked for"
+    )
+    return Station(job, Fifo(job), FeedForward(job)).run("feed_forward", note)
 
 
 def ideal_elastic_fifo(job: Job) -> Outcome:
@@ -50,7 +71,10 @@ def ideal_elastic_fifo(job: Job) -> Outcome:
     return Outcome(
         strategy="ideal_elastic_fifo",
         finished=[at + s for at, s in zip(job.arrivals, job.services, strict=True)],
-        worker_seconds=sum(job.services),
+        standing=0,
+        until_done=sum(job.services),
+        until_rest=sum(job.services),
+        at_rest=max(at + s for at, s in zip(job.arrivals, job.services, strict=True)),
         note="workers without end, at once and without a pause: the honest rival, which nobody has",
     )
 
@@ -60,22 +84,23 @@ def serverless(job: Job) -> Outcome:
         f"a queue and functions: {_RAMP_STEP * 60} a minute more, at most {_MOST_FUNCTIONS}, {_COLD_START:g} s of cold start, "
         "paid for while they work"
     )
-    scaling = Scaling(_RAMP_EVERY, 1.0, _MOST_FUNCTIONS, _COLD_START, 0.0, math.inf, _RAMP_STEP, pay_busy=True)
-    return Station(job, Fifo(job), scaling).run("serverless", note)
+    ramp = Ramp(_RAMP_STEP, _MOST_FUNCTIONS)
+    station = Station(job, Fifo(job), ramp, workers=job.workers, per_pod=1, start=_COLD_START, pays_busy=True)
+    return station.run("serverless", note)
 
 
 def newest_first(job: Job) -> Outcome:
-    return Station(job, Lifo(job)).run("newest_first", "one stack, a fixed crew")
+    return Station(job, Lifo(job)).run("newest_first", f"one stack, {job.workers} workers")
 
 
 def sideline(job: Job) -> Outcome:
     age = max(0.0, job.slo - max(job.services))
-    note = f"what has waited for {age:g} s goes to a second queue, worked on when the first is empty; a fixed crew"
+    note = f"what has waited for {age:g} s goes to a second queue, worked on when the first is empty; {job.workers} workers"
     return Station(job, Sideline(job, age)).run("sideline", note)
 
 
 def optimum(job: Job) -> Outcome:
-    """A clairvoyant crew: the oldest event that can still be on time, never one that can't; those after all others.
+    """Clairvoyant workers: the oldest event that can still be on time, never one that can't; those after all others.
 
     With equal work and equal promises (deadlines in the order of arrival) no order has more on time. With unequal work
     this is a good order and no bound."""
@@ -84,21 +109,34 @@ def optimum(job: Job) -> Outcome:
         if math.isinf(done):
             finished[i] = max(free[0], job.arrivals[-1]) + job.services[i]
             heapreplace(free, finished[i])
-    note = "a clairvoyant crew: FIFO that skips what can no longer be on time, and does that after all others"
+    note = f"{job.workers} clairvoyant workers: FIFO that skips what can no longer be on time, and does that after all others"
     note += (
         "; with equal work nothing has more on time"
         if job.same_work
         else "; with unequal work a good order, not a bound"
     )
-    return Outcome(strategy="optimum", finished=finished, worker_seconds=job.workers * max(finished), note=note)
+    end = max(finished)
+    paid = job.workers * end
+    return Outcome(
+        strategy="optimum", finished=finished, standing=job.workers, until_done=paid, until_rest=paid, at_rest=end,
+        note=note,
+    )  # fmt: skip
+
+
+def clairvoyant_scaler(job: Job) -> Outcome:
+    """One queue, scaled by one who knows all arrivals: what every scaler can be measured against."""
+    return cheapest(job, "clairvoyant_scaler")
 
 
 RIVALS: dict[str, Callable[[Job], Outcome]] = {
     rival.__name__: rival
     for rival in (
         fifo,
-        autoscaled_fifo,
-        autoscaled_fifo_short_pause,
+        fifo_standing,
+        keda,
+        keda_kafka,
+        feed_forward,
+        clairvoyant_scaler,
         ideal_elastic_fifo,
         serverless,
         newest_first,

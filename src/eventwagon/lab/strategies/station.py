@@ -66,58 +66,81 @@ class Sideline(Fifo):
         return len(self._waiting) + len(self._aside)
 
 
-class Scaling(NamedTuple):
-    """How the number of workers follows the lag. Seconds."""
+class Seen(NamedTuple):
+    """What a scaler sees at a look."""
 
-    poll: float
-    """Between two looks."""
-    lag_each: float
-    """Waiting events for which there should be one worker."""
-    most: int
-    start: float
-    """Until a worker that was asked for works."""
-    pause: float
-    """For which nobody takes anything after the number of workers changed: a rebalance."""
-    cooldown: float
-    """For which there must have been too many before some go."""
-    step: int = 1_000_000
-    """More at one look at most."""
-    pay_busy: bool = False
-    """Paid for while at work only."""
+    arrived: int
+    """Events so far."""
+    waiting: int
+    busy: int
+    pods: int
+    """With those on their way."""
+
+
+class Scaler(Protocol):
+    """How many Pods there should be. Sees what has happened, never what comes."""
+
+    every: float
+    """Seconds between two looks."""
+    first: float
+    """When the first look is."""
+
+    def wanted(self, now: float, seen: Seen) -> int:
+        """The Pods that should be there. Called at each look, in order."""
+        ...
 
 
 class Station:
-    """Serves a job's arrivals with `job.workers` workers, or with as many as the scaling says."""
+    """Serves a job's arrivals with `job.workers` workers from one queue; with a scaler in Pods: `job.standing` workers,
+    rounded up to whole Pods, stand at first, and further ones work `start` seconds after they were asked for.
 
-    def __init__(self, job: Job, queue: Queue, scaling: Scaling | None = None) -> None:
+    `pause`: for so long nobody takes anything after Pods came or went (a rebalance). `pays_busy`: workers are paid for
+    while at work only.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        queue: Queue,
+        scaler: Scaler | None = None,
+        *,
+        workers: int | None = None,
+        per_pod: int | None = None,
+        start: float | None = None,
+        pause: float = 0.0,
+        pays_busy: bool = False,
+    ) -> None:
         self._job = job
         self._queue = queue
-        self._scaling = scaling
+        self._scaler = scaler
+        self._start = job.start if start is None else start
+        self._pause = pause
+        self._pays_busy = pays_busy
+        if workers is None:
+            workers = job.standing if scaler else job.workers
+        self._per_pod = (per_pod or job.per_pod) if scaler else 1
+        self._standing = math.ceil(workers / self._per_pod)
+        """Pods, as all below."""
+        self._asked = self._ready = self._standing
+        self._coming: deque[tuple[float, int]] = deque()
         self._ends: list[tuple[float, int]] = []
-        self._coming: list[tuple[float, int]] = []
-        self._workers = job.workers
         self._busy = 0
-        self._asked = job.workers
-        """With those on their way."""
         self._paused_until = 0.0
-        self._few_since: float | None = None
-        self._pays_busy = scaling is not None and scaling.pay_busy
         self._paid = 0.0
         self._since = 0.0
 
     def run(self, strategy: str = "", note: str = "") -> Outcome:
-        """All of it, until all is done and as many workers are left as there were at first: what is still there is paid
-        for."""
-        job, arrivals = self._job, self._job.arrivals
+        """All of it, until all is done and the standing Pods alone are left."""
+        job, arrivals, scaler = self._job, self._job.arrivals, self._scaler
         finished = [math.inf] * len(arrivals)
-        next_arrival, left = 0, len(arrivals)
-        poll = self._scaling.poll if self._scaling else math.inf
-        while left or (self._workers > job.workers and poll < math.inf and not self._pays_busy):
+        arrived, left, until_done = 0, len(arrivals), 0.0
+        look = scaler.first if scaler else math.inf
+        while left or (self._asked > self._standing and not self._pays_busy):
             now = min(
-                arrivals[next_arrival] if next_arrival < len(arrivals) else math.inf,
+                arrivals[arrived] if arrived < len(arrivals) else math.inf,
                 self._ends[0][0] if self._ends else math.inf,
                 self._coming[0][0] if self._coming else math.inf,
-                poll,
+                look,
                 self._paused_until if self._paused_until > self._since and len(self._queue) else math.inf,
             )
             self._pay(now)
@@ -126,42 +149,52 @@ class Station:
                 finished[who] = end
                 self._busy -= 1
                 left -= 1
+                until_done = self._paid
             while self._coming and self._coming[0][0] <= now:
-                self._resize(self._workers + heappop(self._coming)[1], now)
-            while next_arrival < len(arrivals) and arrivals[next_arrival] <= now:
-                self._queue.push(next_arrival)
-                next_arrival += 1
-            if now >= poll and self._scaling is not None:
-                self._look(self._scaling, now)
-                poll += self._scaling.poll
+                self._resize(self._coming.popleft()[1], now)
+            while arrived < len(arrivals) and arrivals[arrived] <= now:
+                self._queue.push(arrived)
+                arrived += 1
+            if scaler is not None and now >= look:
+                wanted = scaler.wanted(now, Seen(arrived, len(self._queue), self._busy, self._asked))
+                self._scale(max(self._standing, wanted), now)
+                look += scaler.every
             if now >= self._paused_until:
-                while len(self._queue) and self._busy < self._workers:
+                while len(self._queue) and self._busy < self._ready * self._per_pod:
                     who = self._queue.pop(now)
                     heappush(self._ends, (now + job.services[who], who))
                     self._busy += 1
-        return Outcome(strategy=strategy, finished=finished, worker_seconds=self._paid, note=note)
+        return Outcome(
+            strategy=strategy,
+            finished=finished,
+            standing=0 if self._pays_busy else self._standing * self._per_pod,
+            until_done=until_done,
+            until_rest=self._paid,
+            at_rest=self._since,
+            note=note,
+        )
 
     def _pay(self, now: float) -> None:
-        self._paid += (now - self._since) * (self._busy if self._pays_busy else max(self._workers, self._busy))
+        paid = self._busy if self._pays_busy else max(self._asked * self._per_pod, self._busy)
+        self._paid += (now - self._since) * paid
         self._since = now
 
-    def _look(self, scaling: Scaling, now: float) -> None:
-        lag = len(self._queue) + self._busy
-        wanted = max(self._job.workers, min(scaling.most, math.ceil(lag / scaling.lag_each)))
-        if wanted > self._asked:
-            more = min(wanted - self._asked, scaling.step)
-            self._asked += more
-            heappush(self._coming, (now + scaling.start, more))
-        if wanted >= self._asked:
-            self._few_since = None
-        elif self._few_since is None:
-            self._few_since = now
-        elif now - self._few_since >= scaling.cooldown and not self._coming:
-            self._asked, self._few_since = wanted, None
-            self._resize(wanted, now)
+    def _scale(self, pods: int, now: float) -> None:
+        if pods > self._asked:
+            self._coming.append((now + self._start, pods - self._asked))
+            self._asked = pods
+        while pods < self._asked and self._coming:  # the last that were asked for go first
+            at, some = self._coming.pop()
+            gone = min(some, self._asked - pods)
+            self._asked -= gone
+            if some > gone:
+                self._coming.append((at, some - gone))
+        if pods < self._asked:
+            self._asked = pods
+            self._resize(pods - self._ready, now)
 
-    def _resize(self, workers: int, now: float) -> None:
-        """A change of the group: those at work finish, nobody takes anything until the pause is over."""
-        self._workers = workers
-        if self._scaling is not None and self._scaling.pause:
-            self._paused_until = now + self._scaling.pause
+    def _resize(self, pods: int, now: float) -> None:
+        """So many Pods more. Those at work finish, and nobody takes anything until the pause is over."""
+        self._ready += pods
+        if self._pause:
+            self._paused_until = now + self._pause

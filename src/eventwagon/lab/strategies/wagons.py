@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ...connection import Connection
@@ -25,8 +25,10 @@ from ..job import Bar, Job, Outcome
 
 _TRAIN = "lab"
 _LEAD = 1.0
-"""Seconds before the first arrival in which the first wagon and its spare are made, besides what a crew needs to
+"""Seconds before the first arrival in which the first wagon and its spare are made, besides what their workers need to
 come."""
+_REST = 120.0
+"""Longest wait for rest after all was done."""
 
 
 class _SlowStart:
@@ -60,6 +62,9 @@ class _Run:
 
     def __init__(self, job: Job, workers: Workers, spares: int, clock: Callable[[], float], start: float) -> None:
         self.job = job
+        self._each = workers.each
+        self._standing = 1 + spares
+        """Wagons."""
         self._lead = _LEAD + start
         self.finished = [math.inf] * len(job.arrivals)
         self.runs = 0
@@ -68,11 +73,14 @@ class _Run:
         """By wagon: when it was opened, cut off, drained, removed; seconds since the burst began."""
         self.events: dict[int, int] = {}
         self.all_done = asyncio.Event()
+        self._removed = asyncio.Event()
+        self._at_rest = math.inf
         self.began = math.inf
         self._left = len(job.arrivals)
         self._clock = clock
+        cap = job.wagons if self._each is None else min(job.wagons, job.most // self._each)
         self.train = Train(
-            _TRAIN, limit=parse_limit(job.limit), workers=workers, spares=spares, wagons=job.wagons,
+            _TRAIN, limit=parse_limit(job.limit), workers=workers, spares=spares, wagons=max(cap, spares + 2),
             provision_timeout=max(30.0, 4 * job.start), publish_timeout=3600.0, handler_timeout=3600.0,
         )  # fmt: skip
 
@@ -104,12 +112,15 @@ class _Run:
                 self._note(n, "drained", moment)
             case WagonRemoved(wagon=wagon):
                 self._note(wagon.number, "drained", moment)
+                self._note(wagon.number, "removed", moment)
+                self._removed.set()
 
     def _note(self, number: int, what: str, moment: float) -> None:
         self.facts.setdefault(number, {}).setdefault(what, moment)
 
     async def go(self, broker: Broker, registry: Registry) -> None:
-        """Publish each arrival in its time, whatever the train does; return when all was handled."""
+        """Publish each arrival in its time, whatever the train does; return when all was handled and the active wagon
+        and its spares alone are left."""
         loop = asyncio.get_running_loop()
         connection = self.train.connect(broker=broker, registry=registry, listeners=[self.hear], clock=self._clock)
         async with connection, connection.running():
@@ -122,25 +133,43 @@ class _Run:
                         await asyncio.sleep(wait)
                     tasks.create_task(self._publish(connection, arrival))
             await self.all_done.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REST):
+                    while sum("removed" not in told for told in self.facts.values()) > self._standing:
+                        self._removed.clear()
+                        await self._removed.wait()
+            self._at_rest = self.now()
 
     async def _publish(self, connection: Connection, arrival: int) -> None:
         await connection.publish(arrival)
 
-    def outcome(self, strategy: str, note: str, each: int | None) -> Outcome:
+    def outcome(self, strategy: str, note: str) -> Outcome:
         """What came of it."""
         end = max(self.finished)
+        rest = end if self._each is None else max(end, self._at_rest)
         bars = []
-        paid = 0.0
+        lives = []
         for number in sorted(self.facts | {1: {}}):
             told = {what: at - self.began for what, at in self.facts.get(number, {}).items()}
             opened = max(0.0, told.get("opened", 0.0))
             drained = min(end, told.get("drained", end))
-            bars.append(Bar(number, opened, min(drained, told.get("closed", end)), drained, self.events.get(number, 0)))
-            paid += max(0.0, drained - opened) * (each or 0)
+            if opened < end:
+                closed = min(drained, told.get("closed", end))
+                bars.append(Bar(number, opened, closed, drained, self.events.get(number, 0)))
+            lives.append((opened, told.get("removed", math.inf)))
+
+        def paid(until: float) -> float:
+            if self._each is None:
+                return self.job.workers * until
+            return self._each * sum(max(0.0, min(gone, until) - opened) for opened, gone in lives)
+
         return Outcome(
             strategy=strategy,
             finished=self.finished,
-            worker_seconds=paid if each else self.job.workers * end,
+            standing=self.job.workers if self._each is None else self._each * self._standing,
+            until_done=paid(end),
+            until_rest=paid(rest),
+            at_rest=rest,
             switches=self.switches,
             duplicates=self.runs - len(self.finished),
             bars=bars,
@@ -149,13 +178,13 @@ class _Run:
 
 
 def wagons(job: Job, *, url: str | None = None) -> Outcome:
-    """The fixed crew, shared between the wagons, with spares."""
+    """The fixed workers, shared between the wagons, with spares."""
     workers = Workers(total=job.workers, floor=job.floor)
-    return _run(job, "wagons", workers, job.spares, url, "wagons, the same fixed crew for all")
+    return _run(job, "wagons", workers, job.spares, url, f"wagons that share {job.workers} workers")
 
 
 def wagons_no_spare(job: Job, *, url: str | None = None) -> Outcome:
-    """The fixed crew; the next wagon is begun when one is half full."""
+    """The fixed workers; the next wagon is opened when one is half full."""
     workers = Workers(total=job.workers, floor=job.floor)
     return _run(job, "wagons_no_spare", workers, 0, url, "the same without a spare")
 
@@ -168,9 +197,10 @@ def wagons_elastic(job: Job, *, url: str | None = None) -> Outcome:
 
 
 def wagons_elastic_no_spare(job: Job, *, url: str | None = None) -> Outcome:
-    """The same; the next wagon is begun when one is half full."""
-    workers = Workers(each=job.each)
-    return _run(job, "wagons_elastic_no_spare", workers, 0, url, "the same without a spare", start=job.start)
+    """One wagon has all the standing workers; the next one is opened when it is half full."""
+    note = f"the same without a spare: wagons with all {job.standing} standing workers each"
+    workers = Workers(each=job.standing)
+    return _run(job, "wagons_elastic_no_spare", workers, 0, url, note, start=job.start)
 
 
 def _run(
@@ -186,14 +216,14 @@ async def _virtual(job: Job, strategy: str, workers: Workers, spares: int, note:
     drivers = open_drivers("memory://", clock=clock)
     run = _Run(job, workers, spares, clock, start)
     await run.go(_SlowStart(drivers.broker, start), drivers.registry)
-    return run.outcome(strategy, note, workers.each)
+    return run.outcome(strategy, note)
 
 
 async def _real(job: Job, strategy: str, workers: Workers, spares: int, url: str, note: str, start: float) -> Outcome:
     drivers = open_drivers(url)
     run = _Run(job, workers, spares, time.time, start)
     await run.go(_SlowStart(drivers.broker, start), drivers.registry)
-    return run.outcome(strategy, note, workers.each)
+    return run.outcome(strategy, note)
 
 
 WAGONS: dict[str, Callable[..., Outcome]] = {

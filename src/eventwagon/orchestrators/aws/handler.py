@@ -35,7 +35,7 @@ from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
 from ...runtime.handling import Handler
 from ...runtime.local_workers import LocalWorkers
-from ...runtime.worker_runtime import WorkerRuntime
+from ...runtime.runtime import Runtime
 from ...settings import Settings
 from .counters import Counters
 
@@ -55,7 +55,7 @@ class FunctionTrain(Protocol):
     def working(self, url: str) -> AbstractAsyncContextManager[tuple[Broker, object]]: ...
 
 
-class Taken(Subscription, Protocol):
+class GivenConsumer(Subscription, Protocol):
     """A consumer of messages that were received elsewhere."""
 
     async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> Sequence[Delivery]: ...
@@ -67,7 +67,7 @@ class QueueBroker(Broker, Protocol):
     place: Place
     table: Table
 
-    def given(self, channel: Channel, *, visibility: float) -> Taken: ...
+    def given(self, channel: Channel, *, visibility: float) -> GivenConsumer: ...
 
 
 def handler(train: str | FunctionTrain, *, url: str | None = None) -> Function:
@@ -170,7 +170,7 @@ class Function:
             if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
                 settings = msgspec.structs.replace(train.settings, breaker=None)
                 self._circuits = Circuits(train.name, settings, log, random.Random())
-            runtime = WorkerRuntime(
+            runtime = Runtime(
                 train=train.name,
                 handlers=train.handlers,
                 settings=train.settings,
@@ -236,7 +236,7 @@ class Function:
 class _Batch:
     """The one batch, as a consumer that gives it once and notes what became of it."""
 
-    def __init__(self, given: Taken, deliveries: Sequence[Delivery]) -> None:
+    def __init__(self, given: GivenConsumer, deliveries: Sequence[Delivery]) -> None:
         self._given = given
         self._left = list(deliveries)
         self._open = {id(delivery.token) for delivery in deliveries}

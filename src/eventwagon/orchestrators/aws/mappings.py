@@ -93,8 +93,8 @@ class LambdaMappings:
 
     async def _ensure(self, spec: WagonSpec) -> None:
         before = await self._units.get(spec.train, spec.unit)
-        if before is not None and before.spec.number > spec.number:
-            return  # out of date: a unit only moves on
+        if before is not None and spec.is_behind(before.spec.number):
+            return
         if before is None or before.spec != spec:
             self._seen.pop((spec.train, spec.unit), None)
             await self._units.put(Unit(spec, before.resources if before else ()))

@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from ...contracts.address import Address
-from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.orchestrator import Deployment, WagonSpec, together
 from ...contracts.registry import Registry
 from ...drivers.aws.clients import TROUBLE, Clients
 from ...drivers.aws.errors import AWSRefused, explain
@@ -148,8 +148,8 @@ class ECSServices:
         try:
             async with self._turn(spec.train, spec.unit):
                 before = await self._units.get(spec.train, spec.unit)
-                if before is not None and before.spec.number > spec.number:
-                    return  # out of date: a unit only moves on
+                if before is not None and spec.is_behind(before.spec.number):
+                    return
                 missing = self.name(spec.train, spec.unit) in self._missing
                 if before is None or before.spec != spec or not before.resources or missing:
                     await self._units.put(Unit(spec, before.resources if before else ()))
@@ -272,14 +272,12 @@ class ECSServices:
         if not trouble and workers != wanted:
             told = await self._tells(self.name(spec.train, spec.unit), spec.train)
             trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
-        return Deployment(
-            number=spec.number,
+        return msgspec.structs.replace(
+            together(mine) if mine else Deployment(number=spec.number, ready=False),
             ready=not trouble and wanted > 0,
             workers=workers,
             revision=spec.revision,
             trouble=trouble,
-            open={name: why for each in mine for name, why in each.open.items()},
-            paused=all(each.paused for each in mine) if mine else None,
         )
 
     async def _tells(self, name: str, train: str) -> str:

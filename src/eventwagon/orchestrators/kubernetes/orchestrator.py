@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import yaml
 
-from ...contracts.orchestrator import Deployment, WagonSpec
+from ...contracts.orchestrator import Deployment, WagonSpec, together
 from ...contracts.process import Pod
 from ...contracts.registry import Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
-from ..removals import Removals
+from ..removals import UnitRemovals
 from .check import Loader
 from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
@@ -102,7 +102,7 @@ class Kubernetes:
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
-        self._removals = Removals()
+        self._removals = UnitRemovals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
 
@@ -233,14 +233,13 @@ class Kubernetes:
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
         wanted = live["spec"].get("replicas", 0) * self._template.per_pod if live is not None else 0
-        return Deployment(
-            number=number,
+        checked_in = together(attached) if attached else Deployment(number=number, ready=False)
+        return msgspec.structs.replace(
+            checked_in,
             ready=ready,
-            workers=max(wanted, sum(a.workers for a in attached)),
+            workers=max(wanted, checked_in.workers),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
-            open={name: why for a in attached for name, why in a.open.items()},
-            paused=all(a.paused for a in attached) if attached else None,
         )
 
     async def _own_image(self) -> str:
@@ -311,8 +310,8 @@ class Kubernetes:
         live = self._live(spec.train, spec.unit)
         if live is None:
             return _Change("POST", wanted, "application/json", None)
-        if is_ending(live) or _number(live) > spec.number:
-            return None  # it is made again when it is gone; what has moved on is not brought back
+        if is_ending(live) or spec.is_behind(_number(live)):
+            return None  # it is made again when it is gone
         edits: list[tuple[str, object]] = []
         number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
         if self._made_anew(spec, live, wanted):

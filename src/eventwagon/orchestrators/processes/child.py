@@ -19,7 +19,7 @@ import msgspec
 from ...contracts.orchestrator import Deployment
 from ...display.text import LogFormatter, as_line
 from ...errors import EventwagonError
-from .records import State, UnitFiles, Want, created, mark, older, stands, take
+from .records import ProcessState, UnitFiles, Want, created, mark, older, stands, take
 
 OWNER = "EVENTWAGON_OWNER"
 LOGS = "EVENTWAGON_LOGS"
@@ -41,7 +41,7 @@ class Follower:
     """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for handlers in flight when it must
     leave; the `want` may give another."""
 
-    def __init__(self, files: UnitFiles, lock: int, state: State) -> None:
+    def __init__(self, files: UnitFiles, lock: int, state: ProcessState) -> None:
         self.files = files
         self.grace = 30.0
         self.want: Want | None = None
@@ -148,7 +148,7 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
     os.register_at_fork(after_in_child=lambda: os.close(lock))  # a handler's own children must not hold the unit
     pid = os.getpid()
     revision = os.environ.get(REVISION, "")
-    state = State(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
+    state = ProcessState(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
     files.write(state)
     faulthandler.enable()
     try:

@@ -17,7 +17,7 @@ from ...backoff import pause_after
 from ...contracts.orchestrator import PLACE, Deployment, WagonSpec
 from ...display.redaction import shown
 from ...errors import StorageBroken, Unavailable, UsageError
-from ..removals import Removals
+from ..removals import UnitRemovals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, UnitProcess
@@ -63,7 +63,7 @@ class Processes:
         self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
         self._not_before: dict[_Key, float] = {}
-        self._removals = Removals()
+        self._removals = UnitRemovals()
         self._still = Stillness()
         self._seen: set[_Key] = set()
         self._closing = False
@@ -111,8 +111,8 @@ class Processes:
             want = files.want()
             if want is not None and want.owner != self._name and self._in_charge(want.owner):
                 return
-            if want is not None and want.owner == self._name and want.spec.number > spec.number:
-                return  # out of date: it serves a later wagon by now
+            if want is not None and want.owner == self._name and spec.is_behind(want.spec.number):
+                return
             trouble = want.trouble if want else ""
             new = Want(owner=self._name, spec=spec, names=self._names(spec), trouble=trouble)
             if new != want:

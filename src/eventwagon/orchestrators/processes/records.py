@@ -44,7 +44,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     """Why its last process ended."""
 
 
-class State(Deployment, frozen=True, kw_only=True):
+class ProcessState(Deployment, frozen=True, kw_only=True):
     """What a unit's process does: a deployment, and which process it is. `pid` and `created` (seconds since the epoch)
     together name that for ever."""
 
@@ -94,17 +94,17 @@ class UnitFiles:
         """What it should do; None where nobody wants anything of it."""
         return _read(self.want_path, Want)
 
-    def state(self) -> State | None:
+    def state(self) -> ProcessState | None:
         """What it said last; None where it said nothing yet."""
-        return _read(self.state_path, State)
+        return _read(self.state_path, ProcessState)
 
     def run(self) -> Run | None:
         """How to find what it started; None where it started nothing, or all of that has ended."""
         return _read(self.run_path, Run)
 
-    def write(self, record: Want | State | Run) -> None:
+    def write(self, record: Want | ProcessState | Run) -> None:
         """Replace what stands there, as a whole."""
-        paths: dict[type, Path] = {Want: self.want_path, State: self.state_path, Run: self.run_path}
+        paths: dict[type, Path] = {Want: self.want_path, ProcessState: self.state_path, Run: self.run_path}
         path = paths[type(record)]
         new = path.with_name(f"{path.name}-{os.getpid()}")
         new.write_bytes(msgspec.json.encode(record))
@@ -254,13 +254,13 @@ def created(pid: int) -> float | None:
         return None
 
 
-def is_alive(state: State) -> bool:
+def is_alive(state: ProcessState) -> bool:
     """Whether the very process lives that wrote this, not another that got its pid."""
     since = created(state.pid)
     return since is not None and abs(since - state.created) < _SAME
 
 
-def kill(state: State) -> bool:
+def kill(state: ProcessState) -> bool:
     """End the process that wrote this, and what it started, at once. False, and no signal, where it is gone."""
     if not is_alive(state):
         return False

@@ -9,12 +9,12 @@
         except Undeclared as undeclared:
             pytest.skip(str(undeclared))
 
-They need no test framework: a check returns, or raises Failed (an AssertionError) or whatever the driver raised.
+They need no test framework: a check returns, or raises CheckFailed (an AssertionError) or whatever the driver raised.
 """
 
 from .broker import broker_checks
 from .broker_trial import BrokerTrial
-from .check import Check, Failed, Undeclared
+from .check import Check, CheckFailed, Undeclared
 from .orchestrator import orchestrator_checks
 from .orchestrator_trial import Harness, OrchestratorTrial
 from .registry import RegistryTrial, registry_checks
@@ -22,7 +22,7 @@ from .registry import RegistryTrial, registry_checks
 __all__ = [
     "BrokerTrial",
     "Check",
-    "Failed",
+    "CheckFailed",
     "Harness",
     "OrchestratorTrial",
     "RegistryTrial",

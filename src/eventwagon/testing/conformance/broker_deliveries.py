@@ -7,7 +7,7 @@ import asyncio
 from ...contracts.broker import Broker, Delivery, Subscription
 from ...errors import ChannelGone
 from .broker_trial import LONG, BrokerTrial, past
-from .check import Failed, Suite, holds, refused, same, soon, together
+from .check import CheckFailed, Suite, holds, refused, same, soon, together
 
 suite: Suite[BrokerTrial] = Suite()
 
@@ -338,7 +338,7 @@ async def extend_keeps_the_claim(t: BrokerTrial) -> None:
             again = await t.take(other, 2)
             same([d.attempt for d in again], [1, 1], "attempts")
             return
-    raise Failed(f"the machine is too slow for a visibility of {t.visibility} s: give the suite more")
+    raise CheckFailed(f"the machine is too slow for a visibility of {t.visibility} s: give the suite more")
 
 
 @suite.check()

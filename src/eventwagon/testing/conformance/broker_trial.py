@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ...contracts.broker import Broker, Delivery, Depth, Subscription
 from ...event import Channel, Event, new_ids
-from .check import Failed, holds, same
+from .check import CheckFailed, holds, same
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class BrokerTrial:
         while len(got) < count:
             some = await consumer.receive(min(limit, count - len(got)), self.patience)
             if not some:
-                raise Failed(f"expected {count} events, and after {len(got)} none came for {self.patience:g} s")
+                raise CheckFailed(f"expected {count} events, and after {len(got)} none came for {self.patience:g} s")
             got += some
         same(len(got), count, "events received")
         return got
@@ -83,18 +83,18 @@ class BrokerTrial:
         return list(found) if self.broker.capabilities.ordered else sorted(found)  # type: ignore[type-var]
 
     async def nothing(self, channel: Channel, why: str, *, seconds: float | None = None) -> None:
-        """Raise Failed if a new consumer gets anything within `seconds` (the visibility time, unless given)."""
+        """Raise CheckFailed if a new consumer gets anything within `seconds` (the visibility time, unless given)."""
         async with self.broker.consume(channel, visibility=LONG) as consumer:
             got = await consumer.receive(10, self.visibility if seconds is None else seconds)
             holds(not got, f"{why}: {len(got)} came")
 
     async def figures(self, channel: Channel, **expected: int) -> Depth:
-        """The depth; raises Failed if a figure that the driver knows differs from the expected one."""
+        """The depth; raises CheckFailed if a figure that the driver knows differs from the expected one."""
         (depth,) = await self.broker.depth([channel])
         for name, figure in expected.items():
             found = getattr(depth, name)
             if found is None and name in ("published", "settled") and self.broker.capabilities.totals:
-                raise Failed(f"{name} is unknown, though totals are declared")
+                raise CheckFailed(f"{name} is unknown, though totals are declared")
             if found is not None:
                 same(found, figure, f"depth.{name}")
         return depth

@@ -17,7 +17,7 @@ Make = Callable[[], AbstractAsyncContextManager[D]]
 the same store (the same object may be given again where a driver lives in one process and may be entered again)."""
 
 
-class Failed(AssertionError):
+class CheckFailed(AssertionError):
     """The driver does not do what its contract says."""
 
 
@@ -48,7 +48,7 @@ class Check(Generic[D]):
         return f"<Check {self.identity}>"
 
     async def run(self, make: Make[D]) -> None:
-        """Hold it against the driver that `make` makes. Raises Failed, Undeclared, or what the driver raised."""
+        """Hold it against the driver that `make` makes. Raises CheckFailed, Undeclared, or what the driver raised."""
         await self._start(self, make)
 
 
@@ -82,35 +82,35 @@ def sentence(body: Callable[..., object]) -> str:
 
 
 def holds(condition: object, otherwise: str) -> None:
-    """Raise Failed unless it holds."""
+    """Raise CheckFailed unless it holds."""
     if not condition:
-        raise Failed(otherwise)
+        raise CheckFailed(otherwise)
 
 
 def same(found: object, expected: object, what: str) -> None:
-    """Raise Failed unless both are equal."""
+    """Raise CheckFailed unless both are equal."""
     if found != expected:
-        raise Failed(f"{what}: expected {expected!r}, found {found!r}")
+        raise CheckFailed(f"{what}: expected {expected!r}, found {found!r}")
 
 
 async def refused(awaitable: Awaitable[object], *errors: type[E], what: str) -> E:
-    """The error of one of these types that the awaitable raises. Raises Failed when it raises none."""
+    """The error of one of these types that the awaitable raises. Raises CheckFailed when it raises none."""
     try:
         await awaitable
     except errors as error:
         return error
-    raise Failed(f"{what}: expected {' or '.join(e.__name__ for e in errors)}, and nothing was raised")
+    raise CheckFailed(f"{what}: expected {' or '.join(e.__name__ for e in errors)}, and nothing was raised")
 
 
 async def soon(awaitable: Awaitable[T], patience: float, what: str) -> T:
-    """Its result; raises Failed when there is none within `patience` seconds."""
+    """Its result; raises CheckFailed when there is none within `patience` seconds."""
     try:
         async with asyncio.timeout(patience) as limit:
             return await awaitable
     except TimeoutError:
         if not limit.expired():
             raise
-        raise Failed(f"{what}: nothing within {patience:g} s") from None
+        raise CheckFailed(f"{what}: nothing within {patience:g} s") from None
 
 
 async def together(*awaitables: Awaitable[T]) -> list[T]:

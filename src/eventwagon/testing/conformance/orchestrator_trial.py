@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from ...contracts.orchestrator import Deployment, Orchestrator, WagonSpec
-from .check import Failed
+from .check import CheckFailed
 
 
 class Harness(Protocol):
@@ -94,7 +94,7 @@ class OrchestratorTrial:
                 while not await true():  # noqa: ASYNC110 - it may change in another process
                     await asyncio.sleep(self.moment / 10)
         except TimeoutError:
-            raise Failed(f"{what}: not within {self.patience:g} s") from None
+            raise CheckFailed(f"{what}: not within {self.patience:g} s") from None
 
     async def ready(self, number: int = 1, *, workers: int = 2, held: int = 0) -> WagonSpec:
         """A wagon whose workers are ready, `held` of them at an event."""

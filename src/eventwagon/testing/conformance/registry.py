@@ -123,8 +123,8 @@ async def absent_train(t: RegistryTrial) -> None:
     same(list(await t.registry.members(t.train)), [], "members")
     same(await t.journal(), [], "journal")
     async with t.registry.watch(t.train) as watching:
-        same((await t.next(watching)).revision, 0, "the revision that a watch begins with")
-    same((await t.registry.read(t.train)).revision, 0, "revision")
+        same((await t.next(watching)).version, 0, "the revision that a watch begins with")
+    same((await t.registry.read(t.train)).version, 0, "revision")
     holds(t.train not in await t.registry.trains(), "a train that nobody made is listed")
 
 
@@ -132,7 +132,7 @@ async def absent_train(t: RegistryTrial) -> None:
 async def replace_stores(t: RegistryTrial) -> None:
     """Any process reads the stored manifest, with all its fields and the version that replace returned."""
     stored = await t.registry.replace(t.train, _full(t.train), expect=0)
-    holds(stored.revision > 0, f"revision {stored.revision} for a manifest that exists")
+    holds(stored.version > 0, f"revision {stored.version} for a manifest that exists")
     same(stored.manifest, _full(t.train), "the manifest that replace returns")
     same(await t.registry.read(t.train), stored, "what is read")
     async with t.another() as other:
@@ -147,12 +147,12 @@ async def replace_conflicts(t: RegistryTrial) -> None:
         await refused(attempt, Conflict, what=f"replace of nothing, expecting revision {wrong}")
     holds(t.train not in await t.registry.trains(), "a refused replace created the train")
     one = await t.first()
-    two = await t.registry.replace(t.train, Manifest(train=t.train, stops=2), expect=one.revision)
-    holds(two.revision > one.revision, f"revision {two.revision} after {one.revision}")
+    two = await t.registry.replace(t.train, Manifest(train=t.train, stops=2), expect=one.version)
+    holds(two.version > one.version, f"revision {two.version} after {one.version}")
     async with t.another() as other:
-        for registry, wrong in itertools.product((t.registry, other), (0, one.revision, two.revision + 1)):
+        for registry, wrong in itertools.product((t.registry, other), (0, one.version, two.version + 1)):
             attempt = registry.replace(t.train, _full(t.train), expect=wrong, entries=[t.entry("never")])
-            await refused(attempt, Conflict, what=f"replace at {two.revision}, expecting {wrong}")
+            await refused(attempt, Conflict, what=f"replace at {two.version}, expecting {wrong}")
     same(await t.registry.read(t.train), two, "what is read after the conflicts")
     same(await t.journal(), [], "journal")
 
@@ -188,11 +188,11 @@ async def many_writers(t: RegistryTrial) -> None:
             manifest = msgspec.structs.replace(snapshot.manifest, stops=snapshot.manifest.stops + 1)
             try:
                 won = await registry.replace(
-                    t.train, manifest, expect=snapshot.revision, entries=[t.entry(f"writer {number}")]
+                    t.train, manifest, expect=snapshot.version, entries=[t.entry(f"writer {number}")]
                 )
             except Conflict:
                 continue
-            revisions.append(won.revision)
+            revisions.append(won.version)
             return
 
     async with t.another() as other:
@@ -207,7 +207,7 @@ async def trains_apart(t: RegistryTrial) -> None:
     """Trains with names that begin alike share nothing: manifests, members, journals, watches."""
     names = [t.train, f"{t.train}_x", f"{t.train}-x", f"{t.train}x"]
     async with t.registry.watch(names[0]) as watching:
-        same((await t.next(watching)).revision, 0, "the first revision")
+        same((await t.next(watching)).version, 0, "the first revision")
         for i, name in enumerate(names[1:], 1):
             await t.registry.replace(name, Manifest(train=name, stops=i), expect=0, entries=[t.entry(name)])
             await t.registry.check_in(name, Member(name=name), ttl=600.0)
@@ -229,7 +229,7 @@ async def watch_begins_with_the_newest(t: RegistryTrial) -> None:
         same(await t.next(watching), one, "what a watch begins with")
         newest = one
         for i, registry in enumerate((t.registry, other, other, t.registry)):
-            newest = await registry.replace(t.train, Manifest(train=t.train, stops=i), expect=newest.revision)
+            newest = await registry.replace(t.train, Manifest(train=t.train, stops=i), expect=newest.version)
             same(await t.next(watching), newest, "what a watch gives after a change")
         async with other.watch(t.train) as late:
             same(await t.next(late), newest, "what a later watch begins with")
@@ -239,7 +239,7 @@ async def watch_begins_with_the_newest(t: RegistryTrial) -> None:
 async def watch_waits(t: RegistryTrial) -> None:
     """A watch that waits, also for a train's first manifest, wakes for a change; without one it gives nothing."""
     async with t.another() as other, t.registry.watch(t.train) as watching:
-        same((await t.next(watching)).revision, 0, "the first revision")
+        same((await t.next(watching)).version, 0, "the first revision")
         newest = 0
         for stops in range(3):
             waiting = asyncio.ensure_future(anext(watching))
@@ -250,7 +250,7 @@ async def watch_waits(t: RegistryTrial) -> None:
                 same(await soon(waiting, t.patience, "a waiting watch"), stored, "what it gives")
             finally:
                 waiting.cancel()
-            newest = stored.revision
+            newest = stored.version
 
 
 @suite.check()
@@ -263,15 +263,15 @@ async def watch_never_goes_back(t: RegistryTrial) -> None:
             seen, stops = 0, -1
             while stops < 100:
                 snapshot = await t.next(watching)
-                holds(snapshot.revision > seen, f"revision {snapshot.revision} after {seen}")
+                holds(snapshot.version > seen, f"revision {snapshot.version} after {seen}")
                 holds(snapshot.manifest.stops > stops, f"an older manifest: {snapshot.manifest.stops} after {stops}")
-                seen, stops = snapshot.revision, snapshot.manifest.stops
+                seen, stops = snapshot.version, snapshot.manifest.stops
 
     async def write(registry: Registry) -> None:
         while (snapshot := await registry.read(t.train)).manifest.stops < 100:
             manifest = msgspec.structs.replace(snapshot.manifest, stops=snapshot.manifest.stops + 1)
             try:
-                await registry.replace(t.train, manifest, expect=snapshot.revision)
+                await registry.replace(t.train, manifest, expect=snapshot.version)
             except Conflict:
                 continue
 
@@ -286,15 +286,15 @@ async def members_come_and_go(t: RegistryTrial) -> None:
         Deployment(number=1, ready=True, workers=4),
         Deployment(number=2, ready=False, trouble="no ünïcödé ✓"),
     )
-    full = Member(name="b@host:1", roles=("observe", "work"), revision=12, crew=8, attachments=attachments)
+    full = Member(name="b@host:1", roles=("observe", "work"), version=12, crew=8, attachments=attachments)
     await t.registry.check_in(t.train, full, ttl=600.0)
     async with t.another() as other:
         await other.check_in(t.train, Member(name="c"), ttl=600.0)
         await other.check_in(t.train, Member(name="a"), ttl=600.0)
-        await other.check_in(t.train, Member(name="c", revision=3), ttl=600.0)
+        await other.check_in(t.train, Member(name="c", version=3), ttl=600.0)
         for registry in (t.registry, other):
             same(
-                list(await registry.members(t.train)), [Member(name="a"), full, Member(name="c", revision=3)], "members"
+                list(await registry.members(t.train)), [Member(name="a"), full, Member(name="c", version=3)], "members"
             )
         await other.check_in(t.train, full, ttl=0)
         await other.check_in(t.train, Member(name="never came"), ttl=0)
@@ -403,7 +403,7 @@ async def delete_leaves_nothing(t: RegistryTrial) -> None:
     async with t.another() as later:
         for _ in range(2):
             for registry in (t.registry, later):
-                same((await registry.read(t.train)).revision, 0, "the revision")
+                same((await registry.read(t.train)).version, 0, "the revision")
                 same([m.name for m in await registry.members(t.train)], [], "members")
                 same(await t.journal(registry), [], "journal")
                 holds(t.train not in await registry.trains(), "a deleted train is listed")
@@ -418,7 +418,7 @@ async def delete_of_what_was_never_there_creates_nothing(t: RegistryTrial) -> No
     """Deleting an absent train succeeds and creates nothing."""
     await t.registry.delete(t.train)
     holds(t.train not in await t.registry.trains(), "it is listed")
-    same((await t.registry.read(t.train)).revision, 0, "the revision")
+    same((await t.registry.read(t.train)).version, 0, "the revision")
 
 
 @suite.check()
@@ -430,6 +430,6 @@ async def founded_anew_after_deletion(t: RegistryTrial) -> None:
         async with t.another() as later:
             same(await later.read(t.train), stored, "what is read")
             same(await t.journal(later), ["1"], "journal")
-            await later.replace(t.train, Manifest(train=t.train, turns=1), expect=stored.revision)
+            await later.replace(t.train, Manifest(train=t.train, turns=1), expect=stored.version)
         await t.registry.delete(t.train)
     same([m.name for m in await t.registry.members(t.train)], [], "members")

@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 
 from ....contracts.address import Address
-from ....contracts.orchestrator import Deployment, WagonSpec
+from ....contracts.orchestrator import Deployment, WagonSpec, together
 from ....contracts.registry import Registry
 from ....errors import UsageError
 from ....event import Channel
@@ -148,10 +148,21 @@ class Command(Processes):
         checked_in: dict[int, Deployment] = {}
         for unit, deployment in found.items():
             own = [a for a in attachments if a.number == deployment.number]
+            if own:
+                said = together(own)
+                deployment = msgspec.structs.replace(
+                    deployment,
+                    channels=said.channels,
+                    missing=said.missing,
+                    handled=said.handled,
+                    failed=said.failed,
+                    open=said.open,
+                    paused=said.paused,
+                )
             serving = sum(a.ready for a in own)
             if deployment.ready and serving < deployment.workers:
-                said = next((a.trouble for a in own if a.trouble), "")
-                why = said or f"{serving} of {deployment.workers} copies of the command have checked in as ready"
+                trouble = next((a.trouble for a in own if a.trouble), "")
+                why = trouble or f"{serving} of {deployment.workers} copies of the command have checked in as ready"
                 deployment = msgspec.structs.replace(deployment, ready=False, trouble=why)
             checked_in[unit] = deployment
         return checked_in

@@ -1,50 +1,19 @@
-"""What the stages of the workers' path share: the runtime, which never changes, and the states of a pool, a wagon and a
-channel, whose fields say which class writes them."""
+"""What the stages of the workers' path share: the states of a pool, a wagon and a channel. Each field says which class
+writes it; events say who sets and clears them."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from ..breaker import Circuit
-from ..contracts.broker import Broker, Subscription
-from ..contracts.facts import Listener, StepFailed
+from ..contracts.broker import Subscription
 from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
-from ..settings import Settings
-from .bulkhead import Bulkhead
 from .handling import Handler
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRuntime:
-    """What the workers of one process need, whichever wagon they work for."""
-
-    train: str
-    handlers: Mapping[str, Handler]
-    """By the inner channel's name; the ingress's under the empty name."""
-    settings: Settings
-    broker: Broker
-    clock: Callable[[], float]
-    """The wall clock, in seconds."""
-    tell: Listener
-    bulkhead: Bulkhead
-    rng: random.Random = field(default_factory=lambda: random.Random())
-    revision: str = ""
-    """The revision of this process's code; empty: it has none."""
-    owner: str = ""
-    """This process's name, under which it claims events."""
-
-    def report_failure(self, step: str, because: str) -> None:
-        """Tell that a step failed and is tried again. Call it for the first of several failures in a row. Raises
-        nothing."""
-        self.tell(StepFailed(train=self.train, step=step, because=because))
 
 
 class PoolState:
@@ -110,8 +79,8 @@ class WagonState:
         self.leaving = False
         """Nothing more of it is fetched. Written by WagonConsumer."""
         self.quiet = asyncio.Event()
-        """While it is left: no event of it is unsettled. Written by WagonConsumer; set by WorkerPool if the program is
-        interrupted, since nothing is waited for then."""
+        """Set when leaving need wait no more: by WagonConsumer once no event of it is unsettled, by WorkerPool if the
+        program is interrupted. Cleared by WagonConsumer."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
         self.handled = 0

@@ -60,7 +60,7 @@ def test_a_host_that_is_unknown() -> None:
 
 def test_a_port_at_which_nobody_listens() -> None:
     port = free_port()
-    each_says(asyncio.run(refused(f"kafka://127.0.0.1:{port}")), f"127.0.0.1:{port}", "nothing listens there")
+    each_says(asyncio.run(refused(f"kafka://127.0.0.1:{port}")), f"127.0.0.1:{port}", "no server listens there")
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ def test_a_log_gets_a_table_and_the_sentences(tmp_path: Path) -> None:
     assert f"sqlite:///{tmp_path}/kept" in done.stdout
     again = demo(*BURST, "--dir", str(tmp_path / "kept"))
     assert again.returncode == 2
-    assert "stands at" in again.stderr
+    assert "exists at" in again.stderr
 
 
 def test_a_trace_and_a_crowd_of_each_wagons_own_workers(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ __all__ = ["place"]
 def test_who_asked_is_told_by_why_and_status(place: Path) -> None:
     cli(place, "publish", "app:train", given=lines("a@x"))
     assert cli(place, "switch", "signups", "--reason", "deploy", "--timeout", "0.1").returncode == 3
-    assert f"a switch is asked for: deploy (by {this_user()})" in cli(place, "status", "signups").stdout
+    assert f"a switch is requested: deploy (by {this_user()})" in cli(place, "status", "signups").stdout
     with running(place, "run", "app:train"):
         cli(place, "drain", "signups", "--by", "the release job 17", "--timeout", "20")
         assert cli(place, "stop", "signups", EVENTWAGON_BY="alice").returncode == 0
@@ -68,7 +68,7 @@ def test_from_a_program_and_by_declaring_anew(tmp_path: Path) -> None:
 
 def test_facts_of_earlier_and_later_versions_open() -> None:
     for kind, more, told in (
-        ("SwitchRequested", "", "a switch was asked for: deploy"),
+        ("SwitchRequested", "", "a switch was requested: deploy"),
         ("StopRequested", "", "the train's processes were asked to end: deploy"),
         ("StopRequested", ',"by":"bob@h","host":"x"', "the train's processes were asked to end by bob@h: deploy"),
         ("Declared", ',"settings":{"limit":"Volume(1)"},"channels":[]', "train declared: limit=Volume(1); channels: "),

@@ -49,7 +49,7 @@ def test_the_first_publish_keeps_its_deadline_and_leaves_no_lock_behind() -> Non
         loop = asyncio.get_running_loop()
         async with slow(1e6).connect(Train("t")) as c:
             began = loop.time()
-            with pytest.raises(PublishTimeout, match="not founded in time, nothing was stored"):
+            with pytest.raises(PublishTimeout, match="not founded in time, no event was stored"):
                 await c.publish(1, timeout=0.3)
             assert loop.time() - began == pytest.approx(0.3, abs=0.01)
             await c.publish(2, timeout=0.3)
@@ -130,7 +130,7 @@ def test_what_no_driver_should_raise_while_founding_is_a_publish_error(error: Ba
         world.broker = Odd()
         async with world.connect(Train("t")) as c:
             if not isinstance(error, asyncio.CancelledError):
-                with pytest.raises(PublishError, match=f"nothing was stored: {type(error).__name__}"):
+                with pytest.raises(PublishError, match=f"no event was stored: {type(error).__name__}"):
                     await c.publish(1)
             await c.publish(1)
 

@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """The entry point of the command. What it stands on is loaded here: Ctrl-C meanwhile is an ordinary end."""
+    """The entry point of the command. It loads its packages here: Ctrl-C meanwhile is an ordinary end."""
     try:
         from .app import main as run
     except KeyboardInterrupt:

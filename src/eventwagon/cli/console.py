@@ -65,7 +65,7 @@ class _Console(Console):
 
 
 def out() -> Console:
-    """Where results go. Made anew for each command: streams may have been replaced since."""
+    """The console for results. Made for each command: streams may have been replaced since."""
     return _Console(highlight=False)
 
 
@@ -80,7 +80,7 @@ def say(message: str) -> None:
 
 
 def line(text: str = "") -> None:
-    """One line of a result on stdout, whatever is in it."""
+    """One line of a result on stdout, whatever it contains."""
     sys.stdout.write(escaped(text) + "\n")
 
 
@@ -104,7 +104,7 @@ def words(text: str, style: str = "") -> Text:
 
 
 def beside(head: Text, text: str) -> RenderableType:
-    """`text` to the right of `head`, and nothing of it below that: it can't look like another line."""
+    """`text` to the right of `head`, with nothing below `head`, so that it can't look like another line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -154,7 +154,7 @@ def debugging() -> bool:
 
 
 def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
-    """Make a command of a coroutine function: run it, and turn what it raises into a line and an exit code."""
+    """Make a command of a coroutine function: run it, and turn its errors into a line and an exit code."""
 
     @functools.wraps(main)
     def command(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -165,7 +165,7 @@ def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
 
 
 class ending:  # noqa: N801 - used as a statement: `with ending():`
-    """Turns what the body raises into a line on stderr and an exit code; a defect's traceback stands before it."""
+    """Turns the body's errors into a line on stderr and an exit code; a defect's traceback comes before it."""
 
     def __enter__(self) -> None:
         return None
@@ -219,6 +219,6 @@ def _code(error: BaseException) -> Code:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads any more: what is still buffered must not fail again when the interpreter ends."""
+    """The reader of stdout is gone: buffered output must not fail again when the interpreter ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -90,8 +90,8 @@ class Examination:
     async def attempt(
         self, what: str, call: Callable[[], Awaitable[object]], *, always: bool = False, makes: bool = False
     ) -> None:
-        """Try it, unless something failed before. `makes`: when cancelled it is finished all the same, since what is
-        half made can't be removed."""
+        """Try it, unless an earlier step failed. `makes`: if cancelled, it is finished all the same, since half-made
+        things can't be removed."""
         if not self.well and not always:
             self.steps.append(Step(what, skipped=True))
             return
@@ -112,7 +112,7 @@ class Examination:
     async def inspect(
         self, driver: object, channels: Sequence[Channel], *, of: str = "the server's", fine: bool = True
     ) -> None:
-        """Read the settings of the driver's server, where it can. `fine`: keep those that are, too."""
+        """Read the settings of the driver's server, if it can. `fine`: keep the correct ones too."""
 
         async def look(asked: Inspectable) -> None:
             found = await asked.inspect(channels)
@@ -142,7 +142,7 @@ async def _finish(call: Callable[[], Awaitable[object]]) -> None:
 
 
 class _Wrong(EventwagonError):
-    """It answered, and not as its contract says."""
+    """An answer that breaks the contract."""
 
 
 async def examine(drivers: Drivers) -> dict[str, Examination]:
@@ -186,7 +186,7 @@ async def examine(drivers: Drivers) -> dict[str, Examination]:
 async def examine_trains(
     drivers: Drivers, for_broker: Examination, for_registry: Examination, trains: Sequence[str]
 ) -> None:
-    """Whether the trains that there are have settings that are worse than those of a new one."""
+    """Check whether the settings of existing trains' channels are worse than those of a new one."""
     broker, registry = drivers
     channels = list[Channel]()
 
@@ -296,7 +296,7 @@ async def examine_registry(registry: Registry, examination: Examination, train: 
 
 @contextmanager
 def _ended_gently() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: with what was made removed."""
+    """SIGTERM ends it as Ctrl-C does: it removes what it created."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "called in one"  # noqa: S101 - for mypy
     with suppress(NotImplementedError):
@@ -410,7 +410,7 @@ def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def _item(console: Console, mark: Text, head: str, text: Text, style: str = "") -> None:
-    """A mark, a word, and a text that hangs beside them; on one line where no person looks at a terminal."""
+    """A mark, a word, and an indented text; on one line if the output is no terminal."""
     if not console.is_terminal:
         console.print(Text.assemble(mark, " ", (head, style), " " * bool(head), text), soft_wrap=True)
         return

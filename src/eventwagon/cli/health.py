@@ -1,4 +1,4 @@
-"""A process's answers to whoever asks over HTTP whether it lives and is ready: a Pod's probes."""
+"""Health checks: a process answers over HTTP whether it lives and is ready, for a Pod's probes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK = 0.1
 _AGAIN = 0.5
 _PATIENCE = 5.0
 _MOST = 100
-"""Requests that are under way at a time; one more is turned away, or somebody could take all of the process's files."""
+"""The most requests at a time; a further one is refused, so that clients can't use up the process's files."""
 _logger = logging.getLogger("eventwagon.cli")
 
 

@@ -33,7 +33,7 @@ _COLUMNS = (
 _WORKERS_MOST = 10_000
 _PLENTY = 10_000_000
 _SECONDS_MOST = 500_000
-"""Virtual ones: an observer looks ten times in each."""
+"""Virtual seconds: an observer makes ten passes in each."""
 
 
 def lab(

@@ -1,4 +1,4 @@
-"""`why --look`: what an observer saw at a look, and what plan decides of it, run again from a log."""
+"""`why --look`: replays looks from a log: what an observer saw, and what plan decides on it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ..policy.seen import Seen
 from .console import Code, Ended, beside, json_line, line, local_time, out, say, span
 
 _MOST = 10_000
-"""Looks of one file that are run again, the newest."""
+"""The most looks of one file that are replayed: the newest."""
 _LINE_MOST = 10_000_000
-"""Characters of a line that are read at once: a look takes fewer."""
+"""Characters of a line that are read at once; a look is shorter."""
 
 
 def run_again(name: str, *, last: int, as_json: bool) -> None:
-    """Print each look that the file holds, oldest first, with what is decided on it. One that can't be read is named,
-    and the others are run. Raises UsageError where the file can't be read or holds none."""
+    """Print each look in the file, oldest first, with the decision on it. A look that can't be read is named, and the
+    others are replayed. Raises UsageError if the file can't be read or has none."""
     looks: deque[tuple[int, str]] = deque(maxlen=last or _MOST)
     with _opened(name) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LINE_MOST), ""), 1):
@@ -89,7 +89,7 @@ def _show(seen: Seen, decided: Plan) -> None:
 
 
 def _rows(seen: Seen, decided: Plan) -> Iterator[tuple[str, str]]:
-    """What was seen, then what is decided: a word for the kind of line, and the line."""
+    """The figures seen, then the decision: a word for the kind of line, and the line."""
     for wagon in seen.manifest.wagons:
         yield "saw", _wagon(seen, wagon)
     pressure = _pressure(seen)

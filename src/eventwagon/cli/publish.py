@@ -76,7 +76,7 @@ def _open(file: str) -> tuple[int, int | None]:
 
 
 class BadLine(Exception):
-    """A line that is not an event; its text says why."""
+    """A line that is not an event; its text is the reason."""
 
 
 class Parser:
@@ -125,7 +125,7 @@ class _Line(NamedTuple):
 
 
 class Publishing:
-    """One run of `publish`: what was accepted, and which lines were not."""
+    """One run of `publish`: how many events were accepted, and which lines were not."""
 
     def __init__(self, c: Connection, parse: Parser, *, skip_bad: bool) -> None:
         self._c = c
@@ -209,8 +209,8 @@ class Publishing:
 async def blocks(source: int) -> AsyncIterator[Callable[[], asyncio.Future[bytes]]]:
     """Read a descriptor block by block, as data comes, without blocking the loop; b"" at the end.
 
-    In a daemon thread of its own and below Python's buffers: an interrupted command must not wait for a terminal or
-    pipe that says nothing.
+    In a daemon thread of its own and below Python's buffers: an interrupted command must not wait for a silent terminal
+    or pipe.
     """
     loop = asyncio.get_running_loop()
     wanted = threading.Semaphore(0)

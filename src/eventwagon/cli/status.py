@@ -1,4 +1,4 @@
-"""`status`: the wagons of a train as they stand."""
+"""`status`: the present state of a train's wagons."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A train as it stands: what `status --json` prints."""
+    """The state of a train, as `status --json` prints it."""
 
     train: str
     url: str
@@ -137,7 +137,7 @@ def _print(view: View, as_json: bool) -> None:
 
 
 async def look(c: Connection, url: str, *, removed: bool = False) -> View:
-    """The train as it stands now. Raises what broker and registry raise."""
+    """The present state of the train. Raises the errors of broker and registry."""
     snapshot = await c.refresh()
     manifest = snapshot.manifest
     now = time.time()

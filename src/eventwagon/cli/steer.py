@@ -1,4 +1,4 @@
-"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: what a person may want now, whatever the limit says."""
+"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: an operator's commands, whatever the limit says."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ async def pause(
 
 
 async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
-    """Wait until every process that can heed the pause does, and say what it does not reach."""
+    """Wait until every process that knows pauses has stopped handing out, and name those that the pause does not
+    reach."""
     while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
         if asyncio.get_running_loop().time() >= deadline:
             who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))

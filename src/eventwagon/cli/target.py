@@ -1,4 +1,4 @@
-"""TARGET: from what the user wrote to a train, with an error that says what is wrong in the user's own words."""
+"""TARGET: from the user's words to a train, with an error in the user's own words."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 def load_train(target: str, revision: str = "") -> Train:
-    """The train that `module:attribute` or `path/to/file.py:attribute` names, `{revision}` in it filled in; `revision`
-    says which code it is. Raises UsageError, also where the program says that it is another."""
+    """The train that `module:attribute` or `path/to/file.py:attribute` names, with `{revision}` in it filled in;
+    `revision` names its code. Raises UsageError, also if the program names another revision."""
     check_revision(revision)
     if PLACE in target:
         if not revision:
@@ -58,8 +58,8 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
 async def reached_if_known(
     target: str, url: str, *, orchestrator: str | None = None
 ) -> AsyncIterator[tuple[Connection, Sequence[str]]]:
-    """The same, whether or not the train is known at `url`, and with the names of those that are; with an orchestrator,
-    for which TARGET has to be a program. Raises UsageError."""
+    """The same, whether or not the train is known at `url`, and the names of the known trains; with an orchestrator,
+    for which TARGET must be a program. Raises UsageError."""
     train = load_train(target) if ":" in target else None
     if orchestrator is not None and train is None:
         raise UsageError(f"--orchestrator needs the train's program as TARGET: module:attribute, not {target!r}")

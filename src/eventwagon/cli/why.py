@@ -1,4 +1,4 @@
-"""`why` and `dead`: what was decided, on which figures, and what could not be handled."""
+"""`why` and `dead`: the decisions with their figures, and the events that could not be handled."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _data(data: bytes) -> object:
 
 
 def _number(text: str | None, otherwise: float) -> float:
-    """What a letter says of itself, where that is a number: others may have written it."""
+    """A figure in a dead letter, if it is a number: others may have written it."""
     try:
         number = float(text or "")
     except ValueError:

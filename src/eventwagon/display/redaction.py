@@ -19,8 +19,8 @@ _WORDS = (
 )
 _NAME = re.compile(_WORDS, re.IGNORECASE)
 _LEAST = 4
-"""Characters of a value that is hidden wherever it stands. A shorter one would hide half of each sentence, and is
-hidden only where it is named."""
+"""The least length of a value that is hidden everywhere. A shorter one would hide half of each sentence, and is hidden
+only where it is named."""
 _LONG = 8
 _PASSES = 5
 _MOST = 1000
@@ -66,7 +66,7 @@ def _redacted(text: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be shown: its user, host and options, with `***` for what is secret. Raises nothing."""
+    """A URL that may be shown: its user, host and options, with `***` for secrets. Raises nothing."""
     return redacted(_shown(url))
 
 
@@ -103,7 +103,7 @@ def _remember(value: str) -> None:
 
 
 def _pattern(value: str) -> str:
-    """A short value is hidden only where it stands alone: `test` in `latest` is none."""
+    """A short value is hidden only as a whole word: `test` in `latest` is not hidden."""
     before, after = (r"(?<!\w)", r"(?!\w)") if len(value) < _LONG else ("", "")
     return before * (value[0].isalnum()) + re.escape(value) + after * (value[-1].isalnum())
 
@@ -154,7 +154,7 @@ def _is_place(authority: str) -> bool:
 
 
 def _place(place: str) -> str:
-    """Host and path; what stands for the port and is no number may be a password, with the host left out."""
+    """Host and path; a port that is no number may be a password, with the host left out."""
     authority, slash, path = place.partition("/")
     if _is_place(authority):
         return place

@@ -46,7 +46,7 @@ def as_line(text: str) -> str:
 
 
 def parts_of(error: BaseException) -> tuple[BaseException, ...]:
-    """The errors of a group, whatever its class makes of that attribute; none of what is no group."""
+    """The errors of a group, even if its class overrides that attribute; none if it is no group."""
     if not issubclass(type(error), BaseExceptionGroup):
         return ()
     found: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(error)
@@ -54,8 +54,8 @@ def parts_of(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def without_values(error: BaseException) -> str | None:
-    """What a validation error of Pydantic's, msgspec's or attrs' says, without the input that it quotes: personal data
-    and secrets. None for all other errors. What a user's own check says stays as it is. May raise."""
+    """The text of a validation error of Pydantic, msgspec or attrs, without the input that it quotes: personal data and
+    secrets. None for all other errors. The text of a user's own check is not changed. May raise."""
     library = type(error).__module__.partition(".")[0]
     if library in ("pydantic", "pydantic_core") and callable(found := getattr(error, "errors", None)):
         try:
@@ -96,7 +96,7 @@ def innermost(place: TracebackType | None) -> FrameType | None:
 
 def said(error: BaseException) -> str:
     """An error in one line, without secrets, and without the input that a validation error quotes. Never raises,
-    whatever the error's own text does, but for KeyboardInterrupt."""
+    whatever the error's own text does, except KeyboardInterrupt."""
     name = "an exception"
     try:
         name = plain(str(type(error).__name__), 100)
@@ -114,8 +114,8 @@ def said(error: BaseException) -> str:
 
 
 def indented(text: str) -> str:
-    """Lines that belong to the one before, a traceback's say: each begins with blanks, so that none of them can look
-    like a line of its own."""
+    """Lines that belong to the previous one, such as a traceback's: each begins with blanks, so that none can look like
+    a line of its own."""
     return "\n".join(f"    {escaped(line)}" for line in redacted(text).splitlines())
 
 

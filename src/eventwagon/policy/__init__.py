@@ -1,1 +1,1 @@
-"""What should happen next: pure functions of what is known. No await, no clock, no I/O."""
+"""Decides what happens next: pure functions of the known state. No await, no clock, no I/O."""

@@ -13,7 +13,7 @@ from ..contracts.orchestrator import Deployment
 from .edits import Edit
 
 LEAST = 20
-"""Handlings before a wagon's failures are judged: one failure out of one says nothing."""
+"""Handlings before a wagon's failures are judged: one failure out of one proves nothing."""
 
 
 def judge_canary(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Edit:

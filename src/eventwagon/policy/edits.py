@@ -110,7 +110,7 @@ Refusal = (
     | DefectFound
     | EventsLost
 )
-"""What was not done, and why."""
+"""A change that was not made, and the reason."""
 
 Task = Ensure | AddChannels | Seal | Lift | Remove | RemoveLeftover
 
@@ -362,8 +362,8 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
 
 
 def unmade_given_up(manifest: Manifest, now: float) -> Edit:
-    """Wagons without channels, as far as the older manifest says, don't get any: these may have been made, used and
-    deleted since, and no name is used twice. Who stood still meanwhile may delete them at any time."""
+    """Wagons without channels in the older manifest get none: theirs may have been created, used and deleted since, and
+    no name is used twice. A process that was stopped meanwhile may delete them at any time."""
     because = "its channels may have been made, used and deleted before the registry stepped back"
     facts: list[Decision] = []
     for wagon in manifest.in_state(State.PROVISIONING):
@@ -387,8 +387,8 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """What `known` has removed stays away, and what it has begun to remove goes on being removed, whatever the registry
-    holds of it: channels of it are gone, and who stood still meanwhile may delete the others at any time.
+    """Wagons that `known` has removed stay away, and a removal that it has begun goes on, whatever the registry holds:
+    channels of such a wagon are gone, and a process that was stopped meanwhile may delete the others at any time.
     Idempotent."""
     going = {w.number: w for w in known.in_state(State.REMOVING, State.FAILED)}
     wagons = tuple(
@@ -595,8 +595,8 @@ def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...
 
 
 def removal_begun(manifest: Manifest, wagon: Wagon) -> Edit:
-    """From here on the drained wagon can only be removed: an observer that stood still meanwhile can't find late events
-    in it and drain it again. Nothing changes unless the wagon is as it was at the last look."""
+    """From here on the drained wagon can only be removed: an observer that was stopped meanwhile can't find late events
+    in it and drain it again. Nothing changes unless the wagon is as it was in the last pass."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
         return Edit(manifest)
     return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))

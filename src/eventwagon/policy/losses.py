@@ -1,4 +1,5 @@
-"""What went from the broker without being settled, as one observer sees it from look to look. Pure."""
+"""The events that disappeared from the broker without being settled, as one observer sees it from pass to pass.
+Pure."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ class _Held(NamedTuple):
 
 
 class Losses:
-    """Adds up, by wagon, what the driver counts as lost, by how much totals fell, and what stood in channels that have
-    vanished: as many at the most, by what was last seen of them."""
+    """Adds up, by wagon: the driver's count of lost events, the amount by which totals fell, and the events of vanished
+    channels (at most as many as were last seen there)."""
 
     def __init__(self, *, totals: bool) -> None:
         self._totals = totals
@@ -40,21 +41,22 @@ class Losses:
         """By the driver."""
         self._fallen: dict[Channel, int] = {}
         self._missing: dict[Channel, float] = {}
-        """Those that the broker did not have at the last look, and since when."""
+        """The channels that the broker did not have in the last pass, and since when."""
         self._before: dict[int, int] = {}
-        """What was told of each wagon before it was first seen here, and is not seen here."""
+        """The losses of each wagon that were reported before this observer first saw it."""
         self.missing: frozenset[Channel] = frozenset()
-        """Channels that the broker has not had at two looks in a row: no wagon should go on with one, but what it held
+        """Channels that the broker did not have in two passes in a row: no wagon should go on with one, but its events
         may come back."""
         self.vanished: dict[Channel, int | None] = {}
-        """Those of them that stayed away: they count as empty. How many events went with each; None: not known."""
+        """The vanished channels that stayed away: they count as empty. The number of events lost with each; None: not
+        known."""
 
     def look(
         self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
     ) -> None:
-        """What the channels of the wagons in use look like now, in seconds of a steady clock, which channels the broker
-        has, and what was told of each wagon. A channel of which nothing is known is missing only where it is not
-        `there` either: unknown is not gone."""
+        """Take in the figures of the channels in use, in seconds of a steady clock, the channels that the broker has,
+        and the reported losses of each wagon. A channel without known figures is missing only if it is not `there`
+        either: unknown is not gone."""
         absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
         self.missing = frozenset(c for c in absent if c in self._missing)
         self._missing = {c: self._missing.get(c, now) for c in absent}
@@ -86,7 +88,7 @@ class Losses:
         return self._held.keys()
 
     def of(self, number: int) -> int:
-        """How many events of that wagon are lost, by all that was told and seen."""
+        """The number of events of that wagon that are lost, reported or seen."""
         return self._before.get(number, 0) + self._sum(number)
 
     def _sum(self, number: int) -> int:
@@ -103,7 +105,7 @@ class Losses:
         return "; ".join(reasons)
 
     def without(self, wagons: Collection[int], there: Iterable[Channel]) -> Mapping[int, int]:
-        """By number, of wagons that are none of these: how many events stood in channels that are not `there`."""
+        """By number, for wagons other than these: how many events were in channels that are not `there`."""
         standing = set(there)
         lost: dict[int, int] = {}
         for channel, held in self._held.items():

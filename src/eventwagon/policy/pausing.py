@@ -58,7 +58,7 @@ class Heedless(NamedTuple):
     who: str
     """A process, or what an orchestrator has started."""
     can: bool
-    """It can follow a pause: it will soon, unless its version does not know pauses. False: it goes on."""
+    """True: it knows pauses and will soon follow this one, unless its version does not. False: it goes on."""
 
 
 def heedless(manifest: Manifest, members: Sequence[Member]) -> Iterator[Heedless]:

@@ -89,8 +89,8 @@ class Plan(Edit, frozen=True):
 
 
 def plan(seen: Seen) -> Plan:
-    """What an observer that sees all this should do next. Pure: the same look gives the same plan. Raises nothing that
-    a phase raises: that is among the plan's defects."""
+    """What an observer that sees all this should do next. Pure: the same look gives the same plan. An error in a phase
+    is not raised: it is among the plan's defects."""
     if seen.manifest.removal is not None:
         return Plan(seen.manifest)  # its remover does the rest
     draft = Draft(seen)
@@ -349,8 +349,8 @@ class Draft:
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def is_gone(self, wagon: Wagon) -> bool:
-        """Its ingress has vanished from the broker, or an inner channel that can't be made anew: it can't handle what
-        it would take."""
+        """Its ingress has vanished from the broker, or an inner channel that can't be created again: it can't handle
+        the events that it would receive."""
         reading = self.readings.get(wagon.number)
         return reading is not None and ("" in reading.missing or reading.irreplaceable)
 
@@ -519,8 +519,7 @@ class Draft:
         return bool(waiting)
 
     def sweep(self) -> None:
-        """Remove what is left of wagons that are gone: their numbers are below the next one, and not in the
-        manifest."""
+        """Remove the leftovers of removed wagons: their numbers are below the next one, and not in the manifest."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
 

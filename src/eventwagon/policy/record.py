@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit as it stood at a look: `why` and `pressure` are of the active wagon."""
+    """A limit's result in a look: `why` and `pressure` are of the active wagon."""
 
     written: str
     bound: int | None = None
@@ -54,13 +54,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return self.written
 
     def measure(self, reading: Reading) -> Pressure:
-        """What it measured then, whatever the reading. Pure."""
+        """Its recorded result, whatever the reading. Pure."""
         return Pressure(self.pressure, self.why)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A look in the form in which it is stored. The settings stand in words; the limit with what it measured, since a
-    user's own is not at hand where the look is run again."""
+    """A look in its stored form. The settings are in words; the limit with its result, since a user's own limit is not
+    at hand where the look is replayed."""
 
     now: float
     settings: Mapping[str, str | bool | int | float | None]
@@ -79,8 +79,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record(seen: Seen) -> Record:
-    """The look as it is stored, without secrets. The past (`samples`) is kept of the active wagon alone: nobody decides
-    on that of others."""
+    """The look in its stored form, without secrets. The past (`samples`) is kept for the active wagon alone: nothing is
+    decided on that of others."""
     settings, active = seen.settings, seen.manifest.active
     number = active.number if active is not None else 0
     others = {n: msgspec.structs.replace(r, samples=()) for n, r in seen.readings.items() if n != number}
@@ -107,7 +107,7 @@ def record(seen: Seen) -> Record:
 
 
 def encode_look(seen: Seen) -> str:
-    """The look as one word of text, without secrets. Raises nothing that a user's limit raises."""
+    """The look as one word of text, without secrets. Raises none of the errors of a user's limit."""
     data = zlib.compress(msgspec.json.encode(record(seen)), 9)
     return f"eventwagon-look-{FORM}:{base64.urlsafe_b64encode(data).decode().rstrip('=')}"
 
@@ -118,8 +118,8 @@ def find_looks(text: str) -> Iterator[str]:
 
 
 def decode_look(word: str) -> Seen:
-    """The look that a word holds. A limit that can't be read there (a user's own) measures what it measured then.
-    Raises UsageError for one that was cut short, changed, or written by a newer eventwagon."""
+    """The look in a word. A limit that can't be read there (a user's own) returns its recorded result. Raises
+    UsageError for a look that was cut short, changed, or written by a newer eventwagon."""
     found = _WORD.fullmatch(word)
     if found is None:
         raise UsageError("this is no look: it does not begin with eventwagon-look-1:")
@@ -177,7 +177,7 @@ def _measured(limit: Limit, reading: Reading | None) -> Measured:
 
 
 def _settings(stored: Record) -> Settings:
-    """Those of the look; what a newer version has more of them is passed over."""
+    """The settings of the look; fields of a newer version are ignored."""
     known: dict[str, Any] = {n: value for n, value in stored.settings.items() if n in Settings.__struct_fields__}
     limit: Limit = stored.limit
     try:

@@ -75,7 +75,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Burst:
-    """One run. What is public here is what the live view shows."""
+    """One run. Its public fields are for the live view."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -92,7 +92,7 @@ class Burst:
         self.late = 0
         self.active = 0
         self.fresh: list[tuple[float, float]] = []
-        """When newcomers were handled, and what they had waited; the live view takes the old ones away."""
+        """When newcomers were handled, and how long they had waited; the live view removes old ones."""
         self._arrived_at: dict[str, float] = {}
         self._registered: dict[str, float] = {}
         self._runs: Counter[str] = Counter()
@@ -184,7 +184,7 @@ class Burst:
             self._follow(c)
 
     async def _finish(self, c: Connection) -> bool:
-        """Wait for the rest; True when it has stood still for so long that nothing can be expected any more."""
+        """Wait for the rest; True if it made no progress for so long that none can be expected."""
         seen: object = None
         since = asyncio.get_running_loop().time()
         while True:
@@ -231,7 +231,7 @@ class Burst:
         )
 
     async def _wagons(self, c: Connection) -> list[Wagon]:
-        """The removed ones from the journal, then those that live and took events."""
+        """The removed wagons from the journal, then the live ones that received events."""
         found: dict[int, Wagon] = {}
         async for entry in c.journal():
             if isinstance(entry.fact, WagonRemoved):

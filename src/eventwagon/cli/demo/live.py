@@ -76,7 +76,7 @@ class Picture:
         self._now = 0.0
 
     async def look(self) -> None:
-        """Read what stands in the wagons. What can't be read now keeps its last figures."""
+        """Read the wagons' figures. Those that can't be read now keep their last value."""
         self._wagons = self._c.manifest.wagons
         self._now = self._burst.clock()
         try:
@@ -175,7 +175,7 @@ class Picture:
         ]
 
     def _cars(self, width: int, room: int) -> list[Text]:
-        """The newest wagons, in as many rows of cars as there is room for; what is behind them as a last car."""
+        """The newest wagons, in as many rows of cars as fit; the older ones as a last car."""
         across = max(1, (width + 1) // (_CAR + 1))
         down = max(1, room // 5)
         wagons = [w for w in reversed(self._wagons) if w.state not in (State.DRAINED, State.REMOVING)]

@@ -88,7 +88,7 @@ def _crew(result: Result) -> int:
 
 
 def _queued(result: Result) -> list[float]:
-    """The waits of the same arrivals in one FIFO queue, in the kinder of its two forms: each step is queued anew, or a
+    """The waits of the same arrivals in one FIFO queue, in the better of its two forms: each step is queued again, or a
     worker does all steps of one sign-up."""
     arrivals, steps = result.order.arrivals, result.order.steps
     forms = [one_queue(arrivals, s, _crew(result)) for s in (steps, (sum(steps),))]

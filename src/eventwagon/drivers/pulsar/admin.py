@@ -30,7 +30,7 @@ _EARLIEST = {"ledgerId": -1, "entryId": -1}
 
 
 class Admin:
-    """Calls of the admin API for one namespace. Raises Unavailable and StorageBroken, which say what is missing."""
+    """Calls of the admin API for one namespace. Raises Unavailable and StorageBroken, which name the missing right."""
 
     def __init__(self, address: PulsarAddress) -> None:
         self._address = address
@@ -42,7 +42,7 @@ class Admin:
         self._own = True
         """The server has policies of single topics."""
         self._skips = False
-        """The server passes over what it can't read."""
+        """The server skips entries that it can't read."""
 
     async def __aenter__(self) -> Admin:
         a = self._address
@@ -86,15 +86,15 @@ class Admin:
         )
 
     async def unload(self, channel: Channel) -> None:
-        """Have the broker load the topic anew: cures one that it has fenced."""
+        """Make the server load the topic again: this mends a fenced one."""
         await self._done("PUT", f"{self._address.path(channel)}/unload", what=f"unloading {channel}")
 
     async def delete(self, channel: Channel) -> None:
-        """Remove the topic, whoever is attached; absent is success."""
+        """Delete the topic, even with consumers attached; an absent topic is no error."""
         await self._done("DELETE", self._address.path(channel), params={"force": "true"}, what=f"deleting {channel}")
 
     async def exists(self, channel: Channel) -> bool:
-        """Whether the topic stands, sealed or not."""
+        """Whether the topic exists, sealed or not."""
         return await self.snapshot(channel) is not None
 
     async def snapshot(self, channel: Channel, books: Books | None = None) -> TopicSnapshot | None:
@@ -111,7 +111,7 @@ class Admin:
         return Expired(*(int(found[name].get("totalMsgExpired", 0)) for name in (SUBSCRIPTION, TOTALS)))
 
     async def note(self, channel: Channel) -> Note | None:
-        """What was stored of what was dropped, by `store_note`."""
+        """The record of dropped events that `store_note` stored."""
         reply = await self._done("GET", self._note_path(channel), what=f"looking at {channel}")
         return None if reply is None else Note.of(reply.json() or {})
 
@@ -123,12 +123,12 @@ class Admin:
         return f"{self._address.path(channel)}/subscription/{TOTALS}/properties"
 
     async def is_bare(self, channel: Channel) -> bool:
-        """Whether the topic stands without the subscription of the events."""
+        """Whether the topic exists without the events' subscription."""
         reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
         return reply is not None and SUBSCRIPTION not in reply.json().get("cursors", {})
 
     async def subscribe(self, channel: Channel) -> None:
-        """Make its subscriptions, from the first entry that stands; one that exists is left alone."""
+        """Create its subscriptions, from the first existing entry; an existing one is not touched."""
         await self._subscribe(channel, TOTALS)  # first: who finds the other without it takes it for removed
         await self._subscribe(channel, SUBSCRIPTION)
 
@@ -141,21 +141,21 @@ class Admin:
         return sum(int(c.get("unackedMessages", 0)) for c in found["consumers"] if c.get("consumerName") not in own)
 
     async def tried(self, channel: Channel) -> dict[Position, int]:
-        """What was noted of attempts, by `note_tried`."""
+        """The attempts that `note_tried` stored."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         reply = await self._done("GET", path, what=f"looking at {channel}")
         found = {} if reply is None else reply.json() or {}
         return {position(name): int(value) for name, value in found.items() if _NOTED.fullmatch(f"{name}={value}")}
 
     async def note_tried(self, channel: Channel, tried: Mapping[Position, int]) -> None:
-        """Store how often these messages were given to somebody, with the subscription: the server counts no attempt of
-        a process that crashed. Replaces what was noted before."""
+        """Store how often these messages were delivered, with the subscription: the server counts no attempt of a
+        process that crashed. Replaces earlier notes."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         body = {f"{ledger}:{entry}": str(attempt) for (ledger, entry), attempt in tried.items()}
         await self._done("PUT", path, what=f"noting attempts of {channel}", body=body)
 
     async def channels(self, train: str) -> list[Channel]:
-        """The channels of the train that stand."""
+        """The existing channels of the train."""
         a = self._address
         reply = await self._done("GET", f"persistent/{a.tenant}/{a.namespace}", what="listing topics", absent_ok=False)
         topics = [] if reply is None else reply.json()
@@ -168,8 +168,8 @@ class Admin:
             log.warning("%s", self._sentence(finding))
 
     async def prove_fit_to_create(self) -> None:
-        """Raise StorageBroken where events would be lost, too; not to be allowed to see it is an error: whoever creates
-        channels must know."""
+        """Raise StorageBroken also if events would be lost. A missing right to read that is an error: a process that
+        creates channels must know."""
         for finding in policies.dropping(await self._fit(strict=True), self._ns):
             raise StorageBroken(self._sentence(finding))
 
@@ -180,8 +180,8 @@ class Admin:
         return levels
 
     async def threat(self, channel: Channel, *, fresh: float = 0.0) -> str:
-        """What drops events from the channel, at any level that may be read, and what to do; empty where nothing does.
-        What concerns all channels is not asked anew within `fresh` seconds."""
+        """The policies that drop events from the channel, at any level that may be read, and what to do; empty if there
+        are none. Policies of all channels are not read again within `fresh` seconds."""
         async with self._asking:
             now = asyncio.get_running_loop().time()
             if self._shared is None or now >= self._shared[0] + fresh:

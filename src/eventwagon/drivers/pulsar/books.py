@@ -1,8 +1,8 @@
-"""What of a topic was settled, and what went from it before anybody settled it. Pure.
+"""Which events of a topic were settled, and which were dropped before they were settled. Pure.
 
-Expiry and eviction move the cursor of the subscription on, exactly as settling does. They move the cursor of the
-totals' subscription as well, which nobody else moves: how far it stands is how far events were dropped, settled or not.
-What was settled of those is what an earlier look saw; the rest counts as lost.
+Expiry and eviction move the cursor of the subscription on, exactly as settling does. They also move the cursor of the
+totals' subscription, which nothing else moves: its position shows how far events were dropped, settled or not. Those
+that an earlier check saw as settled were settled; the others count as lost.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class Note(msgspec.Struct, frozen=True):
     """Stored with the topic while something threatens it or was dropped, for processes that come later."""
 
     dropped: Position = (-1, -1)
-    """Up to here, all that nobody had settled is gone."""
+    """Up to here, all unsettled events are gone."""
     kept: int = 0
     """So many up to there were settled."""
     mark: str = "-1:-1"
     ranges: str = ""
-    """What was settled at the last look: all up to the mark, and beyond it these, as the server writes them."""
+    """The events that were settled at the last check: all up to the mark, and these beyond it, as the server writes
+    them."""
     ledgers: Mapping[int, int] = {}
     """Entries of each ledger, for when it is no more."""
 
@@ -46,7 +47,7 @@ class Note(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, found: Mapping[str, str]) -> Note | None:
-        """From what is stored; None where nothing is, or not by this."""
+        """From the stored record; None if there is none, or not of this form."""
         try:
             return cls(
                 dropped=position(found["dropped"]),
@@ -76,7 +77,7 @@ class Figures(NamedTuple):
 
 
 class Books:
-    """One topic, from look to look."""
+    """The account of one topic, from check to check."""
 
     def __init__(self) -> None:
         self.note = Note()
@@ -120,8 +121,8 @@ class Books:
         own: Iterable[Position] = (),
         expired: Expired | None = None,
     ) -> Figures:
-        """Take in what stands. `own` is what this process has settled of late; `expired` says more where nothing was
-        known before."""
+        """Take in the topic's present state. `own` are the events that this process has settled recently; `expired`
+        says more if nothing was known before."""
         self.note = msgspec.structs.replace(self.note, ledgers=dict(zip(found.ledgers, found.counts, strict=True)))
         base = self._base or self._noted(found)
         done = found.ordinal(self.note.dropped)

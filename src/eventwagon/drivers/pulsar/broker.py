@@ -40,10 +40,10 @@ _REMEMBERED = 256  # channels of which something is known that are not in use
 
 
 class PulsarBroker:
-    """Channels on an Apache Pulsar cluster, 3.0 or later.
+    """Channels on an Apache Pulsar cluster, 3.0 or later. Made by `from_url`.
 
-    Made by `from_url`. Entering it raises Unavailable where the cluster can't be reached, and StorageBroken where its
-    namespace would make deleted topics again. One that would lose events is told in the log, and takes no new channels.
+    Entering it raises Unavailable if the cluster can't be reached, and StorageBroken if its namespace would create
+    deleted topics again. A namespace that would lose events is reported in the log, and gets no new channels.
     """
 
     def __init__(self, address: PulsarAddress, *, clock: Callable[[], float] = time.time) -> None:
@@ -350,7 +350,7 @@ class PulsarBroker:
         return threat
 
     async def _mended(self, channel: Channel, name: str, then: str) -> str:
-        """A subscription is gone: make it anew. What threatens where that is not allowed."""
+        """A subscription is gone: create it again. Returns the threat if that is not allowed."""
         gone = f"{self._address.topic(channel)} has no subscription {name} any more (expired, or removed by hand)"
         try:
             await self._admin.subscribe(channel)
@@ -397,7 +397,7 @@ class PulsarBroker:
         return await self._admin.channels(train)
 
     async def _gone(self, channel: Channel) -> None:
-        """The channel does not exist any more: let go of what is attached to it."""
+        """The channel no longer exists: release everything attached to it."""
         self._drop_sender(channel)
         self._known.pop(channel, None)
         self._books.pop(channel, None)
@@ -406,7 +406,7 @@ class PulsarBroker:
             await attachment.close()
 
     async def _watch(self) -> None:
-        """Notice connections that break and come back, and close what nobody uses any more."""
+        """Notice connections that break and come back, and close unused ones."""
         while True:
             for channel, attachment in list(self._attachments.items()):
                 if not attachment.look():
@@ -425,7 +425,7 @@ class PulsarBroker:
             self._native.spawn(self._find_out(channel))
 
     async def _find_out(self, channel: Channel) -> None:
-        """Whether a channel stands that lost its connection."""
+        """Find out whether a channel that lost its connection still exists."""
         try:
             found = await self._admin.snapshot(channel)
             if found is None:

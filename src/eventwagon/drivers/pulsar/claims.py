@@ -1,8 +1,8 @@
-"""Who has which message of one channel in hand, within this process. Pure: times are given, nothing is awaited.
+"""The claims on one channel's messages within this process. Pure: times are given, nothing is awaited.
 
-The server gives a message to one consumer and knows no more of it until it is acknowledged, or until that consumer
-goes. What the contract asks for beyond that is kept here: claims that end, delays, attempts, suspicion. `lost` is what
-the server has taken back because the connection broke: it is not given out, unless the server sends it again.
+The server gives a message to one consumer and learns no more until the message is acknowledged or that consumer goes.
+The contract's other promises are kept here: claims that expire, delays, attempts, suspicion. A `lost` message was taken
+back by the server because the connection broke: it is not handed out unless the server sends it again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Claims:
         self._settled: dict[Key, Any] = {}  # keeps its order: the oldest are forgotten
 
     def arrive(self, key: Key, event: Event, handle: Any, attempt: int, now: float, *, suspect: bool = False) -> Any:
-        """The server sent it. Returns the handle to acknowledge anew when it was settled already, else None."""
+        """The server sent a message. Returns the handle to acknowledge again if it was settled already, else None."""
         if key in self._settled:
             self._settled[key] = handle
             return handle
@@ -79,8 +79,7 @@ class Claims:
     def take(
         self, limit: int, now: float, due: float, suspects: Literal["first", "last", "none"] = "last"
     ) -> list[Delivery]:
-        """Claim until `due` one suspect, or up to `limit` others: those that are due again, then those that came
-        first."""
+        """Claim until `due` one suspect, or up to `limit` others: first those that are due again, then the oldest."""
         if self._claims_due <= now:
             self._expire(now)
         if suspects == "first" and (suspect := self._take_suspect(now, due)):
@@ -178,7 +177,8 @@ class Claims:
                 self._claims_due = min(self._claims_due, due)
 
     def disconnected(self, since: float) -> None:
-        """The connection broke: the server gives all that came before `since` to somebody, perhaps to us."""
+        """The connection broke: the server delivers all messages that came before `since` to another consumer, perhaps
+        to this one."""
         for hold in self._holds.values():
             if hold.seen <= since:
                 hold.lost = True
@@ -189,7 +189,7 @@ class Claims:
         self._suspects.sort()
 
     def forget(self, now: float, after: float) -> None:
-        """Drop what was lost and has not come again for `after` seconds: another has it."""
+        """Drop lost messages that have not come again for `after` seconds: another process has them."""
         for hold in [one for one in self._holds.values() if one.lost and one.back and one.due + after <= now]:
             del self._holds[hold.key]
 
@@ -199,7 +199,7 @@ class Claims:
         return min(self._claims_due, self._again[0][0] if self._again else inf, suspects)
 
     def claimed(self, now: float) -> int:
-        """How many are in hand."""
+        """The number of claimed messages."""
         if self._claims_due <= now:
             self._expire(now)
         return self._claimed
@@ -209,7 +209,7 @@ class Claims:
         return key in self._settled
 
     def settled(self) -> set[tuple[int, int]]:
-        """Ledger and entry of what was settled here, of late."""
+        """Ledger and entry of recently settled messages."""
         return {key[:2] for key in self._settled}
 
     def newest_settled(self) -> Key | None:
@@ -217,8 +217,8 @@ class Claims:
         return next(reversed(self._settled), None)
 
     def known(self) -> dict[Key, tuple[int, bool]]:
-        """What a later consumer of this process should know: attempt and suspicion of what nobody has in hand. Of the
-        others nobody knows that they were given back."""
+        """The knowledge for a later consumer of this process: attempt and suspicion of unclaimed messages. It is
+        unknown whether the others were given back."""
         return {hold.key: (hold.attempt, hold.suspect) for hold in self._holds.values() if hold.back and not hold.lost}
 
     def _expire(self, now: float) -> None:

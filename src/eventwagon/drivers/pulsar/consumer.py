@@ -31,7 +31,8 @@ _PATIENCE = 5.0  # seconds for a connection to come back before a settle gives u
 
 
 class ChannelConsumer:
-    """The consumer of one channel, and what came through it. Belongs to the loop; made by `attach`."""
+    """The consumer of one channel, and the messages that came through it. Belongs to the event loop; made by
+    `attach`."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class ChannelConsumer:
         self.connected.set()
 
     async def close(self) -> None:
-        """Detach: the server gives what is not acknowledged to others."""
+        """Detach: the server delivers unacknowledged messages to others."""
         self.gone = True
         self.wake()
         if self._consumer is not None:
@@ -118,7 +119,7 @@ class ChannelConsumer:
         self.settled_at = self._loop.time()
 
     def _pay(self) -> None:
-        """Acknowledge what is settled; what the client refuses is tried again."""
+        """Acknowledge settled messages; those that the client refuses are tried again."""
         while self._owed:
             self._acknowledge(self._owed[0])
             self._owed.popleft()
@@ -130,7 +131,8 @@ class ChannelConsumer:
             raise Unavailable(f"{self.channel} at {self._address.place}: {e}") from None
 
     async def _reach(self) -> None:
-        """Until the server is connected: what is acknowledged without is lost. Raises ChannelGone, Unavailable."""
+        """Wait until the server is connected: acknowledgements without a connection are lost. Raises ChannelGone,
+        Unavailable."""
         if self.gone:
             raise ChannelGone(f"channel {self.channel} does not exist any more")
         if not self.is_connected():
@@ -164,7 +166,7 @@ class ChannelConsumer:
         return True
 
     def lost(self) -> None:
-        """The connection broke: the server gives to others, or again, what it had sent."""
+        """The connection broke: the server delivers its messages to others, or again."""
         self.connected.clear()
         self.claims.disconnected(self._connected_at)
         self.wake()
@@ -175,7 +177,7 @@ class ChannelConsumer:
         return self.claims.known()
 
     def idle(self) -> bool:
-        """Whether it can be closed: nobody receives, and no claim would end early by it."""
+        """Whether it can be closed: no receive is waiting, and no claim would end early."""
         return self.users == 0 and not self.claims.claimed(self._loop.time())
 
     def wake(self) -> None:
@@ -243,7 +245,7 @@ class ChannelConsumer:
         self.wake()
 
     async def _note(self, key: Key, attempt: int) -> None:
-        """Store with the subscription as which attempt it comes next, whatever becomes of this process. Raises
+        """Store with the subscription the next attempt of the message, whatever happens to this process. Raises
         Unavailable."""
         settled = {noted for noted in self._noted if self.claims.is_settled(noted)}
         dropped = {noted[:2] for noted in settled}

@@ -161,7 +161,7 @@ class Native:
         return await self._attached(lambda client: client.subscribe_async, topic, SUBSCRIPTION, conf)
 
     async def reader(self, topic: str, after: tuple[int, int], *, patience: float = OPERATION) -> tuple[Any, Any]:
-        """A client and its reader of what comes after a position. Raises ResultRefused."""
+        """A client and its reader of the messages after a position. Raises ResultRefused."""
         conf = _pulsar.ReaderConfiguration()
         conf.receiver_queue_size(200)
         start = _pulsar.MessageId(-1, after[0], after[1], -1)
@@ -187,7 +187,7 @@ class Native:
             await asyncio.sleep(_PAUSE)
 
     async def end(self, client: Any, *parts: Any) -> None:
-        """Close these, then the client; whatever they answer."""
+        """Close these, then the client, ignoring their errors."""
         for part in (*parts, client):
             try:
                 await self.landing.call(part.close_async)
@@ -207,7 +207,7 @@ class Native:
 
 
 def error(refused: ResultRefused, address: PulsarAddress, what: str) -> BrokerError | EventTooLarge:
-    """What the result means to whoever called. For publishing: for when nothing was sent yet."""
+    """The error for a result of the client. For publishing: before anything was sent."""
     at = f"{what} at {address.place}"
     match refused.result:
         case Result.TopicTerminated:

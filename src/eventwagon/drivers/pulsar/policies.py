@@ -1,4 +1,4 @@
-"""Which policies of a topic, its namespace and the server drop events that nobody has settled. Pure."""
+"""The policies of a topic, its namespace and the server that drop unsettled events. Pure."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def dropping(levels: Mapping[str, Level], namespace: str, topic: str = "") -> li
 
 
 def _set(levels: Mapping[str, Level], policy: str) -> list[tuple[str, Any]]:
-    """The level that decides and what it says; none where no level does."""
+    """The deciding level and its value; none if no level sets one."""
     for level in ("topic", "namespace", "server"):
         if level in levels and (value := getattr(levels[level], policy)) is not None:
             return [(level, value)]

@@ -1,9 +1,9 @@
-"""Counting what stands in a topic, from what its managed ledger says of itself. Pure.
+"""Counts the events of a topic from its managed ledger's statistics. Pure.
 
-An entry is one message (nothing is batched here). No entry is dropped while the subscription of totals stands, so the
-ledgers' entries are all that were ever published; what is at or before a cursor's mark, or in its ranges of entries
-deleted one by one, is settled. Both figures are stored with the topic, and survive its unloading and restarts.
-Source: the broker's `PersistentTopicInternalStats`.
+An entry is one message (nothing is batched here). No entry is dropped while the subscription of totals exists, so the
+ledgers' entries are all that were ever published. Entries at or before a cursor's mark, or in its ranges of entries
+deleted one by one, are settled. Both figures are stored with the topic, and survive its unloading and restarts. Source:
+the broker's `PersistentTopicInternalStats`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TopicSnapshot(msgspec.Struct, frozen=True):
     dropped: int = 0
     """How far the totals' subscription was moved: up to there entries were dropped, settled or not."""
     counted: bool = True
-    """Whether that subscription stands."""
+    """Whether that subscription exists."""
 
     @property
     def published(self) -> int:
@@ -65,7 +65,7 @@ class TopicSnapshot(msgspec.Struct, frozen=True):
         return min(self.mark, number) + beyond
 
     def ordinal(self, position: Position) -> int:
-        """How many entries stand at or before the position."""
+        """The number of entries at or before the position."""
         ledger, entry = position
         place = bisect_left(self.ledgers, ledger)
         if place == len(self.ledgers) or self.ledgers[place] != ledger:

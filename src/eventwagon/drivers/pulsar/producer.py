@@ -1,4 +1,4 @@
-"""Publishing to one channel: sends in order, many under way, and the truth about what was stored."""
+"""Publishing to one channel: sends in order, many at the same time, and reports truly what was stored."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sender:
         self._last: Position = (-1, -1)
         """The newest that the server has confirmed."""
         self._calls: dict[int, Position] = {}
-        """What was the newest when each call that is under way began."""
+        """The newest event at the beginning of each call in progress."""
         self._number = 0
         self._tail: asyncio.Task[set[str]] | None = None
 
@@ -84,7 +84,7 @@ class Sender:
             raise Sealed(f"channel {self.channel} is sealed")
 
     def close(self) -> None:
-        """Detach, in the background. What is under way fails at once."""
+        """Detach, in the background. Calls in progress fail at once."""
         if not self.closed:
             self.closed = True
             self.native.spawn(self.native.end(self._client, self._producer))
@@ -93,7 +93,7 @@ class Sender:
         return not self.closed and bool(self._producer.is_connected())
 
     async def send(self, events: Sequence[Event]) -> None:
-        """Store them. Raises what `Broker.publish` says."""
+        """Store them. Raises the errors of `Broker.publish`."""
         built = [_built(event) for event in events]
         await self._reach()
         number = self._number = self._number + 1
@@ -150,7 +150,7 @@ class Sender:
             await asyncio.sleep(0.05)
 
     async def _tell(self, events: Sequence[Event], outcomes: Sequence[Any]) -> None:
-        """Raise what is true of a call that was not stored as a whole."""
+        """Raise the right error for a call that was not stored as a whole."""
         failed = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, ResultRefused)]
         first = failed[0]
         refused: ResultRefused = outcomes[first]

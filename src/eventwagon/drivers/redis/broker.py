@@ -37,7 +37,7 @@ _REMEMBERED = 1000
 
 
 class _Batch:
-    """How far a publish has come, so that a repetition of it goes on from there and stores nothing twice."""
+    """The progress of a publish, so that a repetition goes on from there and stores nothing twice."""
 
     __slots__ = ("confirmed", "sent")
 
@@ -49,11 +49,12 @@ class _Batch:
 
 
 class RedisBroker:
-    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to
-    all drivers: claims and delays run by the server's.
+    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as
+    for all drivers: claims and delays run by the server's clock.
 
-    What was accepted is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
-    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    Accepted events are as durable as the server's configuration makes them (`appendonly`, `appendfsync`), and a
+    failover may lose events that were not replicated yet; see docs/brokers/redis.md. It belongs to the event loop that
+    entered it.
     """
 
     capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
@@ -64,9 +65,9 @@ class RedisBroker:
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._unconfirmed: dict[object, str] = {}
-        """What was stored and waits for replicas, and in what words."""
+        """A stored publish that waits for replicas, and its description."""
         self._batches: dict[tuple[Channel, bytes], _Batch] = {}
-        """With `wait`: those that were sent and are not confirmed, by their content. The oldest comes first."""
+        """With `wait`: the batches that were sent and are not confirmed, by their content, oldest first."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisBroker:
@@ -108,7 +109,7 @@ class RedisBroker:
         await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
 
     async def warm(self, channel: Channel) -> None:
-        """Nothing to do: the connections are the server's, and stand."""
+        """Nothing to do: the connections belong to the server, and exist."""
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         keys = self._keys(channel)[:2]
@@ -183,9 +184,8 @@ class RedisBroker:
             )
 
     async def _confirmed(self, answers: Answers, what: str) -> None:
-        """Wait until as many replicas as the URL asks for have confirmed what was stored, for as long as the caller
-        does; a publish that is tried again goes on waiting here. Raises PublishUncertain where nobody can tell any
-        more."""
+        """Wait, for as long as the caller does, until as many replicas as the URL asks for have confirmed the write; a
+        repeated publish goes on waiting here. Raises PublishUncertain if the outcome can't be known any more."""
         call = object()
         count: object = answers[1] if len(answers) > 1 else self.server.wait
         try:
@@ -278,7 +278,7 @@ class RedisBroker:
         return [found[channel] for channel in channels]
 
     async def _unlisted(self, channels: Sequence[Channel]) -> list[Channel]:
-        """Those that the list of their train does not have: it was evicted, or deleted by hand."""
+        """The channels that are missing from their train's list: it was evicted, or deleted by hand."""
         missing: list[Channel] = []
         for train in dict.fromkeys(channel.train for channel in channels):
             own = list(dict.fromkeys(channel for channel in channels if channel.train == train))
@@ -348,8 +348,8 @@ class RedisBroker:
         )
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All channels of the train. What is listed without being there (a crash between the two steps of `create` or
-        `delete`) is not one: it holds nothing, and `delete` unlists it."""
+        """All channels of the train. A name that is listed without a channel (a crash between the two steps of `create`
+        or `delete`) is not one: it has no events, and `delete` unlists it."""
         what = f"listing the channels of {train}"
         names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
         listed = [_channel(train, name.decode()) for name in names]

@@ -100,11 +100,9 @@ class Client:
         return self.server.at(*places[self._turn % len(places)])
 
     async def run(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
-        """Run the script on the node of its keys (all of one slot) and return its answer.
-
-        `what` says in messages what was being done. Whatever is run so may be done twice: where the connection broke it
-        is tried once more, on a new one. Raises Unavailable, StorageBroken.
-        """
+        """Run the script on the node of its keys (all of one slot) and return its answer. `what` describes the call in
+        messages. The script may run twice: if the connection breaks it is tried once more, on a new one. Raises
+        Unavailable, StorageBroken."""
         return await self._answer(what, lambda: self.send(script, keys, arguments))
 
     async def command(self, what: str, key: str, *arguments: Argument) -> Any:
@@ -145,8 +143,8 @@ class Client:
     async def pair(
         self, what: str, first: bytes, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> tuple[Any, Any]:
-        """The answers of a packed command (empty: none) and of the script right after it, which sees what it has done.
-        Raises Unavailable, StorageBroken; a command that failed because its key is gone answers None."""
+        """The answers of a packed command (empty: none) and of the script right after it, which sees its effect. Raises
+        Unavailable, StorageBroken; a command that failed because its key is gone answers None."""
         if not first:
             return None, await self.run(what, script, keys, arguments)
         second = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -179,12 +177,12 @@ class Client:
         return answers
 
     def _wait(self) -> bytes:
-        """For a short time only, since it holds up whatever is sent behind it."""
+        """For a short time only, since it delays every call behind it."""
         return pack("WAIT", self.server.wait, max(1, int(min(_WAIT, self.server.timeout / 10) * 1000)))
 
     async def confirm(self, answers: Answers) -> int:
-        """How many replicas have by now what was sent by that call of `send`. The server knows it of a connection and
-        not of a call: where that is gone, nobody can tell. Raises NotSent, Lost."""
+        """How many replicas have confirmed that call of `send`. The server counts for a connection and not for a call:
+        if the connection is gone, the number can't be known. Raises NotSent, Lost."""
         if answers.wire is None:
             raise Lost("the connection broke before the replicas were asked")
         (count,) = await answers.wire.call(self._wait(), only=answers.connection)
@@ -193,12 +191,12 @@ class Client:
         raise Lost(str(count)) from count
 
     def explain(self, error: BaseException, what: str) -> Exception:
-        """The error to raise for what went wrong while doing `what`."""
+        """The error to raise for a failure of `what`."""
         server = self.server
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
     async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
-        """The answers of these commands, all on the node of `key`; it is the first answer that tells of another
+        """The answers of these commands, all on the node of `key`; the first answer says if the key is on another
         node."""
         packed = b"".join(commands)
         if not self.server.cluster:

@@ -8,7 +8,7 @@ from ...errors import BrokerError, StorageBroken, Unavailable
 
 
 class NotSent(Exception):
-    """The call never left this process: nothing can have come of it. The cause says why."""
+    """The call never left this process, so it had no effect. The cause says why."""
 
 
 class Lost(Exception):
@@ -22,7 +22,7 @@ _FORBIDDEN = ("can't run this command", "can't access at least one of the keys",
 
 
 def code(error: BaseException) -> str:
-    """The first word of the server's reply: `WRONGTYPE`, `OOM`. Empty for what is no reply."""
+    """The first word of the server's reply: `WRONGTYPE`, `OOM`. Empty if it is no reply."""
     given = getattr(error, "status_code", None)
     if given:
         return str(given)
@@ -48,7 +48,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster: bool = False) -> BrokerError:
-    """The error to raise for `what` (say "publishing to signups_v1"): where, what was wrong, what to do."""
+    """The error to raise for `what` (such as "publishing to signups_v1"): where, what was wrong, what to do."""
     if isinstance(error, NotSent | Lost):
         cause = error.__cause__ or error
         if isinstance(error, NotSent) and isinstance(cause, exceptions.ResponseError | exceptions.AuthenticationError):

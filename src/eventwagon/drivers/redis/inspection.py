@@ -16,7 +16,8 @@ _WHEN_FULL = "a full server refuses events published to a train, and still store
 
 
 async def inspect(client: Client) -> list[Finding]:
-    """Of each server of the client's: what most of them share is said once, the rest with the server's address."""
+    """The findings of each of the client's servers: those that most share are stated once, the others with the server's
+    address."""
     infos = await client.each("reading the server's settings", "INFO")
     configs = await client.each("reading the server's settings", "CONFIG", "GET", *_ASKED)
     return told_together(
@@ -25,8 +26,8 @@ async def inspect(client: Client) -> list[Finding]:
 
 
 def judge(info: Mapping[str, str], config: Mapping[str, str] | None, server: Server) -> Iterator[Finding]:
-    """Pure. `info` is what INFO says, empty where it may not be asked; `config` likewise what CONFIG GET says, None
-    where it may not."""
+    """Pure. `info` is the result of INFO, empty if it may not be called; `config` that of CONFIG GET, None if it may
+    not be called."""
     if not info:
         yield Finding(
             severity="unknown",
@@ -178,7 +179,7 @@ def _facts(answer: Any) -> dict[str, str]:
 
 
 def _pairs(answer: Any) -> dict[str, str] | None:
-    """What CONFIG GET says; None where it was refused, or the server has no such command."""
+    """The result of CONFIG GET; None if it was refused, or the server has no such command."""
     if not isinstance(answer, Sequence) or isinstance(answer, bytes):
         return None
     texts = [part.decode("utf-8", "replace") for part in answer]

@@ -1,4 +1,4 @@
-"""Wakes what waits for a change: one subscribing connection for all channels that a process waits at."""
+"""Wakes the tasks that wait for a change: one subscribing connection for all channels at which a process waits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BROKEN = (exceptions.RedisError, OSError, TimeoutError)
 
 
 class Notifier:
-    """Notices come by PUBLISH, and are lost while the connection is: a waiter also asks again by itself (`poll` says
-    how often). It is not entered: it begins with the first waiter and ends with `close`."""
+    """Notices come by PUBLISH, and are lost while the connection is: a waiter also polls by itself (`poll` says how
+    often). It is not entered: it begins with the first waiter and ends with `close`."""
 
     def __init__(self, server: Callable[[], Server]) -> None:
         self._server = server

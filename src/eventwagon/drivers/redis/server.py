@@ -37,11 +37,11 @@ Place = tuple[str, int]
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A Redis or Valkey server (or any node of a cluster), and how it is used.
 
-    `others`: where it may be instead; whichever is the primary is taken. `path`: its Unix socket, instead of all these.
-    `sentinel`: the name of the primary, for which the Sentinels that stand at the places are asked. `prefix` begins
-    every key. `timeout`: seconds after which a call without an answer has failed. `wait`: how many replicas must have
-    confirmed a write before it counts (WAIT); 0: none. `tls`: options of redis-py's SSLConnection. `client_name`: what
-    CLIENT LIST calls our connections; empty: `eventwagon/HOST-PID`.
+    `others`: other possible places; the primary among them is used. `path`: its Unix socket, instead of all these.
+    `sentinel`: the name of the primary, for which the Sentinels at the places are asked. `prefix` begins every key.
+    `timeout`: seconds after which a call without an answer has failed. `wait`: how many replicas must have confirmed a
+    write before it counts (WAIT); 0: none. `tls`: options of redis-py's SSLConnection. `client_name`: the name of our
+    connections in CLIENT LIST; empty: `eventwagon/HOST-PID`.
     """
 
     host: str = "localhost"

@@ -135,7 +135,8 @@ class RedisSubscription:
         return got
 
     def _give_back(self, claim: asyncio.Task[tuple[list[Delivery], float]]) -> None:
-        """Received for somebody who was cancelled meanwhile. Where this fails the visibility time does it."""
+        """Give back events received for a caller that was cancelled meanwhile. If this fails, the visibility time does
+        it."""
         if claim.cancelled() or claim.exception() is not None:
             return
         got, _ = claim.result()

@@ -17,7 +17,7 @@ _BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.Inval
 
 
 class Answers(list[Any]):
-    """What the server has said, and on which of a wire's connections, one after another."""
+    """The server's answers, and which of a wire's successive connections brought them."""
 
     def __init__(self, said: Iterable[Any] = (), *, wire: Wire | None = None, connection: int = 0) -> None:
         super().__init__(said)
@@ -73,11 +73,11 @@ class Wire:
         return await future
 
     def renew(self) -> None:
-        """Connect anew: at the same address another server may be in charge now. What is under way is Lost."""
+        """Connect again: another server may be in charge at the same address. Calls in progress are Lost."""
         self._stale.set()
 
     async def close(self) -> None:
-        """End it; what was not answered is Lost. Repeatable."""
+        """Close it; unanswered calls are Lost. Repeatable."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -104,7 +104,7 @@ class Wire:
         self._refuse(closed)
 
     async def _serve(self, connection: Any) -> None:
-        """Until it breaks. Those who called are told before anything else."""
+        """Serve until it breaks. Callers learn of that before anything else happens."""
         try:
             async with asyncio.timeout(self._server.timeout):
                 await enter(connection)
@@ -156,7 +156,7 @@ class Wire:
                     call.future.set_result(call.answers)
 
     async def _watch(self) -> None:
-        """A server that has gone silent is given up, or nobody would ever be told."""
+        """Give up a server that has gone silent; otherwise callers would wait for ever."""
         loop, timeout = asyncio.get_running_loop(), self._server.timeout
         while True:
             with contextlib.suppress(TimeoutError):
@@ -168,7 +168,7 @@ class Wire:
                 raise TimeoutError(f"no answer for {timeout:g} s")
 
     def _refuse_of_others(self) -> None:
-        """What was to be sent on an earlier connection only."""
+        """Refuse calls that were meant for an earlier connection only."""
         stay = [call for call in self._outgoing if call.only is None or call.only == self._connections]
         gone = [call for call in self._outgoing if call not in stay]
         self._outgoing = gone
@@ -178,7 +178,7 @@ class Wire:
             self._wanted.set()
 
     def _lose(self, why: BaseException) -> None:
-        """What was under way may have been carried out."""
+        """Calls in progress may have been carried out."""
         while self._pending:
             call = self._pending.popleft()
             if call.future.done():
@@ -192,7 +192,7 @@ class Wire:
             call.future.set_exception(lost)
 
     def _refuse(self, why: BaseException) -> None:
-        """What was not sent yet is not sent any more."""
+        """Unsent calls are no longer sent."""
         calls, self._outgoing = self._outgoing, []
         self._wanted.clear()
         for call in calls:

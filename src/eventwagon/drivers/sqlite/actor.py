@@ -66,7 +66,7 @@ class Files:
         return await op.future
 
     async def close(self) -> None:
-        """Finish what was handed over, refuse what is parked, and have all threads ended. Repeatable."""
+        """Finish accepted operations, refuse parked ones, and end all threads. Repeatable."""
         self._open = False
         for actor in list(self._actors.values()):
             self.retire(actor)
@@ -120,7 +120,7 @@ class Actor:
         self._queue.put(None)
 
     def stop(self) -> None:
-        """End after what was handed over is done."""
+        """End once all accepted operations are done."""
         self._stop = True
         self._queue.put(None)
 
@@ -169,8 +169,8 @@ class Actor:
             self._stop = True
 
     def _gather(self, parked: list[Op[Any]]) -> tuple[list[Op[Any]], bool]:
-        """All that waits; when nothing does, what comes within the time that the parked ones leave. And whether nothing
-        came."""
+        """All waiting operations; if there are none, those that arrive within the time that the parked ones leave. And
+        whether none arrived."""
         timeout = IDLE
         if parked:
             now = self._files.clock()
@@ -246,7 +246,7 @@ class Actor:
         return answers
 
     def _changed(self) -> bool:
-        """Whether the parked operations should look again."""
+        """Whether the parked operations should try again."""
         if self._db is None:
             return self._seen is None or os.path.lexists(self.path)
         now = self._files.clock()
@@ -330,7 +330,8 @@ class Actor:
         return answers, still
 
     def _back_out(self, error: BaseException) -> None:
-        """Nothing of the turn stays. After a fault of the file the connection is made anew, so that mending helps."""
+        """Undo the whole turn. After a fault of the file the connection is opened again, so that a repaired file
+        works."""
         db = self._db
         if db is None:
             return

@@ -61,7 +61,7 @@ class SQLiteBroker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish what was begun, refuse what waits, end all threads. Repeatable."""
+        """Finish operations in progress, refuse waiting ones, end all threads. Repeatable."""
         await self._wagons.close()
         await self._own.close()
 
@@ -145,8 +145,8 @@ class SQLiteBroker:
         await self.call(channel, Op(lambda turn: turn.delete(channel), absent=lambda: None, writes=True, removes=True))
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All channels of the train. A file that holds none (left by a crash) or can't be read counts as an ingress:
-        `delete` removes it, or says what is wrong with it."""
+        """All channels of the train. A file without channels (left by a crash), or one that can't be read, counts as an
+        ingress: `delete` removes it, or reports its fault."""
         folder = self.directory / train
         wagons = [Channel(train, wagon) for wagon in await asyncio.to_thread(_wagons_on_disk, folder)]
         answers = await self._all([(wagon, _names()) for wagon in wagons])
@@ -218,7 +218,8 @@ class SQLiteSubscription:
         return got
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
-        """Received for somebody who was cancelled meanwhile. If the broker is closed, the visibility time does it."""
+        """Give back events received for a caller that was cancelled meanwhile. If the broker is closed, the visibility
+        time does it."""
         if deliveries:
             op = self._release(deliveries, 0.0, tried=False)
             op.future.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody waits for it

@@ -27,7 +27,7 @@ class NeedsWrite(Exception):
 
 
 class DeadFile(Exception):
-    """Somebody emptied the file for good: it has to go before a new one is made."""
+    """The file was emptied for good: it must be removed before a new one is made."""
 
 
 class Turn:
@@ -44,7 +44,7 @@ class Turn:
             raise NeedsWrite
 
     def flush(self) -> None:
-        """Write what was put off; called once, before the commit."""
+        """Write the postponed changes; called once, before the commit."""
 
 
 class Op(Generic[R]):
@@ -74,9 +74,9 @@ class Op(Generic[R]):
         self.uncertain = uncertain
         """A commit with unknown outcome is PublishUncertain."""
         self.patient = patient
-        """It may be parked: those that wait already are served before it."""
+        """It may be parked: operations that already wait are served before it."""
         self.undo = undo
-        """Called with the answer when nobody waits for it any more."""
+        """Called with the answer if its caller no longer waits."""
         self.expired: Callable[[], R] | None = None
         """Set when it shall not stay parked any longer: what to answer then."""
         self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()

@@ -63,7 +63,7 @@ class Place:
 
 
 def open_to_others(directory: Path) -> str:
-    """A hint where other users of the machine may look into the directory; empty where not."""
+    """A hint if other users of the machine may read the directory; else empty."""
     try:
         mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError:

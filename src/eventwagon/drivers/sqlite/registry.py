@@ -74,7 +74,7 @@ class SQLiteRegistry:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish what was begun, refuse what waits, end all threads. Repeatable."""
+        """Finish operations in progress, refuse waiting ones, end all threads. Repeatable."""
         await self._files.close()
 
     async def call(self, train: str, op: Op[R]) -> R:

@@ -29,7 +29,7 @@ BUSY_SECONDS = 10.0  # how long another process's lock is waited for
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of file: what its header says, and its tables."""
+    """A kind of file: its header and its tables."""
 
     what: str
     application_id: int
@@ -270,7 +270,7 @@ def own_fault(error: BaseException) -> bool:
 
 
 def explain(error: Exception, path: Path) -> Exception:
-    """The error as the contracts' own: what is wrong, where, what to do."""
+    """The contract's error for this one: what is wrong, where, what to do."""
     match error:
         case BrokerError():
             return error

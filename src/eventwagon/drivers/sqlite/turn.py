@@ -1,4 +1,4 @@
-"""What is done to a wagon's file within one transaction."""
+"""The operations on a wagon's file within one transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Token = tuple[int, int, int]
 
 
 class _Row(msgspec.Struct):
-    """A channel as it stands in this turn; `changed` is written back at its end."""
+    """A channel's state in this turn; if `changed`, it is written back at its end."""
 
     id: int
     name: str
@@ -55,7 +55,7 @@ class _Row(msgspec.Struct):
 
 
 class WagonTurn(Turn):
-    """One transaction on a wagon's file. Every method looks and decides before it writes."""
+    """One transaction on a wagon's file. Every method reads and decides before it writes."""
 
     def __init__(self, db: apsw.Connection, now: float, writable: bool) -> None:
         super().__init__(db, now, writable)

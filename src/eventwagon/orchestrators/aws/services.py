@@ -52,13 +52,13 @@ class ECSServices:
     (`app:signups`) in the container named `container` of your task definition `task` (a family).
 
     The family's newest revision is used, or the one that a spec's `revision` names. A copy with the command is
-    registered for each unit; the URL of the train (EVENTWAGON_URL) and all else stands in yours. In `command`,
-    {target}, {unit} and {each} are filled in, and {{ and }} are braces. It names the program first: where the image has
-    an entry point that does so too, as eventwagon's has, set the container's entryPoint to ["env"]. A task has `each`
-    workers; as many tasks run as a spec's `workers` need. `options` go to CreateService as they are: launchType,
-    networkConfiguration, capacityProviderStrategy … Raises UsageError for what could only fail later.
+    registered for each unit; put the URL of the train (EVENTWAGON_URL) and everything else into yours. In `command`,
+    {target}, {unit} and {each} are filled in, and {{ and }} are braces. It begins with the program: if the image has an
+    entry point that does so too, as eventwagon's has, set the container's entryPoint to ["env"]. A task has `each`
+    workers; as many tasks run as a spec's `workers` need. `options` go to CreateService unchanged: launchType,
+    networkConfiguration, capacityProviderStrategy … Raises UsageError for values that could only fail later.
 
-    Ready: as many workers as asked for have checked in to `registry` as attached to the wagon. The registry is entered
+    Ready: as many workers as requested have checked in to `registry` as attached to the wagon. The registry is entered
     and left with this object, so give it one of its own. A container's `stopTimeout` must be longer than the train's
     `grace`, or ECS ends handlers in flight; it allows 120 s.
     """

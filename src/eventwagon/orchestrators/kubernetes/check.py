@@ -1,7 +1,7 @@
-"""What is wrong with a user's Pod template: all of it at once, each with the place where it stands. Pure.
+"""The faults of a user's Pod template: all at once, each with its place. Pure.
 
-Types and names are those of Kubernetes's own description of a Pod. What can only be known there (whether a volume
-exists that is mounted, what an admission controller wants) the API server says when the first wagon is opened.
+Types and names are those of Kubernetes's own description of a Pod. Faults that only the API server can find (a mounted
+volume that does not exist, an admission controller's rules) are reported when the first wagon is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OWN = "the orchestrator's"
 
 
 class Loader(yaml.SafeLoader):
-    """Plain YAML, in which no key may stand twice: the second would silently replace the first."""
+    """Plain YAML, in which no key may occur twice: the second would silently replace the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """As the base does. Raises YAMLError."""
@@ -104,7 +104,7 @@ def _scalar(value: object, kind: str, where: str) -> Iterator[str]:
 
 
 def _kind(value: object) -> str:
-    """What it is, and not what it says: that may be a password."""
+    """The value's type, not the value: that may be a password."""
     match value:
         case bool():
             return "true" if value else "false"

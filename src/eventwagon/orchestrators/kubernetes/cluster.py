@@ -1,4 +1,4 @@
-"""The API server: plain requests, and what stands there kept up to date by a watch."""
+"""The API server: plain requests, and a copy of its objects that a watch keeps up to date."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class APIRefused(Unavailable):
-    """The API server answered, and not with what was asked for. `status` is that of HTTP."""
+    """The API server refused the request. `status` is that of HTTP."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -158,8 +158,8 @@ class Cluster:
 
 
 class Watched:
-    """All objects of one kind with a label, as the API server has them. `run` keeps them so; while it can't, they stand
-    as they were last seen, and `trouble` says why. `see` is called with each state of each that is told of, the last
+    """All objects of one kind with a label, as the API server has them. `run` keeps them up to date; while it can't,
+    they stay as last seen, and `trouble` says why. `see` is called with each reported state of each object, the last
     one included."""
 
     def __init__(
@@ -179,7 +179,7 @@ class Watched:
         """Set when they have been seen, or could not be."""
 
     def put(self, found: Object) -> None:
-        """What the API server answered to a write, unless the watch has told of that or of later already."""
+        """Store the API server's answer to a write, unless the watch has already reported that state or a later one."""
         if int(found["metadata"]["resourceVersion"]) > self._revision:
             self.objects[found["metadata"]["name"]] = found
 

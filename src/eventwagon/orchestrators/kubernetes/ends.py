@@ -1,4 +1,4 @@
-"""Which processes of Pods have certainly ended, by what kubelets say of their containers. Pure."""
+"""The processes of Pods that have certainly ended, by the kubelets' reports on their containers. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ends:
         """By the Pod's uid: the time, and the proof in words."""
 
     def see(self, pod: Object) -> None:
-        """A Pod as the API server has it, or had it last. What was seen once stays true."""
+        """A Pod as the API server has it, or last had it. A container that was once seen to have ended stays ended."""
         name, uid = str(pod["metadata"]["name"]), str(pod["metadata"]["uid"])
         for container in pod.get("status", {}).get("containerStatuses") or ():
             if container.get("name") != WORKER:

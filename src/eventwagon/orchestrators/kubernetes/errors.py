@@ -23,7 +23,7 @@ def is_ending(found: Object) -> bool:
 
 
 def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments: Sequence[Deployment]) -> str:
-    """The reason that says the most. `pods` are the unit's, `attachments` what its workers say of themselves."""
+    """The most telling reason. `pods` are the unit's, `attachments` its workers' check-ins."""
     if deployment is None:
         return "its Deployment is gone, and its Pods are ending"
     if is_ending(deployment):

@@ -1,4 +1,4 @@
-"""The orchestrator: says to the API server what should be, and tells what is."""
+"""The orchestrator: writes what should run to the API server, and reports what runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _Key = tuple[str, int]
 
 
 class _Change(NamedTuple):
-    """A write: what it asks of the API server, and of the Deployment that it is meant for (None: there is none)."""
+    """A write: the request to the API server, and the Deployment for which it is meant (None: there is none)."""
 
     method: str
     body: object
@@ -55,16 +55,16 @@ class Kubernetes:
     """Gives each wagon a Deployment: Pods that run `eventwagon work` for `target` (`module:attribute`, in their image).
 
     The Pods get their environment, EVENTWAGON_URL in it, from Secret `secret`. `template` is a Pod template (a mapping,
-    or the YAML file that holds it) that is merged in: what it says of the container named `worker` goes into ours. A
-    unit keeps the template that it was made from while any of its Pods is ready. `image` is for a template that names
-    none; without either it is the image of the Pod that this runs in. A wagon's `revision` takes the place of the
-    image's tag. `per_pod` workers run in each Pod, and Pods come and go as a wagon's number of workers changes.
+    or the YAML file that holds it) that is merged in: its settings for the container `worker` go into ours. A unit
+    keeps the template from which it was made while any of its Pods is ready. `image` is for a template that names none;
+    without either it is the image of the Pod in which this process runs. A wagon's `revision` replaces the image's tag.
+    `per_pod` workers run in each Pod, and Pods come and go as a wagon's number of workers changes.
 
-    `registry` is where the workers check in: a wagon is ready when a Pod of its is and the worker in it has said so
-    itself, and no Pod of a unit that has moved on is at the wagon before. `handler_timeout` is the train's: a Pod that
-    is to go has as long. `namespace` and `context` default to those of the Pod that this runs in, or of the kubeconfig
-    file. One namespace is for one deployment of a train: what an orchestrator made there for that name belongs to it.
-    What others made is left alone, whatever its name and labels are. Raises UsageError.
+    The workers check in to `registry`: a wagon is ready when one of its Pods is, the worker in it has checked in as
+    ready, and no Pod of a moved unit is still at the previous wagon. `handler_timeout` is the train's: a Pod that must
+    end has that long. `namespace` and `context` default to those of the Pod in which this process runs, or of the
+    kubeconfig file. One namespace is for one deployment of a train: everything that an orchestrator made there under
+    that name belongs to it. Objects of others are not touched, whatever their names and labels are. Raises UsageError.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Kubernetes:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """What it deployed goes on."""
+        """Its deployments go on."""
         await self._stack.aclose()
 
     # --- the contract ---------------------------------------------------------------------
@@ -130,7 +130,7 @@ class Kubernetes:
         return self._template.per_pod
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """See Orchestrator.ensure. Raises Unavailable, with what the API server said."""
+        """See Orchestrator.ensure. Raises Unavailable, with the API server's message."""
         key = spec.train, spec.unit
         if self._removals.postpone(spec):
             return
@@ -149,8 +149,8 @@ class Kubernetes:
         self._refused.pop(key, None)
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """See Orchestrator.deployments. While the API server is away it is what was last seen there, with what the
-        workers themselves say now. Raises Unavailable where nothing was seen yet."""
+        """See Orchestrator.deployments. While the API server is away, it returns what was last seen there, with the
+        workers' present check-ins. Raises Unavailable if nothing was seen yet."""
         await self._known()
         attached: dict[int, list[Deployment]] = {}
         places: dict[str, set[int]] = {}
@@ -174,7 +174,7 @@ class Kubernetes:
         return found
 
     def why_ended(self, pod: Pod) -> str:
-        """See Witness.why_ended. It is what the watch told of the Pods that has begun with entering."""
+        """See Witness.why_ended. It knows the Pods from the watch that began with entering."""
         return self._ends.why_ended(pod)
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
@@ -295,7 +295,7 @@ class Kubernetes:
         raise Unavailable(f"kubernetes: Deployment {name} was created again {_LOOKS} times while it was written")
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
-        """Whether what has the name is not what was seen. Raises APIRefused where it is not ours."""
+        """Whether the object of that name is another than the one seen. Raises APIRefused if it is not ours."""
         path = self._cluster.path("deployments")
         items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
         if not items:
@@ -312,7 +312,7 @@ class Kubernetes:
         return seen is None or seen["metadata"]["uid"] != found["metadata"]["uid"]
 
     def _change(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> _Change | None:
-        """What is to be written; None where all is as it should be."""
+        """The change to write; None if everything is right."""
         live = self._live(spec.train, spec.unit)
         if live is None:
             return _Change("POST", wanted, "application/json", None)
@@ -333,7 +333,7 @@ class Kubernetes:
         return None
 
     def _made_anew(self, spec: WagonSpec, live: Object, wanted: Object) -> bool:
-        """Another revision is asked for, or another template, and no Pod stands that serves."""
+        """Another revision or template is wanted, and no Pod is ready."""
         if live["metadata"]["labels"].get(REVISION, "") != spec.revision:
             return True
         made_from = live["metadata"].get("annotations", {}).get(MADE_FROM)
@@ -372,7 +372,7 @@ class Kubernetes:
             await asyncio.sleep(_POLL)
 
     async def _orphan(self, kind: str, train: str, unit: int) -> None:
-        """Delete the unit's Deployment or ReplicaSets, as they are now, without what is theirs. Raises Unavailable."""
+        """Delete the present Deployment or ReplicaSets of the unit, without their Pods. Raises Unavailable."""
         selector = ",".join(f"{label}={value}" for label, value in labels_of(train, unit).items())
         for _ in range(_LOOKS):
             found = await self._cluster.request("GET", self._cluster.path(kind), labelSelector=selector)
@@ -430,7 +430,7 @@ def _entries(of: str, live: Object, wanted: Mapping[str, str]) -> list[tuple[str
 
 
 def _still(live: Object) -> list[Mapping[str, object]]:
-    """What a patch is made on: it is refused where the object has been made anew, or has not our labels any more."""
+    """The condition of a patch: it is refused if the object was created again, or no longer has our labels."""
     labels = live["metadata"]["labels"]
     own = {name: labels[name] for name in (TRAIN, UNIT, SELECTOR.partition("=")[0])}
     paths = [("/metadata/uid", live["metadata"]["uid"]), *_entries("labels", live, own)]

@@ -1,7 +1,7 @@
-"""What is ours among the objects of a namespace that others use too. Pure.
+"""Recognises eventwagon's own objects in a namespace that others use too. Pure.
 
-Labels alone prove nothing: people put them on objects of their own, to find what belongs to a train. Ours is what has
-our labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our
+Labels alone prove nothing: people put them on objects of their own, to find everything of a train. An object is ours if
+it has our labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our
 selector finds.
 """
 

@@ -72,7 +72,7 @@ def merged(ours: object, theirs: object, where: str = "") -> object:
 
 
 def container_of(containers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The workers' own, wherever it stands among others; an empty one where there is none."""
+    """The workers' container, wherever it is listed; an empty one if there is none."""
     return next((c for c in containers if c["name"] == WORKER), {})
 
 
@@ -90,12 +90,10 @@ def own_image(pod: Mapping[str, Any]) -> str:
 
 
 class Template:
-    """Makes Deployments for the workers of `target`. Raises UsageError where `given`, a Pod template, can't be one or
-    contradicts it; `named` says where it comes from.
-
-    `per_pod` workers run in each Pod, with the environment that Secret `secret` holds; a handler may take
-    `handler_timeout` seconds. `image` is for a template that names none.
-    """
+    """Makes Deployments for the workers of `target`. Raises UsageError if `given`, a Pod template, is invalid or
+    contradicts the Deployment; `named` says where it comes from. `per_pod` workers run in each Pod, with the
+    environment from Secret `secret`; a handler may take `handler_timeout` seconds. `image` is for a template that names
+    none."""
 
     def __init__(
         self,

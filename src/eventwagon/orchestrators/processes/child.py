@@ -1,4 +1,4 @@
-"""What every unit's process does: it follows its `want`, says what it does in its `state`, and ends with its parent."""
+"""The common part of every unit's process: it follows its `want`, writes its `state`, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _LOCK_PATIENCE = 5.0
 
 
 class Follower:
-    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for what is in hand when it must
-    leave; the `want` may say another."""
+    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for handlers in flight when it must
+    leave; the `want` may give another."""
 
     def __init__(self, files: UnitFiles, lock: int, state: ProcessState) -> None:
         self.files = files
@@ -62,7 +62,7 @@ class Follower:
         yield
 
     async def looks(self) -> AsyncIterator[Want]:
-        """What is wanted, twenty times a second, until it is time to leave."""
+        """The `want`, read twenty times a second, until it is time to leave."""
         while not self.leaving.is_set():
             self._read_want()
             if self.want is not None and self.want.leave is None:
@@ -73,7 +73,7 @@ class Follower:
                     await self.leaving.wait()
 
     def say(self, *, ready: bool, trouble: str, found: Deployment | None = None) -> None:
-        """Write down how things stand, where that is news; `found`: what runs."""
+        """Write the state if it has changed; `found`: what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
             fields = msgspec.structs.asdict(found)
@@ -86,7 +86,7 @@ class Follower:
                 self._state = new
 
     def end_within(self, seconds: float) -> None:
-        """It leaves: not ready from now on, and at an end then, whatever it does."""
+        """The process leaves: it is not ready from now on, and ends then in any case."""
         self.say(ready=False, trouble="it is leaving")
         timer = threading.Timer(seconds, os._exit, args=(1,))
         timer.daemon = True
@@ -128,7 +128,7 @@ class Follower:
             os.utime(self.files.state_path)
 
     def _turn_log(self) -> None:
-        """Keep the log bounded: what is full becomes the older one."""
+        """Keep the log bounded: a full file becomes the older one."""
         if os.fstat(2).st_size < LOG_BYTES or not stands(2, self.files.log_path):
             return
         self.files.log_path.replace(older(self.files.log_path))
@@ -139,7 +139,7 @@ class Follower:
 
 
 def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, int]]) -> int:
-    """Hold the unit, call `begin`, outside of any loop, and run what it returns, to its exit code. Returns that."""
+    """Hold the unit, call `begin` outside of any event loop, and run its result. Returns the exit code."""
     logs = os.environ.pop(LOGS, "")
     files = UnitFiles(Path(directory), train, int(unit), Path(logs) if logs else None)
     lock = _take_patiently(files.lock_path)
@@ -175,7 +175,7 @@ def _set_up_logging() -> None:
 
 
 def _take_patiently(path: Path) -> int | None:
-    """Others look at the lock now and then, which holds it for a moment."""
+    """Other processes test the lock now and then, which holds it for a moment."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         lock = take(path)

@@ -1,4 +1,4 @@
-"""The orchestrator: what it is told, and what it adds to the units' processes."""
+"""The command orchestrator: its options, and what it adds to the units' processes."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ _OPTIONS = ("ready", "stop", *_TIMES, "directory", "logs")
 
 
 class Command(Processes):
-    """Runs a command of yours for each wagon: as many copies as the wagon has workers, each told in its environment
-    which wagon, which channels, which broker (`url`). `ready` says how a copy shows that it serves: Http, Tcp, Line or
-    CheckIn.
+    """Runs a command of yours for each wagon: as many copies as the wagon has workers. Each copy's environment names
+    the wagon, its channels and the broker (`url`). `ready` says how a copy reports ready: Http, Tcp, Line or CheckIn.
 
-    A copy ends on SIGTERM (or when `stop` is run, say `docker stop …`), after it has finished what it has in hand. One
-    that ends by itself is started again, after a pause that doubles up to 30 s; so is one that is not ready within
-    `start_timeout` s, or, with Http and Tcp, was ready and answers nothing for `hung_after` s. A command can't be told
-    of anything later: for another wagon, revision or channel its copies are asked to end and started anew. So a unit
-    that takes over another wagon is not warm.
+    A copy ends on SIGTERM (or when `stop` is run, such as `docker stop …`), after its handlers in flight have finished.
+    A copy that ends by itself is started again, after a pause that doubles up to 30 s; so is one that is not ready
+    within `start_timeout` s, or, with Http and Tcp, was ready and does not answer for `hung_after` s. A running command
+    can't be told anything: for another wagon, revision or channel its copies are asked to end and new ones are started.
+    So a unit that takes over another wagon is not warm.
 
-    `names` says what the broker calls a channel (a broker's `name_of`); `registry` is where commands check in (for
-    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with Subprocess: a
-    small process of ours is started for each unit and keeps its copies; what they print goes to stderr, the wagon's
-    name and the copy's number before each line. Raises UsageError.
+    `names` gives the broker's name of a channel (a broker's `name_of`); `registry` is where commands check in (for
+    CheckIn). `environment` is added to this process's own. `directory`, `logs` and `grace` are as with Subprocess: for
+    each unit a small process of eventwagon supervises the copies; their output goes to stderr, with the wagon's name
+    and the copy's number before each line. Raises UsageError.
     """
 
     def __init__(
@@ -173,7 +172,8 @@ class Command(Processes):
         return checked_in
 
     def _deployment(self, key: tuple[str, int]) -> Deployment:
-        """What the supervisor says is of its last look: until the next it does not count for a `want` that differs."""
+        """The supervisor's report is from its last check: until the next one it does not count for a different
+        `want`."""
         found = super()._deployment(key)
         files = self._files(key)
         want, state = files.want(), files.state()

@@ -1,4 +1,4 @@
-"""What a command is told: in its environment, and in the braces of its arguments. Pure."""
+"""The values for a command: in its environment, and in the braces of its arguments. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BRACES = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 
 def placeholders(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: int, grace: float) -> dict[str, str]:
-    """What the placeholders stand for. `names`: what the broker calls the channels, where it calls them otherwise."""
+    """The values of the placeholders. `names`: the broker's names of the channels, if they differ."""
     ingress, dead = str(spec.channels[0]), str(spec.dead_letters)
     return {
         "train": spec.train,
@@ -48,7 +48,8 @@ def placeholders(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: 
 
 
 def environment(spec: WagonSpec, names: Mapping[str, str], said: Mapping[str, str], url: str) -> dict[str, str]:
-    """The same as variables, and what does not fit into an argument. `said` is what `placeholders` gave."""
+    """The same values as variables, and those that don't fit into an argument. `said` is the result of
+    `placeholders`."""
     channels = {c.name: names.get(str(c), str(c)) for c in spec.channels}
     return {
         "EVENTWAGON_URL": url,

@@ -1,4 +1,4 @@
-"""How a command says that it serves its wagon."""
+"""How a command reports that it is ready to serve its wagon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs for a unit: it keeps as many copies of the command as are wanted, each told of the wagon that is wanted."""
+"""A unit's supervisor: it runs as many copies of the command as are wanted, for the wagon that is wanted."""
 
 from __future__ import annotations
 

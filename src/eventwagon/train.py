@@ -21,7 +21,7 @@ from .payload import caller_names, shape
 from .runtime.handling import Handler
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
-from .settings import AtCap, Settings, make_settings
+from .settings import AtCap, Auto, Settings, make_settings
 from .values import check_revision
 from .workers import Workers
 
@@ -46,7 +46,7 @@ class Train:
         *,
         limit: Limit | None = None,
         workers: Workers | None = None,
-        spares: int | None = None,
+        spares: int | Auto | None = None,
         at_cap: AtCap | None = None,
         source: str | None = None,
         revision: str | None = None,

@@ -13,6 +13,7 @@ from .values import in_seconds, real, shown, whole
 from .workers import Workers
 
 AtCap = Literal["fill", "refuse"]
+Auto = Literal["auto"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,9 +23,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When a wagon is full. The default is the pattern's own example."""
     workers: Workers = Workers(total=8, floor=1)
     """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all."""
-    spares: int = 0
+    spares: int | Auto = 0
     """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
-    """
+    "auto": one, or as many as the switches that are expected within the time that a wagon takes to get ready."""
     reuse: bool | None = None
     """A drained wagon's warm workers go on to the next wagon, so that switches in a long burst need no cold start; they
     are kept as one spare more. Worth it where wagons have processes of their own; shared workers are never cold. None:
@@ -99,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if not (value is None and name == "attempts"):
+            if not (value is None and name == "attempts") and not (value == "auto" and name == "spares"):
                 msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
             zero, brief = name not in _NEVER_ZERO, name in _BRIEF
@@ -121,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if (elastic := self.workers.elastic) is not None:
             msgspec.structs.force_setattr(self, "wagons", min(self.wagons, elastic.most // elastic.least))
-        if self.spares >= self.wagons:
+        if (1 if self.spares == "auto" else self.spares) >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
 
     @property

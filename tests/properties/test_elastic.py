@@ -243,7 +243,21 @@ def test_starts_are_measured_from_asking_to_being_there() -> None:
     starts.look([(1, 12, 8)], 4.0)
     assert starts.usual == 3.0
     starts.look([(1, 12, 12)], 5.0)
-    assert starts.usual == 3.0  # of 3 and 1 the longer one
+    assert starts.usual == 3.0  # of 3 and 3
+
+
+def test_a_running_unit_gets_more_sooner_than_a_cold_one_gets_any() -> None:
+    """A process that runs begins further workers at once; a new one has to start first."""
+    starts = Starts()
+    starts.look([(1, 2, 0)], 0.0)
+    assert [c.seconds for c in starts.coming(1, 3.0)] == [3.0]
+    starts.look([(1, 2, 2)], 3.0)
+    assert starts.usual == 3.0
+    starts.look([(1, 8, 2), (2, 2, 0)], 4.0)
+    starts.look([(1, 8, 8), (2, 2, 0)], 4.2)
+    starts.look([(1, 8, 8), (2, 2, 2)], 7.0)
+    assert starts.usual == pytest.approx(0.2)
+    assert starts.coming(1, 0.2) == ()
 
 
 @given(elastics())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -192,33 +193,47 @@ class Starts:
     """How long workers take to be there, and which are on their way: an observer's memory. Bounded. Pure, no clock."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, list[tuple[int, float]]] = {}
-        """By unit: how many workers it is to have and since when, of all that it has not got yet, the fewest first."""
+        self._waiting: dict[int, list[_Waiting]] = {}
+        """By unit: what it is to have and has not got yet, the fewest workers first."""
         self._took: deque[float] = deque(maxlen=_STARTS)
+        self._took_cold: deque[float] = deque(maxlen=_STARTS)
         self._at = 0.0
 
     def look(self, crews: Iterable[tuple[int, int, int]], at: float) -> None:
         """`crews`: each unit, how many workers were asked for, and how many are there."""
-        waiting: dict[int, list[tuple[int, float]]] = {}
+        waiting: dict[int, list[_Waiting]] = {}
         for unit, asked, present in crews:
             known = self._waiting.get(unit, [])
-            self._took.extend(at - since for workers, since in known if workers <= present)
-            left = [(workers, since) for workers, since in known if present < workers <= asked]
-            if asked > max(present, left[-1][0] if left else 0):
-                left.append((asked, at))
+            for each in known:
+                if each.workers <= present:
+                    (self._took_cold if each.cold else self._took).append(at - each.since)
+            left = [each for each in known if present < each.workers <= asked]
+            if asked > max(present, left[-1].workers if left else 0):
+                left.append(_Waiting(asked, at, cold=not present))
             if left:
                 waiting[unit] = left
         self._waiting, self._at = waiting, at
 
     @property
     def usual(self) -> float | None:
-        """Seconds, the median of the last few; None before the first."""
-        return sorted(self._took)[len(self._took) // 2] if self._took else None
+        """Seconds until a unit that runs has more workers: the median of the last few. Until that was seen, those until
+        a unit that does not run has any. None before the first."""
+        took = self._took or self._took_cold
+        return sorted(took)[len(took) // 2] if took else None
 
     def coming(self, unit: int, start: float) -> tuple[Coming, ...]:
         """The unit's workers that are on their way, the first to come first, if they take `start` seconds."""
         waiting = self._waiting.get(unit, [])
-        return tuple(Coming(workers, max(0.0, since + start - self._at)) for workers, since in waiting)
+        return tuple(Coming(each.workers, max(0.0, each.since + start - self._at)) for each in waiting)
+
+
+class _Waiting(NamedTuple):
+    """A unit is to have so many workers, and has not got them yet."""
+
+    workers: int
+    since: float
+    cold: bool
+    """It had none when they were asked for."""
 
 
 class Peak:

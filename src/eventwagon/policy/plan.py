@@ -53,6 +53,7 @@ from .edits import (
 )
 from .losses import GONE
 from .scale_to_zero import scale_to_zero
+from .scheduling import expected_switches
 from .seen import Seen
 from .sizing import scaled
 
@@ -381,9 +382,13 @@ class Draft:
         """Open the next wagon if one is wanted, and put away spares that are not."""
         if self.manifest.active is None:
             return
-        spares = self.settings.spares
+        spares, most = self.settings.spares, self.settings.wagons  # their number follows the traffic: none goes at once
+        if spares == "auto":
+            spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
+        else:
+            most = max(spares, 1) + (1 if self.settings.reuse else 0)
         wanted = max(spares, 1 if self.next_wanted else 0)
-        self.put_away(wanted, most=max(spares, 1) + (1 if self.settings.reuse else 0))
+        self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
@@ -403,6 +408,12 @@ class Draft:
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )
+
+    def pressure_now(self) -> float:
+        """How full the active wagon is."""
+        active = self.manifest.active
+        reading = self.readings.get(active.number) if active is not None else None
+        return 0.0 if reading is None else measured(self.settings.limit, reading)[0].value
 
     def open_one(self, why: str, unit: int | None = None) -> None:
         self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, unit=unit)

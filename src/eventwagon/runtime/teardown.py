@@ -15,9 +15,10 @@ from ..contracts.registry import Polling, Registry
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
 from ..event import DEAD, Channel
-from ..policy.edits import removal_asked, removal_given_up
+from ..policy.edits import as_of, removal_asked, removal_given_up
 from ..settings import Settings
 from .probe import PROBE
+from .removed_trains import remember
 from .switcher import Switcher
 
 _NEWS = 2.0
@@ -76,9 +77,9 @@ class Teardown:
         if not force:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
+        asked = Removal(why=why, at=self._clock(), by=by)
         if existed:
-            removal = Removal(why=why, at=self._clock(), by=by)
-            manifest = (await self._switcher.settle(lambda m: removal_asked(m, removal))).manifest
+            manifest = (await self._switcher.settle(lambda m: removal_asked(m, asked))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
         for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
@@ -95,6 +96,10 @@ class Teardown:
             await self._broker.delete(channel)
         await self._let_it_be_known()
         standing.update(await self._sweep())
+        if existed:
+            now = max(self._clock(), as_of(manifest) + 0.001)  # later than all that the manifest tells of
+            gone = msgspec.structs.replace(manifest.removal or asked, at=now)
+            await remember(self._registry, self._train, gone, me=self._me)
         await self._registry.delete(self._train)
         return Removed(len(standing), units, existed)
 

@@ -8,15 +8,17 @@ from functools import partial
 
 import msgspec
 
+from ..cloudevents import rfc3339
 from ..contracts.broker import Broker
 from ..contracts.facts import BoundLifted, Decision, Entry, Listener, Switched, SwitchSeen, sound_entry
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Removal, changed, sound
 from ..contracts.registry import Registry, Snapshot
 from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
-from ..policy.edits import Edit, Ensure, Lift, bootstrap, created, kept, numbered_past, stepped_back, went_back
+from ..policy.edits import Edit, Ensure, Lift, as_of, bootstrap, created, kept, numbered_past, stepped_back, went_back
 from ..settings import Settings
 from .bulkhead import Bulkhead
+from .removed_trains import removal_since
 
 _PAUSE = 0.5
 """Seconds before a registry that was away is asked again."""
@@ -121,12 +123,18 @@ class Switching:
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry. Where it is older than what was known before the registry was
         asked, the registry has stepped back: then that one is taken over. Raises TrainRemoved where the known one said
-        that the train is being removed: then this is another train, or none."""
+        that the train is being removed, or it was removed since: then this is another train, or none."""
         known = self._snapshot
         found = await self._registry.read(self._train)
         if self._snapshot is known and found.revision < known.revision:
             if known.manifest.removal is not None:
                 raise train_removed(self._train, known.manifest.removal)
+            removal = await removal_since(self._registry, self._train, as_of(known.manifest))
+            if removal is not None and self._snapshot is known:
+                stops = known.manifest.stops + 1
+                gone = msgspec.structs.replace(known.manifest, removal=removal, stops=stops)
+                self._accept(Snapshot(gone, known.revision))
+                raise train_removed(self._train, removal)
             await self._take_over(known, found)
         else:
             self.see(found)
@@ -296,6 +304,6 @@ def train_removed(train: str, removal: Removal) -> TrainRemoved:
     """What is told while a train is being removed, and after it by processes that knew of that."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(
-        f"train {train} is removed{by}: {removal.why}. If it stands still, `eventwagon remove {train}` finishes that; then "
-        "a new connection founds it anew"
+        f"train {train} is removed{by}: {removal.why} (at {rfc3339(removal.at)[:19]}Z). If it stands still, `eventwagon "
+        f"remove {train}` finishes that; then a new connection founds it anew: start this program again"
     )

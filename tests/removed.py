@@ -17,6 +17,11 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
     """It handles events in several wagons, one dies; it is refused to be removed, then removed by force and founded
     anew; each time nothing may be `left`."""
     handled: list[int] = []
+
+    async def left_of_it() -> list[str]:
+        """Without the journal in which all trains of a registry stand that were removed."""
+        return [each for each in await left() if "0removed" not in each]
+
     defaults: dict[str, Any] = {"limit": Volume(10), "workers": Workers(total=4), "keep_drained": 0.5}
     train = Train(name, **{**defaults, **settings})
 
@@ -36,7 +41,7 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
             await c.publish_many(events)
             await until(lambda: set(handled) == {n for n in events if n >= 0}, seconds=60)
             await c.wait_switched(await c.request_switch())
-        assert await left(), "a test that sees nothing of a train that stands proves nothing"
+        assert await left_of_it(), "a test that sees nothing of a train that stands proves nothing"
 
     async def is_removed(*, refused: bool) -> None:
         async with Train(name).connect(url, listeners=()) as hand, asyncio.timeout(60):
@@ -46,7 +51,7 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
             removed = await hand.remove(force=refused)
         assert removed.existed
         assert removed.channels >= 3
-        assert await left() == []
+        assert await left_of_it() == []
 
     await lives(-1, *range(15))
     await is_removed(refused=True)
@@ -54,4 +59,4 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
     await is_removed(refused=False)
     async with Train(name).connect(url, listeners=()) as hand:
         assert not (await hand.remove()).existed
-    assert await left() == []
+    assert await left_of_it() == []

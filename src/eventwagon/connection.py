@@ -595,8 +595,8 @@ class Connection:
 
         Stop programs that only publish first: where the broker refuses writes to sealed channels, they can't be seen.
         Connected ones have 2 seconds (or twice as long as their registry takes to show a change, if that is longer) to
-        learn of the removal; they then raise TrainRemoved. A publisher that did not learn of it takes the empty
-        registry for one that has lost its data, and founds the train anew: stop it, and remove the train again.
+        learn of the removal; they then raise TrainRemoved. One that slept meanwhile raises it once it goes on: the
+        registry remembers who removed which train, and when. A program that starts later founds the train anew.
 
         From then on, publishing on this connection raises TrainRemoved. Raises RemovalRefused, UsageError,
         StorageBroken, and Unavailable, also if channels are left; then call it again."""

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.contracts.facts import RemovalAsked, RemovalGivenUp, Switched
+from eventwagon.contracts.facts import Entry, RemovalAsked, RemovalGivenUp, Switched
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, TrainRemoval, Wagon
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
-from eventwagon.errors import RemovalRefused, Sealed, TrainRemoved, Unavailable, UsageError
+from eventwagon.errors import RemovalRefused, Sealed, StorageBroken, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.runtime.switcher import Switcher
 from eventwagon.runtime.train_state import TrainState
@@ -501,24 +501,77 @@ def test_publishers_hear_of_it_however_seldom_their_registry_is_asked() -> None:
     run(main())
 
 
-def test_a_publisher_that_never_heard_of_it_founds_it_anew_and_another_removal_ends_that() -> None:
-    """To it the registry has lost all it held. What it publishes is stored, not lost."""
+def test_a_publisher_that_never_heard_of_it_is_told_when_and_by_whom_it_was_removed() -> None:
+    """Nothing is founded anew by one that slept, not even when somebody else has done so since."""
 
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        world.registry = Seldom(clock=world.clock)
+        await used(world, *range(60))  # its revision is higher than that of the next one
+        why = r"train t is removed by ada: it is not needed \(at [0-9T:-]{19}Z\)\. .* a new connection founds it anew"
+        async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as sleeper:
+            await publisher.publish_many(())
+            await sleeper.publish_many(())
+            async with world.connect(Train("t")) as hand:
+                await hand.remove("it is not needed", by="ada")
+            with pytest.raises(TrainRemoved, match=why):
+                await publisher.publish(2, timeout=60.0)
+            await nothing_is_left(world)
+            async with world.running(program(handled)) as anew:
+                await anew.publish(3)
+                await until(lambda: handled == [3])
+                before = await world.registry.read("t")
+                for each in (publisher, sleeper):
+                    with pytest.raises(TrainRemoved, match=why):
+                        await each.refresh()
+                    with pytest.raises(TrainRemoved, match=why):
+                        await each.publish(4, timeout=60.0)
+                after = await world.registry.read("t")
+                assert (before.manifest.epoch, after.manifest.epoch) == (0, 0)
+                assert handled == [3]
+
+    run(main())
+
+
+def test_processes_that_slept_through_a_removal_end() -> None:
     async def main() -> None:
         world = World()
         world.registry = Seldom(clock=world.clock)
-        await used(world, 1)
-        async with world.connect(Train("t")) as publisher:
-            await publisher.publish_many(())
+        async with world.connect(program([])) as sleeper, sleeper.running(observe=False):
+            await sleeper.publish(1)
+            await asyncio.sleep(5)
             async with world.connect(Train("t")) as hand:
-                await hand.remove()
-            await nothing_is_left(world)
-            await publisher.publish(2, timeout=60.0)
-        async with world.connect(Train("t")) as hand:
-            with pytest.raises(RemovalRefused, match="1 event in t_v"):
-                await hand.remove()
-            await hand.remove(force=True)
+                await hand.remove(force=True, timeout=1.0)
+            await sleeper.stopped()
         await nothing_is_left(world)
+
+    run(main())
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_a_train_that_was_founded_anew_outlives_a_registry_that_forgets(readable: bool) -> None:
+    """The removal of its predecessor is none of its own."""
+
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        await used(world, 1)
+        async with world.connect(Train("t")) as hand:
+            await hand.remove()
+        async with world.running(program(handled)) as anew:
+            await anew.publish(1)
+            await until(lambda: handled == [1])
+            if not readable:
+
+                async def refuse(*_: object, **__: object) -> AsyncIterator[Entry]:
+                    for _each in (1,):
+                        raise StorageBroken("a right is missing")
+                    yield Entry(0.0, "", RemovalAsked(train="t", because=""))
+
+                world.registry.entries = refuse  # type: ignore[method-assign]
+            await world.registry.delete("t")
+            await anew.publish(2, timeout=60.0)
+            await until(lambda: handled == [1, 2])
+            assert anew.manifest.epoch == 1
 
     run(main())
 

@@ -376,7 +376,7 @@ def unmade_given_up(manifest: Manifest, now: float) -> Edit:
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """Pauses and a removal as `known` has them, but for pauses that were asked for since. Idempotent."""
-    since = _as_of(known)
+    since = as_of(known)
     own = {w.number: w.paused for w in known.wagons}
     wagons = tuple(
         msgspec.structs.replace(w, paused=_last(own.get(w.number), w.paused, since) if w.number in own else w.paused)
@@ -399,7 +399,7 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, wagons=wagons)
 
 
-def _as_of(manifest: Manifest) -> float:
+def as_of(manifest: Manifest) -> float:
     """The latest time in the manifest: it was written then or later."""
     times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
     return max((t for t in times if t is not None), default=0.0)

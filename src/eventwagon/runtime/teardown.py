@@ -14,8 +14,9 @@ from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
 from ..event import DEAD, Channel
-from ..policy.edits import removal_asked, removal_given_up
+from ..policy.edits import as_of, removal_asked, removal_given_up
 from .probe import PROBE
+from .removed_trains import remember
 from .runtime import Runtime
 from .train_state import TrainState
 
@@ -62,9 +63,9 @@ class Teardown:
         if not force:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
+        asked = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
         if existed:
-            removal = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
-            manifest = (await self._state.settle(lambda m: removal_asked(m, removal))).manifest
+            manifest = (await self._state.settle(lambda m: removal_asked(m, asked))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
         for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
@@ -81,7 +82,11 @@ class Teardown:
             await self._broker.delete(channel)
         await self._let_it_be_known()
         standing.update(await self._sweep())
-        await self._registry.delete(self._train)
+        if existed:
+            now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than all that the manifest tells of
+            gone = msgspec.structs.replace(manifest.removal or asked, at=now)
+            await remember(self._state.registry, self._train, gone, me=self._runtime.name)
+        await self._state.registry.delete(self._train)
         return RemovedTrain(len(standing), units, existed)
 
     async def _sweep(self) -> set[Channel]:

@@ -8,11 +8,15 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
 
+import msgspec
+
+from ..cloudevents import rfc3339
 from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
 from ..contracts.manifest import Manifest, TrainRemoval, sound
 from ..contracts.registry import Registry, Snapshot
 from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
-from ..policy.edits import Edit, kept, stepped_back, went_back
+from ..policy.edits import Edit, as_of, kept, stepped_back, went_back
+from .removed_trains import removal_since
 from .runtime import Runtime
 from .tasks import kept_up
 
@@ -116,13 +120,22 @@ class TrainState:
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry. Where it is older than what was known before the registry was
         asked, the registry has stepped back: then that one is taken over. Raises TrainRemoved where the known one said
-        that the train is being removed: then this is another train, or none."""
+        that the train is being removed, or it was removed since: then this is another train, or none."""
         known = self._snapshot
         found = await self.registry.read(self._train)
         if self._snapshot is known and found.version < known.version:
             if known.manifest.removal is not None:
                 raise train_removed(self._train, known.manifest.removal)
-            await self._take_over(known, found)
+            removal = await removal_since(self.registry, self._train, as_of(known.manifest))
+            if self._snapshot is not known:
+                pass  # a newer one was seen meanwhile
+            elif removal is not None:
+                stops = known.manifest.stops + 1
+                gone = msgspec.structs.replace(known.manifest, removal=removal, stops=stops)
+                self._accept(Snapshot(gone, known.version))
+                raise train_removed(self._train, removal)
+            else:
+                await self._take_over(known, found)
         else:
             self.see(found)
         if self._lost is not None:
@@ -234,6 +247,6 @@ def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:
     """What is told while a train is being removed, and after it by processes that knew of that."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(
-        f"train {train} is removed{by}: {removal.why}. If it stands still, `eventwagon remove {train}` finishes that; then "
-        "a new connection founds it anew"
+        f"train {train} is removed{by}: {removal.why} (at {rfc3339(removal.at)[:19]}Z). If it stands still, `eventwagon "
+        f"remove {train}` finishes that; then a new connection founds it anew: start this program again"
     )

@@ -184,7 +184,7 @@ def check_extensions(extensions: object) -> dict[str, str]:
     """Return a copy of the extension attributes, or raise UsageError."""
     if not is_a(extensions, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
-    if len(extensions) > MOST_EXTENSIONS:
+    if len(extensions) > MOST_EXTENSIONS and len(extensions.keys() - DEATH) > MOST_EXTENSIONS:
         raise UsageError(f"an event has {len(extensions):,} extension attributes, more than {MOST_EXTENSIONS}")
     return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
 

@@ -90,8 +90,8 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
     who may have been the only one to know of the first. A wagon uses its number once it is ready: an observer that has
     not seen the lost revisions may open a number again, and whoever knows it gives that wagon up."""
     opened: dict[int, int] = {}
-    used: dict[int, int] = {}
-    """By number: the opening of the wagon that uses it."""
+    used: dict[int, float] = {}
+    """By number: when the wagon was opened that uses it."""
     forgotten = False
     for record in history:
         forgotten = forgotten or isinstance(record, Crashed | Ended)
@@ -100,16 +100,13 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
         active = [w.number for w in record.manifest.in_state(State.ACTIVE)]
         if len(active) > 1:
             yield Violation(invariant="I2", says=f"wagons {active} are all active", moments=(record.seq,))
-        for fact in record.facts:
-            if isinstance(fact, WagonOpened):
-                opened[fact.number] = record.seq
         for wagon in record.manifest.in_state(State.READY, State.ACTIVE):
-            began = opened.get(wagon.number, 0)
-            if used.setdefault(wagon.number, began) != began and not forgotten:
+            if used.setdefault(wagon.number, wagon.opened_at) != wagon.opened_at and not forgotten:
                 says = f"number {wagon.number} is used twice"
-                moments = (used[wagon.number], began)
+                moments = (opened.get(wagon.number, record.seq), record.seq)
                 yield Violation(invariant="I2", says=says, wagon=wagon.number, moments=moments)
-            used[wagon.number] = began
+            used[wagon.number] = wagon.opened_at
+        opened |= {fact.number: record.seq for fact in record.facts if isinstance(fact, WagonOpened)}
 
 
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:

@@ -51,7 +51,10 @@ class Address(NamedTuple):
         hosts = self.host.rpartition("@")[2].split(",")
         for number, each in enumerate(hosts, 1):
             which = f"host {number} of {len(hosts)}" if len(hosts) > 1 else "the host"
-            one = urlsplit(f"//{each}")
+            try:
+                one = urlsplit(f"//{each}")
+            except ValueError:
+                raise self.wrong(f"{which} is none: an IPv6 address is written [::1]:{port}") from None
             try:
                 given = port if one.port is None else one.port
             except ValueError:

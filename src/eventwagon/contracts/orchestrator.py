@@ -95,7 +95,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
     """The wagon's losses that a process knew when it checked in: its figures are about the wagon since the last of
-    them; of several processes the least. None: not known (older code, or an orchestrator without check-ins)."""
+    them; of several processes the newest. None: not known (older code, or an orchestrator without check-ins)."""
     missing: tuple[str, ...] = ()
     """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
@@ -108,7 +108,8 @@ def together(found: Sequence[Deployment]) -> Deployment:
     """One wagon's workers in several processes, each as its check-in reports it (at least one). Ready where one process
     is, and attached to what the ready ones are attached to together. Orchestrators whose workers check in report
     channels, handlings and breakers by it: an observer may have read the check-ins before they did."""
-    ready = [d for d in found if d.ready]
+    losses = max((d.losses for d in found if d.losses is not None), default=None)
+    ready = [d for d in found if d.ready and d.losses in (None, losses)]  # an older report says nothing of it now
     asked = ready or found
     attached = [d.channels for d in asked if d.channels is not None]
     return Deployment(
@@ -120,7 +121,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         failed=sum(d.failed for d in found),
         work=_summed([d.work for d in found if d.work is not None]),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
-        losses=min((d.losses for d in asked if d.losses is not None), default=None),
+        losses=losses,
         missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
         open={name: why for d in found for name, why in d.open.items()},
         paused=all(d.paused for d in asked),

@@ -172,7 +172,7 @@ class Context:
                 data,
                 inherited if subject is None else check_word("subject", subject),
                 content_type,
-                handed_on if extensions is None else handed_on | check_extensions(extensions),
+                handed_on if extensions is None else check_extensions(handed_on | check_extensions(extensions)),
             )
             fitting(event, self._max_bytes)
         self._counts[channel] = self._counts.get(channel, 0) + 1

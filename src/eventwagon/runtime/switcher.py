@@ -217,7 +217,16 @@ class Switcher:
 
     async def _deliver(self, batch: Batch, me: _Sender) -> None:
         """Send until every call is accepted or refused, or its caller waits no more."""
-        backoff = Backoff(_PAUSE_FIRST, _PAUSE_MOST)
+        backoff, before = Backoff(_PAUSE_FIRST, _PAUSE_MOST), ""
+
+        def pause() -> float:
+            """The next pause; another trouble begins with the first one."""
+            nonlocal before
+            if self._trouble != before:
+                backoff.reset()
+                before = self._trouble
+            return backoff.next()
+
         me.since = asyncio.get_running_loop().time()
         while batch.waits():
             refused = self._refusal(self._state.snapshot.manifest) is not None  # then no lease is asked for either
@@ -228,7 +237,7 @@ class Switcher:
                 return
             if trouble is not None:
                 self._trouble = trouble
-                await self._pause_for_all(batch, me, backoff.next())
+                await self._pause_for_all(batch, me, pause())
                 continue
             wagon = manifest.active
             if wagon is None:
@@ -236,7 +245,7 @@ class Switcher:
                 if manifest.epoch:
                     await self._found_again()
                 if self._state.snapshot.manifest.active is None:
-                    await self._pause_for_all(batch, me, backoff.next())
+                    await self._pause_for_all(batch, me, pause())
                 continue
             events = batch.events
             try:
@@ -245,7 +254,7 @@ class Switcher:
                 batch.accept(e.accepted)
                 self._trouble = f"{wagon.name} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
-                    await self._pause_for_all(batch, me, backoff.next())
+                    await self._pause_for_all(batch, me, pause())
             except (Sealed, ChannelGone) as e:
                 if isinstance(e, Sealed):
                     batch.accept(e.accepted)
@@ -253,10 +262,10 @@ class Switcher:
                 if await self._refreshed(wagon) == wagon.number:
                     self._trouble += ", though it is the train's active wagon; the next one is waited for"
                     await self._ask_for_next(wagon, e)
-                    await self._pause(batch, backoff.next())
+                    await self._pause(batch, pause())
             except (PublishUncertain, Unavailable) as e:
                 self._trouble = str(e)
-                await self._pause(batch, backoff.next())
+                await self._pause(batch, pause())
             except StorageBroken as e:
                 batch.fail(e)
                 return
@@ -267,7 +276,7 @@ class Switcher:
                     raise
                 self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
                 self._trouble = said(e)
-                await self._pause(batch, backoff.next())
+                await self._pause(batch, pause())
             except BaseException as e:
                 if is_ours(e):
                     raise

@@ -17,7 +17,6 @@ from ....contracts.orchestrator import Deployment, WagonSpec, together
 from ....contracts.registry import Registry
 from ....errors import UsageError
 from ....event import Channel
-from ....values import split_url
 from .. import Launch, Processes, UnitFiles, default_directory
 from .placeholders import checked as checked_command
 from .ready import CheckIn, Ready, checked, parse
@@ -113,7 +112,7 @@ class Command(Processes):
         UsageError."""
         address = Address.of(url)
         given = address.options
-        if split_url(url).fragment or address.host or set(given) - set(_OPTIONS):
+        if address.host or set(given) - set(_OPTIONS):
             raise address.wrong(
                 "write command:PROGRAM ARGUMENTS?ready=…, with ? & # and % of the command percent-encoded; "
                 f"options are {', '.join(_OPTIONS)}"
@@ -149,15 +148,13 @@ class Command(Processes):
         for unit, deployment in found.items():
             own = [a for a in attachments if a.number == deployment.number]
             if own:
-                said = together(own)
                 deployment = msgspec.structs.replace(
-                    deployment,
-                    channels=said.channels,
-                    missing=said.missing,
-                    handled=said.handled,
-                    failed=said.failed,
-                    open=said.open,
-                    paused=said.paused,
+                    together(own),
+                    number=deployment.number,
+                    ready=deployment.ready,
+                    workers=deployment.workers,
+                    revision=deployment.revision,
+                    trouble=deployment.trouble,
                 )
             serving = sum(a.ready for a in own)
             enough = deployment.workers

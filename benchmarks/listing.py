@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from . import (
+    elastic,
     handlers,
     isolation,
     kafka,
@@ -47,6 +48,7 @@ BENCHMARKS = {
         redis_consume,
         kafka,
         kubernetes,
+        elastic,
         pulsar,
     )
 }

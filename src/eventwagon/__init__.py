@@ -31,6 +31,7 @@ from .contracts.facts import (
     NumbersSkipped,
     OpenRefused,
     OrphanRemoved,
+    PromiseAtRisk,
     ProvisioningFailed,
     RegistrySteppedBack,
     RemovalAsked,
@@ -49,6 +50,7 @@ from .contracts.facts import (
     WagonOpened,
     WagonReady,
     WagonRemoved,
+    WagonScaled,
     WagonSealed,
     WatchEnded,
     WentBack,
@@ -90,7 +92,7 @@ from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .runtime.handling import Context
 from .settings import Settings
 from .train import Train
-from .workers import Workers
+from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
@@ -118,6 +120,7 @@ __all__ = [
     "DeliveryResumed",
     "Discarded",
     "DrainUnproven",
+    "Elastic",
     "EndedEarly",
     "Entry",
     "Event",
@@ -140,6 +143,7 @@ __all__ = [
     "OpenRefused",
     "OrphanRemoved",
     "Pressure",
+    "PromiseAtRisk",
     "ProvisioningFailed",
     "PublishError",
     "PublishTimeout",
@@ -179,6 +183,7 @@ __all__ = [
     "WagonOpened",
     "WagonReady",
     "WagonRemoved",
+    "WagonScaled",
     "WagonSealed",
     "Wait",
     "WatchEnded",

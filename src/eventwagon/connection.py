@@ -431,7 +431,7 @@ class Connection:
                 f"wagon={wagon}, workers={workers}: give a wagon's number, and with it at least one worker"
             )
         own = self.train.settings.workers
-        return wagon, workers or own.each or own.total or 1
+        return wagon, workers or own.own or own.total or 1
 
     async def released(self, number: int) -> None:
         """Return when the workers of wagon `number` are no longer needed: it is drained, failed or removed, and no

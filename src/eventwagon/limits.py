@@ -201,6 +201,8 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
 
 _LONGEST = 1e12
 """The longest wait that is reported, in seconds."""
+_ALMOST = 0.99
+"""The next wagon is wanted, and the switch is not."""
 
 
 class Wait(msgspec.Struct, _Combinable, frozen=True):
@@ -211,6 +213,9 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     (live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a cold
     start, or never a backlog) the age of the next event replaces the prediction. `slo` also tells shared workers which
     events can still be on time.
+
+    If the workers follow the traffic (`Elastic`) the workers that are on their way count too, so a wagon that can be
+    scaled in time is not cut; and it is cut only once the next one has the workers to take over.
     """
 
     slo: float
@@ -227,6 +232,12 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     def measure(self, reading: Reading) -> Pressure:
         mark = self.slo * self.cut * 4.0**reading.crowding
         aged = reading.oldest_age or 0.0
+        if reading.wait is not None:
+            mark, wait = self.slo * self.cut, min(reading.wait, _LONGEST)  # no wagon is cut unless another is ready
+            why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; the mark is {mark:.3g} s"
+            if reading.relief or wait < mark:
+                return Pressure(wait / mark, why)
+            return Pressure(_ALMOST, f"{why}; the next wagon has too few workers to take over")
         if reading.outstanding is None:
             return Pressure(
                 aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:.3g} s"

@@ -8,11 +8,12 @@ import msgspec
 
 from .breaker import Breaker, Retries
 from .errors import UsageError
-from .limits import Limit, Volume, check_stated, check_written, written
+from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .values import in_seconds, real, shown, whole
 from .workers import Workers
 
 AtCap = Literal["fill", "refuse"]
+Auto = Literal["auto"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,12 +23,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """When a wagon is full. The default is the pattern's own example."""
     workers: Workers = Workers(total=8, floor=1)
     """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all."""
-    spares: int = 0
+    spares: int | Auto = 0
     """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
-    """
-    reuse: bool = False
+    "auto": one, or as many as the switches that are expected within the time that a wagon takes to get ready."""
+    reuse: bool | None = None
     """A drained wagon's warm workers go on to the next wagon, so that switches in a long burst need no cold start; they
-    are kept as one spare more. Worth it where wagons have processes of their own; shared workers are never cold."""
+    are kept as one spare more. Worth it where wagons have processes of their own; shared workers are never cold. None:
+    if the workers follow the traffic (`Elastic`)."""
     keep_warm: float = 60.0
     """How long a READY wagon beyond `spares` is kept although no switch needs it: bursts come in waves."""
     idle_after: float = 300.0
@@ -36,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prepare: float = 0.5
     """The pressure at which the next wagon is opened. At half full, as much time is left as has passed."""
     wagons: int = 32
-    """How many wagons may live at once, spares included, so that their number is never unbounded."""
+    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow the
+    traffic, no more than can each have `Elastic.least` workers."""
     at_cap: AtCap = "fill"
     """At the cap: `fill` (the active wagon is filled past its limit) or `refuse` (publish raises TrainFull)."""
     cooldown: float = 0.2
@@ -97,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if not (value is None and name == "attempts"):
+            if not (value is None and name == "attempts") and not (value == "auto" and name == "spares"):
                 msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
             zero, brief = name not in _NEVER_ZERO, name in _BRIEF
@@ -108,10 +111,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
+        if self.reuse is None:
+            msgspec.structs.force_setattr(self, "reuse", self.workers.elastic is not None)
         if not isinstance(self.reuse, bool):
             raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
-        if self.spares >= self.wagons:
+        if self.workers.elastic is not None and self.promise is None:
+            raise UsageError(
+                f"workers={self.workers!r}: workers that follow the traffic need a promise to new events: give "
+                "limit=Wait(seconds), alone or with others, or Elastic(promise=seconds)"
+            )
+        if (elastic := self.workers.elastic) is not None:
+            msgspec.structs.force_setattr(self, "wagons", min(self.wagons, elastic.most // elastic.least))
+        if (1 if self.spares == "auto" else self.spares) >= self.wagons:
             raise UsageError(f"spares={self.spares} leaves no room for an active wagon among wagons={self.wagons}")
+
+    @property
+    def promise(self) -> float | None:
+        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is said."""
+        elastic = self.workers.elastic
+        return slo(self.limit) if elastic is None or elastic.promise is None else elastic.promise
+
+    @property
+    def cuts_by_wait(self) -> bool:
+        """The limit cuts off a wagon where new events have to wait."""
+        return slo(self.limit) is not None
 
     @property
     def retries(self) -> Retries:

@@ -23,7 +23,7 @@ from .runtime.handling import Handler
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
-from .settings import AtCap, Settings, make_settings
+from .settings import AtCap, Auto, Settings, make_settings
 from .values import check_revision, must_be
 from .workers import Workers
 
@@ -48,7 +48,7 @@ class Train:
         *,
         limit: Limit | None = None,
         workers: Workers | None = None,
-        spares: int | None = None,
+        spares: int | Auto | None = None,
         at_cap: AtCap | None = None,
         source: str | None = None,
         revision: str | None = None,

@@ -3,11 +3,61 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import msgspec
 
 from .errors import UsageError
-from .values import whole
+from .values import in_seconds, real, shown, whole
+
+
+class Elastic(msgspec.Struct, frozen=True):
+    """Workers that follow the traffic: `Workers(each=Elastic(least=2, most=64))`.
+
+    Each wagon has as many workers as new events need to be handled within the promise: arrival rate × time of a worker
+    for each event × `headroom`, and what it takes to work off a backlog. Raises UsageError for a bad value.
+    """
+
+    least: int = 2
+    """Workers of each live wagon, however little there is to do."""
+    most: int = 64
+    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks; elsewhere processes, Pods, tasks of
+    ECS or calls of a function."""
+    headroom: float = 1.2
+    """How many times the workers that the arrival rate takes: at least 1. A fifth more takes up the usual swings."""
+    promise: float | None = None
+    """Seconds within which a new event is to be handled. None: as the limit says, `Wait(slo)`."""
+    drain_within: float | None = None
+    """Seconds from the switch within which a wagon's backlog is to be worked off. None: its workers stay until it is
+    done, and none are added."""
+
+    def __post_init__(self) -> None:
+        for name in ("least", "most"):
+            msgspec.structs.force_setattr(self, name, whole(f"Elastic: {name}", getattr(self, name)))
+        if self.most < 2 * self.least:
+            raise UsageError(
+                f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one each have least"
+            )
+        headroom = real("Elastic: headroom", self.headroom)
+        if not 1 <= headroom <= 100:
+            raise UsageError(f"Elastic: headroom must be from 1 to 100, not {shown(self.headroom)}")
+        msgspec.structs.force_setattr(self, "headroom", headroom)
+        for name in ("promise", "drain_within"):
+            if (value := getattr(self, name)) is not None:
+                number = in_seconds(f"Elastic: {name}", value, brief=name == "promise")
+                msgspec.structs.force_setattr(self, name, number)
+
+    def __repr__(self) -> str:
+        further = "".join(
+            f", {name}={_written(value)}"
+            for name, value, usual in (
+                ("headroom", self.headroom, 1.2),
+                ("promise", self.promise, None),
+                ("drain_within", self.drain_within, None),
+            )
+            if value is not None and value != usual
+        )
+        return f"Elastic({self.least}, {self.most}{further})"
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -16,24 +66,35 @@ class Workers(msgspec.Struct, frozen=True):
     `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: all wagons share
     twelve. New events come first, but every draining wagon keeps `floor` workers while it has work, the oldest first.
     All floors together take at most an eighth of the workers (at least one, but never the only one).
+    `Workers(each=Elastic(2, 64))`: every wagon has its own, as many as its traffic needs (see `Elastic`).
     """
 
-    each: int | None = None
+    each: int | Elastic | None = None
     total: int | None = None
     floor: int = 1
 
     def __post_init__(self) -> None:
         if (self.each is None) == (self.total is None):
-            raise UsageError("Workers: give either each= (every wagon's own) or total= (a shared crew)")
+            raise UsageError("Workers: give either each= (every wagon's own) or total= (shared by all wagons)")
         for name, value, least in (("each", self.each, 1), ("total", self.total, 1), ("floor", self.floor, 0)):
-            if value is not None or name == "floor":
+            if (value is not None or name == "floor") and not isinstance(value, Elastic):
                 msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least))
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")
 
     @property
+    def elastic(self) -> Elastic | None:
+        """How the workers follow the traffic; None where its size is fixed."""
+        return self.each if isinstance(self.each, Elastic) else None
+
+    @property
+    def own(self) -> int | None:
+        """The workers that each wagon begins with; None where all wagons share them."""
+        return self.each.least if isinstance(self.each, Elastic) else self.each
+
+    @property
     def floors(self) -> int:
-        """How many of a shared crew the floors of all draining wagons may take together."""
+        """How many of the shared workers the floors of all draining wagons may take together."""
         total = self.total or 0
         return max(1, total // 8) if self.floor and total > 1 else 0
 
@@ -42,8 +103,8 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 def parse_workers(text: str) -> Workers:
-    """The workers that `text` writes: `"8"` (a shared crew of 8), `"total=8, floor=1"`, `"each=4"` or the Python
-    call."""
+    """The workers that `text` writes: `"8"` (8 shared workers), `"total=8, floor=1"`, `"each=4"`,
+    `"each=Elastic(2, 64)"` or the Python call."""
     source = text.strip()
     if source.isdigit():
         source = f"total={source}"
@@ -52,8 +113,21 @@ def parse_workers(text: str) -> Workers:
     try:
         match ast.parse(source, mode="eval").body:
             case ast.Call(func=ast.Name(id="Workers"), args=[], keywords=keywords):
-                return Workers(**{k.arg: ast.literal_eval(k.value) for k in keywords if k.arg})
+                return Workers(**{k.arg: _value(k.value) for k in keywords if k.arg})
     except (SyntaxError, TypeError, ValueError) as e:
         if isinstance(e, UsageError):
             raise
-    raise UsageError(f"workers {text!r}: write a number, 'each=4', or 'total=8, floor=1'")
+    raise UsageError(f"workers {text!r}: write a number, 'each=4', 'each=Elastic(2, 64)', or 'total=8, floor=1'")
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id="Elastic"), args=args, keywords=keywords):
+            given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
+            return Elastic(*map(ast.literal_eval, args), **given)
+    return ast.literal_eval(node)
+
+
+def _written(n: float) -> str:
+    short = f"{n:g}"
+    return short if float(short) == n else repr(n)

@@ -165,7 +165,7 @@ _WRONG: dict[str, list[Any]] = {
     "workers": [None, 8, "8"],
     "at_cap": ["stop", "", None, 3],
     "prepare": [0, -1, 1.01, math.nan, math.inf, "x", None],
-    "reuse": [None, 1, "yes"],
+    "reuse": [1, "yes"],
     "spares": [-1, 1.5, "1", None, True, 32],
     "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
     "breaker": [True, {}, 20, "Breaker()"],

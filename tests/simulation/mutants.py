@@ -34,7 +34,10 @@ from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
+from eventwagon.policy import sizing as sizing_module
+from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
+from eventwagon.policy.elastic import Crew, Sizing, size
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
@@ -64,6 +67,7 @@ from eventwagon.runtime.train_state import TrainState
 from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.runtime.wagon_consumer import WagonConsumer
 from eventwagon.runtime.worker_pool import WorkerPool
+from eventwagon.workers import Elastic
 
 from .guests import Close, DriversDefect
 
@@ -318,6 +322,19 @@ def _never_woken() -> Iterator[None]:
         return Edit(manifest) if asleep else scale_to_zero(seen, manifest)
 
     with mock.patch.object(plan_module, "scale_to_zero", mutant):
+        yield
+
+
+@_mutant("draining wagons of elastic crews get no workers", "I7")
+def _starved() -> Iterator[None]:
+    """They never come to an end."""
+
+    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
+        found = size(elastic, demand, crews, **more)
+        none = {c.number: 0 for c in crews if c.state == "draining"}
+        return replace(found, workers={**found.workers, **none})
+
+    with mock.patch.object(sizing_module, "size", mutant):
         yield
 
 

@@ -343,6 +343,11 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         back = tuple((at, registry.choice([1, 2, 5, 20, 1000])) for at in times)
         scenario = msgspec.structs.replace(scenario, steps_back=back)
     scenario = _with_pauses(scenario, random.Random(f"{seed} pauses"))
+    elastic = random.Random(f"{seed} elastic")
+    if scenario.workers.startswith("each=") and scenario.redeclares is None and elastic.random() < 0.35:
+        few_to_many = elastic.choice(["1, 4", "1, 12", "2, 12", "2, 40"])
+        workers = f"each=Elastic({few_to_many}, promise={elastic.choice([0.3, 1.0, 5.0])})"
+        scenario = msgspec.structs.replace(scenario, workers=workers)
     return _bearable(scenario)
 
 

@@ -35,6 +35,7 @@ CAUGHT = {
     "a worker whose handler was cut short works no more": 418,
     "an active wagon that is gone or sealed is kept": 2801,
     "an open circuit is never probed": 15,
+    "draining wagons of elastic crews get no workers": 7,
     "each claim that runs out counts": 41,
     "emits refused together": 28,
     "emptiness read published before settled": 917,

@@ -80,6 +80,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     asked: str
     watched: str
     refusing: str
+    at_risk: str
+    """Why new events wait longer than promised, if the workers follow the traffic; empty when they don't."""
     stepped_back: str
     """When the registry was found to have stepped back to an older manifest; empty: never."""
     paused: str
@@ -171,6 +173,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         asked=_asked(manifest),
         watched=_watched(manifest),
         refusing=manifest.refusing,
+        at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),
         paused=told_pause(manifest.paused, now),
         removal=_removing(manifest),
@@ -331,6 +334,8 @@ def table(view: View, console: Console, *, most: int | None = None) -> Renderabl
     parts += [
         words(f"wagon {w.number} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused
     ]
+    if view.at_risk:
+        parts.append(words(f"the promise to new events can't be kept: {view.at_risk}", "bold red"))
     if view.refusing:
         parts.append(words(f"publishers are refused: {view.refusing}", "bold red"))
     if view.stepped_back:

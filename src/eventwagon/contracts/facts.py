@@ -97,6 +97,23 @@ class OpenRefused(_Fact, frozen=True):
     because: str
 
 
+class WagonScaled(_Fact, frozen=True):
+    """A wagon is to have more workers, or fewer, since the traffic has changed."""
+
+    number: int
+    was: int
+    workers: int
+    because: str
+
+
+class PromiseAtRisk(_Fact, frozen=True):
+    """New events will wait longer than promised, and no scaling that is allowed can change that now."""
+
+    number: int
+    because: str
+    """With what would be needed."""
+
+
 class BoundLifted(_Fact, frozen=True):
     """The bound of the active wagon was lifted: it is filled past its exact limit."""
 
@@ -436,6 +453,8 @@ Decision = (
     | WagonReady
     | WorkersLost
     | Switched
+    | WagonScaled
+    | PromiseAtRisk
     | SwitchRefused
     | OpenRefused
     | BoundLifted
@@ -681,6 +700,10 @@ def _sentence(fact: Fact) -> str:
             )
         case WatchEnded(number=n):
             return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"
+        case WagonScaled(number=n, was=was, workers=workers, because=why):
+            return f"{_name(n)} scaled from {was} to {workers} workers: {why}"
+        case PromiseAtRisk(number=n, because=why):
+            return f"the promise to new events can't be kept at {_name(n)}: {why}"
         case FellAsleep(number=n, seconds=s):
             return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were ended"
         case WokenUp(number=n, because=why):
@@ -732,6 +755,7 @@ def _sentence(fact: Fact) -> str:
 
 _logger = logging.getLogger("eventwagon")
 _ALARMING = (
+    PromiseAtRisk,
     ProvisioningFailed,
     SwitchGivenUp,
     WentBack,

@@ -61,6 +61,11 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """The unit of workers that serves it, if it is not its own: usually the warm workers of a drained wagon."""
     revision: str = ""
     """The code that serves it; empty: any."""
+    workers: int | None = None
+    """How many workers it should have, if their number follows the traffic; None: as many as it begins with. Older code
+    drops it."""
+    grown_at: float | None = None
+    """When it last got more workers."""
     asleep_at: float | None = None
     """Its workers were ended because it was idle; a published event is stored and wakes it."""
     trouble: str = ""
@@ -140,6 +145,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     watch: Watch | None = None
     refusing: str = ""
     """Why publishers are refused (at the cap); empty when they are not."""
+    at_risk: str = ""
+    """Why new events wait longer than promised, and what would be needed; empty when they don't. Older code drops it."""
     failed_opens: int = 0
     """Wagons in a row that never got ready."""
     stops: int = 0

@@ -37,6 +37,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     `idle` take events."""
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None if it was not."""
+    enough: int | None = None
+    """With this many of its workers it is ready, even if it should have more; None: with all."""
     paused: bool = False
     """Its workers stay attached and take no events until the pause ends. Workers that don't know pauses go on."""
 
@@ -58,6 +60,15 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.number < serving
 
 
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """Handlings that have ended, well or not, and how long they took: totals that only grow while a process lives."""
+
+    count: int = 0
+    seconds: float = 0.0
+    squares: float = 0.0
+    """The sum of the squares of the seconds: says how evenly they took."""
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Workers as they really run, and the wagon that they serve now: a unit as its orchestrator finds it, or one
     process in its check-in. The fields on channels, handlings and breakers hold what is known."""
@@ -76,6 +87,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at this wagon."""
     failed: int = 0
     """Handlings there that failed."""
+    work: Work | None = None
+    """How long handlings there took; None: not said."""
+    attached: int | None = None
+    """How many of the workers are attached, where others are still on their way; None: all."""
     channels: tuple[str, ...] | None = None
     """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
@@ -103,11 +118,20 @@ def together(found: Sequence[Deployment]) -> Deployment:
         trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
+        work=_summed([d.work for d in found if d.work is not None]),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
         losses=min((d.losses for d in asked if d.losses is not None), default=None),
         missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
         open={name: why for d in found for name, why in d.open.items()},
         paused=all(d.paused for d in asked),
+    )
+
+
+def _summed(works: Sequence[Work]) -> Work | None:
+    if not works:
+        return None
+    return Work(
+        count=sum(w.count for w in works), seconds=sum(w.seconds for w in works), squares=sum(w.squares for w in works)
     )
 
 
@@ -136,6 +160,16 @@ class Orchestrator(Protocol):
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """End the unit's workers. Handlers in flight may take `grace` s to finish and are never ended earlier; returns
         when all workers have ended. An absent unit is no error; idempotent."""
+        ...
+
+
+@runtime_checkable
+class InSteps(Protocol):
+    """An orchestrator whose workers come and go several at once: those of a Pod, or of a task of ECS."""
+
+    @property
+    def step(self) -> int:
+        """How many."""
         ...
 
 

@@ -59,6 +59,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""
+    emitted: int = 0
+    """Events that were published to its inner channels, as far as known."""
+    wait: float | None = None
+    """Seconds until a worker will take an event that is published now, with the workers that are there and on their
+    way. Known if the workers follow the traffic, of the active wagon."""
+    relief: bool = True
+    """The next wagon has the workers to take over; known where `wait` is."""
 
     @property
     def outstanding(self) -> int | None:

@@ -50,6 +50,7 @@ from ..contracts.registry import Snapshot
 from ..event import DEAD, Channel
 from ..limits import capacity, parse_limit
 from ..settings import Settings
+from ..workers import Workers
 from .losses import GONE
 from .scheduling import WagonLoad
 
@@ -157,9 +158,14 @@ def at_cap(settings: Settings, manifest: Manifest) -> bool:
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 
-def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSpec:
+def asked_of(workers: Workers, wagon: Wagon) -> int | None:
+    """How many workers of its own the wagon should have; None where all wagons share them."""
+    return workers.own if workers.elastic is None or wagon.workers is None else wagon.workers
+
+
+def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: int | None = None) -> WagonSpec:
     """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: shared workers
-    serves it."""
+    serve it. `enough`: see WagonSpec."""
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
@@ -169,6 +175,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None) -> WagonSp
         dead_letters=manifest.dead_letters(wagon),
         workers=None if workers is None else max(1, workers),
         idle=workers == 0,
+        enough=enough,
         cut_off_at=wagon.closed_at,
         paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)

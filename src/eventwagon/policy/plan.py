@@ -53,7 +53,9 @@ from .edits import (
 )
 from .losses import GONE
 from .scale_to_zero import scale_to_zero
+from .scheduling import expected_switches
 from .seen import Seen
+from .sizing import scaled
 
 
 class Plan(Edit, frozen=True):
@@ -80,6 +82,7 @@ class Plan(Edit, frozen=True):
 # - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
 #   that stay warm.
 # - opening needs to know both: whether a wagon is wanted, and which units are warm.
+# - scaling comes after opening: a wagon that was just opened gets its size at once.
 # - sending workers home comes after opening: only a wagon that is alone falls asleep.
 # - sweeping comes last: it removes what belongs to no wagon of the manifest that will be stored.
 #
@@ -101,6 +104,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
+    draft.attempt("scaling", lambda: draft.follow(scaled(seen, draft.manifest)))
     if seen.orchestrated:
         draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
     draft.attempt("sweeping", draft.sweep)
@@ -378,9 +382,13 @@ class Draft:
         """Open the next wagon if one is wanted, and put away spares that are not."""
         if self.manifest.active is None:
             return
-        spares = self.settings.spares
+        spares, most = self.settings.spares, self.settings.wagons  # their number follows the traffic: none goes at once
+        if spares == "auto":
+            spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
+        else:
+            most = max(spares, 1) + (1 if self.settings.reuse else 0)
         wanted = max(spares, 1 if self.next_wanted else 0)
-        self.put_away(wanted, most=max(spares, 1) + (1 if self.settings.reuse else 0))
+        self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
@@ -400,6 +408,12 @@ class Draft:
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )
+
+    def pressure_now(self) -> float:
+        """How full the active wagon is."""
+        active = self.manifest.active
+        reading = self.readings.get(active.number) if active is not None else None
+        return 0.0 if reading is None else measured(self.settings.limit, reading)[0].value
 
     def open_one(self, why: str, unit: int | None = None) -> None:
         self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, unit=unit)
@@ -494,7 +508,7 @@ class Draft:
         was one too many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
-        return self.settings.reuse and fits and found is not None and found.ready
+        return bool(self.settings.reuse) and fits and found is not None and found.ready
 
     def is_taken(self, wagon: Wagon) -> bool:
         """Whether another wagon has its workers by now, or is to have them."""

@@ -30,6 +30,7 @@ from ..event import Channel
 from ..limits import Limit, Pressure, capacity, measured, parse_limit, slo, written
 from ..settings import Settings
 from ..workers import parse_workers
+from .demand import Demand
 from .seen import Ages, Seen
 
 FORM = 1
@@ -73,6 +74,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ages: Ages
     leftovers: tuple[Channel, ...]
     orchestrated: bool
+    demand: Demand = Demand()
+    step: int = 1
 
 
 def record(seen: Seen) -> Record:
@@ -97,6 +100,8 @@ def record(seen: Seen) -> Record:
             ages=seen.ages,
             leftovers=tuple(seen.leftovers),
             orchestrated=seen.orchestrated,
+            demand=seen.demand,
+            step=seen.step,
         )
     )
 
@@ -137,6 +142,8 @@ def decode_look(word: str) -> Seen:
             ages=stored.ages,
             leftovers=stored.leftovers,
             orchestrated=stored.orchestrated,
+            demand=stored.demand,
+            step=stored.step,
         )
     except (ValueError, TypeError, LookupError, RecursionError, EventwagonError) as e:
         raise UsageError(f"this look can't be read: {said(e)}") from e

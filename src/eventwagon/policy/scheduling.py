@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from ..contracts.manifest import Manifest
 from ..workers import Workers
 
 
@@ -140,8 +142,8 @@ def allocate(
     now, then the oldest. What nobody needs stays with the newcomers; the next spare has one worker, so that a switch
     finds it awake. A crew is never exceeded: a wagon gets more only when others have let go (`held`), newcomers first.
     """
-    if workers.each is not None:
-        return dict.fromkeys([load.number for load in loads], workers.each)
+    if (own := workers.own) is not None:
+        return dict.fromkeys([load.number for load in loads], own)
     total = workers.total or 0
     given = _wanted(workers, loads, slo, now)
     free = max(0, total - sum(load.held for load in loads))
@@ -201,3 +203,26 @@ def _next_at(load: WagonLoad, now: float) -> float:
 
 def _last_at(load: WagonLoad, now: float) -> float:
     return load.last_at if load.state == "draining" else now
+
+
+# --- how many wagons are kept ahead --------------------------------------------------------------
+
+
+def expected_switches(manifest: Manifest, pressure: float, now: float, most: int) -> int:
+    """How many switches are to be expected until a wagon that is opened now is ready: at least one, at most `most`.
+
+    The active wagon lives, at its pace, for age ÷ `pressure` seconds; the next ones as long as it, or as those that drain
+    now did, where that is less. How long a wagon takes to get ready is measured at those that live.
+    """
+    cold = [w for w in manifest.wagons if w.ready_at is not None and w.reuses is None and w.number > 1]
+    takes = max((w.ready_at - w.opened_at for w in cold if w.ready_at is not None), default=0.0)
+    lives = [
+        w.closed_at - w.active_at
+        for w in manifest.wagons
+        if w.closed_at is not None and w.active_at is not None and now - w.closed_at <= takes
+    ]
+    active = manifest.active
+    if active is not None and active.active_at is not None and pressure > 0:
+        lives.append((now - active.active_at) / pressure)
+    life = min((life for life in lives if life > 0), default=None)
+    return max(1, min(most, math.ceil(takes / life))) if life is not None else 1

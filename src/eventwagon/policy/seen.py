@@ -14,6 +14,7 @@ from ..contracts.reading import Reading
 from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
+from .demand import Demand
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     ages: Ages = Ages()
     leftovers: Sequence[Channel] = ()
     """Channels that exist, as far as they were looked for at this look: some may belong to no wagon."""
+    demand: Demand = Demand()
+    """What the traffic asks of workers, if they follow it."""
+    step: int = 1
+    """Workers come and go by so many."""
     orchestrated: bool = False
     """An orchestrator starts and ends workers as it is told; else they come and go by themselves."""
 

@@ -183,7 +183,10 @@ class HandlerRunner:
             gate.left()
         ended = self._time()
         took = ended - now
-        pool = self._pool
+        wagon, pool = source.wagon, self._pool
+        wagon.count += 1
+        wagon.seconds += took
+        wagon.squares += took * took
         pool.handler_seconds += (took - pool.handler_seconds) * 0.05 if pool.handler_seconds else took
         if at_once and took > self._blocks_from:
             self._warn_of_blocking(source.handler, took)

@@ -85,6 +85,7 @@ class InProcess:
             trouble=trouble,
             handled=consumer.handled,
             failed=consumer.failed,
+            work=consumer.work,
             channels=consumer.channels,
             open=consumer.open,
             paused=consumer.paused,

@@ -19,7 +19,7 @@ from ..contracts.registry import Member
 from ..display.text import as_line, said
 from ..errors import EventwagonError, Unavailable
 from ..limits import slo
-from ..policy.edits import spec_of
+from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, share
 from .bulkhead import is_ours
@@ -33,6 +33,8 @@ _logger = logging.getLogger("eventwagon")
 
 _NEWS_MOST = 100
 """Facts kept for the journal while the registry is away, the latest."""
+_KNOWN = 3
+"""Handlings from which on the first word of how long they take is news."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
@@ -213,9 +215,9 @@ class Membership:
             if wagon.created_at is None:
                 continue
             own = self._post[1] if self._post is not None else None
-            if self._post is None and workers.each is not None:
+            if self._post is None and (each := asked_of(workers, wagon)) is not None:
                 able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
-                own = share(workers.each, able.index(self._name), len(able), turn=wagon.number)
+                own = share(each, able.index(self._name), len(able), turn=wagon.number)
             with self._going_on(f"attaching to {wagon.name}"):
                 await local.ensure(spec_of(manifest, wagon, workers=own))
         units = {w.unit for w in live}
@@ -250,7 +252,7 @@ class Membership:
         if self._orchestrator is not None:
             with self._going_on("asking the orchestrator for the check-in"):
                 deployed = _in_order(await self._orchestrator.deployments(self._train))
-        watch = manifest.watch
+        watch, own = manifest.watch, self._settings.workers.total is None
         saying = (
             tuple(
                 (
@@ -262,6 +264,8 @@ class Membership:
                     a.missing,
                     a.open,
                     a.paused,
+                    a.workers if own else 0,
+                    own and a.work is not None and a.work.count >= _KNOWN,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
                 )
                 for a in (*attachments, *deployed)

@@ -21,7 +21,7 @@ from ..contracts.facts import (
 )
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
-from ..contracts.orchestrator import Deployment
+from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
@@ -48,6 +48,7 @@ from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
 from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
+from ..policy.sizing import Meter, counts
 from ..values import shown
 from .bulkhead import is_ours
 from .ended import EndedMembers
@@ -110,6 +111,7 @@ class Observer:
         self._remover = WagonRemover(runtime, state, switcher)
         self._ended = EndedMembers(runtime, state)
         self._history = History()
+        self._meter = Meter()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """What stood at the last look, and what of it was told."""
@@ -184,8 +186,12 @@ class Observer:
             await self._after_stepping_back(base.manifest)
         self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
+        now, steady = self._clock(), asyncio.get_running_loop().time()
+        demand, readings = self._meter.look(
+            self._settings, base.manifest, readings, deployments, self._history.of(0), now=now, steady=steady
+        )
         seen = Seen(
-            now=self._clock(),
+            now=now,
             settings=self._settings,
             capabilities=self._broker.capabilities,
             manifest=base.manifest,
@@ -194,6 +200,8 @@ class Observer:
             members=members,
             ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
+            demand=demand,
+            step=self._orchestrator.step if isinstance(self._orchestrator, InSteps) else 1,
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
@@ -253,6 +261,7 @@ class Observer:
                 d = msgspec.structs.replace(d, channels=own.channels)
             if not (d.handled or d.failed):
                 d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+            d = msgspec.structs.replace(d, work=d.work or own.work)
             found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
         wagons = {w.number: w for w in manifest.wagons}
         return {u: since_losses(d, wagons[d.number]) if d.number in wagons else d for u, d in found.items()}, []
@@ -381,6 +390,7 @@ class Observer:
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
             settle_rate=crew if shared else busy_rate(samples),
             inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
+            emitted=sum(depth.published or 0 for depth in depths[1:]),
             samples=samples,
             crowding=crowding,
         )
@@ -548,7 +558,9 @@ class Observer:
         wagon = manifest.wagon(number)
         if self._orchestrator is None or wagon is None or wagon.created_at is None:
             return
-        spec = spec_of(manifest, wagon, workers=self._counts.get(number, 0))
+        elastic = self._settings.workers.elastic
+        enough = None if elastic is None else elastic.least
+        spec = spec_of(manifest, wagon, workers=self._counts.get(number, 0), enough=enough)
         if wagon.asleep_at is not None:
             spec = msgspec.structs.replace(spec, workers=0, idle=False)
         await self._orchestrator.ensure(spec)
@@ -558,6 +570,8 @@ class Observer:
     ) -> Mapping[int, int]:
         if self._orchestrator is None:
             return {}
+        if self._settings.workers.elastic is not None:
+            return counts(self._settings, manifest)
         now = self._clock()
         loads = [
             load_of(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 from ..breaker import Circuit
-from ..contracts.orchestrator import WagonSpec
+from ..contracts.orchestrator import WagonSpec, Work
 from ..errors import ChannelGone, EventwagonError, UsageError
 from ..event import Channel
 from ..policy.scheduling import why_not_served
@@ -102,6 +102,11 @@ class WagonConsumer:
     def failed(self) -> int:
         """Handlings that failed."""
         return self.state.failed
+
+    @property
+    def work(self) -> Work:
+        """How long handlings took."""
+        return Work(count=self.state.count, seconds=self.state.seconds, squares=self.state.squares)
 
     @property
     def paused(self) -> bool:

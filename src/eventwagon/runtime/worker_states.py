@@ -69,7 +69,7 @@ class PoolState:
 class WagonState:
     """One wagon as this process serves it."""
 
-    __slots__ = ("busy", "failed", "handled", "leaving", "paused", "quiet", "spec")
+    __slots__ = ("busy", "count", "failed", "handled", "leaving", "paused", "quiet", "seconds", "spec", "squares")
 
     def __init__(self, spec: WagonSpec, *, paused: bool) -> None:
         self.spec = spec
@@ -87,6 +87,10 @@ class WagonState:
         """Handlings that ended well. Written by HandlerRunner."""
         self.failed = 0
         """Handlings that failed. Written by HandlerRunner."""
+        self.count = 0
+        """Handlings that ended, whatever came of them. Written by HandlerRunner."""
+        self.seconds = self.squares = 0.0
+        """How long those took in all, and the sum of the squares. Written by HandlerRunner."""
 
 
 class ChannelState:

@@ -84,7 +84,7 @@ def report(result: Result, console: Console) -> None:
 def _crew(result: Result) -> int:
     """How many workers a single queue would have had: with `each`, those of one wagon."""
     workers = result.order.workers
-    return workers.total or workers.each or 1
+    return workers.total or workers.own or 1
 
 
 def _queued(result: Result) -> list[float]:

@@ -62,7 +62,7 @@ class _Run:
 
     def __init__(self, job: Job, workers: Workers, spares: int, clock: Callable[[], float], start: float) -> None:
         self.job = job
-        self._each = workers.each
+        self._each = workers.own
         self._standing = 1 + spares
         """Wagons."""
         self._lead = _LEAD + start

@@ -143,6 +143,11 @@ class ECSServices:
         """What a unit's service and task definitions are called."""
         return f"{self.place.prefix}-{train}-{unit}"
 
+    @property
+    def step(self) -> int:
+        """See InSteps.step: those of a task."""
+        return self._each
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
         try:
@@ -269,7 +274,8 @@ class ECSServices:
         workers = sum(each.workers for each in ready)
         wanted = self._tasks(spec) * self._each
         trouble = next((each.trouble for each in mine if each.trouble), "")
-        if not trouble and workers != wanted:
+        is_enough = spec.enough is not None and min(spec.enough, wanted) <= workers
+        if not trouble and workers != wanted and not is_enough:
             told = await self._tells(self.name(spec.train, spec.unit), spec.train)
             trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
         return msgspec.structs.replace(

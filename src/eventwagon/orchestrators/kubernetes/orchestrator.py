@@ -124,6 +124,11 @@ class Kubernetes:
 
     # --- the contract ---------------------------------------------------------------------
 
+    @property
+    def step(self) -> int:
+        """See InSteps.step: those of a Pod."""
+        return self._template.per_pod
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure. Raises Unavailable, with the API server's message."""
         key = spec.train, spec.unit
@@ -232,12 +237,13 @@ class Kubernetes:
         trouble = ""
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
-        wanted = live["spec"].get("replicas", 0) * self._template.per_pod if live is not None else 0
+        wanted = live["spec"].get("replicas", 0) * self.step if live is not None else 0
         checked_in = together(attached) if attached else Deployment(number=number, ready=False)
         return msgspec.structs.replace(
             checked_in,
             ready=ready,
             workers=max(wanted, checked_in.workers),
+            attached=sum(a.workers for a in attached if a.ready),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
         )

@@ -78,7 +78,7 @@ class Follower:
         if found is not None:
             fields = msgspec.structs.asdict(found)
             if not self._beat_due() and found.number == self._state.number:  # counts change all the time
-                fields |= {"handled": self._state.handled, "failed": self._state.failed}
+                fields |= {name: getattr(self._state, name) for name in ("handled", "failed", "work")}
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):
             with suppress(OSError):  # a full disk must not end the unit: it is said when there is room

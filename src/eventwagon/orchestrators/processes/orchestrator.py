@@ -173,7 +173,9 @@ class Processes:
             revision, because = (want.spec.revision, want.trouble) if want is not None else ("", "")
             if want is None or want.spec.workers != 0:
                 because = because or "its process is being started"
-            return Deployment(number=number, ready=False, workers=wanted, revision=revision, trouble=because)
+            return Deployment(
+                number=number, ready=False, workers=wanted, attached=0, revision=revision, trouble=because
+            )
         silent = self._still.seconds(("beat", key), files.beat(), _now())
         trouble = state.trouble
         if silent > _SILENT:
@@ -184,6 +186,7 @@ class Processes:
             number=state.number or number,
             ready=state.ready and silent <= _SILENT,
             workers=max(state.workers, wanted),
+            attached=(state.workers if state.attached is None else state.attached) if state.begun else 0,
             trouble=trouble,
         )
 

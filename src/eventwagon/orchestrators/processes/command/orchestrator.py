@@ -160,7 +160,11 @@ class Command(Processes):
                     paused=said.paused,
                 )
             serving = sum(a.ready for a in own)
-            if deployment.ready and serving < deployment.workers:
+            enough = deployment.workers
+            if (want := self._files((train, unit)).want()) is not None and want.spec.enough is not None:
+                enough = min(enough, want.spec.enough)
+            deployment = msgspec.structs.replace(deployment, attached=serving)
+            if deployment.ready and serving < enough:
                 trouble = next((a.trouble for a in own if a.trouble), "")
                 why = trouble or f"{serving} of {deployment.workers} copies of the command have checked in as ready"
                 deployment = msgspec.structs.replace(deployment, ready=False, trouble=why)
@@ -176,7 +180,8 @@ class Command(Processes):
         if not found.ready or want is None or state is None:
             return found
         is_of_it = (state.number, state.revision) == (want.spec.number, want.spec.revision)
-        if is_of_it and state.workers >= (want.spec.workers or 0):
+        wanted = want.spec.workers or 0
+        if is_of_it and state.workers >= (wanted if want.spec.enough is None else min(wanted, want.spec.enough)):
             return found
         return msgspec.structs.replace(found, ready=False, trouble="copies of the command are started or ended")
 

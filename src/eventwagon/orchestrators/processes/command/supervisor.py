@@ -132,22 +132,30 @@ class Keeper:
     def _say(self, want: Want, wanted: int) -> None:
         serving = [c for c in self._replicas if not c.asked]
         waiting = next((c for c in serving if not c.is_ready), None)
+        is_ready = sum(c.is_ready for c in serving)
         ready = 0 < wanted == len(serving) and waiting is None
+        if (enough := want.spec.enough) is not None:
+            ready = 0 < min(wanted, enough) <= is_ready
         if ready:
             self._trouble = ""
         because = self._trouble
-        if waiting is not None and not because:
+        if waiting is not None and not because and not ready:
             because = (
                 f"copy {waiting.index} of the command is not ready: {waiting.not_ready_because or 'it has just begun'}"
             )
-        if len(serving) < wanted and not because:
+        if len(serving) < wanted and not because and not ready:
             because = "copies for another wagon, revision or channels are ending first"
         number, revision = want.spec.number, want.spec.revision
         if not serving and self._replicas:
             number, revision = self._replicas[0].number, self._replicas[0].revision
         channels = tuple(c.name for c in want.spec.channels if c.name) if ready else None
         found = Deployment(
-            number=number, ready=ready, workers=len(self._replicas), revision=revision, channels=channels
+            number=number,
+            ready=ready,
+            workers=len(self._replicas),
+            attached=is_ready,
+            revision=revision,
+            channels=channels,
         )
         self._follower.say(ready=ready, trouble=because, found=found)
 

@@ -1,0 +1,352 @@
+"""How many workers each wagon should have, if the workers follow the traffic. Pure: no clock, no I/O, no memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from ..workers import Elastic
+from .demand import LONGEST, Coming, Demand
+
+_START = 2.0
+"""Seconds that workers are taken to need to be there, until that was measured once."""
+_ONE_IN = math.log(100)
+"""One event in a hundred may wait too long behind others that came by chance together."""
+_CATCH_UP = 0.5
+"""A backlog is to be worked off within this share of the promise."""
+_PRESSED = 0.3
+"""New events that would wait longer than this share of the promise call for more workers than the rate does."""
+_ENOUGH = 0.8
+"""The next wagon may take over with this share of the workers of the active one, or of those that the rate takes."""
+_RISE_MOST = 2.0
+"""The trend is followed up to this many times the rate."""
+_SWING = 3.0
+"""Workers go only if a rate by so many standard deviations above the highest would not call them back."""
+_STEP_DOWN = 8
+"""Workers go when they are this part of the wagon's, or more: a few too many cost less than to ask for them again."""
+_REASON = 1e9
+"""More workers than anybody has."""
+
+
+class Crew(NamedTuple):
+    """A live wagon and its workers."""
+
+    number: int
+    state: Literal["spare", "active", "draining"]
+    """`spare`: it receives nothing yet."""
+    outstanding: int | None
+    """Events not settled, over all its channels; None: unknown."""
+    asked: int
+    """Workers that were asked for."""
+    present: int
+    """Workers that are there: attached, those included that finish their last event."""
+    grown: float = math.inf
+    """Seconds since it was last to have more."""
+    closed: float = 0.0
+    """Seconds since it was cut off."""
+    paused: bool = False
+
+
+class Sizing(msgspec.Struct, frozen=True):
+    """How many workers each wagon should have, by its number, and why."""
+
+    workers: Mapping[int, int]
+    why: Mapping[int, str]
+    short: str = ""
+    """Why the promise can't be kept, and what would be needed; empty while it can."""
+    pressed: bool = False
+    """New events have to wait, or will."""
+
+
+class Outlook(NamedTuple):
+    """What an event that is published now can expect."""
+
+    wait: float
+    """Seconds until a worker takes it, in the active wagon, with the workers that are there and on their way."""
+    relief: bool
+    """The next wagon has the workers to take over."""
+
+
+def outlook(demand: Demand, crews: Sequence[Crew], *, promise: float) -> Outlook | None:
+    """None while there is no active wagon, or what it holds or the time of an event is unknown."""
+    demand, crews = _sound(demand), _sane(crews)
+    active = next((c for c in crews if c.state == "active"), None)
+    if active is None or active.outstanding is None or demand.service is None:
+        return None
+    spare = max((c.present for c in crews if c.state == "spare"), default=0)
+    load = math.inf if demand.rate is None else demand.rate * demand.service
+    wait = _wait(active, demand)
+    soon = min(wait, promise / 2)
+    then = max([active.present, *(c.workers for c in _coming(active, demand) if c.seconds <= soon)])
+    return Outlook(wait, spare > 0 and spare >= _ENOUGH * min(then, load))
+
+
+def _coming(crew: Crew, demand: Demand) -> Sequence[Coming]:
+    """Its workers that are on their way, the first to come first; nobody knows of some when they were asked
+    for."""
+    known = [c for c in demand.coming.get(crew.number, ()) if crew.present < c.workers <= crew.asked]
+    if crew.asked > max([crew.present, *(c.workers for c in known)]):
+        known.append(Coming(crew.asked, _start(demand)))
+    return known
+
+
+def _wait(crew: Crew, demand: Demand) -> float:
+    """Seconds until one of its workers is free for the next event."""
+    service, at, workers = demand.service or 0.0, 0.0, crew.present
+    before = float(max(0, (crew.outstanding or 0) - workers + (workers > 0)))
+    for more in _coming(crew, demand):
+        done = workers * max(0.0, more.seconds - at) / service
+        if done >= before:
+            break
+        before, at, workers = before - done, max(at, more.seconds), more.workers
+    return at + before * service / workers if workers else math.inf
+
+
+def size(
+    elastic: Elastic,
+    demand: Demand,
+    crews: Sequence[Crew],
+    *,
+    promise: float,
+    step: int = 1,
+    reuse: bool = True,
+    cuts: bool = True,
+) -> Sizing:
+    """How many workers each wagon should have. `crews`: those of the live wagons. `step`: workers come and go by so many (those
+    of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a wagon where new events
+    have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
+
+    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers need
+    to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is kept
+    at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where workers
+    come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have until they
+    are nearly done; with `drain_within` they get more where that takes it. Workers go after a calm (`Demand.calm`), never
+    more than are idle. All together are never more than `most`: each wagon has a
+    `step`, then the active wagon comes first, then the draining ones, then the spares, and none gets what another still has.
+
+    A figure that is missing or makes no sense changes nothing: a wagon keeps what it has. So does one that is paused.
+    """
+    demand, crews = _sound(demand), _sane(crews)
+    step = max(1, step)
+    least = _up(elastic.least, step)
+    most = max(least, elastic.most // step * step)
+    need = _Need(elastic, demand, crews, promise, step, reuse, cuts)
+    wanted, why = dict[int, int](), dict[int, str]()
+    for crew in crews:
+        match crew.state:
+            case "active":
+                wanted[crew.number], why[crew.number] = need.active(crew, least)
+            case "draining":
+                wanted[crew.number], why[crew.number] = need.draining(crew)
+            case "spare":
+                wanted[crew.number], why[crew.number] = need.spare(crew, least)
+    workers = _within(most, step, crews, wanted)
+    return Sizing(workers, why, need.short(workers, most), need.pressed)
+
+
+class _Need:
+    """What each wagon needs, as if there were enough for all."""
+
+    def __init__(
+        self,
+        elastic: Elastic,
+        demand: Demand,
+        crews: Sequence[Crew],
+        promise: float,
+        step: int,
+        reuse: bool,
+        cuts: bool,
+    ) -> None:
+        self.elastic, self.demand, self.promise, self.step, self.reuse = elastic, demand, promise, step, reuse
+        self.start = _start(demand)
+        rate = demand.rate or 0.0
+        self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
+        """The rate when workers that are asked for now are there."""
+        self.the_active = next((c for c in crews if c.state == "active"), None)
+        spares = [c for c in crews if c.state == "spare"]
+        self.next = max(spares, key=lambda c: (c.present > 0, -c.number), default=None)
+        """The spare that takes over next."""
+        self.warm = sum(
+            c.asked for c in crews if reuse and (c.state == "draining" or c in spares) and c is not self.next
+        )
+        """Workers that come to new events by themselves."""
+        ahead = outlook(demand, crews, promise=promise)
+        self.behind = 0.0
+        """Events that will wait in the active wagon then, with the workers that are there and on their way."""
+        self.too_late = False
+        """They will hold up new events for longer than promised."""
+        if self.the_active is not None and demand.service is not None:
+            self.behind, workers = self._then(self.the_active, demand.service)
+            enough = max(self.for_rate(self.rate), workers, step)
+            self.too_late = self.behind * demand.service > promise * enough
+        self.moves_on = self.too_late and cuts and self.next is not None
+        """More workers are for the next wagon alone."""
+        self.pressed = self.too_late or (ahead is not None and ahead.wait > _PRESSED * promise)
+        """New events have to wait, or will."""
+
+    def _then(self, crew: Crew, service: float) -> tuple[float, int]:
+        """What waits, and the workers that are there, when those could be that are asked for now."""
+        waiting, at, workers = float((crew.outstanding or 0) - crew.present), 0.0, crew.present
+        for more in [*_coming(crew, self.demand), Coming(0, self.start)]:
+            seconds = max(0.0, min(more.seconds, self.start) - at)
+            waiting = max(0.0, waiting + (self.rate - workers / service) * seconds)
+            at, workers = at + seconds, max(workers, more.workers)
+        return waiting, workers
+
+    def for_rate(self, rate: float) -> float:
+        """Workers for that many events a second, where they come by chance."""
+        service = self.demand.service or 0.0
+        load = rate * service
+        room = max(self.promise - service, service / 4, 1e-9)
+        by_chance = _ONE_IN * service / room * (1 + self.demand.spread**2) / 2 if rate else 0.0
+        return max(load * self.elastic.headroom, load + by_chance)
+
+    def active(self, crew: Crew, least: int) -> tuple[int, str]:
+        demand, step, kept = self.demand, self.step, max(least, crew.asked)
+        if crew.paused:
+            return crew.asked, "it is paused"
+        if demand.service is None or demand.rate is None:
+            return kept, f"{'the arrival rate' if demand.rate is None else 'the time of an event'} is not known yet"
+        behind = 0.0 if self.moves_on else self.catch_up(crew)
+        words = self.figures(behind)
+        wanted = max(least, _up(self.for_rate(self.rate) + behind, step))
+        if wanted > crew.asked:
+            if self.moves_on:
+                return kept, f"more would come too late for its backlog: {words}"
+            # a rate that swings by chance asks for none: half the headroom must be used up
+            needed = self.rate * demand.service * (1 + (self.elastic.headroom - 1) / 2) + behind
+            return (wanted if needed > crew.asked or crew.asked < least else kept), words
+        if demand.peak is None or behind or crew.outstanding is None or crew.grown < self.start:
+            return kept, words
+        highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
+        enough = max(least, _up(max(self.for_rate(highest), crew.outstanding), step))
+        if enough < kept and (kept - enough) * _STEP_DOWN >= kept:
+            return enough, f"no more than {demand.peak:.3g} events/s for {demand.calm:.3g} s: {words}"
+        return kept, words
+
+    def catch_up(self, crew: Crew) -> float:
+        """Workers beyond those for the rate, so that the backlog is worked off in time; 0 while it is small. As many
+        again at the most: what is late is late."""
+        service = self.demand.service or 0.0
+        work = min(self.behind, max(0, (crew.outstanding or 0) - crew.present)) * service
+        if work <= _PRESSED * self.promise * max(1, crew.present):
+            return 0.0
+        return min(work / (_CATCH_UP * self.promise), max(self.for_rate(self.rate), crew.present))
+
+    def draining(self, crew: Crew) -> tuple[int, str]:
+        if crew.paused or crew.outstanding is None:
+            return crew.asked, "it is paused" if crew.paused else "what it holds is unknown"
+        left, service, within = _up(crew.outstanding, self.step), self.demand.service, self.elastic.drain_within
+        words, needed = f"{crew.outstanding} events are left", 0
+        if within is not None and service is not None:
+            seconds = max(within - crew.closed, service)
+            needed = min(left, _up(crew.outstanding * service / seconds, self.step))
+            words += f", of {service:.3g} s of work each, for {seconds:.3g} s"
+        if max(needed, min(left, self.step)) > crew.asked:
+            return max(needed, min(left, self.step)), words
+        if self.reuse and self.pressed:
+            return crew.asked, f"{words}; then its workers serve new events"
+        keeps = crew.asked if 2 * left > crew.asked else max(left, min(crew.asked, self.step))
+        return max(needed, keeps), words
+
+    def spare(self, crew: Crew, least: int) -> tuple[int, str]:
+        demand, kept = self.demand, max(least, crew.asked)
+        if demand.service is None or demand.rate is None:
+            return kept, "the arrival rate or the time of an event is not known yet"
+        if not self.pressed:
+            return (kept if crew.grown < self.start else least), "the active wagon has room"
+        if crew is not self.next:
+            return kept, "another one is next"
+        wanted = self.for_rate(self.rate if self.too_late else demand.rate)
+        return max(kept, _up(wanted - self.warm, self.step)), f"new events have to wait: {self.figures(0.0)}"
+
+    def figures(self, behind: float) -> str:
+        demand = self.demand
+        rising = f", rising by {demand.trend:.2g} a second" if demand.trend else ""
+        start = "not measured yet" if demand.start is None else f"{demand.start:.2g} s"
+        backlog = f", {behind:.2g} more workers for the backlog" if behind else ""
+        return (
+            f"{demand.rate or 0.0:.3g} events/s{rising}, {demand.service or 0.0:.3g} s of work each (spread "
+            f"{demand.spread:.2g}), headroom {self.elastic.headroom:g}{backlog}; start-up of workers: {start}"
+        )
+
+    def short(self, workers: Mapping[int, int], most: int) -> str:
+        crew, demand = self.the_active, self.demand
+        if crew is None or crew.paused or demand.service is None or demand.rate is None:
+            return ""
+        if demand.service >= self.promise:
+            return f"an event takes {demand.service:.3g} s of work, more than the {self.promise:g} s that are promised"
+        needed, others = _up(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[crew.number]
+        if demand.rate * demand.service > most - others:
+            taken = f" and {others} of them are in other wagons" if others else ""
+            return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
+        if self.too_late:
+            return (
+                f"new events need {needed} workers, and workers take {self.start:.2g} s to come: until then they wait "
+                f"longer than the {self.promise:g} s that are promised; least={needed} would be needed"
+            )
+        return ""
+
+
+def _within(most: int, step: int, crews: Sequence[Crew], wanted: Mapping[int, int]) -> dict[int, int]:
+    """What is wanted, cut to `most` workers: none gets what another still has. Each wagon gets one `step` before any gets
+    more: those that drain must come to an end, and a spare without workers is none."""
+    order = sorted(crews, key=lambda c: (("active", "draining", "spare").index(c.state), c.number))
+    given: dict[int, int] = {}
+    left = most
+    for crew in order:
+        given[crew.number] = min(wanted[crew.number], step, left // step * step)
+        left -= given[crew.number]
+    for crew in order:
+        more = min(wanted[crew.number] - given[crew.number], left // step * step)
+        given[crew.number] += max(0, more)
+        left -= max(0, more)
+    has = {c.number: max(c.present, min(c.asked, given[c.number])) for c in crews}
+    free = max(0, most - sum(has.values())) // step * step
+    for crew in order:
+        more = min(free, max(0, given[crew.number] - has[crew.number]))
+        free -= more
+        given[crew.number] = min(given[crew.number], has[crew.number] + more)
+    return given
+
+
+def _start(demand: Demand) -> float:
+    return _START if demand.start is None else demand.start
+
+
+def _up(workers: float, step: int) -> int:
+    """The next multiple of `step`, from 0 on."""
+    return math.ceil(max(0.0, min(workers, _REASON)) / step - 1e-9) * step
+
+
+def _sound(demand: Demand) -> Demand:
+    """Without figures that make no sense: they are unknown."""
+
+    def known(value: float | None, *, zero: bool = True) -> float | None:
+        sensible = value is not None and math.isfinite(value) and (value > 0 or (zero and value == 0))
+        return min(value, 1e12) if value is not None and sensible else None
+
+    return Demand(
+        rate=known(demand.rate),
+        trend=known(demand.trend) or 0.0,
+        peak=known(demand.peak),
+        calm=demand.calm,
+        service=known(demand.service, zero=False),
+        spread=min(known(demand.spread) or 0.0, 10.0),
+        start=known(demand.start),
+        coming=demand.coming,
+    )
+
+
+def _sane(crews: Sequence[Crew]) -> list[Crew]:
+    return [
+        c._replace(
+            outstanding=None if c.outstanding is None else max(0, c.outstanding),
+            asked=max(0, c.asked),
+            present=max(0, c.present),
+        )
+        for c in crews
+    ]

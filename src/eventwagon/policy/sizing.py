@@ -1,0 +1,180 @@
+"""Workers that follow the traffic: from a look at a train to the number of workers of each wagon. Pure.
+
+`Meter` is an observer's memory: it estimates what the traffic asks for. `scaled` is a phase of the plan: it stores what
+`size` decides in the manifest, where observers, orchestrators and processes that attach by themselves read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from ..contracts.facts import Decision, PromiseAtRisk, WagonScaled
+from ..contracts.lifecycle import LIVE, State
+from ..contracts.manifest import Manifest, Wagon, changed
+from ..contracts.orchestrator import Deployment
+from ..contracts.reading import Reading, Sample
+from ..settings import Settings
+from ..workers import Workers
+from .demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
+from .edits import Edit, asked_of
+from .elastic import Crew, outlook, size
+from .seen import Seen
+
+_SURE = 20
+"""From this many events on, it is taken as known how many handlings one brings about."""
+
+
+class Meter:
+    """What the traffic asks of workers, by all that one observer saw. Pure, no clock."""
+
+    def __init__(self) -> None:
+        self._works = Works()
+        self._starts = Starts()
+        self._peak = Peak()
+        self._handlings = 1.0
+
+    def look(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        readings: Mapping[int, Reading],
+        deployments: Mapping[int, Deployment],
+        arrived: Sequence[Sample],
+        *,
+        now: float,
+        steady: float,
+    ) -> tuple[Demand, Mapping[int, Reading]]:
+        """The demand, and the readings with what new events can expect. `arrived`: the samples of all wagons together;
+        `now` since the epoch, `steady` by a clock that only goes forward."""
+        if settings.workers.elastic is None or settings.promise is None:
+            return Demand(), readings
+        self._works.add({str(unit): d.work for unit, d in deployments.items() if d.work is not None}, steady)
+        seen = crews(settings.workers, manifest, readings, deployments, now)
+        units = {w.number: w.unit for w in manifest.wagons}
+        self._starts.look([(units[c.number], c.asked, c.present) for c in seen if not c.paused], steady)
+        rate, start = arrival_rate(arrived), self._starts.usual
+        calm = calm_for(start)
+        mean, spread = self._service(readings, seen)
+        demand = Demand(
+            rate=None if rate is None else rate.now,
+            trend=0.0 if rate is None else rate.trend,
+            peak=self._peak.look(None if rate is None else rate.now, calm, steady),
+            calm=calm,
+            service=mean,
+            spread=spread,
+            start=start,
+            coming={
+                c.number: on_way
+                for c in seen
+                if (on_way := self._starts.coming(units[c.number], 0.0 if start is None else start))
+            }
+            if start is not None
+            else {},
+        )
+        active, ahead = manifest.active, outlook(demand, seen, promise=settings.promise)
+        if active is None or ahead is None or active.number not in readings:
+            return demand, readings
+        expects = msgspec.structs.replace(readings[active.number], wait=ahead.wait, relief=ahead.relief)
+        return demand, {**readings, active.number: expects}
+
+    def _service(self, readings: Mapping[int, Reading], seen: Sequence[Crew]) -> tuple[float | None, float]:
+        """Seconds of work that an event brings about in all channels, and their spread as a share of it. Where workers
+        don't report that: as many workers as there are, by what they settled while a backlog stood."""
+        emitted = sum(r.emitted for r in readings.values())
+        settled = sum(r.settled or 0 for r in readings.values())
+        if settled >= _SURE:
+            self._handlings = 1.0 + emitted / settled
+        if (mean := self._works.mean) is not None:
+            return mean[0] * self._handlings, mean[1] / mean[0] if mean[0] else 0.0
+        for crew in seen:
+            rate = readings[crew.number].settle_rate if crew.number in readings else None
+            if crew.state == "active" and rate and crew.present:
+                return crew.present / rate, 1.0
+        return None, 1.0
+
+
+def crews(
+    workers: Workers,
+    manifest: Manifest,
+    readings: Mapping[int, Reading],
+    deployments: Mapping[int, Deployment],
+    now: float,
+) -> list[Crew]:
+    """The live wagons as `size` sees them, the oldest first. One that sleeps counts as paused."""
+    states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
+    found = []
+    for wagon in manifest.in_state(*LIVE):
+        d, reading = deployments.get(wagon.unit), readings.get(wagon.number)
+        serves = d is not None and d.number == wagon.number
+        present = 0 if d is None or not serves else d.workers if d.attached is None else d.attached
+        found.append(
+            Crew(
+                number=wagon.number,
+                state=states.get(wagon.state, "spare"),
+                outstanding=None if reading is None else reading.outstanding_in_all,
+                asked=_asked(workers, manifest, wagon),
+                present=present,
+                grown=now - wagon.grown_at if wagon.grown_at is not None else float("inf"),
+                closed=max(0.0, now - wagon.closed_at) if wagon.closed_at is not None else 0.0,
+                paused=manifest.pause_of(wagon) is not None or wagon.asleep_at is not None,
+            )
+        )
+    return found
+
+
+def _asked(workers: Workers, manifest: Manifest, wagon: Wagon) -> int:
+    """A wagon that takes over the workers of another begins with as many."""
+    if wagon.workers is None:
+        for other in reversed(manifest.wagons):
+            if other.unit == wagon.unit and other.workers is not None:
+                return other.workers
+    return asked_of(workers, wagon) or 0
+
+
+def scaled(seen: Seen, manifest: Manifest) -> Edit:
+    """The manifest with the number of workers that each live wagon should have. `manifest` is that of the look, as the
+    phases before this one have left it."""
+    settings = seen.settings
+    elastic, promise = settings.workers.elastic, settings.promise
+    if elastic is None or promise is None:
+        return Edit(manifest)
+    standing = crews(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
+    took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}
+    # a wagon that this very plan made active held nothing at the look
+    standing = [c if c.number in took else c._replace(outstanding=0) for c in standing]
+    sizing = size(
+        elastic,
+        seen.demand,
+        standing,
+        promise=promise,
+        step=seen.step,
+        reuse=bool(settings.reuse),
+        cuts=settings.cuts_by_wait,
+    )
+    facts: list[Decision] = []
+    for crew in standing:
+        wanted, wagon = sizing.workers[crew.number], manifest.wagon(crew.number)
+        if wagon is None or wanted == asked_of(settings.workers, wagon):
+            continue
+        grown = seen.now if wanted > crew.asked else wagon.grown_at
+        manifest = changed(manifest, crew.number, workers=wanted, grown_at=grown)
+        if wanted != crew.asked:
+            why = sizing.why[crew.number]
+            facts.append(
+                WagonScaled(train=manifest.train, number=crew.number, was=crew.asked, workers=wanted, because=why)
+            )
+    active = manifest.active
+    if active is not None and sizing.short and not manifest.at_risk:
+        manifest = msgspec.structs.replace(manifest, at_risk=sizing.short)
+        facts.append(PromiseAtRisk(train=manifest.train, number=active.number, because=sizing.short))
+    elif manifest.at_risk and not sizing.short and not sizing.pressed:
+        manifest = msgspec.structs.replace(manifest, at_risk="")
+    return Edit(manifest, tuple(facts))
+
+
+def counts(settings: Settings, manifest: Manifest) -> Mapping[int, int]:
+    """How many workers each live wagon is to have, by its number."""
+    return {w.number: asked_of(settings.workers, w) or 0 for w in manifest.in_state(*LIVE)}

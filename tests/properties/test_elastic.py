@@ -1,0 +1,297 @@
+"""What holds for the sizes of crews that follow the traffic, whatever the figures."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventwagon import Elastic, Settings, UsageError, Volume, Wait, Workers
+from eventwagon.contracts.orchestrator import Work
+from eventwagon.contracts.reading import Sample
+from eventwagon.policy.demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
+from eventwagon.policy.elastic import Crew, outlook, size
+from eventwagon.workers import parse_workers
+
+figures = st.floats(0, 1e4)
+odd = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.integers(-10, 10).map(float)
+
+
+@st.composite
+def elastics(draw: st.DrawFn) -> Elastic:
+    least = draw(st.integers(1, 20))
+    return Elastic(
+        least,
+        2 * least + draw(st.integers(0, 200)),
+        headroom=draw(st.floats(1, 3)),
+        drain_within=draw(st.none() | st.floats(0.1, 100)),
+    )
+
+
+@st.composite
+def demands(draw: st.DrawFn) -> Demand:
+    rate = draw(st.floats(0, 1000))
+    return Demand(
+        rate=rate,
+        trend=draw(st.floats(0, 100)),
+        peak=draw(st.none() | st.floats(0, 100).map(lambda more: rate + more)),
+        service=draw(st.floats(0.001, 10)),
+        spread=draw(st.floats(0, 3)),
+        start=draw(st.none() | st.floats(0, 60)),
+    )
+
+
+@st.composite
+def trains(draw: st.DrawFn, elastic: Elastic) -> list[Crew]:
+    """Draining wagons, an active one and spares, that have as many workers as they were ever given: together at most as
+    many as there may be."""
+    states: Any = [*["draining"] * draw(st.integers(0, 3)), "active", *["spare"] * draw(st.integers(0, 2))]
+    crews, left = [], elastic.most
+    for number, state in enumerate(states, 1):
+        present = draw(st.integers(0, left))
+        left -= present
+        outstanding = None if draw(st.integers(0, 9)) == 0 else draw(st.integers(0, 5000))
+        more = draw(st.integers(0, left))
+        left -= more
+        crews.append(
+            Crew(
+                number,
+                state,
+                outstanding if state != "spare" else None,
+                present + more,
+                present,
+                grown=draw(st.floats(0, 100)),
+                closed=draw(st.floats(0, 100)),
+                paused=draw(st.integers(0, 9)) == 0,
+            )
+        )
+    return crews
+
+
+@given(st.data(), elastics(), demands(), st.floats(0.1, 60), st.integers(1, 8), st.booleans(), st.booleans())
+def test_never_beyond_most(
+    data: st.DataObject, elastic: Elastic, demand: Demand, promise: float, step: int, reuse: bool, cuts: bool
+) -> None:
+    crews = data.draw(trains(elastic))
+    found = size(elastic, demand, crews, promise=promise, step=step, reuse=reuse, cuts=cuts)
+    rounded = -(-elastic.least // step) * step
+    most = max(elastic.most, rounded)
+    assert sum(found.workers.values()) <= most
+    assert set(found.workers) == {c.number for c in crews} == set(found.why)
+    for crew in crews:  # what is there still counts: nobody gets what another has not let go
+        grown = found.workers[crew.number] - max(crew.present, crew.asked)
+        if grown > 0:
+            assert sum(max(c.present, min(c.asked, found.workers[c.number])) for c in crews) <= most
+    assert all(found.why.values())
+
+
+@given(st.data(), elastics(), demands(), st.floats(1, 4), st.floats(0.1, 60))
+def test_more_events_never_take_fewer_workers(
+    data: st.DataObject, elastic: Elastic, demand: Demand, times: float, promise: float
+) -> None:
+    """Of the same active wagon, alone, with the same crew."""
+    asked = data.draw(st.integers(elastic.least, elastic.most))
+    crew = Crew(1, "active", data.draw(st.integers(0, 100)), asked, asked)
+    assert demand.rate is not None
+    peak = None if demand.peak is None else demand.peak * times
+    more = msgspec.structs.replace(demand, rate=demand.rate * times, trend=demand.trend * times, peak=peak)
+    fewer, many = (size(elastic, d, [crew], promise=promise, cuts=False).workers[1] for d in (demand, more))
+    assert fewer <= many
+
+
+@given(st.data(), elastics(), demands(), st.floats(0.1, 60))
+def test_workers_with_events_in_hand_are_not_taken(
+    data: st.DataObject, elastic: Elastic, demand: Demand, promise: float
+) -> None:
+    """The active wagon never has fewer workers than events, unless it had."""
+    crews = data.draw(trains(elastic))
+    found = size(elastic, demand, crews, promise=promise)
+    for crew in crews:
+        if crew.state == "active" and crew.outstanding is not None:
+            assert found.workers[crew.number] >= min(crew.asked, crew.outstanding, crew.present)
+
+
+@given(
+    elastics(), odd, odd, odd, odd, odd, odd, st.integers(-5, 100), st.integers(-5, 100), st.none() | st.integers(-5, 5)
+)
+def test_bad_and_missing_figures_have_an_answer(
+    elastic: Elastic, rate: Any, trend: Any, peak: Any, service: Any, spread: Any, start: Any, asked: int, there: int,
+    outstanding: int | None,
+) -> None:  # fmt: skip
+    demand = Demand(rate=rate, trend=trend or 0.0, peak=peak, service=service, spread=spread or 0.0, start=start)
+    crews = [
+        Crew(1, "draining", outstanding, asked, there),
+        Crew(2, "active", outstanding, asked, there),
+        Crew(3, "spare", None, asked, 0),
+    ]
+    found = size(elastic, demand, crews, promise=2.0)
+    assert all(n >= 0 for n in found.workers.values())
+    assert sum(found.workers.values()) <= elastic.most
+    ahead = outlook(demand, crews, promise=2.0)
+    assert ahead is None or ahead.wait >= 0
+
+
+@given(elastics(), st.integers(1, 64))
+def test_what_is_unknown_changes_nothing(elastic: Elastic, asked: int) -> None:
+    asked = min(max(asked, elastic.least), elastic.most)
+    crew = Crew(1, "active", 1000, asked, asked)
+    for demand in (Demand(), Demand(rate=100.0), Demand(service=1.0)):
+        assert size(elastic, demand, [crew], promise=1.0).workers == {1: asked}
+
+
+class Watched:
+    """One active wagon under a constant load, looked at ten times a second: how often it is scaled."""
+
+    def __init__(self, elastic: Elastic, service: float) -> None:
+        self.elastic, self.service, self.asked = elastic, service, elastic.least
+        self.scalings: list[tuple[float, int]] = []
+        self._samples: list[Sample] = []
+        self._peak = Peak()
+        self._grown = -math.inf
+
+    def look(self, at: float, published: int, outstanding: int) -> None:
+        self._samples = [*self._samples[-599:], Sample(at, published, published - outstanding, outstanding)]
+        rate = arrival_rate(self._samples)
+        calm = calm_for(2.0)
+        demand = Demand(
+            rate=rate.now if rate else None,
+            trend=rate.trend if rate else 0.0,
+            peak=self._peak.look(rate.now if rate else None, calm, at),
+            calm=calm,
+            service=self.service,
+            start=2.0,
+        )
+        crew = Crew(1, "active", outstanding, self.asked, self.asked, grown=at - self._grown)
+        wanted = size(self.elastic, demand, [crew], promise=2.0).workers[1]
+        if wanted != self.asked:
+            self._grown = at if wanted > self.asked else self._grown
+            self.asked = wanted
+            self.scalings.append((at, wanted))
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(3.0, 1), (17.0, 2), (60.0, 3), (333.0, 4)])
+def test_calm_traffic_is_not_scaled(rate: float, seed: int) -> None:
+    """Ten minutes of Poisson arrivals at a constant rate: at most one scaling after it has settled, and few before."""
+    chance, watched = random.Random(seed), Watched(Elastic(2, 64), 0.1)
+    published, following = 0, chance.expovariate(rate)
+    for look in range(6_000):
+        at = look / 10
+        while following <= at:
+            published += 1
+            following += chance.expovariate(rate)
+        watched.look(at, published, min(published, int(rate * 0.1)))
+    settled = [at for at, _ in watched.scalings if at > 30]
+    assert len(settled) <= 1, watched.scalings
+    assert len(watched.scalings) <= 3, watched.scalings
+    assert rate * 0.1 <= watched.asked <= rate * 0.1 * 1.5 + 2
+
+
+def test_a_rise_is_seen_within_half_a_second() -> None:
+    """From 20 to 200 a second at second 30."""
+    watched, published = Watched(Elastic(2, 64), 0.1), 0.0
+    for look in range(400):
+        at = look / 10
+        published += 2 if at < 30 else 20
+        watched.look(at, int(published), 2)
+    risen = next(at for at, workers in watched.scalings if workers >= 20)
+    assert 30 < risen <= 30.6
+
+
+def test_events_that_come_at_once_are_no_rate() -> None:
+    """Ten that were held back: a backlog of ten, which two workers handle within the promise."""
+    watched = Watched(Elastic(2, 64), 0.1)
+    for look in range(1200):
+        watched.look(look / 10, 10 if look >= 600 else 0, 10 if 600 <= look < 605 else 0)
+    assert watched.scalings == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 1000)), max_size=50))
+def test_rates_are_sound(looks: list[tuple[float, int]]) -> None:
+    samples, at, published = [], 0.0, 0
+    for apart, more in looks:
+        at, published = at + apart, published + more
+        samples.append(Sample(at, published, 0, 0))
+    rate = arrival_rate(samples)
+    assert rate is None or (math.isfinite(rate.now) and rate.now >= 0 and rate.trend >= 0)
+
+
+def test_service_time_is_of_the_last_handlings() -> None:
+    assert Works().mean is None
+    works, count, seconds = Works(), 0, 0.0
+    for look in range(200):
+        took = 0.1 if look < 100 else 0.3
+        count, seconds = count + 10, seconds + 10 * took
+        works.add({"1": Work(count=count, seconds=seconds, squares=1.0)}, look / 10)
+    mean, _ = works.mean or (0.0, 0.0)
+    assert mean == pytest.approx(0.3, rel=0.01)
+    works.add({"1": Work(count=5, seconds=0.5)}, 21.0)  # its process was started anew
+    assert works.mean is not None
+
+
+def test_starts_are_measured_from_asking_to_being_there() -> None:
+    assert Starts().usual is None
+    starts = Starts()
+    starts.look([(1, 4, 4)], 0.0)
+    starts.look([(1, 8, 4)], 1.0)
+    starts.look([(1, 12, 4)], 2.0)
+    starts.look([(1, 12, 8)], 4.0)
+    assert starts.usual == 3.0
+    starts.look([(1, 12, 12)], 5.0)
+    assert starts.usual == 3.0  # of 3 and 3
+
+
+def test_a_running_unit_gets_more_sooner_than_a_cold_one_gets_any() -> None:
+    """A process that runs begins further workers at once; a new one has to start first."""
+    starts = Starts()
+    starts.look([(1, 2, 0)], 0.0)
+    assert [c.seconds for c in starts.coming(1, 3.0)] == [3.0]
+    starts.look([(1, 2, 2)], 3.0)
+    assert starts.usual == 3.0
+    starts.look([(1, 8, 2), (2, 2, 0)], 4.0)
+    starts.look([(1, 8, 8), (2, 2, 0)], 4.2)
+    starts.look([(1, 8, 8), (2, 2, 2)], 7.0)
+    assert starts.usual == pytest.approx(0.2)
+    assert starts.coming(1, 0.2) == ()
+
+
+@given(elastics())
+def test_settings_are_read_back(elastic: Elastic) -> None:
+    workers = Workers(each=elastic)
+    assert parse_workers(repr(workers)) == workers
+    assert parse_workers(f"each={elastic!r}") == workers
+    assert workers.own == elastic.least
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "each=Elastic(0, 4)", "each=Elastic(5, 4)", "each=Elastic(3, 5)", "each=Elastic(2, 4, headroom=0.5)", "each=Elastic(2, 4, promise=0)",
+        "each=Elastic(2, 4, drain_within=-1)", "each=Elastic(True)", "each=Elastic('2')", "each=Elastic(x)",
+        "each=Elastic(2, 4, sixth=1)", "total=Elastic(2, 4)", "each=Elastic(2, 4), total=4", "each=Rubber(2)",
+        "each=Elastic(2, 4, headroom=float('nan'))",
+    ],
+)  # fmt: skip
+def test_wrong_ones_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_workers(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with suppress(UsageError):
+        parse_workers(f"each=Elastic({text})")
+
+
+def test_a_promise_is_needed() -> None:
+    with pytest.raises(UsageError, match="promise"):
+        Settings(limit=Volume(10), workers=Workers(each=Elastic()))
+    assert Settings(limit=Volume(10) | Wait(3.0), workers=Workers(each=Elastic())).promise == 3.0
+    assert Settings(limit=Wait(3.0), workers=Workers(each=Elastic(promise=1.5))).promise == 1.5
+    assert Settings(limit=Volume(10), workers=Workers(each=Elastic(promise=1.5))).reuse is True
+    assert Settings().reuse is False

@@ -1,0 +1,121 @@
+"""Crews that follow the traffic: the real observer, plan and workers, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
+from eventwagon.contracts.facts import PromiseAtRisk, Switched, WagonScaled, sentence
+from eventwagon.testing.virtual_time import run
+from tests.elastic import burst
+from tests.support import World, journal, until
+
+
+def rising(low: float, high: float, *, seconds: float, seed: int = 1) -> list[float]:
+    """Arrivals by chance: a fifth of the time at `low` a second, two fifths at `high`, then at half of that."""
+    chance, at, arrivals = random.Random(seed), 0.0, list[float]()
+    while at < seconds:
+        arrivals.append(at)
+        rate = low if at < seconds / 5 else high if at < 3 * seconds / 5 else high / 2
+        at += chance.expovariate(rate)
+    return arrivals
+
+
+def test_a_burst_is_met_by_scaling_in_place() -> None:
+    """From 10 to 120 events/s, which take 12 workers; four stand in each wagon, more are there after 2 s."""
+    came = run(burst(rising(10, 120, seconds=30), elastic=Elastic(4, 64), start=2.0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.on_time >= 0.97
+    assert came.switches <= 2
+    assert came.most <= 16
+    assert came.beyond <= 40  # Pod-seconds after the burst, beyond those that stand
+    assert came.scalings <= 20
+
+
+def test_where_workers_come_late_new_events_get_them() -> None:
+    """The same where they take 10 s: no crew can be there in time, so the burst goes from wagon to wagon."""
+    came = run(burst(rising(10, 120, seconds=30), elastic=Elastic(4, 64), start=10.0, rest=1.0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.switches >= 1
+    assert came.on_time > 0.55  # one queue with four standing workers: see the next assertion
+    queue = run(
+        burst(
+            rising(10, 120, seconds=30), elastic=Elastic(4, 64, promise=2.0), start=10.0, limit=Volume(10**6), spares=0,
+            rest=1.0,
+        )
+    )  # fmt: skip
+    assert came.on_time > queue.on_time + 0.1
+    (risk, *_) = [f for f in came.facts if isinstance(f, PromiseAtRisk)]
+    assert "least=" in risk.because
+
+
+def test_calm_traffic_is_left_alone() -> None:
+    chance, at, arrivals = random.Random(5), 0.0, list[float]()
+    while at < 60:
+        arrivals.append(at)
+        at += chance.expovariate(12.0)
+    came = run(burst(arrivals, elastic=Elastic(2, 64), start=2.0, step=1))
+    assert came.scalings <= 2  # the onset is one
+    assert came.switches == 0
+    assert came.on_time == 1.0
+
+
+def test_ten_events_at_once_are_left_alone() -> None:
+    came = run(burst([5.0] * 10, elastic=Elastic(2, 64), start=2.0, step=1))
+    assert (came.scalings, came.switches) == (0, 0)
+    assert came.on_time == 1.0
+
+
+def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
+    """120 events/s need 12 workers; 8 are allowed, 4 of them for the spare."""
+    came = run(burst(rising(10, 120, seconds=15), elastic=Elastic(4, 8), start=1.0, rest=1.0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.most <= 2 + 1  # Pods: those of a drained wagon are there until they have left
+    told = [f for f in came.facts if isinstance(f, PromiseAtRisk)]
+    assert 1 <= len(told) <= 3
+    assert "most=8" in told[0].because
+    assert "would be needed" in told[0].because
+
+
+@pytest.mark.parametrize("limit", [Wait(2.0), Volume(10_000)])
+def test_crews_in_processes_that_a_user_runs(limit: Wait | Volume) -> None:
+    """Without an orchestrator: two processes divide each wagon's workers, and they grow and shrink with the traffic."""
+
+    async def main() -> None:
+        world, done = World(), 0
+        workers = Workers(each=Elastic(2, 32, promise=2.0))
+        train = Train("elastic", limit=limit, workers=workers, spares=0)
+
+        @train.on("elastic")
+        async def handle(number: int, ctx: Context) -> None:
+            nonlocal done
+            await asyncio.sleep(0.1)
+            done += 1
+
+        async with world.running(train) as c, world.running(train):
+            await c.publish_many(range(5))
+            for _ in range(400):
+                await c.publish(0)
+                await c.publish(0)
+                await c.publish(0)
+                await c.publish(0)
+                await asyncio.sleep(0.05)
+            assert c.manifest.active is not None
+            grown = c.manifest.active.workers or 0
+            assert 8 <= grown <= 16  # 80 events/s, 0.1 s each
+            members = await world.registry.members("elastic")
+            at_work = sum(a.workers for m in members for a in m.attachments if a.number == c.manifest.active.number)
+            assert at_work == grown
+            assert done >= 1500
+            await until(lambda: c.manifest.active and c.manifest.active.workers == 2, seconds=60)
+            told = [e.fact for e in await journal(c) if isinstance(e.fact, WagonScaled)]
+            assert len(told) <= 12
+            assert "events/s" in sentence(told[0])
+            assert not world.of(PromiseAtRisk)
+            if isinstance(limit, Volume):
+                assert len(world.of(Switched)) <= 2  # the first wagon, told by both processes
+
+    run(main())

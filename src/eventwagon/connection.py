@@ -503,8 +503,8 @@ class Connection:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             if watch is not None and self.manifest.revision_before(revision or "") is None:
                 raise UsageError(
-                    f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: leave "
-                    "watch_errors (--watch-errors) out"
+                    f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: "
+                    "leave watch_errors (--watch-errors) out"
                 )
             await self._state.settle(lambda m: switch_asked(m, request))
         return before.number

@@ -146,7 +146,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     refusing: str = ""
     """Why publishers are refused (at the cap); empty when they are not."""
     at_risk: str = ""
-    """Why new events wait longer than promised, and what would be needed; empty when they don't. Older code drops it."""
+    """Why new events wait longer than promised, and what would be needed; empty when they don't. Older code drops
+    it."""
     failed_opens: int = 0
     """Wagons in a row that never got ready."""
     stops: int = 0

@@ -112,8 +112,8 @@ def _built_in(group: str) -> Mapping[str, EntryPoint]:
 
 
 def _call(entry: EntryPoint, *args: object) -> Any:
-    """What the entry point's function returns. Raises UsageError for an extra that is not installed, and for all that the
-    code of another package raises."""
+    """What the entry point's function returns. Raises UsageError for an extra that is not installed, and for all that
+    the code of another package raises."""
     try:
         return entry.load()(*args)
     except UsageError:

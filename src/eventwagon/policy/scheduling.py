@@ -81,7 +81,7 @@ def choose(
     """The number of the wagon that a free worker of a shared pool works for next; None when nothing waits.
 
     `candidates`: the oldest first. First come the floors of the draining wagons, the oldest first, with at most
-    `floors` workers for all of them. Then, with a promise to newcomers (`slo`), the oldest wagon whose next event's
+    `floors` workers for all of them. Then, with a promise to new events (`slo`), the oldest wagon whose next event's
     chain can still be on time, then the newest that holds any that can (`service`: how long a whole chain takes).
     Without a promise, the newest wagon with work. Last the late backlog, oldest first.
     """
@@ -115,8 +115,8 @@ def choose(
 
 
 class WagonLoad(NamedTuple):
-    """What a live wagon has to do, for the division of a shared crew between wagons with processes of their own. Times
-    as in `Candidate`."""
+    """The work of a live wagon, for the division of shared workers between wagons with processes of their own. Times as
+    in `Candidate`."""
 
     number: int
     state: Literal["spare", "active", "draining"]
@@ -137,10 +137,11 @@ def allocate(
     """How many workers each wagon's own process should have, by the wagon's number. `loads`: the oldest first, in the
     order in which they were cut off.
 
-    `Workers(each=…)`: each wagon its own. A shared crew is divided by the rule that its workers follow in one process
-    (`choose`): the floors of the draining wagons, then newcomers, who get a quarter of the crew more than they need
-    now, then the oldest. What nobody needs stays with the newcomers; the next spare has one worker, so that a switch
-    finds it awake. A crew is never exceeded: a wagon gets more only when others have let go (`held`), newcomers first.
+    `Workers(each=…)`: each wagon its own. Shared workers are divided by the rule that they follow in one process
+    (`choose`): the floors of the draining wagons, then new events, which get a quarter more workers than they need now,
+    then the oldest. Unneeded workers stay with the new events; the next spare has one worker, so that a switch finds it
+    awake. Their total is never exceeded: a wagon gets more only when others have released theirs (`held`), new events
+    first.
     """
     if (own := workers.own) is not None:
         return dict.fromkeys([load.number for load in loads], own)
@@ -211,8 +212,8 @@ def _last_at(load: WagonLoad, now: float) -> float:
 def expected_switches(manifest: Manifest, pressure: float, now: float, most: int) -> int:
     """How many switches are to be expected until a wagon that is opened now is ready: at least one, at most `most`.
 
-    The active wagon lives, at its pace, for age ÷ `pressure` seconds; the next ones as long as it, or as those that drain
-    now did, where that is less. How long a wagon takes to get ready is measured at those that live.
+    The active wagon lives, at its pace, for age ÷ `pressure` seconds; the next ones as long as it, or as those that
+    drain now did, where that is less. How long a wagon takes to get ready is measured at those that live.
     """
     cold = [w for w in manifest.wagons if w.ready_at is not None and w.reuses is None and w.number > 1]
     takes = max((w.ready_at - w.opened_at for w in cold if w.ready_at is not None), default=0.0)

@@ -33,11 +33,11 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
 class ActiveAges:
     """For how long each wagon has been active: one observer's memory. Pure, no clock.
 
-    Clocks of two machines may be an hour apart, and one may be set while its process runs. So the wall clock is asked once
-    for each wagon, when this observer first sees it active: how long was it so before? The answer counts only within what
-    the steady clock leaves open: not less than 0, and not more than the time since the look before. From then on the
-    steady clock counts. At the first look the steady clock leaves everything open: a process that starts with its clock
-    ahead takes the wagon for too old, once.
+    Clocks of two machines may be an hour apart, and one may be set while its process runs. So the wall clock is asked
+    once for each wagon, when this observer first sees it active: how long was it so before? The answer counts only
+    within what the steady clock leaves open: not less than 0, and not more than the time since the look before. From
+    then on the steady clock counts. At the first look the steady clock leaves everything open: a process that starts
+    with its clock ahead takes the wagon for too old, once.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class ActiveAges:
         """The last look, by the steady clock."""
 
     def look(self, manifest: Manifest, *, now: float, steady: float) -> Mapping[int, float]:
-        """The ages by number, in seconds: 0 for a wagon that never was active. `now` since the epoch, `steady` by a clock
-        that only goes forward."""
+        """The ages by number, in seconds: 0 for a wagon that never was active. `now` since the epoch, `steady` by a
+        clock that only goes forward."""
         since: dict[int, tuple[float, float]] = {}
         for wagon in manifest.wagons:
             if wagon.active_at is None:

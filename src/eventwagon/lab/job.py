@@ -130,20 +130,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def figures(job: Job, outcome: Outcome) -> Figures:
     """What an outcome comes to; the average where it stands for several runs."""
-    return _average(outcome.chances) if outcome.chances else _of_one(job, outcome)
+    return _average(outcome.chances) if outcome.chances else _of_one(job, outcome, job.behind())
 
 
 def over_chances(job: Job, runs: Sequence[Outcome]) -> Outcome:
     """One outcome for several runs of the same strategy: the one in the middle, with the figures of all."""
-    rows = [_of_one(job, run) for run in runs]
+    newcomers = job.behind()
+    rows = [_of_one(job, run, newcomers) for run in runs]
     middle = sorted(range(len(runs)), key=lambda i: rows[i].on_time)[len(runs) // 2]
     return msgspec.structs.replace(runs[middle], chances=rows)
 
 
-def _of_one(job: Job, outcome: Outcome) -> Figures:
+def _of_one(job: Job, outcome: Outcome, newcomers: Sequence[int]) -> Figures:
     waits = _waits(job.arrivals, outcome.finished)
     done = [wait for wait in waits if math.isfinite(wait)]
-    newcomers = job.behind()
     others = set(newcomers)
     old = [waits[i] for i in range(len(waits)) if i not in others and math.isfinite(waits[i])]
     new = [waits[i] for i in newcomers if math.isfinite(waits[i])]

@@ -16,7 +16,7 @@ from .queueing import percentile
 
 _COLOURS = {
     "fifo": "#8d99ae", "fifo_standing": "#b9c0cb", "keda": "#c8553d", "keda_kafka": "#e39774", "feed_forward": "#7a4fa3",
-    "clairvoyant_scaler": "#e76f51", "ideal_elastic_fifo": "#5c6b73",
+    "clairvoyant_scaler": "#2a9d5c", "ideal_elastic_fifo": "#5c6b73",
     "serverless": "#9c6644", "newest_first": "#b5838d", "sideline": "#6d6875", "wagons": "#2a9d8f",
     "wagons_no_spare": "#70c1b3", "wagons_elastic": "#1d6fa5", "wagons_elastic_no_spare": "#7fb2d6", "optimum": "#e9c46a",
 }  # fmt: skip
@@ -177,7 +177,7 @@ def _style(name: str) -> dict[str, Any]:
     return {
         "color": _COLOURS.get(name),
         "linewidth": 2.2 if ours else 1.3,
-        "linestyle": "--" if name == "optimum" else "-",
+        "linestyle": "--" if name in ("optimum", "clairvoyant_scaler") else "-",
     }
 
 

@@ -175,6 +175,17 @@ class EventsLost(_Fact, frozen=True):
     because: str = ""
 
 
+class DeadLettersLost(_Fact, frozen=True):
+    """Dead letters disappeared from the broker: nobody can look at them any more."""
+
+    number: int
+    """The wagon's; 0: they were moved out of removed wagons."""
+    count: int
+    total: int
+    """Of the wagon, with those that were told before."""
+    because: str = ""
+
+
 class ChannelThreatened(_Fact, frozen=True):
     """The broker's server loses events of this channel, or may do so: by a setting, or because something was removed."""
 
@@ -427,7 +438,7 @@ class NumbersSkipped(_Fact, frozen=True):
 
 Decision = (
     Declared | WagonOpened | ProvisioningFailed | WagonReady | WorkersLost | Switched | SwitchRefused | OpenRefused
-    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | ChannelThreatened | EventsRescued | StepFailed
+    | BoundLifted | Discarded | ChannelsAdded | WagonSealed | WagonDrained | WagonRemoved | DrainUnproven | SealWaits | EventsLate | EventsLost | DeadLettersLost | ChannelThreatened | EventsRescued | StepFailed
     | OrphanRemoved | SwitchRequested | SwitchGivenUp | SwitchWithdrawn | WentBack | WatchEnded | FellAsleep | WokenUp | StopRequested
     | ChannelsDropped | ChannelUnserved | DefectFound | UnknownFact | BreakerOpened | BreakerClosed | ClaimsReturned | HandlerOverran
     | RegistrySteppedBack | NumbersSkipped
@@ -587,6 +598,9 @@ def _sentence(fact: Fact) -> str:
         case EventsLost(number=n, count=count, total=total, because=why):
             more = f" ({total:,} in all)" if total > (count or 0) else ""
             return f"{_name(n)} lost {counted(count, 'event')}{more}, which went without being settled: {why}"
+        case DeadLettersLost(number=n, count=count, total=total, because=why):
+            more = f" ({total:,} in all)" if total > count else ""
+            return f"{counted(count, 'dead letter')} of {_name(n) if n else 'removed wagons'} went from the broker{more}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
@@ -677,7 +691,7 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
-_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
+_ALARMING = (ProvisioningFailed, SwitchGivenUp, WentBack, WorkersLost, SwitchRefused, OpenRefused, BoundLifted, DrainUnproven, EventsLate, EventsLost, DeadLettersLost, ChannelThreatened, EventsRescued, StepFailed, OrphanRemoved, EventDied, ChannelUnserved, BreakerOpened, ClaimsReturned, HandlerOverran, RegistrySteppedBack, NumbersSkipped)  # fmt: skip
 
 
 def log(fact: Fact) -> None:

@@ -83,6 +83,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     settled: int | None = None
     lost: int = 0
     """Events that went from the broker without being settled, as far as that was told."""
+    letters_lost: int = 0
+    """Dead letters of it that went from the broker, as far as that was told. Older code drops it: then it is told
+    twice."""
     paused: Pause | None = None
     """This wagon alone is paused; the train may be, too."""
 
@@ -150,6 +153,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     promoted replica). Older code drops it, and the fields that follow: then something is told twice."""
     lost_wagons: tuple[int, ...] = ()
     """Of the wagons that the registry forgot, those whose lost events were told."""
+    letters_lost: int = 0
+    """Dead letters of removed wagons that went from the broker, as far as that was told."""
     stepped_back_at: float | None = None
     """When that was found the last time."""
     stepped_back_to: int = 0

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
+from eventwagon.contracts import orchestrator as orchestrator_module
 from eventwagon.contracts.broker import Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
@@ -69,6 +70,7 @@ from eventwagon.runtime.wagon_consumer import WagonConsumer
 from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.workers import Elastic
 
+from . import cluster as cluster_module
 from .guests import Close, DriversDefect
 
 
@@ -400,6 +402,18 @@ def _old_word() -> Iterator[None]:
         return said(members, msgspec.structs.replace(manifest, wagons=wagons))
 
     with mock.patch.object(observer_module, "checked_in", mutant):
+        yield
+
+
+@_mutant("check-ins say nothing of channels", "I3", RARE)
+def _channels_unsaid() -> Iterator[None]:
+    """An orchestrator reports that a wagon's workers are attached, and not to what."""
+    joined = orchestrator_module.together
+
+    def mutant(found: Sequence[Deployment]) -> Deployment:
+        return msgspec.structs.replace(joined(found), channels=None)
+
+    with mock.patch.object(cluster_module, "together", mutant):
         yield
 
 

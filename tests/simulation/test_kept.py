@@ -33,6 +33,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("REMOVED_WHILE_IT_DRAINED_AGAIN", "removal begun with a way back"),
         ("MADE_ANEW_WHILE_IT_WAS_DELETED", "channels of the lost time made anew"),
         ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry"),
+        ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels"),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock"),
     ],
 )

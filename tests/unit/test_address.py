@@ -79,6 +79,8 @@ def test_no_error_repeats_a_secret() -> None:
 
 
 def test_hosts_have_ports() -> None:
+    with pytest.raises(UsageError, match=r"host 2 of 2 is none: an IPv6 address is written \[::1\]:1"):
+        Address.of("shelf://[::1]:9,[x").places(1)
     assert Address.of("shelf://me:p@a,b:2,[::1]:3").places(1) == [("a", 1), ("b", 2), ("::1", 3)]
     assert Address.of("shelf:///x").places(1) == [("localhost", 1)]
     for hosts, why in (

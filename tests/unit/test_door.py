@@ -196,6 +196,8 @@ def test_an_event_has_not_thousands_of_extensions() -> None:
         checked(event(extensions={**many, "y": "v"}), 10**6)
     _, _, handed_on = heritage(event(extensions={f"x{n}": "v" for n in range(5000)}))
     assert len(handed_on) == 500
+    _, letter = died(event(extensions=many), "", 1, "because", 2, 5.0)  # why it died comes on top, and is read again
+    assert checked(letter, 10**6).extensions == {**many, **letter.extensions}
 
 
 @pytest.mark.parametrize("extensions", [None, [("a", "b")], "ab", 5, {"a"}], ids=_name)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import count
 
 from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.facts import sentence
+from eventwagon.contracts.manifest import Manifest, Wagon
 from eventwagon.event import Channel
-from eventwagon.policy.losses import Losses
+from eventwagon.policy.edits import letters_lost
+from eventwagon.policy.losses import Losses, of_letters
 
 INGRESS, INNER = Channel("t", 1), Channel("t", 1, "mail")
 UNKNOWN = Depth()
@@ -114,3 +117,22 @@ def test_of_a_wagon_that_the_manifest_forgot() -> None:
     assert losses.without((1,), ()) == {}
     assert losses.without((), (INGRESS,)) == {}
     assert losses.without((), ()) == {1: 7}
+
+
+def test_dead_letters_that_go_are_told_once() -> None:
+    """Nobody settles them: what looks settled was removed, where a broker counts exactly."""
+    assert of_letters(depth(5, 2), exact=True) == Depth(published=3, settled=0, waiting=3, in_flight=0, lost=2)
+    assert of_letters(depth(5, 2), exact=False).lost == 0
+    assert of_letters(UNKNOWN, exact=True) == UNKNOWN
+    m = Manifest(train="t", wagons=(Wagon(number=1, opened_at=0.0),), next_number=2)
+    why = {0: "evicted", 1: "by hand", 2: "-"}
+    told = letters_lost(m, {0: 3, 1: 2, 2: 9}, why)
+    assert (told.manifest.letters_lost, told.manifest.wagons[0].letters_lost) == (3, 2)
+    assert list(map(sentence, told.facts)) == [
+        "3 dead letters of removed wagons disappeared from the broker: evicted",
+        "2 dead letters of wagon 1 disappeared from the broker: by hand",
+    ]
+    again = letters_lost(told.manifest, {0: 3, 1: 2}, why)
+    assert again.manifest is told.manifest
+    (more,) = letters_lost(told.manifest, {0: 3, 1: 5}, why).facts
+    assert sentence(more) == "3 dead letters of wagon 1 disappeared from the broker (5 in all): by hand"

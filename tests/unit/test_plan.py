@@ -21,7 +21,7 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, check
-from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.orchestrator import Deployment, together
 from eventwagon.contracts.registry import Member
 from eventwagon.policy.edits import (
     AddChannels,
@@ -38,7 +38,7 @@ from eventwagon.policy.edits import (
     sealed,
     when_full,
 )
-from eventwagon.policy.seen import checked_in
+from eventwagon.policy.seen import checked_in, since_losses
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, states, wagon
 
 
@@ -101,20 +101,33 @@ def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> Non
 def test_check_ins_together_say_what_one_process_is_attached_to() -> None:
     m = manifest(wagon(1, State.ACTIVE, channels=("a", "b"), losses=1))
 
-    def together(*attachments: Deployment) -> Deployment:
+    def joined(*attachments: Deployment) -> Deployment:
         return checked_in([Member(name=str(n), attachments=(a,)) for n, a in enumerate(attachments)], m)[1]
 
     less, more = (
         Deployment(number=1, ready=True, channels=("a",)),
         Deployment(number=1, ready=True, workers=2, channels=("a", "b"), losses=1),
     )
-    assert together(less, more).channels == ("a", "b")
-    assert together(more, Deployment(number=1, ready=True)).channels is None
-    assert together(less, Deployment(number=1, ready=False, channels=("a", "b"))).channels == ("a",)
-    earlier = together(Deployment(number=1, ready=True, channels=("a", "b"), losses=0))
+    assert joined(less, more).channels == ("a", "b")
+    assert joined(more, Deployment(number=1, ready=True)).channels is None
+    assert joined(less, Deployment(number=1, ready=False, channels=("a", "b"))).channels == ("a",)
+    earlier = joined(Deployment(number=1, ready=True, channels=("a", "b"), losses=0))
     assert (earlier.ready, earlier.trouble) == (False, "they were attached before it lost its workers")
+    beside = joined(Deployment(number=1, ready=True, channels=("a", "b"), losses=0), more)
+    assert (beside.ready, beside.losses, beside.workers) == (True, 1, 2)  # an older word takes nothing from a newer one
     # an orchestrator may call them ready: that they lack a channel is known all the same
-    assert together(Deployment(number=1, ready=True, channels=("a",), losses=0)).channels == ("a",)
+    assert joined(Deployment(number=1, ready=True, channels=("a",), losses=0)).channels == ("a",)
+
+
+def test_an_orchestrator_is_ready_by_its_newest_check_ins() -> None:
+    """As observers see it who read the check-ins themselves: a process that stands still holds up nobody."""
+    old = Deployment(number=1, ready=True, channels=("a",), losses=0)
+    new = Deployment(number=1, ready=True, channels=("a", "b"), losses=1)
+    both, stale = together([old, new]), together([old, msgspec.structs.replace(new, ready=False)])
+    m = manifest(wagon(1, State.ACTIVE, channels=("a", "b"), losses=1))
+    assert (since_losses(both, m.wagons[0]).ready, both.channels) == (True, ("a", "b"))
+    assert not stale.ready
+    assert not since_losses(together([old]), m.wagons[0]).ready
 
 
 def test_i2_one_edit_switches_both_and_explains_itself() -> None:

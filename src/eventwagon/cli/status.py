@@ -94,7 +94,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """What loses events on the broker's server, or may."""
     dead: int | None
     dead_lost: int
-    """Dead letters of removed wagons that went from the broker, where it counts them (Kafka, Pulsar)."""
+    """Dead letters that went from the broker, of removed wagons and of those that there are."""
     members: list[Member]
     wagons: list[WagonView]
     removed: list[WagonView]
@@ -183,7 +183,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
             | await _gone(c, manifest, depths)
         ),
         dead=sum(dead),
-        dead_lost=kept.lost,
+        dead_lost=max(kept.lost, manifest.letters_lost) + sum(w.letters_lost for w in manifest.wagons),
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],

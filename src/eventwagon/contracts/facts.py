@@ -192,6 +192,17 @@ class EventsLost(_Fact, frozen=True):
     because: str = ""
 
 
+class DeadLettersLost(_Fact, frozen=True):
+    """Dead letters disappeared from the broker: nobody can look at them any more."""
+
+    number: int
+    """The wagon's; 0: they were moved out of removed wagons."""
+    count: int
+    total: int
+    """Of the wagon, with those that were told before."""
+    because: str = ""
+
+
 class ChannelThreatened(_Fact, frozen=True):
     """The broker's server loses events of this channel, or may do so: by a setting, or because something was
     removed."""
@@ -467,6 +478,7 @@ Decision = (
     | SealWaits
     | EventsLate
     | EventsLost
+    | DeadLettersLost
     | ChannelThreatened
     | EventsRescued
     | StepFailed
@@ -648,6 +660,10 @@ def _sentence(fact: Fact) -> str:
         case EventsLost(number=n, count=count, total=total, because=why):
             more = f" ({total:,} in all)" if total > (count or 0) else ""
             return f"{_name(n)} lost {counted(count, 'event')}{more}, which disappeared without being settled: {why}"
+        case DeadLettersLost(number=n, count=count, total=total, because=why):
+            more = f" ({total:,} in all)" if total > count else ""
+            whose = _name(n) if n else "removed wagons"
+            return f"{counted(count, 'dead letter')} of {whose} disappeared from the broker{more}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {_name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
@@ -766,6 +782,7 @@ _ALARMING = (
     DrainUnproven,
     EventsLate,
     EventsLost,
+    DeadLettersLost,
     ChannelThreatened,
     EventsRescued,
     StepFailed,

@@ -87,6 +87,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     settled: int | None = None
     lost: int = 0
     """Events that disappeared from the broker without being settled, as far as reported."""
+    letters_lost: int = 0
+    """Its dead letters that disappeared from the broker, as far as reported. Older code drops this field; then they are
+    reported twice."""
     paused: Pause | None = None
     """The pause of this wagon alone; the train may be paused too."""
 
@@ -157,6 +160,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     replica). Older code drops this field and the following ones; then something is reported twice."""
     lost_wagons: tuple[int, ...] = ()
     """The wagons that the registry forgot and whose lost events were reported."""
+    letters_lost: int = 0
+    """Dead letters of removed wagons that disappeared from the broker, as far as reported."""
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0

@@ -17,6 +17,7 @@ from ..contracts.facts import (
     ChannelsAdded,
     ChannelThreatened,
     ChannelUnserved,
+    DeadLettersLost,
     Decision,
     Declared,
     DefectFound,
@@ -443,6 +444,28 @@ def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
         for number, count in sorted(new.items())
     )
     return Edit(msgspec.structs.replace(manifest, lost_wagons=(*manifest.lost_wagons, *sorted(new))), facts)
+
+
+def letters_lost(manifest: Manifest, lost: Mapping[int, int], why: Mapping[int, str]) -> Edit:
+    """Report how many dead letters went from the broker, by wagon (0: of removed ones): once, whichever observer sees it
+    first."""
+    facts: list[Decision] = []
+    for number, total in sorted(lost.items()):
+        wagon = manifest.wagon(number)
+        if number and wagon is None:
+            continue
+        told = manifest.letters_lost if wagon is None else wagon.letters_lost
+        if total <= told:
+            continue
+        if wagon is None:
+            manifest = msgspec.structs.replace(manifest, letters_lost=total)
+        else:
+            manifest = changed(manifest, number, letters_lost=total)
+        fact = DeadLettersLost(
+            train=manifest.train, number=number, count=total - told, total=total, because=why[number]
+        )
+        facts.append(fact)
+    return Edit(manifest, tuple(facts))
 
 
 def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:

@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from ..contracts.broker import Depth
 from ..event import Channel
 
 GONE = "vanished from the broker: deleted, evicted, or not in the copy that the broker was restored from"
+LETTERS_REMOVED = "the broker's server removed them (retention, eviction), or somebody's hand"
 _REMOVED = (
     "the broker removed them, by retention or because somebody deleted them: the log of the process that found it says "
     "where"
@@ -95,13 +98,13 @@ class Losses:
         kinds = (self._counted, self._fallen, self.vanished)
         return sum(count or 0 for kind in kinds for c, count in kind.items() if c.wagon == number)
 
-    def why(self, number: int) -> str:
-        """Where those went."""
+    def why(self, number: int, removed: str = _REMOVED) -> str:
+        """Where those went; `removed` says it of those that the driver counts as lost."""
         reasons = [f"{c} has {GONE}" for c in self.vanished if c.wagon == number and self.vanished[c] != 0]
         if any(count for c, count in self._fallen.items() if c.wagon == number):
             reasons.append(_FEWER)
         if any(count for c, count in self._counted.items() if c.wagon == number):
-            reasons.append(_REMOVED)
+            reasons.append(removed)
         return "; ".join(reasons)
 
     def without(self, wagons: Collection[int], there: Iterable[Channel]) -> Mapping[int, int]:
@@ -112,3 +115,12 @@ class Losses:
             if channel.wagon not in wagons and channel not in standing and held.outstanding:
                 lost[channel.wagon] = lost.get(channel.wagon, 0) + held.outstanding
         return lost
+
+
+def of_letters(depth: Depth, *, exact: bool) -> Depth:
+    """The depth of a channel of dead letters. Nobody settles these: one that looks settled was removed, where the broker
+    counts exactly, and else is there still."""
+    if depth.published is None or depth.settled is None:
+        return depth
+    removed = depth.settled if exact else 0
+    return msgspec.structs.replace(depth, published=depth.published - removed, settled=0, lost=depth.lost + removed)

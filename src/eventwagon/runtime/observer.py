@@ -25,8 +25,8 @@ from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
-from ..errors import Conflict, Defect, EventwagonError
-from ..event import Channel
+from ..errors import BrokerError, Conflict, Defect, EventwagonError
+from ..event import DEAD, Channel
 from ..limits import slo
 from ..policy.edits import (
     AddChannels,
@@ -39,11 +39,12 @@ from ..policy.edits import (
     Task,
     attempt_failed,
     forgotten_told,
+    letters_lost,
     load_of,
     spec_of,
     words,
 )
-from ..policy.losses import Losses
+from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
@@ -124,7 +125,10 @@ class Observer:
         self._passing_since: float | None = None
         """Since when a switch has not been made for a reason that is an ordinary part of it."""
         self._woken = asyncio.Event()
-        self._losses = Losses(totals=self._broker.capabilities.totals and not self._broker.capabilities.losses)
+        self._counts_exactly = self._broker.capabilities.totals and not self._broker.capabilities.losses
+        self._losses = Losses(totals=self._counts_exactly)
+        self._letters = Losses(totals=self._counts_exactly)
+        """The same of dead letters, by wagon; 0: of removed ones."""
         self._epoch: int | None = None
         """The manifest's, at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -422,7 +426,23 @@ class Observer:
         if now - self._swept < self._sweep_every:
             return ()
         self._swept = now
-        return await self._broker.channels(self._train)
+        channels = await self._broker.channels(self._train)
+        with suppress(BrokerError):  # at the next sweep, then
+            await self._look_for_lost_letters(channels)
+        return channels
+
+    async def _look_for_lost_letters(self, there: Sequence[Channel]) -> None:
+        manifest = self._state.snapshot.manifest
+        wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
+        channels = [Channel(self._train, 0, DEAD), *map(manifest.dead_letters, wagons)]
+        found = await self._broker.depth(channels)
+        depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
+        told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
+        self._letters.look(depths, there, told, now=asyncio.get_running_loop().time())
+        lost = {number: self._letters.of(number) for number in told}
+        if any(lost[number] > count for number, count in told.items()):
+            why = {number: self._letters.why(number, LETTERS_REMOVED) for number in told}
+            await self._state.settle(lambda m: letters_lost(m, lost, why))
 
     # --- saying ---------------------------------------------------------------------------
 

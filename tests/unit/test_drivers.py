@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ nothing = shelf:nothing
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package `shelf`, which brings drivers with every mistake."""
     about = tmp_path / "shelf-1.0.dist-info"
     about.mkdir()
@@ -140,6 +141,9 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shelf_broken.py").write_text("raise SystemExit('no shelf')")
     (tmp_path / "shelf_unwritten.py").write_text("def (")
     monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for module in ("shelf", "shelf_broken", "shelf_unwritten"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.usefixtures("foreign")

@@ -9,6 +9,7 @@ import pytest
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import FORMAT, Manifest, decode, encode
+from eventwagon.contracts.registry import Member, decode_members, encode_member
 from eventwagon.errors import BrokenManifest
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
@@ -24,6 +25,13 @@ def test_an_older_manifest_is_read_and_what_it_lacks_filled_in() -> None:
 
 def test_fields_that_later_versions_may_add_are_no_harm() -> None:
     assert decode(b'{"train":"t","later":{"x":1}}') == Manifest(train="t")
+
+
+def test_a_check_in_keeps_the_names_of_its_fields() -> None:
+    """Processes of other versions read them, and `status --json` prints them."""
+    member = Member(name="a", version=3, revision="v2")
+    assert decode_members([b'{"name":"a","revision":3,"code":"v2"}']) == [member]
+    assert b'"revision":3,"code":"v2"' in encode_member(member)
 
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:

@@ -142,8 +142,8 @@ the real code in virtual time, everything else is simulated event by event. In e
 
 Costs are worker-seconds (w-s): until the last event is done, until the standing workers alone are left, and those beyond the standing
 workers. The last is the fair one to compare within a table, because it does not grow with the time that anybody looks.
-`clairvoyant_scaler` is the bound, but for the steps of its plan: it knows all arrivals beforehand, has the same start-up time, and pays as
-little as can be for 99 % on time. Where it has fewer on time, no scaler that starts with these workers can have 99 %.
+`clairvoyant_scaler` is what to measure the others against: it knows all arrivals beforehand, has the same start-up time, and pays as little as
+a search finds for 99 % on time. Where it has fewer on time, the search found no plan that has 99 % with these standing workers.
 
 ![Share on time by worker-seconds, for each burst and start-up time](images/comparison.svg)
 

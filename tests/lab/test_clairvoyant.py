@@ -10,7 +10,7 @@ import pytest
 
 from eventwagon.lab.experiment import one
 from eventwagon.lab.job import Figures, Job, figures
-from eventwagon.lab.scenarios import SCENARIOS
+from eventwagon.lab.scenarios import SCENARIOS, services
 from eventwagon.lab.strategies.station import Seen, Sideline, Station
 
 STEP = 0.5
@@ -90,3 +90,15 @@ def test_enough_standing_workers_need_no_others() -> None:
     row = figures(job, one(job, "clairvoyant_scaler"))
     assert row.on_time == 1.0
     assert row.worker_seconds_extra == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("service", ["0.05", "lognormal(0.05, 1)"])
+def test_it_has_the_share_on_time_where_a_strategy_has_it(service: str) -> None:
+    """With uneven work too, and where Pods come in hundreds."""
+    arrivals = SCENARIOS["push"].arrivals(3_000, 30.0, 1)
+    job = Job(
+        title="push", arrivals=arrivals, services=services(service, len(arrivals), seed=1), workers=8, each=4, slo=3.0, limit="Wait(3.0)",
+        start=0.5, per_pod=1, most=1000,
+    )  # fmt: skip
+    assert figures(job, one(job, "feed_forward")).on_time >= 0.99
+    assert figures(job, one(job, "clairvoyant_scaler")).on_time >= 0.99

@@ -17,14 +17,15 @@ from collections.abc import Sequence
 import msgspec
 
 from .job import Job, Outcome, figures
-from .strategies.station import Seen, Sideline, Station
+from .strategies.station import InTime, Seen, Station
 
 _STEPS = 400
 _UNITS = 24
 """Pods come in so many units at most."""
 _PORTIONS = 150
 """Of the events that arrive within one promise, at most."""
-_MARGINS = (0.0, 0.5, 1.0, 2.0)
+_MARGINS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Tried one after another, in steps, until a plan has enough on time."""
 _SEARCHES = 7
 _INFINITE = math.inf
 
@@ -204,9 +205,8 @@ def _follow(job: Job, grid: _Grid, units: Sequence[int], strategy: str) -> Outco
     """The plan, event by event: the oldest event that can still be on time comes first."""
     # Asked for are those that work now or will within the start-up time.
     pods = [grid.standing + grid.pods * max(units[n : n + grid.lead + 1]) for n in range(len(units))]
-    age = max(0.0, job.slo - max(job.services))
     scaler = _Planned([*pods, grid.standing], grid.step)
-    outcome = Station(job, Sideline(job, age), scaler).run(strategy)
+    outcome = Station(job, InTime(job), scaler).run(strategy)
     note = (
         f"who knows all arrivals: the fewest worker-seconds with {job.on_time:.1%} on time, Pods there {job.start:g} s after they were "
         f"asked for; a plan in steps of {grid.step:.2g} s"

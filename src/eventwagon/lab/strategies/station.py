@@ -58,12 +58,26 @@ class Sideline(Fifo):
         self._aside: deque[int] = deque()
 
     def pop(self, now: float) -> int:
-        while self._waiting and now - self._job.arrivals[self._waiting[0]] > self._age:
+        while self._waiting and now - self._job.arrivals[self._waiting[0]] > self._latest(self._waiting[0]):
             self._aside.append(self._waiting.popleft())
         return self._waiting.popleft() if self._waiting else self._aside.popleft()
 
+    def _latest(self, arrival: int) -> float:
+        """The longest that it may have waited to be worked on in its turn."""
+        return self._age
+
     def __len__(self) -> int:
         return len(self._waiting) + len(self._aside)
+
+
+class InTime(Sideline):
+    """The oldest first that can still be on time; the others once nothing else waits. It knows how long each takes."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, job.slo)
+
+    def _latest(self, arrival: int) -> float:
+        return self._job.slo - self._job.services[arrival]
 
 
 class Seen(NamedTuple):

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import FORMAT, Manifest, decode, encode
+from eventwagon.contracts.manifest import (
+    FORMAT,
+    Manifest,
+    Pause,
+    Request,
+    TrainRemoval,
+    Wagon,
+    Watch,
+    decode,
+    encode,
+)
 from eventwagon.contracts.registry import Member, decode_members, encode_member
 from eventwagon.errors import BrokenManifest
 from eventwagon.testing.virtual_time import run
@@ -32,6 +44,63 @@ def test_a_check_in_keeps_the_names_of_its_fields() -> None:
     member = Member(name="a", version=3, revision="v2")
     assert decode_members([b'{"name":"a","revision":3,"code":"v2"}']) == [member]
     assert b'"revision":3,"code":"v2"' in encode_member(member)
+
+
+LATER = b"""{"train": "t", "format": %d, "next_number": 2, "later": {"x": [1]},
+ "wagons": [{"number": 1, "state": "active", "opened_at": 1.0, "created_at": 1.0, "later": "x"}],
+ "request": {"why": "w", "at": 1.0, "later": null}, "watch": {"number": 1, "back": "v1", "share": 0.1, "later": 1.5},
+ "channels": ["mail"]}"""
+
+
+def test_what_this_code_does_not_know_is_dropped_at_every_level_or_the_whole_is_refused() -> None:
+    """The form says which: a field that must not be lost comes with a newer one."""
+    for form in (3, 4):
+        manifest = decode(LATER % form)
+        assert b"later" not in encode(manifest)
+        assert decode(encode(manifest)) == manifest
+        assert (manifest.request, manifest.watch) == (Request("w", 1.0), Watch(1, "v1", 0.1))
+    with pytest.raises(BrokenManifest, match="upgrade this program"):
+        decode(LATER % 5)
+
+
+FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"paused"}}
+"""Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
+MAY_BE_DROPPED: dict[type[Any], set[str]] = {
+    Manifest: {"epoch", "lost_wagons", "letters_lost", "stepped_back_at", "stepped_back_to"},
+    Wagon: {"letters_lost", "workers", "grown_at"},
+}
+"""Fields that came with no new form: where older code drops one, something is told twice, and nothing worse happens."""
+FORM_3: dict[type[Any], str] = {
+    Manifest: "train format wagons next_number turns declared channels revision request watch refusing failed_opens stops",
+    Wagon: "number state channels capacity opened_because opened_at created_at attempts losses reuses revision asleep_at "
+    "trouble ready_at active_at turn closed_because closed_at sealed_at found_sealed drained_at published settled lost",
+    Request: "why at revision watch by",
+    Watch: "number back share",
+    Pause: "why at by publishing",
+    TrainRemoval: "why at by",
+}
+
+
+@pytest.mark.parametrize("kind", FORM_3, ids=lambda kind: kind.__name__)
+def test_of_each_field_it_was_decided_whether_older_code_may_drop_it(kind: type[Any]) -> None:
+    decided = {*FORM_3[kind].split(), *FORM_4.get(kind, ()), *MAY_BE_DROPPED.get(kind, ())}
+    assert set(kind.__struct_fields__) == decided, (
+        "a new field: may code that does not know it drop it? Then list it in MAY_BE_DROPPED. If not, raise FORMAT in "
+        "contracts/manifest.py, and write the newer form while the field is set (docs/decisions/0025)"
+    )
+
+
+def test_what_must_not_be_dropped_is_written_in_a_form_that_older_code_refuses() -> None:
+    wagon = Wagon(number=1, opened_at=1.0)
+    plain = Manifest(train="t", wagons=(wagon,), next_number=2, letters_lost=1, epoch=1, lost_wagons=(7,))
+    assert b'"format":3' in encode(plain)
+    pause, replace = Pause(why="w", at=1.0), msgspec.structs.replace
+    for m in (
+        replace(plain, paused=pause),
+        replace(plain, removal=TrainRemoval(why="w", at=1.0)),
+        replace(plain, wagons=(replace(wagon, paused=pause),)),
+    ):
+        assert b'"format":4' in encode(m)
 
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 
-from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon import Context, Elastic, Reject, Train, Volume, Wait, Workers
 
 
 class Notes:
@@ -59,6 +59,11 @@ burst = Train(
     provision_timeout=60.0,
 )
 """Each sign-up takes a moment; multiples of 97 are rejected for good."""
+elastic = Train(
+    "elastic", limit=Wait(5.0), workers=Workers(each=Elastic(4, 24)), spares=1, handler_timeout=20.0, member_ttl=3.0,
+    grace=5.0, keep_warm=5.0, provision_timeout=60.0,
+)  # fmt: skip
+"""Pods of four; each event takes 0.1 s."""
 
 
 @held.on("held")
@@ -87,3 +92,9 @@ async def sign_up(number: int, ctx: Context) -> None:
         raise Reject(f"{number} is a bad number")
     await asyncio.sleep(0.01)
     await notes.write("handled", f"{ctx.wagon} {number}")
+
+
+@elastic.on("elastic")
+async def take(number: int, ctx: Context) -> None:
+    await asyncio.sleep(0.1)
+    await notes.write("taken", f"{ctx.wagon} {number}")

@@ -8,7 +8,8 @@ import random
 import pytest
 
 from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
-from eventwagon.contracts.facts import PromiseAtRisk, Switched, WagonScaled, sentence
+from eventwagon.contracts.facts import DefectFound, PromiseAtRisk, Switched, WagonScaled, sentence
+from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
 from tests.elastic import burst
 from tests.support import World, journal, until
@@ -78,6 +79,32 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
     assert 1 <= len(told) <= 3
     assert "most=8" in told[0].because
     assert "would be needed" in told[0].because
+
+
+def test_a_defect_in_the_estimates_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crews stay as they are; the wagon is cut off, sealed, drained and removed, and the defect is told once."""
+
+    def fails(*args: object, **more: object) -> None:
+        raise ZeroDivisionError("a defect of ours")
+
+    monkeypatch.setattr(Meter, "look", fails)
+
+    async def main() -> None:
+        world, done = World(), 0
+        train = Train("elastic", limit=Volume(5), workers=Workers(each=Elastic(2, 32, promise=2.0)))
+
+        @train.on("elastic")
+        async def handle(number: int, ctx: Context) -> None:
+            nonlocal done
+            done += 1
+
+        async with world.running(train) as c:
+            await c.publish_many(range(12))
+            await until(lambda: done == 12)
+            await c.wait_drained(2)
+            assert [f.step for f in world.of(DefectFound)] == ["measuring the traffic"]
+
+    run(main())
 
 
 @pytest.mark.parametrize("limit", [Wait(2.0), Volume(10_000)])

@@ -28,6 +28,7 @@ from ..display.text import said
 from ..errors import BrokerError, Conflict, Defect, EventwagonError
 from ..event import DEAD, Channel
 from ..limits import slo
+from ..policy.demand import Demand
 from ..policy.edits import (
     AddChannels,
     Ensure,
@@ -191,9 +192,13 @@ class Observer:
         self._epoch = base.manifest.epoch
         readings, troubles = await self._read(base.manifest)
         now, steady = self._clock(), asyncio.get_running_loop().time()
-        demand, readings = self._meter.look(
-            self._settings, base.manifest, readings, deployments, self._history.of(0), now=now, steady=steady
-        )
+        demand = Demand()
+        try:
+            demand, readings = self._meter.look(
+                self._settings, base.manifest, readings, deployments, self._history.of(0), now=now, steady=steady
+            )
+        except Exception as e:  # noqa: BLE001 - crews stay as they are; sealing and draining wait for none
+            troubles.append(self._broke("measuring the traffic", e))
         seen = Seen(
             now=now,
             settings=self._settings,

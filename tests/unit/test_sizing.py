@@ -1,0 +1,133 @@
+"""Sizes of crews that follow the traffic, by example, and how the plan stores them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from eventwagon import Elastic, Settings, Wait, Workers
+from eventwagon.contracts.facts import PromiseAtRisk, WagonScaled
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Pause
+from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.reading import Reading
+from eventwagon.policy.demand import Coming, Demand
+from eventwagon.policy.edits import asked_of
+from eventwagon.policy.elastic import Crew, outlook, size
+from eventwagon.policy.plan import plan
+from tests.unit.plans import NOW, look, manifest, one, reading, wagon
+
+STEADY = Demand(rate=100.0, peak=100.0, service=0.1, spread=0.5, start=2.0)
+"""Ten workers' work."""
+SETTINGS = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 64)), spares=1)
+
+
+def test_the_rate_alone_sizes_the_active_wagon() -> None:
+    crew = Crew(1, "active", 4, asked=2, present=2)
+    assert size(Elastic(2, 64), STEADY, [crew], promise=2.0, cuts=False).workers == {1: 12}
+    assert size(Elastic(2, 64, headroom=2.0), STEADY, [crew], promise=2.0, cuts=False).workers == {1: 20}
+    assert size(Elastic(2, 64), STEADY, [crew], promise=2.0, step=8, cuts=False).workers == {1: 16}
+    rising = msgspec.structs.replace(STEADY, trend=10.0)
+    assert size(Elastic(2, 64), rising, [crew], promise=2.0, cuts=False).workers[1] >= 15
+
+
+def test_workers_go_after_a_calm_and_not_those_in_need() -> None:
+    calm = msgspec.structs.replace(STEADY, rate=10.0, peak=10.0)
+    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 2}
+    assert size(Elastic(2, 64), calm, [Crew(1, "active", 15, 20, 20)], promise=2.0).workers == {1: 15}
+    assert size(Elastic(2, 64), calm, [Crew(1, "active", None, 20, 20)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20, grown=1.0)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20, paused=True)], promise=2.0).workers == {1: 20}
+    early = msgspec.structs.replace(calm, peak=None)
+    assert size(Elastic(2, 64), early, [Crew(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 20}
+
+
+def test_a_backlog_is_drained_within_what_was_asked_for() -> None:
+    crews = [Crew(1, "draining", 400, 4, 4, closed=2.0), Crew(2, "active", 0, 12, 12)]
+    assert size(Elastic(2, 64), STEADY, crews, promise=2.0).workers[1] == 4
+    assert size(Elastic(2, 64, drain_within=10.0), STEADY, crews, promise=2.0).workers[1] == 5
+    assert size(Elastic(2, 64, drain_within=4.0), STEADY, crews, promise=2.0).workers[1] == 20
+    assert size(Elastic(2, 16, drain_within=4.0), STEADY, crews, promise=2.0).workers == {1: 4, 2: 12}
+    few = [Crew(1, "draining", 1, 10, 10), Crew(2, "active", 0, 12, 12)]
+    assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 1
+
+
+def test_what_is_on_its_way_shortens_the_wait() -> None:
+    crew = Crew(1, "active", 100, asked=4, present=4)
+    alone = outlook(STEADY, [crew], promise=2.0)
+    helped = outlook(
+        msgspec.structs.replace(STEADY, coming={1: (Coming(40, 0.5),)}), [crew._replace(asked=40)], promise=2.0
+    )
+    assert alone is not None
+    assert helped is not None
+    assert alone.wait == pytest.approx(97 * 0.1 / 4)
+    assert helped.wait == pytest.approx(0.5 + (97 - 20) * 0.1 / 40)
+    assert not alone.relief
+    spare = Crew(2, "spare", None, 4, 4)
+    assert outlook(STEADY, [crew, spare], promise=2.0) == (alone.wait, True)
+
+
+def test_events_that_take_longer_than_promised_are_told() -> None:
+    slow = msgspec.structs.replace(STEADY, service=3.0)
+    found = size(Elastic(2, 64), slow, [Crew(1, "active", 0, 2, 2)], promise=2.0)
+    assert "more than the 2 s" in found.short
+
+
+def test_wait_counts_what_is_on_its_way_and_whether_the_next_wagon_can_take_over() -> None:
+    waits = Reading(number=1, at=0.0, age=1.0, published=100, settled=0, wait=3.0)
+    assert Wait(2.0).measure(waits).value == 3.0
+    assert Wait(2.0).measure(msgspec.structs.replace(waits, relief=False)).value < 1
+    assert Wait(2.0).measure(msgspec.structs.replace(waits, wait=0.1, crowding=1.0)).value == pytest.approx(0.1)
+
+
+def test_the_plan_stores_the_size_with_its_figures() -> None:
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    deployments = {n: Deployment(number=n, ready=True, workers=2) for n in (1, 2)}
+    seen = msgspec.structs.replace(look(m, [reading(1, 10, 5)], deployments, settings=SETTINGS), demand=STEADY)
+    decided = plan(seen)
+    scaled = one(decided.facts, WagonScaled)
+    assert (scaled.number, scaled.was, scaled.workers) == (1, 2, 12)
+    assert "100 events/s" in scaled.because
+    active = decided.manifest.wagon(1)
+    assert active is not None
+    assert (active.workers, active.grown_at) == (12, NOW)
+    again = plan(msgspec.structs.replace(seen, manifest=decided.manifest))
+    assert not again.facts
+    assert again.manifest is decided.manifest  # nothing to store
+
+
+def test_a_wagon_that_takes_over_warm_workers_keeps_their_number() -> None:
+    m = manifest(
+        wagon(1, State.DRAINED, workers=9), wagon(2, State.ACTIVE, workers=12), wagon(3, State.PROVISIONING, reuses=1)
+    )
+    seen = look(m, [reading(2, 10, 10)], {2: Deployment(number=2, ready=True, workers=12)}, settings=SETTINGS)
+    decided = plan(msgspec.structs.replace(seen, demand=Demand()))
+    new = decided.manifest.wagon(3)
+    assert new is not None
+    assert asked_of(SETTINGS.workers, new) == 9
+    assert not [f for f in decided.facts if isinstance(f, WagonScaled)]
+
+
+def test_a_promise_at_risk_is_told_once_and_stands_until_it_is_over() -> None:
+    settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 4)), spares=1)
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    deployments = {n: Deployment(number=n, ready=True, workers=2) for n in (1, 2)}
+    seen = look(m, [reading(1, 10, 5)], deployments, settings=settings)
+    decided = plan(msgspec.structs.replace(seen, demand=STEADY))
+    assert "would be needed" in one(decided.facts, PromiseAtRisk).because
+    standing = msgspec.structs.replace(seen, manifest=decided.manifest)
+    more = msgspec.structs.replace(STEADY, rate=120.0)
+    assert not [f for f in plan(msgspec.structs.replace(standing, demand=more)).facts if isinstance(f, PromiseAtRisk)]
+    calm = msgspec.structs.replace(STEADY, rate=5.0, peak=5.0)
+    assert not plan(msgspec.structs.replace(standing, demand=calm)).manifest.at_risk
+
+
+def test_a_paused_wagon_keeps_its_size() -> None:
+    pause = Pause(why="by hand", at=NOW)
+    m = manifest(wagon(1, State.ACTIVE, workers=9, paused=pause), wagon(2, State.READY))
+    deployments = {1: Deployment(number=1, ready=True, workers=9), 2: Deployment(number=2, ready=True, workers=2)}
+    seen = look(m, [reading(1, 1000, 5)], deployments, settings=SETTINGS)
+    decided = plan(msgspec.structs.replace(seen, demand=STEADY))
+    active = decided.manifest.wagon(1)
+    assert active is not None
+    assert active.workers == 9

@@ -95,7 +95,8 @@ _LESSONS = """## What to pick
   which takes nothing until the switch.
 - **What wins on time is the early look, not the switch.** `feed_forward` asks for Pods by the arrival rate, ten times a second, from one queue,
   and has more on time than KEDA and than wagons in nearly every cell. Nobody sells it; its price is in `iot`, where it keeps Pods for
-  volleys that come and go. The distance to `clairvoyant_scaler` is what a better scaler could still save.
+  volleys that come and go. How far it follows a rise, and how long it waits before Pods go, were chosen with these bursts in view, so other
+  traffic may suit it less. The distance to `clairvoyant_scaler` is what a better scaler could still save.
 - **Where wagons win: isolation, and few workers.** Trouble stays behind in its wagon ([below](#isolation)): the events after a batch of
   slow ones don't notice it, where one queue holds everybody up for seconds or minutes, and adding Pods to it helps late. A stack, a
   sideline and functions do nearly as well there; but only a wagon has an end and a record of its own. And where workers can't be added

@@ -105,7 +105,29 @@ def lab(
     done, until the standing workers alone are left, and beyond the standing workers.
     """
     with ending():
-        job = make_job(scenario, trace, speed, events, seconds, service, service_per_size, workers, each, spares, slo, limit, wagons, floor, start, partitions, seed, platform=platform, per_pod=per_pod, most=most, on_time=on_time)  # fmt: skip
+        job = make_job(
+            scenario,
+            trace,
+            speed,
+            events,
+            seconds,
+            service,
+            service_per_size,
+            workers,
+            each,
+            spares,
+            slo,
+            limit,
+            wagons,
+            floor,
+            start,
+            partitions,
+            seed,
+            platform=platform,
+            per_pod=per_pod,
+            most=most,
+            on_time=on_time,
+        )
         names = chosen(strategy or [])
         for path in picture or []:
             check(path)
@@ -125,10 +147,29 @@ def lab(
 
 
 def make_job(
-    scenario: str, trace: Path | None, speed: float, events: int | None, seconds: float | None, service: str,
-    per_size: float | None, workers: int | None, each: int | None, spares: int, slo: float | None, limit: str, wagons: int, floor: int,
-    start: float | None, partitions: int, seed: int, *, platform: str = "", per_pod: int | None = None, most: int | None = None, on_time: float = 0.99,
-) -> Job:  # fmt: skip
+    scenario: str,
+    trace: Path | None,
+    speed: float,
+    events: int | None,
+    seconds: float | None,
+    service: str,
+    per_size: float | None,
+    workers: int | None,
+    each: int | None,
+    spares: int,
+    slo: float | None,
+    limit: str,
+    wagons: int,
+    floor: int,
+    start: float | None,
+    partitions: int,
+    seed: int,
+    *,
+    platform: str = "",
+    per_pod: int | None = None,
+    most: int | None = None,
+    on_time: float = 0.99,
+) -> Job:
     """The job of these options. Without a platform workers come one by one and without a ceiling. Raises UsageError."""
     if scenario not in SCENARIOS:
         raise UsageError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}, or --trace FILE")
@@ -154,10 +195,9 @@ def make_job(
     elif each % where.per_pod:
         raise UsageError(f"--each {each}: a wagon has whole Pods of {where.per_pod} workers; see --per-pod")
     _within_reason(arrivals, work, fixed, each * (1 + spares))
-    if each * (1 + spares) > where.most:
-        raise UsageError(
-            f"{each * (1 + spares):,} standing workers are more than the ceiling of {where.most:,}; see --most"
-        )
+    standing = each * (1 + spares)
+    if most is not None and standing > most:
+        raise UsageError(f"{standing:,} standing workers are more than the ceiling of --most {most:,}")
     return Job(
         title=trace.stem if trace else scenario,
         arrivals=arrivals,
@@ -171,7 +211,7 @@ def make_job(
         wagons=wagons,
         start=where.start,
         per_pod=where.per_pod,
-        most=where.most,
+        most=max(where.most, standing),
         partitions=partitions,
         on_time=on_time,
     )

@@ -55,7 +55,7 @@ def test_no_event_is_removed_since_its_channel_is_not_listed(redis_server: Serve
             assert (await c.broker.depth([Channel(TRAIN, 1)]))[0].waiting == 3
             await c.remove(force=True)
         async with raw(redis_server) as client:
-            assert await client.keys(f"{prefix}:*") == []
+            assert await client.keys(f"{prefix}:*") == [f"{prefix}:{{0removed}}:journal".encode()]
 
     asyncio.run(main())
 

@@ -97,7 +97,7 @@ def test_a_success_without_an_offset_is_none(offsets: tuple[int | None, ...], at
 
 def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaServer) -> None:
     async def main() -> None:
-        admin = Admin(Options.from_url(kafka_server.url).checked())
+        admin = Admin(Options.from_url(kafka_server.url))
         publisher = Publisher(admin, Names(""), linger=0)
         channel = Channel("t", 1)
         await admin.create(str(channel), 1, {})

@@ -67,7 +67,7 @@ class Options(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Not yet `checked`. Raises UsageError, without repeating what may be secret."""
+        """Raises UsageError, without repeating what may be secret."""
         address = Address.of(url)
         form = "write kafka://host:9092,host2:9092?option=value"
         if "@" in address.host:
@@ -87,7 +87,7 @@ class Options(msgspec.Struct, frozen=True):
             timeout=address.seconds("timeout", 10.0, least=-math.inf),
             topic_prefix=address.options.get("topic_prefix", ""),
             config={name: value for name, value in address.options.items() if name not in _OURS},
-        )
+        ).checked()
 
     def checked(self) -> Self:
         """Itself; raises UsageError naming what can't be."""

@@ -295,6 +295,10 @@ class Simulation:
         return left
 
 
+def _unheard(_: object) -> None:
+    """Keeps nothing of what it is told, as a mock would."""
+
+
 class _Os:
     """Stands in for `os` where the core names processes: one name for one run."""
 
@@ -393,6 +397,17 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
     """
     collecting = gc.isenabled()
     gc.disable()  # finalizers at a moment of the collector's choice would be no one's seed
+    try:
+        run = _simulated(scenario, ambush, left_over)
+        with mock.patch.object(sys, "unraisablehook", _unheard):
+            gc.collect(1)  # what a clean-up that was cut short still held on to
+        return run
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _simulated(scenario: Scenario, ambush: Ambush | None, left_over: Sequence[Channel]) -> Run:
     loop = SimulationLoop()
     try:
         with (
@@ -419,8 +434,6 @@ def simulate(scenario: Scenario, *, ambush: Ambush | None = None, left_over: Seq
             return run
     finally:
         loop.close()
-        if collecting:
-            gc.enable()
 
 
 def _stuck(world: World, why: str) -> Rest:

@@ -295,3 +295,15 @@ def test_a_promise_is_needed() -> None:
     assert Settings(limit=Wait(3.0), workers=Workers(each=Elastic(promise=1.5))).promise == 1.5
     assert Settings(limit=Volume(10), workers=Workers(each=Elastic(promise=1.5))).reuse is True
     assert Settings().reuse is False
+
+
+@given(st.integers(0, 1000), st.integers(0, 1))
+def test_a_wagon_that_sleeps_or_begins_predicts_nothing(outstanding: int, asked: int) -> None:
+    """Cutting it off for the wait until its first worker is there would open wagons for ever."""
+    crew = Crew(1, "active", outstanding, asked=asked, present=0)
+    ahead = outlook(Demand(rate=1.0, service=0.1, start=2.0), [crew], promise=2.0)
+    if outstanding and asked:
+        assert ahead is not None
+        assert 2.0 <= ahead.wait < math.inf
+    else:
+        assert ahead is None

@@ -71,10 +71,13 @@ class Outlook(NamedTuple):
 
 
 def outlook(demand: Demand, crews: Sequence[Crew], *, promise: float) -> Outlook | None:
-    """None while there is no active wagon, or what it holds or the time of an event is unknown."""
+    """None while there is no active wagon, or what it holds or the time of an event is unknown; and while it sleeps or
+    begins: nothing waits there, or no workers are asked for, and another wagon would help nobody."""
     demand, crews = _sound(demand), _sane(crews)
     active = next((c for c in crews if c.state == "active"), None)
     if active is None or active.outstanding is None or demand.service is None:
+        return None
+    if not active.present and not (active.outstanding and active.asked):
         return None
     spare = max((c.present for c in crews if c.state == "spare"), default=0)
     load = math.inf if demand.rate is None else demand.rate * demand.service
@@ -99,7 +102,7 @@ def _wait(crew: Crew, demand: Demand) -> float:
     before = float(max(0, (crew.outstanding or 0) - workers + (workers > 0)))
     for more in _coming(crew, demand):
         done = workers * max(0.0, more.seconds - at) / service
-        if done >= before:
+        if workers and done >= before:
             break
         before, at, workers = before - done, max(at, more.seconds), more.workers
     return at + before * service / workers if workers else math.inf

@@ -449,7 +449,12 @@ def _with_batches(scenario: Scenario, rng: random.Random) -> Scenario:
     faults = (*scenario.faults, *defects)
     return msgspec.structs.replace(
         scenario,
-        settings={**scenario.settings, "attempts": len(faults) + 1, "backoff_most": 2.0},  # one event may meet all
+        settings={
+            **scenario.settings,
+            "attempts": len(faults) + 1,  # one event may meet all
+            "backoff_most": 2.0,
+            "provision_timeout": 8.0,  # with answers that slow it takes three seconds
+        },
         faults=faults,
         workers="each=3" if scenario.workers.startswith("each") else "total=4, floor=1",
         depth=max(2, scenario.depth),

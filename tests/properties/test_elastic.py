@@ -109,12 +109,15 @@ def test_more_events_never_take_fewer_workers(
 def test_workers_with_events_in_hand_are_not_taken(
     data: st.DataObject, elastic: Elastic, demand: Demand, promise: float
 ) -> None:
-    """The active wagon never has fewer workers than events, unless it had."""
+    """The active wagon never has fewer workers than events, unless it had, or as many as there may be are there: each
+    wagon needs some. A worker that is taken then finishes its event first."""
     crews = data.draw(trains(elastic))
     found = size(elastic, demand, crews, promise=promise)
+    there = sum(max(c.present, found.workers[c.number]) for c in crews)
     for crew in crews:
         if crew.state == "active" and crew.outstanding is not None:
-            assert found.workers[crew.number] >= min(crew.asked, crew.outstanding, crew.present)
+            kept = found.workers[crew.number] >= min(crew.asked, crew.outstanding, crew.present)
+            assert kept or there >= elastic.most
 
 
 @given(

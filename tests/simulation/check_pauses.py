@@ -19,7 +19,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     """No process hands out an event of a wagon that is paused as far as it was told; and none later than a second after
     it could have known, where nothing keeps the news from it."""
     paused: dict[int, frozenset[int]] = {}
-    """By revision."""
+    """By version."""
     told: dict[str, Seen] = {}
     """The newest manifest that each process was given."""
     since: dict[int, Revised | SteppedBack] = {}
@@ -28,11 +28,11 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     for record in case.history:
         match record:
             case SteppedBack():
-                paused[record.revision] = now = resting(record.manifest)
+                paused[record.version] = now = resting(record.manifest)
                 since = {number: since.get(number, record) for number in now}
                 before = record.manifest
             case Revised():
-                paused[record.revision] = now = resting(record.manifest)
+                paused[record.version] = now = resting(record.manifest)
                 since = {number: since.get(number, record) for number in now}
                 yield from _limits_rest(before, record)
                 before = record.manifest
@@ -41,7 +41,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
             case Begun():
                 number = record.channel.wagon
                 seen = told.get(record.by)
-                if seen is not None and number in paused.get(seen.revision, ()):
+                if seen is not None and number in paused.get(seen.version, ()):
                     says = f"{record.by} was told that wagon {number} is paused, and handed out {record.key} of it"
                     moments = (seen.seq, record.seq)
                     yield Violation(invariant="paused", says=says, key=record.key, wagon=number, moments=moments)

@@ -438,12 +438,12 @@ class ClaimsReturned(_Fact, frozen=True):
 
 class RegistrySteppedBack(_Fact, frozen=True):
     """The registry holds an older manifest than this process knew: it was restored from an older copy. The older one is
-    taken over, under a higher revision."""
+    taken over, under a higher version."""
 
     known: int
-    """The revision that this process knew."""
+    """The manifest's version that this process knew."""
     found: int
-    """The revision that the registry came back with; 0: it had no manifest at all."""
+    """The version with which the registry came back; 0: it had no manifest at all."""
     wagons: tuple[int, ...] = ()
     """Wagons that this process knew and that the older manifest does not have."""
 
@@ -760,7 +760,7 @@ def _sentence(fact: Fact) -> str:
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
         case RegistrySteppedBack(known=known, found=found, wagons=wagons):
             lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
-            held = f"is back at revision {found}" if found else "has no manifest any more"
+            held = f"is back at version {found}" if found else "has no manifest any more"
             return (
                 f"the registry {held}, {known} was known: it was restored from an older copy, or lost data. "
                 f"The train takes over its present state{lost}"

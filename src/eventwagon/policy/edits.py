@@ -412,11 +412,11 @@ def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | Non
     return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
-def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
-    """The fact of it, for each process that knew a newer manifest; `revision` is that of `known`."""
+def went_back(known: Manifest, now: Manifest, version: int) -> RegistrySteppedBack:
+    """The fact of it, for each process that knew a newer manifest; `version` is that of `known`."""
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
-    return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
+    return RegistrySteppedBack(train=known.train, known=version, found=now.stepped_back_to, wagons=missing)
 
 
 def kept(known: Manifest, manifest: Manifest) -> Edit:

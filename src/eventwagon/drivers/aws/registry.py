@@ -1,6 +1,6 @@
 """The train's document, members and journal in a DynamoDB table, the same that the SQS broker keeps its account in.
 
-Items: a train's manifest with its revision and the entries that explain it (replaced by one conditional write), its
+Items: a train's manifest with its version (the attribute `revision`) and the entries that explain it (replaced by one conditional write), its
 members (each with the time at which it runs out), its journal (pages of entries by a number that only grows). Changes
 are found by polling: DynamoDB tells nobody.
 """
@@ -135,7 +135,7 @@ class DynamoDBRegistry:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is another than `seen`."""
+        """The first manifest found whose version is another than `seen`."""
         while True:
             changed = self._changed.setdefault(train, asyncio.Event())  # before asking, so that none falls in between
             snapshot = await self.read(train)
@@ -296,7 +296,7 @@ def _lines(page: Item) -> list[bytes]:
 
 
 def _conflict(train: str, at: int, expect: int) -> Conflict:
-    return Conflict(f"train {train} is at revision {at}, not {expect}: read it again and decide again")
+    return Conflict(f"train {train} is at version {at}, not {expect}: read it again and decide again")
 
 
 def _encode(document: Manifest) -> bytes:

@@ -110,21 +110,21 @@ class KafkaRegistry:
     ) -> Snapshot:
         standing = await self._train(train, make=expect == 0)
         if standing is None:
-            raise Conflict(f"train {train} is at revision 0, not {expect}: read it again and decide again")
+            raise Conflict(f"train {train} is at version 0, not {expect}: read it again and decide again")
         outcome = await standing.propose(Replace(expect, manifests.encode(manifest)))
         if not outcome.taken:
             raise Conflict(
-                f"train {train} is at revision {outcome.revision}, not {expect}: read it again and decide again"
+                f"train {train} is at version {outcome.version}, not {expect}: read it again and decide again"
             )
         await self.append(train, entries, keep=keep)
-        return Snapshot(manifest, outcome.revision)
+        return Snapshot(manifest, outcome.version)
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is newer than `seen`."""
+        """The first manifest found whose version is newer than `seen`."""
         if seen < 0:
             return await self.read(train)
         while (standing := await self._train(train)) is None:  # noqa: ASYNC110 - nobody tells of topics
@@ -266,7 +266,7 @@ class KafkaRegistry:
                 await asyncio.sleep(0.02)
             else:
                 if wrong := await client.admin.unsuitable(topic, LOG_TIME):
-                    if not standing.rule.revision:  # nothing stands there yet that somebody may need
+                    if not standing.rule.version:  # nothing stands there yet that somebody may need
                         standing.log.leave()
                         raise StorageBroken(wrong)
                     LOGGER.warning("%s", wrong)
@@ -307,10 +307,10 @@ class _Train:
 
     def snapshot(self) -> Snapshot:
         """The newest manifest that was read so far."""
-        if self._decoded.version != self.rule.revision:
-            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.revision - 1})"
+        if self._decoded.version != self.rule.version:
+            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.version - 1})"
             document = manifests.decode(self.rule.document, train=self.train, kept=kept)
-            self._decoded = Snapshot(document, self.rule.revision)
+            self._decoded = Snapshot(document, self.rule.version)
         return self._decoded
 
     async def propose(self, op: Replace | CheckIn) -> Outcome:
@@ -321,9 +321,9 @@ class _Train:
             raise Unavailable(f"train {self.train}: {e}") from None
         return outcome
 
-    async def after(self, revision: int) -> Snapshot:
-        """The first manifest seen here that is newer than `revision`."""
-        while self.rule.revision <= revision:
+    async def after(self, version: int) -> Snapshot:
+        """The first manifest seen here that is newer than `version`."""
+        while self.rule.version <= version:
             watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._watchers.add(watcher)
             try:
@@ -333,9 +333,9 @@ class _Train:
         return self.snapshot()
 
     def _applied(self, outcome: Outcome, mine: bool) -> None:
-        if self.rule.revision == self._told:
+        if self.rule.version == self._told:
             return
-        self._told = self.rule.revision
+        self._told = self.rule.version
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)

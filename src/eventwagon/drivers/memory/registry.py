@@ -46,7 +46,7 @@ class MemoryRegistry:
         await asyncio.sleep(0)  # a writer in a loop must let others run
         newest = (await self.read(train)).version
         if newest != expect:
-            raise Conflict(f"train {train}: the manifest is at revision {newest}, not {expect}")
+            raise Conflict(f"train {train}: the manifest is at version {newest}, not {expect}")
         document = self._document(train)
         document.append(entries, keep)
         document.put(Snapshot(manifest, max(expect, beyond) + 1))

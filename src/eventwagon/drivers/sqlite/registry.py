@@ -102,17 +102,17 @@ class SQLiteRegistry:
     ) -> Snapshot:
         document, lines = _encode_manifest(manifest), _encode_entries(entries)
 
-        def refuse(revision: int) -> Conflict:
-            return Conflict(f"train {train} is at revision {revision}, not {expect}: read it again and decide again")
+        def refuse(version: int) -> Conflict:
+            return Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
 
         def run(turn: Turn) -> Snapshot:
-            revision = _revision(turn)
-            if revision != expect:
-                raise refuse(revision)
-            revision = max(revision, beyond) + 1
-            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (revision, document))
+            version = _version(turn)
+            if version != expect:
+                raise refuse(version)
+            version = max(version, beyond) + 1
+            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (version, document))
             _append(turn, lines, keep)
-            return Snapshot(manifest, revision)
+            return Snapshot(manifest, version)
 
         def absent() -> Snapshot:
             raise refuse(0)
@@ -124,11 +124,11 @@ class SQLiteRegistry:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is another than `seen`."""
+        """The first manifest found whose version is another than `seen`."""
         kept = self._kept(train)
 
         def run(turn: Turn) -> Snapshot | Parked:
-            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
+            return _newest(turn, train, kept) if _version(turn) != seen else Parked()
 
         def absent() -> Snapshot | Parked:
             return _none(train) if seen else Parked()
@@ -188,9 +188,9 @@ class SQLiteRegistry:
 
     async def trains(self) -> Sequence[str]:
         names = await asyncio.to_thread(_on_disk, self.directory)
-        ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
-        revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
-        return [name for name, revision in zip(names, revisions, strict=True) if revision]
+        ops = [(name, Op(_version, absent=lambda: 0)) for name in names]
+        versions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
+        return [name for name, version in zip(names, versions, strict=True) if version]
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
@@ -201,7 +201,7 @@ def _none(train: str) -> Snapshot:
     return Snapshot(Manifest(train=train), 0)
 
 
-def _revision(turn: Turn) -> int:
+def _version(turn: Turn) -> int:
     return int(turn.db.execute("SELECT coalesce(max(revision), 0) FROM manifest").get)
 
 

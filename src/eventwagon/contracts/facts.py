@@ -322,6 +322,14 @@ class WentBack(_Fact, frozen=True):
     """The share that was allowed."""
 
 
+class WatchDropped(_Fact, frozen=True):
+    """A switch was made whose new wagon should be watched, but there is no other code to go back to any more: the wagon
+    that ran it is drained."""
+
+    number: int
+    revision: str
+
+
 class WatchEnded(_Fact, frozen=True):
     """A watched wagon is drained, and too few of its handlings failed to go back: the train keeps its code."""
 
@@ -487,6 +495,7 @@ Decision = (
     | SwitchGivenUp
     | SwitchWithdrawn
     | WentBack
+    | WatchDropped
     | WatchEnded
     | FellAsleep
     | WokenUp
@@ -714,6 +723,11 @@ def _sentence(fact: Fact) -> str:
                 f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
                 f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
             )
+        case WatchDropped(number=n, revision=revision):
+            return (
+                f"{_name(n)}{_code(revision)} is not watched as requested: the train has no other code to go back to any "
+                "more"
+            )
         case WatchEnded(number=n):
             return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"
         case WagonScaled(number=n, was=was, workers=workers, because=why):
@@ -774,6 +788,7 @@ _ALARMING = (
     PromiseAtRisk,
     ProvisioningFailed,
     SwitchGivenUp,
+    WatchDropped,
     WentBack,
     WorkersLost,
     SwitchRefused,

@@ -123,7 +123,7 @@ def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
 
     async def mutant(self: WagonChannels, number: int) -> None:
-        await self._state.settle(lambda m: sealed(m, number, self._runtime.clock()))
+        await self._state.apply(lambda m: sealed(m, number, self._runtime.clock()))
 
     with mock.patch.object(WagonChannels, "seal", mutant):
         yield

@@ -1,4 +1,4 @@
-"""What a cluster's settings, and its topics', mean for the events in them."""
+"""What the settings of a cluster and its topics mean for the events in them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What stands for one train: its manifest with its version, and who is alive. The rule by which every reader of its log
-comes to the same answer. Pure.
+"""One train's manifest with its version, and its live members: the rule by which every reader of its log gets the same
+answer. Pure.
 
 A record proposes a manifest at an expected version, or says that a member is alive. The log's own time, in
-milliseconds, is the only clock. The version is the offset of the record that won, plus 1."""
+milliseconds, is the only clock. The version is the offset of the record that won, plus 1.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Replace(msgspec.Struct, array_like=True, tag="m", frozen=True):
 
 
 class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
-    """The member is alive for `ttl` ms; with 0 it is not any more."""
+    """The member is alive for `ttl` ms; with 0 it is gone."""
 
     name: str
     member: bytes
@@ -28,7 +29,7 @@ class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
 
 
 class Outcome(NamedTuple):
-    """Whether the proposal was taken, and the version after it."""
+    """Whether the proposal was accepted, and the version after it."""
 
     taken: bool
     version: int
@@ -45,7 +46,7 @@ class Manifests:
         self._members: dict[str, tuple[int, bytes]] = {}  # alive until
 
     def apply(self, offset: int, time: int, record: bytes) -> Outcome:
-        """The next record of the log, and what became of it."""
+        """Apply the next record of the log. Returns the result."""
         self.now = now = max(self.now, time)
         op = decode(record)
         if isinstance(op, Replace):
@@ -67,11 +68,11 @@ class Manifests:
         return None
 
     def dump(self) -> bytes:
-        """All of it."""
+        """The whole state."""
         return msgspec.msgpack.encode((self.now, self.version, self.document, self._members))
 
     def load(self, dump: bytes) -> None:
-        """Take over what another dumped."""
+        """Take over a state that another process dumped."""
         self.now, self.version, self.document, self._members = _decode_dump(dump)
 
 

@@ -26,16 +26,18 @@ from .manifests import CheckIn, Manifests, Outcome, Replace, encode
 from .options import LOGGER, Options
 
 _EVERY = 500  # records from one snapshot to the next
-_POLL = 0.25  # s between two looks whether a train that is watched has come to be
-_PAGE = 2000  # journal entries per look
+_POLL = 0.25  # s between two checks whether a watched train exists now
+_PAGE = 2000  # journal entries in one read
 _MANIFEST = ".0manifest"
 _JOURNAL = ".0journal"
 
 
 class KafkaRegistry:
-    """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1
-    as the cluster has it; `timeout` in s; `topic_prefix`, `oauth_cb`: as of KafkaBroker; `config`: options of
-    librdkafka. Members' times are the cluster's. Raises UsageError.
+    """Trains in a Kafka cluster (3.0 or later).
+
+    `servers`: host:port,host:port. `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s.
+    `topic_prefix`, `oauth_cb`: as for KafkaBroker. `config`: options of librdkafka. Members' times use the cluster's
+    clock. Raises UsageError.
 
     A process needs READ, WRITE, DESCRIBE and CREATE on the topics, and DELETE (to trim them).
     """
@@ -78,7 +80,7 @@ class KafkaRegistry:
         )
 
     async def __aenter__(self) -> Self:
-        """Connects when it is first used."""
+        """Does nothing yet: it connects with the first call."""
         self._client = Client(self._options, "manifests")
         return self
 
@@ -124,7 +126,7 @@ class KafkaRegistry:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose version is newer than `seen`."""
+        """The first manifest whose version is newer than `seen`."""
         if seen < 0:
             return await self.read(train)
         while (standing := await self._train(train)) is None:  # noqa: ASYNC110 - nobody tells of topics
@@ -212,7 +214,7 @@ class KafkaRegistry:
             return True
 
     async def _write(self, topic: str, lines: Sequence[bytes], *, patient: bool = False) -> int | None:
-        """Add these to the journal: the offset after the last one; None where there is no such topic."""
+        """Add these to the journal. Returns the offset after the last one; None if there is no such topic."""
         client = self._have
         deadline = time.monotonic() + self._options.timeout
         while await client.admin.describe(topic, client.sender.producer) is None:
@@ -229,7 +231,7 @@ class KafkaRegistry:
         return None if message is None else (message.offset() or 0) + 1
 
     async def _train(self, train: str, *, make: bool = False) -> _Train | None:
-        """The train's log, followed; None where there is none and none was to be made."""
+        """The train's log, followed; None if there is none and none should be created."""
         task = self._trains.get(train)
         if task is None:
             task = self._trains[train] = asyncio.create_task(self._attach(train, False))
@@ -266,7 +268,7 @@ class KafkaRegistry:
                 await asyncio.sleep(0.02)
             else:
                 if wrong := await client.admin.unsuitable(topic, LOG_TIME):
-                    if not standing.rule.version:  # nothing stands there yet that somebody may need
+                    if not standing.rule.version:  # nothing is stored there yet that somebody may need
                         standing.log.leave()
                         raise StorageBroken(wrong)
                     LOGGER.warning("%s", wrong)
@@ -314,7 +316,7 @@ class _Train:
         return self._decoded
 
     async def propose(self, op: Replace | CheckIn) -> Outcome:
-        """What became of it. Raises Unavailable: then it may have been taken all the same."""
+        """Propose it; returns the result. Raises Unavailable: then it may have been accepted all the same."""
         try:
             outcome: Outcome = await asyncio.shield(self.log.append(encode(op)))
         except LogGone as e:

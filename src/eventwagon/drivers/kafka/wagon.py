@@ -31,9 +31,9 @@ class KafkaWagon:
         self.log = Log(client, names.claims(channel), self.claims, every=_EVERY, applied=self._applied)
         self.feeds: dict[str, Feed] = {}
         self.missed = 0
-        """Consecutive checks that did not find the log."""
+        """How many checks in a row did not find the log."""
         self.trouble = ""
-        """What of the log's configuration loses claims."""
+        """The setting of the log's configuration that loses claims."""
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Op, asyncio.Future[list[Grant]]]] = []
@@ -52,8 +52,8 @@ class KafkaWagon:
         return self.claims.channel(name)
 
     def propose(self, op: Op) -> asyncio.Future[list[Grant]]:
-        """Propose; returns the result once it is in the log. All proposals of one turn of the event loop share a
-        record. The future ends with ChannelGone or Unavailable (and then it may be done all the same)."""
+        """Propose it; the future has the result once it is in the log. All proposals of one turn of the event loop
+        share a record. The future raises ChannelGone or Unavailable; then it may be done all the same."""
         done: asyncio.Future[list[Grant]] = self._loop.create_future()
         if not self._waiting:
             self._loop.call_soon(self._flush)
@@ -61,8 +61,7 @@ class KafkaWagon:
         return done
 
     async def lose(self, channel: Channel, runs: list[Run], what: str) -> None:
-        """These were removed before they were settled: store that, and tell how many. Raises ChannelGone,
-        Unavailable."""
+        """These were removed before they were settled: record and report that. Raises ChannelGone, Unavailable."""
         claims = self.channel(channel.name)
         before = claims.lost
         await self.propose(Void(channel.name, runs, lost=True))
@@ -113,7 +112,7 @@ class KafkaWagon:
                 self._look(feed.channel)
 
     def end(self) -> None:
-        """All of it is gone, or not needed any more."""
+        """All of it is gone, or no longer needed."""
         for feed in self.feeds.values():
             feed.end()
         self.feeds.clear()

@@ -8,7 +8,7 @@ from eventwagon.contracts.facts import Switched, WagonOpened, WentBack
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.policy.pausing import resting
 
-from .history import Begun, Revised, Seen, SteppedBack
+from .history import Begun, ManifestSeen, Revised, SteppedBack
 from .violation import Evidence, Violation
 
 _HEED = 1.0
@@ -20,7 +20,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     it could have known, where nothing keeps the news from it."""
     paused: dict[int, frozenset[int]] = {}
     """By version."""
-    told: dict[str, Seen] = {}
+    told: dict[str, ManifestSeen] = {}
     """The newest manifest that each process was given."""
     since: dict[int, Revised | SteppedBack] = {}
     """By wagon: since when it has been paused."""
@@ -36,7 +36,7 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
                 since = {number: since.get(number, record) for number in now}
                 yield from _limits_rest(before, record)
                 before = record.manifest
-            case Seen():
+            case ManifestSeen():
                 told[record.by] = record
             case Begun():
                 number = record.channel.wagon

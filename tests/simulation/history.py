@@ -84,7 +84,7 @@ class SteppedBack(Record, frozen=True):
     manifest: Manifest
 
 
-class Seen(Record, frozen=True):
+class ManifestSeen(Record, frozen=True):
     """The process was given a manifest of this version."""
 
     version: int

@@ -47,12 +47,12 @@ from .history import (
     Faulted,
     Handled,
     Leaked,
+    ManifestSeen,
     Paused,
     PutOff,
     Refused,
     Resumed,
     Running,
-    Seen,
     Started,
     Tried,
 )
@@ -418,7 +418,7 @@ class Process(Actor):
         """It was given this manifest."""
         if snapshot.version > self._seen:
             self._seen = snapshot.version
-            self.world.record(Seen, by=self.name, version=snapshot.version)
+            self.world.record(ManifestSeen, by=self.name, version=snapshot.version)
 
     def jump(self, seconds: float) -> None:
         self.slot.jumped += seconds

@@ -21,6 +21,7 @@ from .history import (
     Handled,
     Healed,
     Leaked,
+    ManifestSeen,
     Noted,
     Paused,
     PutOff,
@@ -31,7 +32,6 @@ from .history import (
     Revised,
     Running,
     SealedChannel,
-    Seen,
     Settled,
     Started,
     SteppedBack,
@@ -129,7 +129,7 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"version {record.version}: {_wagons(record.manifest) or 'no wagon'}" + (
                 f"  [{facts}]" if facts else ""
             )
-        case Seen():
+        case ManifestSeen():
             return f"sees version {record.version}" if record.seq in marked else ""
         case Noted():
             return f"journal: {'; '.join(sentence(f) for f in record.facts)}"

@@ -25,7 +25,7 @@ _WAIT = 10  # seconds: the longest single wait, so that a deleted queue is notic
 _CALLS = 10  # receives at the same time
 
 
-class Claim:
+class ClaimedMessage:
     """A claimed message. `key`: the key of its row; None if eventwagon did not send it."""
 
     __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
@@ -122,7 +122,7 @@ class Subscription:
                 else:
                     one.key = None  # another sender's, with our content type
             assert event is not None  # noqa: S101 - for the type checker: what stands in its row alone was asked for
-            deliveries.append(Delivery(event, attempt, Claim(one, attempt, until, suspect=suspect), suspect))
+            deliveries.append(Delivery(event, attempt, ClaimedMessage(one, attempt, until, suspect=suspect), suspect))
         await self._tidy(settled)
         return deliveries
 
@@ -162,7 +162,7 @@ class Subscription:
                 claim.done = False
             raise self._explain(e, "giving back to") from e
 
-    async def _note(self, claim: Claim, *, tried: bool, cleared: bool) -> None:
+    async def _note(self, claim: ClaimedMessage, *, tried: bool, cleared: bool) -> None:
         """Record that it is given back, before it is: otherwise its claim would seem to have expired."""
         if claim.key is not None:
             attempts, by = claim.attempt if tried else claim.attempt - 1, f"{claim.message}:{claim.received}"
@@ -191,7 +191,7 @@ class Subscription:
         for claim in claims:
             claim.until = began + self._visibility
 
-    def _held(self, deliveries: Sequence[Delivery]) -> list[Claim]:
+    def _held(self, deliveries: Sequence[Delivery]) -> list[ClaimedMessage]:
         """Those whose claim is still valid: an expired one may belong to another consumer by now."""
         now = asyncio.get_running_loop().time()
         return [claim for claim in _claims(deliveries) if not claim.done and now < claim.until]
@@ -247,5 +247,5 @@ class QueueMessage:
             self.key = key_of(self.event)
 
 
-def _claims(deliveries: Sequence[Delivery]) -> list[Claim]:
+def _claims(deliveries: Sequence[Delivery]) -> list[ClaimedMessage]:
     return list(dict.fromkeys(delivery.token for delivery in deliveries))

@@ -18,8 +18,7 @@ from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import sealing
 from .admin import LOG_TIME, Place, unsuitable
-from .inspection import Topic as Inspected
-from .inspection import inspect
+from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
 from .proposals import Gone, Release, Void, runs_of
@@ -179,7 +178,7 @@ class KafkaBroker:
         )
         await self._void(wagon, channel, probes)
         for one in done:
-            if isinstance(one, sealing.Gone):
+            if isinstance(one, sealing.TopicGone):
                 raise ChannelGone(f"topic {channel} is not there yet") from None
             if isinstance(one, BaseException):
                 raise one
@@ -221,7 +220,7 @@ class KafkaBroker:
         try:
             await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
             self._have.publisher.sealed(channel)
-        except sealing.Gone:
+        except sealing.TopicGone:
             return
         finally:
             if probes:
@@ -253,11 +252,11 @@ class KafkaBroker:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         logs = dict.fromkeys(self._names.claims(channel) for channel in channels)
-        topics = [Inspected(log, LOG_TIME) for log in logs]
+        topics = [InspectedTopic(log, LOG_TIME) for log in logs]
         for channel in channels:
             topic = self._names.topic(channel)
             found = await self._have.admin.configuration(topic)
-            topics.append(Inspected(topic, self._needed(channel, found or {})))
+            topics.append(InspectedTopic(topic, self._needed(channel, found or {})))
         return await inspect(self._have.admin, topics)
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:

@@ -389,7 +389,7 @@ class ChannelClaims:
         return self
 
 
-class Claims:
+class WagonClaims:
     """All channels of a wagon, as of the records applied so far."""
 
     def __init__(self) -> None:
@@ -440,7 +440,7 @@ class Claims:
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
         """Rebuild the state from the last records alone: events that they settle are settled, and all earlier events
         are given back and available at once. Claims get numbers that were not used before."""
-        new = Claims()
+        new = WagonClaims()
         new.rebuilt, new._claims = True, _NUMBERS * before
         known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}
         for time, record in records:

@@ -12,7 +12,7 @@ from confluent_kafka import Message
 
 from ...errors import ChannelGone, Unavailable
 from ...event import Channel
-from .claims import ChannelClaims, Claims, Grant
+from .claims import ChannelClaims, Grant, WagonClaims
 from .proposals import Run
 from .reader import Reader
 from .tail import Tail
@@ -78,7 +78,7 @@ class Feed:
         channel: Channel,
         topic: str,
         partitions: int,
-        claims: Claims,
+        claims: WagonClaims,
         tail: Tail,
         reader: Reader,
         room: Callable[[], int],

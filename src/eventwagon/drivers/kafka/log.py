@@ -63,7 +63,7 @@ class Rule(Protocol):
         ...
 
 
-class Client:
+class LogClient:
     """What all logs of one driver share. Belongs to the event loop that made it."""
 
     def __init__(self, options: Options, name: str) -> None:
@@ -87,7 +87,7 @@ class Log:
 
     def __init__(
         self,
-        client: Client,
+        client: LogClient,
         topic: str,
         rule: Rule,
         *,

@@ -20,7 +20,7 @@ class Replace(msgspec.Struct, array_like=True, tag="m", frozen=True):
     document: bytes
 
 
-class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
+class MemberCheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
     """The member is alive for `ttl` ms; with 0 it is gone."""
 
     name: str
@@ -28,7 +28,7 @@ class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
     ttl: int
 
 
-class Outcome(NamedTuple):
+class ProposalResult(NamedTuple):
     """Whether the proposal was accepted, and the version after it."""
 
     taken: bool
@@ -45,19 +45,19 @@ class Manifests:
         self.document = b""
         self._members: dict[str, tuple[int, bytes]] = {}  # alive until
 
-    def apply(self, offset: int, time: int, record: bytes) -> Outcome:
+    def apply(self, offset: int, time: int, record: bytes) -> ProposalResult:
         """Apply the next record of the log. Returns the result."""
         self.now = now = max(self.now, time)
         op = decode(record)
         if isinstance(op, Replace):
             if op.expect != self.version:
-                return Outcome(False, self.version)
+                return ProposalResult(False, self.version)
             self.version, self.document = offset + 1, op.document
         else:
             self._members[op.name] = (now + op.ttl, op.member)
             for name in [name for name, (until, _) in self._members.items() if until <= now]:
                 del self._members[name]
-        return Outcome(True, self.version)
+        return ProposalResult(True, self.version)
 
     def members(self, now: int) -> list[bytes]:
         """The members that are alive at `now` (ms), ordered by name."""
@@ -78,5 +78,5 @@ class Manifests:
 
 encode = msgspec.msgpack.Encoder().encode
 """A proposal as a record."""
-decode = msgspec.msgpack.Decoder(Replace | CheckIn).decode
+decode = msgspec.msgpack.Decoder(Replace | MemberCheckIn).decode
 _decode_dump = msgspec.msgpack.Decoder(tuple[int, int, bytes, dict[str, tuple[int, bytes]]]).decode

@@ -20,9 +20,9 @@ from ...contracts.registry import Changes, Member, Snapshot, decode_members, enc
 from ...errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
-from .inspection import Topic, inspect
-from .log import Client, Log, LogGone
-from .manifests import CheckIn, Manifests, Outcome, Replace, encode
+from .inspection import InspectedTopic, inspect
+from .log import Log, LogClient, LogGone
+from .manifests import Manifests, MemberCheckIn, ProposalResult, Replace, encode
 from .options import LOGGER, Options
 
 _EVERY = 500  # records from one snapshot to the next
@@ -63,7 +63,7 @@ class KafkaRegistry:
             oauth_cb=oauth_cb,
         ).checked()
         self._prefix = topic_prefix
-        self._client: Client | None = None
+        self._client: LogClient | None = None
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
 
     @classmethod
@@ -81,7 +81,7 @@ class KafkaRegistry:
 
     async def __aenter__(self) -> Self:
         """Does nothing yet: it connects with the first call."""
-        self._client = Client(self._options, "manifests")
+        self._client = LogClient(self._options, "manifests")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -136,7 +136,7 @@ class KafkaRegistry:
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         standing = await self._train(train, make=ttl > 0)
         if standing is not None:
-            await standing.propose(CheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
+            await standing.propose(MemberCheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
 
     async def members(self, train: str) -> Sequence[Member]:
         standing = await self._train(train)
@@ -203,7 +203,10 @@ class KafkaRegistry:
         topics = [
             topic
             for train in dict.fromkeys(channel.train for channel in channels)
-            for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
+            for topic in (
+                InspectedTopic(self._prefix + train + _MANIFEST, LOG_TIME),
+                InspectedTopic(self._prefix + train + _JOURNAL),
+            )
         ]
         return await inspect(self._have.admin, topics)
 
@@ -276,7 +279,7 @@ class KafkaRegistry:
                 return standing
 
     @property
-    def _have(self) -> Client:
+    def _have(self) -> LogClient:
         if self._client is None:
             raise RuntimeError("a KafkaRegistry is entered before use: async with registry: …")
         return self._client
@@ -285,7 +288,7 @@ class KafkaRegistry:
 class _Train:
     """One train, as far as this process has read it."""
 
-    def __init__(self, client: Client, train: str, topic: str) -> None:
+    def __init__(self, client: LogClient, train: str, topic: str) -> None:
         self.train = train
         self.rule = Manifests()
         self.log = Log(client, topic, self.rule, every=_EVERY, applied=self._applied)
@@ -315,10 +318,10 @@ class _Train:
             self._decoded = Snapshot(document, self.rule.version)
         return self._decoded
 
-    async def propose(self, op: Replace | CheckIn) -> Outcome:
+    async def propose(self, op: Replace | MemberCheckIn) -> ProposalResult:
         """Propose it; returns the result. Raises Unavailable: then it may have been accepted all the same."""
         try:
-            outcome: Outcome = await asyncio.shield(self.log.append(encode(op)))
+            outcome: ProposalResult = await asyncio.shield(self.log.append(encode(op)))
         except LogGone as e:
             raise Unavailable(f"train {self.train}: {e}") from None
         return outcome
@@ -334,7 +337,7 @@ class _Train:
                 self._watchers.discard(watcher)
         return self.snapshot()
 
-    def _applied(self, outcome: Outcome, mine: bool) -> None:
+    def _applied(self, outcome: ProposalResult, mine: bool) -> None:
         if self.rule.version == self._told:
             return
         self._told = self.rule.version

@@ -37,12 +37,12 @@ Found = Callable[[int, int], None]
 """Called with the partition and offset of a probe: that record is no event."""
 
 
-class Gone(Exception):
+class TopicGone(Exception):
     """The topic does not exist: nothing is left to seal."""
 
 
 async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies: int, found: Found) -> None:
-    """Seal the topic: returns when every partition has refused a write. Raises Gone, Unavailable, StorageBroken."""
+    """Seal the topic: returns when every partition has refused a write. Raises TopicGone, Unavailable, StorageBroken."""
     places = [(topic, p) for p in range(partitions)]
     deadline = asyncio.get_running_loop().time() + 3 * admin.options.timeout
     was_sealed = sealed = await admin.option(topic, LIMIT) == str(SEALED)
@@ -135,7 +135,7 @@ async def take(admin: Admin, sender: Sender, topic: str, partition: int, found: 
 async def probe(
     admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
 ) -> bool:
-    """Write one probe. Returns whether the leader accepted it. Raises Gone, Unavailable, StorageBroken."""
+    """Write one probe. Returns whether the leader accepted it. Raises TopicGone, Unavailable, StorageBroken."""
     error, message = await sender.one(topic, partition, data, headers=PROBE_HEADERS)
     if error is None:
         assert message is not None  # noqa: S101
@@ -146,13 +146,13 @@ async def probe(
     if error.code() == _REFUSED:
         return False
     if absent(error):
-        raise Gone
+        raise TopicGone
     raise admin.trouble(error, "WRITE", f"topic {topic}")
 
 
 async def _limit(admin: Admin, topic: str, most: int) -> None:
     if not await admin.alter(topic, LIMIT, str(most)):
-        raise Gone
+        raise TopicGone
 
 
 async def _each(partitions: int, step: Callable[[int], Awaitable[None]]) -> None:

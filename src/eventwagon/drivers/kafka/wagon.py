@@ -9,9 +9,9 @@ from typing import Any
 from ...display.text import count
 from ...errors import ChannelGone
 from ...event import Channel
-from .claims import ChannelClaims, Claims, Grant
+from .claims import ChannelClaims, Grant, WagonClaims
 from .feed import Feed
-from .log import Client, Log, LogGone
+from .log import Log, LogClient, LogGone
 from .names import Names
 from .options import LOGGER
 from .proposals import Claim, Gone, Op, Release, Run, Void, encode
@@ -23,11 +23,11 @@ _AT_ONCE = 50  # proposals in one record
 class KafkaWagon:
     """One wagon as this process knows it: its log of claims, and the feeds of its channels. Attach it before use."""
 
-    def __init__(self, client: Client, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
+    def __init__(self, client: LogClient, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
         self.client = client
         self.train = channel.train
         self.number = channel.wagon
-        self.claims = Claims()
+        self.claims = WagonClaims()
         self.log = Log(client, names.claims(channel), self.claims, every=_EVERY, applied=self._applied)
         self.feeds: dict[str, Feed] = {}
         self.missed = 0

@@ -11,7 +11,7 @@ from ...event import Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
 from .feed import Feed
-from .log import Client, LogGone
+from .log import LogClient, LogGone
 from .names import Names
 from .options import LOGGER, Options
 from .publishing import Publisher
@@ -30,7 +30,7 @@ class Wagons:
 
     def __init__(self, options: Options, cache: int) -> None:
         self.names = Names(options.topic_prefix)
-        self.client = Client(options, "claims")
+        self.client = LogClient(options, "claims")
         self.admin = self.client.admin
         self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
         causes = self.admin.causes

@@ -67,7 +67,7 @@ class Expired(NamedTuple):
     totals: int
 
 
-class Figures(NamedTuple):
+class TopicTotals(NamedTuple):
     """Totals of a topic; `fresh` of the lost events were not known before."""
 
     published: int
@@ -120,7 +120,7 @@ class Books:
         threatened: bool,
         own: Iterable[Position] = (),
         expired: Expired | None = None,
-    ) -> Figures:
+    ) -> TopicTotals:
         """Take in the topic's present state. `own` are the events that this process has settled recently; `expired`
         says more if nothing was known before."""
         self.note = msgspec.structs.replace(self.note, ledgers=dict(zip(found.ledgers, found.counts, strict=True)))
@@ -143,7 +143,7 @@ class Books:
         seen = base if threatened else found
         settled = self.note.kept + seen.settled_to(found.published) - seen.settled_to(done)
         lost = done - self.note.kept
-        return Figures(found.published - lost, settled, lost, fresh)
+        return TopicTotals(found.published - lost, settled, lost, fresh)
 
     def due(self, now: float, *, threatened: bool) -> bool:
         """Whether to store the note now."""

@@ -15,7 +15,7 @@ from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
 from .address import SUBSCRIPTION, TOTALS, PulsarAddress, parse
 from .admin import Admin
-from .books import Books, Figures
+from .books import Books, TopicTotals
 from .browse import messages
 from .claims import Key
 from .consumer import ChannelConsumer, Subscription
@@ -295,7 +295,7 @@ class PulsarBroker:
             trouble=threat,
         )
 
-    async def _figures(self, channel: Channel, found: TopicSnapshot, *, threatened: bool) -> Figures:
+    async def _figures(self, channel: Channel, found: TopicSnapshot, *, threatened: bool) -> TopicTotals:
         books = self._of(channel)
         expired, own = None, set[Position]()
         if books.unknown(found):

@@ -459,7 +459,7 @@ class Connection:
         def edit(m: Manifest) -> Edit:
             return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
-        await self._state.settle(edit)
+        await self._state.apply(edit)
 
     def _differing(self) -> dict[str, tuple[str, str]]:
         return differing(self.manifest, self.train.settings, self.train.channels)
@@ -506,7 +506,7 @@ class Connection:
                     f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: "
                     "leave watch_errors (--watch-errors) out"
                 )
-            await self._state.settle(lambda m: switch_asked(m, request))
+            await self._state.apply(lambda m: switch_asked(m, request))
         return before.number
 
     async def withdraw_switch(self, why: str = "by hand", *, by: str | None = None) -> bool:
@@ -517,7 +517,7 @@ class Connection:
         self._here()
         async with self._answering():
             before = (await self._state.refresh()).manifest
-            after = (await self._state.settle(lambda m: switch_withdrawn(m, why, by))).manifest
+            after = (await self._state.apply(lambda m: switch_withdrawn(m, why, by))).manifest
         active = after.active
         if after.request is not None and active is not None and active.found_sealed:
             raise UsageError(f"wagon {active.number} takes no more events: its switch can't be withdrawn")
@@ -532,7 +532,7 @@ class Connection:
         fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
         async with self._answering():
             await self._state.refresh()
-            await self._state.settle(lambda m: Edit(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
+            await self._state.apply(lambda m: Edit(msgspec.structs.replace(m, stops=m.stops + 1), (fact,)))
 
     async def pause(
         self, why: str = "by hand", *, wagon: int | None = None, publishing: bool = False, by: str | None = None
@@ -555,7 +555,7 @@ class Connection:
         self._here()
         async with self._answering():
             self._find(await self._state.refresh(), wagon)
-            await self._state.settle(lambda m: paused(m, wagon, pause))
+            await self._state.apply(lambda m: paused(m, wagon, pause))
 
     async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
         """End the pause of the train, or that of one wagon; neither ends the other. Returns False if it was not paused.
@@ -566,7 +566,7 @@ class Connection:
         self._here()
         async with self._answering():
             manifest = self._find(await self._state.refresh(), wagon)
-            await self._state.settle(lambda m: resumed(m, wagon, self._clock(), why, by))
+            await self._state.apply(lambda m: resumed(m, wagon, self._clock(), why, by))
         return manifest.own_pause(wagon) is not None
 
     def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:

@@ -462,13 +462,13 @@ class DeletesByTheBeginning(MemoryRegistry):
 
 
 class CountsOn(MemoryRegistry):
-    """What was deleted is empty, and counts its revisions on."""
+    """What was deleted is empty, and counts its versions on."""
 
     async def delete(self, train: str) -> None:
         document = self._document(train)
-        revision = document.newest.version
+        version = document.newest.version
         await super().delete(train)
-        document.newest = Snapshot(Manifest(train=train), revision)
+        document.newest = Snapshot(Manifest(train=train), version)
 
 
 BROKEN_REGISTRIES: list[tuple[type[MemoryRegistry], str]] = [

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.drivers.kafka.claims import Claims, Grant
+from eventwagon.drivers.kafka.claims import Grant, WagonClaims
 from eventwagon.drivers.kafka.proposals import Claim, Extend, Op, Release, Settle, Void, encode, held_of, runs_of
 from tests.fuzz import examples
 
@@ -144,11 +144,11 @@ steps = st.lists(
 @examples(150)
 @given(steps)
 def test_the_rule_is_the_models(script: list[tuple[int, Any]]) -> None:
-    model, claims, now = Model(), Claims(), 1000
+    model, claims, now = Model(), WagonClaims(), 1000
     for offset, (later, step) in enumerate(script):
         now += later
         if step[0] == "reload":
-            fresh = Claims()
+            fresh = WagonClaims()
             fresh.load(claims.dump())
             assert fresh.dump() == claims.dump()
             claims = fresh
@@ -157,7 +157,7 @@ def test_the_rule_is_the_models(script: list[tuple[int, Any]]) -> None:
         assert same(model, claims, now), (step, got)
 
 
-def apply(model: Model, claims: Claims, step: Any, now: int, offset: int) -> dict[Place, tuple[int, int, bool]]:
+def apply(model: Model, claims: WagonClaims, step: Any, now: int, offset: int) -> dict[Place, tuple[int, int, bool]]:
     """Do the step in both; what was claimed is the same."""
     op: Op
     if step[0] == "claim":
@@ -208,7 +208,7 @@ def spread(grants: list[Grant]) -> dict[Place, tuple[int, int, bool]]:
     return found
 
 
-def same(model: Model, claims: Claims, now: int) -> bool:
+def same(model: Model, claims: WagonClaims, now: int) -> bool:
     channel = claims.channel("")
     rows = model.rows.values()
     again = sum(1 for r in rows if r.again is not None or (r.due is not None and r.due <= now))
@@ -226,11 +226,11 @@ def same(model: Model, claims: Claims, now: int) -> bool:
 def test_a_readers_start_makes_no_difference() -> None:
     """What was released in pieces is given out in the same order by whoever read all and whoever began with a
     snapshot."""
-    claims = Claims()
+    claims = WagonClaims()
     claims.apply(0, 10, encode([Claim("", 10, 1000, [(0, 10)])]))
     claims.apply(1, 20, encode([Settle("", [(0, 3, 5)])]))
     claims.apply(2, 20, encode([Release("", [(0, 7, 8, 1)], 5, True), Release("", [(0, 0, 7, 1)], 5, True)]))
-    later = Claims()
+    later = WagonClaims()
     later.load(claims.dump())
     one = claims.apply(3, 30, encode([Claim("", 4, 1000, [(0, 10)])]))
     other = later.apply(3, 30, encode([Claim("", 4, 1000, [(0, 10)])]))
@@ -239,7 +239,7 @@ def test_a_readers_start_makes_no_difference() -> None:
 
 
 def test_memory_grows_with_what_is_held_only() -> None:
-    claims = Claims()
+    claims = WagonClaims()
     for turn in range(3000):
         claims.apply(2 * turn, turn, encode([Claim("", 10, 10**9, [(0, 10 * turn + 10)])]))
         claims.apply(2 * turn + 1, turn, encode([Settle("", [(0, 10 * turn, 10 * turn + 10)])]))
@@ -251,7 +251,7 @@ def test_memory_grows_with_what_is_held_only() -> None:
 
 def test_records_and_snapshots_of_an_earlier_release_are_read() -> None:
     """They lack the last fields. And that release reads ours over the fields that it does not know."""
-    claims = Claims()
+    claims = WagonClaims()
     claims.load(
         msgspec.msgpack.encode((50, 3, {"": (2, 0, [(0, 9, [], [(2, 5, 1, 1, 40, False), (7, 9, 0, 2, 30, True)])])}))
     )
@@ -266,7 +266,7 @@ def test_records_and_snapshots_of_an_earlier_release_are_read() -> None:
 
 
 def test_a_clock_that_goes_back_takes_no_claim_away() -> None:
-    claims = Claims()
+    claims = WagonClaims()
     claims.apply(0, 1000, encode([Claim("", 1, 100, [(0, 1)])]))
     claims.apply(1, 500, encode([Extend("", [(0, 0, 1, 1)], 100)]))
     assert claims.channel("").due() == 1100

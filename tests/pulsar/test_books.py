@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.drivers.pulsar.books import PROVEN, Books, Expired, Figures, Note
+from eventwagon.drivers.pulsar.books import PROVEN, Books, Expired, Note, TopicTotals
 from eventwagon.drivers.pulsar.policies import Level, dropping, of_server
 
 DAY = 86_400.0
@@ -61,7 +61,7 @@ def at(number: int) -> str:
     return f"{3 + (number - 1) // 10}:{(number - 1) % 10}" if number else "3:-1"
 
 
-def look(books: Books, topic: Topic, now: float, **more: Any) -> Figures:
+def look(books: Books, topic: Topic, now: float, **more: Any) -> TopicTotals:
     found = books.snapshot(topic.stats(), "eventwagon", "eventwagon-totals")
     assert found is not None
     return books.look(found, now, **{"threatened": False, **more})

@@ -137,8 +137,8 @@ def test_the_active_wagons_keys_were_evicted(redis_server: RedisServer, keys: li
     asyncio.run(main())
 
 
-def test_a_revision_beyond_the_known_one(redis_server: RedisServer) -> None:
-    """Compare-and-swap still holds, and who watches hears of it; and of a revision that is lower."""
+def test_a_version_beyond_the_known_one(redis_server: RedisServer) -> None:
+    """Compare-and-swap still holds, and who watches hears of it; and of a version that is lower."""
 
     async def main() -> None:
         prefix, name = "beyond", "beyond"

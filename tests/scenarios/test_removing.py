@@ -507,7 +507,7 @@ def test_a_publisher_that_never_heard_of_it_is_told_when_and_by_whom_it_was_remo
     async def main() -> None:
         world, handled = World(), list[int]()
         world.registry = Seldom(clock=world.clock)
-        await used(world, *range(60))  # its revision is higher than that of the next one
+        await used(world, *range(60))  # its version is higher than that of the next one
         why = r"train t is removed by ada: it is not needed \(at [0-9T:-]{19}Z\)\. .* a new connection founds it anew"
         async with world.connect(Train("t")) as publisher, world.connect(Train("t")) as sleeper:
             await publisher.publish_many(())

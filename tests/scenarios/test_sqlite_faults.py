@@ -75,8 +75,8 @@ def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(small_disk
                 for number in range(1, 1000):
                     await registry.replace("signups", Manifest(train="signups"), expect=number)
             filler.unlink()
-            revision = (await registry.read("signups")).version
-            await registry.replace("signups", Manifest(train="signups"), expect=revision)
+            version = (await registry.read("signups")).version
+            await registry.replace("signups", Manifest(train="signups"), expect=version)
             await broker.create(Channel("signups", 2))
             more = events(1)
             await broker.publish(INGRESS, more)

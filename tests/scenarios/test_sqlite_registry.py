@@ -80,7 +80,7 @@ def test_reading_and_watching_what_is_not_there_creates_nothing(tmp_path: Path) 
             assert await registry.read("signups") == await registry.read("signups")
             assert await registry.members("signups") == []
             assert [entry async for entry in registry.entries("signups")] == []
-            with pytest.raises(Conflict, match="revision 0, not 7"):
+            with pytest.raises(Conflict, match="version 0, not 7"):
                 await registry.replace("signups", manifest(), expect=7)
             await registry.check_in("signups", Member(name="a"), ttl=0)
             async with registry.watch("signups") as changes:
@@ -121,7 +121,7 @@ def test_a_refused_replacement_leaves_no_entries(tmp_path: Path) -> None:
     async def main() -> None:
         async with SQLiteRegistry(tmp_path) as registry:
             await registry.replace("signups", manifest(), expect=0, entries=entries(2))
-            with pytest.raises(Conflict, match="train signups is at revision 1, not 0: read it again"):
+            with pytest.raises(Conflict, match="train signups is at version 1, not 0: read it again"):
                 await registry.replace("signups", manifest(), expect=0, entries=entries(2))
             assert len([entry async for entry in registry.entries("signups")]) == 2
 

@@ -119,7 +119,7 @@ def test_a_file_that_was_copied_back(tmp_path: Path, living: bool) -> None:
     asyncio.run(main())
 
 
-def test_a_revision_beyond_the_known_one(tmp_path: Path) -> None:
+def test_a_version_beyond_the_known_one(tmp_path: Path) -> None:
     """Compare-and-swap still holds, and who watches hears of it."""
 
     async def main() -> None:

@@ -186,7 +186,7 @@ def _drained_after_sealed(before: Manifest, record: Revised) -> Iterator[Violati
         if is_new and (old is None or old.sealed_at is None):
             yield Violation(
                 invariant="I5",
-                says=f"{wagon.name} was called drained in a revision before which it was not sealed",
+                says=f"{wagon.name} was called drained in a version before which it was not sealed",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )

@@ -29,7 +29,7 @@ _STEPS = {(state, to) for (state, _), to in TRANSITIONS.items()}
 
 
 def _reachable(old: State, new: State | None) -> bool:
-    """By one move, or several: one revision may hold a plan with more than one step for a wagon."""
+    """By one move, or several: one version may hold a plan with more than one step for a wagon."""
     seen, edge = {old}, [old]
     while edge:
         state = edge.pop()
@@ -43,7 +43,7 @@ def _reachable(old: State, new: State | None) -> bool:
     return False
 
 
-def _revisions(history: Iterable[Record]) -> Iterator[tuple[Manifest, Revised]]:
+def _versions(history: Iterable[Record]) -> Iterator[tuple[Manifest, Revised]]:
     before = Manifest(train="")
     for record in history:
         if isinstance(record, Revised):
@@ -54,17 +54,15 @@ def _revisions(history: Iterable[Record]) -> Iterator[tuple[Manifest, Revised]]:
 def one_active(history: Iterable[Record]) -> Iterator[Violation]:
     """I2: at most one ACTIVE, exactly one once the first is; only moves of the table; numbers are never used twice."""
     known: set[int] = set()
-    revision = 0
-    for before, record in _revisions(history):
+    version = 0
+    for before, record in _versions(history):
         manifest, moments = record.manifest, (record.seq,)
         active = [w.number for w in manifest.wagons if w.state is State.ACTIVE]
         if len(active) > 1 or (before.active is not None and not active):
             yield Violation(invariant="I2", says=f"{len(active)} wagons are active: {active}", moments=moments)
-        if record.revision <= revision:
-            yield Violation(
-                invariant="I2", says=f"revision {record.revision} after revision {revision}", moments=moments
-            )
-        revision = record.revision
+        if record.version <= version:
+            yield Violation(invariant="I2", says=f"version {record.version} after version {version}", moments=moments)
+        version = record.version
         units = [w.unit for w in manifest.in_state(*LIVE)]
         if len(units) != len(set(units)):
             yield Violation(invariant="I8", says=f"live wagons share workers: units {units}", moments=moments)
@@ -88,7 +86,7 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
 def one_name(history: Iterable[Record]) -> Iterator[Violation]:
     """I2, where the registry stepped back: at most one ACTIVE, and no number is used by two wagons, unless somebody ended
     who may have been the only one to know of the first. A wagon uses its number once it is ready: an observer that has
-    not seen the lost revisions may open a number again, and whoever knows it gives that wagon up."""
+    not seen the lost versions may open a number again, and whoever knows it gives that wagon up."""
     opened: dict[int, int] = {}
     used: dict[int, float] = {}
     """By number: when the wagon was opened that uses it."""
@@ -111,7 +109,7 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
 
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
     """I10: no more wagons live than the cap allows; an active one that was found sealed takes no place."""
-    for _, record in _revisions(history):
+    for _, record in _versions(history):
         if len(record.manifest.wagons) - sum(w.found_sealed for w in record.manifest.wagons) > most:
             live = ", ".join(f"{w.name} {w.state}" for w in record.manifest.wagons)
             says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
@@ -228,7 +226,7 @@ def explained(history: Iterable[Record]) -> Iterator[Violation]:
 
 
 def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str]:
-    """What happened to the wagon in this revision without a fact that explains it."""
+    """What happened to the wagon in this version without a fact that explains it."""
     facts, n = record.facts, new.number
     was = old.state if old is not None else None
     switches = [f for f in facts if isinstance(f, Switched) and f.because]

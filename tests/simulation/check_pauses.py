@@ -8,7 +8,7 @@ from eventwagon.contracts.facts import Switched, WagonOpened, WentBack
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.policy.pausing import resting
 
-from .history import Begun, Revised, Seen, SteppedBack
+from .history import Begun, ManifestSeen, Revised, SteppedBack
 from .violation import Evidence, Violation
 
 _HEED = 1.0
@@ -19,8 +19,8 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     """No process hands out an event of a wagon that is paused as far as it was told; and none later than a second after
     it could have known, where nothing keeps the news from it."""
     paused: dict[int, frozenset[int]] = {}
-    """By revision."""
-    told: dict[str, Seen] = {}
+    """By version."""
+    told: dict[str, ManifestSeen] = {}
     """The newest manifest that each process was given."""
     since: dict[int, Revised | SteppedBack] = {}
     """By wagon: since when it has been paused."""
@@ -28,20 +28,20 @@ def pauses_hold(case: Evidence) -> Iterator[Violation]:
     for record in case.history:
         match record:
             case SteppedBack():
-                paused[record.revision] = now = resting(record.manifest)
+                paused[record.version] = now = resting(record.manifest)
                 since = {number: since.get(number, record) for number in now}
                 before = record.manifest
             case Revised():
-                paused[record.revision] = now = resting(record.manifest)
+                paused[record.version] = now = resting(record.manifest)
                 since = {number: since.get(number, record) for number in now}
                 yield from _limits_rest(before, record)
                 before = record.manifest
-            case Seen():
+            case ManifestSeen():
                 told[record.by] = record
             case Begun():
                 number = record.channel.wagon
                 seen = told.get(record.by)
-                if seen is not None and number in paused.get(seen.revision, ()):
+                if seen is not None and number in paused.get(seen.version, ()):
                     says = f"{record.by} was told that wagon {number} is paused, and handed out {record.key} of it"
                     moments = (seen.seq, record.seq)
                     yield Violation(invariant="paused", says=says, key=record.key, wagon=number, moments=moments)

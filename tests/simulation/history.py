@@ -72,7 +72,7 @@ class Detached(Record, frozen=True):
 
 
 class Revised(Record, frozen=True):
-    revision: int
+    version: int
     manifest: Manifest
     facts: tuple[Decision, ...]
 
@@ -80,14 +80,14 @@ class Revised(Record, frozen=True):
 class SteppedBack(Record, frozen=True):
     """The registry holds an older manifest again, as one does that was restored from a copy."""
 
-    revision: int
+    version: int
     manifest: Manifest
 
 
-class Seen(Record, frozen=True):
-    """The process was given a manifest of this revision."""
+class ManifestSeen(Record, frozen=True):
+    """The process was given a manifest of this version."""
 
-    revision: int
+    version: int
 
 
 class Noted(Record, frozen=True):

@@ -123,7 +123,7 @@ def _seal_skipped() -> Iterator[None]:
     """The manifest says sealed; the broker was never asked to."""
 
     async def mutant(self: WagonChannels, number: int) -> None:
-        await self._state.settle(lambda m: sealed(m, number, self._runtime.clock()))
+        await self._state.apply(lambda m: sealed(m, number, self._runtime.clock()))
 
     with mock.patch.object(WagonChannels, "seal", mutant):
         yield
@@ -459,7 +459,7 @@ def _two_active() -> Iterator[None]:
             return switched(manifest, to=to, now=now, because=because)
         return moved(manifest, to, Move.ACTIVATED, active_at=now)
 
-    with mock.patch.object(edits_module, "switched", mutant), mock.patch.object(plan_module, "switched", mutant):
+    with mock.patch.object(edits_module, "switched", mutant):
         yield
 
 

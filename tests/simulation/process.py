@@ -47,12 +47,12 @@ from .history import (
     Faulted,
     Handled,
     Leaked,
+    ManifestSeen,
     Paused,
     PutOff,
     Refused,
     Resumed,
     Running,
-    Seen,
     Started,
     Tried,
 )
@@ -116,7 +116,7 @@ class Process(Actor):
         self.calls: dict[str, int] = {}
         self.publishing = 0
         self._seen = 0
-        """The newest revision of the manifest that it was given."""
+        """The newest version of the manifest that it was given."""
         self.pools: list[PoolState] = []
         """Its workers."""
         self.owners: set[str] = set()
@@ -418,7 +418,7 @@ class Process(Actor):
         """It was given this manifest."""
         if snapshot.version > self._seen:
             self._seen = snapshot.version
-            self.world.record(Seen, by=self.name, revision=snapshot.version)
+            self.world.record(ManifestSeen, by=self.name, version=snapshot.version)
 
     def jump(self, seconds: float) -> None:
         self.slot.jumped += seconds

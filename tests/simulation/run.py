@@ -155,9 +155,9 @@ class Simulation:
     async def _step_back(self) -> None:
         """The registry is restored from older copies."""
         began = self.world.loop.time()
-        for at, revisions in self.world.scenario.steps_back:
+        for at, versions in self.world.scenario.steps_back:
             await asyncio.sleep(began + at - self.world.loop.time())
-            self.world.registry.back(TRAIN, revisions)
+            self.world.registry.back(TRAIN, versions)
 
     async def _rise(self, channel: Channel) -> None:
         """A stale process makes a channel anew when its wagon is gone."""

@@ -253,7 +253,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     deaf: float = 0.0
     """The share of facts at which a listener raises."""
     steps_back: tuple[tuple[float, int], ...] = ()
-    """When the registry steps back, and over how many revisions. The broker does not."""
+    """When the registry steps back, and over how many versions. The broker does not."""
     breaker: bool = False
     """A circuit breaker that opens soon stands before the handlers, though guests come."""
     redeclares: tuple[str, str] | None = None

@@ -21,6 +21,7 @@ from .history import (
     Handled,
     Healed,
     Leaked,
+    ManifestSeen,
     Noted,
     Paused,
     PutOff,
@@ -31,7 +32,6 @@ from .history import (
     Revised,
     Running,
     SealedChannel,
-    Seen,
     Settled,
     Started,
     SteppedBack,
@@ -126,11 +126,11 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"leaves {record.channel}"
         case Revised():
             facts = "; ".join(sentence(f) for f in record.facts)
-            return f"revision {record.revision}: {_wagons(record.manifest) or 'no wagon'}" + (
+            return f"version {record.version}: {_wagons(record.manifest) or 'no wagon'}" + (
                 f"  [{facts}]" if facts else ""
             )
-        case Seen():
-            return f"sees revision {record.revision}" if record.seq in marked else ""
+        case ManifestSeen():
+            return f"sees version {record.version}" if record.seq in marked else ""
         case Noted():
             return f"journal: {'; '.join(sentence(f) for f in record.facts)}"
         case Accepted():
@@ -163,7 +163,7 @@ def _tell(record: Record, marked: Set[int]) -> str:
             amount = f" {record.amount:g} s" if record.amount else ""
             return f"FAULT at its {record.call}. {record.op}: {record.kind}{amount}"
         case SteppedBack():
-            return f"the registry stepped back to revision {record.revision}"
+            return f"the registry stepped back to version {record.version}"
         case Begun():
             return f"is handed {record.key} of {record.channel}"
         case Asked():

@@ -58,19 +58,19 @@ class Tale:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.manifest = Manifest(train="t")
-        self.revision = 0
+        self.version = 0
 
     def add(self, kind: Callable[..., Record], /, by: str = "p.1", **fields: object) -> Tale:
         self.records.append(kind(seq=len(self.records), at=float(len(self.records)), by=by, **fields))
         return self
 
     def revise(self, *facts: Decision, **wagons: Wagon | None) -> Tale:
-        """A revision in which these wagons (`w1=…`) are so; None: gone."""
+        """A version in which these wagons (`w1=…`) are so; None: gone."""
         standing = {f"w{w.number}": w for w in self.manifest.wagons} | wagons
         left = tuple(w for w in standing.values() if w is not None)
         self.manifest = replace(self.manifest, wagons=left, next_number=9)
-        self.revision += 1
-        return self.add(Revised, revision=self.revision, manifest=self.manifest, facts=facts)
+        self.version += 1
+        return self.add(Revised, version=self.version, manifest=self.manifest, facts=facts)
 
     def wagon(self, number: int) -> Wagon:
         found = self.manifest.wagon(number)

@@ -176,7 +176,7 @@ class TruthBroker(MemoryBroker):
 
 
 class TruthRegistry(MemoryRegistry):
-    """A memory registry that writes down each revision and each line of the journal."""
+    """A memory registry that writes down each version and each line of the journal."""
 
     def __init__(self, record: Recorder) -> None:
         super().__init__()
@@ -198,17 +198,17 @@ class TruthRegistry(MemoryRegistry):
         snapshot = await super().replace(train, manifest, expect=expect, entries=entries, keep=keep, beyond=beyond)
         self._past.append(snapshot)
         facts = tuple(e.fact for e in entries)
-        self._record(Revised, revision=snapshot.version, manifest=manifest, facts=facts)
+        self._record(Revised, version=snapshot.version, manifest=manifest, facts=facts)
         self._measure(train)
         return snapshot
 
-    def back(self, train: str, revisions: int) -> None:
+    def back(self, train: str, versions: int) -> None:
         """Step back over so many, or to the first; where there is none yet nothing happens."""
         if self._past:
-            older = self._past[max(0, len(self._past) - 1 - revisions)]
+            older = self._past[max(0, len(self._past) - 1 - versions)]
             self._past.append(older)
             self.step_back(train, older)
-            self._record(SteppedBack, revision=older.version, manifest=older.manifest)
+            self._record(SteppedBack, version=older.version, manifest=older.manifest)
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         await super().append(train, entries, keep=keep)

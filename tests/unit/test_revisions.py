@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Lag, Settings, Workers
@@ -17,6 +18,7 @@ from eventwagon.contracts.facts import (
     SwitchRequested,
     SwitchWithdrawn,
     WagonOpened,
+    WatchDropped,
     WatchEnded,
     WentBack,
     WokenUp,
@@ -25,7 +27,7 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.policy.edits import attempt_failed, bootstrap, spec_of, switch_asked, switch_withdrawn, when_full
+from eventwagon.policy.edits import Edit, attempt_failed, bootstrap, spec_of, switch_asked, switch_withdrawn, when_full
 from eventwagon.policy.plan import Plan
 from eventwagon.policy.scheduling import may_serve
 from tests.unit.plans import NOW, SETTINGS, decide, manifest, one, reading, ready, states, wagon
@@ -133,6 +135,32 @@ def test_a_watch_never_goes_back_to_the_code_that_it_watches() -> None:
     assert switched(watched, to=2, now=NOW, because="test").watch == Watch(2, "v1", 0.02)
     over = asked(*wagons, watch=Watch(1, "v1", 0.5), request=Request("no verdict", 990.0, "v2"))
     assert switched(over, to=2, now=NOW, because="test").watch is None
+
+
+def test_a_watch_that_lost_its_way_back_before_the_switch_is_reported() -> None:
+    """The watched wagon has drained since somebody requested to watch its code anew."""
+    drained = wagon(1, State.DRAINED, revision="v2")
+    active, spare = wagon(2, State.ACTIVE, revision="v2", capacity=10), wagon(3, State.READY, revision="v2")
+    m = asked(drained, active, spare, watch=Watch(1, "v1", 0.5))
+    by_observer = decide(m, [reading(2, 5)], ready(2, 3))
+    assert states(by_observer)[3] is State.ACTIVE
+    assert by_observer.manifest.watch is None
+    by_publisher = when_full(SETTINGS, msgspec.structs.replace(m, watch=None), 0.0, NOW)
+    assert isinstance(by_publisher, Edit)
+    for facts in (by_observer.facts, by_publisher.facts):
+        fact = one(facts, WatchDropped)
+        assert (fact.number, fact.revision) == (3, "v2")
+        assert "wagon 3 (revision v2) is not watched" in sentence(fact)
+    kept = decide(asked(wagon(1, State.ACTIVE, revision="v1"), wagon(2, State.READY, revision="v2")), [reading(1, 5)])
+    assert not any(isinstance(fact, WatchDropped) for fact in kept.facts)
+
+
+def test_a_request_to_watch_more_closely_replaces_the_one_before() -> None:
+    m = manifest(wagon(1, State.ACTIVE, revision="v1"), request=Request("release", 990.0, "v2"), revision="v2")
+    step = switch_asked(m, TO_V2)
+    assert step.manifest.request == TO_V2
+    assert one(step.facts, SwitchRequested).watch == 0.02
+    assert switch_asked(step.manifest, Request("as ever", 991.0, "v2")).manifest is step.manifest
 
 
 # --- under watch --------------------------------------------------------------------------

@@ -272,7 +272,7 @@ async def examine_registry(registry: Registry, examination: Examination, train: 
             await registry.replace(train, Manifest(train=train), expect=7)
         except Conflict:
             return
-        raise _Wrong("a compare-and-swap on a wrong revision succeeded")
+        raise _Wrong("a compare-and-swap on a wrong version succeeded")
 
     async def there() -> None:
         if member not in list(await registry.members(train)):
@@ -288,7 +288,7 @@ async def examine_registry(registry: Registry, examination: Examination, train: 
     await examination.attempt("list the trains", known)
     await examination.attempt("check in", lambda: registry.check_in(train, member, ttl=60.0), makes=True)
     await examination.attempt("list the members", there)
-    await examination.attempt("be refused a compare-and-swap on a wrong revision", swap, makes=True)
+    await examination.attempt("be refused a compare-and-swap on a wrong version", swap, makes=True)
     await examination.attempt("check out", lambda: registry.check_in(train, member, ttl=0.0))
     await examination.attempt("read each train's manifest", readable, always=True)
     return trains

@@ -74,7 +74,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     train: str
     url: str
     at: float
-    revision: int
+    version: int
+    """Of the manifest: goes up with each change."""
     declared: dict[str, str]
     channels: tuple[str, ...]
     asked: str
@@ -167,7 +168,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         train=manifest.train,
         url=escaped(shown(url)),
         at=now,
-        revision=snapshot.version,
+        version=snapshot.version,
         declared=dict(manifest.declared),
         channels=manifest.channels,
         asked=_asked(manifest),
@@ -215,7 +216,7 @@ def _stepped_back(manifest: Manifest, now: float) -> str:
     at, times = manifest.stepped_back_at, manifest.epoch
     if at is None:
         return ""
-    found = f"revision {manifest.stepped_back_to}" if manifest.stepped_back_to else "no manifest"
+    found = f"version {manifest.stepped_back_to}" if manifest.stepped_back_to else "no manifest"
     often = f", the last of {times} times" if times > 1 else ""
     return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 

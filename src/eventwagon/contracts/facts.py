@@ -322,6 +322,14 @@ class WentBack(_Fact, frozen=True):
     """The share that was allowed."""
 
 
+class WatchDropped(_Fact, frozen=True):
+    """A switch was made whose new wagon should be watched, but there is no other code to go back to any more: the wagon
+    that ran it is drained."""
+
+    number: int
+    revision: str
+
+
 class WatchEnded(_Fact, frozen=True):
     """A watched wagon is drained, and too few of its handlings failed to go back: the train keeps its code."""
 
@@ -438,12 +446,12 @@ class ClaimsReturned(_Fact, frozen=True):
 
 class RegistrySteppedBack(_Fact, frozen=True):
     """The registry holds an older manifest than this process knew: it was restored from an older copy. The older one is
-    taken over, under a higher revision."""
+    taken over, under a higher version."""
 
     known: int
-    """The revision that this process knew."""
+    """The manifest's version that this process knew."""
     found: int
-    """The revision that the registry came back with; 0: it had no manifest at all."""
+    """The version with which the registry came back; 0: it had no manifest at all."""
     wagons: tuple[int, ...] = ()
     """Wagons that this process knew and that the older manifest does not have."""
 
@@ -487,6 +495,7 @@ Decision = (
     | SwitchGivenUp
     | SwitchWithdrawn
     | WentBack
+    | WatchDropped
     | WatchEnded
     | FellAsleep
     | WokenUp
@@ -714,6 +723,11 @@ def _sentence(fact: Fact) -> str:
                 f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
                 f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
             )
+        case WatchDropped(number=n, revision=revision):
+            return (
+                f"{_name(n)}{_code(revision)} is not watched as requested: the train has no other code to go back to any "
+                "more"
+            )
         case WatchEnded(number=n):
             return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"
         case WagonScaled(number=n, was=was, workers=workers, because=why):
@@ -760,7 +774,7 @@ def _sentence(fact: Fact) -> str:
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
         case RegistrySteppedBack(known=known, found=found, wagons=wagons):
             lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
-            held = f"is back at revision {found}" if found else "has no manifest any more"
+            held = f"is back at version {found}" if found else "has no manifest any more"
             return (
                 f"the registry {held}, {known} was known: it was restored from an older copy, or lost data. "
                 f"The train takes over its present state{lost}"
@@ -774,6 +788,7 @@ _ALARMING = (
     PromiseAtRisk,
     ProvisioningFailed,
     SwitchGivenUp,
+    WatchDropped,
     WentBack,
     WorkersLost,
     SwitchRefused,

@@ -165,7 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0
-    """The revision at which it was then found; 0: it held no manifest."""
+    """The version that it then had; 0: it held no manifest."""
     paused: Pause | None = None
     """The pause of all wagons, later ones included."""
     removal: TrainRemoval | None = None

@@ -1,4 +1,4 @@
-"""From a URL to a broker and a registry; one folder a technology."""
+"""From a URL to a broker and a registry; one folder for each technology."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a URL to the drivers or the orchestrator that it names. Knows none of them: all are found by entry points."""
+"""From a URL to the drivers or the orchestrator that it names. It knows none of them: all are found by entry points."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ["ENTRY_POINTS", "ORCHESTRATORS", "Address", "Drivers", "Program", "op
 ENTRY_POINTS = "eventwagon.drivers"
 """The entry point group in which a package names its drivers: scheme = function(Address) -> Drivers."""
 ORCHESTRATORS = "eventwagon.orchestrators"
-"""That for orchestrators: scheme = function(Address, Program) -> Orchestrator."""
+"""The same for orchestrators: scheme = function(Address, Program) -> Orchestrator."""
 
 
 def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers:
     """The drivers that `url` names: `sqlite:///relative/dir`, `sqlite:////absolute/dir?sync=normal`, `memory://` (the
-    caller's own), `memory://name` (the same for all in this process that name it, in one event loop at a time),
-    `redis://host:6379/0`, `redis+sentinel://host,host2/NAME`, `redis+unix:///path`, all three with `valkey` too,
+    caller's own), `memory://name` (shared by all in this process that name it, in one event loop at a time),
+    `redis://host:6379/0`, `redis+sentinel://host,host2/NAME`, `redis+unix:///path`, these three also with `valkey`,
     `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`, `sqs://region/prefix`.
 
-    Any of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Further
-    schemes come from packages with an entry point in the group `eventwagon.drivers`. Raises UsageError.
+    Each of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Other
+    packages add schemes by an entry point in the group `eventwagon.drivers`. Raises UsageError.
     """
     parts = split_url(url)
     given = parse_qsl(parts.query, keep_blank_values=True)
@@ -41,12 +41,12 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     if registry_url is None:
         address = Address.of(url, clock=clock)
     else:
-        # parse_qsl reads a + as a blank, which no scheme has: redis+sentinel://
+        # parse_qsl reads a + as a space, which no scheme contains: redis+sentinel://
         scheme, slashes, rest = registry_url.partition("://")
         registry_url = scheme.replace(" ", "+") + slashes + rest
         query = urlencode([(name, value) for name, value in given if name != "registry"])
         registry = open_drivers(registry_url, clock=clock).registry
-        # urlunsplit would take slashes from a scheme that it does not know
+        # urlunsplit would remove slashes after a scheme that it does not know
         address = Address.of(url.partition("?")[0] + ("?" + query if query else ""), clock=clock, registry=registry)
     entry = _find(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
     drivers = _call(entry, address)
@@ -68,10 +68,10 @@ class Program(NamedTuple):
 
 
 def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] = time.time) -> Orchestrator:
-    """The orchestrator that `url` names, for the workers of `program`; not entered yet: `subprocess:`,
-    `command:node consumer.js?ready=line:attached`, `kubernetes://namespace?secret=NAME&template=FILE`.
+    """The orchestrator that `url` names, for the workers of `program`; not entered yet: `subprocess:`, `command:node
+    consumer.js?ready=line:attached`, `kubernetes://namespace?secret=NAME&template=FILE`.
 
-    Further schemes come from packages with an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
+    Other packages add schemes by an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
     address = Address.of(url if ":" in url else f"{url}:", clock=clock)
     entry = _find(ORCHESTRATORS, "orchestrator", url, address.scheme)
@@ -81,7 +81,7 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
 
 
 def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> EntryPoint:
-    """The entry point of this scheme. Built-in ones come first: no other package can take their place."""
+    """The entry point of this scheme. Built-in ones come first: no other package can replace them."""
     built_in = _built_in(group)
     if scheme in built_in:
         return built_in[scheme]
@@ -103,7 +103,8 @@ def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> Entry
 
 @cache
 def _built_in(group: str) -> Mapping[str, EntryPoint]:
-    """Reads only this package's metadata, which takes a few ms; reading those of all packages takes many."""
+    """The entry points of this package alone. Reading its metadata takes a few ms; reading that of all packages takes
+    much longer."""
     try:
         own = distribution("eventwagon").entry_points
     except PackageNotFoundError:
@@ -112,8 +113,8 @@ def _built_in(group: str) -> Mapping[str, EntryPoint]:
 
 
 def _call(entry: EntryPoint, *args: object) -> Any:
-    """What the entry point's function returns. Raises UsageError for an extra that is not installed, and for all that
-    the code of another package raises."""
+    """Call the entry point's function and return its result. Raises UsageError for an extra that is not installed, and
+    for everything that the code of another package raises."""
     try:
         return entry.load()(*args)
     except UsageError:
@@ -137,13 +138,13 @@ def _is_ours(entry: EntryPoint) -> bool:
 
 
 def _origin(entry: EntryPoint) -> str:
-    """Whose function it is."""
+    """The package that the function comes from."""
     return f"{entry.value} of the package {entry.dist.name if entry.dist else 'that holds it'}"
 
 
 def _extra(entry: EntryPoint) -> str:
     """What to install for it, as `package[extra]`: an extra has the name of the folder or module that needs it. Empty
-    where there is none of such a name."""
+    if there is no such extra."""
     if entry.dist is None:
         return ""
     extras = entry.dist.metadata.get_all("Provides-Extra") or []

@@ -45,7 +45,7 @@ def fast_clock(speed: float) -> Callable[[], float]:
     return lambda: wall + (time.monotonic() - began) * speed
 
 
-class Work:
+class TimedWork:
     """Takes time, as real work does: waits for the seconds it is told, on average exactly.
 
     Timers fire up to a millisecond late, which in compressed time would be a great part of the work; what one wait was

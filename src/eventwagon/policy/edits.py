@@ -42,6 +42,7 @@ from ..contracts.facts import (
     SwitchWithdrawn,
     WagonOpened,
     WagonSealed,
+    WatchDropped,
 )
 from ..contracts.lifecycle import LIVE, Move, State
 from ..contracts.manifest import Manifest, Pause, Request, TrainRemoval, Wagon, changed, moved, opened, switched
@@ -213,6 +214,27 @@ def open_next(
     )
 
 
+def switch_to(manifest: Manifest, wagon: Wagon, *, now: float, pressure: float, because: str) -> Edit:
+    """The switch to `wagon`, and what it makes of a requested watch: the code to go back to may have gone since the
+    request, with a watched wagon that is drained."""
+    active, asked = manifest.active, manifest.request
+    after = switched(manifest, to=wagon.number, now=now, because=because)
+    facts: list[Decision] = [
+        Switched(
+            train=manifest.train,
+            old=None if active is None else active.number,
+            new=wagon.number,
+            pressure=pressure,
+            because=because,
+            revision=wagon.revision,
+        )
+    ]
+    watches = after.watch is not None and after.watch.number == wagon.number
+    if asked is not None and asked.watch is not None and not watches:
+        facts.append(WatchDropped(train=manifest.train, number=wagon.number, revision=wagon.revision))
+    return Edit(after, tuple(facts))
+
+
 # --- founding -----------------------------------------------------------------------------
 
 
@@ -246,17 +268,9 @@ def bootstrap(
         why = "the first wagon takes events as soon as its channels do"
         if first.state is State.PROVISIONING:  # READY: its workers were seen while it was waited for its channels
             manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
-        manifest = switched(manifest, to=first.number, now=now, because=why)
-        facts.append(
-            Switched(
-                train=manifest.train,
-                old=None,
-                new=first.number,
-                pressure=0.0,
-                because=why,
-                revision=first.revision,
-            )
-        )
+        switch = switch_to(manifest, first, now=now, pressure=0.0, because=why)
+        manifest = switch.manifest
+        facts += switch.facts
     tasks = (Ensure(first.number),) if first.created_at is None else ()
     return Edit(manifest, tuple(facts), tasks)
 
@@ -316,15 +330,7 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
     figures = f"{active.capacity:,} of {active.capacity:,} events taken" if active.capacity else "its channel is full"
     ready, on_hold = manifest.ready, manifest.paused is not None and manifest.request is None
     if ready and not on_hold:
-        fact = Switched(
-            train=manifest.train,
-            old=active.number,
-            new=ready[0].number,
-            pressure=1.0,
-            because=figures,
-            revision=ready[0].revision,
-        )
-        return Edit(switched(manifest, to=ready[0].number, now=now, because=figures), (fact,))
+        return switch_to(manifest, ready[0], now=now, pressure=1.0, because=figures)
     capped = at_cap(settings, manifest)
     if capped and settings.at_cap == "refuse":
         return Full(f"the cap of {settings.wagons} live wagons is reached, and the active one is full ({figures})")
@@ -412,11 +418,11 @@ def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | Non
     return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
-def went_back(known: Manifest, now: Manifest, revision: int) -> RegistrySteppedBack:
-    """The fact of it, for each process that knew a newer manifest; `revision` is that of `known`."""
+def went_back(known: Manifest, now: Manifest, version: int) -> RegistrySteppedBack:
+    """The fact of it, for each process that knew a newer manifest; `version` is that of `known`."""
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
-    return RegistrySteppedBack(train=known.train, known=revision, found=now.stepped_back_to, wagons=missing)
+    return RegistrySteppedBack(train=known.train, known=version, found=now.stepped_back_to, wagons=missing)
 
 
 def kept(known: Manifest, manifest: Manifest) -> Edit:
@@ -484,9 +490,14 @@ def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
 
 
 def switch_asked(manifest: Manifest, request: Request) -> Edit:
-    """Keep the request until it is done or given up. A request for other code replaces an earlier one. Idempotent."""
+    """Keep the request until it is done or given up. A request for other code, or for another watch, replaces an
+    earlier one. Idempotent."""
     standing = manifest.request
-    if standing is not None and request.revision in (None, standing.revision):
+    if (
+        standing is not None
+        and request.revision in (None, standing.revision)
+        and request.watch in (None, standing.watch)
+    ):
         return Edit(manifest)
     fact = SwitchRequested(
         train=manifest.train, because=request.why, revision=request.revision, watch=request.watch, by=request.by

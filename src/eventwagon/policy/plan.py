@@ -23,14 +23,13 @@ from ..contracts.facts import (
     OpenRefused,
     SealWaits,
     StepFailed,
-    Switched,
     SwitchRefused,
     WagonDrained,
     WagonReady,
     WorkersLost,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Wagon, changed, check, moved, switched
+from ..contracts.manifest import Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
 from ..limits import Pressure, measured
 from .canary import judge_canary
@@ -50,6 +49,7 @@ from .edits import (
     numbered_past,
     open_next,
     open_pause,
+    switch_to,
 )
 from .losses import GONE
 from .scale_to_zero import scale_to_zero
@@ -292,17 +292,7 @@ class Draft:
         refusal = self.why_not(active, exact=exact)
         if refusal is None:
             ready = self.manifest.ready[0]
-            self.manifest = switched(self.manifest, to=ready.number, now=self.now, because=because)
-            self.facts.append(
-                Switched(
-                    train=self.manifest.train,
-                    old=active.number,
-                    new=ready.number,
-                    pressure=pressure.value,
-                    because=because,
-                    revision=ready.revision,
-                )
-            )
+            self.follow(switch_to(self.manifest, ready, now=self.now, pressure=pressure.value, because=because))
             self.next_wanted = False
             return
         self.refusals.append(

@@ -1,1 +1,1 @@
-"""The actors: they carry policy out, through the contracts."""
+"""The actors: they carry out what the policy decides, through the contracts."""

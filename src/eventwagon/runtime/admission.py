@@ -12,17 +12,17 @@ _PATIENCE = 0.5
 _PAUSE = 5.0
 """Seconds before it may be closed again if they did not end."""
 _FORCED_AFTER = 30.0
-"""Seconds of vain tries after which it stays closed until they end."""
+"""Seconds of failed tries after which it stays closed until the others end."""
 _SHARE = 4.0
 """After a forced wait the gate stays open for this many times as long."""
 
 
 class Gate:
     """Open to all workers, or closed for one that is alone. A worker checks `closed` before it begins, and calls `left`
-    afterwards if the gate is closed then: that is all it costs while nobody wants to be alone.
+    afterwards if the gate is closed then. Nothing else is needed while nobody wants to be alone.
 
-    Long handlers are not waited for at first, or one of them would hold up all workers: `alone` is entered with False,
-    and the caller tries again later. Only after this has gone on for long is the gate closed until they end.
+    Long handlers are not waited for at first, or one of them would hold up all workers: `alone` yields False, and the
+    caller tries again later. The gate is closed until they end only when this has gone on for some time.
     """
 
     def __init__(self) -> None:
@@ -31,33 +31,33 @@ class Gate:
         self.busy = 0
         """Handlers of the process that are under way. Written by HandlerRunner."""
         self.held = 0
-        """Workers that take nothing, since a handler goes on in its thread after its attempt was ended. Written by
+        """Workers that take nothing because a handler goes on in its thread after its attempt was ended. Written by
         HandlerRunner."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
         self._wanted_since = self._wanted_at = float("-inf")
-        """When somebody first wanted to be alone in vain, and when last; workers try again often while that lasts."""
+        """When somebody first tried to be alone and failed, and when last; workers try again often while that lasts."""
 
     def left(self) -> None:
-        """A handling is over."""
+        """A handling has ended."""
         if self._quiet is not None and not self._quiet.done() and not self.busy:
             self._quiet.set_result(None)
 
     async def opened(self) -> None:
-        """Wait until it was opened. It may be closed again by then."""
+        """Wait until the gate opens. It may be closed again by then."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await waiter
 
     def refuse(self) -> None:
-        """Being alone was of no use, and may be again: let nobody be alone for a while."""
+        """Being alone did not help and may not help again: let nobody be alone for a while."""
         self._shut_until = asyncio.get_running_loop().time() + _PAUSE
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Entered with True once nobody else is at work, with False if that would take too long. Between two that want
-        to be alone, workers that wait at the gate begin."""
+        """Yield True once nobody else is at work, False if that would take too long. Workers that wait at the gate
+        begin between two that want to be alone."""
         while self.closed:
             await self.opened()
             await asyncio.sleep(0)  # the others first

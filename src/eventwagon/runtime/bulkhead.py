@@ -1,4 +1,4 @@
-"""Bulkheads: a long task goes on when something that it calls fails in a way that nobody foresaw."""
+"""Bulkheads: a long task goes on when something that it calls fails in an unexpected way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Its traceback, whatever its class makes of that attribute."""
+    """The error's traceback, whatever its class makes of that attribute."""
     found: object = vars(BaseException)["__traceback__"].__get__(error)
     return found if isinstance(found, TracebackType) else None
 
@@ -34,8 +34,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Seldom:
-    """Says of each thing that happens again and again whether it is time to record it: at first, then once in `every`
-    s.
+    """Decides for each kind of repeated event whether to record it now: at first, then once in `every` seconds.
 
     `clock` gives seconds that only grow.
     """
@@ -47,7 +46,7 @@ class Seldom:
         """By kind: when it was last recorded, and how often it was held back since."""
 
     def due(self, kind: Hashable) -> int | None:
-        """How many of this kind were held back since the last that was due; None: hold back this one too."""
+        """How many of this kind were held back since the last one that was recorded; None: hold back this one, too."""
         now = self._clock()
         at, held_back = self._known.get(kind, (float("-inf"), 0))
         if now - at < self._every:
@@ -60,10 +59,10 @@ class Seldom:
 
 
 class Bulkhead:
-    """Where the long tasks of one process leave the exceptions that they should not have met, and go on.
+    """Takes the unexpected exceptions of one process's long tasks, so that the tasks go on.
 
-    Each is counted, and logged at ERROR with its traceback: one kind (a step, a class, and the place where it was
-    raised) once a minute. `where` stands before each line, say the train.
+    Each is counted, and logged at ERROR with its traceback: once a minute for each kind (a step, a class, and the place
+    where it was raised). `where` begins each line, for example with the train.
     """
 
     def __init__(self, where: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,12 +71,13 @@ class Bulkhead:
         self.caught = 0
         """How many there were."""
         self.interrupted = False
-        """A handler was interrupted (KeyboardInterrupt): workers end at once, and nothing in hand is waited for."""
+        """A handler was interrupted (KeyboardInterrupt): workers end at once, without waiting for the events they
+        handle."""
         self.trouble = ""
-        """The last defect of ours among them; empty while there was none."""
+        """The last defect of eventwagon among them; empty if there was none."""
 
     def report(self, step: str, error: BaseException) -> None:
-        """`step` met this. Raises nothing."""
+        """`step` raised this. Raises nothing itself."""
         self.caught += 1
         if isinstance(error, Defect):
             self.trouble = f"a defect in eventwagon: {step}: {said(error)}"
@@ -96,7 +96,7 @@ class Bulkhead:
             )
 
     def call(self, step: str, function: Callable[[], object]) -> None:
-        """Call somebody's function, which can't hurt: whatever it raises stays with it, but for KeyboardInterrupt."""
+        """Call a function of the user's. Whatever it raises is reported, except KeyboardInterrupt."""
         try:
             function()
         except BaseException as e:
@@ -108,26 +108,26 @@ class Bulkhead:
 def log_safely(
     logger: logging.Logger, level: int, message: str, *arguments: object, exc_info: ExcInfo | None = None
 ) -> None:
-    """Log a line; a handler or filter of the user's that raises keeps nobody from anything."""
+    """Log a line. If a logging handler or filter of the user's raises, that is ignored."""
     with suppress(Exception):
         logger.log(level, message, *arguments, exc_info=exc_info)
 
 
 def is_closed() -> bool:
-    """Whether this runs where no event loop runs any more, since its coroutine is closed: nothing can be mended or
-    told."""
+    """Whether no event loop runs here any more because the coroutine is being closed: nothing can be repaired or
+    reported."""
     return asyncio._get_running_loop() is None
 
 
 def is_cancelled() -> bool:
-    """Whether somebody has cancelled the current task. If not, a CancelledError that it meets is a stray one: something
+    """Whether somebody has cancelled the current task. If not, a CancelledError that it gets is a stray one: something
     that it waited for was cancelled, which is a failure like any other."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether a long task must not go on after this: it is itself cancelled, closed or interrupted."""
+    """Whether a long task must end after this error: the task itself is cancelled, closed or interrupted."""
     if is_closed():
         return True
     if issubclass(type(error), asyncio.CancelledError):
@@ -136,20 +136,20 @@ def is_ours(error: BaseException) -> bool:
 
 
 def _closes(error: BaseException) -> bool:
-    """Whether this GeneratorExit closes our own coroutine: it is thrown in where that waits. One that something raised
-    which we called comes from another's code."""
+    """Whether this GeneratorExit closes our own coroutine: then it is raised where that waits. If a function that we
+    called raised it, it comes from other code."""
     frame = innermost(traceback_of(error))
     return frame is None or str(frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it must not be held up by any bulkhead: somebody interrupts the program."""
+    """Whether no bulkhead may stop this error: somebody interrupts the program."""
     parts = parts_of(error)
     return any(map(passes, parts)) if parts else issubclass(type(error), KeyboardInterrupt)
 
 
 def kind_of(error: BaseException) -> Hashable:
-    """What tells one failure from another: its type, and the place where it was raised."""
+    """What distinguishes one failure from another: its type, and the place where it was raised."""
     place = traceback_of(error)
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -157,7 +157,7 @@ def kind_of(error: BaseException) -> Hashable:
 
 
 def _is_endless(error: BaseException) -> bool:
-    """Whether one of the groups in it may say that it holds itself: `exceptions` is its class's own."""
+    """Whether an exception group in it may contain itself, because its class defines `exceptions`."""
 
     def may(one: BaseException) -> bool:
         own = getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]
@@ -167,7 +167,7 @@ def _is_endless(error: BaseException) -> bool:
 
 
 def _quotes(error: BaseException) -> bool:
-    """Whether one of the errors that would be printed quotes the input that it refuses. May raise."""
+    """Whether one of the errors that would be printed quotes the input that it rejected. May raise."""
 
     def printed(one: BaseException) -> tuple[BaseException | None]:
         return (one.__cause__ if one.__suppress_context__ else one.__cause__ or one.__context__,)
@@ -178,7 +178,7 @@ def _quotes(error: BaseException) -> bool:
 def _with_causes(
     error: BaseException, causes: Callable[[BaseException], tuple[BaseException | None, ...]]
 ) -> Iterator[BaseException]:
-    """It, the parts of groups, and what `causes` gives of each: every one once."""
+    """The error, the parts of groups, and what `causes` returns for each; every one once."""
     met, left = set[int](), [error]
     while left:
         one = left.pop()
@@ -190,9 +190,11 @@ def _with_causes(
 
 
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
-    """The error as logging takes it (`exc_info`), with the traceback from `place` on. One whose text can't be printed,
-    or holds control characters, secrets or the input that a check refused, is shown by a stand-in: no log is to be
-    broken or forged by what somebody sent, or to hold a password."""
+    """The error as logging takes it (`exc_info`), with the traceback from `place` on.
+
+    A stand-in replaces an error whose text can't be printed, or contains control characters, secrets, or input that a
+    check rejected: nobody may break or forge a log by what they send, and no log may contain a password.
+    """
     place = place or traceback_of(error)
     try:
         if _is_endless(error):

@@ -1,4 +1,4 @@
-"""The circuits of one process, one for each channel name: the timers of their probes, and the facts told of them."""
+"""The circuits of one process, one for each channel name: the timers of their probes, and the facts about them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Circuits:
             self.on_change(circuit)
 
     def passed(self, circuit: Circuit, event_id: str, *, gone: bool) -> None:
-        """A handling ended in a way that says nothing of the channel."""
+        """A handling ended in a way that says nothing about the channel."""
         if circuit.passed(event_id, gone=gone):
             self.on_change(circuit)
 

@@ -15,19 +15,19 @@ from .worker_states import PoolState, WagonState
 _STEADY = 0.001
 """Seconds for which a choice of wagon and channel holds, so that fast events share the cost of choosing."""
 _ASIDE_MOST = 1000
-"""The most late events that are passed over and kept."""
+"""The most late events that are put aside."""
 
 
 class Dispatcher:
     """Decides from which channel of its wagons a pool's worker takes the next event, by `policy.scheduling`.
 
-    It owns the current choice, how much of their share the floors have used, and how long chains of events take. `slo`:
-    the promise to new events in seconds that a shared pool works by.
+    It owns the current choice, the share of the floors that is used up, and how long chains of events take. `slo`: the
+    promise to new events in seconds that a shared pool works by.
     """
 
     def __init__(self, runtime: Runtime, pool: PoolState, *, slo: float | None) -> None:
         self.late = False
-        """The chosen channel's late events are wanted, or a floor's: what was passed over comes first."""
+        """Take the late events of the chosen channel, or those for a floor: first the ones that were put aside."""
         self.wagons: list[WagonPrefetch] = []
         """The oldest first."""
         self._runtime = runtime
@@ -38,31 +38,31 @@ class Dispatcher:
         self._choice: Prefetcher | None = None
         self._choice_until = -math.inf
         self._credit = 1.0
-        """Events that the floors may take now. Floors get their workers' share of all events. Counting the workers at
-        work would not do: of handlers that never wait, none is at work when the next event is chosen."""
+        """Events that the floors may take now. Floors get their workers' share of all events. Counting busy workers
+        would not do: while handlers never wait, none is busy when the next event is chosen."""
 
     # --- which wagons ----------------------------------------------------------------------------
 
     def add(self, wagon: WagonPrefetch) -> None:
-        """Hand out of this wagon too."""
+        """Hand out this wagon's events, too."""
         self.wagons.append(wagon)
         self.sort()
 
     def remove(self, wagon: WagonState) -> None:
-        """Hand out nothing of it any more. Idempotent."""
+        """Hand out no more of its events. Idempotent."""
         self.wagons = [each for each in self.wagons if each.wagon is not wagon]
         self.drop_choice(wagon)
 
     def set_floors(self, floors: int) -> None:
-        """How many of the pool's workers the floors of draining wagons may take together. Idempotent."""
+        """Set how many of the pool's workers the floors of draining wagons may take together. Idempotent."""
         self._floors = floors
 
     def sort(self) -> None:
-        """A wagon may have been cut off: sort them by age anew."""
+        """Sort the wagons by age again: one may have been cut off."""
         self.wagons.sort(key=_age)
 
     def drop_choice(self, wagon: WagonState) -> None:
-        """Choose anew if this wagon is the current choice. Idempotent."""
+        """Choose again if this wagon is the current choice. Idempotent."""
         if self._choice is not None and self._choice.source.wagon is wagon:
             self._choice = None
 
@@ -70,7 +70,7 @@ class Dispatcher:
 
     def next(self, now: float) -> Prefetcher | None:
         """The channel to take the next event from; None if nothing waits, or while events behind late ones are being
-        fetched. `now` is the loop's time."""
+        fetched. `now` is the event loop's time."""
         pool = self._pool
         if pool.target:
             self._credit = min(max(1.0, self._floors), self._credit + self._floors / pool.target)
@@ -87,8 +87,8 @@ class Dispatcher:
         return choice
 
     def learn(self, channel: str, delivery: Delivery, took: float) -> None:
-        """A handler of this channel has ended after `took` s: note how long the event waited and was handled, where it
-        was on time. Not idempotent."""
+        """A handler of this channel ended after `took` s: if the event was on time, record how long it waited and was
+        handled. Not idempotent."""
         began = self._runtime.clock() - took
         if self._slo is not None and began - born(delivery.event) <= self._slo:
             self._times.learn(channel, max(0.0, began - delivery.event.time), took)
@@ -130,8 +130,8 @@ class Dispatcher:
         wall: float,
         service: float,
     ) -> bool:
-        """Older wagons whose next event is late may hold events that are not, which come before those of newer wagons:
-        put the late ones aside. Whether any were."""
+        """Older wagons whose next event is late may hold events that are still on time, and those come before the
+        events of newer wagons: put the late ones aside. Returns whether there were any."""
         passed = False
         for number, head in heads.items():
             candidate = candidates[number]
@@ -144,14 +144,14 @@ class Dispatcher:
         return passed
 
     def _aside_most(self) -> int:
-        """How many late events to keep: no more than these workers can handle before their claims run out."""
+        """How many late events to put aside: no more than the workers can handle before their claims expire."""
         pool, visibility = self._pool, self._runtime.settings.visibility
         return int(min(_ASIDE_MOST, visibility * pool.target / max(pool.handler_seconds, 1e-6)))
 
     def _candidates(
         self, wall: float, remaining: Mapping[str, float]
     ) -> tuple[dict[int, Candidate], dict[int, Prefetcher]]:
-        """The wagons that are worked on or have events, and the channel of each one's next event."""
+        """The wagons that workers serve or that have events, and the channel of each one's next event."""
         candidates: dict[int, Candidate] = {}
         heads: dict[int, Prefetcher] = {}
         for each in self.wagons:
@@ -167,7 +167,7 @@ class Dispatcher:
         return candidates, heads
 
     def _for_floors(self, candidates: Mapping[int, Candidate], wall: float, service: float) -> int | None:
-        """Where the floors of draining wagons need a worker now; None if they have had their share of the events."""
+        """The channel from which the floors of draining wagons need an event now; None if they have had their share."""
         if not self._floors or self._credit < 1.0:
             return None
         floor = self._runtime.settings.workers.floor
@@ -177,7 +177,7 @@ class Dispatcher:
 
 
 def _age(each: WagonPrefetch) -> tuple[bool, float, int]:
-    """A key that sorts the oldest first. Wagons are not always cut off in the order of their numbers."""
+    """A sort key, oldest first. Wagons are not always cut off in the order of their numbers."""
     cut_off_at = each.wagon.spec.cut_off_at
     return cut_off_at is None, cut_off_at or 0.0, each.wagon.spec.number
 

@@ -1,7 +1,7 @@
-"""Members whose process has certainly ended: what they still claim is given back at once.
+"""Members whose process has certainly ended: their claimed events are given back at once.
 
-Proof is that the process is gone from the machine that it shared with this one, or that the orchestrator saw it end. A
-process that is merely silent keeps what it claims until the visibility time ends.
+The proof: the process is gone from the machine that it shared with this one, or the orchestrator saw it end. A process
+that is only silent keeps its claims until the visibility time ends.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from ..contracts.facts import ClaimsReturned, StepFailed
+from ..contracts.facts import ClaimsReturned
 from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Witness
 from ..contracts.process import Pod, Process, this_process, why_ended
 from ..contracts.registry import Member
-from ..display.text import said
-from ..errors import EventwagonError
 from .bulkhead import is_ours
-from .runtime import Runtime
+from .runtime import Runtime, report_failure, why_failed
 from .tasks import all_of
 from .train_state import TrainState
 
 _WITHIN = 30.0
 """The longest that giving back what one process had may take, in seconds."""
 _MOST = 1000
-"""Members that are remembered: those that are no longer listed and whose end is not proven, and those that it was
-proven of."""
+"""How many members are remembered: those that are no longer listed and may still run, and those that have ended."""
 
 
 class EndedMembers:
-    """What one process of a train sees of the end of others, and its orchestrator, where that is a Witness. Any
-    number may look at once: giving back is idempotent."""
+    """What one process knows about the end of others, from its own machine and from its orchestrator, if that is a
+    Witness. Any number of processes may look at once: giving back is idempotent."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
@@ -42,28 +39,28 @@ class EndedMembers:
         self._witness = orchestrator if isinstance(orchestrator, Witness) else None
         self._here = this_process()
         self._known: dict[str, tuple[Process | None, Pod | None]] = {}
-        """Members on this machine and in Pods, those included that are not listed any more."""
+        """Members on this machine and in Pods, including those that are no longer listed."""
         self._given_back: dict[str, None] = {}
-        """Whose claims were given back, the latest. One that checks in after that is alive, whatever an orchestrator
-        says: a word of its that was wrong, where a clock was set back, harms it once."""
+        """The latest members whose claims were given back. One that checks in after that is alive, whatever an
+        orchestrator says. So a wrong proof, after a clock was set back, harms a process once."""
         self._under_way: set[str] = set()
         self._failing: dict[str, str] = {}
         """By member, why giving back failed the last time."""
 
-    async def settle(self) -> None:
-        """Give back what all of them claim that can be seen to have ended; returns when that is done or has failed.
-        Raises Unavailable, StorageBroken where the members can't be read."""
+    async def give_back(self) -> None:
+        """Give back the claims of all members that have provably ended. Returns when that is done or has failed. Raises
+        Unavailable or StorageBroken if the members can't be read."""
         found = self._find(await self._state.registry.members(self._train))
         await asyncio.gather(*(self._give_back(name, why) for name, why in found.items()))
 
     def look(self, members: Sequence[Member], tasks: asyncio.TaskGroup) -> None:
-        """The same for these members, and for those listed before; in `tasks`. What fails is told, and tried again at
+        """Do the same in `tasks`, for these members and for those listed before. Failures are reported and retried at
         the next look."""
         for name, why in self._find(members).items():
             tasks.create_task(self._give_back(name, why))
 
     def _find(self, members: Sequence[Member]) -> Mapping[str, str]:
-        """Why, by name."""
+        """The members that have provably ended, and the proof, by name."""
         here = self._here
         for m in members:
             is_near = m.process is not None and here is not None and m.process != here and m.process.boot == here.boot
@@ -113,16 +110,11 @@ class EndedMembers:
             self._under_way.discard(name)
 
     def _failed(self, name: str, error: BaseException) -> None:
-        """Told once for as long as the reason is the same."""
-        step = f"giving back what {name} had"
-        if isinstance(error, EventwagonError | TimeoutError):
-            because = str(error) or "no answer in time"
-        else:
-            because = said(error)
-            self._runtime.bulkhead.report("giving back what an ended process had", error)
+        """Report the failure, once while its reason stays the same."""
+        because = why_failed(self._runtime, "giving back what an ended process had", error)
         if self._failing.get(name) != because:
             self._failing[name] = because
-            self._runtime.tell(StepFailed(train=self._train, step=step, because=because))
+            report_failure(self._runtime, f"giving back what {name} had", because)
 
     async def _reclaim(self, name: str) -> int:
         if not self._broker.capabilities.reclaims:

@@ -1,5 +1,5 @@
-"""Whether this process is a copy that a handler made of its process by forking: such a copy must not go on in its
-parent's place, with its parent's loop, claims and files."""
+"""Whether this process is a fork that a handler made. Such a copy must not go on in its parent's place, with its
+parent's event loop, claims and files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def forks() -> int:
-    """How often the processes before this one have been forked to become it."""
+    """How often this process and the ones before it were forked."""
     return _count
 
 
 def leave(error: BaseException | None) -> NoReturn:
-    """End this copy as its handler meant it to: with the code of SystemExit, else with 1 for an error, 0 for none."""
+    """End this copy as its handler meant: with the code of SystemExit, else with 1 after an error and 0 without."""
     code = 1 if error is not None else 0
     if issubclass(type(error), SystemExit):
         given = getattr(error, "code", None)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
 from ..contracts.broker import Delivery
-from ..contracts.facts import HandlerOverran, StepFailed
+from ..contracts.facts import HandlerOverran
 from ..display.text import plain
 from ..errors import EventwagonError
 from .admission import Gate
@@ -32,7 +32,7 @@ from .handling import (
     begin,
     handlers_own,
 )
-from .runtime import Runtime
+from .runtime import Runtime, report_failure
 from .settling import Settler
 from .worker_states import ChannelState, PoolState, WagonState
 
@@ -40,7 +40,7 @@ _logger = logging.getLogger("eventwagon.worker")
 
 OUTCOMES = (Handled, Dead, Failed, Snoozed)
 _TO_MARK = 5.0
-"""Seconds within which a suspect's claim must be marked, since all other workers wait for that."""
+"""Seconds within which a suspect's claim must be marked, because all other workers wait for that."""
 _BEFORE_ANOTHER_THREAD = 1.0
 """Seconds after which an event comes again if the system had no thread left for it."""
 _BEFORE_ALONE = 1.0
@@ -73,7 +73,7 @@ class Worker(RunState):
         return self.strayed and not self.because
 
     def works_for(self, wagon: WagonState) -> bool:
-        """Its event is of this wagon."""
+        """It handles an event of this wagon."""
         return self.settler is not None and self.settler.source.wagon is wagon
 
 
@@ -106,13 +106,13 @@ class HandlerRunner:
         self._timer: asyncio.TimerHandle | None = None
         settings = runtime.settings
         self._blocks_from = min(settings.handler_timeout, settings.member_ttl, settings.visibility / 2)
-        """Seconds after which a handler that blocks the event loop is warned of: check-ins and claims begin to
-        lapse."""
+        """Seconds after which a handler that blocks the event loop is reported: check-ins and claims begin to
+        expire."""
         self._failures = Seldom()
         self._time = asyncio.get_running_loop().time
 
     def add(self, task: asyncio.Task[None]) -> None:
-        """This task works from now on."""
+        """Add a worker: this task takes events from now on."""
         self._workers[task] = Worker(task)
 
     def worker(self, task: asyncio.Task[None]) -> Worker:
@@ -120,7 +120,7 @@ class HandlerRunner:
         return self._workers[task]
 
     def remove(self, task: asyncio.Task[None]) -> bool:
-        """The task has ended: let the claim of its event run out, if it has one. False if it was removed before."""
+        """The task has ended: let the claim of its event expire, if it has one. False if it was removed before."""
         worker = self._workers.pop(task, None)
         if worker is None:
             return False
@@ -171,9 +171,9 @@ class HandlerRunner:
     def finish(
         self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
     ) -> None:
-        """The handling that began at `now` is over: count it, tell the circuit, and pass the event to its settler.
+        """The handling that began at `now` has ended: count it, tell the circuit, and pass the event to its settler.
         `at_once`: the handler never waited."""
-        if worker.forks != forks():  # in the copy of the process that it made
+        if worker.forks != forks():  # in the fork that it made
             leave(outcome.error if isinstance(outcome, Failed) else None)
         source, gate = settler.source, self.gate
         source.wagon.busy -= 1
@@ -221,7 +221,7 @@ class HandlerRunner:
         is_ended = (worker.because and wagon.leaving) or (worker.is_stray and is_cut)
         if is_ended and self._runtime.settings.attempts != 1:
             circuits.passed(circuit, event_id, gone=False)
-            settler.give_back(delivery)  # cut short by our leaving, or by who cancelled its worker: no failure of its
+            settler.give_back(delivery)  # cut short because we leave or its worker was cancelled: not its failure
             return
         if worker.not_started is not None:
             self._runtime.bulkhead.report("starting a handler", worker.not_started)
@@ -248,7 +248,7 @@ class HandlerRunner:
                 self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
 
     def drop(self, worker: Worker) -> None:
-        """The worker failed, or ends: let the claim of its event run out, if it has one. Idempotent."""
+        """The worker failed, or ends: let the claim of its event expire, if it has one. Idempotent."""
         if worker.settler is not None and worker.delivery is not None:
             worker.settler.source.wagon.busy -= worker.busy
             self.gate.busy -= worker.busy
@@ -261,9 +261,9 @@ class HandlerRunner:
     # --- alone -----------------------------------------------------------------------------------
 
     async def handle_alone(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
-        """Handle a suspect: an event whose last process may have died of it. Nothing else is handled in this process
-        meanwhile, so that it takes no other event along, and another death is certainly its own. If that would mean to
-        wait long for other handlers it comes again later."""
+        """Handle a suspect: an event that may have killed the last process that handled it. Nothing else is handled in
+        this process meanwhile: then another death harms no other event, and is certainly this event's doing. If that
+        would mean waiting long for other handlers, the event comes again later."""
         worker.settler, worker.delivery, worker.until = settler, delivery, math.inf
         wagon = settler.source.wagon
         try:
@@ -284,7 +284,7 @@ class HandlerRunner:
             await self.after_cut(worker, settler.source)
 
     async def _marked(self, settler: Settler, delivery: Delivery) -> bool:
-        """Mark the suspect's claim as handled alone. False: do not handle it now."""
+        """Mark the suspect's claim as handled alone. Returns False if it must not be handled now."""
         if self.gate.held:
             return True  # beside a handler that goes on in its thread it is not alone, and a death would prove nothing
         source, runtime = settler.source, self._runtime
@@ -296,7 +296,7 @@ class HandlerRunner:
                 raise
             step = f"marking a claim in {source.channel}"
             if isinstance(e, EventwagonError | TimeoutError):
-                runtime.tell(StepFailed(train=runtime.train, step=step, because=str(e) or "no answer in time"))
+                report_failure(runtime, step, str(e) or "no answer in time")
             else:
                 runtime.bulkhead.report(step, e)
             settler.give_back(delivery, _BEFORE_ALONE)
@@ -323,25 +323,24 @@ class HandlerRunner:
     # --- deadlines -------------------------------------------------------------------------------
 
     def cut_short(self, wagon: WagonState, because: str) -> None:
-        """Cancel the handlers that are under way in this wagon. Idempotent."""
+        """Cancel the handlers that run for this wagon. Idempotent."""
         for worker in self._working_for(wagon):
             self._cut_short(worker, because)
 
     def give_up(self, wagon: WagonState) -> None:
-        """Stop running the handlers of this wagon that were cut short and go on all the same. Idempotent."""
+        """Stop running the handlers of this wagon that were cancelled and go on all the same. Idempotent."""
         for worker in self._working_for(wagon):
             if worker.because:
                 self._give_up(worker)
 
     def close(self) -> None:
-        """Wait no more for handlers that still run in their threads. Idempotent."""
+        """Stop waiting for handlers that still run in their threads. Idempotent."""
         for task in self._held:
             task.cancel()
 
     async def after_cut(self, worker: Worker, source: ChannelState) -> None:
         """A handler was cut short, or has cancelled its own task: the cancellation must not reach the worker's next
-        event. A handler whose thread goes on keeps this worker until it has ended, or there would be one worker
-        more."""
+        event. If the handler's thread goes on, this worker waits for its end, or there would be one worker too many."""
         is_stray, because, thread = worker.is_stray, worker.because, worker.thread
         worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
         if thread is not None and (thread.over or self._pool.closed):
@@ -389,7 +388,7 @@ class HandlerRunner:
             worker.task.cancel()
 
     def _give_up(self, worker: Worker) -> None:
-        """It was cancelled and goes on: stop running it, and let its worker go on without it."""
+        """It was cancelled and goes on: stop running it, so that its worker can go on."""
         worker.until = math.inf
         if not worker.given_up and worker.settler is not None:
             worker.given_up = True
@@ -427,8 +426,8 @@ class HandlerRunner:
     def _log_failure(
         self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
     ) -> None:
-        """Log at WARNING the first failure of a kind in a minute, at ERROR each death; with a traceback once a minute
-        for each kind."""
+        """Log the first failure of a kind in a minute at WARNING, and each death at ERROR; with a traceback once a
+        minute for each kind."""
         kind = (handler.name, dies, because if error is None else kind_of(error))
         held_back = self._failures.due(kind)
         if held_back is None and not dies:

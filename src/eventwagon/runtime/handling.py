@@ -42,7 +42,7 @@ class Handler:
         self._warned = False
 
     def warn_of(self, value: object) -> None:
-        """A handler's return value is ignored: say so, once."""
+        """Warn, once, that a handler's return value is ignored."""
         if not self._warned:
             self._warned = True
             log_safely(
@@ -55,7 +55,7 @@ class Handler:
 
 
 class _Stored(Coroutine[None, None, None]):
-    """What `emit` returns: it may be awaited or made a task, or be dropped."""
+    """What `emit` returns. It may be awaited, made a task, or ignored."""
 
     __slots__ = ()
 
@@ -108,7 +108,7 @@ class Context:
         self.event = event
         """The event itself."""
         self.attempt = attempt
-        """1 at the first try."""
+        """1 for the first attempt."""
         self.train = train
         self.wagon = wagon
         """The number of the wagon whose event this is."""
@@ -121,7 +121,7 @@ class Context:
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
         self._counts: dict[str, int] | None = None
-        """How many were emitted, by channel."""
+        """How many events were emitted, by channel."""
 
     def emit(
         self,
@@ -137,10 +137,11 @@ class Context:
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
         attempt sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant)
-        are those of the event, unless `subject` or `extensions` say otherwise; these are added to the inherited ones.
-        An `Event` as the payload is sent as it is. May be awaited or just called, from sync handlers too. Raises
-        UsageError (an unknown channel, a payload that the channel's handler would not get back equal, attributes that
-        no event may have, a handler that has returned already) and EventTooLarge.
+        are those of the event, unless `subject` or `extensions` replace them; `extensions` are added to the inherited
+        ones. An `Event` as the payload is sent as it is. May be awaited or just called, also from sync handlers.
+
+        Raises UsageError for an unknown channel, a payload that the channel's handler would not get back equal,
+        attributes that no event may have, and a handler that has returned already. Raises EventTooLarge.
         """
         if self._closed:
             raise UsageError(
@@ -186,7 +187,7 @@ class Context:
         )
 
     def died(self, because: str) -> tuple[str, Event]:
-        """The dead letter of the event."""
+        """The event's dead letter."""
         return died(self.event, self.channel, self.wagon, because, self.attempt, self._clock())
 
     def close(self) -> None:
@@ -195,14 +196,14 @@ class Context:
 
 
 class Handled(NamedTuple):
-    """The handler returned: store what it emitted, then settle. Dead letters of a batch's events are among what was
-    emitted."""
+    """The handler returned: store what it emitted, then settle its event. What was emitted includes the dead letters of
+    events of a batch."""
 
     emitted: Sequence[tuple[str, Event]]
 
 
 class Dead(NamedTuple):
-    """No attempt can succeed: to the dead letters."""
+    """No attempt can succeed: the event goes to the dead letters."""
 
     because: str
 
@@ -227,7 +228,7 @@ Outcome = Handled | Dead | Failed | Snoozed
 
 
 def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
-    """The dead letter of an event: the event as it was, with the reason, place and time as extension attributes."""
+    """The event's dead letter: the event as it was, with the reason, place and time as extension attributes."""
     why = {
         "deadbecause": plain(because),
         "deadchannel": channel,
@@ -239,11 +240,11 @@ def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now
 
 
 def smaller(letter: Event, *, cut: bool) -> Event | None:
-    """A dead letter that is easier to store than `letter`, which the broker refused; None: there is none.
+    """A smaller form of `letter`, which the broker refused; None if there is none.
 
-    `cut`: it was refused, so its data may be cut. A letter is larger than its event, and may hold attributes that can't
-    be stored. So first it loses what the event brought along besides its data, then the end of its data, more and more;
-    `deadsize` then says how many bytes there were.
+    A letter is larger than its event, and may have attributes that can't be stored. First it loses everything that the
+    event brought besides its data. Then, if `cut` (the broker refused it for good), it loses the end of its data, more
+    each time; `deadsize` is the original number of bytes.
     """
     ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
     bare = msgspec.structs.replace(
@@ -266,7 +267,7 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
 
 
 def handlers_own(error: BaseException) -> TracebackType | None:
-    """The error's traceback from the handler on: the frames before are eventwagon's."""
+    """The error's traceback from the handler on: the frames before that are eventwagon's."""
     place = traceback_of(error)
     while place is not None and place.tb_frame.f_code.co_filename == __file__:
         place = place.tb_next
@@ -274,7 +275,7 @@ def handlers_own(error: BaseException) -> TracebackType | None:
 
 
 class RunState:
-    """The handler call that a worker makes, and how it is cut short. A worker uses one for all its calls."""
+    """One worker's current handler call, and how it is cut short. A worker uses one object for all its calls."""
 
     __slots__ = ("because", "forks", "given_up", "not_started", "strayed", "thread")
 
@@ -283,7 +284,7 @@ class RunState:
         """Why it was cut short; empty while it was not."""
         self.forks = forks()
         self.given_up = False
-        """It was cut short, went on all the same, and is run no further."""
+        """It was cut short, went on all the same, and is no longer run."""
         self.strayed = False
         """While the handler waited, somebody else cancelled the task that it runs in."""
         self.not_started: BaseException | None = None
@@ -299,13 +300,13 @@ HANDLED = Handled(())
 def begin(
     handler: Handler, event: Event, context: Context | None, run: RunState, threads: Threads
 ) -> Outcome | Awaitable[Outcome]:
-    """Let the handler work on one event: the outcome, or what to await for it where the handler waits. `context` is
-    None for a handler that wants none.
+    """Let the handler work on one event. Returns the outcome, or an awaitable of it if the handler waits. `context` is
+    None for a handler that takes none; a batch needs one.
 
-    Whatever the handler raises is an outcome, but for KeyboardInterrupt. When the caller cancels (it has set
-    `run.because`) the handler is cancelled; one that goes on all the same is run no further once `run.given_up` and
-    cancelled again. A handler in a thread goes on in any case; `run.thread` tells when it has ended. A batch has to
-    come with a context."""
+    Whatever the handler raises is an outcome, except KeyboardInterrupt. If the caller cancels (it has set
+    `run.because`), the handler is cancelled. One that goes on all the same is no longer run once `run.given_up` is set
+    and it is cancelled again. A handler in a thread goes on in any case; `run.thread` says when it has ended.
+    """
     if event.extensions and UNDECODABLE in event.extensions:
         return Dead(event.extensions.get("deadbecause", "can't be decoded"))
     if context is not None and is_batch(event):
@@ -326,8 +327,9 @@ def begin(
 
 
 async def _each(handler: Handler, batch: Event, context: Context, run: RunState, threads: Threads) -> Outcome:
-    """Handle the events of a batch one after the other: what they all emitted, and the letters of those that died. One
-    that fails, or wants to come later, brings the whole message again: it is what the broker keeps and gives out."""
+    """Handle the events of a batch one after the other. The outcome has everything that they emitted and the dead
+    letters of those that died. If one fails or is snoozed, the whole batch comes again: it is one message at the
+    broker."""
     emitted: list[tuple[str, Event]] = []
     for event in parts(batch):
         own = context.of(event)
@@ -351,7 +353,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
 
 
 def _driven(handler: Handler, context: Context | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
-    """Run the awaitable that a handler has returned. One that never waits is done at once."""
+    """Run the awaitable that a handler returned. If it never waits, it ends at once."""
     coroutine = work if type(work) is CoroutineType else _awaiting(work)
     try:
         signal = coroutine.send(None)
@@ -367,8 +369,8 @@ async def _awaiting(awaitable: Any) -> Any:
 
 
 class _Rest:
-    """The rest of an async handler that waits: run step by step, so that what it raises can't be taken for what happens
-    to its worker."""
+    """The rest of an async handler that waits. It is run step by step, so that an error which it raises is not taken
+    for one of its worker."""
 
     __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
 
@@ -466,14 +468,14 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
 
 
 def _meant(error: BaseException) -> BaseException:
-    """What a handler raised, out of the groups that hold nothing else: a TaskGroup wraps what its tasks raise."""
+    """What a handler raised, without the groups that contain nothing else: a TaskGroup wraps what its tasks raise."""
     while len(parts := parts_of(error)) == 1:
         error = parts[0]
     return error
 
 
 class ThreadCall:
-    """A function's call in a thread. `done` gets its result, unless the waiting was cancelled."""
+    """A function's call in a thread. `done` gets its result, unless nobody waits for it any more."""
 
     __slots__ = ("_ended", "done", "over")
 
@@ -498,7 +500,8 @@ class ThreadCall:
 
 
 class Threads:
-    """Threads for sync handlers, reused when free. They are daemons: one that hangs blocks neither others nor exit."""
+    """Threads for sync handlers, reused when free. They are daemon threads: one that hangs blocks neither others nor
+    the program's exit."""
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
@@ -507,8 +510,8 @@ class Threads:
     async def run(
         self, run: RunState, function: Callable[..., Any], *arguments: object
     ) -> tuple[Any, BaseException | None]:
-        """Call the function in a thread, in a copy of the caller's context. Returns what it returned, and what it
-        raised. Cancelling stops the waiting, not the thread; `run.thread` says when that has ended."""
+        """Call the function in a thread, in a copy of the caller's context. Returns its result and what it raised.
+        Cancelling ends the wait, not the thread; `run.thread` says when that has ended."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         try:
@@ -552,7 +555,7 @@ class Threads:
         return jobs
 
     def end(self) -> None:
-        """Let the idle threads go; busy ones go when they have finished."""
+        """End the idle threads now, and the busy ones when they have finished."""
         self._ended = True
         for jobs in self._idle:
             jobs.put(None)

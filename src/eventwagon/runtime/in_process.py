@@ -34,7 +34,7 @@ class InProcess:
         self._specs: dict[_Unit, WagonSpec] = {}
         self._wanted: dict[_Unit, asyncio.Event] = {}
         self._consumers: dict[_Unit, tuple[int, WagonConsumer]] = {}
-        """The number of the wagon that the unit serves, and its consumer."""
+        """By unit: the number of the wagon that it serves, and its consumer."""
         self._ending: set[_Unit] = set()
         self._trouble: dict[_Unit, str] = {}
         self._supervisors: dict[_Unit, asyncio.Task[None]] = {}
@@ -115,7 +115,7 @@ class InProcess:
             self._ending.discard(unit)
 
     async def _supervise(self, unit: _Unit) -> None:
-        """Reconcile one unit's workers with its spec each time that this changes; again with backoff if it fails."""
+        """Reconcile one unit's workers with its spec whenever that changes; with backoff after a failure."""
         backoff = Backoff(*_PAUSES)
         while True:
             wanted = self._wanted[unit]

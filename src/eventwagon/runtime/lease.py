@@ -1,10 +1,13 @@
-"""The lease fence: what stands in for a broker that can't refuse writes to a sealed channel.
+"""The lease fence, for brokers that can't refuse writes to a sealed channel.
 
-A process publishes only while it holds a lease, taken on a manifest that it read after checking in. Its check-in says
-the first wagon that it may publish to, by the turn in which wagons became active, and outlives the lease and any send
-begun under it. So when no check-in names a wagon or an earlier one, nobody that keeps time can publish there any more.
-A process that is paused between looking at its lease and sending can: what it leaves is found before the channel is
-deleted (`keep_drained`). A probability, not a proof."""
+A process publishes only while it holds a lease, which it takes on a manifest that it read after checking in. Its
+check-in names the first wagon to which it may publish, by the turn in which wagons became active, and outlives the
+lease and any send that began under it. So once no check-in names a wagon or an earlier one, no process whose clock runs
+can publish to that wagon any more.
+
+A process that is paused between checking its lease and sending still can. What it publishes is found before the channel
+is deleted (`keep_drained`): that is probable, not proven.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from .train_state import TrainState
 
 class Lease:
     """One process's lease on publishing to one train. It lasts as long as the setting `lease` says, which is also the
-    longest that a send may take. Times are the event loop's: no wall clock is trusted."""
+    longest that a send may take. Its times are the event loop's; it trusts no wall clock."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._train = runtime.train
@@ -32,7 +35,7 @@ class Lease:
         self._sending: list[int] = []
 
     async def hold(self) -> None:
-        """Have a lease with at least half of its time left. Raises Unavailable when it can't be had."""
+        """Have a lease with at least half of its time left. Raises Unavailable if there is none to be had."""
         loop = asyncio.get_running_loop()
         while loop.time() > self._until - self._seconds / 2:
             try:
@@ -43,7 +46,7 @@ class Lease:
                 return
 
     async def _renew(self) -> None:
-        """Check in, then read: in this order, or a switch between the two would not be seen by either side."""
+        """Check in, then read. In the other order neither side would see a switch between the two."""
         began = asyncio.get_running_loop().time()
         await self._check_in(self._said)
         snapshot = await self._state.refresh()
@@ -63,8 +66,8 @@ class Lease:
 
     @asynccontextmanager
     async def sending(self, turn: int) -> AsyncIterator[None]:
-        """Around a send to the wagon of that turn: it is cut off when it takes too long. Raises PublishUncertain then,
-        and Unavailable when the lease has run out."""
+        """Around a send to the wagon of that turn: a send that takes too long is cut off. Raises PublishUncertain then,
+        and Unavailable if the lease has expired."""
         if asyncio.get_running_loop().time() >= self._until:
             raise Unavailable("the lease on publishing has run out")
         self._sending.append(turn)
@@ -77,7 +80,8 @@ class Lease:
             self._sending.remove(turn)
 
     async def follow(self) -> None:
-        """While the lease is held, say at once when the train has switched, so that the seal need not wait for it."""
+        """While the lease is held, check in at once when the train has switched, so that the seal need not wait for
+        it."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds / 2):
@@ -89,7 +93,7 @@ class Lease:
                 await self._state.next_change.wait()
 
     async def give_up(self) -> None:
-        """This process publishes no more: nobody need wait for its lease."""
+        """This process publishes no more: nobody needs to wait for its lease."""
         self._until = float("-inf")
         if self._said:
             with suppress(EventwagonError):

@@ -1,4 +1,4 @@
-"""The listeners of one process as one: what one of them raises ends there."""
+"""The listeners of one process as one. An error of one listener is logged and reaches nobody else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from .bulkhead import Bulkhead, passes
 
 
 class Telling:
-    """All listeners as one. What one of them raises is logged, and keeps neither the others nor the caller from
-    anything."""
+    """All listeners as one. What one of them raises is logged; the others and the caller go on."""
 
     def __init__(self, train: str, listeners: Sequence[Listener]) -> None:
         self._listeners = list(listeners)

@@ -36,9 +36,9 @@ from .worker_states import PoolState
 class LocalWorkers:
     """The workers of one process for one train. Enter it before use; leaving ends every worker, gracefully.
 
-    `shared` is the number of workers that all wagons share, or None where each wagon has its own. `slo`: the promise to
-    new events in seconds that a shared pool works by. `circuits`: what is known of the channels already, where several
-    LocalWorkers follow one another.
+    `shared` is the number of workers that all wagons share, or None if each wagon has its own. `slo`: the promise to
+    new events in seconds that a shared pool works by. `circuits`: the circuits of an earlier LocalWorkers that this one
+    follows.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LocalWorkers:
         circuits: Circuits | None = None,
     ) -> None:
         self.has_peers = True
-        """Other processes work for the train too: no event is kept waiting here that one of them could take. Written by
+        """Other processes work for the train, too: no event waits here if one of them could take it. Written by
         Membership."""
         self._runtime = runtime
         self._slo = slo
@@ -84,31 +84,29 @@ class LocalWorkers:
 
     @property
     def held(self) -> int:
-        """Workers that take nothing, since a handler goes on in its thread after its attempt was ended."""
+        """Workers that take nothing because a handler goes on in its thread after its attempt was ended."""
         return self._gate.held
 
     def resize(self, shared: int, floors: int) -> None:
         """Set the number of shared workers in this process, and how many of them the floors of draining wagons may
-        take. One that handles an event finishes it first. Idempotent; without effect where each wagon has its own."""
+        take. A worker that handles an event finishes it first. Idempotent; has no effect if each wagon has its own
+        workers."""
         if self._pool is not None:
             self._pool.set_floors(floors)
             if shared != self._pool.state.target:
                 self._pool.resize(shared)
 
     def pause(self, numbers: frozenset[int]) -> None:
-        """From now on nothing of these wagons is handed out, and of all others it is: what was fetched is given back,
-        handlers in flight finish. Idempotent."""
+        """Pause exactly these wagons: nothing of them is handed out any more. What was fetched is given back, handlers
+        in flight finish. Idempotent."""
         if numbers != self._paused:
             self._paused = numbers
             for number, consumer in self._consumers.items():
                 consumer.pause(number in numbers)
 
     async def serve(self, spec: WagonSpec) -> WagonConsumer:
-        """Attach to the channels of the wagon that there are handlers for; their events are worked off from then on,
-        until the consumer is ended.
-
-        Raises ChannelGone, Unavailable, and UsageError where the wagon is for other code.
-        """
+        """Attach to those channels of the wagon that have handlers. Their events are handled from then on, until the
+        consumer is ended. Raises ChannelGone, Unavailable, and UsageError if the wagon is for other code."""
         number = spec.number
         consumer = WagonConsumer(
             self._runtime,

@@ -1,4 +1,5 @@
-"""The last looks of an observer, kept to be run again: at the level debug, and in the report of a defect."""
+"""An observer's last looks, kept so that they can be run again: they are logged at DEBUG and in the report of a
+defect."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ _logger = logging.getLogger("eventwagon")
 
 _LOOKS_MOST = 20
 _BYTES_MOST = 4_000_000
-"""Roughly, of all looks that are kept in memory. The newest is kept whatever it takes."""
+"""Roughly the most memory for all looks. The newest is kept however large it is."""
 _REPORT_MOST = 100_000
 """Characters of the looks in one line of a log."""
 
 
 class Looks:
-    """The last looks of one observer, oldest first; `train` stands before each line of the log."""
+    """One observer's last looks, oldest first; each line of the log begins with `train`."""
 
     def __init__(self, train: str, bulkhead: Bulkhead) -> None:
         self._train = train
@@ -29,7 +30,7 @@ class Looks:
         self._seldom = Seldom()
 
     def keep(self, seen: Seen) -> None:
-        """Remember this look, and forget old ones: only so many are kept, of a bounded size."""
+        """Remember this look, and forget old ones, so that number and size stay bounded."""
         size = _bytes(seen)
         self._kept.append((seen, size))
         self._size += size
@@ -37,12 +38,12 @@ class Looks:
             self._size -= self._kept.popleft()[1]
 
     def log_newest(self, what: str) -> None:
-        """Write the newest look to the log at DEBUG, where that is logged; `what` says what was decided."""
+        """Write the newest look to the log at DEBUG; `what` says what was decided."""
         if self._kept and _logger.isEnabledFor(logging.DEBUG):
             self._log(logging.DEBUG, what, 1)
 
     def report(self) -> None:
-        """Write the last looks to the log at ERROR, for the report of a defect: once a minute."""
+        """Write the last looks to the log at ERROR, to report a defect: at most once a minute."""
         if self._kept and self._seldom.due("report") is not None:
             what = "the last looks, for the report; `eventwagon why --look FILE` replays them"
             self._log(logging.ERROR, what, len(self._kept))
@@ -64,7 +65,7 @@ class Looks:
 
 
 def _bytes(seen: Seen) -> int:
-    """Roughly what the look takes in memory beyond what all looks share."""
+    """Roughly the memory that the look takes beyond what all looks share."""
     told = sum(1 + len(m.attachments) + len(m.deployed) for m in seen.members)
     samples = sum(len(r.samples) for r in seen.readings.values())
     return 500 * (told + len(seen.readings) + len(seen.deployments)) + 100 * len(seen.leftovers) + 8 * samples

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import msgspec
 
-from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran, StepFailed
+from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran
 from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
 from ..contracts.registry import Member
-from ..display.text import as_line, said
-from ..errors import EventwagonError, Unavailable
+from ..display.text import as_line
+from ..errors import Unavailable
 from ..limits import slo
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
@@ -26,23 +26,24 @@ from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
 from .local_workers import LocalWorkers
-from .runtime import Runtime
+from .runtime import Runtime, report_failure, why_failed
 from .train_state import TrainState
 
 _logger = logging.getLogger("eventwagon")
 
 _NEWS_MOST = 100
-"""Facts kept for the journal while the registry is away, the latest."""
+"""How many facts are kept for the journal while the registry is away: the latest."""
 _KNOWN = 3
-"""Handlings from which on the first word of how long they take is news."""
+"""After this many handlings the process first reports how long they take."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
 
 @asynccontextmanager
 async def wagon_workers(runtime: Runtime, *, shared: bool) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
-    """This process's workers, to be told wagon by wagon what to serve. With `shared` they are one pool, of none yet;
-    without, each wagon has as many of its own as its spec says. Leaving ends all, within `grace`."""
+    """This process's workers, which are told wagon by wagon what to serve. With `shared` they are one pool, empty at
+    first; otherwise each wagon has as many workers of its own as its spec says. Leaving ends them all, within
+    `grace`."""
     settings = runtime.settings
     async with (
         LocalWorkers(runtime, shared=0 if shared else None, slo=slo(settings.limit)) as workers,
@@ -52,12 +53,12 @@ async def wagon_workers(runtime: Runtime, *, shared: bool) -> AsyncIterator[tupl
 
 
 class Membership:
-    """Checks a process in, and where it works, keeps its workers at every live wagon.
+    """Checks a process in. If it works, keeps its workers attached to every live wagon.
 
-    Processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own, which those
-    with the wagon's code divide. Workers are moved when a process comes or goes; a handler in flight is never ended by
-    that. With `post`, a unit and a number of workers, it works for the wagon alone that this unit serves, with that
-    many, and takes no part in the division.
+    The processes that work divide the workers between them: those of `Workers(total=…)`, and each wagon's own, which
+    the processes with the wagon's code divide. Workers are moved when a process comes or goes; that never ends a
+    handler in flight. With `post`, a unit and a number of workers, the process works only for the wagon that this unit
+    serves, with that many workers, and takes no part in the division.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class Membership:
         self._state = state
         self._roles = roles
         self._post = post
-        self._failing: dict[str, str] = {}
-        """Steps that failed the last time, and why."""
+        self._failing: set[str] = set()
+        """Steps that failed the last time."""
         self._ended = EndedMembers(runtime, state)
         self._process = this_process()
         self._pod = this_pod()
@@ -104,7 +105,7 @@ class Membership:
         self._woken.set()
 
     def _heed(self, _: object = None) -> None:
-        """The manifest has changed. A pause counts from this moment, whatever the rest waits for."""
+        """The manifest has changed. A pause counts from this moment on, whatever else has to wait."""
         if self._crew is not None:
             manifest = self._state.snapshot.manifest
             numbers = resting(manifest)
@@ -120,8 +121,8 @@ class Membership:
         self.wake()
 
     async def run(self) -> None:
-        """Be a member until cancelled; then, or should anything end it, leave gracefully and check out. What it calls
-        ends it not: that is told, and tried again."""
+        """Be a member until cancelled; then, or if anything else ends it, leave gracefully and check out. An error in a
+        step does not end it: it is reported, and the step is tried again."""
         self._state.on_change.append(self._heed)
         try:
             if "work" in self._roles or self._post is not None:
@@ -130,34 +131,30 @@ class Membership:
                 await self._watch(None, None)
         finally:
             self._state.on_change.remove(self._heed)
-            with self._going_on("checking out"):  # it runs out by itself
+            with self._going_on("checking out"):  # it expires by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
 
     @contextmanager
     def _going_on(self, step: str) -> Iterator[None]:
-        """The bulkhead of each step: what it raises ends that step alone. Told once while it lasts."""
+        """The bulkhead of each step: an error ends only that step. It is reported once while it lasts."""
         try:
             yield
         except BaseException as e:
             if is_ours(e):
                 raise
-            if isinstance(e, EventwagonError | TimeoutError):
-                why = str(e) or "no answer in time"
-            else:
-                self._bulkhead.report(step, e)
-                why = said(e)
+            why = why_failed(self._runtime, step, e)
             if step not in self._failing:
-                self._runtime.tell(StepFailed(train=self._train, step=step, because=why))
-            self._failing[step] = why
+                report_failure(self._runtime, step, why)
+            self._failing.add(step)
         else:
-            self._failing.pop(step, None)
+            self._failing.discard(step)
 
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
-        with self._going_on("giving back what ended processes had"):  # else observers do, or their claims run out
+        with self._going_on("giving back what ended processes had"):  # else observers do, or their claims expire
             async with asyncio.timeout(self._settings.member_ttl):
-                await self._ended.settle()
+                await self._ended.give_back()
         runtime = dataclasses.replace(self._runtime, tell=self._hear)
         async with wagon_workers(runtime, shared=shared) as (crew, local):
             local.on_change = self.wake
@@ -166,8 +163,8 @@ class Membership:
             await self._watch(crew, local)
 
     def _hear(self, fact: Fact) -> None:
-        """A fact of this process's workers: those that an operator asks for are for the journal and the next check-in
-        too."""
+        """A fact about this process's workers. Those that operators ask for also go to the journal and into the next
+        check-in."""
         self._runtime.tell(fact)
         if isinstance(fact, BreakerOpened | BreakerClosed | HandlerOverran):
             self._news.append(Entry(self._runtime.clock(), self._name, fact))
@@ -200,7 +197,7 @@ class Membership:
                         await self._woken.wait()
 
     async def _attend(self, crew: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
-        """Bring this process's share of the workers to every live wagon, and away from those that are drained."""
+        """Attach this process's share of the workers to every live wagon, and detach workers from drained ones."""
         peers = await self._peers()
         names = sorted(peers)
         crew.has_peers = self._post is not None or len(names) > 1
@@ -229,7 +226,8 @@ class Membership:
                 leaving.create_task(self._leave(local, unit))
 
     async def _peers(self) -> dict[str, str]:
-        """The processes that divide the workers between them, this one included: name and revision of their code."""
+        """The processes that divide the workers between them, this one included: their names and the revision of their
+        code."""
         members = await self._registry.members(self._train) if self._post is None else ()
         return {m.name: m.revision for m in members if "work" in m.roles} | {self._name: self._revision}
 
@@ -241,7 +239,7 @@ class Membership:
             self._leaving.discard(unit)
 
     async def _check_in(self, local: InProcess | None) -> None:
-        """Say what this process does, when that has changed and well before it would run out."""
+        """Report what this process does, when that has changed and well before the last check-in expires."""
         manifest = self._state.snapshot.manifest
         found = await local.deployments(self._train) if local is not None else {}
         self.attachments = attachments = tuple(
@@ -305,5 +303,5 @@ class Membership:
 
 
 def _in_order(deployments: Mapping[int, Deployment]) -> tuple[Deployment, ...]:
-    """As a check-in tells of them: by unit, so that the same is told in the same words."""
+    """In the order of a check-in: by unit, so that an unchanged state gives an equal check-in."""
     return tuple(d for _, d in sorted(deployments.items()))

@@ -76,8 +76,8 @@ _REST_MOST = 5.0
 
 
 class _FailedTask(NamedTuple):
-    """A background task that failed: what is reported of it, until when it pauses (the loop's time), and how often it
-    failed in a row."""
+    """A background task that failed: the fact that is reported, until when it pauses (the loop's time), and how often
+    it failed in a row."""
 
     fact: Refusal
     until: float
@@ -116,34 +116,34 @@ class Observer:
         self._meter = Meter()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
-        """What stood at the last look, and what of it was told."""
+        """The refusals of the last look, and what was reported of each."""
         self._since: dict[int | str, tuple[object, float]] = {}
-        """What each age is of, as it was at the last look, and since when (the loop's time)."""
+        """What each age is about, as the last look saw it, and since when it has been so (the loop's time)."""
         self._under_way: set[_Key] = set()
         """Background tasks that run now."""
         self._failing: dict[_Key, _FailedTask] = {}
         """Background tasks that failed, and have not succeeded since."""
         self._passing_since: float | None = None
-        """Since when a switch has not been made for a reason that is an ordinary part of it."""
+        """Since when a switch has been refused for a reason that is an ordinary part of switching."""
         self._woken = asyncio.Event()
         self._counts_exactly = self._broker.capabilities.totals and not self._broker.capabilities.losses
         self._losses = Losses(totals=self._counts_exactly)
         self._letters = Losses(totals=self._counts_exactly)
-        """The same of dead letters, by wagon; 0: of removed ones."""
+        """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._epoch: int | None = None
-        """The manifest's, at the last look."""
+        """The manifest's epoch at the last look."""
         self._counts: Mapping[int, int] = {}
-        """How many workers each wagon should have of its orchestrator."""
+        """How many workers the orchestrator should run for each wagon."""
         self._wanted = False
         """The last plan wanted the next wagon."""
         self._looked: float | None = None
-        """When a look was last made to its end."""
+        """When the last complete look ended."""
         self._look_failed = ""
-        """Why the last one was not."""
+        """Why the last look failed; empty if it did not."""
 
     @property
     def trouble(self) -> str:
-        """Why the train is not observed now; empty while it is."""
+        """Why the train is not observed now; empty if it is."""
         if self._looked is None:
             return f"it has not looked at the train yet{self._look_failed and ': '}{self._look_failed}"
         ago = asyncio.get_running_loop().time() - self._looked
@@ -152,12 +152,12 @@ class Observer:
         return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
     def wake(self) -> None:
-        """Look now, not only when it is time."""
+        """Look now, without waiting for the next turn."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Look until cancelled. A failure is reported and tried again at the next look; an exception that nobody
-        foresaw is logged and counted, and ends nothing."""
+        """Look until cancelled. A failure is reported, and the next look tries again. An unexpected exception is logged
+        and counted, and ends nothing."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
@@ -174,13 +174,13 @@ class Observer:
                     new, standing = self._new([met])
                     for fact in new:
                         self._tell(fact)
-                    self._refused |= standing  # what else stands was not looked at
+                    self._refused |= standing  # the other refusals were not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
                         await self._woken.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
-        """Read the state, decide, store the decision, carry it out; what may take long goes on in `tasks`. Raises
+        """Read the state, decide, store the decision, carry it out. What may take long goes on in `tasks`. Raises
         Conflict if another observer was faster."""
         await self._channels.bootstrap()
         base = await self._state.refresh()
@@ -276,8 +276,8 @@ class Observer:
         return {u: since_losses(d, wagons[d.number]) if d.number in wagons else d for u, d in found.items()}, []
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
-        """A reading of each wagon that has taken events, and what could not be read. The manifest must have been read
-        before: see `Seen`."""
+        """A reading of each wagon that has taken events, and what could not be read. Read the manifest before: see
+        `Seen`."""
         steady = asyncio.get_running_loop().time()
         ages = self._active_ages.look(manifest, now=self._clock(), steady=steady)
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
@@ -295,7 +295,7 @@ class Observer:
         )
         gone, missing = self._losses.vanished, self._losses.missing
         irreplaceable = frozenset[Channel]()
-        if self._broker.capabilities.losses:  # what it knows of an inner channel outlives that: none can be made anew
+        if self._broker.capabilities.losses:  # its account outlives it: it can't be created again
             irreplaceable = frozenset(c for c in missing if c.name)
             missing -= irreplaceable
         samples: dict[int, Sample] = {}
@@ -303,7 +303,7 @@ class Observer:
         for number, of in depths.items():
             ingress = of[0]
             if ingress.published is not None and ingress.settled is not None:
-                # what waits in a paused wagon is no backlog that shows how fast workers are
+                # events of a paused wagon are no backlog: they don't show how fast its workers are
                 waiting = 0 if number in paused else ingress.waiting or 0
                 samples[number] = Sample(steady, ingress.published, ingress.settled, waiting)
         self._history.add_all(samples, steady)
@@ -339,21 +339,21 @@ class Observer:
         self._losses.look(depths, there, told, now=asyncio.get_running_loop().time())
 
     async def _after_stepping_back(self, manifest: Manifest) -> None:
-        """Wagons that the older manifest does not have: those that still exist are swept at once, and their events
-        published anew; the events of the others are reported as lost."""
+        """Find the wagons that the older manifest does not have. Those that still exist are swept at once, and their
+        events published again; the events of the others are reported as lost."""
         self._swept = float("-inf")
         there = set(await self._broker.channels(self._train))
         unlisted = [c for c in self._losses.held if c not in there]
         depths = await self._broker.depth(unlisted) if unlisted else ()
         there |= {c for c, depth in zip(unlisted, depths, strict=True) if depth != Depth()}
         lost = self._losses.without({w.number for w in manifest.wagons}, there)
-        await self._state.settle(lambda m: forgotten_told(m, lost))
+        await self._state.apply(lambda m: forgotten_told(m, lost))
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
     ) -> tuple[dict[int, Sequence[Depth]], list[Refusal]]:
-        """The depths of each wagon's channels. If they can't be read at once each wagon is read for itself: one that
-        fails is reported, and the others are used."""
+        """The depths of each wagon's channels, in one call if possible. If that fails, each wagon is read by itself: a
+        wagon that fails is reported, and the others are used."""
         if not channels:
             return {}, []
         try:
@@ -405,11 +405,11 @@ class Observer:
         )
 
     def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Ages:
-        """For how long things have been as they are, by this process's own steady clock."""
+        """How long things have been as they are, by this process's own steady clock."""
         now = asyncio.get_running_loop().time()
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
-        same = {State.REMOVING: State.DRAINED}  # whoever goes on with a removal waits for nothing anew
+        same = {State.REMOVING: State.DRAINED}  # an observer that goes on with a removal does not wait again
         being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
         being["failed_opens"] = manifest.failed_opens
         being["wanted"] = self._wanted
@@ -447,14 +447,16 @@ class Observer:
         lost = {number: self._letters.of(number) for number in told}
         if any(lost[number] > count for number, count in told.items()):
             why = {number: self._letters.why(number, LETTERS_REMOVED) for number in told}
-            await self._state.settle(lambda m: letters_lost(m, lost, why))
+            await self._state.apply(lambda m: letters_lost(m, lost, why))
 
     # --- saying ---------------------------------------------------------------------------
 
     def _new(self, refusals: Sequence[Refusal]) -> tuple[list[Refusal], dict[tuple[object, ...], _Told]]:
-        """Refusals new since the last look; and all that persist once those are reported. Each is reported once while
-        it persists, with its first figures. The text of an error may change at each look: it is reported once a minute
-        then. A defect is reported once, however often it is met."""
+        """The refusals that are new since the last look, and all that persist once those are reported.
+
+        Each is reported once while it persists, with its first figures. If the text of an error changes from look to
+        look, it is reported once a minute. A defect is reported only once, however often it occurs.
+        """
         now = asyncio.get_running_loop().time()
         standing: dict[tuple[object, ...], _Told] = {}
         new: list[Refusal] = []
@@ -471,7 +473,7 @@ class Observer:
         return new, standing
 
     def _tell_lasting(self, refusals: Sequence[Refusal]) -> None:
-        """An ordinary part of a switch is reported again, to listeners only, if it lasts."""
+        """Report an ordinary reason against a switch again, to listeners only, if it lasts."""
         now = asyncio.get_running_loop().time()
         lasting = next((r for r in refusals if isinstance(r, SwitchRefused) and r.passing), None)
         if lasting is None:
@@ -497,7 +499,8 @@ class Observer:
         return StepFailed(train=self._train, step=step, because=said(error))
 
     def _broke(self, step: str, error: Exception) -> Refusal:
-        """Policy calls nothing but itself: whatever it raises is a defect of ours."""
+        """The failure of a step of the policy. The policy calls nothing but itself, so whatever it raises is a defect
+        of eventwagon."""
         if not isinstance(error, Defect):
             cause, error = error, Defect(said(error))
             error.__cause__ = cause
@@ -522,8 +525,8 @@ class Observer:
                     tasks.create_task(self._in_background(key, task))
 
     async def _in_background(self, key: _Key, task: Ensure | Remove | RemoveLeftover) -> None:
-        """In the background: starting a wagon's workers may take long, and ending them the whole grace. The next look
-        asks again for what is not done."""
+        """Carry out a task in the background: starting a wagon's workers may take long, and ending them the whole
+        grace. The next look asks again for what is not done."""
         try:
             if isinstance(task, Ensure):
                 await self._provision(task.number)
@@ -538,23 +541,23 @@ class Observer:
             pause = pause_after(failures, self._settings.observe_every, _REST_MOST)
             until = asyncio.get_running_loop().time() + pause
             self._failing[key] = _FailedTask(self._failed(task, e), until, failures)
-            if isinstance(task, RemoveLeftover):  # found by a sweep only: the next one comes soon
+            if isinstance(task, RemoveLeftover):  # only a sweep finds leftovers: let the next one come soon
                 self._swept = min(self._swept, asyncio.get_running_loop().time() - self._sweep_every + _SWEEP_AGAIN)
         else:
             self._failing.pop(key, None)
-            if isinstance(task, Remove):  # there may be room for the next wagon; the others wait for no look
+            if isinstance(task, Remove):  # there may be room for the next wagon; don't wait for the next look
                 self.wake()
         finally:
             self._under_way.discard(key)
 
     def _rests(self, key: _Key) -> bool:
-        """Whether it failed a moment ago: it is tried again after a pause that grows."""
+        """Whether it failed a moment ago and is still pausing; the pauses grow."""
         failing = self._failing.get(key)
         return failing is not None and asyncio.get_running_loop().time() < failing.until
 
     def _forget_failing(self, tasks: Sequence[Task]) -> None:
-        """Forget failures of tasks that are no longer due: another observer has done them. Leftovers are looked for at
-        some looks only."""
+        """Forget the failures of tasks that are no longer due: another observer has done them. Leftovers are kept,
+        since only some looks search for them."""
         wanted = {_key(task) for task in tasks}
         for key in [key for key in self._failing if key not in wanted and key[0] is not RemoveLeftover]:
             del self._failing[key]
@@ -568,12 +571,12 @@ class Observer:
             raise
         except Exception as e:
             now, why = self._clock(), str(e) if isinstance(e, EventwagonError) else said(e)
-            await self._state.settle(lambda m: attempt_failed(self._settings, m, number, now, why))
+            await self._state.apply(lambda m: attempt_failed(self._settings, m, number, now, why))
             raise
 
     def _made(self, number: int) -> None:
-        """Channels of this wagon were created. If this process stood still meanwhile the wagon may have been removed:
-        then they are swept at once."""
+        """Channels of this wagon were created. If this process was paused meanwhile, the wagon may have been removed:
+        then sweep them at once."""
         if self._state.snapshot.manifest.wagon(number) is None:
             self._swept = float("-inf")
             self.wake()
@@ -622,7 +625,7 @@ class Observer:
 
 
 def _kind(fact: Refusal) -> tuple[object, ...]:
-    """By what a refusal is known again at the next look."""
+    """The key by which a refusal is recognised at the next look."""
     number = getattr(fact, "number", None)
     match fact:
         case StepFailed(step=step) | DefectFound(step=step):

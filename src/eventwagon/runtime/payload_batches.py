@@ -1,4 +1,4 @@
-"""The payloads of one `publish_many`, as lists of events that are worth a call."""
+"""The payloads of one `publish_many`, as lists of events large enough for a call."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .publish_queue import MOST_BYTES
 from .tasks import outcome_of
 
 Make = Callable[[Sequence[object]], Iterator[Event]]
-"""Makes events of payloads, one by one; raises at the first that can't be published."""
+"""Makes events of payloads, one by one; raises for the first that can't be published."""
 
 _SLICE = 64
-"""Payloads of an iterable that are taken together: what dating and naming events costs is spread over them."""
+"""How many payloads of an iterable are taken together, so that they share the cost of times and ids."""
 _TURN = 0.1
-"""Seconds after which what an iterable has given is sent, whether or not it is a whole batch."""
+"""Seconds after which the payloads taken so far are sent, even if they are no full batch."""
 
 
 def check_payloads(payloads: object) -> None:
-    """Raise UsageError for what is no iterable of payloads, or is one by mistake."""
+    """Raise UsageError if it is no iterable of payloads, or is one by mistake."""
     kind = type(payloads)
     if issubclass(kind, str | bytes | bytearray | memoryview | Mapping | Event) or hasattr(kind, "model_dump"):
         raise UsageError(
@@ -38,8 +38,8 @@ def batches(
 ) -> AsyncGenerator[list[Event], None]:
     """The events of the payloads, in order, in lists of up to `most` events and about `MOST_BYTES`.
 
-    What the payloads' iterator raises, and what `make` does, is raised after all that came before was given out. To be
-    closed (`aclosing`): an asynchronous iterator is then closed too.
+    What the payloads' iterator or `make` raises is raised after everything that came before was yielded. Close it
+    (`aclosing`): an asynchronous iterator is then closed, too.
     """
     if issubclass(type(payloads), AsyncIterable):
         return _of_stream(cast("AsyncIterable[object]", payloads), make, most)
@@ -84,14 +84,13 @@ async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> Asy
 
 
 async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
-    """Reads no further while a list is being sent. All of the iteration is one task's, for the sake of its cancel
-    scopes."""
+    """Stops reading while a list is being sent. One task does all of the iteration, because of its cancel scopes."""
     events: list[Event] = []
     room = MOST_BYTES
     going, came, complete = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
-        nonlocal room  # and `events`, which is another list for each that was given out
+        nonlocal room  # and `events`, which is a new list after each that was yielded
         iterator = aiter(payloads)
         try:
             await going.wait()
@@ -134,7 +133,7 @@ async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> 
 
 
 async def _end(reader: asyncio.Task[Any]) -> None:
-    """Have the user's iterator closed; a cancellation meanwhile is raised after that."""
+    """Close the user's iterator. A cancellation meanwhile is raised afterwards."""
     cancelled = False
     reader.cancel()
     while not reader.done():
@@ -144,6 +143,6 @@ async def _end(reader: asyncio.Task[Any]) -> None:
             cancelled = True
             reader.cancel()
     with suppress(asyncio.CancelledError):
-        reader.exception()  # looked at: it was raised, or is the consequence of the end
+        reader.exception()  # looked at: it was raised, or follows from the end
     if cancelled:
         raise asyncio.CancelledError

@@ -24,35 +24,35 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..backoff import Backoff
 from ..contracts.broker import Delivery
-from ..contracts.facts import StepFailed
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
-from .runtime import Runtime
+from .runtime import Runtime, report_failure
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
 
 _AHEAD = 0.05
-"""Seconds of work fetched ahead, so that workers don't wait for the broker and events don't wait for a worker."""
+"""Seconds of work that are fetched ahead, so that workers don't wait for the broker and events don't wait for a
+worker."""
 _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
 """Seconds that a receive may take while workers wait for it."""
 _CALL = 0.5
-"""Seconds for which a worker waits for what it has chosen to be fetched."""
+"""The longest, in seconds, that a worker waits for the event that it has chosen to be fetched."""
 _KEPT_WAITING = 0.15
-"""Seconds that an event waits at a process whose workers are all busy before others may have it."""
+"""Seconds that an event waits in a process whose workers are all busy, before other processes may have it."""
 
 
 class Prefetcher:
-    """Fetches one channel's events ahead of the workers. It owns what was fetched and not yet taken.
+    """Fetches one channel's events ahead of the workers. It owns the events that were fetched and not yet taken.
 
     While all workers are busy, an event that another process could take is given back after a moment, and the
-    prefetcher rests. It remembers when the chain of that event began: a free worker then chooses between wagons as if
+    prefetcher rests. It remembers when the chain of that event began. A free worker then chooses between wagons as if
     the event were still here, and has it fetched if it is chosen.
 
     `pool`: the workers that it fetches for. `has_peers`: whether other processes may have a free worker for the events.
-    `on_gone` is called when the channel is no more.
+    `on_gone` is called when the channel is gone.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class Prefetcher:
         self.settler = settler
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
-        """Events that can't be on time any more and were passed over. They are older than those in the buffer and are
-        handled later."""
+        """Late events that were put aside. They are older than those in the buffer and are handled later."""
         self.looking = False
         """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
@@ -83,12 +82,12 @@ class Prefetcher:
         self._has_peers = has_peers
         self._on_gone = on_gone
         self._newest: list[Delivery] = []
-        """The newest in the buffer and aside when `_kept_waiting` last looked."""
+        """The newest event in the buffer and the newest aside, when `_kept_waiting` last looked."""
         self._called: list[asyncio.Future[None]] = []
         """Workers that wait for an event to be fetched."""
         self._timer: asyncio.TimerHandle | None = None
         self._dry = False
-        """The last receive brought less than was asked for."""
+        """The last receive returned less than was asked for."""
         self._low = 0
         """The buffer is filled up when it holds no more than this."""
         self._allowance = 0.0
@@ -98,7 +97,7 @@ class Prefetcher:
 
     @property
     def began(self) -> float | None:
-        """When the chain of its next event began; None when nothing waits here, or nothing may be handed out."""
+        """When the chain of its next event began; None if nothing waits here, or nothing may be handed out."""
         source = self.source
         if source.circuit.held or source.wagon.paused:
             return None
@@ -108,17 +107,17 @@ class Prefetcher:
 
     @property
     def fresh(self) -> bool:
-        """It has, or would fetch, an event that was not passed over."""
+        """It has, or would fetch, an event that was not put aside."""
         return bool(self.buffer) or self.remembered is not None
 
     @property
     def spent(self) -> bool:
-        """The channel has nothing more, and everything fetched was taken or passed over."""
+        """The channel has nothing more, and everything fetched was taken or put aside."""
         return not self.buffer and self.receiving and not self.looking
 
     def take(self, *, late: bool = False) -> Delivery | None:
-        """The next event, in the order of their receipt; with `late` those that were passed over come first. None if
-        it must be fetched first: see `fetch_one`."""
+        """The next event, in the order of their receipt; with `late` those that were put aside come first. None if it
+        must be fetched first: see `fetch_one`."""
         if self.source.circuit.opened_at is not None:
             return self._take_probe()
         if self.aside and (late or not self.fresh):
@@ -207,8 +206,7 @@ class Prefetcher:
                     if not isinstance(e, EventwagonError):
                         self._runtime.bulkhead.report(f"receiving from {channel}", e)
                     elif not backoff.begun:
-                        step = f"receiving from {channel}"
-                        self._runtime.tell(StepFailed(train=self._runtime.train, step=step, because=str(e)))
+                        report_failure(self._runtime, f"receiving from {channel}", str(e))
                     _answer(called)
                     await asyncio.sleep(backoff.next())
                     continue
@@ -227,7 +225,7 @@ class Prefetcher:
             self._stop_waiting()
 
     def _wanted(self) -> int:
-        """How many events to ask the broker for now."""
+        """How many events to request from the broker now."""
         ahead = self.ahead()
         self._low = ahead // 2
         if len(self.settler.unsettled) > 4 * _FETCH_MOST or self.source.wagon.paused:
@@ -235,7 +233,7 @@ class Prefetcher:
         return len(self._called) if self.resting else ahead - len(self.buffer)
 
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
-        """A receive has returned these; `asked` is how many it was asked for."""
+        """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
         self.buffer.extend(deliveries)
         self._dry = len(deliveries) < asked
@@ -265,12 +263,12 @@ class Prefetcher:
             self._pool.wake_all()
 
     def _answer_called(self) -> None:
-        """Nothing can be fetched now: let the workers go that wait for it."""
+        """Nothing can be fetched now: let the waiting workers go."""
         _answer(self._called)
         self._called.clear()
 
     def _stop_waiting(self) -> None:
-        """Nothing more is fetched: stop the timer, and let the workers go that wait."""
+        """Nothing more is fetched: stop the timer, and let the waiting workers go."""
         self.remembered = None
         self._answer_called()
         if self._timer is not None:
@@ -325,7 +323,7 @@ class Prefetcher:
             self._pool.wake_all()
 
     def drop(self) -> None:
-        """The channel is gone: forget what was fetched, and let its claims run out."""
+        """The channel is gone: forget what was fetched, and let its claims expire."""
         self._clear()
         self.looking = False
         self._stop_waiting()
@@ -354,7 +352,8 @@ class WagonPrefetch:
 
     def oldest(self) -> tuple[Prefetcher, float] | None:
         """The channel whose next event belongs to the chain that began first, and when that was; None if nothing waits.
-        Of chains of the same moment the one that has begun comes first; events that were passed over come last."""
+        Of chains that began at the same moment, one that is already running comes first; events that were put aside
+        come last."""
         best: Prefetcher | None = None
         began = 0.0
         for prefetcher in self.prefetchers:
@@ -371,8 +370,8 @@ class WagonPrefetch:
             prefetcher.source.room.set()
 
     def worker_free(self, *, own: bool) -> None:
-        """A worker is idle. Prefetchers that rest fetch ahead again; those of a wagon with workers of its `own` fetch
-        as soon as one is idle."""
+        """A worker is idle. Prefetchers that rest fetch ahead again; those of a wagon with its `own` workers fetch as
+        soon as one of them is idle."""
         for prefetcher in self.prefetchers:
             prefetcher.resume()
             if own:

@@ -14,11 +14,11 @@ PROBE = "0probe"
 
 
 async def probe(broker: Broker, train: str, number: int, *, timeout: float = 5.0) -> None:
-    """Make the wagon's probe channel, publish to it, receive that, settle it, delete the channel.
+    """Create the wagon's probe channel, publish to it, receive and settle the event, delete the channel.
 
-    It proves that this process can store events durably beside the wagon's own and is handed what is stored there. With
-    the consumers attached to the wagon's channels, that is what READY means. A probe channel that a killed process left
-    is used again by the next, and goes with the wagon's leftovers. Raises EventwagonError.
+    It proves that this process can store events durably beside the wagon's own and receives what is stored there. With
+    consumers attached to the wagon's channels, that is what READY means. If a killed process left a probe channel, the
+    next one uses it; otherwise it goes with the wagon's leftovers. Raises EventwagonError.
     """
     channel = Channel(train, number, PROBE)
     now = time.time()

@@ -1,4 +1,4 @@
-"""Concurrent publish calls gathered into batches, and what each of them was told. Pure but for its futures and
+"""Concurrent publish calls, gathered into batches, and the outcome of each call. Pure except for its futures and
 timers."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MOST_BYTES = 1 << 20
 """The most data in one call to the broker, in bytes, unless one event alone has more."""
 _NOT_OPEN = Unavailable("the connection is not open: enter it with `async with`")
 _LONG = 0.25
-"""Seconds after which a call to the broker counts as one that hangs while others wait behind it."""
+"""Seconds after which a call to the broker counts as hanging while others wait behind it."""
 _BRIEF = 0.01
-"""Seconds at least between two looks after those that wait."""
+"""The least number of seconds between two checks of the waiting calls."""
 
 
 class PublishCall:
@@ -39,15 +39,15 @@ class PublishCall:
 class Batch:
     """Publish calls that travel together, in broker calls of at most `most` events and `MOST_BYTES`.
 
-    A broker call that is refused is repeated by halves, in order, until the refused events stand alone: only the
-    calls that hold them fail.
+    If the broker refuses a call, it is repeated in halves, in order, until each refused event is alone: only the
+    publish calls that contain such events fail.
     """
 
     def __init__(self, calls: list[PublishCall], most: int) -> None:
         self._calls = calls
         self._most = most
         self._parts: list[int] = []
-        """How many events the next calls carry, the next one last; empty: as many as fit."""
+        """How many events each of the next calls carries, the next one last; empty: as many as fit."""
 
     @property
     def deadline(self) -> float:
@@ -56,12 +56,12 @@ class Batch:
 
     @property
     def patience(self) -> float:
-        """The latest of its calls' deadlines: longer nobody waits for an answer."""
+        """The latest deadline of its calls: nobody waits longer for an answer."""
         return max(p.deadline for p in self._calls)
 
     @property
     def events(self) -> Sequence[Event]:
-        """What the next call carries: the first of those that are still to be accepted, in order."""
+        """The events of the next call: the first of those that are not accepted yet, in order."""
         if len(self._calls) == 1:
             call = self._calls[0]
             events = call.events[call.accepted :] if call.accepted else call.events
@@ -72,7 +72,7 @@ class Batch:
         return events[: self._parts[-1]] if self._parts else events
 
     def accept(self, count: int) -> None:
-        """The first `count` of its events are stored; calls that are whole are done."""
+        """The first `count` of its events are stored. Publish calls that are complete are done."""
         if self._parts:
             self._parts[-1] -= count
             if self._parts[-1] <= 0:
@@ -85,8 +85,8 @@ class Batch:
                 call.done.set_result(None)
 
     def refuse(self, count: int, error: EventwagonError) -> bool:
-        """The first `count` of its events were refused together. One that was refused alone fails its call; of
-        several the first half comes next. Was it one alone?"""
+        """The first `count` of its events were refused together. A single event fails its publish call; of several, the
+        first half is tried next. Returns whether it was a single one."""
         if self._parts:
             self._parts.pop()
         if count > 1:
@@ -98,23 +98,23 @@ class Batch:
         return True
 
     def waits(self) -> bool:
-        """Does any call still want something? Those that gave up or were answered are left out from now on."""
+        """Whether a call still waits. Those that gave up or have their answer are left out from now on."""
         self._calls = [p for p in self._calls if not p.done.done()]
         return bool(self._calls)
 
     def fail(self, error: EventwagonError) -> None:
-        """Tell all that still wait, each with an error of its own."""
+        """Fail all calls that still wait, each with an error of its own."""
         for call in self._calls:
             if not call.done.done():
                 call.done.set_exception(own(error, call.accepted))
 
 
 class PublishQueue:
-    """What waits to be sent: while one batch is under way the next gathers here, and no timer holds it back.
+    """The calls that wait to be sent. While one batch is under way the next one gathers here; no timer holds it back.
 
-    Each call that has waited until its deadline is told what `late` says. One timer does for all calls: one each would
-    be a quarter of what a call costs. `held_up` is called from time to time while calls wait to be taken, with the time
-    by which what they wait for must have begun to count as hanging.
+    A call that has waited until its deadline fails with the error that `late` returns. One timer serves all calls: one
+    for each would be a quarter of a call's cost. `held_up` is called from time to time while calls wait to be taken,
+    with the time before which a broker call must have begun to count as hanging.
     """
 
     def __init__(self, late: Callable[[PublishCall], EventwagonError], held_up: Callable[[float], object]) -> None:
@@ -122,7 +122,7 @@ class PublishQueue:
         self._held_up = held_up
         self._waiting: deque[PublishCall] = deque()
         self._open: dict[PublishCall, None] = {}
-        """Those that have no answer yet, waiting or under way."""
+        """Calls that have no answer yet, waiting or under way."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = inf
         """When the timer goes off."""
@@ -133,12 +133,12 @@ class PublishQueue:
         self.wanted = asyncio.Event()
 
     def open(self) -> None:
-        """Take calls from now on, on this event loop."""
+        """Accept calls from now on, on this event loop."""
         self._closed = None
         self._loop = asyncio.get_running_loop()
 
     def close(self, error: EventwagonError) -> None:
-        """Tell all that wait, and all that come."""
+        """Fail all waiting calls with this error, and all later ones."""
         self._closed = error
         Batch(list(self._waiting), 1).fail(error)
         self._waiting.clear()
@@ -147,8 +147,8 @@ class PublishQueue:
                 timer.cancel()
 
     def add(self, events: Sequence[Event], deadline: float) -> PublishCall:
-        """Take the events of one call, to be forgotten by its caller; its `done` tells when they are stored. Raises
-        Unavailable when not open."""
+        """Take the events of one call. Its `done` says when they are stored; the caller must `forget` it. Raises
+        Unavailable if the queue is not open."""
         loop = self._loop
         if self._closed is not None or loop is None:
             raise own(self._closed or _NOT_OPEN, 0)
@@ -163,7 +163,7 @@ class PublishQueue:
         return call
 
     def forget(self, call: PublishCall) -> None:
-        """Its caller waits no more."""
+        """Its caller no longer waits."""
         self._open.pop(call, None)
 
     def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
@@ -184,7 +184,7 @@ class PublishQueue:
             self._arm(loop, min(left))
 
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look after those that wait: in time for the one with the earliest deadline too."""
+        """Check the waiting calls soon: at the latest at the earliest deadline."""
         if self._look is not None:
             self._look.cancel()
         now = loop.time()
@@ -200,7 +200,7 @@ class PublishQueue:
             self._held_up(now - min(_LONG, min(left) - now))
 
     def take(self, most: int) -> Batch | None:
-        """What waits, up to `most` events and `MOST_BYTES` but at least one call's; callers that gave up are left
+        """What waits, up to `most` events and `MOST_BYTES` but at least one call. Calls whose callers gave up are left
         out."""
         calls: list[PublishCall] = []
         events, room, waiting = most, MOST_BYTES, self._waiting
@@ -230,7 +230,7 @@ def fitting(events: Sequence[Event], most: int) -> Sequence[Event]:
 
 
 def own(error: EventwagonError, accepted: int) -> EventwagonError:
-    """The error for one of several callers: one object for all would pile up their tracebacks."""
+    """A copy of the error for one of several callers: one object for all would collect all their tracebacks."""
     try:
         mine = copy.copy(error)
         mine.accepted = accepted

@@ -26,11 +26,11 @@ from .train_state import TrainState
 _logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
 _DEFECTS = 3
-"""How often a driver may fail in a row before it is taken for the event's doing."""
+"""After this many failures of a driver in a row the event itself counts as the cause."""
 
 
 class WagonRemover:
-    """Removes wagons that are drained or failed, and what was left of those that are gone."""
+    """Removes wagons that are drained or failed, and leftovers of those that are gone."""
 
     def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher) -> None:
         self._runtime = runtime
@@ -41,27 +41,27 @@ class WagonRemover:
         self._state = state
         self._switcher = switcher
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
-        """By channel: what a removal that has not succeeded yet has moved already, so that it is not moved again at each
-        attempt."""
+        """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
 
     async def remove(self, wagon: Wagon) -> None:
-        """Remove a wagon that is drained, failed, or being removed, in this order, each part repeatable: a last look,
-        from which on there is no way back; its workers, its dead letters, its record, late events, its channels, its
-        place in the manifest.
+        """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each
+        repeatable: a last look, after which there is no way back; its workers, its dead letters, its record, late
+        events, its channels, its place in the manifest.
 
-        The last look is stored before anything goes. So an observer that stood still meanwhile either finds the wagon
-        draining again, and leaves it alone, or is as late as it likes: nothing but its end is left to a wagon that is
-        being removed."""
+        The last look is stored before anything is removed. An observer that was paused meanwhile either finds the wagon
+        draining again, and leaves it alone, or can be as late as it likes: nothing can happen to a wagon in removal
+        except its end.
+        """
         manifest = self._state.snapshot.manifest
         if wagon.state is State.DRAINED:
             standing = await self._standing(wagon)
-            # channels that it lost, since nobody served them, still stand
+            # channels that it lost because nobody served them still exist
             lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
             if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
                 names = tuple(c.name for c in lost)
-                await self._state.settle(lambda m: found_late(m, wagon.number, late, names))
+                await self._state.apply(lambda m: found_late(m, wagon.number, late, names))
                 return
-            manifest = (await self._state.settle(lambda m: removal_begun(m, wagon))).manifest
+            manifest = (await self._state.apply(lambda m: removal_begun(m, wagon))).manifest
             now = manifest.wagon(wagon.number)
             if now is None or now.state is not State.REMOVING:
                 return
@@ -76,28 +76,28 @@ class WagonRemover:
             # in a time that the registry forgot it may have been in use
             await self._clear((*named, *lost))
         else:
-            # sealed, and the last look found all empty: since then only a publisher can have come that the broker could
-            # not refuse
+            # sealed, and the last look found everything empty: since then only a publisher that the broker could not
+            # refuse can have come
             await self._rescue(manifest.ingress(wagon))
             for channel in (*named, *lost):
                 await self._delete(channel)
         await self._delete(manifest.dead_letters(wagon))
-        await self._state.settle(lambda m: Edit(removed(m, wagon.number)))
+        await self._state.apply(lambda m: Edit(removed(m, wagon.number)))
 
     async def _end_workers(self, unit: int) -> None:
-        """Unless they serve, or are to serve, a live wagon by now: then they are no longer this one's to end."""
+        """End the unit's workers, unless they serve, or are to serve, a live wagon by now."""
         live = self._state.snapshot.manifest.in_state(*LIVE)
         if self._orchestrator is not None and all(w.unit != unit for w in live):
             await self._orchestrator.remove(self._train, unit, grace=self._settings.grace)
 
     async def _standing(self, wagon: Wagon) -> list[Channel]:
-        """The wagon's channels that there are, whether or not the manifest names them."""
+        """The wagon's channels that exist, whether or not the manifest names them."""
         return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
 
     async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
-        """What came in after the wagon was proven empty: from a publisher that a broker could not refuse, or from a
-        worker that was given up for dead. Raises Unavailable where a figure is unknown, since unknown is never empty
-        (I5)."""
+        """The number of events that came after the wagon was proven empty: from a publisher that the broker could not
+        refuse, or from a worker that was taken for dead. Raises Unavailable if a figure is unknown, since unknown is
+        never empty (I5)."""
         left = [c for c in channels if c in standing]
         count = outstanding(await self._broker.depth(left)) if left else 0
         if count is None:
@@ -105,8 +105,8 @@ class WagonRemover:
         return count
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
-        """Into the train's own channel, where they stay: how many, or None where the channel is gone. After a crash
-        some may stand there twice, with the same id."""
+        """Move them into the train's own channel, where they stay. Returns how many, or None if the channel is gone.
+        After a crash some may be there twice, with the same id."""
         kept = Channel(self._train, 0, DEAD)
         moved = 0
         try:
@@ -120,8 +120,8 @@ class WagonRemover:
         return moved
 
     def _parts(self, channel: Channel, events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
-        """What is still to be moved of these, in parts that fit into one call. Each counts as moved once the next is
-        asked for."""
+        """The events that still have to be moved, in parts that fit into one call. Each part counts as moved when the
+        next one is requested."""
         moved = self._moved.setdefault(channel, set())
         left = [event for event in events if _mark(event) not in moved]
         while left:
@@ -131,7 +131,7 @@ class WagonRemover:
             left = left[len(some) :]
 
     async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
-        """Store the letters; one that is refused as it is is made smaller. Raises ChannelGone, Unavailable,
+        """Store the letters. One that the broker refuses is made smaller. Raises ChannelGone, Unavailable,
         StorageBroken."""
         left = list(letters)
         while left:
@@ -152,8 +152,7 @@ class WagonRemover:
                     raise
 
     async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """One call to the broker; one that is never answered holds up no removal for longer than a publisher would
-        wait."""
+        """One call to the broker. If it never answers, the removal waits no longer than a publisher would."""
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 await self._broker.publish(channel, events)
@@ -161,8 +160,8 @@ class WagonRemover:
             raise PublishUncertain(f"storing in {channel}: the broker has not answered in time") from None
 
     async def _rescue(self, channel: Channel) -> None:
-        """What a stale publisher still managed to leave there is published anew, not lost. A look again before the end:
-        where the broker refuses writes to a sealed channel nothing is ever found."""
+        """Publish again what a stale publisher still left there, so that nothing is lost. This is a last check: if the
+        broker refuses writes to a sealed channel, it never finds anything."""
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(channel):
@@ -175,14 +174,14 @@ class WagonRemover:
             )
 
     async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
-        """Publish them anew, to the active wagon's channel of that name. Those that can't be, ever, go to the train's
-        dead letters, as do those for an inner channel that it does not have: how many."""
+        """Publish them again, to the active wagon's channel of that name. Those that can never be published, or are for
+        an inner channel that it does not have, go to the train's dead letters; returns how many."""
         try:
             if channel.name:
                 await _in_spite_of_defects(partial(self._emit_anew, channel, events))
             else:
                 await _in_spite_of_defects(partial(self._switcher.readmit, events))
-        except ChannelGone as e:  # the active wagon's, not the one that is read: nothing may be deleted yet
+        except ChannelGone as e:  # the active wagon's channel, not the one that is read: nothing may be deleted yet
             raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
         except (Exception, BaseExceptionGroup) as e:
             if _passes_over(e):
@@ -199,7 +198,7 @@ class WagonRemover:
         return 0
 
     async def _emit_anew(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Into the inner channel of that name of the active wagon."""
+        """Publish them to the active wagon's inner channel of that name."""
         active = self._state.snapshot.manifest.active
         if active is None or active.number == channel.wagon:  # the latter after the registry stepped back
             raise Unavailable(f"train {self._train} has no active wagon yet that could take what {channel} holds")
@@ -208,16 +207,17 @@ class WagonRemover:
         await self._publish(Channel(self._train, active.number, channel.name), events)
 
     async def leftover(self, task: RemoveLeftover) -> None:
-        """Remove what belongs to no wagon in the manifest. Events that are found there are published anew: a manifest
-        that was restored from an older copy does not know their wagon. Idempotent."""
+        """Remove what belongs to no wagon in the manifest. Events found there are published again: a manifest that was
+        restored from an older copy does not know their wagon. Idempotent."""
         await self._end_workers(task.number)
         await self._clear(sorted(task.channels, key=lambda c: bool(c.name)))
         what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
         await self._state.note(OrphanRemoved(train=self._train, what=what))
 
     async def _clear(self, channels: Sequence[Channel]) -> None:
-        """Delete channels that may hold events, the ingress first: events are published anew, dead letters moved. What a
-        handler still has in hand is found in the ingress, and all else that it emits stands already by then."""
+        """Delete channels that may contain events, the ingress first: events are published again, dead letters moved.
+        An event that a handler still works on is found in the ingress, and everything else that the handler emits is
+        stored by then."""
         for channel in channels:
             if not channel.name:
                 await self._broker.seal(channel)
@@ -232,7 +232,7 @@ class WagonRemover:
         self._moved.pop(channel, None)
 
     async def _batches(self, channel: Channel) -> AsyncIterator[list[Event]]:
-        """What stands in the channel. Raises ChannelGone."""
+        """The events in the channel. Raises ChannelGone."""
         batch: list[Event] = []
         async for event in self._broker.read(channel):
             batch.append(event)
@@ -248,7 +248,7 @@ class _NoSuchChannelError(Exception):
 
 
 async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
-    """A few defects of a driver must not cost an event anything: only one that lasts is taken for the event's doing."""
+    """Call it, and repeat it after a few defects of the driver: only one that lasts counts as the event's fault."""
     for _ in range(_DEFECTS):
         try:
             await call()
@@ -261,10 +261,10 @@ async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
 
 
 def _mark(event: Event) -> tuple[str, str]:
-    """By what an event, or a dead letter of one channel, is known again."""
+    """The key by which an event, or a dead letter of one channel, is recognised."""
     return event.id, event.extensions.get("deadchannel", "")
 
 
 def _passes_over(error: BaseException) -> bool:
-    """Whether this has nothing to do with the events of the call, and may pass."""
+    """Whether this error has nothing to do with the events of the call, and may pass by itself."""
     return isinstance(error, EventwagonError) and not isinstance(error, EventRefused)

@@ -1,4 +1,4 @@
-"""Which trains were removed, by whom and when: in a journal that all trains of a registry share."""
+"""Which trains were removed, by whom and when: a journal that all trains of a registry share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..errors import StorageBroken
 _SHARED = "0removed"
 """No train can have this name, since it begins with a digit. It has a journal and nothing else."""
 _KEEP = 1000
-"""Removals that are remembered, the latest."""
+"""How many removals are remembered, the latest."""
 _logger = logging.getLogger("eventwagon")
 
 
 async def remember(registry: Registry, train: str, removal: TrainRemoval, *, me: str) -> None:
-    """Write down that the train is removed. Where that is refused (a right is missing) the train is removed all the
-    same: a process that slept meanwhile then founds it anew. Raises Unavailable."""
+    """Record that the train is removed. If that is refused (a right is missing), the train is removed all the same; a
+    process that slept meanwhile then founds it anew. Raises Unavailable."""
     fact = RemovalAsked(train=train, because=removal.why, by=removal.by)
     try:
         await registry.append(_SHARED, [sound_entry(Entry(removal.at, me, fact))], keep=_KEEP)
@@ -27,7 +27,7 @@ async def remember(registry: Registry, train: str, removal: TrainRemoval, *, me:
 
 
 async def removal_since(registry: Registry, train: str, since: float) -> TrainRemoval | None:
-    """The train's latest removal after that time (seconds since the epoch); None where there was none, or it can't be
+    """The train's latest removal after that time (seconds since the epoch); None if there was none, or it can't be
     read. Raises Unavailable."""
     found: TrainRemoval | None = None
     try:

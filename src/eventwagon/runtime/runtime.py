@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..contracts.broker import Broker
-from ..contracts.facts import Listener
+from ..contracts.facts import Listener, StepFailed
 from ..contracts.orchestrator import Orchestrator
+from ..display.text import said
+from ..errors import EventwagonError
 from ..settings import Settings
 from .bulkhead import Bulkhead
 from .handling import Handler
@@ -16,8 +18,8 @@ from .handling import Handler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """One process of a train: what its program declares, the drivers it was given, and who it is. It holds values, and
-    does nothing.
+    """One process of a train: what its program declares, the drivers it was given, and its identity. It holds values
+    and has no methods.
 
     The registry is not among them: processes that an orchestrator starts have none. `TrainState` holds it.
     """
@@ -28,16 +30,29 @@ class Runtime:
     clock: Callable[[], float]
     """The wall clock, in seconds."""
     tell: Listener
-    """Hears of every fact."""
+    """Is called with every fact."""
     bulkhead: Bulkhead
-    """Takes the exceptions that the long tasks should not have met."""
+    """Takes the unexpected exceptions of the long tasks."""
     handlers: Mapping[str, Handler] = field(default_factory=dict)
-    """By the inner channel's name; the ingress's under the empty name. Without any the program does not declare: that is
-    left to one that has handlers."""
+    """By the inner channel's name; the ingress's under the empty name. A program without handlers does not declare the
+    train: it leaves that to one that has handlers."""
     name: str = ""
     """This process's name: it checks in, claims events and writes to the journal under it."""
     revision: str = ""
     """The revision of this process's code; empty: it has none."""
     orchestrator: Orchestrator | None = None
-    """Starts the workers of each wagon; None: processes attach by themselves, and say so in their check-ins."""
+    """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     rng: random.Random = field(default_factory=lambda: random.Random())
+
+
+def why_failed(runtime: Runtime, step: str, error: BaseException) -> str:
+    """Why a step failed, in words. An exception that no driver should raise is logged with its traceback, too."""
+    if isinstance(error, EventwagonError | TimeoutError):
+        return str(error) or "no answer in time"
+    runtime.bulkhead.report(step, error)
+    return said(error)
+
+
+def report_failure(runtime: Runtime, step: str, because: str) -> None:
+    """Tell the listeners that a step failed; the caller tries it again."""
+    runtime.tell(StepFailed(train=runtime.train, step=step, because=because))

@@ -10,14 +10,14 @@ from functools import partial
 from ..backoff import Backoff, pause_after
 from ..breaker import USUAL, Again, Circuit
 from ..contracts.broker import Delivery
-from ..contracts.facts import EventDied, EventRetried, EventSnoozed, StepFailed
+from ..contracts.facts import EventDied, EventRetried, EventSnoozed
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .handling import died, smaller
-from .runtime import Runtime
+from .runtime import Runtime, report_failure
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState
 
@@ -26,7 +26,7 @@ _LATER_MOST = 60.0
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
 _UNTIL_SETTLED = 1.0
-"""The longest that a process stays alone with an event for it to be settled, in seconds."""
+"""The longest that a process waits for an event that it handled alone to be settled, in seconds."""
 
 Emitted = Sequence[tuple[str, Event]]
 """Events to be stored before the event that emitted them is settled, each with its channel's name."""
@@ -48,7 +48,7 @@ class SettleQueue:
         self.task: asyncio.Task[None] | None = None
 
     def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
-        """The next batch to settle: as many events as emitted at most `most` events together, but at least one."""
+        """The next batch to settle: events that emitted at most `most` events together, but at least one event."""
         taken = self.done
         for place, (_, emitted) in enumerate(taken):
             most -= len(emitted)
@@ -63,12 +63,13 @@ class Settler:
     """Settles the events of one channel of a wagon in one process.
 
     Each event ends in one call: `done`, `die`, `retry`, `snooze` or `give_back`. It then waits in a queue, and is
-    settled or given back in a batch. Events that emitted to the same channels share a queue, so that a channel that
-    does not answer holds up only those that emitted to it. If the broker refuses an emitted event for good, the event
-    that emitted it dies and the others of its batch are settled.
+    settled or given back in a batch. Events that emitted to the same channels share a queue: a channel that does not
+    answer holds up only the events that emitted to it. If the broker refuses an emitted event for good, the event that
+    emitted it dies, and the others of its batch are settled.
 
     It owns `unsettled`: each event from its receipt until it is settled or given back. `on_gone` is called when a
-    channel of the wagon is gone, `on_settled` after each batch."""
+    channel of the wagon is gone, `on_settled` after each batch.
+    """
 
     def __init__(
         self,
@@ -101,29 +102,29 @@ class Settler:
         """By identity: events for which `until_settled` waits."""
 
     def received(self, deliveries: Iterable[Delivery]) -> None:
-        """These were received: from now on their claims are kept."""
+        """These were received: their claims are kept from now on."""
         for delivery in deliveries:
             self.unsettled[id(delivery)] = delivery
 
     # --- what came of an event -----------------------------------------------------------------
 
     def done(self, delivery: Delivery, emitted: Emitted) -> None:
-        """It was handled: settle it once what it emitted is stored (I6)."""
+        """The event was handled: settle it once everything that it emitted is stored (I6)."""
         queue = self._done if not emitted else self._queue_of(emitted)
         queue.done.append((delivery, emitted))
         if queue.task is None:
             self._go(queue)
 
     def die(self, delivery: Delivery, because: str, attempt: int) -> None:
-        """Put it among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as this
-        process knows."""
+        """Put the event among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as
+        this process knows."""
         channel = self.source.channel
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
         self.tell_deaths(letters)
 
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
-        """It is tried again after a pause."""
+        """Try the event again after a pause."""
         self._queue_return(delivery, again.pause, tried=again.counts)
         channel = self.source.channel
         self._runtime.tell(
@@ -139,7 +140,7 @@ class Settler:
         )
 
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
-        """It comes again after the pause that its handler asked for; this does not count as an attempt."""
+        """Deliver the event again after the pause that its handler asked for; this does not count as an attempt."""
         self._queue_return(delivery, pause, tried=False)
         channel = self.source.channel
         self._runtime.tell(
@@ -154,17 +155,18 @@ class Settler:
         )
 
     def give_back(self, delivery: Delivery, delay: float = 0.0, *, handled: bool = False) -> None:
-        """Give it back, for any process to take after `delay` s. A suspect stays one unless it was `handled` here."""
+        """Give the event back, for any process to take after `delay` s. A suspect stays one unless it was `handled`
+        here."""
         self.not_tried(delivery)
         self._queue_return(delivery, delay, tried=False, handled=handled)
 
     def not_tried(self, delivery: Delivery) -> None:
-        """It was taken and not handled. If it was the circuit's probe, another event must be."""
+        """The event was taken and not handled. If it was the circuit's probe, another event must be."""
         if self.source.circuit.probe is not None:
             self._circuits.passed(self.source.circuit, delivery.event.id, gone=False)
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
-        """They are settled, given back, or their claims are left to run out. Idempotent."""
+        """They are settled or given back, or their claims are left to expire. Idempotent."""
         for delivery in deliveries:
             self.unsettled.pop(id(delivery), None)
             if self._later and (later := self._later.pop(id(delivery), None)) is not None:
@@ -173,7 +175,7 @@ class Settler:
                 waiter.set_result(None)
 
     def tell_deaths(self, emitted: Emitted) -> None:
-        """Tell of each dead letter among what was emitted."""
+        """Report each dead letter among the emitted events."""
         channel = self.source.channel
         for name, letter in emitted:
             if name == DEAD:
@@ -190,8 +192,8 @@ class Settler:
                 )
 
     async def until_settled(self, delivery: Delivery) -> None:
-        """Wait until it is settled or given back, but only for a moment: others must not wait for a broker that does
-        not answer."""
+        """Wait until it is settled or given back, but only briefly: others must not wait for a broker that does not
+        answer."""
         if id(delivery) not in self.unsettled or self.source.wagon.leaving:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -209,15 +211,15 @@ class Settler:
                 self._circuits.passed(before, before.probe, gone=False)
 
     def give_back_unstored(self) -> None:
-        """No time is left for what waits to be stored and settled: give it back, to be handled again. A batch that is
-        under way goes on."""
+        """There is no time left to store and settle the events that wait for that: give them back, to be handled again.
+        A batch under way goes on."""
         for queue in self._queues():
             left, queue.done = queue.done, []
             for delivery, _ in left:
                 self.give_back(delivery, handled=True)
 
     def end(self, why: str) -> None:
-        """Settle nothing more: the claims of what is left run out. Idempotent."""
+        """Settle nothing more: the claims of the remaining events expire. Idempotent."""
         self._ended = True
         for _, timer in self._later.values():
             timer.cancel()
@@ -243,7 +245,7 @@ class Settler:
         self._go(self._back)
 
     def _go(self, queue: SettleQueue) -> None:
-        """Start the queue's task, unless it runs already."""
+        """Start the queue's task, unless it already runs."""
         if queue.task is None and not self._ended:
             queue.task = self._tasks.create_task(self._work_off(queue), context=self._context.copy())
 
@@ -257,7 +259,7 @@ class Settler:
                         await self._release(back)
                     if done:
                         await self._settle(done)
-                except BaseException as e:  # these events' claims run out, the others go on
+                except BaseException as e:  # these events' claims expire, the others go on
                     if is_ours(e):
                         raise
                     self._runtime.bulkhead.report(f"settling in {self.source.channel}", e)
@@ -297,7 +299,7 @@ class Settler:
         *,
         again: bool = False,
     ) -> None:
-        """Store these emitted events. Those that the broker refuses for good are found by bisection and noted in
+        """Store these emitted events. Those that the broker refuses for good are found by bisection and recorded in
         `refused`, by the place of the event that emitted them."""
         channel = Channel(self.source.channel.train, self.source.channel.wagon, name)
         events = [event for _, event in part]
@@ -322,10 +324,10 @@ class Settler:
             refused[place] = (name, e)
 
     def _refuse(self, delivery: Delivery, name: str, error: BaseException) -> None:
-        """The broker refuses what it emitted: it dies, or is tried again if the driver failed."""
+        """The broker refuses what the event emitted: the event dies, or is tried again if the driver failed."""
         because = f"emitting to {name}: {said(error)}"
-        if name == DEAD:  # not even as small as can be: the broker refuses everything
-            self._report_failure(f"storing a dead letter of wagon {self.source.channel.wagon}", because)
+        if name == DEAD:  # not even in its smallest form: the broker refuses everything
+            report_failure(self._runtime, f"storing a dead letter of wagon {self.source.channel.wagon}", because)
             self.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             self.die(delivery, because, delivery.attempt)
@@ -333,7 +335,7 @@ class Settler:
             self._emitting_failed(delivery, because)
 
     def _emitting_failed(self, delivery: Delivery, because: str) -> None:
-        """The driver failed on what its handler emitted: to be tried again, or dead after the last attempt."""
+        """The driver failed on what the handler emitted: try the event again, or let it die after the last attempt."""
         settings = self._runtime.settings
         if delivery.attempt >= (settings.attempts or USUAL):
             self.die(delivery, because, delivery.attempt)
@@ -342,8 +344,8 @@ class Settler:
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Store them. A channel that the manifest does not (yet) give to this wagon may exist, and would be swept with
-        what it holds: handlers of a new version wait until it is added."""
+        """Store them. A channel that the manifest does not give to this wagon yet may exist, and would be swept
+        together with its events: handlers of a new version wait until it is added."""
         if channel.name != DEAD and channel not in self.source.wagon.spec.channels:
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
         await self._runtime.broker.publish(channel, events)
@@ -367,8 +369,8 @@ class Settler:
         self.forget(deliveries)
 
     def _settle_later(self, delivery: Delivery) -> None:
-        """It was handled and could not be settled. Its claim is kept, so that nobody handles it again, and settling is
-        tried again after pauses that grow."""
+        """The event was handled but could not be settled. Its claim is kept, so that nobody handles it again, and
+        settling is retried after growing pauses."""
         failures = self._later[id(delivery)][0] + 1 if id(delivery) in self._later else 1
         pause = pause_after(failures, PAUSES[1], _LATER_MOST)
         timer = asyncio.get_running_loop().call_later(pause, self.done, delivery, (), context=self._context.copy())
@@ -381,7 +383,7 @@ class Settler:
         for delivery, delay, tried, cleared in released:
             alike.setdefault((delay, tried, cleared), []).append(delivery)
         calls = list(alike.items())
-        for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one round trip each
+        for start in range(0, len(calls), _AT_ONCE):  # retries have pauses of their own: not one trip each
             some = calls[start : start + _AT_ONCE]
             await all_of([partial(self._release_all, *key, deliveries) for key, deliveries in some])
 
@@ -389,7 +391,7 @@ class Settler:
         release = partial(self.source.subscription.release, deliveries, delay=delay, tried=tried, cleared=cleared)
         try:
             await self._insist("giving back", release)
-        except BaseException as e:  # a driver may fail in any way; then their claims run out
+        except BaseException as e:  # a driver may fail in any way; then their claims expire
             if _ends(e):
                 raise
             self._runtime.bulkhead.report(f"giving back to {self.source.channel}", e)
@@ -398,7 +400,7 @@ class Settler:
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[object]]) -> None:
         """Call until it succeeds or the wagon is gone (its events were then handled by others, with the same ids).
-        Raises EventRefused, and what is no EventwagonError: trying those again is of no use."""
+        Raises EventRefused, and any error that is no EventwagonError: repeating those would not help."""
         backoff = Backoff(*PAUSES)
         while not self._ended:
             try:
@@ -416,11 +418,8 @@ class Settler:
                 await asyncio.sleep(backoff.next())
             except (EventwagonError, TimeoutError) as e:
                 if not backoff.begun:
-                    self._report_failure(step, str(e) or "the broker has not answered in time")
+                    report_failure(self._runtime, step, str(e) or "the broker has not answered in time")
                 await asyncio.sleep(backoff.next())
-
-    def _report_failure(self, step: str, because: str) -> None:
-        self._runtime.tell(StepFailed(train=self._runtime.train, step=step, because=because))
 
 
 def _ends(error: BaseException) -> bool:

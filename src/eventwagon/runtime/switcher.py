@@ -44,14 +44,15 @@ from .wagon_channels import WagonChannels
 _PAUSE_FIRST = 0.01
 _PAUSE_MOST = 0.5
 _REFUSED_LONG = 1.0
-"""Seconds for which the broker must refuse the active wagon before the next one is asked for: a switch takes less."""
+"""The broker must refuse the active wagon for this many seconds before the next one is requested: a switch takes
+less."""
 _SENDERS_MOST = 8
-"""How many calls to the broker may hang while a further one is tried."""
+"""The most calls to the broker that may hang while a further one is tried."""
 
 
 class _Sender:
-    """One that delivers batches. `since`: when it began to depend on an answer to its own batch, on the event loop's
-    clock; None while it depends on none, or waits for what all wait for."""
+    """A task that delivers batches. `since`: when it began to wait for the answer to its own batch, on the event loop's
+    clock; None if it waits for none, or for something that all senders wait for."""
 
     __slots__ = ("since",)
 
@@ -60,8 +61,8 @@ class _Sender:
 
 
 class Switcher:
-    """One train's switcher in one process. Enter it before use, and leave it in the same task; it ends its own tasks on
-    leaving. `state` is entered before, and left after it."""
+    """One train's switcher in one process. Enter it before use, and leave it in the same task; leaving ends its tasks.
+    Enter `state` before it, and leave `state` after it."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
@@ -82,9 +83,9 @@ class Switcher:
         self._tasks: asyncio.TaskGroup | None = None
         self._senders: dict[asyncio.Task[None], None] = {}
         self._sender = _Sender()
-        """The one that takes what gathers. Others are still at a batch whose answer hangs."""
+        """The sender that takes new batches. Others still wait for the answer to their last batch."""
         self._short = False
-        """No sender is free: the next that has delivered its batch goes on."""
+        """No sender is free: the next one that has delivered its batch goes on."""
         self._stack = AsyncExitStack()
         self.on_full: list[Callable[[], None]] = []
         """Called when publishers are held at a full wagon: an observer in this process looks at once."""
@@ -110,7 +111,8 @@ class Switcher:
         await self._stack.aclose()
 
     async def _give_up(self, lease: Lease) -> None:
-        """Nobody need wait for this process's lease; when the registry does not answer it runs out by itself."""
+        """Give up this process's lease, so that nobody waits for it. If the registry does not answer, the lease expires
+        by itself."""
         try:
             async with asyncio.timeout(self._settings.lease):
                 await lease.give_up()
@@ -122,12 +124,13 @@ class Switcher:
             self._bulkhead.report("giving up the lease", e)
 
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
-        """Send the events to the active wagon; stored when it returns. `deadline` is on the event loop's clock.
+        """Send the events to the active wagon; they are stored when it returns. `deadline` is on the event loop's
+        clock.
 
         Calls made while one is under way travel together in the next. Raises TrainFull, EventRefused, PublishTimeout,
-        StorageBroken, and PublishError when the broker's driver failed in a way that nobody planned for. What it
-        raises, CancelledError too, says by `accepted` how many of the leading events were stored. Cancelling the caller
-        does not call back what is already on its way.
+        StorageBroken, and PublishError if the broker's driver failed in an unexpected way. The `accepted` of each
+        error, CancelledError included, is how many of the leading events were stored. Cancelling the caller does not
+        call back events that are already on their way.
         """
         if not events:
             return
@@ -160,8 +163,8 @@ class Switcher:
         task.add_done_callback(self._senders.pop)
 
     def _held_up(self, before: float) -> None:
-        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes its place, and
-        that one ends with its batch."""
+        """Calls wait while the sender's own call has hung since `before` or longer: another sender takes over, and the
+        first one ends with its batch."""
         since = self._sender.since
         if since is None or since > before or self._tasks is None:
             return
@@ -171,7 +174,7 @@ class Switcher:
             self._short = True
 
     async def _send(self, me: _Sender) -> None:
-        """Deliver what gathers, batch by batch."""
+        """Deliver the gathered calls, batch by batch."""
         queue, most = self._queue, self._settings.publish_batch
         while True:
             if self._sender is not me:
@@ -195,8 +198,8 @@ class Switcher:
                 batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
     async def _get_ready(self) -> None:
-        """Have the broker connect to a READY wagon before it is the active one, so that the switch costs nothing. Only
-        where something is published."""
+        """Have the broker connect to a READY wagon before it becomes active, so that the switch costs nothing. Waits
+        for the first publish: without one there is nothing to prepare."""
         await self._publishes.wait()
         known: set[int] = set()
         while True:
@@ -207,7 +210,7 @@ class Switcher:
                     async with asyncio.timeout(self._settings.publish_timeout):
                         await self._broker.warm(Channel(self._train, number))
                 except (EventwagonError, TimeoutError):
-                    pass  # the first publish says it, if it lasts
+                    pass  # the first publish reports it, if it lasts
                 except BaseException as e:
                     if is_ours(e):
                         raise
@@ -216,11 +219,11 @@ class Switcher:
             await changed.wait()
 
     async def _deliver(self, batch: Batch, me: _Sender) -> None:
-        """Send until every call is accepted or refused, or its caller waits no more."""
+        """Send until every call is accepted or refused, or its caller no longer waits."""
         backoff, before = Backoff(_PAUSE_FIRST, _PAUSE_MOST), ""
 
         def pause() -> float:
-            """The next pause; another trouble begins with the first one."""
+            """The next pause. A different trouble begins with the first one."""
             nonlocal before
             if self._trouble != before:
                 backoff.reset()
@@ -229,7 +232,7 @@ class Switcher:
 
         me.since = asyncio.get_running_loop().time()
         while batch.waits():
-            refused = self._refusal(self._state.snapshot.manifest) is not None  # then no lease is asked for either
+            refused = self._refusal(self._state.snapshot.manifest) is not None  # then don't ask for a lease either
             trouble = None if refused else await self._unready()
             manifest = self._state.snapshot.manifest
             if (refusal := self._refusal(manifest)) is not None:
@@ -274,7 +277,7 @@ class Switcher:
             except asyncio.CancelledError as e:
                 if is_ours(e):
                     raise
-                self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled: weather
+                self._bulkhead.report("publishing", e)  # something that the driver waited for was cancelled
                 self._trouble = said(e)
                 await self._pause(batch, pause())
             except BaseException as e:
@@ -286,7 +289,7 @@ class Switcher:
                 self._held_since, self._refused_since, self._trouble = None, None, ""
 
     def _refusal(self, manifest: Manifest) -> PublishError | None:
-        """What publishers are told while the train takes nothing; None while it does."""
+        """The error that publishers get while the train takes no events; None while it does."""
         pause, removal = manifest.paused, manifest.removal
         if removal is not None:
             return train_removed(self._train, removal)
@@ -298,7 +301,7 @@ class Switcher:
         return None
 
     async def _unready(self) -> str | None:
-        """What keeps this process from publishing at all; None when nothing does."""
+        """Why this process can't publish at all now; None if it can."""
         if self._lease is None:
             return None
         try:
@@ -319,8 +322,8 @@ class Switcher:
         return said(error)
 
     def _refuse_unexpected(self, batch: Batch, count: int, error: BaseException) -> None:
-        """The broker's driver raised what no driver should: most likely for one of these events, and perhaps after it
-        had stored some. They are told apart like those that are refused."""
+        """The broker's driver raised what no driver should, probably because of one of these events, and perhaps after
+        it had stored some. That event is found in the same way as one that is refused."""
         if count == 1:
             self._bulkhead.report("publishing", error)
         refused = PublishError(f"train {self._train}: {said(error)}: the event may have been stored")
@@ -328,8 +331,8 @@ class Switcher:
         batch.refuse(count, refused)
 
     async def readmit(self, events: Sequence[Event]) -> None:
-        """Publish anew what stood in a channel that is about to be deleted. It was accepted once, so neither the cap
-        nor a bound may refuse it now. May store some of them more than once, under the same ids. Raises BrokerError."""
+        """Publish again what was in a channel that is about to be deleted. It was accepted once, so neither the cap nor
+        a bound may refuse it now. May store some events more than once, with the same ids. Raises BrokerError."""
         left = list(events)
         while left:
             if self._lease is not None:
@@ -366,7 +369,7 @@ class Switcher:
             raise PublishUncertain("the broker has not answered in time") from None
 
     async def _refreshed(self, wagon: Wagon) -> int | None:
-        """The number of the active wagon, read anew; that of `wagon` when the registry can't be asked."""
+        """The number of the active wagon, newly read; that of `wagon` if the registry can't be asked."""
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 active = (await self._state.refresh()).manifest.active
@@ -380,7 +383,7 @@ class Switcher:
         return active.number if active else None
 
     async def _found_again(self) -> None:
-        """The registry has stepped back to before there was an active wagon."""
+        """The registry has stepped back to a time before the first active wagon: found the train again."""
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 await self._channels.bootstrap()
@@ -392,8 +395,8 @@ class Switcher:
     async def _ask_for_next(
         self, wagon: Wagon, error: Sealed | ChannelGone, *, patience: float = _REFUSED_LONG
     ) -> None:
-        """The broker refuses the wagon that the newest manifest names as the active one. A registry that was restored
-        from an older copy says so of a wagon that was cut off since. Observers see a channel that has vanished by
+        """The broker refuses the wagon that the newest manifest names as the active one: a registry that was restored
+        from an older copy still names a wagon that was cut off since. Observers notice a channel that has vanished by
         themselves, but not one that is sealed."""
         now = asyncio.get_running_loop().time()
         if self._refused_since is None or self._refused_since[0] != wagon.number:
@@ -403,14 +406,14 @@ class Switcher:
         request = Request(f"{wagon.name} is sealed, though it is the active one", self._runtime.clock())
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
-                await self._state.settle(lambda m: active_sealed(m, wagon.number, request))
+                await self._state.apply(lambda m: active_sealed(m, wagon.number, request))
         except (EventwagonError, TimeoutError):
-            pass  # asked again at the next attempt
+            pass  # requested again at the next attempt
         except (Exception, BaseExceptionGroup, SystemExit) as e:  # noqa: BLE001 - a bulkhead: the callers wait until their deadlines
             self._bulkhead.report("asking for the next wagon", e)
 
     async def _next_after_full(self, batch: Batch, wagon: Wagon) -> bool:
-        """Redirect from a full wagon, or lift its bound; False when there is nothing to do but wait."""
+        """Redirect from a full wagon, or lift its bound. Returns False if there is nothing to do but wait."""
         try:
             if await self._refreshed(wagon) != wagon.number:
                 return True
@@ -446,7 +449,7 @@ class Switcher:
             return False
 
     async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:
-        """Wait for what every batch would have to wait for: no other sender takes over meanwhile."""
+        """Wait for something that every batch has to wait for: no other sender takes over meanwhile."""
         me.since = None
         await self._pause(batch, seconds)
         me.since = asyncio.get_running_loop().time()

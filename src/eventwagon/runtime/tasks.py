@@ -1,4 +1,4 @@
-"""Long tasks: held open by a task of their own, and kept up whatever they call."""
+"""Long tasks: managers that stay entered in a task of their own, and tasks that go on after any error."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ class InOwnTask(Generic[T]):
     """An asynchronous context manager that is entered and left in a task of its own. Enter it once.
 
     Cancel scopes (`asyncio.TaskGroup`, `asyncio.timeout`, anyio's) belong to the task that enters them. Wrapped in
-    this, a manager that holds such scopes may be entered in one task and left in another: `async with
+    this, a manager that has such scopes may be entered in one task and left in another: `async with
     InOwnTask(TaskGroup())`.
 
     Entering and leaving raise what the manager raises there. Cancelling either of them cancels the manager where it
-    waits, and the cancellation is raised once the manager has ended. The manager is not told of an exception in the
+    waits, and the cancellation is raised once the manager has ended. The manager does not learn of an exception in the
     body.
 
-    When the manager ends before it is left (a task of its TaskGroup raised, or somebody cancelled its own task) that is
-    logged at once, and the task that entered it is cancelled, since its body relies on what is gone. Leaving then
-    raises what the manager raised, or EndedEarly, in the place of that cancellation. `what` names it there."""
+    If the manager ends before it is left (a task of its TaskGroup raised, or somebody cancelled its own task), that is
+    logged at once, and the task that entered it is cancelled, since its body relies on the manager. Leaving then raises
+    what the manager raised, or EndedEarly, instead of that cancellation. `what` names the manager there.
+    """
 
     def __init__(self, manager: AbstractAsyncContextManager[T], what: str) -> None:
         self._manager = manager
@@ -41,7 +42,7 @@ class InOwnTask(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._entered_by: asyncio.Task[object] | None = None
         self._cancelling = 0
-        """How many cancellations the task that entered it had pending then."""
+        """How many cancellations were pending for the task that entered it, at that time."""
         self._has_cancelled = False
 
     async def __aenter__(self) -> T:
@@ -82,7 +83,7 @@ class InOwnTask(Generic[T]):
             self._task.cancel()
 
     async def _taken_back(self, kind: type[BaseException] | None) -> bool:
-        """Take back our cancellation of the task that entered this: whether it is cancelled all the same."""
+        """Take back our cancellation of the task that entered this. Returns whether somebody else has cancelled it."""
         me = asyncio.current_task()
         if not self._has_cancelled or me is None or me is not self._entered_by:
             return False
@@ -110,7 +111,7 @@ class InOwnTask(Generic[T]):
             self._entered_by.cancel(f"{self._what} ended early")
 
     async def _ended(self, task: asyncio.Task[None], *, cancelled: bool = False) -> None:
-        """Wait for its end; each cancellation meanwhile is handed on."""
+        """Wait for its end; pass on each cancellation meanwhile."""
         while not task.done():
             try:
                 await asyncio.wait((task,))
@@ -124,9 +125,9 @@ class InOwnTask(Generic[T]):
 
 
 async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bulkhead) -> None:
-    """Run `work`, and anew after each exception that it ends with, until it returns or this task is cancelled.
+    """Run `work`, again after each exception, until it returns or this task is cancelled.
 
-    The outermost bulkhead of a long task. A CancelledError that nobody sent to this task counts as an exception.
+    It is the outermost bulkhead of a long task. A CancelledError that nobody sent to this task counts as an exception.
     """
     while True:
         try:
@@ -142,8 +143,8 @@ async def kept_up(work: Callable[[], Awaitable[object]], what: str, bulkhead: Bu
 
 
 async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """What they return. They run at once, one alone without a task; when all have ended, raises what the first of those
-    raised that failed."""
+    """Run them concurrently (a single one without a task) and return their results. When all have ended, raises the
+    error of the first one that failed."""
     if len(calls) == 1:
         return [await calls[0]()]
     outcomes = await asyncio.gather(*map(outcome_of, calls))

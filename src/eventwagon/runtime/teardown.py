@@ -1,4 +1,4 @@
-"""The end of a train, by hand: all that stands for it at the broker, the orchestrator and the registry is removed."""
+"""The end of a train, by hand: removes everything that it has at the broker, the orchestrator and the registry."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from .runtime import Runtime
 from .train_state import TrainState
 
 _NEWS = 2.0
-"""Seconds for the news that a train is being removed; twice as long as its registry takes, where that is more."""
+"""Seconds that the news of a removal may take to reach all processes; twice the registry's polling interval if that is
+longer."""
 _LOOK = 0.1
 """Seconds between two looks at who is still alive."""
 _SWEEPS = 5
-"""How often channels are deleted that are listed still, or that a process made which ended meanwhile."""
+"""How often channels are deleted that are still listed, or that a process created and then ended."""
 _SWEEP_AGAIN = 1.0
-"""Seconds between two sweeps: brokers may list a channel a while after its deletion."""
+"""Seconds between two sweeps: brokers may list a channel for a while after its deletion."""
 
 
 class RemovedTrain(msgspec.Struct, frozen=True):
@@ -40,8 +41,8 @@ class RemovedTrain(msgspec.Struct, frozen=True):
 
 
 class Teardown:
-    """Removes one train. `run` may be repeated, by any process, wherever the one before was cut short: the manifest, which
-    says that the train is being removed, goes last."""
+    """Removes one train. Any process may repeat `run`, wherever an earlier one was cut short: the manifest, which says
+    that the train is being removed, goes last."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
@@ -52,10 +53,14 @@ class Teardown:
         self._state = state
 
     async def run(self, why: str, by: str, *, force: bool, patience: float) -> RemovedTrain:
-        """Remove the train: first it is refused while something is left; then the manifest says that it is being
-        removed, so that publishers are refused and processes end; its channels are sealed and looked at again; last all
-        is deleted. `force` asks living processes to end, for `patience` seconds, and deletes what is left. Raises
-        RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then it is to be called again."""
+        """Remove the train.
+
+        It refuses while something is left. Then the manifest says that the train is being removed, so that publishers
+        are refused and processes end; the channels are sealed and checked again; at last everything is deleted. `force`
+        asks living processes to end, for `patience` seconds, and deletes what is left.
+
+        Raises RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then call it again.
+        """
         existed = bool((await self._registry.read(self._train)).version)
         manifest = (await self._state.refresh()).manifest if existed else Manifest(train=self._train)
         channels = await self._channels(manifest)
@@ -65,7 +70,7 @@ class Teardown:
             self._refuse_if_alive(await self._alive())
         asked = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
         if existed:
-            manifest = (await self._state.settle(lambda m: removal_asked(m, asked))).manifest
+            manifest = (await self._state.apply(lambda m: removal_asked(m, asked))).manifest
             await self._end_processes(force, patience)
             channels = await self._channels(manifest)
         for wagon in manifest.in_state(State.ACTIVE, State.DRAINING):  # no spare: one may be needed yet
@@ -83,15 +88,15 @@ class Teardown:
         await self._let_it_be_known()
         standing.update(await self._sweep())
         if existed:
-            now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than all that the manifest tells of
+            now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than every time in the manifest
             gone = msgspec.structs.replace(manifest.removal or asked, at=now)
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
         await self._state.registry.delete(self._train)
         return RemovedTrain(len(standing), units, existed)
 
     async def _sweep(self) -> set[Channel]:
-        """Delete the channels that are left or were made meanwhile, until there are none: those. Raises Unavailable while
-        there are some; then the manifest still says that the train is being removed."""
+        """Delete the channels that are left or were created meanwhile, until there are none; returns them. Raises
+        Unavailable if some remain; then the manifest still says that the train is being removed."""
         swept = set[Channel]()
         for sweep in range(_SWEEPS):
             if sweep:
@@ -112,7 +117,7 @@ class Teardown:
         return swept
 
     async def _channels(self, manifest: Manifest) -> list[Channel]:
-        """All that there are, and all that the manifest names: a deletion that was cut short may have left half of
+        """All channels that exist, and all that the manifest names: an interrupted deletion may have left half of
         one."""
         named = [Channel(self._train, 0, DEAD)]
         for wagon in manifest.wagons:
@@ -132,7 +137,7 @@ class Teardown:
             )
 
     async def _refuse_if_left(self, channels: Sequence[Channel]) -> None:
-        """Raise RemovalRefused while events or dead letters are left, or that is not known: unknown is never empty."""
+        """Raise RemovalRefused while events or dead letters are left, or if that is unknown: unknown is never empty."""
         asked = [c for c in channels if c.name != PROBE]
         depths = await self._broker.depth(asked)
         standing = set(await self._broker.channels(self._train))
@@ -155,7 +160,8 @@ class Teardown:
             )
 
     async def _end_processes(self, force: bool, patience: float) -> None:
-        """Some may have come meanwhile. They are asked to end; without `force` the removal is given up for them."""
+        """Wait until no process is alive: some may have started meanwhile, and are asked to end. Without `force` the
+        removal is given up if there are any."""
         until = asyncio.get_running_loop().time() + (patience if force else 0.0)
         while alive := await self._alive():
             if asyncio.get_running_loop().time() >= until:
@@ -166,16 +172,16 @@ class Teardown:
             await asyncio.sleep(_LOOK)
 
     async def _let_it_be_known(self) -> None:
-        """A program that only publishes is seen by nobody. Before the manifest goes it is to read there that the train is
-        removed: an empty registry would look to it like one that has lost what it held."""
+        """Wait until the news has reached programs that only publish and that nobody sees. They must read in the
+        manifest that the train is removed: an empty registry would look to them like one that has lost its data."""
         removal = self._state.snapshot.manifest.removal
         if removal is not None:
             news = max(_NEWS, 2 * self._registry.poll) if isinstance(self._registry, Polling) else _NEWS
             await asyncio.sleep(min(news, max(0.0, removal.at + news - self._runtime.clock())))
 
     async def _give_up(self, because: str) -> None:
-        """The train goes on; where its active wagon is sealed by now, with the next one."""
-        await self._state.settle(lambda m: removal_given_up(m, self._runtime.clock(), because))
+        """The train goes on; with the next wagon if its active one is sealed by now."""
+        await self._state.apply(lambda m: removal_given_up(m, self._runtime.clock(), because))
 
     async def _end_units(self, manifest: Manifest) -> int:
         if self._orchestrator is None:

@@ -1,4 +1,4 @@
-"""The manifest as one process knows it, and the way in which it is changed."""
+"""The manifest as one process knows it, and the way to change it."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from .runtime import Runtime
 from .tasks import kept_up
 
 _PAUSE = 0.5
-"""Seconds before a registry that was away is asked again."""
+"""Seconds before a registry that was unavailable is asked again."""
 _MARGIN = 1_000_000
-"""By how much the version goes beyond the known one when a registry has stepped back: past all that any process of the
-lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
+"""How far the version goes beyond the known one when a registry has stepped back: past every version that a process of
+the lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
 
 
 class TrainState:
-    """What one process knows of its train's manifest, and how it changes it: one compare-and-swap at a time. The client of
-    the manifest in `registry`, and nothing else.
+    """The client of the train's manifest: what this process knows of it, and how it changes it, one compare-and-swap at
+    a time.
 
     Enter it before use, and leave it in the same task: while entered, it follows the manifest.
     """
 
     def __init__(self, runtime: Runtime, registry: Registry) -> None:
         self.registry = registry
-        """Keeps the members and the journal too. The manifest is changed through this object only."""
+        """Also keeps the members and the journal. The manifest is changed only through this object."""
         self._runtime = runtime
         self._train = runtime.train
         self._tell = runtime.tell
         self._snapshot = Snapshot(Manifest(train=runtime.train), 0)
         self._next_change = asyncio.Event()
         self._told: Manifest | None = None
-        """The manifest of the last switch that this process has told; None before it has read any."""
+        """The manifest of the last switch that this process has reported; None before it has read any."""
         self._lost: Snapshot | None = None
-        """What was known before the registry stepped back, until the numbers used in it are written down."""
+        """What was known before the registry stepped back, until the numbers used in it are stored."""
         self._switching = 0
-        """Switches that are being stored here: what comes of them is told with their facts."""
+        """Switches that are being stored here: they are reported with their own facts."""
         self._stack = AsyncExitStack()
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
@@ -76,7 +76,7 @@ class TrainState:
         return self._next_change
 
     def see(self, snapshot: Snapshot) -> None:
-        """Take notice of a manifest; an older one than known is ignored: that may be late news."""
+        """Take notice of a manifest. One that is older than the known one is ignored: it may be late news."""
         if snapshot.version > self._snapshot.version:
             self._accept(snapshot)
 
@@ -94,12 +94,12 @@ class TrainState:
             self._runtime.bulkhead.call("a listener to the manifest", partial(listener, snapshot))
 
     def _tell_switch(self) -> None:
-        """Tell a switch that another process has made, once."""
+        """Report a switch that another process has made, once."""
         if self._switching:
             return
         before, now = self._told, self._snapshot.manifest
         if before is not None and now.turns < before.turns:
-            return  # what has just been stored here is not seen yet
+            return  # what has just been stored here was not seen yet
         self._told = now
         if before is None or before.active is None or now.active is None or now.turns <= before.turns:
             return
@@ -118,9 +118,9 @@ class TrainState:
         )
 
     async def refresh(self) -> Snapshot:
-        """Read the newest manifest from the registry. Where it is older than what was known before the registry was
-        asked, the registry has stepped back: then that one is taken over. Raises TrainRemoved where the known one said
-        that the train is being removed, or it was removed since: then this is another train, or none."""
+        """Read the newest manifest from the registry. If it is older than the one known before the call, the registry
+        has stepped back, and the older one is taken over. Raises TrainRemoved if the known manifest said that the train
+        is being removed, or it was removed since: then this is another train, or none."""
         known = self._snapshot
         found = await self.registry.read(self._train)
         if self._snapshot is known and found.version < known.version:
@@ -143,7 +143,7 @@ class TrainState:
         return self._snapshot
 
     async def _take_over(self, known: Snapshot, found: Snapshot) -> None:
-        """Store the older manifest anew, under a version that all processes take for newer."""
+        """Store the older manifest anew, under a version that all processes accept as newer."""
         plan = stepped_back(known, found, self._runtime.clock())
         try:
             stored = await self.registry.replace(
@@ -163,14 +163,14 @@ class TrainState:
             self.see(stored)
 
     async def _keep_numbers(self, lost: Snapshot) -> None:
-        """Another process has found that the registry stepped back, and may not know of all numbers used before, nor of
-        all that was paused."""
-        await self.settle(lambda m: kept(lost.manifest, m))
+        """Another process has found that the registry stepped back. It may not know all numbers that were used before,
+        nor all pauses: store them."""
+        await self.apply(lambda m: kept(lost.manifest, m))
         if self._lost is lost:  # it may have stepped back once more
             self._lost = None
 
     async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
-        """The first manifest seen, from now on, of which it is true."""
+        """The first manifest seen, from now on, for which it is true."""
         changed = asyncio.Event()
 
         def look(_: Snapshot) -> None:
@@ -194,14 +194,14 @@ class TrainState:
                         if self._lost is not None or snapshot.version < self._snapshot.version:
                             await self.refresh()
             except EventwagonError:
-                pass  # away for now; what is known stays good until the broker refuses
+                pass  # unavailable for now; what is known stays valid until the broker refuses
             await asyncio.sleep(_PAUSE)
 
     async def store(self, edit: Edit, *, base: Snapshot) -> Snapshot:
         """Make the edit's manifest the train's, with the facts that explain it, in one compare-and-swap.
 
-        `base` is what the edit was made on. Raises Conflict when the train has moved on since, and Defect where what is
-        to be stored could not be read again, or makes no sense; then nothing has changed.
+        `base` is the snapshot that the edit was made on. Raises Conflict if the train has moved on since, and Defect if
+        the result could not be read again or breaks a rule; then nothing has changed.
         """
         if edit.manifest is base.manifest:
             return base
@@ -228,8 +228,8 @@ class TrainState:
         now = self._runtime.clock()
         return [sound_entry(Entry(now, self._runtime.name, fact)) for fact in facts]
 
-    async def settle(self, edit: Callable[[Manifest], Edit]) -> Snapshot:
-        """Apply an edit that says what has happened, again on the newest manifest as long as others come in between."""
+    async def apply(self, edit: Callable[[Manifest], Edit]) -> Snapshot:
+        """Apply an edit to the newest manifest, again after each conflict, until it is stored."""
         while True:
             try:
                 return await self.store(edit(self._snapshot.manifest), base=self._snapshot)
@@ -244,7 +244,7 @@ class TrainState:
 
 
 def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:
-    """What is told while a train is being removed, and after it by processes that knew of that."""
+    """The error while a train is being removed, and after that for processes that knew it."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(
         f"train {train} is removed{by}: {removal.why} (at {rfc3339(removal.at)[:19]}Z). If it stands still, `eventwagon "

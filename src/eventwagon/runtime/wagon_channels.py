@@ -1,4 +1,4 @@
-"""The channels of a train's wagons: what is done at the broker and then written down in the manifest."""
+"""The channels of a train's wagons: each step is done at the broker and then recorded in the manifest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .train_state import TrainState, train_removed
 
 
 class WagonChannels:
-    """Makes, seals and unbounds wagons' channels. Each step is done at the broker first, so that the manifest never says
-    what is not so. It has no state of its own."""
+    """Creates, seals and unbounds wagons' channels. Each step is done at the broker first, so that the manifest never
+    claims what is not true. It has no state of its own."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
@@ -24,7 +24,7 @@ class WagonChannels:
         self._broker = runtime.broker
 
     async def bootstrap(self) -> None:
-        """See to it that the train has an active wagon: make the first, or finish what a dead founder began.
+        """Make sure that the train has an active wagon: open the first one, or finish what a dead founder began.
 
         Idempotent; any number of processes may do it at once. Raises BrokerError, RegistryError, TrainRemoved.
         """
@@ -37,7 +37,7 @@ class WagonChannels:
                 return
             start = Edit(base.manifest)
             if not base.manifest.in_state(State.PROVISIONING, State.READY):
-                # one is opened; the train may have been there before, and its manifest lost or stepped back
+                # one is opened; the train may have existed before, and its manifest was lost or stepped back
                 start = numbered_past(base.manifest, await self._broker.channels(self._runtime.train))
             step = bootstrap(
                 runtime.settings,
@@ -57,7 +57,7 @@ class WagonChannels:
                 await self._state.refresh()
 
     async def create(self, number: int) -> None:
-        """Make the wagon's channels and write down that they take writes. Idempotent. Raises BrokerError."""
+        """Create the wagon's channels and record that they accept writes. Idempotent. Raises BrokerError."""
         manifest = self._state.snapshot.manifest
         wagon = manifest.wagon(number)
         if wagon is None or wagon.created_at is not None:
@@ -65,21 +65,21 @@ class WagonChannels:
         for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
             await self._broker.create(channel)
         await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
-        await self._state.settle(lambda m: Edit(created(m, number, self._runtime.clock())))
+        await self._state.apply(lambda m: Edit(created(m, number, self._runtime.clock())))
 
     async def add(self, number: int, names: tuple[str, ...]) -> None:
-        """Make inner channels that the wagon did not have yet. Idempotent. Raises BrokerError."""
+        """Create inner channels that the wagon did not have yet. Idempotent. Raises BrokerError."""
         for name in names:
             await self._broker.create(Channel(self._runtime.train, number, name))
-        await self._state.settle(lambda m: channels_added(m, number, names))
+        await self._state.apply(lambda m: channels_added(m, number, names))
 
     async def seal(self, number: int) -> None:
-        """Have the broker refuse what is published to the wagon. Idempotent. Raises BrokerError."""
+        """Have the broker refuse further events for the wagon. Idempotent. Raises BrokerError."""
         await self._broker.seal(Channel(self._runtime.train, number))
-        await self._state.settle(lambda m: sealed(m, number, self._runtime.clock()))
+        await self._state.apply(lambda m: sealed(m, number, self._runtime.clock()))
 
     async def lift(self, task: Lift) -> None:
-        """Take the bound off the wagon's ingress. Idempotent. Raises BrokerError."""
+        """Lift the bound of the wagon's ingress. Idempotent. Raises BrokerError."""
         manifest = self._state.snapshot.manifest
         wagon = manifest.wagon(task.number)
         if wagon is None or wagon.state is not State.ACTIVE:
@@ -93,4 +93,4 @@ class WagonChannels:
             fact = BoundLifted(train=self._runtime.train, number=task.number, because=task.because)
             return Edit(changed(m, task.number, capacity=None), (fact,))
 
-        await self._state.settle(edit)
+        await self._state.apply(edit)

@@ -1,4 +1,4 @@
-"""One wagon as one process serves it: attaches to its channels, keeps the claims, and leaves without losing events."""
+"""One wagon, as one process serves it: attaches to its channels, keeps the claims, and leaves without losing events."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .worker_states import ChannelState, WagonState
 
 _logger = logging.getLogger("eventwagon")
 _TO_GIVE_BACK = (1.0, 5.0)
-"""The least and the most seconds, on leaving, for events to be given back whose handlers were cut short."""
+"""The least and the most seconds, on leaving, in which the events of handlers that were cut short are given back."""
 
 
 class WagonConsumer:
-    """Consumes one wagon's channels for the workers of a pool. Made by `LocalWorkers.serve`; `end` leaves the wagon.
+    """Consumes one wagon's channels for the workers of a pool. `LocalWorkers.serve` makes it; `end` leaves the wagon.
 
     It owns the wagon's state, a prefetcher and a settler for each channel, and the tasks that fetch and that keep the
-    claims. `has_peers`: whether other processes work for the train too.
+    claims. `has_peers`: whether other processes work for the train, too.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class WagonConsumer:
     ) -> None:
         self.state = WagonState(spec, paused=paused or spec.paused)
         self.trouble = ""
-        """Why it can't be served any more; empty while it is."""
+        """Why it can't be served any more; empty if it can."""
         self.on_left: Callable[[], object] = lambda: None
-        """Called when it has been left."""
+        """Called when the wagon has been left."""
         self.on_trouble: Callable[[], object] = lambda: None
-        """Called when it can't be served any more, for it to be attached anew."""
+        """Called when the wagon can't be served any more, so that it is attached again."""
         self._runtime = runtime
         self._tasks = tasks
         self._circuits = circuits
         self._pool = pool
         self._paused_here = paused
-        """`pause` said so, whatever the spec says."""
+        """`pause` was called with True, whatever the spec says."""
         self._has_peers = has_peers
         self._channels = WagonPrefetch(self.state)
         self._stack = AsyncExitStack()
@@ -66,14 +66,14 @@ class WagonConsumer:
         self._ending: asyncio.Task[None] | None = None
         self._told_missing: tuple[str, ...] = ()
         self._gone: set[Channel] = set()
-        """The ingress, where it was gone when it should have been attached to."""
+        """The ingress, if it was gone when this was to attach to it."""
 
     # --- what it does ----------------------------------------------------------------------------
 
     @property
     def workers(self) -> int:
-        """How many workers it has of its own, including those that finish their last event; of a shared pool, how many
-        handle its events now."""
+        """How many workers it has of its own, including those that finish their last event; with a shared pool, how
+        many handle its events now."""
         pool, busy = self._pool.state, self.state.busy
         return busy if pool.is_shared else max(pool.target, busy)
 
@@ -110,13 +110,13 @@ class WagonConsumer:
 
     @property
     def paused(self) -> bool:
-        """The wagon is paused: nothing of it is handed out."""
+        """The wagon is paused: none of its events is handed out."""
         return self.state.paused
 
     # --- attaching -------------------------------------------------------------------------------
 
     async def attach(self) -> None:
-        """Attach a consumer to each channel that there is a handler for, then begin to fetch. Once. Raises UsageError,
+        """Attach a consumer to each channel that has a handler, then begin to fetch. Call it once. Raises UsageError,
         ChannelGone, Unavailable."""
         spec, handlers = self.state.spec, self._runtime.handlers
         if why := why_not_served(self._runtime.revision, spec.revision):
@@ -134,8 +134,8 @@ class WagonConsumer:
         self._pool.rescale(spec.hands)
 
     async def _consume(self, channel: Channel, stack: AsyncExitStack) -> Prefetcher | None:
-        """None if it is the ingress of a wagon that is cut off, and is gone: the inner channels are worked off without
-        it."""
+        """Attach to one channel. Returns None if it is the ingress of a wagon that is cut off, and is gone: the inner
+        channels are drained without it."""
         runtime = self._runtime
         consumer = runtime.broker.consume(channel, visibility=runtime.settings.visibility, owner=runtime.name)
         try:
@@ -171,9 +171,9 @@ class WagonConsumer:
     # --- changes ---------------------------------------------------------------------------------
 
     async def update(self, spec: WagonSpec) -> None:
-        """Bring it to a changed spec: cut off, rescaled, paused, with further channels. Idempotent; a handler in flight
-        is not ended."""
-        self.state.spec = spec  # handlers emit to further channels before this process is attached to them, or leaves
+        """Adapt it to a changed spec: cut off, rescaled, paused, with further channels. Idempotent; never ends a
+        handler in flight."""
+        self.state.spec = spec  # handlers emit to further channels before this process attaches to them, or leaves
         self._heed_pause()  # before any call of the broker, which may fail
         known = {*self._gone, *(each.source.channel for each in self._channels)}
         for channel in spec.channels:
@@ -191,8 +191,8 @@ class WagonConsumer:
         self._channels.look()
 
     def pause(self, paused: bool) -> None:
-        """Say whether the wagon is paused; it is also if its spec says so. While it is paused nothing of it is handed
-        out. What was fetched is given back; handlers in flight finish. Idempotent."""
+        """Say whether the wagon is paused; it is also paused if its spec says so. While it is paused none of its events
+        is handed out: what was fetched is given back, handlers in flight finish. Idempotent."""
         self._paused_here = paused
         self._heed_pause()
 
@@ -209,14 +209,14 @@ class WagonConsumer:
         self._channels.look()
 
     def circuit_changed(self, circuit: Circuit) -> None:
-        """A circuit of this process opened or closed, a probe is due, or one failed. Without effect if no channel uses
+        """A circuit of this process opened or closed, a probe is due, or one failed. Has no effect if no channel uses
         it."""
         for each in self._channels:
             if each.source.circuit is circuit:
                 each.circuit_changed()
 
     def abandon(self, why: str) -> None:
-        """A channel is gone: stop serving the wagon, and let the claims run out. Idempotent."""
+        """A channel is gone: stop serving the wagon, and let the claims expire. Idempotent."""
         self.trouble, self.state.leaving = why, True
         for each in self._channels:
             each.drop()
@@ -252,8 +252,10 @@ class WagonConsumer:
 
     async def end(self, grace: float, *, drained: bool = False) -> None:
         """Leave the wagon: take nothing more, let handlers in flight finish for `grace` s, give the rest back.
-        Idempotent; cancelling the caller does not cut the leaving short. Of a `drained` wagon a receive under way will
-        bring nothing, and is not waited for. Nothing is waited for once a handler was interrupted."""
+
+        Idempotent; cancelling the caller does not interrupt the leaving. In a `drained` wagon a receive under way will
+        bring nothing, and is not waited for. After a handler was interrupted nothing is waited for.
+        """
         if self._ending is None:
             self.state.leaving = True
             # a task of its own: it ends gracefully whatever ended the others
@@ -305,7 +307,7 @@ class WagonConsumer:
         self.on_left()
 
     async def _receive_no_more(self, seconds: float) -> None:
-        """Wait for receives that are under way, and give back what they bring."""
+        """Wait for receives under way, and give back what they bring."""
         if self._fetching:
             await asyncio.wait(self._fetching, timeout=seconds)
         for fetching in self._fetching:
@@ -315,7 +317,7 @@ class WagonConsumer:
     async def _until_quiet(self, seconds: float) -> None:
         if self._runtime.bulkhead.interrupted:
             return
-        self.state.quiet.clear()  # it may have been quiet before the last receive brought something
+        self.state.quiet.clear()  # it may have been quiet before the last receive returned something
         self._notice_quiet()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

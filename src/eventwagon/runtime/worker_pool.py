@@ -1,4 +1,4 @@
-"""The workers' tasks: keeps their number, and has each take one event after the other."""
+"""The workers' tasks: keeps their number, and lets each take one event after the other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class WorkerPool:
     # --- their number ----------------------------------------------------------------------------
 
     def resize(self, target: int) -> None:
-        """Bring the number of workers to `target`: up at once, down after the events in hand. Idempotent."""
+        """Bring the number of workers to `target`: up at once; down as workers finish their current event.
+        Idempotent."""
         self.state.target = target
         self._fill()
         self.state.wake_all()
@@ -51,18 +52,18 @@ class WorkerPool:
             wagon.rescaled(target)
 
     def set_floors(self, floors: int) -> None:
-        """How many of these workers the floors of draining wagons may take together. Idempotent."""
+        """Set how many of these workers the floors of draining wagons may take together. Idempotent."""
         self._dispatcher.set_floors(floors)
 
     def rescale(self, workers: int | None) -> None:
-        """A spec has changed: the order of ages may have, and the number of a wagon's own `workers`. A shared pool is
-        sized by its owner. Idempotent."""
+        """A spec has changed: the order of ages may be different, and so may the number of a wagon's own `workers`. The
+        owner of a shared pool resizes it. Idempotent."""
         self._dispatcher.sort()
         if not self.state.is_shared and workers is not None and workers != self.state.target:
             self.resize(workers)
 
     def close(self) -> None:
-        """Work no more. Handlers that still run in their threads are not waited for. Idempotent."""
+        """End all workers. Handlers that still run in their threads are not waited for. Idempotent."""
         self.state.closed = True
         self.resize(0)
         self._runner.close()
@@ -86,22 +87,22 @@ class WorkerPool:
     # --- their wagons ----------------------------------------------------------------------------
 
     def join(self, wagon: WagonPrefetch) -> None:
-        """Work for this wagon too. Once for each wagon."""
+        """Work for this wagon, too. Call it once for each wagon."""
         self._dispatcher.add(wagon)
 
     def part(self, wagon: WagonState, because: str) -> None:
-        """Work for it no longer, and cut short the handlers under way there. Idempotent."""
+        """Stop working for it, and cut short the handlers that run for it. Idempotent."""
         self._dispatcher.remove(wagon)
         self._runner.cut_short(wagon, because)
         if not self.state.is_shared:
             self.close()
 
     def drop_choice(self, wagon: WagonState) -> None:
-        """The wagon was paused or resumed: choose anew. Idempotent."""
+        """The wagon was paused or resumed: choose again. Idempotent."""
         self._dispatcher.drop_choice(wagon)
 
     def give_up(self, wagon: WagonState) -> None:
-        """Stop running the handlers there that were cut short and go on all the same. Idempotent."""
+        """Stop running the handlers that were cut short for it and go on all the same. Idempotent."""
         self._runner.give_up(wagon)
 
     # --- their work ------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ class WorkerPool:
 
     async def _turns(self, worker: Worker) -> bool:
         """Take one event after the other, until there are more workers than there should be. Returns True if a handler
-        has changed context variables: another worker takes this one's place, so that no event sees those of another."""
+        has changed context variables: another worker takes this one's place, so that no event sees another event's
+        variables."""
         loop, state, dispatcher, runner = asyncio.get_running_loop(), self.state, self._dispatcher, self._runner
         gate, task = runner.gate, worker.task
         clean = list(self._context.items())
@@ -139,7 +141,7 @@ class WorkerPool:
             if now - yielded > _TURN:
                 await asyncio.sleep(0)
                 yielded = loop.time()
-                continue  # meanwhile it may have been told to end
+                continue  # meanwhile it may have been asked to end
             if gate.closed:
                 await gate.opened()
                 continue
@@ -171,7 +173,7 @@ class WorkerPool:
 
     def _interrupt(self) -> None:
         """The program is interrupted: the other workers' tasks end with this one and can settle nothing more. Their
-        events come again when the process has ended, so leaving waits for none of them."""
+        events come again when the process has ended, so leaving does not wait for them."""
         self.runtime.bulkhead.interrupted = True
         for wagon in self._dispatcher.wagons:
             wagon.wagon.quiet.set()

@@ -1,5 +1,5 @@
 """What the stages of the workers' path share: the states of a pool, a wagon and a channel. Each field says which class
-writes it; events say who sets and clears them."""
+writes it; each asyncio.Event says which classes set and clear it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAUSES = (0.05, 2.0)
 
 
 class PoolState:
-    """One pool of workers in numbers, and those of its workers that wait for an event."""
+    """The figures of one pool of workers, and those of its workers that wait for an event."""
 
     __slots__ = ("_idle", "closed", "handler_seconds", "is_shared", "size", "target")
 
@@ -41,9 +41,9 @@ class PoolState:
 
     @property
     def in_need(self) -> int:
-        """How many events to have in each channel's buffer, however slow the handlers are. For a wagon's own workers as
-        many as are free: another process may have a free one sooner. A shared pool has to see each wagon's events to
-        choose between them."""
+        """How many events each channel's buffer should have, however slow the handlers are. For a wagon's own workers:
+        as many as are free, since another process may have a free worker sooner. A shared pool needs some of each
+        wagon's events to choose between the wagons."""
         return self.target if self.is_shared else len(self._idle)
 
     def idle(self) -> asyncio.Future[None]:
@@ -75,12 +75,12 @@ class WagonState:
         self.spec = spec
         """Written by WagonConsumer."""
         self.paused = paused
-        """Nothing of it is handed out. Written by WagonConsumer."""
+        """None of its events is handed out. Written by WagonConsumer."""
         self.leaving = False
-        """Nothing more of it is fetched. Written by WagonConsumer."""
+        """None of its events is fetched any more. Written by WagonConsumer."""
         self.quiet = asyncio.Event()
-        """Set when leaving need wait no more: by WagonConsumer once no event of it is unsettled, by WorkerPool if the
-        program is interrupted. Cleared by WagonConsumer."""
+        """Set when leaving no longer needs to wait: by WagonConsumer once no event of the wagon is unsettled, by
+        WorkerPool if the program is interrupted. Cleared by WagonConsumer."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
         self.handled = 0
@@ -108,5 +108,5 @@ class ChannelState:
         self.circuit = circuit
         """Written by Settler.change_circuit."""
         self.room = asyncio.Event()
-        """Set when the prefetcher should check whether to fetch, by the class that changed what that depends on;
-        cleared by Prefetcher."""
+        """Set when the prefetcher should check whether to fetch, by the class that changed the reason; cleared by
+        Prefetcher."""

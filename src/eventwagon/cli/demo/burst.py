@@ -15,7 +15,7 @@ from ...contracts.lifecycle import State
 from ...contracts.manifest import Wagon
 from ...errors import UsageError
 from ...event import Channel, Event, new_ids
-from ...lab.pace import Work, fast_clock
+from ...lab.pace import TimedWork, fast_clock
 from ...limits import Limit
 from ...payload import encode
 from ...runtime.handling import Context
@@ -96,7 +96,7 @@ class Burst:
         self._arrived_at: dict[str, float] = {}
         self._registered: dict[str, float] = {}
         self._runs: Counter[str] = Counter()
-        self._work = Work(order.speed)
+        self._work = TimedWork(order.speed)
         self.train = self._train()
 
     def _train(self) -> Train:

@@ -1,8 +1,8 @@
-"""The SQS broker: a standard queue for each channel, and a DynamoDB table that keeps account of what they hold.
+"""The SQS broker: a standard queue for each channel, and a DynamoDB table that keeps account of what the queues hold.
 
-SQS can't refuse writes to a queue and knows only about how much one holds. So an event is written to the table before
-it is sent and removed from it when it is settled; a channel is empty when it has no rows. docs/decisions has the
-reasoning.
+SQS can't refuse writes to a queue, and knows only roughly how many messages it holds. So an event is written to the
+table before it is sent, and removed from the table when it is settled; a channel is empty when it has no rows.
+docs/decisions explains why.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .subscription import Subscription
 from .table import Table
 from .wire import Letter, event_from, letter
 
-_NEAR = 100  # outstanding by the counters: from here on the rows are asked
+_NEAR = 100  # with fewer outstanding events by the counters, ask the rows
 _AGAIN, _AGAIN_FAR = (
     1.0,
     10.0,
-)  # seconds between two looks at the rows while the counters stand still: near empty, and not
+)  # seconds between two looks at the rows while the counters don't change: near empty, and otherwise
 _REMEMBERED = 4096
 _RESEND_BATCH = 100
 
@@ -45,17 +45,15 @@ class _Look:
         self.seen: Counted | None = None
         self.left = 0
         self.empty_at = -1
-        """The published total, read before no row was found: all these are settled, for ever."""
+        """The published total that was read before no row was found: all these events are settled."""
         self.bare_since: float | None = None
-        """Since when its queue has shown nothing though there are rows."""
+        """Since when its queue has shown no message although there are rows."""
 
 
 class SQSBroker:
-    """Events in SQS and DynamoDB. `place` says where, or `from_url`; credentials come from AWS's usual chain.
-
-    `clock` gives seconds since the epoch. It belongs to the event loop that entered it. docs/brokers/sqs.md has the
-    rights that it needs, what it costs, and what could not be tried.
-    """
+    """Events in SQS and DynamoDB. `place` says where, or use `from_url`; credentials come from AWS's usual chain.
+    `clock` gives seconds since the epoch. Belongs to the event loop that entered it. docs/brokers/sqs.md lists the
+    rights that it needs, its costs, and what could not be tested."""
 
     capabilities = Capabilities(fences=False, bounds=False, totals=False, durable=True, shared=True, ordered=False)
 
@@ -79,7 +77,7 @@ class SQSBroker:
         return self.place.queue(channel)
 
     async def __aenter__(self) -> SQSBroker:
-        """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
+        """Connect, and create the table if there is none. Raises Unavailable, StorageBroken."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.table)
             await self._clients.open("sqs")
@@ -102,9 +100,9 @@ class SQSBroker:
         self._sealed.pop(channel, None)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        """Writes the rows first, then checks the seal, then sends the messages: every admitted event has its row from
-        before the seal. An event that the seal refuses keeps its row, since an earlier call may have stored the same
-        event: it is handled here too, under the same id."""
+        """Writes the rows first, then checks the seal, then sends the messages: every admitted event has had its row
+        since before the seal. An event that the seal refuses keeps its row, because an earlier call may have stored the
+        same event. It is then handled in this channel, too, with the same id."""
         if not events:
             return
         if channel in self._sealed:
@@ -142,7 +140,7 @@ class SQSBroker:
             raise explain(e, f"publishing to {channel}", self.place) from e
 
     async def _send(self, channel: Channel, letters: Sequence[Letter]) -> None:
-        """Their rows stand: whatever happens here, they are handled, at the latest when they are sent again."""
+        """Send events whose rows are written. If this fails they are handled all the same, when they are sent again."""
         try:
             await self._queues.send(channel, letters)
         except TROUBLE as e:
@@ -154,8 +152,8 @@ class SQSBroker:
             raise PublishUncertain(f"sending to {channel}: {e}") from e
 
     async def seal(self, channel: Channel) -> None:
-        """Every publish that checks the seal from now on is refused. A publish that checked it earlier may still end,
-        and its rows are already there: so this is no fence in the contract's sense, but no event is lost by that."""
+        """Every publish that checks the seal from now on is refused. One that checked it earlier may still complete,
+        but its rows are already there. So this is no fence in the contract's sense, but loses no event."""
         try:
             await self._rows.seal(channel)
         except TROUBLE as e:
@@ -182,8 +180,8 @@ class SQSBroker:
         return 0
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        """One read of all counters; the rows decide where these say that little or nothing is left. `settled` equals
-        `published` only where no row was found."""
+        """Reads all counters in one call. Where they say that little or nothing is left, the rows decide. `settled`
+        equals `published` only if no row was found."""
         if not channels:
             return []
         try:
@@ -203,12 +201,12 @@ class SQSBroker:
         published = counted.published
         if look.empty_at != published:
             left = await self._left(channel, counted, look)
-            if left:  # more than was counted where a publisher died before it counted
+            if left:  # more than was counted, if a publisher died before it counted
                 return Depth(published=max(published, left), settled=max(0, published - left))
         return Depth(published=published, settled=published, waiting=0, in_flight=0)
 
     async def _left(self, channel: Channel, counted: Counted, look: _Look) -> int:
-        """How much is outstanding: about, while there is much; 0 only where there is no row."""
+        """How much is outstanding: an estimate while there is much; 0 only if there is no row."""
         now = asyncio.get_running_loop().time()
         about = counted.published - counted.settled
         moved, look.seen = look.seen != counted, counted
@@ -226,7 +224,8 @@ class SQSBroker:
         return look.left
 
     async def _mend(self, channel: Channel, look: _Look, now: float) -> None:
-        """Send again what has rows and, for a good while, no message: its sender died, or SQS has lost it."""
+        """Send again the events that have had rows and no message for some time: their sender died, or SQS has lost the
+        message."""
         if await self._queues.in_sight(channel):
             look.bare_since = None
         elif look.bare_since is None:
@@ -259,7 +258,7 @@ class SQSBroker:
             raise explain(e, f"reading {channel}", self.place) from e
 
     async def delete(self, channel: Channel) -> None:
-        """First it takes no more, last it is no longer listed: a crash in between leaves what a sweep finds."""
+        """First it refuses events, and at last it is no longer listed: a sweep finds what a crash in between leaves."""
         try:
             await self._rows.close(channel)
             await self._queues.delete(channel)
@@ -279,7 +278,7 @@ class SQSBroker:
         urls = dict[str, str]()
         try:
             for channel in channels:
-                with contextlib.suppress(AWSRefused):  # it may be gone, or not ours to see
+                with contextlib.suppress(AWSRefused):  # it may be gone, or we may not see it
                     urls[self.place.queue(channel)] = await self._queues.url(channel)
             return [
                 *await inspect_table(self._clients, is_new=self.table.is_new),

@@ -1,4 +1,4 @@
-"""Connections to AWS services: entered by a driver, one client per service, errors told apart."""
+"""Connections to AWS services: a driver enters them, one client for each service."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # t
 from .errors import AWSRefused
 from .place import Place
 
-_CONNECTIONS = 200  # at once, to each service: a waiting receive holds one
-_SKEW = 2.0  # seconds: the server's Date has whole seconds, and comes late
+_CONNECTIONS = 200  # at the same time, to each service: a waiting receive holds one
+_SKEW = 2.0  # seconds: the server's Date has whole seconds, and arrives late
 Trouble: TypeAlias = AWSRefused | BotoCoreError | OSError
 TROUBLE = (AWSRefused, BotoCoreError, OSError)
 
 
 class Clients:
-    """The services of one place. An asynchronous context manager; belongs to the event loop that entered it.
-
-    `clock` gives this machine's seconds since the epoch; `now()` is the same by AWS's clock, where the two differ by
-    more than their answers can hide."""
+    """The services of one place. An asynchronous context manager; belongs to the event loop that entered it. `clock`
+    gives this machine's seconds since the epoch. `now()` gives AWS's time instead if the two clocks differ by more than
+    the precision of its answers."""
 
     def __init__(self, place: Place, *, clock: Callable[[], float] = time.time) -> None:
         self.place = place
@@ -61,8 +60,7 @@ class Clients:
         return answer
 
     async def open(self, *services: str) -> None:
-        """Make these clients now: it takes a good while, and no first call should wait for it. Raises one of
-        TROUBLE."""
+        """Create these clients now, so that no first call has to wait for that. Raises one of TROUBLE."""
         for service in services:
             await self._connect(service)
 

@@ -1,4 +1,4 @@
-"""What an error of the AWS client means to our callers."""
+"""What an error of the AWS client means for the caller."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BUSY: tuple[str, ...] = (
 
 
 class AWSRefused(Exception):
-    """AWS answered, and its answer is an error. `code` is AWS's own."""
+    """AWS answered with an error. `code` is AWS's own."""
 
     def __init__(self, error: ClientError) -> None:
         said: dict[str, Any] = error.response.get("Error", {})
@@ -46,12 +46,12 @@ class AWSRefused(Exception):
 
     @property
     def condition(self) -> bool:
-        """A condition that was asked for does not hold: nothing was written."""
+        """A condition of the write did not hold: nothing was written."""
         return self.code == "ConditionalCheckFailedException"
 
     @property
     def busy(self) -> bool:
-        """It may work later."""
+        """The same call may succeed later."""
         return self.code.startswith(_BUSY) or self.status >= 500
 
 
@@ -61,7 +61,7 @@ def is_forbidden(error: BaseException) -> bool:
 
 
 def never_sent(error: BaseException) -> bool:
-    """It surely did nothing: no connection, no credentials, or refused for want of rights."""
+    """The call certainly did nothing: no connection, no credentials, or a missing right."""
     if isinstance(error, AWSRefused):
         return is_forbidden(error)
     return isinstance(
@@ -70,7 +70,7 @@ def never_sent(error: BaseException) -> bool:
 
 
 def explain(error: AWSRefused | BotoCoreError | OSError, what: str, place: object) -> BrokerError:
-    """The error to raise for it: `what` was being done."""
+    """The error to raise for it. `what` describes the failed call."""
     if isinstance(error, AWSRefused):
         if is_forbidden(error):
             return StorageBroken(

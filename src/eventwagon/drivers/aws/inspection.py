@@ -1,4 +1,4 @@
-"""What the settings of the table and of queues mean for the events in them."""
+"""What the settings of the table and the queues mean for the events in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .clients import Clients
 from .errors import AWSRefused, is_forbidden
 
 _LONGEST = 1_209_600
-"""Seconds for which SQS keeps a message at the most."""
+"""The longest, in seconds, for which SQS keeps a message."""
 _LARGEST = 262_144
 _OURS = frozenset(
     {
@@ -28,11 +28,11 @@ _OURS = frozenset(
         "failed",
     }
 )
-"""Attributes of our items that are numbers: DynamoDB may take one for the time at which an item goes."""
+"""Attributes of our items that are numbers: DynamoDB may be told to take one for an item's expiry time."""
 
 
 async def inspect_table(clients: Clients, *, is_new: bool) -> list[Finding]:
-    """Of the DynamoDB table; `is_new`: this process has made it. Raises one of TROUBLE."""
+    """Findings about the DynamoDB table; `is_new`: this process has created it. Raises one of TROUBLE."""
     name = clients.place.table
     found = list[Finding]()
     if is_new:
@@ -44,7 +44,7 @@ async def inspect_table(clients: Clients, *, is_new: bool) -> list[Finding]:
 
 
 async def inspect_queues(clients: Clients, queues: Mapping[str, str]) -> list[Finding]:
-    """Of these queues, by name with their URLs. Raises one of TROUBLE."""
+    """Findings about these queues, by name with their URLs. Raises one of TROUBLE."""
     found = dict[str, Sequence[Finding]]()
     for name, url in queues.items():
         try:
@@ -58,7 +58,7 @@ async def inspect_queues(clients: Clients, queues: Mapping[str, str]) -> list[Fi
 
 
 async def _asked(clients: Clients, service: str, operation: str, **given: Any) -> dict[str, Any] | None:
-    """The answer; None where the rights do not allow to ask."""
+    """The answer; None if the rights don't allow the call."""
     try:
         return await clients.call(service, operation, **given)
     except AWSRefused as e:

@@ -1,4 +1,4 @@
-"""Where in AWS a train is kept, and what its queues are called. Pure."""
+"""Where in AWS a train is kept, and the names of its queues. Pure."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ _TRAIN_TAG = "eventwagon-train"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A region, a prefix of queue names, a table. Times are in seconds. Credentials come from the usual chain of
-    AWS."""
+    """A region, a prefix of queue names, a table. Times are in seconds. Credentials come from AWS's usual chain."""
 
     region: str | None = None
     """None: the one that the environment or the profile names."""
     prefix: str = "eventwagon"
     """Queues and rows of the table begin with it: several installations may share an account and a table."""
     endpoint: str | None = None
-    """Where all services answer, instead of AWS (an emulator)."""
+    """The address of all services, instead of AWS (an emulator)."""
     table: str = "eventwagon"
     poll: float = 1.0
     """Seconds between two reads of a watched manifest."""
     resend: float = 120.0
-    """An event that is in the table while its queue has shown no message for this many seconds is sent again. Longer
-    than SQS takes to get its approximate counts right (about a minute)."""
+    """An event in the table whose queue has shown no message for this many seconds is sent again. Longer than SQS needs
+    for correct approximate counts (about a minute)."""
 
     def __str__(self) -> str:
         at = f" at {self.endpoint}" if self.endpoint else ""
         return f"table {self.table} in {self.region or 'the default region'}{at}"
 
     def tags(self, train: str) -> dict[str, str]:
-        """What queues, services and mappings say of whose they are: names alone may meet (prefix `a`, train `b-c`, and
-        prefix `a-b`, train `c`)."""
+        """Tags that say to which train a queue, service or mapping belongs. Names alone may be equal: prefix `a` with
+        train `b-c`, and prefix `a-b` with train `c`."""
         return {"eventwagon-prefix": self.prefix, "eventwagon-table": self.table, _TRAIN_TAG: train}
 
     def stranger(self, tags: Mapping[str, str], train: str) -> str:
-        """Whose something with these tags is, if not this train's at this place; else empty. Earlier releases wrote the
-        train alone."""
+        """The owner that these tags name, if it is not this train at this place; otherwise empty. Earlier releases
+        wrote only the train."""
         if _TRAIN_TAG not in tags:
             return "was not made by eventwagon"
         whose = {name: tags.get(name, value) for name, value in self.tags(train).items()}
@@ -57,7 +56,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return f"belongs to train {of} with prefix {prefix} and table {table}"
 
     def queue(self, channel: Channel) -> str:
-        """The name of the channel's queue: a dot is not allowed in one, so that inner channels end in a digest."""
+        """The name of the channel's queue. Queue names have no dots, so those of inner channels end in a digest."""
         name = f"{self.prefix}-{channel.train}" + (f"_v{channel.wagon}" if channel.wagon else "")
         if not channel.name:
             return name
@@ -66,8 +65,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Place:
-    """Take `sqs://eu-west-1/prefix?table=…&endpoint=http://…` apart; region and prefix may be left out. Raises
-    UsageError."""
+    """Parse `sqs://eu-west-1/prefix?table=…&endpoint=http://…`; region and prefix are optional. Raises UsageError."""
     return place_of(Address.of(url))
 
 

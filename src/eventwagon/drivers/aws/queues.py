@@ -1,4 +1,4 @@
-"""SQS queues: made, written, received from, in batches of ten, several calls at once."""
+"""SQS queues: created, written to and received from, in batches of ten, several calls at the same time."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .wire import MARK, Letter
 _BATCH, _BATCH_BYTES = 10, 240_000  # SQS takes 10 messages and 256 KiB in a call, attributes included
 _AT_ONCE = 16
 _TRIES = 5
-_RETENTION = "1209600"  # 14 days, the most there is: what is lost after that is sent again from its row
+_RETENTION = "1209600"  # 14 days, the maximum: what is lost after that is sent again from its row
 _KNOWN = 4096
 LONGEST = 43_200
-"""Seconds for which a message can be out of sight: 12 hours."""
+"""The longest, in seconds, that a message can stay invisible: 12 hours."""
 
 Entry = dict[str, Any]
 
 
 class NotTaken(Exception):
-    """SQS did not take some of the entries of a batch, tried again a few times."""
+    """SQS refused some entries of a batch, after a few retries."""
 
 
 class Queues:
-    """The queues at one place. Methods raise one of TROUBLE, `AWSRefused.gone` where there is no queue."""
+    """The queues at one place. Methods raise one of TROUBLE; it is `AWSRefused.gone` if there is no queue."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
@@ -71,7 +71,7 @@ class Queues:
             self._know(channel, answer["QueueUrl"])
 
     async def _whose(self, channel: Channel) -> None:
-        """Whether the queue that there is is this channel's; else StorageBroken."""
+        """Raise StorageBroken unless the existing queue belongs to this channel."""
         if whose := await self._stranger(channel):
             name = self._place.queue(channel)
             self.forget(channel)
@@ -92,7 +92,7 @@ class Queues:
         self.forget(channel)
 
     async def url(self, channel: Channel) -> str:
-        """Where the queue is."""
+        """The queue's URL."""
         found = self._urls.get(channel)
         if found is None:
             answer = await self._call("get_queue_url", QueueName=self._place.queue(channel))
@@ -101,7 +101,7 @@ class Queues:
         return found
 
     def forget(self, channel: Channel) -> None:
-        """It may be gone."""
+        """Forget the queue's URL: the queue may be gone."""
         self._urls.pop(channel, None)
 
     def _know(self, channel: Channel, url: str) -> None:
@@ -120,7 +120,7 @@ class Queues:
         return sum(int(answer.get("Attributes", {}).get(name, 0)) for name in names)
 
     async def send(self, channel: Channel, letters: Sequence[Letter]) -> None:
-        """All of them. Raises NotTaken."""
+        """Send all of them. Raises NotTaken."""
         url = await self.url(channel)
 
         async def one(entries: Sequence[Entry]) -> None:
@@ -153,7 +153,7 @@ class Queues:
         await together(one, batches({"ReceiptHandle": receipt} for receipt in receipts))
 
     async def show(self, channel: Channel, receipts: Iterable[str], seconds: int) -> None:
-        """Out of sight for so many seconds from now; those whose claim has ended are left alone."""
+        """Make them invisible for this many seconds from now; messages whose claim has expired are left alone."""
         url = await self.url(channel)
 
         async def one(entries: Sequence[Entry]) -> None:
@@ -162,8 +162,8 @@ class Queues:
         await together(one, batches({"ReceiptHandle": receipt, "VisibilityTimeout": seconds} for receipt in receipts))
 
     async def _batch(self, operation: str, url: str, entries: Sequence[Entry], *, lenient: bool = False) -> None:
-        """One call, and again what it refused of its entries. `lenient`: what is the sender's fault is nobody's
-        concern."""
+        """One call, repeated for the entries that it refused. `lenient`: ignore refusals that are the sender's
+        fault."""
         left = {str(number): entry for number, entry in enumerate(entries)}
         said = ""
         for attempt in range(_TRIES):
@@ -198,7 +198,7 @@ def _entry(letter: Letter) -> Entry:
 
 
 def batches(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
-    """In batches that one call takes."""
+    """In batches that fit into one call."""
     batch: list[Entry] = []
     size = 0
     for entry in entries:
@@ -213,7 +213,7 @@ def batches(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
 
 
 async def together(step: Callable[[Sequence[Entry]], Awaitable[None]], parts: Iterable[list[Entry]]) -> None:
-    """The step for each part, at once; the first failure, when all have ended."""
+    """Run the step for each part, concurrently. Raises the first failure when all have ended."""
     for outcome in await asyncio.gather(*(step(part) for part in parts), return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -1,8 +1,8 @@
-"""The train's document, members and journal in a DynamoDB table, the same that the SQS broker keeps its account in.
+"""The train's manifest, members and journal in a DynamoDB table, the same in which the SQS broker keeps its account.
 
-Items: a train's manifest with its revision and the entries that explain it (replaced by one conditional write), its
-members (each with the time at which it runs out), its journal (pages of entries by a number that only grows). Changes
-are found by polling: DynamoDB tells nobody.
+Items: a train's manifest with its version (the attribute `revision`) and the entries that explain it, replaced by one
+conditional write; its members, each with its expiry time; its journal, in pages of entries with growing numbers.
+Watches poll: DynamoDB sends no notifications.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ from .table import Item, Key, Table
 _PAGE, _PAGE_BYTES = 200, 200_000  # entries in an item
 _PRUNE_EVERY = 16  # pages
 _DIGITS = 15  # of a page's number
-_LONG_GONE = 3600.0  # seconds: members that ran out so long ago are removed by whoever lists them
+_LONG_GONE = 3600.0  # seconds: members that expired so long ago are removed by whoever lists them
 
 
 class DynamoDBRegistry:
-    """Trains in DynamoDB. `place` says where, or `from_url`; credentials come from AWS's usual chain.
-
-    Members' times run by the service's clock, as far as the date of its answers shows it. A watch finds a change of
-    another process within `place.poll` seconds. It belongs to the event loop that entered it.
-    """
+    """Trains in DynamoDB. `place` says where, or use `from_url`; credentials come from AWS's usual chain. Members'
+    times use the service's clock, as precisely as the date of its answers shows it. A watch finds another process's
+    change within `place.poll` seconds. Belongs to the event loop that entered it."""
 
     def __init__(self, place: Place | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.place = place or Place()
@@ -57,7 +55,7 @@ class DynamoDBRegistry:
         return self.place.poll
 
     async def __aenter__(self) -> DynamoDBRegistry:
-        """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
+        """Connect, and create the table if there is none. Raises Unavailable, StorageBroken."""
         await self._table.__aenter__()
         return self
 
@@ -94,11 +92,11 @@ class DynamoDBRegistry:
             at = int(standing["revision"]["N"]) if standing is not None else 0
             if at != expect:
                 raise _conflict(train, at, expect)
-            await self._table.put_all(_noted(standing))  # should who wrote them have died before doing so
+            await self._table.put_all(_noted(standing))  # their writer may have died before doing so
             pages = await self._pages(train, entries, keep)
             new = max(expect, beyond) + 1
             await self._swap(train, manifest, expect, new, pages)
-            with suppress(*TROUBLE):  # they stand with the manifest: the next writer does it
+            with suppress(*TROUBLE):  # they are stored with the manifest: the next writer does it
                 await self._table.put_all(pages)
         except TROUBLE as e:
             raise explain(e, f"replacing the manifest of {train}", self.place) from e
@@ -107,8 +105,8 @@ class DynamoDBRegistry:
         return Snapshot(manifest, new)
 
     async def _swap(self, train: str, manifest: Manifest, expect: int, new: int, pages: Sequence[Item]) -> None:
-        """Manifest and entries in one conditional write. The mark tells a try whose answer was lost that it had
-        succeeded."""
+        """Store manifest and entries in one conditional write. By the mark, an attempt whose answer was lost sees that
+        it had succeeded."""
         pk, sk = self._manifest(train)
         mark = token_hex(8)
         item = {
@@ -135,9 +133,11 @@ class DynamoDBRegistry:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is another than `seen`."""
+        """The first manifest whose version differs from `seen`."""
         while True:
-            changed = self._changed.setdefault(train, asyncio.Event())  # before asking, so that none falls in between
+            changed = self._changed.setdefault(
+                train, asyncio.Event()
+            )  # before the read, so that no change is missed in between
             snapshot = await self.read(train)
             if snapshot.version != seen:
                 return snapshot
@@ -146,7 +146,7 @@ class DynamoDBRegistry:
                     await changed.wait()
 
     def _notify(self, train: str) -> None:
-        """Watches in this process need not wait for their next look."""
+        """Wake this process's watches: they need not wait for their next poll."""
         if changed := self._changed.pop(train, None):
             changed.set()
 
@@ -188,7 +188,7 @@ class DynamoDBRegistry:
         await self._prune(train, pages, keep)
 
     async def _pages(self, train: str, entries: Sequence[Entry], keep: int) -> list[Item]:
-        """Items for the entries, numbered after all that were numbered before; `keep` is noted for readers."""
+        """Items for the entries, numbered after all existing ones; they record `keep` for readers."""
         lines = [facts.encode_entry(entry) for entry in entries]
         pages: list[list[bytes]] = []
         for line in lines:
@@ -239,7 +239,8 @@ class DynamoDBRegistry:
             yield facts.decode_entry(line)
 
     async def _prune(self, train: str, pages: Sequence[Item], keep: int) -> None:
-        """Now and then, remove the pages that hold nothing of the newest `keep`. What fails is done the next time."""
+        """Occasionally remove the pages that hold none of the newest `keep` entries. What fails is done the next
+        time."""
         if not any(int(page["sk"]["S"][:_DIGITS]) % _PRUNE_EVERY == 0 for page in pages):
             return
         pk = self._pk("journal", train)
@@ -296,7 +297,7 @@ def _lines(page: Item) -> list[bytes]:
 
 
 def _conflict(train: str, at: int, expect: int) -> Conflict:
-    return Conflict(f"train {train} is at revision {at}, not {expect}: read it again and decide again")
+    return Conflict(f"train {train} is at version {at}, not {expect}: read it again and decide again")
 
 
 def _encode(document: Manifest) -> bytes:

@@ -1,9 +1,9 @@
-"""The account that a table keeps of what queues hold: the truth about what was accepted and is not settled.
+"""The account of what the queues hold: a table knows which events were accepted and are not settled.
 
 An event has a row from before it is sent until it is settled, by its key, in one of a few partitions of its channel. So
-"no row" is "nothing outstanding", whatever the queue says; and an event whose message got lost can be sent again.
-Two counters beside them say about how much was published and settled. Each call of a publisher or worker writes to one
-of a few items that keep them, and their sum counts; docs/decisions has the reasoning.
+"no row" means "nothing outstanding", whatever the queue says; and an event whose message was lost can be sent again.
+Two counters say roughly how many events were published and settled. Each call of a publisher or worker writes to one of
+several items with these counters, and their sum counts; docs/decisions explains why.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .wire import Letter
 
 PARTS = 4
 """Partitions of a channel's rows, and of its counters: DynamoDB writes about a thousand items a second in each. Fixed:
-all that read and write a channel must agree on it."""
+all processes that use a channel must agree on it."""
 _KNOWN = 4096
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """A channel's counters. `settled` may be a little off either way, `published` a little high: requests are
-    repeated."""
+    """A channel's counters. `settled` may be slightly off in both directions, `published` slightly high, since requests
+    are repeated."""
 
     published: int
     settled: int
@@ -53,7 +53,7 @@ class Rows:
         self._table = table
         self._prefix = place.prefix
         self._found: dict[Channel, tuple[Key, ...]] = {}
-        """The items with the counters of channels that were seen."""
+        """The items with the counters of channels that were used."""
 
     def _totals(self, channel: Channel) -> tuple[Key, ...]:
         """The items with its counters, each under a partition key of its own."""
@@ -76,13 +76,13 @@ class Rows:
     # --- channels -----------------------------------------------------------------------------
 
     async def list(self, channel: Channel) -> None:
-        """Record that the channel exists, so that it is found whatever happens to its creator."""
+        """Record that the channel exists, so that it is found even if its creator dies."""
         pk, sk = self._listed(channel)
         wagon = {"N": str(channel.wagon)}
         await self._table.put({"pk": {"S": pk}, "sk": {"S": sk}, "wagon": wagon, "channel": {"S": channel.name}})
 
     async def open(self, channel: Channel) -> None:
-        """It takes events from now on; one that is open keeps its counters and seal."""
+        """It accepts events from now on. An open channel keeps its counters and seal."""
         if await self._table.get(self._single(channel)):
             return
         await together(
@@ -96,19 +96,20 @@ class Rows:
         )
 
     async def close(self, channel: Channel) -> None:
-        """It takes no events any more."""
+        """It accepts no events any more."""
         await self._table.remove_all([*self._totals(channel), self._single(channel)])
         self._found.pop(channel, None)
 
     async def forget(self, channel: Channel) -> None:
-        """Nothing of it is left."""
+        """Remove all of its items."""
         for part in range(PARTS):
             async for page in self._table.pages(self._part(channel, part), only="pk, sk"):
                 await self._table.remove_all((item["pk"]["S"], item["sk"]["S"]) for item in page)
         await self._table.remove(self._listed(channel))
 
     async def seal(self, channel: Channel) -> None:
-        """From now on `admit` refuses: when all items are marked, for each is looked at by some. Absent is success."""
+        """From now on `admit` refuses. Done once all its items are marked, because each call of `admit` checks one of
+        them. An absent channel is no error."""
         await together(
             self._change(
                 key,
@@ -120,7 +121,7 @@ class Rows:
         )
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """Those listed, half deleted ones included."""
+        """The listed channels, including half-deleted ones."""
         found: list[Channel] = []
         async for page in self._table.pages(f"{self._prefix}:channels:{train}"):
             found += [Channel(train, int(item["wagon"]["N"]), item["channel"]["S"]) for item in page]
@@ -150,7 +151,7 @@ class Rows:
         return counted
 
     async def _add(self, channel: Channel, counter: str, count: int, *, only_if: str) -> bool:
-        """Add to one of its items; False where that does not exist or does not meet the condition."""
+        """Add to one of its items; False if that does not exist or does not meet the condition."""
         while True:
             known = channel in self._found
             changed = await self._change(
@@ -163,7 +164,7 @@ class Rows:
                 return changed
 
     async def _change(self, key: Key, **given: Any) -> bool:
-        """Update an item; False where the condition does not hold."""
+        """Update an item; False if the condition does not hold."""
         try:
             await self._table.update(key, **given)
         except AWSRefused as e:
@@ -183,30 +184,30 @@ class Rows:
         await self._table.put_all(rows.values())
 
     async def admit(self, channel: Channel, count: int) -> Literal["admitted", "sealed", "gone"]:
-        """Count so many as published, unless the channel is sealed or gone: in one step."""
+        """Count this many events as published, unless the channel is sealed or gone, in one step."""
         still_open = "attribute_exists(pk) AND attribute_not_exists(sealed)"
         if await self._add(channel, "published", count, only_if=still_open):
             return "admitted"
         return "sealed" if await self.counted([channel]) else "gone"
 
     async def remove(self, channel: Channel, keys: Iterable[str]) -> None:
-        """They are settled. Absent is success."""
+        """Delete the rows of these events. Absent rows are no error."""
         await self._table.remove_all(dict.fromkeys(self._row(channel, key) for key in keys))
 
     async def take(self, channel: Channel, keys: Sequence[str]) -> int:
-        """Settle them; returns how many were not settled yet: each counts once, whoever settles it."""
+        """Settle them. Returns how many were not settled yet: each counts once, whoever settles it."""
         gone = await asyncio.gather(*(self._table.remove(self._row(channel, key)) for key in dict.fromkeys(keys)))
         return sum(gone)
 
     async def settled(self, channel: Channel, count: int) -> bool:
-        """Count so many as settled; False where the channel is gone."""
+        """Count this many events as settled; False if the channel is gone."""
         return await self._add(channel, "settled", count, only_if="attribute_exists(pk)")
 
     async def note(
         self, channel: Channel, key: str, tried: int, *, given_back: str = "", suspect: bool = False
     ) -> bool:
-        """So many attempts count so far. `given_back`: by which receive of which message it was given back last, if it
-        was, and whether as a suspect. False where it is settled meanwhile."""
+        """Record how many attempts count so far. `given_back`: the receive of the message after which it was last given
+        back, if it was, and whether it is a suspect. False if the event was settled meanwhile."""
         values: dict[str, dict[str, str | bool]] = {":tried": {"N": str(tried)}}
         change = "SET tried = :tried"
         if given_back:
@@ -225,7 +226,7 @@ class Rows:
         return {sk: _found(item) for (_, sk), item in items.items()}
 
     async def count(self, channel: Channel, *, most: int) -> tuple[int, bool]:
-        """How many have rows, up to `most` in each part, and whether these are all: 0 only where none has."""
+        """How many events have rows, up to `most` in each part, and whether these are all: 0 only if none has a row."""
         parts = (self._table.count(self._part(channel, part), most=most) for part in range(PARTS))
         counts = await asyncio.gather(*parts)
         return sum(count for count, _ in counts), all(whole for _, whole in counts)
@@ -251,7 +252,8 @@ class Rows:
                 yield item["sk"]["S"], item["body"]["B"]
 
     async def may_resend(self, channel: Channel, now: float, pause: float) -> bool:
-        """Whether it is this process's turn to send again what the queue has lost: one does, every `pause` seconds."""
+        """Whether it is this process's turn to send again what the queue has lost. One process does it every `pause`
+        seconds."""
         return await self._change(
             (self._found.get(channel) or self._totals(channel))[0],
             UpdateExpression="SET resent = :now",

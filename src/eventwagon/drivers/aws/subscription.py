@@ -1,4 +1,4 @@
-"""A consumer of one channel: claims by SQS's visibility timeout, settled in the table first."""
+"""A consumer of one channel: claims by SQS's visibility timeout, settled first in the table."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .wire import CONTENT_TYPE, MARK, REFERENCE, event_from, key_of, reference_f
 log = logging.getLogger("eventwagon.drivers.aws")
 
 _WAIT = 10  # seconds: the longest single wait, so that a deleted queue is noticed
-_CALLS = 10  # receives at once
+_CALLS = 10  # receives at the same time
 
 
-class Claim:
-    """A claimed message. `key`: its row's; None if eventwagon did not send it."""
+class ClaimedMessage:
+    """A claimed message. `key`: the key of its row; None if eventwagon did not send it."""
 
     __slots__ = ("attempt", "done", "key", "message", "receipt", "received", "suspect", "until")
 
@@ -35,11 +35,11 @@ class Claim:
         self.receipt = seen.receipt
         self.key = seen.key
         self.received = seen.received
-        """How often SQS has given it out."""
+        """How often SQS has delivered it."""
         self.attempt = attempt
         self.suspect = suspect
         self.until = until
-        """When it may be given to another, on the event loop's clock: taken before it was asked for."""
+        """When another consumer may get it, on the event loop's clock: computed before it was requested."""
         self.done = False
         """Settled or given back."""
 
@@ -83,7 +83,7 @@ class Subscription:
         return await self.taken(messages, began)
 
     async def _apart(self, got: list[Delivery]) -> list[Delivery]:
-        """One suspect of them, or the others; the rest is given back, where it can be received again at once."""
+        """One suspect of them, or the others. The rest is given back and can be received again at once."""
         suspects = sorted((d for d in got if d.suspect), key=lambda d: -d.attempt)
         if not suspects:
             self._suspect_first = self._suspect_first or bool(got)
@@ -100,9 +100,9 @@ class Subscription:
         return now
 
     async def taken(self, messages: Sequence[dict[str, Any]], began: float) -> list[Delivery]:
-        """What to hand on of messages that were asked for at `began` or later. One whose row is gone was settled
-        before: SQS has kept a copy, or its deletion failed. One that was received before and was not given back since
-        is a suspect."""
+        """The deliveries for messages that were requested at `began` or later. A message without a row was settled
+        before: SQS has kept a copy, or its deletion failed. One that was received before and not given back since is a
+        suspect."""
         until = began + self._visibility
         seen = [QueueMessage(message) for message in messages]
         asked = {one.key for one in seen if one.key is not None and (one.received > 1 or one.event is None)}
@@ -120,9 +120,9 @@ class Subscription:
                     settled.append(one.receipt)
                     continue
                 else:
-                    one.key = None  # somebody else's, in our content type
+                    one.key = None  # another sender's, with our content type
             assert event is not None  # noqa: S101 - for the type checker: what stands in its row alone was asked for
-            deliveries.append(Delivery(event, attempt, Claim(one, attempt, until, suspect=suspect), suspect))
+            deliveries.append(Delivery(event, attempt, ClaimedMessage(one, attempt, until, suspect=suspect), suspect))
         await self._tidy(settled)
         return deliveries
 
@@ -162,8 +162,8 @@ class Subscription:
                 claim.done = False
             raise self._explain(e, "giving back to") from e
 
-    async def _note(self, claim: Claim, *, tried: bool, cleared: bool) -> None:
-        """Before it is given back: else it would seem to have run out."""
+    async def _note(self, claim: ClaimedMessage, *, tried: bool, cleared: bool) -> None:
+        """Record that it is given back, before it is: otherwise its claim would seem to have expired."""
         if claim.key is not None:
             attempts, by = claim.attempt if tried else claim.attempt - 1, f"{claim.message}:{claim.received}"
             suspect = claim.suspect and not (tried or cleared)
@@ -191,13 +191,14 @@ class Subscription:
         for claim in claims:
             claim.until = began + self._visibility
 
-    def _held(self, deliveries: Sequence[Delivery]) -> list[Claim]:
-        """Those whose claim lasts: what ran out may be another's by now."""
+    def _held(self, deliveries: Sequence[Delivery]) -> list[ClaimedMessage]:
+        """Those whose claim is still valid: an expired one may belong to another consumer by now."""
         now = asyncio.get_running_loop().time()
         return [claim for claim in _claims(deliveries) if not claim.done and now < claim.until]
 
     async def _tidy(self, receipts: Iterable[str]) -> None:
-        """Delete messages of settled events. One that stays comes again, and is recognised by its missing row."""
+        """Delete messages of settled events. One that stays comes again, and its missing row shows that it is
+        settled."""
         receipts = list(receipts)
         if receipts:
             try:
@@ -216,7 +217,7 @@ class Subscription:
 
 
 class QueueMessage:
-    """A message as SQS gave it."""
+    """A message as SQS delivered it."""
 
     __slots__ = ("event", "id", "key", "marked", "receipt", "received", "sent")
 
@@ -233,7 +234,7 @@ class QueueMessage:
         self.marked = MARK in said
         self.key: str | None = None
         self.event: Event | None = None
-        """None where it stands in its row alone."""
+        """None if the event is only in its row."""
         if kind == REFERENCE:
             self.key = reference_from(body)
             if self.key is None:
@@ -246,5 +247,5 @@ class QueueMessage:
             self.key = key_of(self.event)
 
 
-def _claims(deliveries: Sequence[Delivery]) -> list[Claim]:
+def _claims(deliveries: Sequence[Delivery]) -> list[ClaimedMessage]:
     return list(dict.fromkeys(delivery.token for delivery in deliveries))

@@ -1,4 +1,4 @@
-"""The one table: items by `pk` and `sk`, in batches, read strongly consistent."""
+"""The table: items by `pk` and `sk`, in batches, read with strong consistency."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _TRIES = 8
 
 
 class Table:
-    """Reads and writes of one driver, whose clients it opens and closes. Every method raises one of TROUBLE unless it
-    says otherwise."""
+    """Reads and writes of one driver; it opens and closes the driver's clients. Every method raises one of TROUBLE
+    unless its docstring says otherwise."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
@@ -29,10 +29,10 @@ class Table:
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._stack = AsyncExitStack()
         self.is_new = False
-        """There was no such table when it was entered."""
+        """The table did not exist when this was entered."""
 
     async def __aenter__(self) -> Self:
-        """Connect, and make the table where there is none. Raises Unavailable, StorageBroken."""
+        """Connect, and create the table if there is none. Raises Unavailable, StorageBroken."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._clients)
             await self._prepare()
@@ -93,7 +93,8 @@ class Table:
         await self._call("put_item", Item=item, **given)
 
     async def update(self, key: Key, **given: Any) -> Item:
-        """UpdateItem, with its own arguments; what ReturnValues asks for. A condition that fails is AWSRefused."""
+        """UpdateItem, with its own arguments; returns what ReturnValues asks for. A condition that fails is
+        AWSRefused."""
         answer = await self._call("update_item", Key=_key(key), **given)
         found: Item = answer.get("Attributes", {})
         return found
@@ -109,11 +110,11 @@ class Table:
         return True
 
     async def put_all(self, items: Iterable[Item]) -> None:
-        """In any order; one that fails leaves some written."""
+        """Write them in any order. After a failure some may be written."""
         await self._write_all([{"PutRequest": {"Item": item}} for item in items])
 
     async def remove_all(self, keys: Iterable[Key]) -> None:
-        """Absent is success."""
+        """Delete them. Absent items are no error."""
         await self._write_all([{"DeleteRequest": {"Key": _key(key)}} for key in keys])
 
     async def _write_all(self, requests: Sequence[Mapping[str, Any]]) -> None:
@@ -159,8 +160,8 @@ class Table:
         names: Mapping[str, str] | None = None,
         size: int | None = None,
     ) -> AsyncIterator[Sequence[Item]]:
-        """The items under `pk` in the order of `sk`, page by page; `only` lists the attributes wanted, by `names` where
-        DynamoDB has a word of its own."""
+        """The items under `pk` in the order of `sk`, page by page. `only` lists the attributes wanted; `names` stands
+        in for names that are reserved words of DynamoDB."""
         given: dict[str, Any] = {
             "KeyConditionExpression": "pk = :pk",
             "ExpressionAttributeValues": {":pk": {"S": pk}},
@@ -202,7 +203,7 @@ def _key(key: Key) -> dict[str, Any]:
 
 
 def _parts(requests: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:
-    """In batches that one call takes."""
+    """In batches that fit into one call."""
     part: list[Mapping[str, Any]] = []
     size = 0
     for request in requests:
@@ -218,7 +219,7 @@ def _parts(requests: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[s
 
 
 async def together(steps: Iterable[Any]) -> None:
-    """The results of all; the first failure, once all have ended: nothing goes on behind the caller's back."""
+    """The results of all. Raises the first failure once all have ended: nothing goes on in the background."""
     for outcome in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -1,8 +1,8 @@
 """An event as an SQS message, and back. Pure.
 
-CloudEvents has no binding for SQS, and SQS allows ten attributes: so the body is the event in CloudEvents' JSON format
-(structured content mode), and the attribute `contentType` says so. JSON data stand in it byte for byte, other data as
-`data_base64`. An event too large for a message stands in the table alone; its message names it.
+CloudEvents has no binding for SQS, and SQS allows ten attributes. So the body is the event in CloudEvents' JSON format
+(structured content mode), and the attribute `contentType` says so. JSON data is included byte for byte, other data as
+`data_base64`. An event too large for a message is stored only in the table; its message contains its key.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 REFERENCE = "application/vnd.eventwagon.reference+json"
 """The body only names the event's row: `{"key": …}`."""
 MARK = "eventwagon"
-"""The attribute of messages whose event has, or had, a row. Others may use our content type; the release before wrote
-none."""
+"""The attribute of messages whose event has, or had, a row. Other senders may use our content type. The previous
+release did not write it."""
 INLINE = 65_536
-"""The largest body in bytes that travels in a message: what SQS bills as one request."""
+"""The largest body in bytes that is sent in a message: what SQS bills as one request."""
 MOST_BYTES = 390_000
-"""The largest event as JSON: what a DynamoDB item (400 KB) holds beside its key."""
+"""The largest event as JSON: what fits into a DynamoDB item (400 KB) beside its key."""
 _KEY_MOST = 1024  # bytes of a sort key
-_KEY = 900  # bytes of one as it is
+_KEY = 900  # bytes of an id that is used unchanged
 
-_REFUSED = re.compile("[\ufffe\uffff]")  # no character of XML 1.0: SQS takes none of them
+_REFUSED = re.compile("[\ufffe\uffff]")  # not allowed in XML 1.0: SQS refuses these characters
 _encoder = msgspec.json.Encoder()
 _text = msgspec.json.Decoder()
 
 
 class Letter(msgspec.Struct, frozen=True, gc=False):
-    """An event ready to be sent. `key` is its row's: the same for the same event, whoever sends it."""
+    """An event ready to be sent. `key` is its row's key: the same for the same event, whoever sends it."""
 
     key: str
     body: str
@@ -92,7 +92,7 @@ def _body(event: Event) -> str:
 
 
 def _is_json(event: Event) -> bool:
-    """Whether the data can stand in JSON and come back byte for byte."""
+    """Whether the data can be included in JSON and comes back byte for byte."""
     data = event.data
     if not is_json(event.content_type) or data != data.strip():
         return False
@@ -104,15 +104,15 @@ def _is_json(event: Event) -> bool:
 
 
 def event_from(body: bytes, *, message: str, sent: float, kind: str | None = CONTENT_TYPE) -> Event:
-    """The event of a body, whoever wrote it; `kind` is its attribute `contentType`. See `cloudevents.read`: a missing
-    id becomes the `message` id, a missing time that of sending. Never raises."""
+    """The event of a body, whoever wrote it; `kind` is its attribute `contentType`. See `cloudevents.read`: the
+    `message` id replaces a missing id, the time of sending a missing time. Never raises."""
     if kind is None and looks_structured(body):
         kind = CONTENT_TYPE
     return read([("content-type", kind)], body, position=message, written=sent)
 
 
 def reference_from(body: str) -> str | None:
-    """The key that a body of type REFERENCE names; None where it names none that there could be."""
+    """The key that a body of type REFERENCE contains; None if it is not a possible key."""
     try:
         key = str(msgspec.json.decode(body, type=dict[str, str])["key"])
         return key if 0 < len(key.encode()) <= _KEY_MOST else None

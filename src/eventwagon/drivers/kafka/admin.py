@@ -1,4 +1,4 @@
-"""Topics: made, removed, listed, configured, measured."""
+"""Topics: created, deleted, listed, configured, measured."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .options import Options
 
 R = TypeVar("R")
 
-_GRACE = 1.0  # s after which a call that has had its time counts as never answered
-_TRY = 1.5  # s that a leader is waited for before another may have taken over
+_GRACE = 1.0  # s after which an overdue call counts as never answered
+_TRY = 1.5  # s to wait for a leader before another may have taken over
 Place = tuple[str, int]
 """Topic and partition."""
 
 FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-"""Only eventwagon deletes records, whatever the cluster's defaults are."""
+"""The options with which only eventwagon deletes records, whatever the cluster's defaults are."""
 LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
-"""The log's time is its leader's: the clock of who has what until when."""
+"""The log's time is its leader's: the clock of all claims."""
 _HARM = {
     "cleanup.policy": "removes records that are not handled",
     "retention.ms": "removes records by their age",
@@ -51,7 +51,7 @@ def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str
     A number that begins with >= is a minimum."""
     wrong = list[tuple[str, str, str]]()
     for name, value in {**FOREVER, **needed}.items():
-        is_value = found.get(name, value)  # a server that does not know it does not do it
+        is_value = found.get(name, value)  # a server that does not know the option does not do it
         least = value.removeprefix(">=")
         if is_value == value or (least != value and int(is_value) >= int(least)):
             continue
@@ -60,7 +60,7 @@ def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str
 
 
 def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mapping[str, str]) -> str:
-    """As `Admin.unsuitable`, of a configuration that is known."""
+    """Like `Admin.unsuitable`, for a known configuration."""
     wrong = harms(found, needed)
     if not wrong:
         return ""
@@ -73,15 +73,15 @@ def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mappi
 
 
 class Admin:
-    """One cluster's topics. Calls raise Unavailable and StorageBroken, which name the right that is needed."""
+    """One cluster's topics. Calls raise Unavailable and StorageBroken, which name the missing right."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.causes = Causes()
-        """Of the clients that were made with it as their logger."""
+        """The causes of connection failures, from the log of the clients that use it as their logger."""
         self._client = AdminClient(options.common(self.causes))
         self.threads = ThreadPoolExecutor(8, thread_name_prefix="eventwagon-kafka")
-        """For calls that block."""
+        """For blocking calls."""
 
     async def close(self) -> None:
         """End its threads."""
@@ -89,23 +89,24 @@ class Admin:
         del self._client
 
     async def blocking(self, call: Callable[..., R], *args: Any) -> R:
-        """The result of a call that blocks."""
+        """The result of a blocking call."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, call, *args)
 
     def trouble(self, error: KafkaError, right: str, resource: str) -> BrokerError:
-        """What this error means."""
+        """The error to raise for it."""
         return translate(error, self.options.servers, right, resource, self.why(error))
 
     def why(self, error: KafkaError) -> str:
-        """The cause of a connection failure, if the error says only that it took too long; empty if none is known."""
+        """The cause of a connection failure, if the error only says that the call took too long; empty if none is
+        known."""
         if error.code() not in AWAY:
             return ""
         with suppress(KafkaException):
-            self._client.poll(0)  # brings what its log says
+            self._client.poll(0)  # delivers the client's log records
         return self.causes.why(self.options.servers, self.options.timeout)
 
     async def names(self) -> list[str]:
-        """Of all topics that exist."""
+        """The names of all topics that exist."""
         try:
             found = await self.blocking(lambda: self._client.list_topics(timeout=self.options.timeout))
         except KafkaException as e:
@@ -113,7 +114,7 @@ class Admin:
         return list(found.topics)
 
     async def describe(self, topic: str, client: Any = None) -> TopicMetadata | None:
-        """The topic, or None where there is none. With a `client` it is that one which knows it from then on."""
+        """The topic, or None if there is none. With a `client`, that client knows the topic from then on."""
         asked = client or self._client
         try:
             found = await self.blocking(lambda: asked.list_topics(topic, timeout=self.options.timeout))
@@ -130,7 +131,7 @@ class Admin:
         return metadata
 
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
-        """Make the topic; whether it was not there before."""
+        """Create the topic. Returns whether it did not exist before."""
         new = NewTopic(topic, partitions, self.options.replication, config={**FOREVER, **config})
         error = await self._done(self._client.create_topics([new], **self._times())[topic])
         if error is None:
@@ -140,13 +141,13 @@ class Admin:
         raise self.trouble(error, "CREATE", f"topic {topic}")
 
     async def delete(self, topic: str) -> None:
-        """Remove the topic; absent is success."""
+        """Delete the topic. An absent topic is no error."""
         error = await self._done(self._client.delete_topics([topic], **self._times())[topic])
         if error is not None and not absent(error):
             raise self.trouble(error, "DELETE", f"topic {topic}")
 
     async def alter(self, topic: str, name: str, value: str) -> bool:
-        """Set one option of the topic; False where there is no such topic."""
+        """Set one option of the topic; False if there is no such topic."""
         entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         error, _ = await self._insist(
@@ -157,7 +158,7 @@ class Admin:
         return error is None
 
     async def configuration(self, topic: str) -> dict[str, str] | None:
-        """The topic's options as they hold; None where there is no such topic, or this user may not see them."""
+        """The topic's effective options; None if there is no such topic, or this user may not see them."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
         error, future = await self._insist(
             lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
@@ -177,7 +178,7 @@ class Admin:
         return sorted(found.brokers)
 
     async def server_configuration(self, number: int) -> dict[str, str] | None:
-        """The options of one broker; None where this user may not see them."""
+        """The options of one broker; None if this user may not see them."""
         resource = ConfigResource(ResourceType.BROKER, str(number))
         error, future = await self._insist(
             lambda seconds: self._client.describe_configs([resource], request_timeout=seconds)[resource]
@@ -189,7 +190,7 @@ class Admin:
         return {name: entry.value for name, entry in future.result().items() if entry.value is not None}
 
     async def knows_newest_times(self, topic: str) -> bool:
-        """Whether the brokers can be asked for a record by its time (KIP-734), as those since 3.0 can."""
+        """Whether the brokers can find a record by its time (KIP-734); they can since 3.0."""
         at = TopicPartition(topic, 0)
         spec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
         (future,) = self._client.list_offsets({at: spec}, request_timeout=self.options.timeout).values()
@@ -197,12 +198,12 @@ class Admin:
         return error is None or error.code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE)
 
     async def option(self, topic: str, name: str) -> str | None:
-        """One of them."""
+        """One of the topic's options."""
         return (await self.configuration(topic) or {}).get(name)
 
     async def unsuitable(self, topic: str, needed: Mapping[str, str]) -> str:
         """The settings of the topic that lose records, and what to set; empty if all are right or can't be read.
-        `needed` in addition to FOREVER; a number that begins with >= is a minimum."""
+        `needed` are options in addition to FOREVER; a number that begins with >= is a minimum."""
         found = await self.configuration(topic)
         return "" if found is None else unsuitable(self.options.servers, topic, found, needed)
 
@@ -212,20 +213,20 @@ class Admin:
             raise StorageBroken(wrong)
 
     async def ends(self, places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
-        """The offset after the last record of each; None where there is no such topic. One call for all. `stable`:
-        before the first record of a transaction that is open."""
+        """The offset after the last record of each partition, None if there is no such topic; one call for all.
+        `stable`: before the first record of an open transaction."""
         level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
         found = await self._offsets(places, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
-        """The leader epoch of each, which grows whenever another broker takes over; None where there is no such
+        """The leader epoch of each partition, which grows whenever another broker takes over; None if there is no such
         topic."""
         found = await self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.leader_epoch for place, one in found.items()}
 
     async def starts(self, places: Iterable[Place]) -> dict[Place, int | None]:
-        """The offset of the first record that still stands in each, likewise."""
+        """The offset of the first record that still exists in each partition; None if there is no such topic."""
         found = await self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         return {place: None if one is None else one.offset for place, one in found.items()}
 
@@ -251,7 +252,7 @@ class Admin:
     async def _ask(
         self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel, found: dict[Place, Any]
     ) -> KafkaError | None:
-        """Fill in what is known; an error of those that have no leader just now."""
+        """Fill in what is known. Returns an error of those partitions that have no leader now."""
         asked = {TopicPartition(topic, partition): spec for topic, partition in places}
         moving = None
         try:
@@ -264,10 +265,10 @@ class Admin:
             error = await self._done(future, renew=False)
             if error is None and future.result().offset >= 0:
                 found[at.topic, at.partition] = future.result()
-            elif error is None:  # seen when the leader had just been killed: no offset, and no error
+            elif error is None:  # seen right after the leader was killed: no offset, and no error
                 moving = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
             elif absent(error):
-                # may be the client's own opinion, after a lost connection: the cluster has the last word
+                # may be the client's own view, after a lost connection: ask the cluster
                 if await self.describe(at.topic) is None:
                     found[at.topic, at.partition] = None
                 else:
@@ -279,7 +280,7 @@ class Admin:
         return moving
 
     async def trim(self, topic: str, before: int) -> None:
-        """Remove the records of partition 0 before this offset. Absent is success."""
+        """Delete the records of partition 0 before this offset. An absent topic is no error."""
         at = TopicPartition(topic, 0, before)
         (future,) = self._client.delete_records([at], request_timeout=self.options.timeout).values()
         error = await self._done(future)
@@ -287,7 +288,8 @@ class Admin:
             raise self.trouble(error, "DELETE", f"records of topic {topic}")
 
     async def _insist(self, start: Callable[[float], Future[Any]]) -> tuple[KafkaError | None, Future[Any]]:
-        """The error, if any, and the answer of what may be asked again: of another broker when one does not answer."""
+        """The error, if any, and the answer of a call that may be repeated: with another broker if one does not
+        answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.timeout
         while True:
@@ -297,8 +299,8 @@ class Admin:
                 return error, future
 
     async def _done(self, future: Future[Any], *, renew: bool = True) -> KafkaError | None:
-        """Its error, if any. With `renew` a client that timed out is replaced: it may wait for ever for the controller
-        that it knows, when that has been killed."""
+        """The call's error, if any. With `renew`, a client that timed out is replaced: it may wait for ever for a
+        controller that was killed."""
         asked = self._client
         try:
             async with asyncio.timeout(self.options.timeout + _GRACE):
@@ -317,7 +319,7 @@ class Admin:
             old = [asked]
             del asked
             with suppress(RuntimeError):  # closed meanwhile
-                self.threads.submit(old.clear)  # its end waits for what it does: a look-up of a name, say
+                self.threads.submit(old.clear)  # it ends only after its current work: a look-up of a name, say
         return error
 
     def _times(self) -> dict[str, float]:

@@ -11,13 +11,13 @@ from .options import LOGGER
 from .reader import Reader, Spot
 from .wire import decode
 
-_KEPT = 2000  # times that are remembered
+_KEPT = 2000  # remembered times
 _PAUSE = 0.05  # s at least between two reads: until then a time is unknown
-_PATIENCE = 2.0  # s that a look at figures waits for them
+_PATIENCE = 2.0  # the longest, in s, that a look at figures waits for them
 
 
 class EventTimes:
-    """Reads one event here and there, with a consumer that fetches little."""
+    """Reads single events, with a consumer that fetches little."""
 
     def __init__(self, admin: Admin) -> None:
         few = {"fetch.message.max.bytes": 1024, "queued.min.messages": 1}
@@ -29,7 +29,7 @@ class EventTimes:
         """The times of these events, without those that could not be read in time or are no events."""
         unknown = [spot for spot in spots if spot not in self._known]
         now = asyncio.get_running_loop().time()
-        if unknown and now >= self._next:  # who asks again and again is not to read again and again
+        if unknown and now >= self._next:  # repeated questions are not to cause repeated reads
             self._next = now + _PAUSE
             try:
                 async with asyncio.timeout(_PATIENCE):

@@ -18,8 +18,7 @@ from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import sealing
 from .admin import LOG_TIME, Place, unsuitable
-from .inspection import Topic as Inspected
-from .inspection import inspect
+from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
 from .proposals import Gone, Release, Void, runs_of
@@ -30,19 +29,21 @@ from .wagon import KafkaWagon
 from .wagons import Wagons
 from .wire import decode
 
-_ORPHAN = 60.0  # s that a claims log may stand alone: a creator may be about to make its first channel
-_PAGE = 2000  # messages that a browse reads at once
+_ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
+_PAGE = 2000  # messages that a browse reads in one call
 
 
 class KafkaBroker:
-    """A Kafka cluster (3.0 or later). `servers`: host:port,host:port; `partitions` of a new channel: with more than
-    one, events come in no order; `replication`: copies of new topics, -1 as the cluster has it; `timeout` in s;
-    `cache`: bytes of events that are read ahead; `topic_prefix`: begins the name of each topic; `oauth_cb`: a plain
-    function that gives tokens for SASL/OAUTHBEARER, called from any thread (see confluent_kafka); `config`: options of
-    librdkafka, such as security.protocol. Raises UsageError.
+    """A Kafka cluster (3.0 or later).
 
-    A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; who switches and removes also
-    CREATE, DELETE and ALTER_CONFIGS.
+    `servers`: host:port,host:port. `partitions` of a new channel: with more than one, events come in no order.
+    `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s. `cache`: bytes of events that are
+    read ahead. `topic_prefix`: begins the name of each topic. `oauth_cb`: a plain function that returns tokens for
+    SASL/OAUTHBEARER, called from any thread (see confluent_kafka). `config`: options of librdkafka, such as
+    security.protocol. Raises UsageError.
+
+    A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; a process that switches and
+    removes wagons also CREATE, DELETE and ALTER_CONFIGS.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class KafkaBroker:
         )
 
     async def __aenter__(self) -> Self:
-        """Connects when it is first used: a server that is not there yet is waited for by each call."""
+        """Does nothing yet: it connects with the first call, and each call waits for a server that is not there yet."""
         self._wagons = Wagons(self._options, self._cache)
         return self
 
@@ -152,7 +153,7 @@ class KafkaBroker:
         await self._patiently(ready, f"channel {channel} does not take writes")
 
     async def _check(self, channel: Channel, topic: str) -> None:
-        """A topic that was there before must keep what it holds, and take what we publish. Raises StorageBroken."""
+        """Raise StorageBroken unless an existing topic keeps its records and accepts what we publish."""
         found = await self._have.admin.configuration(topic)
         if found is None:
             return
@@ -160,13 +161,13 @@ class KafkaBroker:
             raise StorageBroken(wrong)
 
     def _needed(self, channel: Channel, found: Mapping[str, str]) -> dict[str, str]:
-        """What the channel's topic needs beside FOREVER, given its configuration."""
+        """The options that the channel's topic needs in addition to FOREVER, given its configuration."""
         sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
-        # the train's own dead letters stay for years, with the size of then: a letter that is too large is shortened
+        # the train's own dead letters stay for years, in a topic of its first size: a letter that is too large is shortened
         return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
     async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:
-        """Write a probe to each: it takes writes, or is sealed."""
+        """Write a probe to each partition: it accepts writes, or is sealed."""
         client, probes = self._have.client, list[tuple[int, int]]()
         done = await asyncio.gather(
             *(
@@ -177,7 +178,7 @@ class KafkaBroker:
         )
         await self._void(wagon, channel, probes)
         for one in done:
-            if isinstance(one, sealing.Gone):
+            if isinstance(one, sealing.TopicGone):
                 raise ChannelGone(f"topic {channel} is not there yet") from None
             if isinstance(one, BaseException):
                 raise one
@@ -187,7 +188,7 @@ class KafkaBroker:
             await wagon.propose(Void(channel.name, runs_of(probes)))
 
     async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
-        """Until the brokers that are asked know of what was made just now."""
+        """Repeat until the brokers that are asked know of what was just created."""
         loop = asyncio.get_running_loop()
         deadline, backoff = loop.time() + self._options.timeout, Backoff(0.005, 0.25)
         while True:
@@ -219,7 +220,7 @@ class KafkaBroker:
         try:
             await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
             self._have.publisher.sealed(channel)
-        except sealing.Gone:
+        except sealing.TopicGone:
             return
         finally:
             if probes:
@@ -232,7 +233,7 @@ class KafkaBroker:
         names = await admin.names()
         if topic in names and log in names:
             wagon = await self._have.of(channel)
-            wagon.propose(Gone(channel.name))  # a hint only: nothing hangs on it
+            wagon.propose(Gone(channel.name))  # only a hint: nothing depends on it
         await admin.delete(topic)
         if (attached := self._have.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
             feed.end()
@@ -251,15 +252,15 @@ class KafkaBroker:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
         logs = dict.fromkeys(self._names.claims(channel) for channel in channels)
-        topics = [Inspected(log, LOG_TIME) for log in logs]
+        topics = [InspectedTopic(log, LOG_TIME) for log in logs]
         for channel in channels:
             topic = self._names.topic(channel)
             found = await self._have.admin.configuration(topic)
-            topics.append(Inspected(topic, self._needed(channel, found or {})))
+            topics.append(InspectedTopic(topic, self._needed(channel, found or {})))
         return await inspect(self._have.admin, topics)
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:
-        """Claims logs whose wagon has no channel, and had none a while ago."""
+        """Remove claims logs whose wagon has no channel, and had none some time ago."""
         now = asyncio.get_running_loop().time()
         alone = {self._names.claims(c): c for c in self._names.claims_in(names, train) if c.wagon not in wagons}
         for gone in [t for t in self._orphans if t not in alone and self._names.claims_in([t], train)]:
@@ -307,7 +308,7 @@ class KafkaBroker:
         settled, ends = await self._have.totals(wagons.values(), partitions)
         await self._look_for_losses(wagons, partitions, ends)
         depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
-        # whoever decides on ages decides on the ingress's: the others are spared the reading
+        # only the ages of an ingress are used: don't read those of other channels
         spots = {
             c: self._spots(wagons[c.train, c.wagon], c, partitions[c], ends)
             for c, d in depths.items()
@@ -326,8 +327,7 @@ class KafkaBroker:
         partitions: Mapping[Channel, int],
         ends: Mapping[Place, int | None],
     ) -> None:
-        """What was removed before it was settled, by retention or somebody, goes into the claims as lost, and is
-        told."""
+        """Record in the claims, and report, what was removed before it was settled, by retention or by somebody."""
         asked = dict[Place, Channel]()
         for channel, count in partitions.items():
             claims = wagons[channel.train, channel.wagon].channel(channel.name)
@@ -341,11 +341,11 @@ class KafkaBroker:
             channel = asked[topic, p]
             wagon = wagons[channel.train, channel.wagon]
             if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
-                with contextlib.suppress(BrokerError):  # who may only look leaves it to those who may write
+                with contextlib.suppress(BrokerError):  # a process that may only read leaves it to those that may write
                     await wagon.lose(channel, runs, f"the records before offset {start} of {topic}, partition {p}")
 
     def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
-        """Where the oldest and the newest event that waits stand, by each partition's order."""
+        """The places of the oldest and the newest waiting event, in each partition's order."""
         claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
         spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
         return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]

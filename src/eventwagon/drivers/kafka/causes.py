@@ -1,4 +1,4 @@
-"""Why no server answers. A failed call of librdkafka says only that it waited too long; its log has the reason."""
+"""Why no server answers. A failed call of librdkafka says only that it timed out; its log has the reason."""
 
 from __future__ import annotations
 
@@ -47,12 +47,11 @@ _REASONS = (
 _FORMS = [(re.compile(form), said) for form, said in _REASONS]
 _SINCE = re.compile(r" ?\(after \d+ms in state (\w+)[^)]*\)")
 _BROKER = re.compile(r"(?:\w+://)?(\[?[^\s/]+\]?:\d+)/")
-_FRESH = 10.0  # s, at least, for which a reason explains what fails
+_FRESH = 10.0  # the least time, in s, for which a reason explains failures
 
 
 class Causes:
-    """Takes the place of a logger in the clients of one driver, passes all records on, and remembers the last
-    failure."""
+    """Acts as the logger of one driver's clients: passes all records on, and remembers the last failure."""
 
     def __init__(self) -> None:
         self._last: tuple[float, str] | None = None

@@ -1,8 +1,10 @@
-"""Who has which event of a wagon: the rule by which every reader of its claims log comes to the same answer. Pure.
+"""Which process has which event of a wagon: the rule by which every reader of the claims log gets the same answer.
+Pure.
 
-A record of the log proposes something: a claim, a settle, a release. It is applied in the log's order, with the time at
-which the log took it (milliseconds) as the only clock, so whoever has read as far knows the same. An offset below
-`Partition.fresh` that is not in `Partition.taken` is settled, or holds no event: nothing is kept for it.
+A record of the log proposes something: a claim, a settle, a release. Records are applied in the log's order. The only
+clock is the time at which the log took each record (milliseconds), so all processes that have read equally far know the
+same. An offset below `Partition.fresh` that is not in `Partition.taken` is settled, or has no event: nothing is kept
+for it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Hold:
         self.owner = owner
         self.suspect = suspect
         self.alone = alone
-        """If this claim runs out, that counts as an attempt."""
+        """If this claim expires, that counts as an attempt."""
 
     def __lt__(self, other: Hold) -> bool:
         return False  # heaps: among equals any order will do
@@ -87,7 +89,7 @@ class ChannelClaims:
         self.lost = 0
         """Offsets that were removed before they were settled."""
         self.back = 0
-        """Offsets that are back, due or not."""
+        """Offsets that were given back, whether or not they are due."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
         self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: -attempt, due, partition, offset; likewise
         self._ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
@@ -104,7 +106,7 @@ class ChannelClaims:
         return sum(len(p.taken) for p in self.partitions.values())
 
     def waiting_again(self, now: float) -> int:
-        """Offsets that are back, with those whose claims run out by `now`."""
+        """Offsets that were given back, and those whose claims expire by `now`."""
         return self.back + sum(
             1
             for due, number, start, stop, hold in self._ends
@@ -125,7 +127,7 @@ class ChannelClaims:
         return (min(waiting), max(waiting)) if waiting else None
 
     def due(self) -> float:
-        """When something that was claimed can be claimed again, in ms; `inf` where nothing is held."""
+        """When claimed events can be claimed again, in ms; `inf` if nothing is held."""
         again, ends = self._again, self._ends
         while again and self.partitions[again[0][1]].taken.get(again[0][2]) is not again[0][3]:
             heappop(again)
@@ -137,7 +139,7 @@ class ChannelClaims:
     # --- the rule -------------------------------------------------------------------------
 
     def claim(self, op: Claim, now: int, number: int, turn: int) -> list[Grant]:
-        """`turn`: the partition at which to begin."""
+        """Claim events. `turn`: the partition at which to begin."""
         self._expire(now)
         if op.suspect_first and (suspect := self._claim_suspect(op, now, number)):
             return suspect
@@ -165,7 +167,7 @@ class ChannelClaims:
             self._advance(partition)
 
     def lose(self, runs: Iterable[Run], now: int) -> None:
-        """Claimed events are not lost: their consumer may still settle them."""
+        """Record these offsets as lost. Claimed events are not lost: their consumer may still settle them."""
         self._expire(now)
         for p, start, stop in runs:
             partition = self.partition(p)
@@ -179,7 +181,7 @@ class ChannelClaims:
             self._advance(partition)
 
     def rebuild(self, number: int, settled: set[int], voids: set[int], lost: set[int], now: int) -> None:
-        """All before the first that was never claimed is back, but for these."""
+        """Give back everything before the first offset that was never claimed, except these."""
         self.settled += len(settled)
         self.voids += len(voids)
         self.lost += len(lost)
@@ -195,7 +197,7 @@ class ChannelClaims:
         return [*runs, (number, partition.fresh, start)] if partition.fresh < start else runs
 
     def release(self, op: Release, now: int) -> list[Grant]:
-        """What its owner had held."""
+        """Give back what is listed, and all claims of the owner. Returns the owner's claims that this ended."""
         self._expire(now)
         for p, start, stop, claim in op.held:
             self._give_back(p, range(start, stop), claim, now + op.delay, op)
@@ -234,7 +236,7 @@ class ChannelClaims:
         return Hold(hold.claim, hold.attempt, due, False, hold.owner, suspect=hold.suspect, alone=alone)
 
     def _claim_suspect(self, op: Claim, now: int, number: int) -> list[Grant]:
-        """The one with the most attempts that is due."""
+        """Claim the suspect with the most attempts that is due."""
         later: list[tuple[int, int, int, int, Hold]] = []
         grants: list[Grant] = []
         while self._suspects and not grants:
@@ -342,7 +344,7 @@ class ChannelClaims:
         return any(taken.get(offset) is hold for offset in range(start, stop))
 
     def _tidy(self) -> None:
-        """Forget what ended long before it was due, lest long claims of many small batches pile up."""
+        """Forget expired entries early, so that long claims of many small batches don't accumulate."""
         ends, again, suspects, held = self._ends, self._again, self._suspects, 2 * self.held()
         if len(ends) > 1000 + held:
             self._ends = [e for e in ends if self._stands(*e[1:])]
@@ -387,7 +389,7 @@ class ChannelClaims:
         return self
 
 
-class Claims:
+class WagonClaims:
     """All channels of a wagon, as of the records applied so far."""
 
     def __init__(self) -> None:
@@ -406,7 +408,7 @@ class Claims:
         return found
 
     def apply(self, offset: int, time: int, record: bytes) -> list[tuple[Op, list[Grant]]]:
-        """The next record of the log. Its proposals, and what each was granted."""
+        """Apply the next record of the log. Returns its proposals, and what each was granted."""
         self.now = now = max(self.now, time)
         return [(op, self._apply(op, now, offset)) for op in decode(record)]
 
@@ -431,14 +433,14 @@ class Claims:
         return []
 
     def dump(self) -> bytes:
-        """All of it: a reader that begins with this comes to the same answers as one that has read everything."""
+        """The whole state. A reader that starts from it gets the same answers as one that has read everything."""
         channels = {name: channel.dump() for name, channel in self.channels.items()}
         return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels, self.rebuilt))
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
         """Rebuild the state from the last records alone: events that they settle are settled, and all earlier events
         are given back and available at once. Claims get numbers that were not used before."""
-        new = Claims()
+        new = WagonClaims()
         new.rebuilt, new._claims = True, _NUMBERS * before
         known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}
         for time, record in records:
@@ -458,7 +460,7 @@ class Claims:
         return new.dump()
 
     def load(self, dump: bytes) -> None:
-        """Take over what another dumped."""
+        """Take over a state that another process dumped."""
         found = _decode_dump(dump)
         self.now, self._claims, self.rebuilt = found.now, found.claims, found.rebuilt
         self.channels = {name: ChannelClaims.load(channel) for name, channel in found.channels.items()}
@@ -469,7 +471,7 @@ class _ChannelDump(msgspec.Struct, array_like=True):
     voids: int
     partitions: list[tuple[int, int, list[int], list[tuple[int, int, int, int, int, bool]]]]
     marks: list[tuple[int, int, str, bool, bool]] = []
-    """Of runs of which more is to be said: partition, start, owner, suspect, alone."""
+    """Of runs with further properties: partition, start, owner, suspect, alone."""
     lost: int = 0
 
 
@@ -484,7 +486,7 @@ _decode_dump = msgspec.msgpack.Decoder(_Dump).decode
 
 
 def _runs(partition: Partition) -> list[tuple[int, int, int, int, int, bool]]:
-    """What is held, with neighbours that stand alike in one."""
+    """What is held, with neighbours in the same state merged."""
     runs: list[tuple[int, int, int, int, int, bool]] = []
     last: tuple[str, bool, bool] | None = None
     for offset in partition.unsettled():

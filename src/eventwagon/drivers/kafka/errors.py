@@ -1,4 +1,4 @@
-"""What a Kafka error means to our callers."""
+"""What a Kafka error means for the caller."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOVING = frozenset(
         KafkaError.REPLICA_NOT_AVAILABLE,
     }
 )
-"""The partition has no leader that is known here just now: soon it will."""
+"""The partition has no known leader at the moment; it soon will."""
 AWAY = frozenset(
     {
         KafkaError._TIMED_OUT,
@@ -73,7 +73,7 @@ def cause(error: BaseException) -> KafkaError:
 
 
 def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:
-    """The error for a call that did nothing; `why` is the cause of the connection failure. It needed `right` (an
+    """The error for a call that did nothing; `why` is the cause of the connection failure. The call needed `right` (an
     operation of Kafka's access control: "WRITE") on `resource` ("topic x")."""
     code = error.code()
     where = f"Kafka at {servers}: {right} on {resource}"

@@ -1,4 +1,4 @@
-"""What one channel holds, as one process reads it: forward once, into a bounded cache."""
+"""One channel's messages, as one process reads them: forward, once, into a bounded cache."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from confluent_kafka import Message
 
 from ...errors import ChannelGone, Unavailable
 from ...event import Channel
-from .claims import ChannelClaims, Claims, Grant
+from .claims import ChannelClaims, Grant, WagonClaims
 from .proposals import Run
 from .reader import Reader
 from .tail import Tail
 
-_EACH = 600  # bytes that a message takes beyond its value, about: headers and objects
-_FAR = 5000  # offsets that others have claimed from which on going there is cheaper than reading on
-_FIRST = 1000  # messages that are read at once when a consumer attaches
+_EACH = 600  # bytes that a message takes besides its value, roughly: headers and objects
+_FAR = 5000  # if others have claimed more offsets than this, seeking is cheaper than reading on
+_FIRST = 1000  # messages that are read in one call when a consumer attaches
 
 
 class Taken(NamedTuple):
@@ -38,13 +38,13 @@ class Lane:
         self.cache: dict[int, Message] = {}
         """Read, and not claimed yet."""
         self.held: dict[int, Message] = {}
-        """Claimed by this process and not settled: kept for a retry, as far as there is room."""
+        """Claimed by this process and not settled: kept for a retry while there is room."""
         self.cached = 0
         self.kept = 0
         self.paused = False
 
     def keep(self, messages: Sequence[Message], most: int) -> None:
-        """Keep what was claimed; the oldest goes first."""
+        """Keep what was claimed; the oldest is dropped first."""
         held = self.held
         for message in messages:
             offset: int = message.offset()  # type: ignore[assignment]
@@ -62,7 +62,7 @@ class Lane:
                 self.kept -= sum(map(len, gone)) + _EACH * len(gone)
 
     def drop(self, start: int, stop: int) -> None:
-        """Others have claimed these."""
+        """Other processes have claimed these: drop them."""
         if not self.cache:
             return
         for offset in range(start, stop):
@@ -78,7 +78,7 @@ class Feed:
         channel: Channel,
         topic: str,
         partitions: int,
-        claims: Claims,
+        claims: WagonClaims,
         tail: Tail,
         reader: Reader,
         room: Callable[[], int],
@@ -90,7 +90,7 @@ class Feed:
         """Events that are being claimed right now."""
         self.gone = False
         self.missed = 0
-        """Consecutive checks that did not find the topic."""
+        """How many checks in a row did not find the topic."""
         self.partitions = partitions
         self._wagon = claims
         self._tail = tail
@@ -107,30 +107,30 @@ class Feed:
             if lane.position < ends[number]:
                 stop = min(ends[number], lane.position + _FIRST)
                 room = self._room() // self.partitions
-                with contextlib.suppress(Unavailable):  # then the tail brings it when it can
+                with contextlib.suppress(Unavailable):  # then the tail reads it when it can
                     first = await self._reader.range(self.topic, number, lane.position, stop, _FIRST, room)
                     self._take_in(lane, first)
         for lane in self.lanes:
             self._tail.follow(
                 self.topic, lane.number, lane.position, partial(self._read, lane), partial(self._read_to, lane)
             )
-            if lane.paused:  # asked for before the tail had it
+            if lane.paused:  # requested before the tail had it
                 self._tail.pause(self.topic, lane.number)
 
     def stop(self) -> None:
-        """Read it no more."""
+        """Stop reading it."""
         for lane in self.lanes:
             self._tail.leave(self.topic, lane.number)
         self.lanes.clear()
 
     def end(self) -> None:
-        """The channel is gone: wake the waiting tasks with that."""
+        """The channel is gone: the waiting tasks raise that."""
         self.gone = True
         self.stop()
         self.wake()
 
     def check(self) -> None:
-        """Raise ChannelGone if it is."""
+        """Raise ChannelGone if the channel is gone."""
         if self.gone:
             raise ChannelGone(f"channel {self.channel} does not exist any more")
 
@@ -147,11 +147,11 @@ class Feed:
         return fresh > self.asked
 
     def due(self) -> float:
-        """The log's time in ms at which something comes back."""
+        """The log's time in ms at which an event comes back."""
         return self._claims().due()
 
     async def wait(self, seconds: float) -> None:
-        """Until something may have changed, or so many seconds are over."""
+        """Wait until something may have changed, or for this many seconds."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         timer = loop.call_later(max(0.0, seconds), _wake, waiter)
@@ -177,7 +177,8 @@ class Feed:
             self.wake()
 
     def _read_to(self, lane: Lane, end: int) -> None:
-        """Nothing is left to read before `end`: what was left out there is no message, but is to be claimed as one."""
+        """Nothing is left to read before `end`. Offsets left out there have no message, but must be claimed like
+        one."""
         if self.lanes and end > lane.position:
             lane.position = end
             self.wake()
@@ -209,7 +210,7 @@ class Feed:
     # --- what is claimed ----------------------------------------------------------------------
 
     def claimed_by_others(self, grants: Sequence[Grant]) -> None:
-        """They are not for us."""
+        """Other processes have claimed these: drop them."""
         for grant in grants:
             if grant.partition >= len(self.lanes):
                 continue
@@ -250,7 +251,7 @@ class Feed:
         return Taken(messages, missing)
 
     def lost(self, runs: Sequence[Run]) -> None:
-        """These are given out no more."""
+        """These are not handed out any more."""
         for lane in self.lanes:
             for p, start, stop in runs:
                 if p == lane.number:
@@ -259,7 +260,7 @@ class Feed:
         self.wake()
 
     def settled(self, runs: Sequence[Run]) -> None:
-        """These need not be kept."""
+        """These need not be kept any more."""
         for lane in self.lanes:
             lane.forget(runs)
 

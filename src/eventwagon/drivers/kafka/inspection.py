@@ -1,4 +1,4 @@
-"""What a cluster's settings, and its topics', mean for the events in them."""
+"""What the settings of a cluster and its topics mean for the events in them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RIGHTS = "kafka-acls.sh --add --allow-principal … --operation DescribeConfigs
 _SIZE = "max.message.bytes"
 
 
-class Topic(msgspec.Struct, frozen=True):
+class InspectedTopic(msgspec.Struct, frozen=True):
     """A topic, and the settings that it needs in addition to those of every topic (see `Admin.unsuitable`)."""
 
     name: str
     needed: Mapping[str, str] = {}
 
 
-async def inspect(admin: Admin, topics: Sequence[Topic]) -> list[Finding]:
+async def inspect(admin: Admin, topics: Sequence[InspectedTopic]) -> list[Finding]:
     """The findings about the cluster, and about those of the topics that exist. Raises Unavailable, StorageBroken."""
     servers = await admin.brokers()
     each = await asyncio.gather(*map(admin.server_configuration, servers))
@@ -69,7 +69,7 @@ def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
         yield Finding(severity="fine", what="auto.create.topics.enable=false", means="a removed topic stays removed")
 
 
-async def _topic(admin: Admin, topic: Topic, brokers: int) -> list[Finding] | None:
+async def _topic(admin: Admin, topic: InspectedTopic, brokers: int) -> list[Finding] | None:
     metadata = await admin.describe(topic.name)
     if metadata is None:
         return None

@@ -1,12 +1,14 @@
-"""A topic of one partition that carries a state: whoever reads it applies the same rule to the same records.
+"""A topic of one partition that carries a state: all readers apply the same rule to the same records.
 
-Each record is a proposal. Its writer learns what became of it when it applies its own record: as soon as it is
-acknowledged, if nobody else's stands before it, and else when it is read. From time to time a writer adds a snapshot of
-the state as it was before a given offset and removes old records, but for as many as lie between two snapshots: readers
-that are a little behind lose nothing. A reader that finds the beginning removed waits for the first snapshot that
-covers what is missing. If none comes, others have removed the beginning. Then it asks those who know the state for one,
-and where nobody answers it rebuilds the state from the records that are left, in a snapshot that all take over,
-whatever they know, so that all go on with the same."""
+Each record is a proposal. Its writer learns the result when it applies its own record: as soon as the record is
+acknowledged if no other record precedes it, otherwise when it reads the record.
+
+From time to time a writer adds a snapshot of the state before a given offset and removes old records, except as many as
+lie between two snapshots, so that readers that are a little behind lose nothing. A reader that finds the beginning
+removed waits for the first snapshot that covers the gap. If none comes, somebody else has removed the beginning. Then
+it asks the processes that know the state for a snapshot. If none answers, it rebuilds the state from the records that
+are left, in a snapshot that all processes adopt, whatever they know, so that all go on with the same state.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ from .tail import Tail
 
 _SNAPSHOT = b"s"
 _RECORD = b"r"
-_ASKED = b"q"  # for a snapshot, by who has no state
-_REBUILT = _SNAPSHOT + b"!"  # good only where no record stands between the state and it: all must have read the same
-_PATIENCE = 1.0  # s that a snapshot is waited for, and an answer
-_MOST = 900_000  # bytes of a snapshot: a state that is larger is not worth one, and would not fit
+_ASKED = b"q"  # from a reader without a state: asks for a snapshot
+_REBUILT = _SNAPSHOT + b"!"  # valid only if no record lies between it and the state: all must have read the same
+_PATIENCE = 1.0  # s to wait for a snapshot, and for an answer
+_MOST = 900_000  # bytes of a snapshot: a larger state is not worth one, and would not fit
 
 
 class LogGone(BrokerError):
@@ -42,13 +44,13 @@ class LogGone(BrokerError):
 
 
 class Rule(Protocol):
-    """A state, and what records do to it. Deterministic: no clock, no chance."""
+    """A state, and what records do to it. Deterministic: no clock, no randomness."""
 
     now: int
     """The log's time in ms, as of the last record."""
 
     def apply(self, offset: int, time: int, record: bytes) -> Any:
-        """The next record, its offset, and when the log took it in ms. What became of it."""
+        """Apply the next record: its offset, and when the log took it in ms. Returns the result."""
         ...
 
     def dump(self) -> bytes: ...
@@ -56,12 +58,12 @@ class Rule(Protocol):
     def load(self, dump: bytes) -> None: ...
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
-        """A dump of what can be known from the last records before offset `before` (time, record) alone; None where
-        that is nothing to go on with."""
+        """A dump of the state as far as it can be known from the last records (time, record) before offset `before`;
+        None if that is not enough to go on."""
         ...
 
 
-class Client:
+class LogClient:
     """What all logs of one driver share. Belongs to the event loop that made it."""
 
     def __init__(self, options: Options, name: str) -> None:
@@ -81,11 +83,11 @@ class Client:
 
 
 class Log:
-    """One log as far as this process has read it. Attach it before use."""
+    """One log, as far as this process has read it. Attach it before use."""
 
     def __init__(
         self,
-        client: Client,
+        client: LogClient,
         topic: str,
         rule: Rule,
         *,
@@ -100,7 +102,7 @@ class Log:
         self._every = every
         self._applied = applied
         self._loop = asyncio.get_running_loop()
-        self._ahead = time.time() * 1000 - time.monotonic() * 1000  # ms that the log's clock is ahead of monotonic
+        self._ahead = time.time() * 1000 - time.monotonic() * 1000  # ms by which the log's clock is ahead of monotonic
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._mine: dict[bytes, asyncio.Future[Any]] = {}
         self._count = 0
@@ -116,7 +118,7 @@ class Log:
         place = (self.topic, 0)
         if (
             await self._client.admin.describe(self.topic) is None
-        ):  # by name: what is asked by offset is remembered as absent
+        ):  # by name: the client remembers as absent what it is asked by offset
             raise LogGone(f"topic {self.topic} does not exist")
         start, end = await asyncio.gather(self._client.admin.starts([place]), self._client.admin.ends([place]))
         first, last = start[place], end[place]
@@ -140,7 +142,7 @@ class Log:
                 raise
 
     def leave(self) -> None:
-        """Stop following it; tasks that wait for it get LogGone."""
+        """Stop following it; waiting tasks get LogGone."""
         self._left = True
         self._client.tail.leave(self.topic, 0)
         gone = LogGone(f"topic {self.topic} is left")
@@ -154,11 +156,11 @@ class Log:
 
     @property
     def now(self) -> int:
-        """What the log's time is about now, in ms; rather too early than too late."""
+        """The log's time now in ms, estimated; rather too early than too late."""
         return max(self.rule.now, int(time.monotonic() * 1000 + self._ahead))
 
     async def sync(self, end: int) -> None:
-        """Wait until all before `end` is applied. Raises Unavailable, LogGone."""
+        """Wait until everything before `end` is applied. Raises Unavailable, LogGone."""
         if self.next >= end and self._held_back is None:
             return
         waiting: asyncio.Future[None] = self._loop.create_future()
@@ -178,8 +180,8 @@ class Log:
                 self._waiting.remove(entry)
 
     def append(self, record: bytes) -> asyncio.Future[Any]:
-        """Propose it: what became of it, once it is in the log and applied. Cancelling takes nothing back. The future
-        ends with LogGone or Unavailable (and then it may be applied all the same)."""
+        """Propose this record. The future has the result once the record is in the log and applied. Cancelling takes
+        nothing back. It raises LogGone or Unavailable; then the record may still be applied."""
         done: asyncio.Future[Any] = self._loop.create_future()
         if self._left:
             done.set_exception(LogGone(f"topic {self.topic} is left"))
@@ -269,7 +271,7 @@ class Log:
             LOGGER.warning("%s", e)
 
     async def _recover(self) -> None:
-        """Until a snapshot has come: somebody's who knows the state, or else one that is made of what is left. Raises
+        """Wait for a snapshot: from a process that knows the state, or else rebuilt from what is left. Raises
         Unavailable, StorageBroken."""
         if await self._is_whole():
             return
@@ -389,4 +391,4 @@ def _offset(message: Message) -> int:
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # whoever waited may have gone: then nobody needs to know
+        future.exception()  # the waiting task may have gone: then nobody needs to know

@@ -1,8 +1,9 @@
-"""What stands for one train: its manifest at a revision, and who is alive. The rule by which every reader of its log
-comes to the same answer. Pure.
+"""One train's manifest with its version, and its live members: the rule by which every reader of its log gets the same
+answer. Pure.
 
-A record proposes a manifest at an expected revision, or says that a member is alive. The log's own time, in
-milliseconds, is the only clock. A revision is the offset of the record that won, plus 1."""
+A record proposes a manifest at an expected version, or says that a member is alive. The log's own time, in
+milliseconds, is the only clock. The version is the offset of the record that won, plus 1.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +14,25 @@ import msgspec
 
 
 class Replace(msgspec.Struct, array_like=True, tag="m", frozen=True):
-    """Store this document if the revision is the expected one."""
+    """Store this document if the version is the expected one."""
 
     expect: int
     document: bytes
 
 
-class CheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
-    """The member is alive for `ttl` ms; with 0 it is not any more."""
+class MemberCheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
+    """The member is alive for `ttl` ms; with 0 it is gone."""
 
     name: str
     member: bytes
     ttl: int
 
 
-class Outcome(NamedTuple):
-    """Whether the proposal was taken, and the revision after it."""
+class ProposalResult(NamedTuple):
+    """Whether the proposal was accepted, and the version after it."""
 
     taken: bool
-    revision: int
+    version: int
 
 
 class Manifests:
@@ -40,23 +41,23 @@ class Manifests:
     def __init__(self) -> None:
         self.now = 0
         """The log's time in ms, as of the last record; never goes back."""
-        self.revision = 0
+        self.version = 0
         self.document = b""
         self._members: dict[str, tuple[int, bytes]] = {}  # alive until
 
-    def apply(self, offset: int, time: int, record: bytes) -> Outcome:
-        """The next record of the log, and what became of it."""
+    def apply(self, offset: int, time: int, record: bytes) -> ProposalResult:
+        """Apply the next record of the log. Returns the result."""
         self.now = now = max(self.now, time)
         op = decode(record)
         if isinstance(op, Replace):
-            if op.expect != self.revision:
-                return Outcome(False, self.revision)
-            self.revision, self.document = offset + 1, op.document
+            if op.expect != self.version:
+                return ProposalResult(False, self.version)
+            self.version, self.document = offset + 1, op.document
         else:
             self._members[op.name] = (now + op.ttl, op.member)
             for name in [name for name, (until, _) in self._members.items() if until <= now]:
                 del self._members[name]
-        return Outcome(True, self.revision)
+        return ProposalResult(True, self.version)
 
     def members(self, now: int) -> list[bytes]:
         """The members that are alive at `now` (ms), ordered by name."""
@@ -67,15 +68,15 @@ class Manifests:
         return None
 
     def dump(self) -> bytes:
-        """All of it."""
-        return msgspec.msgpack.encode((self.now, self.revision, self.document, self._members))
+        """The whole state."""
+        return msgspec.msgpack.encode((self.now, self.version, self.document, self._members))
 
     def load(self, dump: bytes) -> None:
-        """Take over what another dumped."""
-        self.now, self.revision, self.document, self._members = _decode_dump(dump)
+        """Take over a state that another process dumped."""
+        self.now, self.version, self.document, self._members = _decode_dump(dump)
 
 
 encode = msgspec.msgpack.Encoder().encode
 """A proposal as a record."""
-decode = msgspec.msgpack.Decoder(Replace | CheckIn).decode
+decode = msgspec.msgpack.Decoder(Replace | MemberCheckIn).decode
 _decode_dump = msgspec.msgpack.Decoder(tuple[int, int, bytes, dict[str, tuple[int, bytes]]]).decode

@@ -1,4 +1,4 @@
-"""Topics' names. What begins with a digit after the dot is ours: no channel's name can."""
+"""The names of topics. A part that begins with a digit after the dot is ours: no channel name can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a URL to what librdkafka's clients are given."""
+"""From a URL to the options of librdkafka's clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENT_LOGGER = logging.getLogger("eventwagon.kafka.client")
 CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 BATCH = 1_000_000
-"""Bytes of a batch of records; a topic that takes less needs a producer of its own."""
+"""Bytes of a batch of records; a topic with a lower limit needs its own producer."""
 _OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _FIXED = (
@@ -46,18 +46,18 @@ _PRODUCER = (
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to reach a cluster, and how topics are made there."""
+    """How to reach a cluster, and how to create topics there."""
 
     servers: str
     """host:port,host:port"""
     partitions: int = 1
     """Of a new channel. With more than one, events come in no order."""
     replication: int = -1
-    """Copies of a new topic; -1: as the cluster has it."""
+    """Copies of a new topic; -1: the cluster's default."""
     max_message_bytes: int = 1_048_588
     """The largest record of a new channel; older channels keep theirs."""
     timeout: float = 10.0
-    """Seconds after which a call gives up, and a message that was not acknowledged is not sent any more."""
+    """Seconds after which a call fails, and an unacknowledged message is no longer sent."""
     topic_prefix: str = ""
     """Begins the name of each topic."""
     config: Mapping[str, str] = {}
@@ -90,7 +90,7 @@ class Options(msgspec.Struct, frozen=True):
         ).checked()
 
     def checked(self) -> Self:
-        """Itself; raises UsageError naming what can't be."""
+        """Returns itself; raises UsageError for impossible values."""
         where = f"kafka://{self.servers}"
         redaction.learn_options(self.config)
         for name, value, least in (
@@ -155,17 +155,17 @@ class Options(msgspec.Struct, frozen=True):
         }
 
     def consumer(self, *, wait: int, queued: int = 16_384, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
-        """`wait`: ms that the server may hold back an answer while there is nothing; `queued`: kilobytes read ahead."""
+        """`wait`: ms for which the server may hold back an empty answer; `queued`: kilobytes read ahead."""
         own = {k: v for k, v in self.config.items() if k.startswith(_CONSUMER)}
         return {
             **self.common(logger),
             "fetch.wait.max.ms": wait,
             "fetch.error.backoff.ms": 100,
-            "fetch.queue.backoff.ms": 5,  # a whole second unless set, each time that as much is read ahead as may be
+            "fetch.queue.backoff.ms": 5,  # otherwise a whole second, each time that the read-ahead is full
             "queued.max.messages.kbytes": queued,
             "fetch.message.max.bytes": 4_194_304,
             **own,
-            "group.id": "eventwagon",  # asked for by the client; no group is ever joined
+            "group.id": "eventwagon",  # required by the client; no group is ever joined
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
@@ -173,7 +173,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def _refusal(config: dict[str, str]) -> str:
-    """What librdkafka says against these options; nothing where it takes them."""
+    """What librdkafka objects to in these options; nothing if it accepts them."""
     try:
         Producer({**config, "log_level": 0})
     except KafkaException as e:

@@ -1,5 +1,5 @@
-"""The proposals in a claims log, and their form. Fields that a later release added come last and have defaults; earlier
-releases skip them."""
+"""The proposals in a claims log, and their encoding. Fields that a later release added come last and have defaults;
+earlier releases skip them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 Run = tuple[int, int, int]
 """Partition, first offset, the offset after the last one."""
 Held = tuple[int, int, int, int]
-"""A run, and the number of the claim that it is held by."""
+"""A run, and the number of the claim that holds it."""
 
 
 class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
@@ -26,7 +26,7 @@ class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
 
 
 class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
-    """These events are done, whoever has claimed them."""
+    """These events are settled, whoever has claimed them."""
 
     channel: str
     runs: list[Run]

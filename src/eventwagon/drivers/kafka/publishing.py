@@ -1,4 +1,4 @@
-"""Sending events, and what became of them."""
+"""Publishing: sends events and reports what was stored."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .options import BATCH, LOGGER
 from .sender import Sender, failure
 from .wire import encode, size
 
-_FRAME = 512  # bytes of a batch beside its records, generously
+_FRAME = 512  # bytes of a batch besides its records, generously
 SEALED = 1
 """A sealed topic's max.message.bytes: not even an empty record fits."""
 PROBES_ONLY = 96
-"""While it is being sealed: a probe's batch takes 61 bytes of header and about 20, the shortest CloudEvent's over
-130."""
+"""The topic's max.message.bytes while it is being sealed: a probe's batch takes 61 bytes of header and about 20 more,
+the shortest CloudEvent's over 130."""
 LIMIT = "max.message.bytes"
 _REFUSED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, KafkaError._QUEUE_FULL})
-"""Not stored, for sure."""
+"""Certainly not stored."""
 
 
 _turns = itertools.count()
@@ -42,18 +42,18 @@ class Topic:
         """Bytes of the largest batch that it takes."""
         self.sealed = limit <= PROBES_ONLY
         self.trouble = ""
-        """What of its configuration loses events."""
+        """The setting of its configuration that loses events."""
 
 
 class Publisher:
-    """Publishes to any channel. `warm` makes a topic known to the producer, so that its first send is a fast one."""
+    """Publishes to any channel. `warm` makes a topic known to the producer, so that its first send is fast."""
 
     def __init__(self, admin: Admin, names: Names, *, linger: float) -> None:
         self._admin = admin
         self._names = names
         self._linger = linger
         self.sender = Sender(admin.options.producer(linger=linger, logger=admin.causes))
-        self._smaller: dict[int, Sender] = {}  # for topics that take only smaller batches
+        self._smaller: dict[int, Sender] = {}  # for topics that accept only smaller batches
         self._topics: dict[str, Topic] = {}
         self._asked: dict[str, asyncio.Task[Topic | None]] = {}
 
@@ -77,7 +77,7 @@ class Publisher:
         self._topics.pop(self._names.topic(channel), None)
 
     def sealed(self, channel: Channel) -> None:
-        """It was sealed."""
+        """The channel was sealed."""
         if topic := self._topics.get(self._names.topic(channel)):
             topic.sealed = True
 
@@ -201,7 +201,7 @@ class Publisher:
 
 
 class _Sending:
-    """One call's events on their way."""
+    """The events of one call on their way."""
 
     def __init__(self, sender: Sender, count: int) -> None:
         self.sender = sender
@@ -235,9 +235,9 @@ class _Sending:
             self._done.set_result(None)
 
     async def send(self, topic: Topic, events: Sequence[Event]) -> None:
-        """Hand over all of them, and wait for the last report."""
+        """Pass all of them to the producer, and wait for the last report."""
         sender, name, report = self.sender, topic.name, self._report
-        # events without a key go to one partition, so that what a call stored is a leading part of it
+        # events without a key go to one partition, so that the stored ones are a leading part of the call
         plain = next(_turns) % topic.partitions
         sender.begin()
         given = 0

@@ -1,4 +1,4 @@
-"""Reading a given piece of a partition."""
+"""Reads given pieces of partitions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .errors import absent, cause
 Spot = tuple[str, int, int]
 """Topic, partition, offset."""
 
-_ROOM = 8_000_000  # bytes of messages that are read at once
-_FAR = 2000  # offsets between two wanted ones from which on going there is cheaper than reading on
+_ROOM = 8_000_000  # bytes of messages that are read in one call
+_FAR = 2000  # if the gap between two wanted offsets is larger, seeking is cheaper than reading on
 
 
 class Reader:
@@ -29,7 +29,7 @@ class Reader:
         self._lock = asyncio.Lock()
         self._consumer: Consumer | None = None
         self._stop = threading.Event()
-        self._topics: set[str] = set()  # that the consumer knows
+        self._topics: set[str] = set()  # the consumer knows these
 
     async def range(
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
@@ -92,7 +92,7 @@ class Reader:
             try:
                 found = await asyncio.shield(job)
             except asyncio.CancelledError:
-                await asyncio.wait([job])  # the consumer is one thread's at a time
+                await asyncio.wait([job])  # one thread at a time uses the consumer
                 raise
             except KafkaException as e:
                 error = cause(e)
@@ -131,13 +131,13 @@ class Reader:
     ) -> list[Message]:
         consumer.list_topics(
             topic, timeout=self._admin.options.timeout
-        )  # else it learns of a new topic only in a second
+        )  # otherwise it learns of a new topic only in a second
         consumer.assign([TopicPartition(topic, partition, start)])
         found: list[Message] = []
         deadline = time.monotonic() + self._admin.options.timeout
         while start < stop and len(found) < most and room > 0 and not self._stop.is_set():
             first = consumer.poll(0.05)
-            if time.monotonic() > deadline:  # errors may come without end, so not only where nothing does
+            if time.monotonic() > deadline:  # checked here too: errors may come without end
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing came from offset {start}"))
             if first is None:
                 continue
@@ -145,7 +145,7 @@ class Reader:
                 error = message.error()
                 if error is not None:
                     if error.code() == KafkaError._PARTITION_EOF:
-                        start = max(start, _offset(message))  # what is left out at the end is no message
+                        start = max(start, _offset(message))  # what is missing at the end has no message
                     elif error.fatal() or absent(error):
                         raise KafkaException(error)
                     else:
@@ -165,6 +165,6 @@ def _offset(message: Message) -> int:
 
 
 def _next(first: Message, most: int, room: int) -> int:
-    """How many more to ask for, if they are about as large as this one."""
+    """How many more messages to request, if they are about as large as this one."""
     size = len(first) if first.error() is None else 0
     return max(1, min(most, room // (4 * (size + 1))))

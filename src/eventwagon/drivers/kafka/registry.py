@@ -20,22 +20,24 @@ from ...contracts.registry import Changes, Member, Snapshot, decode_members, enc
 from ...errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
-from .inspection import Topic, inspect
-from .log import Client, Log, LogGone
-from .manifests import CheckIn, Manifests, Outcome, Replace, encode
+from .inspection import InspectedTopic, inspect
+from .log import Log, LogClient, LogGone
+from .manifests import Manifests, MemberCheckIn, ProposalResult, Replace, encode
 from .options import LOGGER, Options
 
 _EVERY = 500  # records from one snapshot to the next
-_POLL = 0.25  # s between two looks whether a train that is watched has come to be
-_PAGE = 2000  # journal entries per look
+_POLL = 0.25  # s between two checks whether a watched train exists now
+_PAGE = 2000  # journal entries in one read
 _MANIFEST = ".0manifest"
 _JOURNAL = ".0journal"
 
 
 class KafkaRegistry:
-    """Trains in a Kafka cluster (3.0 or later). `servers`: host:port,host:port; `replication`: copies of new topics, -1
-    as the cluster has it; `timeout` in s; `topic_prefix`, `oauth_cb`: as of KafkaBroker; `config`: options of
-    librdkafka. Members' times are the cluster's. Raises UsageError.
+    """Trains in a Kafka cluster (3.0 or later).
+
+    `servers`: host:port,host:port. `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s.
+    `topic_prefix`, `oauth_cb`: as for KafkaBroker. `config`: options of librdkafka. Members' times use the cluster's
+    clock. Raises UsageError.
 
     A process needs READ, WRITE, DESCRIBE and CREATE on the topics, and DELETE (to trim them).
     """
@@ -61,7 +63,7 @@ class KafkaRegistry:
             oauth_cb=oauth_cb,
         ).checked()
         self._prefix = topic_prefix
-        self._client: Client | None = None
+        self._client: LogClient | None = None
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
 
     @classmethod
@@ -78,8 +80,8 @@ class KafkaRegistry:
         )
 
     async def __aenter__(self) -> Self:
-        """Connects when it is first used."""
-        self._client = Client(self._options, "manifests")
+        """Does nothing yet: it connects with the first call."""
+        self._client = LogClient(self._options, "manifests")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -110,21 +112,21 @@ class KafkaRegistry:
     ) -> Snapshot:
         standing = await self._train(train, make=expect == 0)
         if standing is None:
-            raise Conflict(f"train {train} is at revision 0, not {expect}: read it again and decide again")
+            raise Conflict(f"train {train} is at version 0, not {expect}: read it again and decide again")
         outcome = await standing.propose(Replace(expect, manifests.encode(manifest)))
         if not outcome.taken:
             raise Conflict(
-                f"train {train} is at revision {outcome.revision}, not {expect}: read it again and decide again"
+                f"train {train} is at version {outcome.version}, not {expect}: read it again and decide again"
             )
         await self.append(train, entries, keep=keep)
-        return Snapshot(manifest, outcome.revision)
+        return Snapshot(manifest, outcome.version)
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is newer than `seen`."""
+        """The first manifest whose version is newer than `seen`."""
         if seen < 0:
             return await self.read(train)
         while (standing := await self._train(train)) is None:  # noqa: ASYNC110 - nobody tells of topics
@@ -134,7 +136,7 @@ class KafkaRegistry:
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         standing = await self._train(train, make=ttl > 0)
         if standing is not None:
-            await standing.propose(CheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
+            await standing.propose(MemberCheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
 
     async def members(self, train: str) -> Sequence[Member]:
         standing = await self._train(train)
@@ -201,7 +203,10 @@ class KafkaRegistry:
         topics = [
             topic
             for train in dict.fromkeys(channel.train for channel in channels)
-            for topic in (Topic(self._prefix + train + _MANIFEST, LOG_TIME), Topic(self._prefix + train + _JOURNAL))
+            for topic in (
+                InspectedTopic(self._prefix + train + _MANIFEST, LOG_TIME),
+                InspectedTopic(self._prefix + train + _JOURNAL),
+            )
         ]
         return await inspect(self._have.admin, topics)
 
@@ -212,7 +217,7 @@ class KafkaRegistry:
             return True
 
     async def _write(self, topic: str, lines: Sequence[bytes], *, patient: bool = False) -> int | None:
-        """Add these to the journal: the offset after the last one; None where there is no such topic."""
+        """Add these to the journal. Returns the offset after the last one; None if there is no such topic."""
         client = self._have
         deadline = time.monotonic() + self._options.timeout
         while await client.admin.describe(topic, client.sender.producer) is None:
@@ -229,7 +234,7 @@ class KafkaRegistry:
         return None if message is None else (message.offset() or 0) + 1
 
     async def _train(self, train: str, *, make: bool = False) -> _Train | None:
-        """The train's log, followed; None where there is none and none was to be made."""
+        """The train's log, followed; None if there is none and none should be created."""
         task = self._trains.get(train)
         if task is None:
             task = self._trains[train] = asyncio.create_task(self._attach(train, False))
@@ -266,7 +271,7 @@ class KafkaRegistry:
                 await asyncio.sleep(0.02)
             else:
                 if wrong := await client.admin.unsuitable(topic, LOG_TIME):
-                    if not standing.rule.revision:  # nothing stands there yet that somebody may need
+                    if not standing.rule.version:  # nothing is stored there yet that somebody may need
                         standing.log.leave()
                         raise StorageBroken(wrong)
                     LOGGER.warning("%s", wrong)
@@ -274,7 +279,7 @@ class KafkaRegistry:
                 return standing
 
     @property
-    def _have(self) -> Client:
+    def _have(self) -> LogClient:
         if self._client is None:
             raise RuntimeError("a KafkaRegistry is entered before use: async with registry: …")
         return self._client
@@ -283,7 +288,7 @@ class KafkaRegistry:
 class _Train:
     """One train, as far as this process has read it."""
 
-    def __init__(self, client: Client, train: str, topic: str) -> None:
+    def __init__(self, client: LogClient, train: str, topic: str) -> None:
         self.train = train
         self.rule = Manifests()
         self.log = Log(client, topic, self.rule, every=_EVERY, applied=self._applied)
@@ -307,23 +312,23 @@ class _Train:
 
     def snapshot(self) -> Snapshot:
         """The newest manifest that was read so far."""
-        if self._decoded.version != self.rule.revision:
-            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.revision - 1})"
+        if self._decoded.version != self.rule.version:
+            kept = f"Kafka, topic {self.log.topic}, the last manifest there (offset {self.rule.version - 1})"
             document = manifests.decode(self.rule.document, train=self.train, kept=kept)
-            self._decoded = Snapshot(document, self.rule.revision)
+            self._decoded = Snapshot(document, self.rule.version)
         return self._decoded
 
-    async def propose(self, op: Replace | CheckIn) -> Outcome:
-        """What became of it. Raises Unavailable: then it may have been taken all the same."""
+    async def propose(self, op: Replace | MemberCheckIn) -> ProposalResult:
+        """Propose it; returns the result. Raises Unavailable: then it may have been accepted all the same."""
         try:
-            outcome: Outcome = await asyncio.shield(self.log.append(encode(op)))
+            outcome: ProposalResult = await asyncio.shield(self.log.append(encode(op)))
         except LogGone as e:
             raise Unavailable(f"train {self.train}: {e}") from None
         return outcome
 
-    async def after(self, revision: int) -> Snapshot:
-        """The first manifest seen here that is newer than `revision`."""
-        while self.rule.revision <= revision:
+    async def after(self, version: int) -> Snapshot:
+        """The first manifest seen here that is newer than `version`."""
+        while self.rule.version <= version:
             watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._watchers.add(watcher)
             try:
@@ -332,10 +337,10 @@ class _Train:
                 self._watchers.discard(watcher)
         return self.snapshot()
 
-    def _applied(self, outcome: Outcome, mine: bool) -> None:
-        if self.rule.revision == self._told:
+    def _applied(self, outcome: ProposalResult, mine: bool) -> None:
+        if self.rule.version == self._told:
             return
-        self._told = self.rule.revision
+        self._told = self.rule.version
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)

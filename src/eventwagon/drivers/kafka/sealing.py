@@ -1,12 +1,15 @@
-"""How a topic is sealed, so that it can be proven.
+"""How a topic is sealed, so that this can be proven.
 
 The topic's `max.message.bytes` is set to 1: then not even an empty record fits. The cluster's reply proves nothing,
-since each leader learns of it by itself: so a marked record, the probe, is written to each partition until its leader
-refuses one. Before that a size is set that takes a probe and the marker which ends a transaction, and no CloudEvent. It
-serves two ends. A topic that takes no marker leaves a transaction that is open in it open for ever: its producer is
-stuck, and consumers see nothing that comes after its first event. So the last step waits until none is open. And where
-there are copies, what a leader has taken may not be in all of them yet and would not be counted: a probe that was
-acknowledged then stands after all that was taken. All of that by the same leaders: if one changed, once more."""
+because each leader learns of the change by itself. So a marked record, the probe, is written to each partition until
+its leader refuses one.
+
+Before that, a size is set that a probe fits into and the marker that ends a transaction, but no CloudEvent. There are
+two reasons. A topic that accepts no marker leaves an open transaction open for ever: its producer hangs, and consumers
+see nothing after its first event. So the last step waits until no transaction is open. And if there are replicas,
+records that a leader has accepted may not be in all of them yet, and would not be counted: an acknowledged probe comes
+after all of them. The same leaders must do all of that: if one changed, it is done again.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,19 @@ from .sender import Sender
 from .wire import PROBE_HEADERS
 
 _LARGER = b"x" * 64  # makes a probe that is refused by then
-_PATIENCE = 0.5  # s that a seal waits for transactions: whoever asks for it asks again
+_PATIENCE = 0.5  # s for which a seal waits for transactions: the caller tries again
 _REFUSED = KafkaError.MSG_SIZE_TOO_LARGE
 
 Found = Callable[[int, int], None]
-"""A probe stands at this partition and offset: it is no event."""
+"""Called with the partition and offset of a probe: that record is no event."""
 
 
-class Gone(Exception):
+class TopicGone(Exception):
     """The topic does not exist: nothing is left to seal."""
 
 
 async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies: int, found: Found) -> None:
-    """Returns when every partition has refused a write. Raises Gone, Unavailable, StorageBroken."""
+    """Seal the topic: returns when every partition has refused a write. Raises TopicGone, Unavailable, StorageBroken."""
     places = [(topic, p) for p in range(partitions)]
     deadline = asyncio.get_running_loop().time() + 3 * admin.options.timeout
     was_sealed = sealed = await admin.option(topic, LIMIT) == str(SEALED)
@@ -56,15 +59,13 @@ async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies
         slipped_in = not was_sealed and await open_transactions(admin, places)  # of records as small as a probe
         if not slipped_in and (copies == 1 or await admin.epochs(places) == epochs):
             return
-        sealed = (
-            False  # or another leader took over meanwhile: what the one before it has shown is not shown of this one
-        )
+        sealed = False  # or another leader took over: what its predecessor has shown does not hold for it
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(f"Kafka at {admin.options.servers}: leaders of topic {topic} change too often: try again")
 
 
 async def open_transactions(admin: Admin, places: Sequence[Place]) -> dict[Place, int]:
-    """Where a transaction is open: the offset of its first record."""
+    """The partitions with an open transaction, and the offset of its first record."""
     stable, ends = await admin.ends(places, stable=True), await admin.ends(places)
     return {
         at: first for at, end in ends.items() if end is not None and (first := stable[at]) is not None and first < end
@@ -72,7 +73,7 @@ async def open_transactions(admin: Admin, places: Sequence[Place]) -> dict[Place
 
 
 async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) -> None:
-    """Wait a moment for open transactions to end. Raises Unavailable, which says whose they are."""
+    """Wait briefly for open transactions to end. Raises Unavailable, which says whose they are."""
     loop = asyncio.get_running_loop()
     deadline, backoff = loop.time() + min(_PATIENCE, admin.options.timeout), Backoff(0.01, 0.1)
     while standing := await open_transactions(admin, places):
@@ -90,7 +91,7 @@ async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) 
 
 
 async def _whose(admin: Admin, topic: str, partition: int, first: int) -> str:
-    """What its first record tells of it."""
+    """What the first record tells about the transaction."""
     options = admin.options.consumer(wait=5, queued=1024, logger=admin.causes)
     reader = Reader(admin, {**options, "isolation.level": "read_uncommitted"})
     try:
@@ -127,14 +128,14 @@ async def until_refused(
 
 
 async def take(admin: Admin, sender: Sender, topic: str, partition: int, found: Found) -> None:
-    """One probe, unless the topic is sealed already."""
+    """Write one probe, unless the topic is sealed already."""
     await probe(admin, sender, topic, partition, found)
 
 
 async def probe(
     admin: Admin, sender: Sender, topic: str, partition: int, found: Found, data: bytes | None = None
 ) -> bool:
-    """Write one probe; whether the leader took it. Raises Gone, Unavailable, StorageBroken."""
+    """Write one probe. Returns whether the leader accepted it. Raises TopicGone, Unavailable, StorageBroken."""
     error, message = await sender.one(topic, partition, data, headers=PROBE_HEADERS)
     if error is None:
         assert message is not None  # noqa: S101
@@ -145,13 +146,13 @@ async def probe(
     if error.code() == _REFUSED:
         return False
     if absent(error):
-        raise Gone
+        raise TopicGone
     raise admin.trouble(error, "WRITE", f"topic {topic}")
 
 
 async def _limit(admin: Admin, topic: str, most: int) -> None:
     if not await admin.alter(topic, LIMIT, str(most)):
-        raise Gone
+        raise TopicGone
 
 
 async def _each(partitions: int, step: Callable[[int], Awaitable[None]]) -> None:

@@ -1,9 +1,10 @@
 """A producer whose reports are served by the event loop.
 
-Where two first messages of a producer are on their way to a partition that just got its leader, the leader may refuse
-the first and take the second. The first, sent again, then has a number that was passed: the leader takes it for a
-repetition of something stored, and the client reports success, without an offset. It is nowhere. So a success without
-an offset is none."""
+If a producer's first two messages are on their way to a partition that has just got its leader, the leader may refuse
+the first and accept the second. When the first is sent again, the leader has seen a later number: it takes the message
+for a repetition, and the client reports success, without an offset. But the message is not stored. So a success without
+an offset counts as a failure.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ Headers = Sequence[tuple[str, str | bytes]]
 
 REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
 """The error of a report without an error or an offset."""
-_SHORT, _LONG = 0.001, 0.02  # s between two looks for reports
+_SHORT, _LONG = 0.001, 0.02  # s between two polls for reports
 
 
 class Sender:
     """One idempotent producer. It belongs to the event loop that made it.
 
-    Reports are looked for from the loop itself while any is due: a thread would take and give the interpreter's lock
-    once for each message, against a busy loop.
+    The event loop itself polls for reports while any is due. A thread would take and release the interpreter's lock
+    once for each message, and compete with a busy event loop.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -44,18 +45,18 @@ class Sender:
         self._closed = False
 
     def begin(self, count: int = 1) -> None:
-        """So many reports are due, of messages that are about to be given to `producer.produce`."""
+        """This many reports are due, of messages that are about to be passed to `producer.produce`."""
         self._due += count
         self._pause = _SHORT
         if self._timer is None:
             self._timer = self._loop.call_later(_SHORT, self._look)
 
     def end(self, count: int = 1) -> None:
-        """So many have come, or will not."""
+        """This many reports have come, or will not come."""
         self._due -= count
 
     def look(self) -> int:
-        """Serve the reports that are there."""
+        """Serve the reports that have arrived."""
         served = self._serve(self.producer)
         for old in self._old:
             served += self._serve(old)
@@ -65,7 +66,7 @@ class Sender:
     def _serve(self, producer: Producer) -> int:
         try:
             return producer.poll(0)
-        except KafkaException as e:  # it says that it has failed for good; the next look serves the reports
+        except KafkaException as e:  # the producer has failed for good; the next poll serves the reports
             if producer is self.producer and not self._closed:
                 self.mind(cause(e))
             return 0
@@ -80,10 +81,10 @@ class Sender:
         self._pause = _SHORT if served else min(_LONG, self._pause * 1.2)
 
     def mind(self, error: KafkaError) -> None:
-        """Replace the producer if it does not recover from this error: all later messages would fail too."""
+        """Replace the producer if it does not recover from this error: all later messages would fail, too."""
         now = self._loop.time()
         if (error.fatal() or error.code() == KafkaError._FATAL) and now >= self._renewed + 1.0:
-            self._renewed = now  # reports of the one before may still say the same
+            self._renewed = now  # reports of the previous producer may still say the same
             self.renew()
 
     def renew(self) -> None:
@@ -104,8 +105,8 @@ class Sender:
         key: bytes | None = None,
         headers: Headers = (),
     ) -> None:
-        """Send one message. `report` is called once: with an error, and then the message may be stored all the same; or
-        with the message, which has the place and the time at which it was stored."""
+        """Send one message. `report` is called once: with an error, and then the message may still be stored; or with
+        the message, which has the place and the time at which it was stored."""
 
         def ended(error: KafkaError | None, message: Message | None) -> None:
             self.end()
@@ -134,7 +135,7 @@ class Sender:
     async def one(
         self, topic: str, partition: int, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
     ) -> tuple[KafkaError | None, Message | None]:
-        """Send one message, as `send`, and wait for its report. Cancelling takes nothing back."""
+        """Send one message like `send`, and wait for its report. Cancelling takes nothing back."""
         done: asyncio.Future[tuple[KafkaError | None, Message | None]] = self._loop.create_future()
 
         def report(error: KafkaError | None, message: Message | None) -> None:
@@ -145,7 +146,7 @@ class Sender:
         return await done
 
     async def close(self) -> None:
-        """Wait for messages that are on their way, up to their own timeouts; then end."""
+        """Wait for messages on their way, up to their own timeouts; then end."""
         until = self._loop.time() + 1.0
         while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
             await asyncio.sleep(_SHORT)
@@ -158,7 +159,7 @@ class Sender:
             self._timer.cancel()
         producer = self.producer
         del self.producer
-        with contextlib.suppress(KafkaException):  # one that has failed for good says so here too
+        with contextlib.suppress(KafkaException):  # one that has failed for good reports it here, too
             await asyncio.to_thread(producer.flush, 0.0)
 
 

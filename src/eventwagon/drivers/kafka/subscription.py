@@ -18,11 +18,11 @@ from .wire import decode
 Token = tuple[int, int, int]
 """Partition, offset, number of the claim."""
 
-_VAIN = 0.002  # s to wait after a claim that got nothing
+_VAIN = 0.002  # s to wait after a claim that returned nothing
 
 
 class KafkaSubscription:
-    """Its deliveries' tokens belong to no process: any process that has one may settle, release and extend."""
+    """The tokens of its deliveries belong to no process: any process that has one may settle, release and extend."""
 
     def __init__(self, wagon: KafkaWagon, feed: Feed, channel: Channel, visibility: float, owner: str) -> None:
         self._wagon = wagon
@@ -37,7 +37,7 @@ class KafkaSubscription:
         deadline = loop.time() + timeout
         await asyncio.sleep(
             0
-        )  # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        )  # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         feed, log = self._feed, self._wagon.log
         while True:
             feed.check()
@@ -112,7 +112,7 @@ class KafkaSubscription:
         if taken.missing:
             try:
                 await self._leave_out(taken.missing, grants)
-            except BrokerError as e:  # who meets them next tries again
+            except BrokerError as e:  # the next consumer that gets them tries again
                 LOGGER.debug("channel %s: offsets without an event are left for later: %s", feed.channel, e)
             except BaseException:
                 self._give_back(proposed)
@@ -120,8 +120,8 @@ class KafkaSubscription:
         return got
 
     async def _leave_out(self, missing: list[tuple[int, int]], grants: Sequence[Grant]) -> None:
-        """No messages stand there. Before the partition's beginning they were removed, and so they were, maybe, where
-        the topic is compacted; elsewhere these are the traces of transactions."""
+        """There are no messages at these offsets. Before the partition's beginning they were removed, and perhaps also
+        if the topic is compacted; elsewhere they are traces of transactions."""
         wagon, feed, admin = self._wagon, self._feed, self._wagon.client.admin
         places = {(feed.topic, p) for p, _ in missing}
         try:
@@ -141,7 +141,7 @@ class KafkaSubscription:
             await wagon.lose(feed.channel, runs_of(lost), what)
 
     def _give_back(self, proposed: asyncio.Future[list[Grant]]) -> None:
-        """Nobody waits for what was claimed any more: it need not run out first."""
+        """Nobody waits for the claimed events any more: give them back before the claim expires."""
         if proposed.cancelled() or proposed.exception() or self._feed.gone:
             return
         held = [(g.partition, g.start, g.stop, g.claim) for g in proposed.result()]

@@ -1,4 +1,4 @@
-"""A consumer in a thread that reads many partitions onwards and passes batches to the event loop."""
+"""A consumer in a thread that reads many partitions forward and passes batches to the event loop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .options import LOGGER
 Sink = Callable[[list[Message]], None]
 """Takes the next messages of one partition, in order, in the event loop."""
 End = Callable[[int], None]
-"""Told, likewise, that nothing is left to read before an offset: the log may have left out some at the end."""
+"""Called, in the same way, when nothing is left to read before an offset: the log may have left out some at the end."""
 
-_BATCH = 2000  # messages that are handed over at once, and about how many bytes
+_BATCH = 2000  # messages that are passed on together, and roughly how many bytes
 _BYTES = 1_000_000
-_LOOK = 0.02  # s between two looks for what the thread is asked to do
+_LOOK = 0.02  # s between two checks for requests to the thread
 
 
 class Tail:
-    """Reads from where it is told to. All of the consumer's methods are called by its own thread: it is not safe to
-    call any while another waits in `poll`. Belongs to the event loop that made it."""
+    """Reads partitions from given offsets on. Only its own thread calls the consumer's methods: that is not safe while
+    another thread waits in `poll`. Belongs to the event loop that made it."""
 
     def __init__(self, config: dict[str, Any], name: str) -> None:
         self._config = config
@@ -35,16 +35,16 @@ class Tail:
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
-        self._size = 1  # bytes of a message, lately
+        self._size = 1  # bytes of a message, recently
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
-        """Read this partition from `offset` on. `end` is told where the consumer's configuration says so."""
+        """Read this partition from `offset` on. `end` is called if the consumer's configuration says so."""
         self._sinks[topic, partition] = sink, end
 
         def assign(consumer: Consumer) -> None:
-            # without it the consumer learns of a new topic only at its next regular look
+            # without it the consumer learns of a new topic only at its next regular check
             with contextlib.suppress(KafkaException):
                 consumer.list_topics(topic, timeout=2.0)
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
@@ -56,12 +56,12 @@ class Tail:
         return (topic, partition) in self._sinks
 
     def leave(self, topic: str, partition: int) -> None:
-        """Read it no more."""
+        """Stop reading it."""
         if self._sinks.pop((topic, partition), None) is not None:
             self._asked.append(lambda consumer: consumer.incremental_unassign([TopicPartition(topic, partition)]))
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Go on from `offset`. What was read before may still be handed over."""
+        """Go on from `offset`. Messages that were read before may still be passed on."""
         self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
 
     def pause(self, topic: str, partition: int) -> None:
@@ -83,7 +83,7 @@ class Tail:
         try:
             while not self._closing:
                 self._turn(consumer)
-        except RuntimeError:  # the loop was closed under us
+        except RuntimeError:  # the event loop was closed meanwhile
             if not self._loop.is_closed():
                 raise
         finally:
@@ -93,7 +93,7 @@ class Tail:
         while self._asked:
             try:
                 self._asked.popleft()(consumer)
-            except KafkaException as e:  # of a partition that is gone meanwhile, or not there yet
+            except KafkaException as e:  # the partition is gone meanwhile, or not there yet
                 LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
         first = consumer.poll(_LOOK)
         if first is None:
@@ -128,7 +128,7 @@ def _place(message: Message) -> tuple[str, int]:
 
 
 def _end(message: Message) -> int | None:
-    """The offset that was read to, where that is what the consumer says."""
+    """The offset that was read to, if the consumer reports it here."""
     error = message.error()
     if error is not None and error.code() == KafkaError._PARTITION_EOF:
         return message.offset()

@@ -9,9 +9,9 @@ from typing import Any
 from ...display.text import count
 from ...errors import ChannelGone
 from ...event import Channel
-from .claims import ChannelClaims, Claims, Grant
+from .claims import ChannelClaims, Grant, WagonClaims
 from .feed import Feed
-from .log import Client, Log, LogGone
+from .log import Log, LogClient, LogGone
 from .names import Names
 from .options import LOGGER
 from .proposals import Claim, Gone, Op, Release, Run, Void, encode
@@ -23,17 +23,17 @@ _AT_ONCE = 50  # proposals in one record
 class KafkaWagon:
     """One wagon as this process knows it: its log of claims, and the feeds of its channels. Attach it before use."""
 
-    def __init__(self, client: Client, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
+    def __init__(self, client: LogClient, channel: Channel, names: Names, look: Callable[[Channel], None]) -> None:
         self.client = client
         self.train = channel.train
         self.number = channel.wagon
-        self.claims = Claims()
+        self.claims = WagonClaims()
         self.log = Log(client, names.claims(channel), self.claims, every=_EVERY, applied=self._applied)
         self.feeds: dict[str, Feed] = {}
         self.missed = 0
-        """Consecutive checks that did not find the log."""
+        """How many checks in a row did not find the log."""
         self.trouble = ""
-        """What of the log's configuration loses claims."""
+        """The setting of the log's configuration that loses claims."""
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Op, asyncio.Future[list[Grant]]]] = []
@@ -52,8 +52,8 @@ class KafkaWagon:
         return self.claims.channel(name)
 
     def propose(self, op: Op) -> asyncio.Future[list[Grant]]:
-        """Propose; returns the result once it is in the log. All proposals of one turn of the event loop share a
-        record. The future ends with ChannelGone or Unavailable (and then it may be done all the same)."""
+        """Propose it; the future has the result once it is in the log. All proposals of one turn of the event loop
+        share a record. The future raises ChannelGone or Unavailable; then it may be done all the same."""
         done: asyncio.Future[list[Grant]] = self._loop.create_future()
         if not self._waiting:
             self._loop.call_soon(self._flush)
@@ -61,8 +61,7 @@ class KafkaWagon:
         return done
 
     async def lose(self, channel: Channel, runs: list[Run], what: str) -> None:
-        """These were removed before they were settled: store that, and tell how many. Raises ChannelGone,
-        Unavailable."""
+        """These were removed before they were settled: record and report that. Raises ChannelGone, Unavailable."""
         claims = self.channel(channel.name)
         before = claims.lost
         await self.propose(Void(channel.name, runs, lost=True))
@@ -113,7 +112,7 @@ class KafkaWagon:
                 self._look(feed.channel)
 
     def end(self) -> None:
-        """All of it is gone, or not needed any more."""
+        """All of it is gone, or no longer needed."""
         for feed in self.feeds.values():
             feed.end()
         self.feeds.clear()

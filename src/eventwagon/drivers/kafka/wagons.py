@@ -1,4 +1,4 @@
-"""The wagons whose claims this process follows, and the events that it reads of their channels."""
+"""The wagons whose claims this process follows, and the events that it reads from their channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...event import Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
 from .feed import Feed
-from .log import Client, LogGone
+from .log import LogClient, LogGone
 from .names import Names
 from .options import LOGGER, Options
 from .publishing import Publisher
@@ -19,24 +19,25 @@ from .reader import Reader
 from .tail import Tail
 from .wagon import KafkaWagon
 
-_LOOK = 1.0  # s between two looks whether what is followed still exists
-_LOOK_CLOSER = 60  # looks from one at the configuration to the next
-_SURE = 2  # looks that find nothing before a topic counts as gone: one broker may not know yet of what is new
-_LINGER = 0.2  # ms that the producer gathers a batch
+_LOOK = 1.0  # s between two checks whether what is followed still exists
+_LOOK_CLOSER = 60  # a check of the configuration for this many of them
+_SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
+_LINGER = 0.2  # ms for which the producer gathers a batch
 
 
 class Wagons:
-    """Everything that lives while a broker is entered. Belongs to the event loop that made it."""
+    """Everything that exists while a broker is entered. Belongs to the event loop that made it."""
 
     def __init__(self, options: Options, cache: int) -> None:
         self.names = Names(options.topic_prefix)
-        self.client = Client(options, "claims")
+        self.client = LogClient(options, "claims")
         self.admin = self.client.admin
         self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
         causes = self.admin.causes
         self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192, logger=causes))
         self.few = asyncio.Semaphore(8)
-        """Channels that are made at once: a cluster makes one topic after the other, and has its own work too."""
+        """Channels that are created at the same time: a cluster creates one topic after the other, and has other work,
+        too."""
         self.ages = EventTimes(self.admin)
         self._tail = Tail(
             {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
@@ -81,11 +82,11 @@ class Wagons:
         self._wagons.pop((channel.train, channel.wagon), None)
 
     async def feed(self, wagon: KafkaWagon, channel: Channel) -> Feed:
-        """What the channel holds, being read. Raises ChannelGone, Unavailable."""
+        """The channel's feed, which is being read. Raises ChannelGone, Unavailable."""
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed
-        topic = await self.publisher.topic(channel)  # which warms the producer, for who publishes here soon
+        topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
         _, ends = await self.totals([wagon], {channel: topic.partitions})
         places = [(topic.name, p) for p in range(topic.partitions)]
         if any(ends[place] is None for place in places):
@@ -93,7 +94,7 @@ class Wagons:
             raise ChannelGone(f"channel {channel} does not exist")
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
-            return feed  # made meanwhile by another consumer
+            return feed  # created meanwhile by another consumer
         feed = Feed(channel, topic.name, topic.partitions, wagon.claims, self._tail, self.reader, self._room)
         wagon.feeds[channel.name] = feed
         try:
@@ -108,8 +109,8 @@ class Wagons:
     async def totals(
         self, wagons: Iterable[KafkaWagon], partitions: Mapping[Channel, int]
     ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
-        """The settled totals of these wagons' channels, and after that the end of each of their partitions: if both
-        sums are equal, every event was settled in between."""
+        """The settled totals of these wagons' channels, and read after them the end of each of their partitions: if
+        both sums are equal, every event was settled in between."""
         logs = {(wagon.log.topic, 0): wagon for wagon in wagons}
         for place, end in (await self.admin.ends(logs)).items():
             if end is not None:
@@ -119,7 +120,7 @@ class Wagons:
         return settled, await self.admin.ends(self.places(partitions))
 
     def places(self, partitions: Mapping[Channel, int]) -> list[Place]:
-        """Each partition of these channels."""
+        """All partitions of these channels."""
         return [(self.names.topic(c), p) for c, count in partitions.items() for p in range(count)]
 
     def look_soon(self, channel: Channel) -> None:
@@ -151,7 +152,7 @@ class Wagons:
                 await self._look_closer()
 
     async def _look_closer(self) -> None:
-        """Whether what is used here still keeps what it holds: somebody may have changed its configuration."""
+        """Check whether the topics in use still keep their records: somebody may have changed their configuration."""
         try:
             await self.publisher.look_again()
             for wagon in self._live():
@@ -163,7 +164,7 @@ class Wagons:
             LOGGER.debug("could not read the configuration of topics: %s", e)
 
     async def _look(self) -> None:
-        """End the feeds whose topics are gone, and the wagons whose logs are."""
+        """End the feeds whose topics are gone, and the wagons whose logs are gone."""
         wagons = self._live()
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partitions)] + [(w.log.topic, 0) for w in wagons]

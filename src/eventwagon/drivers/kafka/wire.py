@@ -44,7 +44,7 @@ def encode(event: Event) -> tuple[str | None, list[tuple[str, str | bytes | None
 
 
 def size(event: Event) -> int:
-    """Bytes that the message takes in a batch of its own, rather too many."""
+    """The bytes that the message takes in a batch of its own; never too few."""
     key, headers = encode(event)
     total = len(event.data) + len(headers) * 10 + 120 + (len(key.encode()) if key else 0)
     return total + sum(len(name) + len(v if isinstance(v, bytes) else (v or "").encode()) for name, v in headers)
@@ -82,5 +82,5 @@ def _written(message: Message) -> float:
 
 @lru_cache(256)
 def _word(value: bytes | None) -> str:
-    """What comes again and again: types, sources, times."""
+    """A value that occurs often: types, sources, times."""
     return value.decode()  # type: ignore[union-attr]

@@ -17,12 +17,11 @@ from ...event import Channel, Event
 
 
 class MemoryBroker:
-    """A broker in one process. Enter it as often as you like: it holds its channels as long as the object lives.
+    """A broker in one process. Enter it as often as you like: it keeps its channels as long as the object exists.
 
-    Visibility times and delays run on the event loop's clock, so they hold in virtual time too; ages of events are
-    taken from the events. `clock` is what all drivers are given (seconds since the epoch); this one needs none. With
-    `fences=False` it does not refuse writes to a sealed channel, as some real brokers can't: the lease fence's test
-    bed.
+    Visibility times and delays use the event loop's clock, so they work in virtual time, too. The ages of events are
+    taken from the events. `clock` is what all drivers get (seconds since the epoch); this one does not use it. With
+    `fences=False` it does not refuse writes to a sealed channel, like some real brokers: for tests of the lease fence.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, fences: bool = True) -> None:
@@ -95,8 +94,8 @@ class MemoryBroker:
 
 
 class _Hold(msgspec.Struct, gc=False):
-    """An event that was received and is not settled: claimed until `due`, or back in the queue and to be had from
-    then."""
+    """An event that was received and is not settled: claimed until `due`, or back in the queue and available from then
+    on."""
 
     number: int
     event: Event
@@ -106,11 +105,11 @@ class _Hold(msgspec.Struct, gc=False):
     owner: str = ""
     suspect: bool = False
     alone: bool = False
-    """If this claim runs out, that counts as an attempt."""
+    """If this claim expires, that counts as an attempt."""
 
 
 class _Queue:
-    """What one channel holds."""
+    """The contents of one channel."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -120,13 +119,13 @@ class _Queue:
         self._published = 0
         self._settled = 0
         self._fresh: deque[Event] = deque()  # never received
-        self._taken: dict[int, _Hold] = {}  # received at least once; the value is the claim that counts
-        self._again: list[tuple[float, int, _Hold]] = []  # a heap of those that are back; stale where not in _taken
-        self._suspects: list[tuple[int, float, int, _Hold]] = []  # the same, of suspects that are due: by `-attempt`
-        self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same, of those that are due later
+        self._taken: dict[int, _Hold] = {}  # received at least once; with the current claim
+        self._again: list[tuple[float, int, _Hold]] = []  # given back: a heap; stale where not in _taken
+        self._suspects: list[tuple[int, float, int, _Hold]] = []  # the same for suspects that are due: by `-attempt`
+        self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same for those that are due later
         self._back = 0
-        self._claims_due = inf  # no claim ends before
-        self._waiters: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be repeatable
+        self._claims_due = inf  # no claim expires before
+        self._waiters: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be reproducible
 
     def put(self, events: Sequence[Event]) -> None:
         if self.sealed:
@@ -141,8 +140,8 @@ class _Queue:
             raise ChannelFull(f"channel {self.channel} holds its {self.capacity} events", accepted=len(taken))
 
     def take(self, limit: int, now: float, due: float, owner: str, *, suspect_first: bool) -> list[Delivery]:
-        """Claim until `due` for this owner: one suspect, or up to `limit` others: those that are due again, then fresh
-        ones."""
+        """Claim until `due` for this owner: one suspect, or up to `limit` others: first those that are due again, then
+        new ones."""
         if self._claims_due <= now:
             self._expire(now)
         suspects = self._suspects or self._suspects_later
@@ -242,7 +241,7 @@ class _Queue:
         return [*(self._taken[number].event for number in sorted(self._taken)), *self._fresh]
 
     async def wait(self, until: float) -> None:
-        """Until something may have changed, or something is due, or the loop's time is `until`."""
+        """Wait until something may have changed, or something is due, or the loop's time is `until`."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         due = min(heap[0][0] if heap else inf for heap in (self._again, self._suspects_later))
@@ -302,7 +301,7 @@ class _Subscription:
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        # a consumer in a loop must let others run; before the claim, so a cancelled one took nothing
+        # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         await asyncio.sleep(0)
         while True:
             queue = self._queue

@@ -1,4 +1,4 @@
-"""`memory://` belongs to the caller alone; `memory://name` is shared by all in this process that name it."""
+"""`memory://` is the caller's own; all callers in this process that name it share `memory://name`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .broker import MemoryBroker
 from .registry import MemoryRegistry
 
 _worlds: dict[str, Drivers] = {}
-"""The named ones, for as long as this process lives."""
+"""The named ones, as long as this process lives."""
 
 
 def open_memory(address: Address) -> Drivers:

@@ -14,11 +14,9 @@ from ...errors import Conflict
 
 
 class MemoryRegistry:
-    """A registry in one process. Enter it as often as you like: it holds its trains as long as the object lives.
-
-    Members' times run on the event loop's clock, so they hold in virtual time too. `clock` is what all drivers are
-    given (seconds since the epoch); this one needs none.
-    """
+    """A registry in one process. Enter it as often as you like: it keeps its trains as long as the object exists.
+    Members' times use the event loop's clock, so they work in virtual time, too. `clock` is what all drivers get
+    (seconds since the epoch); this one does not use it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._documents: dict[str, _Document] = {}
@@ -46,14 +44,14 @@ class MemoryRegistry:
         await asyncio.sleep(0)  # a writer in a loop must let others run
         newest = (await self.read(train)).version
         if newest != expect:
-            raise Conflict(f"train {train}: the manifest is at revision {newest}, not {expect}")
+            raise Conflict(f"train {train}: the manifest is at version {newest}, not {expect}")
         document = self._document(train)
         document.append(entries, keep)
         document.put(Snapshot(manifest, max(expect, beyond) + 1))
         return document.newest
 
     def step_back(self, train: str, to: Snapshot) -> None:
-        """Hold this older manifest again, as a store does that was restored from a copy."""
+        """Hold this older manifest again, like a store that was restored from a copy."""
         self._document(train).put(to)
 
     def watch(self, train: str) -> _Watch:
@@ -101,7 +99,7 @@ class _Document:
         self.newest = Snapshot(Manifest(train=train), 0)
         self.journal: deque[Entry] = deque()
         self.members: dict[str, tuple[float, Member]] = {}  # alive until, on the loop's clock
-        self.watchers: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be repeatable
+        self.watchers: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be reproducible
 
     def put(self, snapshot: Snapshot) -> None:
         self.newest = snapshot
@@ -115,13 +113,13 @@ class _Document:
             self.journal.popleft()
 
     def forget(self, now: float) -> None:
-        """Drop the members whose time has run out."""
+        """Drop the members whose time has expired."""
         for name in [name for name, (until, _) in self.members.items() if until <= now]:
             del self.members[name]
 
 
 class _Watch:
-    """Its own iterator: there is nothing to close, and a cancelled wait loses nothing."""
+    """It is its own iterator: there is nothing to close, and a cancelled wait loses nothing."""
 
     def __init__(self, document: _Document) -> None:
         self._document = document

@@ -1,4 +1,4 @@
-"""Where a Pulsar cluster is, and what its topics are called. Pure."""
+"""Where a Pulsar cluster is, and the names of its topics. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...values import split_url
 SUBSCRIPTION = "eventwagon"
 """The one subscription that consumers share."""
 TOTALS = "eventwagon-totals"
-"""A subscription that nobody reads: while it stands the server keeps every entry, so that they can be counted."""
+"""A subscription that nobody reads: while it exists the server keeps every entry, so that entries can be counted."""
 
 _KNOWN = ("admin", "token", "tls_ca", "tls_cert", "tls_key", "tls_insecure", "listener", "prefetch", "send_timeout")
 
 
 class PulsarAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the cluster is and how it is spoken to. Times are in seconds."""
+    """Where the cluster is and how to connect to it. Times are in seconds."""
 
     service: str
     admin: str
@@ -38,7 +38,7 @@ class PulsarAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """For messages to people: holds no secret."""
+        """The cluster's name in messages, without secrets."""
         return f"{self.service} ({self.tenant}/{self.namespace})"
 
     def topic(self, channel: Channel) -> str:
@@ -51,7 +51,7 @@ class PulsarAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> PulsarAddress:
-    """Take `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…` apart. Raises UsageError."""
+    """Parse `pulsar://host:6650/tenant/namespace?admin=http://host:8080&token=…`. Raises UsageError."""
     parts = split_url(url)
     address = Address.of(url)
     given = address.only(*_KNOWN)
@@ -83,7 +83,7 @@ def parse(url: str) -> PulsarAddress:
 
 
 def channel_of(topic: str, train: str) -> Channel | None:
-    """The channel of `train` whose topic this is (`persistent://tenant/namespace/name`); None for any other topic."""
+    """The channel of `train` that has this topic (`persistent://tenant/namespace/name`); None for any other topic."""
     name = topic.rpartition("/")[2]
     if not name.startswith(train):
         return None

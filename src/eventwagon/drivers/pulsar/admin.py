@@ -1,4 +1,4 @@
-"""The admin API: topics made, sealed, measured and removed; what the namespace would do to them."""
+"""The admin API: topics are created, sealed, measured and deleted; and the namespace's policies for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .positions import Position, TopicSnapshot, position
 
 _PATIENCE = 15.0  # seconds for one request
 _TRIES = 8  # while a topic is being loaded, moved or deleted
-_PAUSE = 0.1  # seconds, growing with each try
+_PAUSE = 0.1  # seconds, growing with each attempt
 _BUSY = (409, 412, 429, 500, 502, 503, 504, 307, 308)
 _NOTED = re.compile(r"\d+:\d+=\d+")
 _EARLIEST = {"ledgerId": -1, "entryId": -1}
@@ -40,7 +40,7 @@ class Admin:
         self._shared: tuple[float, dict[str, Level]] | None = None
         """The policies of the namespace and the server, and when they were read."""
         self._own = True
-        """The server has policies of single topics."""
+        """The server supports policies of single topics."""
         self._skips = False
         """The server skips entries that it can't read."""
 
@@ -67,8 +67,8 @@ class Admin:
             self._http = None
 
     async def create(self, channel: Channel) -> None:
-        """Make the topic and its subscriptions, from the first message on; what exists is left alone, and StorageBroken
-        raised where it has policies of its own that drop events."""
+        """Create the topic and its subscriptions, from the first message on. What exists is left alone. Raises
+        StorageBroken if an existing topic has policies of its own that drop events."""
         path = self._address.path(channel)
         reply = await self._done("PUT", path, absent_ok=False, exists_ok=True, what=f"creating {channel}")
         if reply is not None and reply.status_code == 409 and (threat := await self.threat(channel)):
@@ -80,13 +80,13 @@ class Admin:
         await self._done("PUT", path, absent_ok=False, exists_ok=True, what=f"creating {channel}", body=_EARLIEST)
 
     async def terminate(self, channel: Channel) -> bool:
-        """Seal the topic for good; False where there is none."""
+        """Seal the topic for good; False if there is none."""
         return (
             await self._done("POST", f"{self._address.path(channel)}/terminate", what=f"sealing {channel}") is not None
         )
 
     async def unload(self, channel: Channel) -> None:
-        """Make the server load the topic again: this mends a fenced one."""
+        """Have the server load the topic again: this repairs a fenced one."""
         await self._done("PUT", f"{self._address.path(channel)}/unload", what=f"unloading {channel}")
 
     async def delete(self, channel: Channel) -> None:
@@ -98,12 +98,12 @@ class Admin:
         return await self.snapshot(channel) is not None
 
     async def snapshot(self, channel: Channel, books: Books | None = None) -> TopicSnapshot | None:
-        """What it holds; None where there is no such channel."""
+        """The topic's state; None if there is no such channel."""
         reply = await self._done("GET", f"{self._address.path(channel)}/internalStats", what=f"looking at {channel}")
         return None if reply is None else (books or Books()).snapshot(reply.json(), SUBSCRIPTION, TOTALS)
 
     async def expired(self, channel: Channel) -> Expired | None:
-        """What the server has dropped by age of each subscription, since it loaded the topic."""
+        """What the server has dropped by age from each subscription since it loaded the topic."""
         reply = await self._done("GET", f"{self._address.path(channel)}/stats", what=f"looking at {channel}")
         found = {} if reply is None else reply.json().get("subscriptions", {})
         if not {SUBSCRIPTION, TOTALS} <= found.keys():
@@ -116,7 +116,7 @@ class Admin:
         return None if reply is None else Note.of(reply.json() or {})
 
     async def store_note(self, channel: Channel, note: Note) -> None:
-        """Store it with the channel; replaces the one before."""
+        """Store it with the channel; it replaces the previous one."""
         await self._done("PUT", self._note_path(channel), what=f"noting losses of {channel}", body=note.properties())
 
     def _note_path(self, channel: Channel) -> str:
@@ -129,11 +129,11 @@ class Admin:
 
     async def subscribe(self, channel: Channel) -> None:
         """Create its subscriptions, from the first existing entry; an existing one is not touched."""
-        await self._subscribe(channel, TOTALS)  # first: who finds the other without it takes it for removed
+        await self._subscribe(channel, TOTALS)  # first: else others take it for removed
         await self._subscribe(channel, SUBSCRIPTION)
 
     async def others_in_flight(self, channel: Channel, own: Sequence[str]) -> int | None:
-        """Messages that consumers but these hold unacknowledged; None where the channel is absent."""
+        """Messages that other consumers hold unacknowledged; None if the channel is absent."""
         reply = await self._done("GET", f"{self._address.path(channel)}/stats", what=f"looking at {channel}")
         found = None if reply is None else reply.json().get("subscriptions", {}).get(SUBSCRIPTION)
         if found is None:
@@ -141,14 +141,14 @@ class Admin:
         return sum(int(c.get("unackedMessages", 0)) for c in found["consumers"] if c.get("consumerName") not in own)
 
     async def tried(self, channel: Channel) -> dict[Position, int]:
-        """The attempts that `note_tried` stored."""
+        """The attempts stored by `note_tried`."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         reply = await self._done("GET", path, what=f"looking at {channel}")
         found = {} if reply is None else reply.json() or {}
         return {position(name): int(value) for name, value in found.items() if _NOTED.fullmatch(f"{name}={value}")}
 
     async def note_tried(self, channel: Channel, tried: Mapping[Position, int]) -> None:
-        """Store how often these messages were delivered, with the subscription: the server counts no attempt of a
+        """Store with the subscription how often these messages were delivered: the server counts no attempt of a
         process that crashed. Replaces earlier notes."""
         path = f"{self._address.path(channel)}/subscription/{SUBSCRIPTION}/properties"
         body = {f"{ledger}:{entry}": str(attempt) for (ledger, entry), attempt in tried.items()}
@@ -162,13 +162,13 @@ class Admin:
         return [channel for topic in topics if (channel := channel_of(topic, train)) is not None]
 
     async def prove_fit(self) -> None:
-        """Raise StorageBroken where there is no such namespace, or where it would bring back deleted topics. What may
-        not be seen without a right that only those need who create channels counts as fit."""
+        """Raise StorageBroken if there is no such namespace, or if it would create deleted topics again. Policies that
+        can only be read with a right that just the creators of channels need count as right."""
         for finding in policies.dropping(await self._fit(strict=False), self._ns):
             log.warning("%s", self._sentence(finding))
 
     async def prove_fit_to_create(self) -> None:
-        """Raise StorageBroken also if events would be lost. A missing right to read that is an error: a process that
+        """Raise StorageBroken also if events would be lost. Here a missing right to read is an error: a process that
         creates channels must know."""
         for finding in policies.dropping(await self._fit(strict=True), self._ns):
             raise StorageBroken(self._sentence(finding))
@@ -229,8 +229,8 @@ class Admin:
     async def _levels(
         self, *, strict: bool, unseen: list[Finding] | None = None
     ) -> tuple[dict[str, Level], Finding | None]:
-        """The policies of the namespace and the server, as far as they may be read (if `strict`, the first must be),
-        and what brings back deleted topics. What may not be read is added to `unseen`."""
+        """The policies of the namespace and the server, as far as they may be read (if `strict`, the namespace's must
+        be), and what would create deleted topics again. Levels that may not be read are added to `unseen`."""
         a = self._address
         found: dict[str, Level] = {}
         override: Any = None
@@ -300,7 +300,7 @@ class Admin:
         params: dict[str, str] | None = None,
         body: object = None,
     ) -> httpx.Response | None:
-        """The reply, after as many tries as a topic on the move may need; None where there is none (404)."""
+        """The reply, after as many attempts as a topic in transition may need; None if it does not exist (404)."""
         for attempt in range(1, _TRIES + 1):
             reply = await self._request(method, path, params=params, body=body)
             if reply.is_success or (exists_ok and reply.status_code == 409 and "exist" in reply.text):
@@ -340,7 +340,7 @@ class Admin:
                     reply = await self._http.request(method, url, params=params, json=body)
                     if reply.status_code not in (307, 308) or "location" not in reply.headers:
                         break
-                    # to the broker that owns the topic; by hand, since the token must go there too
+                    # redirected to the broker that owns the topic; by hand, since the token must be sent there, too
                     url, params = str(reply.url.join(reply.headers["location"])), None
                 return reply
         except (httpx.HTTPError, httpx.InvalidURL) as e:
@@ -361,7 +361,7 @@ _RIGHTS = {
 
 
 def _missing_right(reply: httpx.Response) -> bool:
-    """Whether the role is known and may not; servers say 401 for that, too."""
+    """Whether the role is known and lacks the right; servers answer 401 then, too."""
     return reply.status_code == 403 or (reply.status_code == 401 and "nauthorized to" in _reason(reply))
 
 

@@ -1,8 +1,8 @@
-"""Which events of a topic were settled, and which were dropped before they were settled. Pure.
+"""Which events of a topic were settled, and which were dropped before that. Pure.
 
-Expiry and eviction move the cursor of the subscription on, exactly as settling does. They also move the cursor of the
-totals' subscription, which nothing else moves: its position shows how far events were dropped, settled or not. Those
-that an earlier check saw as settled were settled; the others count as lost.
+Expiry and eviction advance the cursor of the subscription exactly as settling does. They also advance the cursor of the
+totals' subscription, which nothing else moves: its position shows how far events were dropped, settled or not. Of
+those, the events that an earlier check saw as settled were settled; the others count as lost.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import msgspec
 from .positions import Position, TopicSnapshot, position, snapshot
 
 PROVEN = 2.0
-"""Seconds between the drops of a topic's two subscriptions, at most. While a policy threatens, a look is believed when
-one that is this much later shows that nothing was dropped."""
-_NOTED = 5.0  # seconds between notes while a policy threatens, and after one that was refused
-_RANGES = 4_000  # characters of a note; what is left out of it counts as not settled
+"""The most seconds between the drops of a topic's two subscriptions. While a policy threatens, a look counts only when
+another look, this much later, shows that nothing was dropped."""
+_NOTED = 5.0  # seconds between notes while a policy threatens, and after a note was refused
+_RANGES = 4_000  # characters of a note; what does not fit counts as not settled
 
 
 class Note(msgspec.Struct, frozen=True):
     """Stored with the topic while something threatens it or was dropped, for processes that come later."""
 
     dropped: Position = (-1, -1)
-    """Up to here, all unsettled events are gone."""
+    """All unsettled events up to here are gone."""
     kept: int = 0
-    """So many up to there were settled."""
+    """This many of those were settled."""
     mark: str = "-1:-1"
     ranges: str = ""
-    """The events that were settled at the last check: all up to the mark, and these beyond it, as the server writes
-    them."""
+    """The events that were settled at the last check: all up to the mark, and these ranges beyond it, as the server
+    writes them."""
     ledgers: Mapping[int, int] = {}
-    """Entries of each ledger, for when it is no more."""
+    """Entries of each ledger, for when the ledger no longer exists."""
 
     def properties(self) -> dict[str, str]:
-        """As they are stored."""
+        """In the form in which they are stored."""
         return {
             "dropped": f"{self.dropped[0]}:{self.dropped[1]}",
             "kept": str(self.kept),
@@ -47,7 +47,7 @@ class Note(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, found: Mapping[str, str]) -> Note | None:
-        """From the stored record; None if there is none, or not of this form."""
+        """From the stored record; None if there is none, or it has another form."""
         try:
             return cls(
                 dropped=position(found["dropped"]),
@@ -67,8 +67,8 @@ class Expired(NamedTuple):
     totals: int
 
 
-class Figures(NamedTuple):
-    """Totals of a topic; `fresh` of the lost were not known before."""
+class TopicTotals(NamedTuple):
+    """Totals of a topic; `fresh` of the lost events were not known before."""
 
     published: int
     settled: int
@@ -83,18 +83,18 @@ class Books:
         self.note = Note()
         """What is known; stored with the topic when `due` says so."""
         self._base: TopicSnapshot | None = None
-        """What was settled for certain, before anything was dropped beyond `note.dropped`."""
+        """What was certainly settled before anything beyond `note.dropped` was dropped."""
         self._next: tuple[float, TopicSnapshot] | None = None
         self._stored: tuple[float, Note] = (float("-inf"), self.note)
         self._dirty = False
         self._again = float("-inf")
 
     def snapshot(self, stats: Any, subscription: str, totals: str) -> TopicSnapshot | None:
-        """From the topic's internal stats, with ledgers that are no more."""
+        """From the topic's internal stats, with ledgers that no longer exist."""
         return snapshot(stats, subscription, totals, self.note.ledgers)
 
     def unknown(self, found: TopicSnapshot) -> bool:
-        """Whether another process may know more: read the note."""
+        """Whether another process may know more: then read the note."""
         base = self._base
         return base is None or found.dropped > max(found.ordinal(self.note.dropped), base.mark)
 
@@ -104,7 +104,7 @@ class Books:
         return self._base is None and self.note.mark == "-1:-1"
 
     def learn(self, stored: Note | None) -> None:
-        """Take over what another process has stored, where that knows more."""
+        """Take over what another process has stored, if that knows more."""
         if stored is None:
             return
         if stored.dropped > self.note.dropped or self._base is None:
@@ -120,7 +120,7 @@ class Books:
         threatened: bool,
         own: Iterable[Position] = (),
         expired: Expired | None = None,
-    ) -> Figures:
+    ) -> TopicTotals:
         """Take in the topic's present state. `own` are the events that this process has settled recently; `expired`
         says more if nothing was known before."""
         self.note = msgspec.structs.replace(self.note, ledgers=dict(zip(found.ledgers, found.counts, strict=True)))
@@ -143,21 +143,21 @@ class Books:
         seen = base if threatened else found
         settled = self.note.kept + seen.settled_to(found.published) - seen.settled_to(done)
         lost = done - self.note.kept
-        return Figures(found.published - lost, settled, lost, fresh)
+        return TopicTotals(found.published - lost, settled, lost, fresh)
 
     def due(self, now: float, *, threatened: bool) -> bool:
-        """Whether the note is to be stored now."""
+        """Whether to store the note now."""
         at, note = self._stored
         if now < self._again:
             return False
         return self._dirty or (threatened and note != self.note and now - at >= _NOTED)
 
     def stored(self, now: float) -> None:
-        """It was."""
+        """The note was stored."""
         self._stored, self._dirty = (now, self.note), False
 
     def refused(self, now: float) -> None:
-        """It was not: later again."""
+        """The note was refused: store it later."""
         self._again = now + _NOTED
 
     def _noted(self, found: TopicSnapshot) -> TopicSnapshot | None:
@@ -175,7 +175,7 @@ class Books:
         return base
 
     def _first(self, found: TopicSnapshot, expired: Expired | None) -> int:
-        """Something was dropped, and nobody has noted what was settled before."""
+        """Something was dropped, and nobody has recorded what was settled before."""
         end = min(found.dropped, found.mark)
         lost = end
         if expired is not None and expired.totals >= found.dropped:
@@ -185,8 +185,8 @@ class Books:
         return lost
 
     def _drop(self, found: TopicSnapshot, base: TopicSnapshot, done: int, own: Iterable[Position]) -> int:
-        """More was dropped than is known. Where that went beyond what was settled in one piece, all that is missing
-        since counts as dropped, but for what this process knows better."""
+        """More was dropped than is known. If that went beyond the events that were settled without a gap, all that are
+        missing since then count as dropped, except those of which this process knows more."""
         if found.dropped <= base.mark:
             kept, end = found.dropped - done, found.dropped
         else:

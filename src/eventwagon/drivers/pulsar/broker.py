@@ -15,7 +15,7 @@ from ...errors import BrokerError, ChannelGone, EventTooLarge, Sealed
 from ...event import Channel, Event
 from .address import SUBSCRIPTION, TOTALS, PulsarAddress, parse
 from .admin import Admin
-from .books import Books, Figures
+from .books import Books, TopicTotals
 from .browse import messages
 from .claims import Key
 from .consumer import ChannelConsumer, Subscription
@@ -25,22 +25,22 @@ from .producer import Sender
 from .wire import event_of
 
 MOST_BYTES = 5 * 1024 * 1024
-"""What a server takes as it comes (maxMessageSize). One set lower refuses by itself."""
+"""The server's default limit (maxMessageSize). A server with a lower one refuses by itself."""
 
-_WATCH = 0.04  # seconds between looks at the connections: the client waits 0.1 before it connects again
-_PROBE = 0.25  # seconds between questions whether a channel stands that is not connected
-_FENCED = 1.0  # seconds for a sealed topic to take a reader; else it is fenced
-_SEEN = 1.0  # seconds for what was settled here to show in the server's figures
-_POLICIES = 30.0  # seconds between looks at what the server would do to a channel
-_PATIENCE = 2.0  # seconds for such a look: figures must not wait for it
-_MADE = 1.0  # seconds in which a topic is made, with its subscriptions
+_WATCH = 0.04  # seconds between checks of the connections: the client waits 0.1 before it connects again
+_PROBE = 0.25  # seconds between checks whether a channel without a connection still exists
+_FENCED = 1.0  # seconds for a sealed topic to accept a reader; otherwise it is fenced
+_SEEN = 1.0  # seconds for events settled here to show in the server's figures
+_POLICIES = 30.0  # seconds between checks of the server's policies for a channel
+_PATIENCE = 2.0  # seconds for such a check: figures must not wait for it
+_MADE = 1.0  # seconds in which a topic is created, with its subscriptions
 _AGAIN = "all events left there come again, settled or not"
-_BOOKS = 4096  # channels whose figures are kept in mind
-_REMEMBERED = 256  # channels of which something is known that are not in use
+_BOOKS = 4096  # channels whose figures are remembered
+_REMEMBERED = 256  # channels not in use of which something is known
 
 
 class PulsarBroker:
-    """Channels on an Apache Pulsar cluster, 3.0 or later. Made by `from_url`.
+    """Channels on an Apache Pulsar cluster, 3.0 or later. `from_url` makes it.
 
     Entering it raises Unavailable if the cluster can't be reached, and StorageBroken if its namespace would create
     deleted topics again. A namespace that would lose events is reported in the log, and gets no new channels.
@@ -61,9 +61,9 @@ class PulsarBroker:
         self._fit_at = float("-inf")
         self._books: dict[Channel, Books] = {}
         self._bare: dict[Channel, float] = {}
-        """Topics without the subscription of the events, and when that was first seen: some are just being made."""
+        """Topics without the subscription of the events, and when that was first seen: some are just being created."""
         self._threats: dict[Channel, tuple[float, str]] = {}
-        """What would drop events of a channel, and when that was looked up."""
+        """What would drop events of a channel, and when that was checked."""
         self._stack = AsyncExitStack()
         self._native: Native
 
@@ -173,8 +173,7 @@ class PulsarBroker:
         if not await self._admin.terminate(channel):
             return
         self._remember_sealed(channel)
-        # a topic that was being written to may stay fenced after that: then it takes no new consumers until it is
-        # unloaded
+        # a topic that was being written to may stay fenced after that: it accepts no new consumers until it is unloaded
         found = await self._admin.snapshot(channel)
         if found is None:
             return
@@ -284,7 +283,7 @@ class PulsarBroker:
         claimed = attachment.claims.claimed(asyncio.get_running_loop().time()) if attachment else 0
         others: int | None = 0
         if found.attached and left:
-            # what others were sent is with their clients: whether it is in hand, only they know
+            # only the clients of other consumers know which of their messages a worker has taken
             others = await self._admin.others_in_flight(channel, [attachment.name] if attachment else [])
         known = others == 0 and claimed <= left
         return Depth(
@@ -296,13 +295,13 @@ class PulsarBroker:
             trouble=threat,
         )
 
-    async def _figures(self, channel: Channel, found: TopicSnapshot, *, threatened: bool) -> Figures:
+    async def _figures(self, channel: Channel, found: TopicSnapshot, *, threatened: bool) -> TopicTotals:
         books = self._of(channel)
         expired, own = None, set[Position]()
         if books.unknown(found):
             books.learn(await self._admin.note(channel))
             expired = await self._admin.expired(channel) if books.blank and found.dropped else None
-            found = await self._look(channel) or found  # in which the note's ledgers count
+            found = await self._look(channel) or found  # the note's ledgers count
             for attachment in filter(None, (self._attachments.get(channel), self._leaving.get(channel))):
                 own |= attachment.claims.settled()
         now = asyncio.get_running_loop().time()
@@ -332,7 +331,7 @@ class PulsarBroker:
         return books
 
     async def _threat(self, channel: Channel) -> str:
-        """What would drop events from the channel, as last looked up."""
+        """What would drop events from the channel, by the last check."""
         now = asyncio.get_running_loop().time()
         at, before = self._threats.get(channel, (float("-inf"), ""))
         if now < at + _POLICIES:
@@ -360,7 +359,7 @@ class PulsarBroker:
         return ""
 
     async def _look(self, channel: Channel) -> TopicSnapshot | None:
-        """What stands, with all that was settled here so far: the client sends that with a delay."""
+        """The topic's state, including everything settled here so far: the client sends that with a delay."""
         loop = asyncio.get_running_loop()
         attachment = self._attachments.get(channel) or self._leaving.get(channel)
         newest = attachment.claims.newest_settled() if attachment else None

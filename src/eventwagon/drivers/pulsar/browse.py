@@ -9,7 +9,7 @@ from typing import Any
 from .native import Native, Result, ResultRefused
 from .positions import Position
 
-_PATIENCE = 10.0  # seconds for the next message, which is there
+_PATIENCE = 10.0  # seconds for the next message, which exists
 
 
 async def messages(native: Native, topic: str, after: Position, last: Position) -> AsyncGenerator[Any, None]:
@@ -32,7 +32,7 @@ async def messages(native: Native, topic: str, after: Position, last: Position) 
             place = (handle.ledger_id(), handle.entry_id(), handle.batch_index())
             if place[:2] > last:
                 return
-            if place > seen:  # after a broken connection some come again
+            if place > seen:  # after a broken connection some are delivered again
                 seen = place
                 yield message
     finally:

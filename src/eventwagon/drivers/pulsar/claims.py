@@ -1,8 +1,8 @@
 """The claims on one channel's messages within this process. Pure: times are given, nothing is awaited.
 
-The server gives a message to one consumer and learns no more until the message is acknowledged or that consumer goes.
-The contract's other promises are kept here: claims that expire, delays, attempts, suspicion. A `lost` message was taken
-back by the server because the connection broke: it is not handed out unless the server sends it again.
+The server gives a message to one consumer and learns nothing more until the message is acknowledged or that consumer is
+gone. The contract's other promises are kept here: claims that expire, delays, attempts, suspicion. A `lost` message was
+taken back by the server because the connection broke: it is not handed out unless the server sends it again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ...event import Event
 Key = tuple[int, int, int]
 """Ledger, entry, place in a foreign batch (else -1)."""
 
-_REMEMBERED = 20_000  # settled messages, in case that the server sends one again
+_REMEMBERED = 20_000  # settled messages, in case the server sends one again
 
 
 class Hold(msgspec.Struct, gc=False):
-    """A message that came and is not settled: claimed until `due`, or `back`: to be had from then."""
+    """A message that was delivered and is not settled: claimed until `due`, or, if `back`, available from then on."""
 
     key: Key
     event: Event
@@ -37,7 +37,7 @@ class Hold(msgspec.Struct, gc=False):
     lost: bool = False
     suspect: bool = False
     alone: bool = False
-    """If this claim runs out, that counts as an attempt."""
+    """If this claim expires, that counts as an attempt."""
 
 
 class Claims:
@@ -46,9 +46,9 @@ class Claims:
     def __init__(self, known: Mapping[Key, tuple[int, bool]] | None = None) -> None:
         self._holds: dict[Key, Hold] = {}
         self._fresh: deque[Hold] = deque()  # stale where not in _holds, or lost
-        self._again: list[tuple[float, Key, Hold]] = []  # a heap; the same
-        self._suspects: list[tuple[int, float, Key, Hold]] = []  # a heap, by `-attempt`; the same
-        self._claims_due = inf  # no claim ends before
+        self._again: list[tuple[float, Key, Hold]] = []  # a heap, with the same stale entries
+        self._suspects: list[tuple[int, float, Key, Hold]] = []  # a heap by `-attempt`, with the same stale entries
+        self._claims_due = inf  # no claim expires before
         self._claimed = 0
         self._known = dict(known or {})
         self._settled: dict[Key, Any] = {}  # keeps its order: the oldest are forgotten
@@ -125,18 +125,18 @@ class Claims:
         return got
 
     def has_suspects(self) -> bool:
-        """Whether some may be had, now or later."""
+        """Whether it has any, available now or later."""
         return bool(self._suspects)
 
     def stands(self, delivery: Delivery, now: float) -> bool:
-        """Whether its claim has not run out."""
+        """Whether its claim has not expired."""
         if self._claims_due <= now:
             self._expire(now)
         hold: Hold = delivery.token
         return self._holds.get(hold.key) is hold and not hold.back
 
     def settle(self, deliveries: Sequence[Delivery]) -> list[Any]:
-        """They are done. Returns the handles to acknowledge."""
+        """Settle them. Returns the handles to acknowledge."""
         handles = []
         for delivery in deliveries:
             token: Hold = delivery.token
@@ -155,7 +155,7 @@ class Claims:
     def release(
         self, deliveries: Sequence[Delivery], now: float, due: float, *, tried: bool, cleared: bool = False
     ) -> None:
-        """Give them back, to be had from `due`; a claim that ran out is left alone."""
+        """Give them back, available from `due` on. An expired claim is left alone."""
         if self._claims_due <= now:
             self._expire(now)
         for delivery in deliveries:
@@ -166,7 +166,7 @@ class Claims:
                 self._give_back(hold, due, hold.attempt + tried, suspect=suspect)
 
     def extend(self, deliveries: Sequence[Delivery], now: float, due: float) -> None:
-        """Their claims end at `due`; a claim that ran out is left alone."""
+        """Their claims end at `due`. An expired claim is left alone."""
         if self._claims_due <= now:
             self._expire(now)
         for delivery in deliveries:
@@ -183,7 +183,7 @@ class Claims:
             if hold.seen <= since:
                 hold.lost = True
         self._fresh = deque(hold for hold in self._fresh if not hold.lost)
-        self._again = [one for one in self._again if not one[2].lost]  # any part of a sorted order is one
+        self._again = [one for one in self._again if not one[2].lost]  # a part of a sorted list is sorted
         self._again.sort()
         self._suspects = [one for one in self._suspects if not one[3].lost]
         self._suspects.sort()
@@ -194,7 +194,7 @@ class Claims:
             del self._holds[hold.key]
 
     def next_due(self) -> float:
-        """When something may be had again: a time, or infinity."""
+        """When something may be available again: a time, or infinity."""
         suspects = min((one[1] for one in self._suspects), default=inf)
         return min(self._claims_due, self._again[0][0] if self._again else inf, suspects)
 
@@ -205,7 +205,7 @@ class Claims:
         return self._claimed
 
     def is_settled(self, key: Key) -> bool:
-        """Whether it was settled here, of late."""
+        """Whether it was settled here recently."""
         return key in self._settled
 
     def settled(self) -> set[tuple[int, int]]:
@@ -217,8 +217,8 @@ class Claims:
         return next(reversed(self._settled), None)
 
     def known(self) -> dict[Key, tuple[int, bool]]:
-        """The knowledge for a later consumer of this process: attempt and suspicion of unclaimed messages. It is
-        unknown whether the others were given back."""
+        """What a later consumer of this process should know: attempt and suspicion of unclaimed messages. Of the others
+        it is unknown whether they were given back."""
         return {hold.key: (hold.attempt, hold.suspect) for hold in self._holds.values() if hold.back and not hold.lost}
 
     def _expire(self, now: float) -> None:

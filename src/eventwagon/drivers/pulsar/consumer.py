@@ -1,4 +1,4 @@
-"""Receiving: one client consumer for all who receive from a channel in this process."""
+"""Receiving: one client consumer for all subscriptions of this process to a channel."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from .native_refs import native_ref
 from .positions import Position
 from .wire import event_of
 
-_NOTE = 2.0  # seconds for attempts to be looked up
+_NOTE = 2.0  # seconds for the look-up of attempts
 _MOST_NOTED = 300
-_NOTES = 5  # processes that note at the same time overwrite each other's: so often it is tried
+_NOTES = 5  # attempts to store a note: processes that do so at the same time overwrite each other
 _FORGET = 60.0  # seconds for the server to send again what was lost with a connection
 _PATIENCE = 5.0  # seconds for a connection to come back before a settle gives up
 
 
 class ChannelConsumer:
-    """The consumer of one channel, and the messages that came through it. Belongs to the event loop; made by
-    `attach`."""
+    """The consumer of one channel, and the messages that it received. Belongs to the event loop; made by `attach`."""
 
     def __init__(
         self,
@@ -55,13 +54,13 @@ class ChannelConsumer:
         self._native = native
         self._address = address
         self._before = before
-        """Entries before it were given to a consumer that is no more: it may have died of one."""
+        """Entries before it were delivered to a consumer that no longer exists: it may have died of one."""
         self._tried = dict(tried)
-        """The attempt as which they come next, where a consumer was alone with them."""
+        """The attempt with which they come next, if a consumer was alone with them."""
         self._noted: set[Key] = set()  # by this process
-        self._looked_up_at = float("-inf")  # when what others have noted was read
+        self._looked_up_at = float("-inf")  # when the notes of other processes were read
         self._admin = admin
-        self._connected_at = float("-inf")  # when it was last seen to be
+        self._connected_at = float("-inf")  # when it was last seen connected
         self._highest: Key = (-1, -1, -1)
         self._client: Any = None
         self._consumer: Any = None
@@ -126,7 +125,7 @@ class ChannelConsumer:
 
     def _acknowledge(self, handle: Any) -> None:
         try:
-            self._consumer.acknowledge(handle)  # does not wait for the server: the client sends these together, soon
+            self._consumer.acknowledge(handle)  # does not wait for the server: the client soon sends these together
         except (RuntimeError, pulsar.PulsarException) as e:
             raise Unavailable(f"{self.channel} at {self._address.place}: {e}") from None
 
@@ -147,7 +146,7 @@ class ChannelConsumer:
                 raise ChannelGone(f"channel {self.channel} does not exist any more")
 
     def look(self) -> bool:
-        """Notice whether the connection broke or came back. Whether it is there."""
+        """Check whether the connection broke or came back. Returns whether it is connected."""
         now = self._loop.time()
         if not self.is_connected():
             if self.connected.is_set():
@@ -172,7 +171,8 @@ class ChannelConsumer:
         self.wake()
 
     def known(self) -> dict[Key, tuple[int, bool]]:
-        """What a later consumer of this process should know of all that came, so that little of it seems suspect."""
+        """What a later consumer of this process should know of all messages that came, so that few of them seem
+        suspect."""
         self._pull(self._address.prefetch, self._loop.time())
         return self.claims.known()
 
@@ -187,11 +187,11 @@ class ChannelConsumer:
 
     def _take(self, limit: int, now: float, due: float, turn: Literal["first", "last", "none"]) -> list[Delivery]:
         if turn != "none" and self.claims.has_suspects():
-            self._pull(self._address.prefetch, now)  # of all that came the one with the most attempts
+            self._pull(self._address.prefetch, now)  # of all that came, the one with the most attempts
         return self.claims.take(limit, now, due, turn)
 
     def _pull(self, most: int, now: float) -> bool:
-        """Take up to `most` from the client; asks for one more than it has. Whether any came."""
+        """Take up to `most` messages from the client, and request one more than it has. Returns whether any came."""
         came = 0
         while came < most:
             while self._arrived and came < most:
@@ -202,19 +202,19 @@ class ChannelConsumer:
             self._asked = True
             self._consumer.receive_async(
                 native_ref(partial(self._on_message))
-            )  # calls back at once while the client has some
+            )  # calls back at once while the client has messages
         return came > 0
 
     def _on_message(self, result: Any, message: Any) -> None:
-        """From the client's thread, or within `_pull`."""
-        if result == Result.Ok:  # else the consumer is closed: nothing more is asked of it
+        """Called by the client's thread, or within `_pull`."""
+        if result == Result.Ok:  # otherwise the consumer is closed: request nothing more of it
             self._arrived.append(message)
             self._asked = False
         if threading.get_ident() != self._thread:
             self._native.landing.post(self.wake)
 
     async def _looked_up(self, suspect: Delivery) -> Delivery:
-        """With the attempt that other processes had noted before it came here."""
+        """The delivery with the attempt that other processes had recorded before it came here."""
         hold, now = suspect.token, self._loop.time()
         try:
             if hold.seen >= self._looked_up_at:
@@ -245,7 +245,7 @@ class ChannelConsumer:
         self.wake()
 
     async def _note(self, key: Key, attempt: int) -> None:
-        """Store with the subscription the next attempt of the message, whatever happens to this process. Raises
+        """Store the message's next attempt with the subscription, so that it survives this process. Raises
         Unavailable."""
         settled = {noted for noted in self._noted if self.claims.is_settled(noted)}
         dropped = {noted[:2] for noted in settled}
@@ -275,7 +275,7 @@ class ChannelConsumer:
         waiter = self._loop.create_future()
         timer = self._loop.call_at(until, _wake, waiter)
         self._waiters.add(waiter)
-        if self._arrived:  # it came between the look and now
+        if self._arrived:  # it came between the check and now
             _wake(waiter)
         try:
             await waiter
@@ -285,7 +285,7 @@ class ChannelConsumer:
 
 
 class Subscription:
-    """A consumer's view of the attachment. See `broker.Subscription` for the contract."""
+    """One caller's view of the shared consumer. See `broker.Subscription` for the contract."""
 
     def __init__(self, attachment: ChannelConsumer, visibility: float) -> None:
         self._attachment = attachment

@@ -1,4 +1,5 @@
-"""The C++ client: opened and closed without blocking the loop, its calls awaited, its log lines handed to `logging`."""
+"""The C++ client: opened and closed without blocking the loop, its calls awaited, its log records passed to
+`logging`."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from .native_refs import native_ref
 T = TypeVar("T")
 Result = _pulsar.Result
 OPERATION = 10.0  # seconds for the server to answer one call
-_ATTEMPT = 2.0  # seconds for the server to answer one try to attach
-_PAUSE = 0.1  # seconds between two tries
+_ATTEMPT = 2.0  # seconds for the server to answer one attempt to attach
+_PAUSE = 0.1  # seconds between two attempts
 _MOST_PENDING = 10_000
 _FINAL = (
     Result.TopicTerminated,
@@ -37,7 +38,7 @@ _FINAL = (
     Result.ProducerBlockedQuotaExceededError,
     Result.ProducerBlockedQuotaExceededException,
 )
-"""Trying again changes nothing."""
+"""Trying again would not help."""
 
 log = logging.getLogger("eventwagon.pulsar")
 
@@ -51,7 +52,7 @@ class ResultRefused(Exception):
 
 
 class Landing:
-    """Carries calls from the client's threads into the loop: one wake-up for all that came together."""
+    """Carries calls from the client's threads into the loop: one wake-up for all that come together."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,7 +60,7 @@ class Landing:
         self._armed = False
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have the loop call it soon. From any thread; after the loop has ended it does nothing."""
+        """Have the loop call it soon. May be called in any thread; after the loop has ended it does nothing."""
         self._calls.append((function, args))
         if not self._armed:
             self._armed = True
@@ -69,13 +70,13 @@ class Landing:
                 self._calls.clear()
 
     def _land(self) -> None:
-        self._armed = False  # before the look: what is posted from here on wakes the loop again
+        self._armed = False  # before the check: a later post wakes the loop again
         while self._calls:
             function, args = self._calls.popleft()
             function(*args)
 
     async def call(self, start: Callable[..., object], *args: Any, limit: float = OPERATION) -> Any:
-        """Start an asynchronous call of the client and wait up to `limit` s for its value. Raises ResultRefused."""
+        """Start an asynchronous call of the client and wait up to `limit` s for its result. Raises ResultRefused."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def landed(result: Any, value: Any) -> None:
@@ -108,7 +109,7 @@ class Native:
         self._loop.add_reader(self._lines, self._read)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do it in the background; `close` waits for it."""
+        """Run it in the background; `close` waits for it."""
         return self._background.start(work)
 
     async def close(self) -> None:
@@ -118,10 +119,10 @@ class Native:
         os.close(self._end)
 
     def client(self) -> Any:
-        """A client with a connection of its own: what one channel does to a connection must not reach another's."""
+        """A client with a connection of its own: what one channel does to a connection must not affect another
+        channel."""
         a = self._address
-        # a Python logger would be asked for each line of the debug level, for every message: only its files have a
-        # level
+        # a Python logger would be called for each debug line of every message; only its file loggers have a level
         logger = pulsar.FileLogger(_pulsar.LoggerLevel.Warn, f"/dev/fd/{self._end}")
         authentication = None
         if a.token:
@@ -147,7 +148,7 @@ class Native:
         conf = _pulsar.ProducerConfiguration()
         conf.send_timeout_millis(int(self._address.send_timeout * 1000))
         conf.max_pending_messages(_MOST_PENDING)
-        # an entry is one message: entries are what the server counts, settles and gives again
+        # one message per entry: the server counts, settles and redelivers entries
         conf.batching_enabled(False)
         return await self._attached(lambda client: client.create_producer_async, topic, conf)
 
@@ -170,7 +171,7 @@ class Native:
     async def _attached(
         self, how: Callable[[Any], Callable[..., object]], *args: Any, patience: float = OPERATION
     ) -> tuple[Any, Any]:
-        # the client does not always try again by itself where the topic is being moved or is fenced for a moment
+        # the client does not always retry by itself while the topic is being moved or is briefly fenced
         deadline = self._loop.time() + patience
         while True:
             client = self.client()
@@ -193,7 +194,7 @@ class Native:
                 await self.landing.call(part.close_async)
             except ResultRefused as e:
                 if e.result == Result.Timeout:
-                    # destroyed while its threads are at work it would abort the process: kept until that ends
+                    # destroying it while its threads run would abort the process: keep it until they end
                     ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
     def _read(self) -> None:

@@ -1,8 +1,9 @@
-"""What Python has handed to the C++ client's threads, and the wait until they have let go of it before the process
-ends.
+"""Objects that Python has passed to the C++ client's threads, and the wait until the threads have dropped them before
+the process ends.
 
-A thread of the client that calls back, or only drops what it was given, while the interpreter is being torn down takes
-the process with it: the interpreter ends such a thread by unwinding it, which C++ answers with an abort."""
+If a thread of the client calls back, or just drops such an object, while the interpreter shuts down, the process
+aborts: the interpreter ends the thread by unwinding it, and C++ answers that with an abort.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ import psutil
 
 T = TypeVar("T")
 
-_DROPPED = 10.0  # seconds for it to be dropped: longer than any call that is under way may take
-_ENDED = 0.5  # seconds for the threads to end, which have no more to say by then
+_DROPPED = 10.0  # seconds for objects to be dropped: longer than any call under way may take
+_ENDED = 0.5  # seconds for the threads to end, which have nothing left to report by then
 _LOOK = 0.005
 
 _native_refs: WeakSet[object] = WeakSet()
 
 
 def native_ref(callback: T) -> T:
-    """Know of it until the client has dropped it. Give a new object for each call: it is told from others by its
+    """Track it until the client has dropped it. Pass a new object for each call: objects are distinguished by
     identity."""
     _native_refs.add(callback)
     return callback
@@ -43,7 +44,7 @@ def _until(true: Callable[[], bool], seconds: float) -> None:
 
 def _let_go() -> None:
     _until(lambda: not _native_refs, _DROPPED)
-    # threads that another library began meanwhile look the same: with one of those this is a short wait for nothing
+    # threads that another library started meanwhile look the same; then this is a short and useless wait
     _until(lambda: _native_threads() <= _threads_before, _ENDED)
 
 

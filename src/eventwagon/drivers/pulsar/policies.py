@@ -13,7 +13,7 @@ _EVICTION = "consumer_backlog_eviction"
 
 
 class Level(msgspec.Struct, frozen=True):
-    """Policies as they were set at one level; None: not set there, or not to be seen."""
+    """Policies as they were set at one level; None: not set there, or not visible."""
 
     ttl: int | None = None
     """Seconds."""
@@ -25,7 +25,7 @@ class Level(msgspec.Struct, frozen=True):
 
 
 def of_topic(ttl: Any, quotas: Any, inactive: Any) -> Level:
-    """From the answers of the topic's own policies."""
+    """From the API's answers about the topic's own policies."""
     return Level(ttl if isinstance(ttl, int) else None, None, quotas or None, inactive or None)
 
 
@@ -62,8 +62,8 @@ def of_server(runtime: Mapping[str, str]) -> Level:
 
 
 def dropping(levels: Mapping[str, Level], namespace: str, topic: str = "") -> list[Finding]:
-    """What drops events, given the policies of each level that may be read: `topic`, `namespace`, `server`. The first
-    that sets one decides."""
+    """The policies that drop events, given those of each level that may be read: `topic`, `namespace`, `server`. The
+    first level that sets a policy decides."""
     command = {
         "topic": "pulsar-admin topicPolicies",
         "namespace": "pulsar-admin namespaces",

@@ -1,9 +1,9 @@
 """Counts the events of a topic from its managed ledger's statistics. Pure.
 
-An entry is one message (nothing is batched here). No entry is dropped while the subscription of totals exists, so the
-ledgers' entries are all that were ever published. Entries at or before a cursor's mark, or in its ranges of entries
-deleted one by one, are settled. Both figures are stored with the topic, and survive its unloading and restarts. Source:
-the broker's `PersistentTopicInternalStats`.
+An entry is one message (nothing is batched here). No entry is deleted while the subscription of totals exists, so the
+ledgers' entries are all that were ever published. Entries at or before a cursor's mark, or in its ranges of
+individually deleted entries, are settled. The server stores both figures with the topic; they survive unloading and
+restarts. Source: the broker's `PersistentTopicInternalStats`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _RANGE = re.compile(r"([\[(])(-?\d+):(-?\d+)\.\.(-?\d+):(-?\d+)([\])])")
 
 
 class TopicSnapshot(msgspec.Struct, frozen=True):
-    """What a topic held at one moment."""
+    """The state of a topic at one moment."""
 
     ledgers: tuple[int, ...]
     before: tuple[int, ...]
-    """For each ledger, how many entries stand before it; one more figure than ledgers: the total."""
+    """For each ledger, how many entries precede it; the last figure is the total."""
     mark: int
-    """How many entries the cursor has settled from the start on."""
+    """How many entries the cursor has settled, from the start on."""
     ranges: tuple[tuple[int, int], ...]
-    """Settled beyond the mark: from (excluded) and to (included), as ordinals."""
+    """Settled beyond the mark: from (exclusive) and to (inclusive), as ordinals."""
     marked: Position
     last: Position
     read: Position
-    """The first entry that was never given to a consumer since the topic was loaded."""
+    """The first entry that was never delivered to a consumer since the topic was loaded."""
     sealed: bool
     attached: bool
     """Whether the subscription has consumers, here or elsewhere."""
     raw: str = ""
     """The ranges as the server writes them."""
     dropped: int = 0
-    """How far the totals' subscription was moved: up to there entries were dropped, settled or not."""
+    """How far the totals' subscription was moved: entries up to there were dropped, settled or not."""
     counted: bool = True
     """Whether that subscription exists."""
 
@@ -73,14 +73,14 @@ class TopicSnapshot(msgspec.Struct, frozen=True):
         return min(self.before[place] + entry + 1, self.before[place + 1])
 
     def position(self, number: int) -> Position:
-        """Of the entry of this ordinal; 0 is before the first."""
+        """The position of the entry with this ordinal; 0 is before the first."""
         if not number:
             return (-1, -1)
         place = bisect_left(self.before, number) - 1
         return self.ledgers[place], number - self.before[place] - 1
 
     def at(self, mark: str, ranges: str) -> TopicSnapshot:
-        """The same topic when this was settled of it."""
+        """The same topic with these settled events."""
         marked = position(mark)
         start = self.ordinal(marked)
         pieces = []
@@ -106,7 +106,7 @@ def snapshot(
     stats: Any, subscription: str, totals: str = "", older: Mapping[int, int] | None = None
 ) -> TopicSnapshot | None:
     """From the topic's internal stats; None while the subscription does not exist (the topic is being created).
-    `older`: entries of ledgers that may be no more."""
+    `older`: entries of ledgers that may no longer exist."""
     cursors = stats.get("cursors", {})
     cursor = cursors.get(subscription)
     if cursor is None:

@@ -1,4 +1,4 @@
-"""Publishing to one channel: sends in order, many at the same time, and reports truly what was stored."""
+"""Publishing to one channel: sends in order, many messages at the same time, and reports exactly what was stored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .native_refs import native_ref
 from .positions import Position
 from .wire import event_of, properties
 
-_CHUNK = 500  # messages handed over before others get their turn
-_UNDER_WAY = 5_000  # messages sent and not answered, of one channel
+_CHUNK = 500  # messages passed on before other tasks get their turn
+_UNDER_WAY = 5_000  # messages of one channel that were sent and not answered
 _RECONNECT = 2.0  # seconds for a connection to come back before a publish gives up
 _BLOCKED = (Result.ProducerBlockedQuotaExceededError, Result.ProducerBlockedQuotaExceededException)
 
 
 class Flight:
-    """Messages that were sent together: what became of each."""
+    """Messages that were sent together, and the outcome of each."""
 
     def __init__(self, count: int, landed: asyncio.Future[None]) -> None:
         self.outcomes: list[Any] = [None] * count
@@ -35,19 +35,19 @@ class Flight:
         self._answers: list[None] = []
 
     def note(self, sender: Sender, place: int, result: Any, handle: Any) -> None:
-        """From the client's thread."""
+        """Called by the client's thread."""
         if result == Result.Ok:
             self.outcomes[place] = handle
         else:
             self.refused = True
             self.outcomes[place] = ResultRefused(result)
-        self._answers.append(None)  # one step, whichever threads answer
+        self._answers.append(None)  # one atomic step, whichever threads answer
         if len(self._answers) == len(self.outcomes):
             sender.native.landing.post(sender.land, self)
 
 
 class Sender:
-    """The producer of one channel. Belongs to the loop."""
+    """The producer of one channel. Belongs to the event loop."""
 
     def __init__(self, native: Native, admin: Admin, address: PulsarAddress, channel: Channel) -> None:
         self.native = native
@@ -60,9 +60,9 @@ class Sender:
         self._under_way = 0
         self._room = asyncio.Condition()
         self._last: Position = (-1, -1)
-        """The newest that the server has confirmed."""
+        """The newest position that the server has confirmed."""
         self._calls: dict[int, Position] = {}
-        """The newest event at the beginning of each call in progress."""
+        """The newest position at the beginning of each call in progress."""
         self._number = 0
         self._tail: asyncio.Task[set[str]] | None = None
 
@@ -76,7 +76,8 @@ class Sender:
             raise error(e, self._address, f"publishing to {self.channel}") from None
 
     async def _standing(self) -> None:
-        """Raise Sealed or ChannelGone where that is so: a topic that is fenced for a moment does not tell by itself."""
+        """Raise Sealed or ChannelGone if that is the reason: a topic that is briefly fenced does not say so by
+        itself."""
         state = await self._admin.snapshot(self.channel)
         if state is None:
             raise ChannelGone(f"channel {self.channel} does not exist")
@@ -93,7 +94,7 @@ class Sender:
         return not self.closed and bool(self._producer.is_connected())
 
     async def send(self, events: Sequence[Event]) -> None:
-        """Store them. Raises the errors of `Broker.publish`."""
+        """Store the events. Raises the errors of `Broker.publish`."""
         built = [_built(event) for event in events]
         await self._reach()
         number = self._number = self._number + 1
@@ -121,7 +122,7 @@ class Sender:
         return flight
 
     def land(self, flight: Flight) -> None:
-        """All of them were answered."""
+        """All of its messages were answered."""
         self._under_way -= len(flight.outcomes)
         for outcome in reversed(flight.outcomes):
             if not isinstance(outcome, ResultRefused):
@@ -137,7 +138,7 @@ class Sender:
             self._room.notify_all()
 
     async def _reach(self) -> None:
-        """Until the server is connected: nothing is sent before. Raises Sealed, ChannelGone, Unavailable."""
+        """Wait until the server is connected; nothing is sent before that. Raises Sealed, ChannelGone, Unavailable."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _RECONNECT
         while not self.is_connected():
@@ -150,7 +151,7 @@ class Sender:
             await asyncio.sleep(0.05)
 
     async def _tell(self, events: Sequence[Event], outcomes: Sequence[Any]) -> None:
-        """Raise the right error for a call that was not stored as a whole."""
+        """Raise the right error for a call that was not stored completely."""
         failed = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, ResultRefused)]
         first = failed[0]
         refused: ResultRefused = outcomes[first]
@@ -166,7 +167,7 @@ class Sender:
             if state is None:
                 raise ChannelGone(f"channel {self.channel} does not exist any more")
             if state.sealed:
-                # what was on its way when it was sealed may have been stored without its answer: look
+                # events on their way when it was sealed may be stored without an answer: check
                 if self._tail is None or (self._tail.done() and self._tail.exception()):
                     self._tail = self.native.spawn(self._ids(min(self._calls.values()), state.last))
                 stored = await asyncio.shield(self._tail)

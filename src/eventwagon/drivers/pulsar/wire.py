@@ -36,7 +36,7 @@ def properties(event: Event) -> dict[str, str]:
 
 
 def event_of(message: Any, channel: object) -> Event:
-    """The event of a message of the client's, whoever wrote it. Never raises."""
+    """The event of a message of the client, whoever wrote it. Never raises."""
     handle = message.message_id()
     position = f"{channel}/{handle.ledger_id()}:{handle.entry_id()}:{handle.batch_index()}"
     published = message.publish_timestamp() / 1000

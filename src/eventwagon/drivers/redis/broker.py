@@ -1,4 +1,4 @@
-"""The broker: which keys a channel has, and what the server's answers mean."""
+"""The broker: the keys of a channel, and what the server's answers mean."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .wire import Answers
 _logger = logging.getLogger("eventwagon")
 _MOST = 1000
 _BYTES = 1 << 20
-"""Events and bytes in one script call: the server does nothing else meanwhile."""
+"""The most events and bytes in one script call: the server does nothing else meanwhile."""
 _LARGE = 1 << 20
 _PAGE = 200
 _PAGE_BYTES = 4 << 20
 _DEPTHS = 100
 _MANY_BACK = 1000
 _REMEMBERED = 1000
-"""Batches that are stored and unconfirmed, at the most."""
+"""The most batches that are stored and unconfirmed."""
 
 
 class _Batch:
@@ -43,17 +43,17 @@ class _Batch:
 
     def __init__(self) -> None:
         self.confirmed = 0
-        """Events that enough replicas have."""
+        """How many of its events enough replicas have."""
         self.sent: asyncio.Task[Answers] | None = None
-        """The call with those after them; a caller that is cancelled does not end it."""
+        """The call with the events after those. A caller that is cancelled does not end it."""
 
 
 class RedisBroker:
-    """Wagons in Redis Streams. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as
-    for all drivers: claims and delays run by the server's clock.
+    """Wagons in Redis Streams. `server` says where and how, or use `from_url`. `clock` gives seconds since the epoch,
+    as for all drivers; claims and delays use the server's clock.
 
     Accepted events are as durable as the server's configuration makes them (`appendonly`, `appendfsync`), and a
-    failover may lose events that were not replicated yet; see docs/brokers/redis.md. It belongs to the event loop that
+    failover may lose events that were not replicated yet; see docs/brokers/redis.md. Belongs to the event loop that
     entered it.
     """
 
@@ -98,7 +98,7 @@ class RedisBroker:
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
-        # one that nobody finds. (Both can't be one step: in a cluster they lie on different nodes.)
+        # one that nobody finds. (Both can't be one step: in a cluster they are on different nodes.)
         what = f"creating {channel}"
         await self._client.run(what, scripts.LIST, [self._listing(channel.train)], [_name(channel)])
         made = await self._surely(what, scripts.CREATE, self._keys(channel), ["" if capacity is None else capacity])
@@ -109,7 +109,7 @@ class RedisBroker:
         await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
 
     async def warm(self, channel: Channel) -> None:
-        """Nothing to do: the connections belong to the server, and exist."""
+        """Nothing to do: all channels use the server's connections, which exist."""
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         keys = self._keys(channel)[:2]
@@ -125,7 +125,7 @@ class RedisBroker:
             del self._batches[next(iter(self._batches))]
         try:
             await self._store(channel, keys, events, sizes, batch)
-        except asyncio.CancelledError:  # who tries again is to wait, and not to store it once more
+        except asyncio.CancelledError:  # a caller that retries must wait for it, not store it again
             raise
         except BaseException:
             self._batches.pop(mark, None)
@@ -142,13 +142,13 @@ class RedisBroker:
                 batch.confirmed, batch.sent = end, None
 
     async def _send(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> Answers:
-        """Raises NotSent, Lost."""
+        """Store these events. Raises NotSent, Lost."""
         script = scripts.EMIT if channel.name else scripts.PUBLISH
         if not self.server.wait:
             return await self._client.send(script, keys, arguments, stores=True)
         if batch.sent is None:
             batch.sent = self._client.spawn(self._client.send(script, keys, arguments, stores=True))
-            batch.sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # perhaps nobody asks
+            batch.sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # the caller may be gone
         return await asyncio.shield(batch.sent)
 
     async def _store_part(self, channel: Channel, keys: list[str], arguments: list[bytes | int], batch: _Batch) -> None:
@@ -184,8 +184,8 @@ class RedisBroker:
             )
 
     async def _confirmed(self, answers: Answers, what: str) -> None:
-        """Wait, for as long as the caller does, until as many replicas as the URL asks for have confirmed the write; a
-        repeated publish goes on waiting here. Raises PublishUncertain if the outcome can't be known any more."""
+        """Wait, as long as the caller does, until as many replicas as the URL requires have confirmed the write; a
+        repeated publish goes on waiting here. Raises PublishUncertain if the outcome can no longer be known."""
         call = object()
         count: object = answers[1] if len(answers) > 1 else self.server.wait
         try:
@@ -208,7 +208,7 @@ class RedisBroker:
         return next(iter(self._unconfirmed.values()), "")
 
     async def _surely(self, what: str, script: Script, keys: list[str], arguments: Sequence[str | int] = ()) -> Any:
-        """Like the client's `run`, and confirmed by replicas where the URL asks for it. To be repeated."""
+        """Like the client's `run`, and confirmed by replicas if the URL requires that. Safe to repeat."""
         try:
             answers = await self._client.send(script, keys, arguments, stores=True)
         except (NotSent, Lost) as e:
@@ -237,7 +237,7 @@ class RedisBroker:
     async def _limit(self) -> int:
         try:
             answer = await self._client.command("asking", "", "CONFIG", "GET", "proto-max-bulk-len")
-        except StorageBroken:  # not permitted: the server's default, and what it says itself
+        except StorageBroken:  # not permitted: use the server's default, and what it says itself
             return 512 << 20
         return int(answer[1]) if len(answer) == 2 else 512 << 20
 
@@ -290,8 +290,8 @@ class RedisBroker:
         return missing
 
     async def _list_again(self, channel: Channel) -> None:
-        """What a deletion takes away in the same moment is not listed in the end. One that is made in that moment may
-        not be either, until its depth is asked for again."""
+        """Put these channels on the list again. One that is deleted at the same moment is not on it in the end. One
+        that is created at that moment may not be on it either, until its depth is requested again."""
         what, listing = f"listing {channel} again", self._listing(channel.train)
         if not await self._client.run(what, scripts.LIST, [listing], [_name(channel)]):
             return
@@ -348,8 +348,8 @@ class RedisBroker:
         )
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All channels of the train. A name that is listed without a channel (a crash between the two steps of `create`
-        or `delete`) is not one: it has no events, and `delete` unlists it."""
+        """All channels of the train. A listed name without a channel (after a crash between the two steps of `create`
+        or `delete`) is not one: it has no events, and `delete` removes it from the list."""
         what = f"listing the channels of {train}"
         names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
         listed = [_channel(train, name.decode()) for name in names]
@@ -368,7 +368,7 @@ class RedisBroker:
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where to cut events of these sizes into calls that do not hold up the server's other clients for long."""
+    """Where to cut events of these sizes into calls that don't hold up the server's other clients for long."""
     start = total = 0
     for end, size in enumerate(sizes):
         if end > start and (total + size > _BYTES or end - start == _MOST):
@@ -380,7 +380,7 @@ def _parts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _digest(events: Sequence[Event]) -> bytes:
-    """The content of a batch. Ids alone don't do: an event may be a dead letter twice, of two channels."""
+    """A digest of a batch's content. Ids alone would not do: an event may be a dead letter twice, of two channels."""
     found = blake2b(digest_size=16)
     for part in pack(events, 0)[1:]:
         assert isinstance(part, bytes)  # noqa: S101 - for mypy

@@ -1,4 +1,4 @@
-"""Calls to a server or a cluster: scripts, routing by slot, and what every failure is turned into."""
+"""Calls to a server or a cluster: scripts, routing by slot, and the errors for all failures."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _OLDEST = (7, 0)
 
 
 class Script:
-    """A Lua script, and the name that the server knows it by. https://redis.io/docs/latest/develop/programmability/
+    """A Lua script, and the name by which the server knows it. https://redis.io/docs/latest/develop/programmability/
 
-    `when_full`: it runs even when the server's memory is full, since it helps to free some, or writes little. Then the
-    server checks rights to write before it starts: not for scripts that only read.
+    `when_full`: it runs even if the server's memory is full, because it helps to free memory, or writes little. The
+    server then checks the rights to write before it starts: not for scripts that only read.
     """
 
     def __init__(self, source: str, *, when_full: bool = False) -> None:
@@ -39,7 +39,7 @@ class Script:
 
 
 def pack(*words: Argument) -> bytes:
-    """A command as the server reads it."""
+    """A command in the server's protocol."""
     packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub takes a tuple of one
     return packed
 
@@ -48,7 +48,7 @@ _ASKING = pack("ASKING")
 
 
 class _Node:
-    """One server: a wire for what must not wait behind a large publish, and one for publishing."""
+    """One server: a wire for calls that must not wait behind a large publish, and one for publishing."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -61,7 +61,7 @@ class _Node:
 
 
 class Client:
-    """The server of a URL, or the cluster that it is a node of. Entered once."""
+    """The server of a URL, or the cluster that it belongs to. Entered once."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -71,7 +71,7 @@ class Client:
         self._turn = 0
 
     async def __aenter__(self) -> Self:
-        """Connect, and see whether the server will do. Raises Unavailable, StorageBroken."""
+        """Connect, and check whether the server is suitable. Raises Unavailable, StorageBroken."""
         try:
             if self.server.cluster:
                 await self._learn()
@@ -90,11 +90,11 @@ class Client:
             await node.close()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task of the client's own, which a caller's cancelling does not end; leaving the client waits for it."""
+        """Start a task of the client, which a caller's cancelling does not end; leaving the client waits for it."""
         return self._background.start(work)
 
     def some(self) -> Server:
-        """A server of those known, another one each time: PUBLISH reaches all nodes of a cluster."""
+        """One of the known servers, a different one each time: PUBLISH reaches all nodes of a cluster."""
         self._turn += 1
         places = list(self._nodes) or [(self.server.host, self.server.port)]
         return self.server.at(*places[self._turn % len(places)])
@@ -106,13 +106,13 @@ class Client:
         return await self._answer(what, lambda: self.send(script, keys, arguments))
 
     async def command(self, what: str, key: str, *arguments: Argument) -> Any:
-        """Run one command on the node of `key`; as with `run`. Raises Unavailable, StorageBroken."""
+        """Run one command on the node of `key`, like `run`. Raises Unavailable, StorageBroken."""
         packed = pack(*arguments)
         return await self._answer(what, lambda: self._send(key, [packed]))
 
     async def each(self, what: str, *arguments: Argument) -> dict[str, Any]:
-        """The answer of each server to the command, by its address; a server's errors are among them, not raised.
-        Raises Unavailable."""
+        """Each server's answer to the command, by its address; a server's errors are among them, not raised. Raises
+        Unavailable."""
         if self.server.cluster:
             await self._learn()
             nodes = list(dict.fromkeys(self._slots.values()))
@@ -131,7 +131,7 @@ class Client:
             try:
                 (answer,) = await call()
             except Lost as e:
-                if isinstance(e.__cause__, TimeoutError):  # it has had its time
+                if isinstance(e.__cause__, TimeoutError):  # its time is over
                     raise
                 (answer,) = await call()
         except (NotSent, Lost) as e:
@@ -143,8 +143,8 @@ class Client:
     async def pair(
         self, what: str, first: bytes, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> tuple[Any, Any]:
-        """The answers of a packed command (empty: none) and of the script right after it, which sees its effect. Raises
-        Unavailable, StorageBroken; a command that failed because its key is gone answers None."""
+        """The answers of a packed command (empty: none) and of the script right after it, which sees its effect. A
+        command that failed because its key is gone answers None. Raises Unavailable, StorageBroken."""
         if not first:
             return None, await self.run(what, script, keys, arguments)
         second = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -152,7 +152,7 @@ class Client:
             head, answer = await self._send(keys[0], [first, second])
         except (NotSent, Lost) as e:
             raise self.explain(e, what) from e.__cause__
-        if isinstance(answer, Exception):  # its script is not there, or (a cluster) its keys are just on the move
+        if isinstance(answer, Exception):  # its script is not there, or (in a cluster) its keys are just being moved
             answer = await self.run(what, script, keys, arguments)
         if isinstance(head, Exception):
             if code(head) != "NOGROUP":
@@ -163,9 +163,9 @@ class Client:
     async def send(
         self, script: Script, keys: Sequence[str], arguments: Iterable[Argument] = (), *, stores: bool = False
     ) -> Answers:
-        """The script's answer; with `stores` on the wire for publishing, followed by the number of replicas that have
-        confirmed it where the server's `wait` asks for some: fewer where `confirm` has to wait for more. The server's
-        errors are returned. Raises NotSent, Lost."""
+        """The script's answer. With `stores` it uses the wire for publishing, and the number of replicas that have
+        confirmed it follows if the server's `wait` requires some; `confirm` must wait for more if there are fewer. The
+        server's errors are returned. Raises NotSent, Lost."""
         rest = (len(keys), *keys, *arguments)
         wire = "stores" if stores else "calls"
         after = []
@@ -177,12 +177,12 @@ class Client:
         return answers
 
     def _wait(self) -> bytes:
-        """For a short time only, since it delays every call behind it."""
+        """Only for a short time, since it delays every call behind it."""
         return pack("WAIT", self.server.wait, max(1, int(min(_WAIT, self.server.timeout / 10) * 1000)))
 
     async def confirm(self, answers: Answers) -> int:
-        """How many replicas have confirmed that call of `send`. The server counts for a connection and not for a call:
-        if the connection is gone, the number can't be known. Raises NotSent, Lost."""
+        """How many replicas have confirmed that call of `send`. The server counts per connection, not per call: if the
+        connection is gone, the number can't be known. Raises NotSent, Lost."""
         if answers.wire is None:
             raise Lost("the connection broke before the replicas were asked")
         (count,) = await answers.wire.call(self._wait(), only=answers.connection)
@@ -196,7 +196,7 @@ class Client:
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
     async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
-        """The answers of these commands, all on the node of `key`; the first answer says if the key is on another
+        """The answers of these commands, all on the node of `key`. The first answer says if the key is on another
         node."""
         packed = b"".join(commands)
         if not self.server.cluster:
@@ -219,7 +219,7 @@ class Client:
                     answers = Answers(both[1::2], wire=both.wire, connection=both.connection)
                 else:
                     answers = await there.call(packed, len(commands))
-            except NotSent:  # the node may be gone: another has taken its slots over
+            except NotSent:  # the node may be gone: another has taken over its slots
                 if hop:
                     raise
                 await self._learn()
@@ -229,7 +229,7 @@ class Client:
             if isinstance(first, exceptions.MovedError):
                 node, asking = self._node(first.host or node.server.host, first.port), False
                 self._slots[slot] = node
-            elif isinstance(first, exceptions.AskError):  # after MovedError, which is one to redis-py
+            elif isinstance(first, exceptions.AskError):  # after MovedError, which redis-py derives from it
                 node, asking = self._node(first.host or node.server.host, first.port), True
             elif not isinstance(first, exceptions.TryAgainError):
                 return answers
@@ -250,7 +250,7 @@ class Client:
             raise NotSent(f"no node of the cluster serves slot {slot}") from None
 
     async def _learn(self) -> None:
-        """Ask any node which serves which slots. Raises NotSent, or what explains why it can't be had."""
+        """Ask any node which node serves which slots. Raises NotSent, or the error that explains the failure."""
         known = list(dict.fromkeys([*self._nodes, *self.server.places]))
         trouble: BaseException = NotSent("no node")
         for host, port in known:
@@ -280,7 +280,7 @@ class Client:
         raise NotSent(str(trouble)) from (trouble.__cause__ or trouble)
 
     async def _check(self) -> None:
-        """See whether the server is new enough; one that does not tell is taken to be."""
+        """Check whether the server is new enough; one that does not say so is taken to be."""
         node = (
             next(iter(self._slots.values())) if self.server.cluster else self._node(self.server.host, self.server.port)
         )

@@ -1,7 +1,7 @@
 """Events as entries of a stream: the attributes of CloudEvents 1.0 as fields, and back. Pure.
 
-Redis has no CloudEvents binding of its own; the names are those of the specification
-(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md), the payload is the field `data`, as it is.
+CloudEvents has no binding for Redis; the names are those of the specification
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md), the payload is the unchanged field `data`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...cloudevents import known, read, rfc3339, seconds
 from ...event import LATEST, Event
 
 Entry = tuple[bytes, list[bytes]]
-"""What the server gives: an id (milliseconds-number) and names and values in turn."""
+"""An entry as the server returns it: an id (milliseconds-number), and names and values in turn."""
 
 _NAMES = [b"specversion", b"id", b"source", b"type", b"time", b"datacontenttype", b"data"]
 
@@ -22,10 +22,10 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def pack(events: Sequence[Event], largest: int) -> list[bytes | int]:
-    """The arguments of a publish: about the `largest` one's size, the fields of all but the data, packed for the
-    server's script, and each one's data."""
+    """The arguments of a publish: roughly the size of the `largest` event; all fields but the data, packed for the
+    server's script; and each event's data."""
     return [
-        1 << largest.bit_length(),  # rounded up: seldom news
+        1 << largest.bit_length(),  # rounded up, so that it rarely changes
         _pack(
             [
                 ("specversion", "1.0", "id", e.id, "source", e.source, "type", e.type, "time", rfc3339(e.time),
@@ -50,7 +50,7 @@ def _fields(e: Event) -> list[str]:
 
 
 def unpack(channel: str, entries: Iterable[Entry]) -> list[Event]:
-    """The events of these entries, one of each; see `cloudevents.read` for those that others wrote. Never raises."""
+    """The events of these entries, one for each; see `cloudevents.read` for those of other senders. Never raises."""
     return [_ours(fields) or _any(channel, place, fields) for place, fields in entries]
 
 
@@ -74,7 +74,7 @@ def _any(channel: str, place: bytes, fields: list[bytes]) -> Event:
 
 
 def written_at(place: bytes) -> float:
-    """When the entry was written, by the server's clock or by who gave it its id."""
+    """When the entry was written, by the server's clock or by the process that set its id."""
     return min(int(place.partition(b"-")[0]) / 1000, LATEST)
 
 

@@ -1,4 +1,4 @@
-"""What the server's refusals and broken connections mean to users."""
+"""What the server's errors and broken connections mean for users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class NotSent(Exception):
 
 
 class Lost(Exception):
-    """The call left and was not answered: it may have been carried out. The cause says why."""
+    """The call was sent and not answered: it may have been carried out. The cause says why."""
 
 
 RIGHTS = "+@connection +@read +@write +@scripting +@pubsub +info +time and, for `cluster=true`, +cluster|slots"
@@ -81,7 +81,7 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
         return Unavailable(f"{at}the nodes of the cluster do not agree yet about who keeps this channel ({said})")
     if name == "CROSSSLOT" or isinstance(error, exceptions.AskError):
         return StorageBroken(f"{at}the server is a node of a cluster: add cluster=true to the URL ({said})")
-    if "WRONGTYPE" in said:  # a script's error has it in its midst
+    if "WRONGTYPE" in said:  # a script's error has it in the middle
         return StorageBroken(
             f"{at}a key of eventwagon holds something else, which another program or a person wrote ({said}): delete "
             f"it, or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"

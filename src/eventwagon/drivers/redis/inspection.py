@@ -11,13 +11,13 @@ from .server import Server
 
 _ASKED = ("appendfsync", "save", "min-replicas-to-write")
 _NEAR = 0.8
-"""The part of the memory from which on it is told that little is left."""
+"""The share of the memory from which on the findings say that little is left."""
 _WHEN_FULL = "a full server refuses events published to a train, and still stores emitted events, past maxmemory"
 
 
 async def inspect(client: Client) -> list[Finding]:
-    """The findings of each of the client's servers: those that most share are stated once, the others with the server's
-    address."""
+    """The findings of each of the client's servers. Those that most servers share are stated once, the others with the
+    server's address."""
     infos = await client.each("reading the server's settings", "INFO")
     configs = await client.each("reading the server's settings", "CONFIG", "GET", *_ASKED)
     return told_together(
@@ -26,8 +26,8 @@ async def inspect(client: Client) -> list[Finding]:
 
 
 def judge(info: Mapping[str, str], config: Mapping[str, str] | None, server: Server) -> Iterator[Finding]:
-    """Pure. `info` is the result of INFO, empty if it may not be called; `config` that of CONFIG GET, None if it may
-    not be called."""
+    """The findings of one server. Pure. `info` is the result of INFO, empty if it may not be called; `config` that of
+    CONFIG GET, None if it may not be called."""
     if not info:
         yield Finding(
             severity="unknown",

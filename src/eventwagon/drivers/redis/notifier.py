@@ -18,8 +18,8 @@ _BROKEN = (exceptions.RedisError, OSError, TimeoutError)
 
 
 class Notifier:
-    """Notices come by PUBLISH, and are lost while the connection is: a waiter also polls by itself (`poll` says how
-    often). It is not entered: it begins with the first waiter and ends with `close`."""
+    """Notifications come by PUBLISH, and are lost while the connection is broken: a waiter also polls by itself (`poll`
+    says how often). It is not entered: it starts with the first waiter and ends with `close`."""
 
     def __init__(self, server: Callable[[], Server]) -> None:
         self._server = server
@@ -31,12 +31,13 @@ class Notifier:
 
     @property
     def poll(self) -> float:
-        """Seconds after which to ask again without a notice: fewer while notices may be lost."""
+        """Seconds after which to poll without a notification: fewer while notifications may be lost."""
         return _POLLS[0] if self._connection is not None else _POLLS[1]
 
     @contextmanager
     def listening(self, name: str) -> Iterator[Callable[[], asyncio.Event]]:
-        """Subscribe to notices of that name. Gives a function that returns the event which the next notice sets."""
+        """Subscribe to notifications of that name. Yields a function that returns the event which the next notification
+        sets."""
         waiter = self._waiters.get(name)
         if waiter is None:
             waiter = self._waiters[name] = _Waiter()
@@ -67,7 +68,7 @@ class Notifier:
     async def _run(self) -> None:
         backoff = Backoff(*_PAUSES)
         me = asyncio.current_task()
-        while self._task is me:  # a cancellation may be lost, where the connection breaks at the same time
+        while self._task is me:  # a cancellation may be lost if the connection breaks at the same time
             began = asyncio.get_running_loop().time()
             server = self._server()
             connection: Any = server.connection()
@@ -82,16 +83,16 @@ class Notifier:
                     tasks.create_task(self._write(connection))
                     tasks.create_task(self._read(connection, server.timeout))
             except* _BROKEN:
-                pass  # waiters ask again by themselves meanwhile
+                pass  # waiters poll by themselves meanwhile
             finally:
                 self._connection = None
                 await leave(connection)
             if self._task is not me:
                 return
             for waiter in self._waiters.values():
-                waiter.notify()  # notices of the meantime were lost
+                waiter.notify()  # notifications of the meantime were lost
             if asyncio.get_running_loop().time() - began > _PAUSES[1]:
-                backoff.reset()  # else a right may be missing, and stay missing
+                backoff.reset()  # otherwise a right may be missing, permanently
             await asyncio.sleep(backoff.next())
 
     async def _write(self, connection: Any) -> None:
@@ -110,14 +111,14 @@ class Notifier:
                     message = await connection.read_response(disconnect_on_error=False)
             except TimeoutError:
                 if asked:
-                    raise  # neither notices nor an answer to PING: the connection is dead
+                    raise  # neither notifications nor an answer to PING: the connection is dead
                 asked = True
                 self._words.append(("PING",))
                 self._wanted.set()
                 continue
             asked = False
             if message[0] in (b"message", b"subscribe") and (waiter := self._waiters.get(message[1].decode())):
-                waiter.notify()  # on subscribing too: a notice just before it was lost
+                waiter.notify()  # after subscribing, too: a notification just before it was lost
 
 
 class _Waiter:

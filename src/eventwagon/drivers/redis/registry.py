@@ -1,8 +1,8 @@
-"""The train's document, members and journal in Redis 7 or later, or Valkey; one server or a cluster.
+"""The train's manifest, members and journal in Redis 7 or later, or Valkey; one server or a cluster.
 
-Keys, all of a train in one slot: `manifest` (a hash: revision, document, and whose write it was), `members` (a hash by
-name) with `alive` (scored by when each one's time ends, by the server's clock, in milliseconds), `journal` (a stream).
-The names of all trains stand in one set beside them.
+Keys, all of a train in one slot: `manifest` (a hash: the manifest's version under `revision`, the document, and a mark
+of the write), `members` (a hash by name) with `alive` (scored by each member's expiry, by the server's clock, in
+milliseconds), and `journal` (a stream). One set beside them has the names of all trains.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .server import Server
 _PAGE = 500  # journal entries in one call
 _TRIES = 3
 
-# A revision that is no number of ours makes the key one that holds something else.
-_REVISION = """
-local function numbered(revision)
-  if string.match(revision or '0', '^%d+$') and #(revision or '0') <= 15 then return tonumber(revision or 0) end
-  error({err = 'WRONGTYPE the field revision of the manifest is no revision'})
+# The manifest's version is in the field `revision`. If that is no number of ours, the key holds something else.
+_VERSION = """
+local function numbered(version)
+  if string.match(version or '0', '^%d+$') and #(version or '0') <= 15 then return tonumber(version or 0) end
+  error({err = 'WRONGTYPE the field revision of the manifest is no version'})
 end
 """
 
@@ -45,19 +45,19 @@ local function append(journal, keep, first)
 end
 """
 
-# ARGV: the revision expected, the document, this attempt's mark, entries to keep, the revision to go beyond, new
-# entries. The mark tells an attempt whose answer was lost that it had succeeded.
+# ARGV: the version expected, the document, this attempt's mark, entries to keep, the version to go beyond, new
+# entries. By the mark an attempt whose answer was lost sees that it had succeeded.
 _REPLACE = Script(
-    _REVISION
+    _VERSION
     + _APPEND
     + """
 local document, journal = unpack(KEYS)
 local facts = redis.call('HMGET', document, 'revision', 'mark')
-local revision = numbered(facts[1])
+local version = numbered(facts[1])
 local expected = tonumber(ARGV[1])
 local new = math.max(expected, tonumber(ARGV[5])) + 1
-if revision == new and facts[2] == ARGV[3] then return {1, revision} end
-if revision ~= expected then return {0, revision} end
+if version == new and facts[2] == ARGV[3] then return {1, version} end
+if version ~= expected then return {0, version} end
 redis.call('HSET', document, 'revision', string.format('%.0f', new), 'document', ARGV[2], 'mark', ARGV[3])
 append(journal, ARGV[4], 6)
 redis.pcall('PUBLISH', document .. ':bell', '')
@@ -67,12 +67,12 @@ return {1, new}
 )
 
 _OTHER = Script(
-    _REVISION
+    _VERSION
     + """
 local facts = redis.call('HMGET', KEYS[1], 'revision', 'document')
-local revision = numbered(facts[1])
-if revision == tonumber(ARGV[1]) then return false end
-return {revision, facts[2]}
+local version = numbered(facts[1])
+if version == tonumber(ARGV[1]) then return false end
+return {version, facts[2]}
 """
 )
 
@@ -121,11 +121,11 @@ return found
 
 
 class RedisRegistry:
-    """Trains in Redis. `server` says where and how, or `from_url`; `clock` gives seconds since the epoch, as to all
-    drivers: members' times run by the server's.
+    """Trains in Redis. `server` says where and how, or use `from_url`. `clock` gives seconds since the epoch, as for
+    all drivers; members' times use the server's clock.
 
-    What was stored is as durable as the server is configured to be (`appendonly`, `appendfsync`), and a failover may
-    lose what had not been replicated; see docs/brokers/redis.md. It belongs to the event loop that entered it.
+    What is stored is as durable as the server's configuration makes it (`appendonly`, `appendfsync`), and a failover
+    may lose what was not replicated yet; see docs/brokers/redis.md. Belongs to the event loop that entered it.
     """
 
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -158,18 +158,18 @@ class RedisRegistry:
         return await self._other(train, -1) or Snapshot(Manifest(train=train), 0)
 
     async def _other(self, train: str, seen: int) -> Snapshot | None:
-        """The manifest, if its revision is another than `seen`."""
+        """The manifest, if its version differs from `seen`."""
         answer = await self._client.run(
             f"reading the manifest of {train}", _OTHER, [self._key(train, "manifest")], [seen]
         )
         if answer is None:
             return None
-        revision, document = answer
-        if not revision:
-            return Snapshot(Manifest(train=train), revision)
+        version, document = answer
+        if not version:
+            return Snapshot(Manifest(train=train), version)
         key = self._key(train, "manifest")
         kept = f"Redis at {self.server.where}, key {key} (redis-cli HGET '{key}' document shows it)"
-        return Snapshot(manifest.decode(document or b"", train=train, kept=kept), revision)
+        return Snapshot(manifest.decode(document or b"", train=train, kept=kept), version)
 
     async def replace(
         self,
@@ -184,7 +184,7 @@ class RedisRegistry:
         what = f"replacing the manifest of {train}"
         if (
             expect == 0
-        ):  # listed first: a name without a manifest is told from a train, a train without a name is not found
+        ):  # listed first: a name without a manifest is no train, but a train without a name would not be found
             await self._client.command(what, self._trains, "SADD", self._trains, train)
         keys = [self._key(train, "manifest"), self._key(train, "journal")]
         arguments: list[str | bytes | int] = [
@@ -195,15 +195,15 @@ class RedisRegistry:
             beyond,
             *[facts.encode_entry(e) for e in entries],
         ]
-        stored, revision = await self._surely(what, _REPLACE, keys, arguments)
+        stored, version = await self._surely(what, _REPLACE, keys, arguments)
         if not stored:
-            raise Conflict(f"train {train} is at revision {revision}, not {expect}: read it again and decide again")
-        return Snapshot(manifest, revision)
+            raise Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
+        return Snapshot(manifest, version)
 
     async def _surely(
         self, what: str, script: Script, keys: list[str], arguments: list[str | bytes | int]
     ) -> tuple[int, int]:
-        """Ask again where the answer was lost: the mark among the arguments keeps it from being done twice."""
+        """Repeat the call if its answer was lost: the mark among the arguments keeps it from being done twice."""
         for attempt in range(_TRIES):
             try:
                 (answer,) = await self._client.send(script, keys, arguments)
@@ -223,9 +223,9 @@ class RedisRegistry:
             yield Changes(partial(self._wait, train, next_notice))
 
     async def _wait(self, train: str, next_notice: Callable[[], asyncio.Event], seen: int) -> Snapshot:
-        """The first manifest found whose revision is another than `seen`."""
+        """The first manifest whose version differs from `seen`."""
         while True:
-            notice = next_notice()  # before asking, so that no change falls in between
+            notice = next_notice()  # before the read, so that no change is missed in between
             if (snapshot := await self._other(train, seen)) is not None:
                 return snapshot
             try:
@@ -242,8 +242,8 @@ class RedisRegistry:
             await self._list_again(train)
 
     async def _list_again(self, train: str) -> None:
-        """The list of all trains may have been evicted, or deleted by hand. A train that is deleted in the same moment
-        is not listed in the end."""
+        """Put the train's name on the list of all trains, which may have been evicted, or deleted by hand. A train that
+        is deleted at the same moment is not on it in the end."""
         what, names, key = f"listing {train} again", self._trains, self._key(train, "manifest")
         if await self._client.command(what, names, "SISMEMBER", names, train):
             return
@@ -271,7 +271,7 @@ class RedisRegistry:
             first = b"(" + found[-1][0] if len(found) == _PAGE else None
 
     async def _span(self, train: str, last: int | None) -> tuple[bytes | None, bytes]:
-        """Where the entries asked for begin (None: there are none) and end; what comes later is not theirs."""
+        """Where the requested entries begin (None: there are none) and end; later ones are not included."""
         first, newest = b"-", await self._range(train, "XREVRANGE", b"+", b"-", count=1)
         if not newest or last == 0:
             return None, b"-"

@@ -1,14 +1,19 @@
-"""What is done to a channel on the server, each in one step. All keys of a call lie in one slot.
+"""The operations on a channel on the server, each in one step. All keys of a call are in one slot.
 
-A channel is four keys. The stream holds the events that are not settled: settling deletes an entry, so that published =
+A channel has four keys. The stream has the events that are not settled: settling deletes an entry, so that published =
 entries-added and settled = entries-added - length, whoever wrote. The hash `meta` says that the channel exists, and
-whether it is sealed. What is claimed is pending in the stream's consumer group, under a consumer that is called by the
-visibility time in milliseconds and, after a colon, the owner: a claim has run out when it is idle for longer. What was
-given back stands in `back`, scored by when it may be had again; a suspect that may be had now by its attempts, far
-below zero, the most of them first. `taken` has "ticket:attempt" of all that was not received for the first time, with
-`?` behind it for a suspect, and `!` for one that is alone in its process; the ticket is that of the receive that
-claimed it, so that a stale claim is told from the new one (it is "0:1" for the first, "-" while nobody has it). Times
-are the server's, in milliseconds."""
+whether it is sealed.
+
+Claimed entries are pending in the stream's consumer group, under a consumer whose name is the visibility time in
+milliseconds and, after a colon, the owner: a claim has expired when it is idle for longer. Entries that were given back
+are in `back`, scored by when they are available again. A suspect that is available now is scored by its attempts, far
+below zero, so that the one with the most comes first.
+
+`taken` has "ticket:attempt" for each entry that was received more than once, with a `?` behind it for a suspect, and a
+`!` for one that is alone in its process. The ticket is that of the receive that claimed it and distinguishes a stale
+claim from the new one (it is "0:1" for the first claim, "-" while nobody has the entry). Times are the server's, in
+milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,14 @@ from .client import Script
 
 GROUP = "eventwagon"
 MOST = 1000
-"""Events in one call: the server does nothing else meanwhile."""
+"""The most events in one call: the server does nothing else meanwhile."""
 
 _TIME = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# Claims that ran out, up to `most`, and the shortest visibility time of all that are claimed (nil: none is). A consumer
+# Claims that expired, up to `most`, and the shortest visibility time of all claims (nil: there are none). A consumer
 # that is not ours has half a minute.
 _LATE = """
 local group = 'eventwagon'
@@ -44,7 +49,7 @@ local function late(stream, most)
 end
 """
 
-# Ticket, attempt and suspicion of an event; and that its claim has run out.
+# Ticket, attempt and suspicion of an event; and that its claim has expired.
 _SUSPECT = """
 local function known(id)
   return string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
@@ -60,7 +65,7 @@ local function run_out(id)
 end
 """
 
-# Whether that claim still stands: its attempt and suspicion, or nil.
+# Whether that claim is still valid: its attempt and suspicion, or nil.
 _HELD = (
     _SUSPECT
     + """
@@ -73,8 +78,8 @@ end
 """
 )
 
-# Whoever waits and found nothing has left its word in `bell`: one ring for all of them, and none when nobody waits.
-# A ring that is refused (a right is missing) costs the waiting ones a second, and must not fail what was stored.
+# A consumer that found nothing and waits has set the field `bell`: one notification for all of them, none if nobody
+# waits. If it is refused (a right is missing), they wait a second longer; that must not fail what was stored.
 _RING = """
 local function ring(meta)
   if redis.call('HDEL', meta, 'bell') == 1 then redis.pcall('PUBLISH', KEYS[1] .. ':bell', '') end
@@ -94,7 +99,7 @@ local function added(stream)
 end
 """
 
-# Entries after `cursor`, in pages that grow, so that large events are noticed in time.
+# Entries after `cursor`, in growing pages, so that large events are noticed in time.
 _PAGES = """
 local function pages(stream, cursor, limit, bytes, into)
   local size, page = 0, 8
@@ -133,7 +138,7 @@ return 'made'
 
 UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=True)
 
-# ARGV: the most bytes of one, the fields of all events but their data, packed; then the data of each.
+# ARGV: the most bytes of one, the fields of all events except their data, packed; then the data of each.
 _PUBLISH = (
     _ADDED
     + _RING
@@ -164,8 +169,8 @@ return {room < #events and 'full' or 'stored', room, facts[3]}
 
 PUBLISH = Script(_PUBLISH)
 EMIT = Script(_PUBLISH, when_full=True)
-"""Into a channel other than the ingress, past `maxmemory` where it must be: the events that emit could not be settled
-otherwise, and dead letters could not be moved."""
+"""Into a channel other than the ingress, past `maxmemory` if it must be: otherwise the events that emitted could not be
+settled, and dead letters could not be moved."""
 
 LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
@@ -186,9 +191,9 @@ return 1
 )
 
 # Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
-# (then no new ones were asked for), and what there is to know for the next time. ARGV: room, consumer, whether to be
-# rung, most bytes, visibility (ms), 1 for a suspect. Looking for claims that ran out costs a walk over all claims, so
-# it is done every twentieth of the visibility time: `due` is when next.
+# (then no new ones were requested), and what to know for the next time. ARGV: room, consumer, whether to be notified,
+# most bytes, visibility (ms), 1 for a suspect. Searching for expired claims walks over all claims, so it is done every
+# twentieth of the visibility time: `due` is the next time.
 AGAIN = Script(
     _TIME
     + _LATE
@@ -323,7 +328,7 @@ return 1
     when_full=True,
 )
 
-# ARGV: the owner. How many of its claims have run out by that: a thousand at the most, so there may be more.
+# ARGV: the owner. How many of its claims this has ended: a thousand at the most, so there may be more.
 RECLAIM = Script(
     _LATE
     + _RING
@@ -370,7 +375,7 @@ return 'done'
     when_full=True,
 )
 
-# KEYS: three of each channel. Of many that came back (ARGV: how many are many) the oldest is not looked for.
+# KEYS: three for each channel. If many came back (ARGV: how many are many), the oldest is not searched for.
 DEPTH = Script(
     _TIME
     + _LATE
@@ -449,9 +454,9 @@ return found
 """
 )
 
-# The size of its largest event and whether there are suspects, to attach with; nothing where there is no channel.
-# Consumers that claim nothing go: the group keeps the names of all that ever were, and takes up again one that comes
-# back.
+# The size of its largest event and whether there are suspects, for attaching; nothing if there is no channel.
+# Consumers that claim nothing are deleted: the group keeps the names of all that ever were, and accepts again one that
+# comes back.
 ATTACH = Script(
     _LATE
     + """

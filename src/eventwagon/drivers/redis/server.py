@@ -1,4 +1,4 @@
-"""Which server, and how to talk to it: what a URL says, checked."""
+"""A server and how to connect to it, as a URL says; checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_che
         "ssl_keyfile", "ssl_password")  # fmt: skip
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 SCHEMES = (*_SCHEMES, *(f"{scheme}+sentinel" for scheme in _SCHEMES), "redis+unix", "valkey+unix", "unix")
-"""Those of a Redis' URL; an s for TLS."""
+"""The schemes of a Redis URL; an s for TLS."""
 PORT, SENTINEL_PORT = 6379, 26_379
 _LEAVE = 1.0
 
@@ -38,9 +38,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A Redis or Valkey server (or any node of a cluster), and how it is used.
 
     `others`: other possible places; the primary among them is used. `path`: its Unix socket, instead of all these.
-    `sentinel`: the name of the primary, for which the Sentinels at the places are asked. `prefix` begins every key.
-    `timeout`: seconds after which a call without an answer has failed. `wait`: how many replicas must have confirmed a
-    write before it counts (WAIT); 0: none. `tls`: options of redis-py's SSLConnection. `client_name`: the name of our
+    `sentinel`: the name of the primary; the places are then those of Sentinels. `prefix` begins every key. `timeout`:
+    seconds after which a call without an answer has failed. `wait`: how many replicas must have confirmed a write
+    before it counts (WAIT); 0: none. `tls`: options of redis-py's SSLConnection. `client_name`: the name of our
     connections in CLIENT LIST; empty: `eventwagon/HOST-PID`.
     """
 
@@ -62,7 +62,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     client_name: str = ""
 
     def __repr__(self) -> str:
-        return f"<Server {self.where}>"  # and not the password, which would end up in logs
+        return f"<Server {self.where}>"  # without the password, which would end up in logs
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -71,7 +71,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def where(self) -> str:
-        """What messages call it; without the password."""
+        """Its name in messages; without the password."""
         if self.path:
             return f"Redis at {self.path}, database {self.db}"
         at = ",".join(map(_shown, self.places))
@@ -80,18 +80,18 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return f"Redis at {at}" + ("" if self.cluster else f"/{self.db}")
 
     def at(self, host: str, port: int) -> Server:
-        """Another node of the same cluster; itself where it is none."""
+        """Another node of the same cluster; the server itself if there is no cluster."""
         return msgspec.structs.replace(self, host=host, port=port, others=()) if self.cluster else self
 
     def connection(self) -> AbstractConnection:
-        """A connection to it, not yet open."""
+        """A connection to it, not open yet."""
         options: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
             "password": self.password,
             "protocol": 2,  # flat replies inside and outside of scripts, from every version
-            "retry": Retry(NoBackoff(), 0),  # whoever publishes must know what became of each attempt
-            "socket_timeout": None,  # the wire watches over its calls by itself
+            "retry": Retry(NoBackoff(), 0),  # a publisher must know the outcome of each attempt
+            "socket_timeout": None,  # the wire has timeouts of its own
             "socket_connect_timeout": self.timeout,
             "client_name": self.client_name or _own_name(),
         }
@@ -104,7 +104,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return kind(**options)
 
     def to_sentinel(self, place: Place) -> AbstractConnection:
-        """A connection to one of its Sentinels, not yet open."""
+        """A connection to one of its Sentinels, not open yet."""
         kind: type[Connection] = Connection if self.tls is None else SSLConnection
         return kind(
             host=place[0],
@@ -121,7 +121,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """Seconds for each of several places, so that one that is silent leaves time for the others."""
+        """Seconds for each of several places, so that a silent one leaves time for the others."""
         return max(0.05, self.timeout / (len(self.places) + 1))
 
     @classmethod
@@ -133,7 +133,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def at_address(cls, address: Address) -> Server:
-        """The server of a URL that was taken apart. Raises UsageError."""
+        """The server of a parsed URL. Raises UsageError."""
         parts = split_url(address.url)
         kind, _, how = parts.scheme.partition("+")
         is_unix, is_sentinel, is_tls = "unix" in (kind, how), how == "sentinel", kind in ("rediss", "valkeys")
@@ -197,7 +197,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seeking(Connection):
-    """A connection to whichever of several servers is the primary, looked for each time that it is opened."""
+    """A connection to the primary among several servers, which is searched for each time that it opens."""
 
     def __init__(self, server: Server, options: dict[str, Any]) -> None:
         super().__init__(**options)
@@ -221,7 +221,7 @@ class _SeekingSSL(SSLConnection):
 
 
 async def seek(connection: Any, server: Server, connect: Callable[[], Awaitable[None]]) -> None:
-    """Open the connection to the first place that a primary answers at. Raises RedisError, OSError, TimeoutError."""
+    """Open the connection to the first place where a primary answers. Raises RedisError, OSError, TimeoutError."""
     await enter(connection, lambda: _seek(connection, server, connect))
 
 
@@ -235,7 +235,7 @@ async def _seek(connection: Any, server: Server, connect: Callable[[], Awaitable
                 await _check_primary(connection)
                 return
         except (RedisError, OSError, TimeoutError) as e:
-            if not isinstance(trouble, AuthenticationError | ResponseError):  # what a person must mend comes first
+            if not isinstance(trouble, AuthenticationError | ResponseError):  # first what a person must fix
                 trouble = e
                 if isinstance(e, TimeoutError) and not str(e):
                     trouble = NotConnected(f"{_shown(place)} has not answered for {server.share:.1f} s")
@@ -244,7 +244,7 @@ async def _seek(connection: Any, server: Server, connect: Callable[[], Awaitable
 
 
 async def _primary(server: Server, place: Place) -> Place:
-    """Where the primary is, as this Sentinel has it."""
+    """Where the primary is, as this Sentinel says."""
     sentinel: Any = server.to_sentinel(place)
     try:
         await sentinel.connect()
@@ -265,7 +265,7 @@ async def _primary(server: Server, place: Place) -> Place:
 
 
 async def _check_primary(connection: Any) -> None:
-    """Raise NotConnected for a replica: a Sentinel may not know yet. One that does not tell is taken for a primary."""
+    """Raise NotConnected for a replica: a Sentinel may not know yet. A server that does not say counts as a primary."""
     await connection.send_command("INFO", "replication", check_health=False)
     try:
         answer = await connection.read_response(disconnect_on_error=False)
@@ -295,7 +295,7 @@ async def enter(connection: Any, connect: Callable[[], Awaitable[None]] | None =
 
 
 async def leave(connection: AbstractConnection) -> None:
-    """Close it, in whatever state it is, and see it closed: what is only told to close outlives its event loop."""
+    """Close it, in whatever state it is, and wait for that: otherwise it would outlive its event loop."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(_LEAVE):
             await connection.disconnect()

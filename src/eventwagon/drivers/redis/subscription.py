@@ -16,16 +16,16 @@ from .notifier import Notifier
 
 _MOST = scripts.MOST
 _PAGE = 64
-"""New events asked for where their sizes are not known from those just before."""
+"""How many new events to request if the sizes of those just before are not known."""
 _BYTES = 4 << 20
-"""About as much as an answer may hold."""
+"""The most bytes of an answer, roughly."""
 
 Token = tuple[bytes, bytes]
 """The entry's id and the mark of its claim."""
 
 
 class RedisSubscription:
-    """A consumer of one channel; attached by the broker. `known` is what ATTACH has answered."""
+    """A consumer of one channel; the broker attaches it. `known` is the answer of ATTACH."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class RedisSubscription:
         self._next_notice = next_notice
         name = f":{owner}".encode("utf-8", "surrogatepass") if owner else b""
         self._consumer = b"%d%b" % (self._visibility, name)
-        self._largest = int(known[0])  # about the size of the largest event so far
-        self._suspects = bool(known[1])  # some may be had now
+        self._largest = int(known[0])  # roughly the size of the largest event so far
+        self._suspects = bool(known[1])  # some may be available now
         self._suspect_first = True
         self._page = _PAGE
         self._more = False  # some come back now
@@ -59,7 +59,7 @@ class RedisSubscription:
         deadline = loop.time() + timeout
         looked = False
         while True:
-            notice = self._next_notice()  # before asking, so that no notice falls in between
+            notice = self._next_notice()  # before the read, so that no notification is missed in between
             patient = self._idle and timeout > 0
             got, due = await self._take(min(limit, _MOST), patient)
             self._idle = not got
@@ -67,13 +67,13 @@ class RedisSubscription:
                 self._suspect_first = not got[0].suspect
                 return got
             if (self._more or self._suspects) and not looked:
-                looked = self._suspect_first = True  # they were noticed when others had been asked for only
+                looked = self._suspect_first = True  # they were noticed when others had been requested only
                 continue
             left = deadline - loop.time()
             if left <= 0:
                 return []
             if not patient:
-                continue  # asks to be rung only when there is nothing: a busy consumer needs no rings
+                continue  # asks for a notification only when there is nothing: a busy consumer needs none
             looked = False
             pause = min(left, self._notifier.poll, due)
             try:
@@ -84,7 +84,7 @@ class RedisSubscription:
                     return []
 
     async def _take(self, limit: int, patient: bool) -> tuple[list[Delivery], float]:
-        """What can be had now; otherwise nothing, and the seconds after which something may come back by itself."""
+        """What is available now; otherwise nothing, and the seconds after which something may come back by itself."""
         claim = self._client.spawn(self._claim(limit, patient))
         try:
             return await asyncio.shield(claim)
@@ -93,7 +93,7 @@ class RedisSubscription:
             raise
 
     def _split(self, limit: int) -> tuple[int, int]:
-        """How many new ones to ask for, and for how many others there is room. Where some come back, half and half:
+        """How many new events to request, and how many others there is room for. If some come back, half and half:
         neither starves the other."""
         self._turn += 1
         new = limit
@@ -135,8 +135,8 @@ class RedisSubscription:
         return got
 
     def _give_back(self, claim: asyncio.Task[tuple[list[Delivery], float]]) -> None:
-        """Give back events received for a caller that was cancelled meanwhile. If this fails, the visibility time does
-        it."""
+        """Give back events received for a caller that was cancelled meanwhile. If this fails, their visibility time
+        ends."""
         if claim.cancelled() or claim.exception() is not None:
             return
         got, _ = claim.result()

@@ -1,4 +1,4 @@
-"""One connection that many calls share: written in the order of calling, answered in that order."""
+"""One connection that many calls share: commands are written in the order of the calls, and answered in that order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.Inval
 
 
 class Answers(list[Any]):
-    """The server's answers, and which of a wire's successive connections brought them."""
+    """The server's answers, and which of a wire's successive connections they came from."""
 
     def __init__(self, said: Iterable[Any] = (), *, wire: Wire | None = None, connection: int = 0) -> None:
         super().__init__(said)
@@ -40,8 +40,8 @@ class _Call:
 class Wire:
     """Connects when it is first needed and again when it must; ends with `close`.
 
-    Its calls travel without waiting for one another, so none of them may block on the server, but for those that are
-    meant to hold up the ones behind them (WAIT).
+    Its calls don't wait for one another, so none of them may block on the server, except those that are meant to hold
+    up the ones behind them (WAIT).
     """
 
     def __init__(self, server: Server) -> None:
@@ -73,11 +73,11 @@ class Wire:
         return await future
 
     def renew(self) -> None:
-        """Connect again: another server may be in charge at the same address. Calls in progress are Lost."""
+        """Connect again: another server may answer at the same address. Calls in progress are Lost."""
         self._stale.set()
 
     async def close(self) -> None:
-        """Close it; unanswered calls are Lost. Repeatable."""
+        """Close it; unanswered calls are Lost. Idempotent."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -87,7 +87,7 @@ class Wire:
 
     async def _run(self) -> None:
         try:
-            while not self._closed:  # a cancellation may be lost, where the connection breaks at the same time
+            while not self._closed:  # a cancellation may be lost if the connection breaks at the same time
                 await self._wanted.wait()
                 connection: Any = self._server.connection()
                 try:
@@ -104,7 +104,7 @@ class Wire:
         self._refuse(closed)
 
     async def _serve(self, connection: Any) -> None:
-        """Serve until it breaks. Callers learn of that before anything else happens."""
+        """Serve calls until the connection breaks. Callers learn of that before anything else happens."""
         try:
             async with asyncio.timeout(self._server.timeout):
                 await enter(connection)
@@ -145,7 +145,7 @@ class Wire:
             except exceptions.ConnectionError as e:
                 if type(e) is exceptions.ConnectionError:
                     raise
-                reply = e  # LOADING and the like: an answer all the same
+                reply = e  # LOADING and the like are answers, too
             self._heard = asyncio.get_running_loop().time()
             call = pending[0]
             call.answers.append(reply)
@@ -168,7 +168,7 @@ class Wire:
                 raise TimeoutError(f"no answer for {timeout:g} s")
 
     def _refuse_of_others(self) -> None:
-        """Refuse calls that were meant for an earlier connection only."""
+        """Refuse calls that were meant only for an earlier connection."""
         stay = [call for call in self._outgoing if call.only is None or call.only == self._connections]
         gone = [call for call in self._outgoing if call not in stay]
         self._outgoing = gone
@@ -183,7 +183,7 @@ class Wire:
             call = self._pending.popleft()
             if call.future.done():
                 continue
-            if call.answers:  # a first answer tells what came of it
+            if call.answers:  # a first answer shows the outcome
                 call.answers += [why] * (call.replies - len(call.answers))
                 call.future.set_result(call.answers)
                 continue

@@ -1,6 +1,6 @@
-"""One thread and one connection per open file; each turn carries out all that waits in one transaction.
+"""One thread and one connection for each open file; each turn carries out all waiting operations in one transaction.
 
-Operations are handed over on the event loop and answered there. While a turn is being made durable the next one's
+Operations are passed on from the event loop and answered there. While one turn is made durable the next one's
 operations gather: a group commit without a timer.
 """
 
@@ -23,8 +23,8 @@ from .storage import Format, Sync, connect, explain, install, moved, own_fault, 
 
 R = TypeVar("R")
 
-IDLE = 3.0  # seconds without anything to do, after which thread and connection go
-CALM = 2.0  # seconds without a change, after which other processes are looked at less often
+IDLE = 3.0  # seconds without work, after which thread and connection end
+CALM = 2.0  # seconds without a change, after which changes of other processes are checked for less often
 CALM_POLL = 0.05
 
 
@@ -32,10 +32,8 @@ Answer = tuple[Op[Any], Any, Exception | None]
 
 
 class Files:
-    """The open files of one driver: threads and handles grow with those in use, never with those that were.
-
-    Belongs to the event loop and the process that made it.
-    """
+    """The open files of one driver. Threads and handles grow with the files in use, not with those that were ever used.
+    Belongs to the event loop and the process that made it."""
 
     def __init__(
         self, place: Place, form: Format, turn: type[Turn], *, sync: Sync, clock: Callable[[], float], poll: float
@@ -47,11 +45,11 @@ class Files:
         self._open = False
 
     def open(self) -> None:
-        """Take operations from now on."""
+        """Accept operations from now on."""
         self._open = True
 
     def submit(self, path: str, op: Op[R]) -> Actor:
-        """Hand the operation over to the file's actor; `op.future` gets the answer. Raises Unavailable when closed."""
+        """Pass the operation to the file's actor; `op.future` gets the answer. Raises Unavailable when closed."""
         if not self._open:
             raise Unavailable(f"{path}: its broker or registry is not open (enter it first; it can't be used after)")
         actor = self._actors.get(path)
@@ -61,12 +59,12 @@ class Files:
         return actor
 
     async def call(self, path: str, op: Op[R]) -> R:
-        """Hand it over and wait for the answer."""
+        """Pass it on and wait for the answer."""
         self.submit(path, op)
         return await op.future
 
     async def close(self) -> None:
-        """Finish accepted operations, refuse parked ones, and end all threads. Repeatable."""
+        """Finish accepted operations, refuse parked ones, and end all threads. Idempotent."""
         self._open = False
         for actor in list(self._actors.values()):
             self.retire(actor)
@@ -74,14 +72,14 @@ class Files:
             await asyncio.shield(next(iter(self._ending)).ended)
 
     def retire(self, actor: Actor) -> None:
-        """Let it go: a later operation on the file gets a new one."""
+        """Let the actor end: a later operation on the file gets a new one."""
         if self._actors.get(actor.key) is actor:
             del self._actors[actor.key]
             self._ending.add(actor)
             actor.stop()
 
     def gone(self, actor: Actor) -> None:
-        """It has ended."""
+        """The actor has ended."""
         self._ending.discard(actor)
 
 
@@ -95,11 +93,11 @@ class Actor:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._queue: queue.SimpleQueue[Op[Any] | None] = queue.SimpleQueue()
-        self._pending = 0  # on the loop: handed over and not answered
+        self._pending = 0  # on the loop: passed on and not answered
         self._stop = False
         self._db: apsw.Connection | None = None
-        self._upgraded = False  # the file has all columns of its form
-        self._seen: int | None = None  # PRAGMA data_version before the last look of the parked; None: look again
+        self._upgraded = False  # the file has all columns of its format
+        self._seen: int | None = None  # PRAGMA data_version before the last check of the parked ones; None: check again
         self._due: float | None = None
         self._looked = 0.0
         self._thread = threading.Thread(
@@ -110,12 +108,12 @@ class Actor:
     # --- on the event loop ---
 
     def submit(self, op: Op[Any]) -> None:
-        """Take the operation."""
+        """Accept the operation."""
         self._pending += 1
         self._queue.put(op)
 
     def expire(self, op: Op[R], answer: Callable[[], R]) -> None:
-        """If it is parked, it is answered with `answer()` now."""
+        """If it is parked, answer it with `answer()` now."""
         op.expired = answer
         self._queue.put(None)
 
@@ -138,7 +136,7 @@ class Actor:
             self._files.retire(self)
 
     def _bury(self) -> None:
-        self._thread.join()  # this was its last act
+        self._thread.join()  # this was its last action
         self._files.gone(self)
         self.ended.set_result(None)
 
@@ -165,12 +163,12 @@ class Actor:
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop was closed without leaving the broker: nobody is left to be told
+        except RuntimeError:  # the loop was closed without leaving the broker: nobody is left to answer
             self._stop = True
 
     def _gather(self, parked: list[Op[Any]]) -> tuple[list[Op[Any]], bool]:
-        """All waiting operations; if there are none, those that arrive within the time that the parked ones leave. And
-        whether none arrived."""
+        """All waiting operations; if there are none, those that arrive before the parked ones are due. And whether none
+        arrived."""
         timeout = IDLE
         if parked:
             now = self._files.clock()
@@ -215,12 +213,12 @@ class Actor:
             done, still = self._turn(fresh[:before] + waiting + fresh[before:])
             return answers + done, still
         except Exception as e:  # noqa: BLE001 - whatever it was belongs to those that wait for an answer
-            self._seen = None  # those that are parked look again by themselves
+            self._seen = None  # parked ones check again by themselves
             if not fresh:
                 return answers + self._failed(waiting, e), []
             if len(fresh) == 1 or isinstance(e, _CommitFailedError) or not own_fault(e):
                 return answers + self._failed(fresh, e), waiting
-        for op in fresh:  # one of them is to blame: each in its own transaction
+        for op in fresh:  # one of them is the cause: run each in its own transaction
             try:
                 done, still = self._turn([op])
                 answers += done
@@ -330,7 +328,7 @@ class Actor:
         return answers, still
 
     def _back_out(self, error: BaseException) -> None:
-        """Undo the whole turn. After a fault of the file the connection is opened again, so that a repaired file
+        """Roll back the whole turn. After a fault of the file the connection is opened again, so that a repaired file
         works."""
         db = self._db
         if db is None:
@@ -352,7 +350,7 @@ class Actor:
                 db.close(force=True)
 
     def _sweep(self, answers: list[Answer]) -> list[Answer]:
-        """After a deletion: remove the file if nothing is left in it. Failing at that fails the deletions alone."""
+        """After a deletion: remove the file if nothing is left in it. If that fails, only the deletions fail."""
         form = self._files.form
         try:
             if form.dead is None or (self._db is not None and not self._db.execute(form.dead).get):
@@ -361,15 +359,15 @@ class Actor:
         except (apsw.Error, OSError, StorageBroken) as e:
             removing = [op for op, _, error in answers if op.removes and error is None]
             return [answer for answer in answers if answer[0] not in removing] + self._failed(removing, e)
-        self._drop()  # after the unlink, or closing would first carry the log into a file that goes
+        self._drop()  # after the unlink: closing would otherwise first write the log into a file that is being removed
         return answers
 
 
-_CANCELLED = Unavailable("its caller was cancelled")  # never seen by anybody
+_CANCELLED = Unavailable("its caller was cancelled")  # nobody has ever seen it
 
 
 class _MovedError(Exception):
-    """The path holds another file than the connection does."""
+    """The path has another file than the one that the connection holds open."""
 
 
 class _CommitFailedError(Exception):

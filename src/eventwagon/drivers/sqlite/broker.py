@@ -1,4 +1,4 @@
-"""The broker: which file an operation belongs to, and the subscriptions."""
+"""The broker: the file of each operation, and the subscriptions."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _FILE = re.compile(r"(?:v(\d+)|own)\.db(?:-wal|-shm)?")
 
 
 class SQLiteBroker:
-    """Wagons in SQLite files: DIRECTORY/<train>/v<N>.db holds all channels of a wagon, own.db the train's own.
+    """Wagons in SQLite files: DIRECTORY/<train>/v<N>.db has all channels of a wagon, own.db the train's own.
 
-    `sync="full"` survives a power failure, "normal" only the end of the process, and is faster. `clock` gives seconds
-    since the epoch. `poll` is how often (s) other processes' events are looked for; this one's own arrive at once.
-    The directory must be on a local disk. It belongs to the process that entered it: not usable after a fork.
+    `sync="full"` survives a power failure; "normal" only the end of the process, and is faster. `clock` gives seconds
+    since the epoch. `poll` is how often (s) events of other processes are checked for; this one's own arrive at once.
+    The directory must be on a local disk. Belongs to the process that entered it: not usable after a fork.
     """
 
     capabilities = Capabilities(fences=True, bounds=True, totals=True, durable=True, shared=True, reclaims=True)
@@ -54,14 +54,14 @@ class SQLiteBroker:
         self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteBroker:
-        """Check the directory; a missing one is made with the first channel. Raises StorageBroken."""
+        """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""
         await asyncio.to_thread(self._place_on_disk.check, make=False)
         self._wagons.open()
         self._own.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish operations in progress, refuse waiting ones, end all threads. Repeatable."""
+        """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
         await self._wagons.close()
         await self._own.close()
 
@@ -71,12 +71,12 @@ class SQLiteBroker:
         return self._own, f"{self._root}/{channel.train}/own.db"
 
     def submit(self, channel: Channel, op: Op[R]) -> Actor:
-        """Hand the operation over to the channel's file."""
+        """Pass the operation to the channel's file."""
         files, path = self._place(channel)
         return files.submit(path, op)
 
     async def call(self, channel: Channel, op: Op[R]) -> R:
-        """Have the operation done on the channel's file."""
+        """Carry out the operation on the channel's file."""
         self.submit(channel, op)
         return await op.future
 
@@ -177,7 +177,7 @@ class SQLiteBroker:
         return found
 
     async def _all(self, ops: list[tuple[Channel, Op[R]]]) -> list[R | BaseException]:
-        """The operations' answers or errors, each on its channel's file."""
+        """The answers or errors of the operations, each on its channel's file."""
         for channel, op in ops:
             self.submit(channel, op)
         return await asyncio.gather(*(op.future for _, op in ops), return_exceptions=True)
@@ -208,7 +208,7 @@ class SQLiteSubscription:
             got = await op.future
         except asyncio.CancelledError:
             if op.future.done() and not op.future.cancelled() and op.future.exception() is None:
-                self._give_back(op.future.result())  # answered in the moment in which the caller was cancelled
+                self._give_back(op.future.result())  # answered at the moment when the caller was cancelled
             raise
         finally:
             if timer is not None:
@@ -218,8 +218,8 @@ class SQLiteSubscription:
         return got
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
-        """Give back events received for a caller that was cancelled meanwhile. If the broker is closed, the visibility
-        time does it."""
+        """Give back events received for a caller that was cancelled meanwhile. If the broker is closed, their
+        visibility time ends."""
         if deliveries:
             op = self._release(deliveries, 0.0, tried=False)
             op.future.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody waits for it
@@ -266,7 +266,7 @@ def _absent(channel: Channel) -> Callable[[], Any]:
 
 
 def _hash(owner: str) -> int:
-    """What a claim has of its owner's name: 64 bits of it, and 0 for none."""
+    """64 bits that stand for the owner's name in a claim, and 0 for none."""
     digest = hashlib.blake2b(owner.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) if owner else 0
 

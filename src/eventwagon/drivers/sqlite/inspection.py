@@ -1,4 +1,4 @@
-"""What a directory, and the file system that it is on, mean for the events in it."""
+"""What a directory and its file system mean for the events in it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PASSING = {
     "ramfs": "memory: files there are lost at the next boot",
 }
 _LITTLE = 1 << 30
-"""Bytes of a disk from which on it is told that little is left."""
+"""Bytes of free disk space below which the findings say that little is left."""
 
 
 def inspect(directory: Path) -> list[Finding]:
-    """Of the directory, or of where it would be made. Blocks."""
+    """Findings about the directory, or about where it would be created. Blocks."""
     return list(_inspect(directory, file_system(directory)))
 
 

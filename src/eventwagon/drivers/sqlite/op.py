@@ -10,11 +10,11 @@ import apsw
 
 R = TypeVar("R")
 
-CLOCK_SLACK = 1.0  # seconds that clocks may seem to go back before it is believed
+CLOCK_SLACK = 1.0  # seconds that a clock may seem to go back before that counts
 
 
 class Parked:
-    """An operation's answer "nothing yet": it stays, and is tried again on any change, and at `due` (wall clock)."""
+    """An operation's answer "nothing yet": it waits, and is tried again after any change, and at `due` (wall clock)."""
 
     __slots__ = ("due",)
 
@@ -23,11 +23,11 @@ class Parked:
 
 
 class NeedsWrite(Exception):
-    """The turn is read-only and an operation has found something to write."""
+    """The turn is read-only and an operation needs to write."""
 
 
 class DeadFile(Exception):
-    """The file was emptied for good: it must be removed before a new one is made."""
+    """The file was emptied for good: it must be removed before a new one is created."""
 
 
 class Turn:
@@ -39,7 +39,7 @@ class Turn:
         self.writable = writable
 
     def need_write(self) -> None:
-        """Called before the first write of an operation that was not announced as a writing one."""
+        """Called before the first write of an operation that was not declared as a writing one."""
         if not self.writable:
             raise NeedsWrite
 
@@ -48,9 +48,9 @@ class Turn:
 
 
 class Op(Generic[R]):
-    """One operation: `run` does it within a turn, and decides by looking before it writes.
+    """One operation: `run` does it within a turn, and decides by reading before it writes.
 
-    A refusal (any EventwagonError) harms no other operation of the turn. `absent` answers where there is no file.
+    A refusal (any EventwagonError) affects no other operation of the turn. `absent` answers if there is no file.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Op(Generic[R]):
         self.writes = writes or creates
         self.creates = creates
         self.removes = removes
-        """The file may have become dead by it."""
+        """It may have emptied the file for good."""
         self.uncertain = uncertain
-        """A commit with unknown outcome is PublishUncertain."""
+        """An unknown outcome of its commit is PublishUncertain."""
         self.patient = patient
         """It may be parked: operations that already wait are served before it."""
         self.undo = undo
         """Called with the answer if its caller no longer waits."""
         self.expired: Callable[[], R] | None = None
-        """Set when it shall not stay parked any longer: what to answer then."""
+        """Set when it must not stay parked any longer: returns its answer then."""
         self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,5 @@
-"""Is a directory fit for SQLite files that several processes share? Refused with a reason where it is not."""
+"""Whether a directory is suitable for SQLite files that several processes share; it is refused with a reason if it is
+not."""
 
 from __future__ import annotations
 
@@ -30,11 +31,11 @@ _NETWORK = """
 
 
 _made: dict[Path, list[Path]] = {}
-"""What this process had to make for a driver's directory, the innermost first."""
+"""What this process had to create for a driver's directory, the innermost first."""
 
 
 class Place:
-    """A driver's directory: looked at once, made only when something is to be kept in it."""
+    """A driver's directory: checked once, created only when something is to be stored in it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -42,7 +43,8 @@ class Place:
         self._lock = threading.Lock()
 
     def check(self, *, make: bool) -> None:
-        """Raise StorageBroken unless the directory is fit; a missing one is made, or left missing. From any thread."""
+        """Raise StorageBroken unless the directory is suitable; a missing one is created, or left missing. May be
+        called in any thread."""
         with self._lock:
             if not self._fit and (make or os.path.lexists(self.directory)):
                 if made := prepare(self.directory):
@@ -53,7 +55,7 @@ class Place:
 
     def clear(self, train: str) -> None:
         """Remove the train's own directory if nothing is left in it, and then those above it that this process has
-        made."""
+        created."""
         with self._lock, contextlib.suppress(OSError):
             for directory in (self.directory / train, *_made.get(self.directory, ())):
                 with contextlib.suppress(FileNotFoundError):
@@ -77,8 +79,8 @@ def open_to_others(directory: Path) -> str:
 
 
 def prepare(directory: Path) -> list[Path]:
-    """Make the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it. Returns what was
-    made, the innermost first."""
+    """Create the directory if it is missing, and raise StorageBroken unless SQLite files are safe in it. Returns what
+    was created, the innermost first."""
     check_version()
     try:
         made = make_directory(directory)
@@ -130,10 +132,10 @@ def _begins(db: apsw.Connection) -> bool:
 
 
 def locks_hold(path: Path) -> bool:
-    """Whether the system refuses a second writer's lock on `path`, which is made and removed again.
+    """Whether the system refuses a second writer's lock on `path`, which is created and removed again.
 
     SQLite knows its own connections within one process and asks the system only once, so this asks the system itself,
-    by locks that belong to a descriptor. True where there are none such to ask for.
+    by locks that belong to a file descriptor. True if the system has no such locks.
     """
     if sys.platform == "win32":
         return True
@@ -154,7 +156,7 @@ def locks_hold(path: Path) -> bool:
                 return e.errno in (errno.EAGAIN, errno.EACCES)
             return False
         except OSError as e:
-            if e.errno == errno.EINVAL:  # an old kernel knows no such locks
+            if e.errno == errno.EINVAL:  # an old kernel has no such locks
                 return True
             raise
         finally:
@@ -165,14 +167,14 @@ def locks_hold(path: Path) -> bool:
 
 
 def _flock(kind: int) -> bytes:
-    """`struct flock` over the whole file, as 64-bit Linux lays it out."""
+    """`struct flock` over the whole file, in 64-bit Linux's layout."""
     import struct
 
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
 
 
 def file_system(directory: Path, mounts: str | None = None) -> str | None:
-    """The type of the file system that `directory` is on (`ext4`, `nfs4`, …); None where the system does not tell."""
+    """The type of the directory's file system (`ext4`, `nfs4`, …); None if the system does not say."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
@@ -182,7 +184,7 @@ def file_system(directory: Path, mounts: str | None = None) -> str | None:
     best, found = -1, None
     for point, kind in _mounts(mounts):
         inside = place == point or place.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= best:  # of mounts on one point the last one is on top
+        if inside and len(point) >= best:  # of mounts on the same point, the last one is on top
             best, found = len(point), kind
     return found
 

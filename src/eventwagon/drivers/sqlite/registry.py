@@ -1,4 +1,4 @@
-"""The train's document, members and journal in one SQLite file: DIRECTORY/<train>/train.db."""
+"""The train's manifest, members and journal in one SQLite file: DIRECTORY/<train>/train.db."""
 
 from __future__ import annotations
 
@@ -50,15 +50,13 @@ CREATE TABLE journal (
     dead="SELECT NOT (EXISTS (SELECT 1 FROM manifest) OR EXISTS (SELECT 1 FROM member) OR EXISTS (SELECT 1 FROM "
     "journal))",
 )
-_PAGE = 500  # journal entries per look
+_PAGE = 500  # journal entries in one read
 
 
 class SQLiteRegistry:
-    """Trains in SQLite files under `directory`, which must be on a local disk.
-
-    `clock` gives seconds since the epoch. `poll` is how often (s) other processes' changes are looked for; this one's
-    own arrive at once. It belongs to the process that entered it: not usable after a fork.
-    """
+    """Trains in SQLite files under `directory`, which must be on a local disk. `clock` gives seconds since the epoch.
+    `poll` is how often (s) changes of other processes are checked for; this one's own arrive at once. Belongs to the
+    process that entered it: not usable after a fork."""
 
     def __init__(
         self, directory: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, poll: float = 0.05
@@ -68,17 +66,17 @@ class SQLiteRegistry:
         self._files = Files(self._place, _TRAIN, Turn, sync="full", clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteRegistry:
-        """Check the directory; a missing one is made with the first manifest. Raises StorageBroken."""
+        """Check the directory; a missing one is created with the first manifest. Raises StorageBroken."""
         await asyncio.to_thread(self._place.check, make=False)
         self._files.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish operations in progress, refuse waiting ones, end all threads. Repeatable."""
+        """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
         await self._files.close()
 
     async def call(self, train: str, op: Op[R]) -> R:
-        """Have the operation done on the train's file."""
+        """Carry out the operation on the train's file."""
         return await self._files.call(f"{self.directory}/{train}/train.db", op)
 
     async def read(self, train: str) -> Snapshot:
@@ -87,7 +85,7 @@ class SQLiteRegistry:
         )
 
     def _kept(self, train: str) -> str:
-        """Where the manifest is kept, for a person."""
+        """Where the manifest is stored, for people."""
         return f"{self.directory}/{train}/train.db, table manifest (sqlite3 shows it)"
 
     async def replace(
@@ -102,17 +100,17 @@ class SQLiteRegistry:
     ) -> Snapshot:
         document, lines = _encode_manifest(manifest), _encode_entries(entries)
 
-        def refuse(revision: int) -> Conflict:
-            return Conflict(f"train {train} is at revision {revision}, not {expect}: read it again and decide again")
+        def refuse(version: int) -> Conflict:
+            return Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
 
         def run(turn: Turn) -> Snapshot:
-            revision = _revision(turn)
-            if revision != expect:
-                raise refuse(revision)
-            revision = max(revision, beyond) + 1
-            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (revision, document))
+            version = _version(turn)
+            if version != expect:
+                raise refuse(version)
+            version = max(version, beyond) + 1
+            turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (version, document))
             _append(turn, lines, keep)
-            return Snapshot(manifest, revision)
+            return Snapshot(manifest, version)
 
         def absent() -> Snapshot:
             raise refuse(0)
@@ -124,11 +122,11 @@ class SQLiteRegistry:
         yield Changes(partial(self._wait, train))
 
     async def _wait(self, train: str, seen: int) -> Snapshot:
-        """The first manifest found whose revision is another than `seen`."""
+        """The first manifest whose version differs from `seen`."""
         kept = self._kept(train)
 
         def run(turn: Turn) -> Snapshot | Parked:
-            return _newest(turn, train, kept) if _revision(turn) != seen else Parked()
+            return _newest(turn, train, kept) if _version(turn) != seen else Parked()
 
         def absent() -> Snapshot | Parked:
             return _none(train) if seen else Parked()
@@ -150,7 +148,7 @@ class SQLiteRegistry:
         def run(turn: Turn) -> list[Member]:
             latest = turn.now + CLOCK_SLACK
             if turn.db.execute("SELECT EXISTS (SELECT 1 FROM member WHERE expires - ttl > ?)", (latest,)).get:
-                # The clock went back. Whoever checked in before that may be dead for long or alive: it gets one more
+                # The clock went back. A process that checked in before that may be long dead or alive: it gets one more
                 # ttl from now, which a living one renews.
                 turn.need_write()
                 turn.db.execute("UPDATE member SET expires = ?1 + ttl WHERE expires - ttl > ?2", (turn.now, latest))
@@ -188,9 +186,9 @@ class SQLiteRegistry:
 
     async def trains(self) -> Sequence[str]:
         names = await asyncio.to_thread(_on_disk, self.directory)
-        ops = [(name, Op(_revision, absent=lambda: 0)) for name in names]
-        revisions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
-        return [name for name, revision in zip(names, revisions, strict=True) if revision]
+        ops = [(name, Op(_version, absent=lambda: 0)) for name in names]
+        versions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
+        return [name for name, version in zip(names, versions, strict=True) if version]
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
@@ -201,7 +199,7 @@ def _none(train: str) -> Snapshot:
     return Snapshot(Manifest(train=train), 0)
 
 
-def _revision(turn: Turn) -> int:
+def _version(turn: Turn) -> int:
     return int(turn.db.execute("SELECT coalesce(max(revision), 0) FROM manifest").get)
 
 
@@ -225,7 +223,7 @@ def _append(turn: Turn, lines: list[tuple[str]], keep: int) -> None:
 
 
 def _span(turn: Turn, last: int | None) -> tuple[int, int]:
-    """The seqs after the first and up to the last entry asked for."""
+    """The range of the requested entries: the seq before the first one, and that of the last one."""
     first, end = map(int, turn.db.execute("SELECT coalesce(min(seq), 1) - 1, coalesce(max(seq), 0) FROM journal").get)
     return (first if last is None else max(first, end - last)), end
 

@@ -1,4 +1,4 @@
-"""A wagon's file: its tables, and how events go in and come out."""
+"""A wagon's file: its tables, and how events go in and out."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ CREATE TABLE claim (                       -- an event that was received and is 
 CREATE INDEX claim_until ON claim (channel, until, held);
 """
 
-# What `held` says. A claim that has run out looks as it did before: its `until` is over.
+# The values of `held`. An expired claim looks like a valid one: only its `until` is over.
 GIVEN_BACK, CLAIMED, SUSPECT_BACK, SUSPECT, SUSPECT_ALONE = range(5)
 HELD = f"held IN ({CLAIMED}, {SUSPECT}, {SUSPECT_ALONE})"
 """Claimed, if `until` is not over."""
 NEXT_ATTEMPT = f"attempt + (held NOT IN ({CLAIMED}, {SUSPECT}))"
-"""The attempt of an event that is received again. Giving it back untried has taken one off; a claim that ran out is
-none, unless its event was alone in its process."""
+"""The attempt of an event that is received again. Giving it back untried has taken one off. An expired claim does not
+count, unless its event was alone in its process."""
 
 WAGON = Format(
     what="a wagon's file",
@@ -70,18 +70,18 @@ WAGON = Format(
 )
 OWN = msgspec.structs.replace(WAGON, what="a train's file")
 
-# Seqs count from 1, and no event after `received` is ever deleted: so the newest seq is the total published, and
+# Seqs count from 1, and no event after `received` is ever deleted. So the newest seq is the total published, and
 # publishing need not rewrite the channel's row.
 FIND = """
     SELECT id, name, capacity, sealed, max(received, coalesce((SELECT max(seq) FROM event e WHERE e.channel=c.id), 0)), settled,
     received, ticket, largest, clock FROM channel c WHERE name=?
 """
 
-# There were channels once (a new file has none yet, and the sequence of ids no row).
+# Channels have existed (a new file has none yet, and the sequence of ids has no row).
 EMPTIED = "SELECT NOT EXISTS (SELECT 1 FROM channel) AND EXISTS (SELECT 1 FROM sqlite_sequence)"
 
-BATCH_BYTES = 64 << 20  # a batch received holds at most about as much data, or one event
-PAGE = 500  # events per look of `read`
+BATCH_BYTES = 64 << 20  # a received batch has at most about this much data, or one event
+PAGE = 500  # events in one step of `read`
 
 _COLUMNS = "seq, id, type, source, time, subject, content_type, extensions, data"
 _ROW = "(" + ",".join("?" * 10) + ")"
@@ -90,13 +90,13 @@ INSERT = {
     for n in (64, 32, 16, 8, 4, 2, 1)
 }
 
-# All rows as one: SQLite gives up the interpreter's lock at each row, and where the event loop is busy it may come back
-# only milliseconds later: measured up to 20 times slower than this, which costs a fifth when nothing else runs.
+# All rows as one: SQLite releases the interpreter's lock at each row, and may get it back only milliseconds later while
+# the event loop is busy: measured up to 20 times slower than this, which costs a fifth when nothing else runs.
 _GATHER = (
     "SELECT json_group_array(json_array(seq, {attempt}, id, type, source, time, subject, content_type, extensions,"
     " octet_length(data))), CAST(group_concat(data, '') AS BLOB) FROM ({rows})"
 )
-# The same for what others have written: row by row, whatever stands in their columns.
+# The same for rows of other writers: row by row, whatever is in their columns.
 _APART = (
     "SELECT seq, {attempt}, CAST(id AS BLOB), CAST(type AS BLOB), CAST(source AS BLOB), CAST(time AS REAL), "
     "CAST(subject AS BLOB), CAST(content_type AS BLOB), CAST(extensions AS BLOB), CAST(data AS BLOB) FROM ({rows})"
@@ -130,7 +130,7 @@ _decode_extensions = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def encode_extensions(extensions: Mapping[str, str]) -> str:
-    """As the column holds them."""
+    """In the form of the column."""
     return msgspec.json.encode(extensions).decode()
 
 
@@ -139,7 +139,7 @@ Row = tuple[int, int, Event]
 
 
 def gather(db: apsw.Connection, sql: str, bindings: tuple[int | float, ...]) -> list[Row]:
-    """What FRESH, BACK or SUSPECTS finds. A row that we did not write may hold anything; it raises nothing."""
+    """What FRESH, BACK or SUSPECTS finds. A row of another writer may contain anything; it raises nothing."""
     try:
         return list(_gathered(db, sql, bindings))
     except (apsw.SQLError, msgspec.DecodeError, UnicodeDecodeError):

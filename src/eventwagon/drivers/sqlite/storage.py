@@ -1,6 +1,6 @@
-"""Opening SQLite files, refusing what would not be safe, and saying what is wrong and what to do.
+"""Opens SQLite files, refuses what would not be safe, and says what is wrong and what to do.
 
-Files are opened by apsw alone, never by `open()`: closing any descriptor of a file drops all POSIX locks that the
+Files are opened only by apsw, never by `open()`: closing any descriptor of a file drops all POSIX locks that the
 process holds on it. For the same reason Python's own `sqlite3` must not be used on them inside the same process.
 """
 
@@ -24,8 +24,8 @@ Sync = Literal["full", "normal"]
 
 OLDEST = (3, 51, 3)
 _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
-"""Of what is made: events are their owner's business."""
-BUSY_SECONDS = 10.0  # how long another process's lock is waited for
+"""Modes of new files and directories: only their owner may read events."""
+BUSY_SECONDS = 10.0  # how long to wait for another process's lock
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,14 +36,14 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     schema: str
     dead: str | None = None
-    """A query that tells whether nothing is left in it, so that it may be removed; None: it never is."""
+    """A query whether nothing is left in it, so that it may be removed; None: it never is."""
     added: tuple[tuple[str, str, str], ...] = ()
-    """Columns (table, name, declaration) that files of earlier releases lack, with defaults: those go on with such a
-    file."""
+    """Columns (table, name, declaration) that files of earlier releases lack. They have defaults, so those releases can
+    still use such a file."""
 
 
 def check_version(version: str | None = None) -> None:
-    """Raise StorageBroken where the SQLite library is too old to be trusted with several writing processes."""
+    """Raise StorageBroken if the SQLite library is too old to be trusted with several writing processes."""
     version = version or apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < OLDEST:
         raise StorageBroken(
@@ -56,10 +56,8 @@ def check_version(version: str | None = None) -> None:
 
 
 def connect(path: Path, form: Format, *, create: bool, sync: Sync) -> apsw.Connection | None:
-    """A connection to the file; None where there is none (or a half-made one) and `create` does not ask for it.
-
-    A new file has no tables yet: they belong into the first transaction. Raises apsw.Error, OSError, StorageBroken.
-    """
+    """A connection to the file; None if there is none (or a half-made one) and `create` is false. A new file has no
+    tables yet: the first transaction creates them. Raises apsw.Error, OSError, StorageBroken."""
     for _ in range(5):
         db = _open(path)
         if db is None:
@@ -89,7 +87,7 @@ def connect(path: Path, form: Format, *, create: bool, sync: Sync) -> apsw.Conne
 
 
 def _open(path: Path) -> apsw.Connection | None:
-    for last in (False, False, True):  # a file that comes this moment may look unreadable or unwritable at first
+    for last in (False, False, True):  # a file that is being created may look unreadable or unwritable at first
         try:
             db = _connection(path, apsw.SQLITE_OPEN_READWRITE)
         except apsw.CantOpenError:
@@ -105,12 +103,12 @@ def _open(path: Path) -> apsw.Connection | None:
 
 
 def _make(path: Path) -> None:
-    """Make an empty file in WAL mode, for this user alone, unless it stands already. Its companions get its mode from
-    SQLite. To be called by one process at a time (`_alone`)."""
+    """Create an empty file in WAL mode, for this user alone, unless it exists. SQLite gives its mode to its companions.
+    Only one process at a time may call it (`_alone`)."""
     if not os.path.lexists(path):
-        # Made under another name, which no connection of this process has: see the rule about descriptors above.
+        # Created under another name, which no connection of this process has: see the rule about descriptors above.
         new = path.with_name(f".{path.name}.new")
-        new.unlink(missing_ok=True)  # of a process that was killed here
+        new.unlink(missing_ok=True)  # left here by a process that was killed
         os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
         new.rename(path)
     db = _connection(path, apsw.SQLITE_OPEN_READWRITE)
@@ -129,9 +127,10 @@ def _connection(path: Path, flags: int) -> apsw.Connection:
 
 
 def _known(db: apsw.Connection, path: Path, form: Format) -> bool:
-    """Whether the file holds our tables; False: it is new or half-made. Raises StorageBroken for anybody else's."""
+    """Whether the file has our tables; False: it is new or half-made. Raises StorageBroken for another program's
+    file."""
     inside = db.in_transaction
-    if not inside:  # in one transaction, or it would see half of what another process is making
+    if not inside:  # in one transaction, or it would see half of what another process is creating
         db.execute("BEGIN")
     try:
         tables = db.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").get
@@ -155,21 +154,21 @@ def _known(db: apsw.Connection, path: Path, form: Format) -> bool:
 
 
 def install(db: apsw.Connection, form: Format) -> None:
-    """Make the tables, within the transaction at hand, where they are not there yet."""
+    """Create the missing tables, within the current transaction."""
     if not db.pragma("user_version"):
         db.execute(form.schema)
         db.execute(f"PRAGMA application_id={form.application_id}; PRAGMA user_version={form.version}")
 
 
 def upgrade(db: apsw.Connection, form: Format) -> None:
-    """Add the columns that are missing, within the transaction at hand. Repeatable."""
+    """Add the missing columns, within the current transaction. Idempotent."""
     for table, column, declaration in form.added:
         if not db.execute("SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name=?)", (table, column)).get:
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
 
 
 def _use_wal(db: apsw.Connection, path: Path) -> None:
-    """Turn the file to WAL. SQLite does not wait for its lock here, so another process's doing the same is retried."""
+    """Switch the file to WAL. SQLite does not wait for its lock here, so retry while another process does the same."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -188,7 +187,7 @@ def _use_wal(db: apsw.Connection, path: Path) -> None:
 
 
 def moved(db: apsw.Connection) -> bool:
-    """Whether the file at the connection's path is not the file that it holds open (removed, replaced)."""
+    """Whether the connection's path has another file than the one that it holds open (removed, replaced)."""
     flag = ctypes.c_int(0)
     db.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(flag))
     return bool(flag.value)
@@ -218,11 +217,11 @@ def remove_dead(path: Path, form: Format) -> None:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Making and removing files in the directory exclude one another, in all processes: else the companions of a
-    removed file, which go after it, might be those of a new file under its name. Raises Unavailable."""
+    """Creating and removing files in the directory exclude each other, in all processes: otherwise the companions of a
+    removed file, which are removed after it, might be those of a new file of the same name. Raises Unavailable."""
     try:
         import fcntl
-    except ImportError:  # where there is none, a file that is open can't be removed either
+    except ImportError:  # without one, a file that is open can't be removed either
         yield
         return
     handle = os.open(directory, os.O_RDONLY)
@@ -242,8 +241,8 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def make_directory(directory: Path) -> list[Path]:
-    """Make it and its parents, for this user alone, and have their entries on the disk when this returns. What stands
-    is left as it is. Those that were missing, the innermost first."""
+    """Create it and its parents, for this user alone, and have their entries on the disk when this returns. Existing
+    ones are left as they are. Returns those that were missing, the innermost first."""
     made = []
     while not directory.exists():
         made.append(directory)
@@ -264,7 +263,7 @@ def make_directory(directory: Path) -> list[Path]:
 
 
 def own_fault(error: BaseException) -> bool:
-    """Whether one operation's own data is to blame, not the file: others in the same turn need not suffer."""
+    """Whether one operation's own data is the cause, not the file: others in the same turn need not fail."""
     data = (apsw.TooBigError, apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.BindingsError)
     return isinstance(error, data) or not isinstance(error, (apsw.Error, OSError, BrokerError))
 

@@ -37,7 +37,7 @@ Token = tuple[int, int, int]
 
 
 class _Row(msgspec.Struct):
-    """A channel's state in this turn; if `changed`, it is written back at its end."""
+    """A channel's state in this turn; if `changed`, it is written back at the turn's end."""
 
     id: int
     name: str
@@ -51,7 +51,7 @@ class _Row(msgspec.Struct):
     clock: float
     changed: bool = False
     nothing: Parked | None = None
-    """Found empty in this turn, and unchanged since."""
+    """It was found empty in this turn, and has not changed since."""
 
 
 class WagonTurn(Turn):
@@ -122,7 +122,7 @@ class WagonTurn(Turn):
             row.nothing = None
             largest = max([len(e.data) for e in taken])
             if largest > row.largest:
-                row.largest, row.changed = 1 << largest.bit_length(), True  # rounded up: seldom written
+                row.largest, row.changed = 1 << largest.bit_length(), True  # rounded up, so that it is rarely written
         if room < len(events):
             raise ChannelFull(
                 f"channel {channel} holds its {row.capacity} events: {room} of {len(events)} were stored", accepted=room
@@ -164,7 +164,7 @@ class WagonTurn(Turn):
 
     @staticmethod
     def _share(limit: int, ticket: int) -> int:
-        """How many of a batch those that come back may take while there are fresh ones too: neither starves the
+        """How many of a batch those that come back may take while there are new ones, too: neither starves the
         other."""
         return limit - limit // 2 if limit > 1 or ticket % 4 else 0
 
@@ -200,7 +200,7 @@ class WagonTurn(Turn):
         ]
 
     def _clock_went_back(self, row: _Row) -> None:
-        """A claim from the future would hold its event for as long as the clock was set back: it is void."""
+        """A claim from the future would hold its event for as long as the clock was set back: cancel it."""
         self.need_write()
         self.db.execute(
             "UPDATE claim SET until=?, since=? WHERE channel=? AND since>?", (self.now, self.now, row.id, self.now)
@@ -243,7 +243,7 @@ class WagonTurn(Turn):
         return self.db.changes()
 
     def _held(self, channel: Channel, tokens: Sequence[Token], change: str, bindings: tuple[float, ...]) -> int:
-        """Change those claims that are still the ones of these deliveries; returns how many."""
+        """Change those claims that still belong to these deliveries; returns how many."""
         row = self.standing(channel)
         by_ticket: dict[int, list[Token]] = {}
         for token in tokens:
@@ -273,7 +273,7 @@ class WagonTurn(Turn):
         self.db.execute("DELETE FROM channel WHERE id=?", (row.id,))
         self._channels[channel.name] = None
         self._deleted = True
-        if self.db.execute("SELECT EXISTS (SELECT 1 FROM channel)").get:  # else the whole file goes
+        if self.db.execute("SELECT EXISTS (SELECT 1 FROM channel)").get:  # otherwise the whole file is removed
             self.db.execute("DELETE FROM event WHERE channel=?", (row.id,))
             self.db.execute("DELETE FROM claim WHERE channel=?", (row.id,))
 

@@ -16,7 +16,7 @@ _KEPT = 16
 """Logs kept per train where they have a directory of their own."""
 
 
-class Tail:
+class OutputTail:
     """Passes on what is added to a log, to stderr, a whole line at a time."""
 
     def __init__(self, path: Path, name: str) -> None:

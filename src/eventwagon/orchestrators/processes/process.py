@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...contracts.orchestrator import PLACE
 from .child import LOGS, OWNER, REVISION
-from .logs import Tail
+from .logs import OutputTail
 from .records import UnitFiles, kill_all
 
 
@@ -36,7 +36,9 @@ class UnitProcess:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            self._tail = Tail(files.log_path, f"{files.train} wagon {files.unit}") if launch.logs is None else None
+            self._tail = (
+                OutputTail(files.log_path, f"{files.train} wagon {files.unit}") if launch.logs is None else None
+            )
             self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
                 [
                     *(word.replace(PLACE, revision) for word in launch.command),

@@ -123,8 +123,8 @@ async def absent_train(t: RegistryTrial) -> None:
     same(list(await t.registry.members(t.train)), [], "members")
     same(await t.journal(), [], "journal")
     async with t.registry.watch(t.train) as watching:
-        same((await t.next(watching)).version, 0, "the revision that a watch begins with")
-    same((await t.registry.read(t.train)).version, 0, "revision")
+        same((await t.next(watching)).version, 0, "the version that a watch begins with")
+    same((await t.registry.read(t.train)).version, 0, "version")
     holds(t.train not in await t.registry.trains(), "a train that nobody made is listed")
 
 
@@ -132,7 +132,7 @@ async def absent_train(t: RegistryTrial) -> None:
 async def replace_stores(t: RegistryTrial) -> None:
     """Any process reads the stored manifest, with all its fields and the version that replace returned."""
     stored = await t.registry.replace(t.train, _full(t.train), expect=0)
-    holds(stored.version > 0, f"revision {stored.version} for a manifest that exists")
+    holds(stored.version > 0, f"version {stored.version} for a manifest that exists")
     same(stored.manifest, _full(t.train), "the manifest that replace returns")
     same(await t.registry.read(t.train), stored, "what is read")
     async with t.another() as other:
@@ -144,11 +144,11 @@ async def replace_conflicts(t: RegistryTrial) -> None:
     """With any version except the newest, replace raises Conflict and stores nothing: no manifest, no entries."""
     for wrong in (1, 7):
         attempt = t.registry.replace(t.train, _full(t.train), expect=wrong, entries=[t.entry("never")])
-        await refused(attempt, Conflict, what=f"replace of nothing, expecting revision {wrong}")
+        await refused(attempt, Conflict, what=f"replace of nothing, expecting version {wrong}")
     holds(t.train not in await t.registry.trains(), "a refused replace created the train")
     one = await t.first()
     two = await t.registry.replace(t.train, Manifest(train=t.train, stops=2), expect=one.version)
-    holds(two.version > one.version, f"revision {two.version} after {one.version}")
+    holds(two.version > one.version, f"version {two.version} after {one.version}")
     async with t.another() as other:
         for registry, wrong in itertools.product((t.registry, other), (0, one.version, two.version + 1)):
             attempt = registry.replace(t.train, _full(t.train), expect=wrong, entries=[t.entry("never")])
@@ -179,7 +179,7 @@ async def first_one_wins(t: RegistryTrial) -> None:
 async def many_writers(t: RegistryTrial) -> None:
     """Fifty concurrent writers in two processes read again at a conflict: each wins once, none is overwritten."""
     await t.first()
-    revisions: list[int] = []
+    versions: list[int] = []
 
     async def write(registry: Registry, number: int) -> None:
         while True:
@@ -192,13 +192,13 @@ async def many_writers(t: RegistryTrial) -> None:
                 )
             except Conflict:
                 continue
-            revisions.append(won.version)
+            versions.append(won.version)
             return
 
     async with t.another() as other:
         await together(*(write(registry, i) for i, registry in enumerate([t.registry, other] * 25)))
     same((await t.registry.read(t.train)).manifest.stops, 50, "writers that are in the manifest")
-    same(len(set(revisions)), 50, "different revisions")
+    same(len(set(versions)), 50, "different versions")
     same(sorted(await t.journal()), sorted(f"writer {i}" for i in range(50)), "entries, one for each that won")
 
 
@@ -207,7 +207,7 @@ async def trains_apart(t: RegistryTrial) -> None:
     """Trains with names that begin alike share nothing: manifests, members, journals, watches."""
     names = [t.train, f"{t.train}_x", f"{t.train}-x", f"{t.train}x"]
     async with t.registry.watch(names[0]) as watching:
-        same((await t.next(watching)).version, 0, "the first revision")
+        same((await t.next(watching)).version, 0, "the first version")
         for i, name in enumerate(names[1:], 1):
             await t.registry.replace(name, Manifest(train=name, stops=i), expect=0, entries=[t.entry(name)])
             await t.registry.check_in(name, Member(name=name), ttl=600.0)
@@ -239,7 +239,7 @@ async def watch_begins_with_the_newest(t: RegistryTrial) -> None:
 async def watch_waits(t: RegistryTrial) -> None:
     """A watch that waits, also for a train's first manifest, wakes for a change; without one it gives nothing."""
     async with t.another() as other, t.registry.watch(t.train) as watching:
-        same((await t.next(watching)).version, 0, "the first revision")
+        same((await t.next(watching)).version, 0, "the first version")
         newest = 0
         for stops in range(3):
             waiting = asyncio.ensure_future(anext(watching))
@@ -263,7 +263,7 @@ async def watch_never_goes_back(t: RegistryTrial) -> None:
             seen, stops = 0, -1
             while stops < 100:
                 snapshot = await t.next(watching)
-                holds(snapshot.version > seen, f"revision {snapshot.version} after {seen}")
+                holds(snapshot.version > seen, f"version {snapshot.version} after {seen}")
                 holds(snapshot.manifest.stops > stops, f"an older manifest: {snapshot.manifest.stops} after {stops}")
                 seen, stops = snapshot.version, snapshot.manifest.stops
 
@@ -403,7 +403,7 @@ async def delete_leaves_nothing(t: RegistryTrial) -> None:
     async with t.another() as later:
         for _ in range(2):
             for registry in (t.registry, later):
-                same((await registry.read(t.train)).version, 0, "the revision")
+                same((await registry.read(t.train)).version, 0, "the version")
                 same([m.name for m in await registry.members(t.train)], [], "members")
                 same(await t.journal(registry), [], "journal")
                 holds(t.train not in await registry.trains(), "a deleted train is listed")
@@ -418,7 +418,7 @@ async def delete_of_what_was_never_there_creates_nothing(t: RegistryTrial) -> No
     """Deleting an absent train succeeds and creates nothing."""
     await t.registry.delete(t.train)
     holds(t.train not in await t.registry.trains(), "it is listed")
-    same((await t.registry.read(t.train)).version, 0, "the revision")
+    same((await t.registry.read(t.train)).version, 0, "the version")
 
 
 @suite.check()

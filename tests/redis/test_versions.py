@@ -1,4 +1,4 @@
-"""The manifest's revision in Redis is a field that others may write."""
+"""The manifest's version in Redis is a field (`revision`) that others may write."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_what_is_no_revision_is_told_and_nothing_is_written(redis_server: Server
             key = f"{prefix}:{{t}}:manifest"
             await client.hset(key, "revision", revision)
             before = await client.hgetall(key)
-            with pytest.raises(StorageBroken, match="revision of the manifest is no revision"):
+            with pytest.raises(StorageBroken, match="revision of the manifest is no version"):
                 await registry.read("t")
             for expect in (0, 1):
-                with pytest.raises(StorageBroken, match="revision of the manifest is no revision"):
+                with pytest.raises(StorageBroken, match="revision of the manifest is no version"):
                     await registry.replace("t", Manifest(train="t"), expect=expect)
             assert await client.hgetall(key) == before
 

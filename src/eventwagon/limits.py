@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from .contracts.reading import Reading
-from .display.text import said
+from .display.text import plain, said
 from .errors import UsageError
 from .values import in_seconds, real, shown, whole
 
@@ -313,6 +313,9 @@ def written(limit: Limit) -> str:
 
 def check_written(limit: Limit) -> None:
     """Raise UsageError unless the limit is written in the same words each time: programs are compared by them."""
+    if isinstance(limit, Any_ | All):
+        check_written(limit.a)
+        check_written(limit.b)
     try:
         first, again = written(limit), written(limit)
         first.encode()
@@ -325,9 +328,34 @@ def check_written(limit: Limit) -> None:
         )
 
 
-def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
-    """The limit's pressure, and the fault of the measurement; empty if there was none. A user's own limit may do
-    anything: if it gives no finite number, the pressure is 0. Raises nothing but KeyboardInterrupt."""
+class Fault(NamedTuple):
+    """What is wrong with what a limit measured, and which limit it was, in its own words."""
+
+    limit: str
+    why: str
+
+
+def measured(limit: Limit, reading: Reading) -> tuple[Pressure, tuple[Fault, ...]]:
+    """The limit's pressure, and the faults of the measurement. A user's own limit may do anything: if it gives no
+    finite number, its pressure is 0, and what is joined to it counts on. Raises nothing but KeyboardInterrupt."""
+    if isinstance(limit, Any_ | All):
+        (a, ours), (b, theirs) = measured(limit.a, reading), measured(limit.b, reading)
+        takes_a = a.value >= b.value if isinstance(limit, Any_) else a.value <= b.value
+        return a if takes_a else b, (*ours, *theirs)
+    pressure, why = _measured(limit, reading)
+    return pressure, (Fault(_named(limit), why),) if why else ()
+
+
+def _named(limit: Limit) -> str:
+    try:
+        return plain(written(limit), _WHY_MOST)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - it was well when it was declared
+        return type(limit).__name__
+
+
+def _measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
     try:
         pressure: Any = limit.measure(reading)
     except KeyboardInterrupt:

@@ -230,30 +230,34 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         return f"Wait({slo})" if self.cut == 0.5 else f"Wait({slo}, cut={_written(self.cut)})"
 
     def measure(self, reading: Reading) -> Pressure:
-        mark = self.slo * self.cut * 4.0**reading.crowding
         aged = reading.oldest_age or 0.0
-        if reading.wait is not None:
-            mark, wait = self.slo * self.cut, min(reading.wait, _LONGEST)  # no wagon is cut unless another is ready
-            why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; the mark is {mark:.3g} s"
+        if reading.wait is not None:  # the mark does not grow: no wagon is cut unless another is ready
+            mark, what = self._mark(0.0)
+            wait = min(reading.wait, _LONGEST)
+            why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; {what}"
             if reading.relief or wait < mark:
                 return Pressure(wait / mark, why)
             return Pressure(_ALMOST, f"{why}; the next wagon has too few workers to take over")
+        mark, what = self._mark(reading.crowding)
         if reading.outstanding is None:
-            return Pressure(
-                aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:.3g} s"
-            )
+            return Pressure(aged / mark, f"lag unknown; the next event has waited {aged:.2f} s; {what}")
+        before = _count(reading.outstanding)
         if not reading.settle_rate:
-            return Pressure(
-                aged / mark,
-                f"no settle rate known yet; the next of {_count(reading.outstanding)} events has waited {aged:.2f} s, "
-                f"the mark is {mark:.3g} s",
-            )
+            why = f"no settle rate known yet; the next of {before} events has waited {aged:.2f} s; {what}"
+            return Pressure(aged / mark, why)
         wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate next to 0 is a wait without end
         return Pressure(
             wait / mark,
-            f"a new event would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
-            f"{_count(reading.settle_rate)} settled per second); the mark is {mark:.3g} s",
+            f"a new event would wait {wait:.2f} s ({before} events before it, "
+            f"{_count(reading.settle_rate)} settled per second); {what}",
         )
+
+    def _mark(self, crowding: float) -> tuple[float, str]:
+        """The wait at which the wagon is cut off, and how it came about, for a person."""
+        grown = 4.0**crowding
+        mark = self.slo * self.cut * grown
+        why = f" × {grown:.3g} at {crowding:.0%} of the cap" if crowding else ""
+        return mark, f"the mark is {mark:.3g} s ({self.slo:g} s × {self.cut:g}{why})"
 
 
 class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; Any is typing's

@@ -50,7 +50,7 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_revision(self.revision)  # it is filled into programs, paths and images
 
     @property
-    def hands(self) -> int | None:
+    def workers_now(self) -> int | None:
         """How many of its own workers should take events now."""
         return 0 if self.idle else self.workers
 

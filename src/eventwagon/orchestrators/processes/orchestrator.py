@@ -167,7 +167,7 @@ class Processes:
     def _deployment(self, key: _Key) -> Deployment:
         files = self._files(key)
         want, state = files.want(), files.state()
-        wanted = want.spec.hands or 0 if want is not None and want.leave is None else 0
+        wanted = want.spec.workers_now or 0 if want is not None and want.leave is None else 0
         number = want.spec.number if want is not None else key[1]
         if state is None or not files.running():
             revision, because = (want.spec.revision, want.trouble) if want is not None else ("", "")

@@ -30,11 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     """Keep a unit until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
     train, unit, directory = arguments
     plan = msgspec.json.decode(os.environ.pop(PLAN), type=CommandSpec)
-    return follow(train, unit, directory, lambda follower: Keeper(follower, plan).run())
+    return follow(train, unit, directory, lambda follower: Supervisor(follower, plan).run())
 
 
-class Keeper:
-    """Keeps one unit's copies of the command."""
+class Supervisor:
+    """Runs one unit's copies of the command."""
 
     def __init__(self, follower: Follower, plan: CommandSpec) -> None:
         self._follower = follower

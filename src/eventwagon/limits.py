@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from .contracts.reading import Reading
-from .display.text import said
+from .display.text import plain, said
 from .errors import UsageError
 from .values import in_seconds, real, shown, whole
 
@@ -230,30 +230,34 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         return f"Wait({slo})" if self.cut == 0.5 else f"Wait({slo}, cut={_written(self.cut)})"
 
     def measure(self, reading: Reading) -> Pressure:
-        mark = self.slo * self.cut * 4.0**reading.crowding
         aged = reading.oldest_age or 0.0
-        if reading.wait is not None:
-            mark, wait = self.slo * self.cut, min(reading.wait, _LONGEST)  # no wagon is cut unless another is ready
-            why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; the mark is {mark:.3g} s"
+        if reading.wait is not None:  # the mark does not grow: no wagon is cut unless another is ready
+            mark, what = self._mark(0.0)
+            wait = min(reading.wait, _LONGEST)
+            why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; {what}"
             if reading.relief or wait < mark:
                 return Pressure(wait / mark, why)
             return Pressure(_ALMOST, f"{why}; the next wagon has too few workers to take over")
+        mark, what = self._mark(reading.crowding)
         if reading.outstanding is None:
-            return Pressure(
-                aged / mark, f"lag unknown; the next event has waited {aged:.2f} s, the mark is {mark:.3g} s"
-            )
+            return Pressure(aged / mark, f"lag unknown; the next event has waited {aged:.2f} s; {what}")
+        before = _count(reading.outstanding)
         if not reading.settle_rate:
-            return Pressure(
-                aged / mark,
-                f"no settle rate known yet; the next of {_count(reading.outstanding)} events has waited {aged:.2f} s, "
-                f"the mark is {mark:.3g} s",
-            )
+            why = f"no settle rate known yet; the next of {before} events has waited {aged:.2f} s; {what}"
+            return Pressure(aged / mark, why)
         wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate next to 0 is a wait without end
         return Pressure(
             wait / mark,
-            f"a new event would wait {wait:.2f} s ({_count(reading.outstanding)} events before it, "
-            f"{_count(reading.settle_rate)} settled per second); the mark is {mark:.3g} s",
+            f"a new event would wait {wait:.2f} s ({before} events before it, "
+            f"{_count(reading.settle_rate)} settled per second); {what}",
         )
+
+    def _mark(self, crowding: float) -> tuple[float, str]:
+        """The wait at which the wagon is cut off, and how it came about, for a person."""
+        grown = 4.0**crowding
+        mark = self.slo * self.cut * grown
+        why = f" × {grown:.3g} at {crowding:.0%} of the cap" if crowding else ""
+        return mark, f"the mark is {mark:.3g} s ({self.slo:g} s × {self.cut:g}{why})"
 
 
 class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; Any is typing's
@@ -313,6 +317,9 @@ def written(limit: Limit) -> str:
 
 def check_written(limit: Limit) -> None:
     """Raise UsageError unless the limit is written in the same words each time: programs are compared by them."""
+    if isinstance(limit, Any_ | All):
+        check_written(limit.a)
+        check_written(limit.b)
     try:
         first, again = written(limit), written(limit)
         first.encode()
@@ -325,9 +332,34 @@ def check_written(limit: Limit) -> None:
         )
 
 
-def measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
-    """The limit's pressure, and the fault of the measurement; empty if there was none. A user's own limit may do
-    anything: if it gives no finite number, the pressure is 0. Raises nothing but KeyboardInterrupt."""
+class Fault(NamedTuple):
+    """What is wrong with what a limit measured, and which limit it was, in its own words."""
+
+    limit: str
+    why: str
+
+
+def measured(limit: Limit, reading: Reading) -> tuple[Pressure, tuple[Fault, ...]]:
+    """The limit's pressure, and the faults of the measurement. A user's own limit may do anything: if it gives no
+    finite number, its pressure is 0, and what is joined to it counts on. Raises nothing but KeyboardInterrupt."""
+    if isinstance(limit, Any_ | All):
+        (a, ours), (b, theirs) = measured(limit.a, reading), measured(limit.b, reading)
+        takes_a = a.value >= b.value if isinstance(limit, Any_) else a.value <= b.value
+        return a if takes_a else b, (*ours, *theirs)
+    pressure, why = _measured(limit, reading)
+    return pressure, (Fault(_named(limit), why),) if why else ()
+
+
+def _named(limit: Limit) -> str:
+    try:
+        return plain(written(limit), _WHY_MOST)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - it was well when it was declared
+        return type(limit).__name__
+
+
+def _measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
     try:
         pressure: Any = limit.measure(reading)
     except KeyboardInterrupt:

@@ -25,7 +25,11 @@ from tests.docs.documents import DOCUMENTS, ROOT, name, prose
 def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub makes them."""
     heads = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    return set(map(_anchor, heads))
+
+
+def _anchor(head: str) -> str:
+    return re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
 
 
 def test_generated_parts_are_up_to_date() -> None:
@@ -55,21 +59,25 @@ def test_every_document_is_linked_to() -> None:
     assert [name(d) for d in DOCUMENTS if d not in linked and d.name not in ("README.md", "index.md")] == []
 
 
-def test_every_invariant_names_tests_that_exist() -> None:
+def test_every_promise_names_tests_that_exist() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
-    sections = dict(re.findall(r"^## (I\d+): .*?\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
-    assert list(sections) == [f"I{n}" for n in range(1, 11)]
+    promises, _, end = text.partition("\n## Which tests hold what\n")
+    rows = re.findall(r"^\| \[[^]]*\]\(#([^)]+)\)[^|]*\| (.+) \|$", end, re.MULTILINE)
+    assert len(rows) == end.count("\n|") - 2, "a row without a link to its promise"  # the head and the line below it
     tests = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         tests |= {n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)}
     checks = {str(c) for c in (*broker_checks(), *registry_checks(), *orchestrator_checks())}
-    for invariant, section in sections.items():
-        held = section.partition("Held by:")[2]
-        names = set(re.findall(r"`([a-z0-9_]+)`", held))
-        assert names, f"{invariant} names no test"
-        assert names <= tests | checks, f"{invariant}: {names - tests - checks} exist no more"
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
-    assert named <= tests, f"{named - tests} exist no more"
+    for promise, held in rows:
+        names, files = set(re.findall(r"`([a-z0-9_]+)`", held)), re.findall(r"`([a-z0-9_/]+\.py)`", held)
+        assert names or files, f"{promise} names no test"
+        assert all((ROOT / file).is_file() for file in files), f"{promise}: {files}"
+        assert {n for n in names if n.startswith("test_")} <= tests, f"{promise}: {names - tests} exist no more"
+        assert not promise.startswith("i") or names <= tests | checks, f"{promise}: {names - tests - checks}"
+    heads = re.findall(r"^## (I\d+: .*)$", promises, re.MULTILINE)
+    assert [head.partition(":")[0] for head in heads] == [f"I{n}" for n in range(1, 11)]
+    rules = re.findall(r"^### (.*)$", promises, re.MULTILINE)
+    assert {_anchor(head) for head in (*heads, *rules)} <= {promise for promise, _ in rows}, "a promise without a row"
 
 
 def test_public_names() -> None:

@@ -178,15 +178,15 @@ _BAD = [
 
 @pytest.mark.parametrize("does", _BAD)
 def test_a_limit_that_fails_is_told_and_gives_a_finite_pressure(does: Callable[[], Any]) -> None:
-    pressure, trouble = measured(Own(does), Reading(number=1, at=0.0, age=0.0))
+    pressure, (fault,) = measured(Own(does), Reading(number=1, at=0.0, age=0.0))
     assert math.isfinite(pressure.value)
-    assert (pressure.why + trouble).encode()
-    assert trouble
+    assert (pressure.why + fault.why).encode()
+    assert fault.why
 
 
 def test_a_long_reason_is_cut() -> None:
-    pressure, trouble = measured(Own(lambda: Pressure(2.0, "x" * 10**6)), Reading(number=1, at=0.0, age=0.0))
-    assert (len(pressure.why), trouble) == (500, "")
+    pressure, faults = measured(Own(lambda: Pressure(2.0, "x" * 10**6)), Reading(number=1, at=0.0, age=0.0))
+    assert (len(pressure.why), faults) == (500, ())
 
 
 def test_interrupting_a_limit_interrupts() -> None:

@@ -525,3 +525,17 @@ def test_unavailable_is_weather() -> None:
         assert len(steps) == len(set(steps)), "each told once while it lasts"
 
     run(main())
+
+
+def test_a_listener_that_hurts_when_it_is_asked_for_its_name() -> None:
+    class Hostile:
+        def __getattr__(self, name: str) -> object:
+            raise SystemExit(name)
+
+        def __call__(self, fact: Fact) -> None:
+            raise SystemExit("a listener")
+
+    heard: list[Fact] = []
+    fact = StepFailed(train="t", step="", because="")
+    Telling("t", [Hostile(), heard.append])(fact)
+    assert heard == [fact]

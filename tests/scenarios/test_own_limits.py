@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Age, Pressure, Reading, Settings, Train, Volume, Wait
-from eventwagon.contracts.facts import DefectFound, WagonDrained
+from eventwagon import Age, Lag, Pressure, Reading, Settings, Train, Volume, Wait
+from eventwagon.contracts.facts import DefectFound, StepFailed, WagonDrained
 from eventwagon.errors import UsageError
 from eventwagon.limits import Limit, capacity, slo
 from eventwagon.testing.virtual_time import run
@@ -106,3 +106,62 @@ def test_one_that_fails_later_states_nothing_and_stops_nobody(error: BaseExcepti
     broken.error = error
     with pytest.raises(UsageError, match="its bound fails"):
         Settings(limit=broken)
+
+
+@dataclass(frozen=True)
+class Bad:
+    name: str
+    measures: Callable[[], Pressure]
+
+    def __repr__(self) -> str:
+        return f"Bad({self.name!r})"
+
+    def measure(self, reading: Reading) -> Pressure:
+        return self.measures()
+
+
+def _raise() -> Pressure:
+    raise ZeroDivisionError("no budget")
+
+
+BAD: list[Callable[[], Any]] = [
+    _raise,
+    lambda: Pressure(float("nan"), "?"),
+    lambda: Pressure(float("inf"), "?"),
+    lambda: 0.5,
+]
+
+
+@pytest.mark.parametrize("measures", BAD)
+def test_a_bad_part_of_a_limit_is_blamed_itself_and_silences_no_other(measures: Callable[[], Any]) -> None:
+    """Whichever side it stands on, and however deep."""
+
+    async def main(limit: Limit, *, cuts: bool) -> None:
+        world, handled = World(), list[str]()
+        async with world.running(signups(handled, limit=limit)) as c:
+            await until(lambda: c.manifest.ready)
+            for n in range(30):
+                await c.publish(SignUp(str(n)))
+                await asyncio.sleep(0.3)
+            await until(lambda: len(handled) == 30)
+            assert (c.manifest.turns >= 3) is cuts
+        steps = {f.step for f in world.of(StepFailed)}
+        assert steps == {"measuring the limit Bad('money')"}
+        assert len(world.of(StepFailed)) == 1
+
+    bad = Bad("money", measures)
+    for limit in (bad | Volume(10), Volume(10) | bad, (Lag(10_000) | bad) | Volume(10), (Age(1801) & bad) | Volume(10)):
+        run(main(limit, cuts=True))
+    run(main(bad & Volume(10), cuts=False))
+
+
+def test_a_part_that_is_written_in_other_words_each_time_is_blamed_itself() -> None:
+    class Changing(Money):
+        count = 0
+
+        def __repr__(self) -> str:
+            Changing.count += 1
+            return f"Changing({Changing.count})"
+
+    with pytest.raises(UsageError, match="limit of class Changing: its repr changes"):
+        Train("t", limit=Volume(5) | Changing())

@@ -80,6 +80,13 @@ def test_wait_counts_what_is_on_its_way_and_whether_the_next_wagon_can_take_over
     assert Wait(2.0).measure(msgspec.structs.replace(waits, wait=0.1, crowding=1.0)).value == pytest.approx(0.1)
 
 
+def test_wait_says_how_its_mark_came_about() -> None:
+    two_of_32 = Reading(number=1, at=0.0, age=1.0, published=100, settled=0, settle_rate=50.0, crowding=2 / 32)
+    assert Wait(2.0).measure(two_of_32).why.endswith("; the mark is 1.09 s (2 s × 0.5 × 1.09 at 6% of the cap)")
+    elastic = msgspec.structs.replace(two_of_32, wait=0.3)
+    assert Wait(2.0, cut=0.75).measure(elastic).why.endswith("; the mark is 1.5 s (2 s × 0.75)")
+
+
 def test_the_plan_stores_the_size_with_its_figures() -> None:
     m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
     deployments = {n: Deployment(number=n, ready=True, workers=2) for n in (1, 2)}

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ParamSpec
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -132,13 +133,18 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def breadth(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> int:
+    """How wide these columns are in a `listing`, with the gap to the next one."""
+    heads = [len(name.removeprefix(">")) for name in columns]
+    return sum(max([head, *(cell_len(str(row[i])) for row in rows)]) + 2 for i, head in enumerate(heads))
+
+
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is
     left."""
     cells = [[cell if isinstance(cell, Text) else words(cell) for cell in row] for row in rows]
     names = [name.removeprefix(">") for name in columns]
-    taken = sum(max([len(name), *(row[i].cell_len for row in cells)]) + 2 for i, name in enumerate(names[:-1]))
-    room = max(12, width - taken)
+    room = max(12, width - breadth(columns[:-1], cells))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     for name, column in zip(names, columns, strict=True):
         table.add_column(name, justify="right" if column.startswith(">") else "left", no_wrap=True)

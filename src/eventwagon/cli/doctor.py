@@ -51,7 +51,7 @@ _MEANS = {
     ),
     "losses": (
         "events that the server removes are counted and reported",
-        "events that a server loses are noticed by falling totals, if an observer saw these before",
+        "the broker does not count events that its server loses; a running observer reports them when totals fall",
     ),
     "ordered": ("events come in the order of their publishing", "in order within a partition only"),
 }
@@ -378,10 +378,13 @@ def _show(url: str, capabilities: Capabilities, found: dict[str, Examination]) -
     console.print()
     longest = max(map(len, Capabilities.__struct_fields__))
     is_tried = _is_connected(found["broker"])
-    if not is_tried:
-        console.print(Text("what the driver declares (not tried: no connection)", style="dim"))
+    head, note = "what the driver declares", "not tried: no connection"
+    if is_tried:
+        head, note = "what the broker can do", "–: not here, and what that means"
+    console.print(Text.assemble((head, "bold"), (f" ({note})", "dim")))
     for name, means in _meanings(capabilities):
-        mark = _mark(getattr(capabilities, name)) if is_tried else Text("-")
+        has = getattr(capabilities, name)
+        mark = (_mark(True) if has else Text("–", style="yellow")) if is_tried else Text("-")
         _item(console, mark, f"{name:{longest}}", Text(means))
     for name, examination in found.items():
         console.print(f"\n[bold]{name}[/]")

@@ -24,11 +24,10 @@ from ..display.redaction import shown
 from ..display.text import count, escaped
 from ..event import DEAD, Channel
 from ..policy.losses import GONE
-from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, job, json_line, listing, out, span, words
+from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5
-_WIDE = 110
 COLOURS = {
     State.PROVISIONING: "cyan",
     State.READY: "cyan",
@@ -125,7 +124,7 @@ async def status(
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 view = await look(c, url, removed=all_)
-                live.update(table(view, console, most=console.height - 6), refresh=True)
+                live.update(table(view, console, high=console.height), refresh=True)
                 await asyncio.sleep(_EVERY)
 
 
@@ -270,21 +269,36 @@ def _live(manifest: Manifest, wagon: Wagon, depths: dict[str, Depth] | Any, work
         asleep=wagon.asleep_at is not None,
         paused=told_pause(manifest.pause_of(wagon), now),
         age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
-        reason=_reason(manifest, wagon, now),
+        reason=reason(manifest, wagon, now),
         opened_at=wagon.opened_at,
         sealed_at=wagon.sealed_at,
         drained_at=wagon.drained_at,
     )
 
 
-def _reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
+def reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
+    """Why the wagon is in its state, for a person."""
     if manifest.paused is not None:
         return "paused with the train"
     if wagon.paused is not None:
         return f"paused {told_pause(wagon.paused, now)}"
     if wagon.asleep_at is not None:
         return "asleep: nothing to do"
-    return wagon.trouble or wagon.closed_because or wagon.opened_because
+    match wagon.state:
+        case State.PROVISIONING:  # its last attempt failed, or it is the first one
+            return wagon.trouble or f"opened: {wagon.opened_because}"
+        case State.READY:
+            return f"opened: {wagon.opened_because}"
+        case State.ACTIVE:
+            return "found sealed: new events wait for the next wagon" if wagon.found_sealed else "takes the new events"
+        case _:
+            return _ended(wagon)
+
+
+def _ended(wagon: Wagon) -> str:
+    if wagon.state is State.FAILED:
+        return wagon.trouble
+    return f"{'cut off' if wagon.active_at is not None else 'discarded'}: {wagon.closed_because}"
 
 
 def _removed(train: str, fact: WagonRemoved) -> WagonView:
@@ -306,23 +320,31 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
         asleep=False,
         paused="",
         age=max(0.0, (w.drained_at or w.closed_at or w.opened_at) - (w.active_at or w.opened_at)),
-        reason=w.closed_because or w.trouble,
+        reason=_ended(w),
         opened_at=w.opened_at,
         sealed_at=w.sealed_at,
         drained_at=w.drained_at,
     )
 
 
-def table(view: View, console: Console, *, most: int | None = None) -> RenderableType:
-    """The view for a person; `most` rows at most: the oldest wagons and the newest."""
+def table(view: View, console: Console, *, high: int | None = None) -> RenderableType:
+    """The view for a person, in at most `high` lines if that can be: the oldest wagons and the newest."""
     rows = [*view.removed, *view.wagons]
-    left_out = 0
-    if most is not None and len(rows) > max(2, most):
-        keep = max(2, most - 1)
-        left_out = len(rows) - keep
+    keep = len(rows) if high is None else min(len(rows), max(2, high))
+    while True:
+        shown = _table(view, rows, keep, console)
+        over = 0 if high is None else len(console.render_lines(shown, pad=False)) - high
+        if over <= 0 or keep <= 2:
+            return shown
+        keep = max(2, keep - max(1, over // 4))
+
+
+def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> RenderableType:
+    left_out = len(rows) - keep
+    if left_out > 0:
         rows = rows[: keep // 2] + rows[len(rows) - (keep - keep // 2) :]
     parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
-    if left_out:
+    if left_out > 0:
         parts.append(Text(f"  and {count(left_out, 'wagon')} between these", style="dim"))
     parts += [Text(f"wagon {w.number} lost {count(w.lost, 'event')}", style="bold red") for w in rows if w.lost]
     if view.dead_lost:
@@ -390,27 +412,37 @@ def _head(view: View) -> Text:
     return text
 
 
+_FIGURES = ("waiting", "in flight", "settled", "inside", "workers")
+_LEFT_OUT = ((), ("settled",), ("settled", "inside"))
+"""Figures that go where the terminal is too narrow for all."""
+
+
 def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
-    wide = width >= _WIDE
-    figures = ("waiting", "in flight", "settled", "inside", "workers") if wide else ("wait", "fly", "done", "in", "wk")
+    """The wagons, a line each; the reasons at its end if they fit there, and below all if not."""
     coded = any(w.revision for w in rows)
-    columns = ("wagon", *(["revision"] if coded else []), "state", ">taken")
-    columns = (*columns, *(f">{name}" for name in figures), ">age")
-    cells = [_row(w, coded) for w in rows]
-    if wide:
-        return listing((*columns, "why"), [[*row, w.reason] for row, w in zip(cells, rows, strict=True)], width)
-    # where a reason would be cut it stands below, whole
-    reasons = [beside(Text(f"wagon {w.number}", "dim"), w.reason) for w in rows if w.reason]
-    return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *reasons)
+    for left_out in _LEFT_OUT:
+        figures = [name for name in _FIGURES if name not in left_out]
+        columns = ["wagon", *(["revision"] if coded else []), "state", ">taken", *(f">{name}" for name in figures)]
+        columns.append(">age")
+        cells = [_row(w, coded, figures) for w in rows]
+        room = width - breadth(columns, cells)
+        if room >= 0:
+            break
+    reasons = [words(w.reason) for w in rows]
+    if all(why.cell_len <= room for why in reasons):
+        return listing((*columns, "why"), [[*row, why] for row, why in zip(cells, reasons, strict=True)], width)
+    below = [beside(Text(f"wagon {w.number}", "dim"), w.reason) for w in rows if w.reason]
+    return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *below)
 
 
-def _row(w: WagonView, coded: bool) -> list[str | Text]:
+def _row(w: WagonView, coded: bool, figures: Sequence[str]) -> list[str | Text]:
+    known = dict(zip(_FIGURES, (w.waiting, w.in_flight, w.settled, w.inside, w.workers), strict=True))
     return [
         str(w.number),
         *([w.revision] if coded else []),
         words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
-        *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
+        *(_count(known[name]) for name in figures),
         span(w.age),
     ]
 

@@ -49,7 +49,7 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
     registry = open_drivers(url).registry
     async with registry:
         snapshot = await registry.read(name)
-        await _check_known(registry, name, url, bool(snapshot.version))
+        await _check_known(registry, name, url, bool(snapshot.version), target)
     async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
         yield c
 
@@ -86,14 +86,15 @@ async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str
         except BrokenManifest as e:
             known = True
             say(str(e))
-        await _check_known(registry, name, url, known)
+        await _check_known(registry, name, url, known, target)
         yield registry, name
 
 
-async def _check_known(registry: Registry, name: str, url: str, known: bool) -> None:
+async def _check_known(registry: Registry, name: str, url: str, known: bool, target: str) -> None:
     if not known:
         others = await registry.trains()
-        there = f"there are: {', '.join(others)}" if others else "there is none yet"
+        start = f"eventwagon run {target if ':' in target else 'MODULE:TRAIN'}"
+        there = f"there are: {', '.join(others)}" if others else f"none has run there yet ({start} starts one)"
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
 
 

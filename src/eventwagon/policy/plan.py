@@ -362,10 +362,10 @@ class Draft:
         reading = self.readings.get(active.number)
         if reading is None:
             return Pressure(0.0, "not looked at yet")
-        pressure, trouble = measured(self.settings.limit, reading)
-        if trouble:
-            step = f"measuring the limit ({type(self.settings.limit).__name__})"
-            self.refusals.append(StepFailed(train=self.manifest.train, step=step, because=trouble))
+        pressure, faults = measured(self.settings.limit, reading)
+        for fault in faults:
+            step = f"measuring the limit {fault.limit}"
+            self.refusals.append(StepFailed(train=self.manifest.train, step=step, because=fault.why))
         return pressure
 
     def open(self) -> None:

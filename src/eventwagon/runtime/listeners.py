@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from types import FunctionType
 
 from ..contracts.facts import Fact, Listener
 from .bulkhead import Bulkhead, passes
@@ -30,7 +31,5 @@ class Telling:
 
 
 def _named(listener: object) -> str:
-    try:
-        return str(getattr(listener, "__qualname__", None) or type(listener).__qualname__)
-    except Exception:  # noqa: BLE001 - somebody's object
-        return "of an unknown name"
+    """Only a function is asked for its name: what another object does when asked is anybody's guess."""
+    return listener.__qualname__ if type(listener) is FunctionType else type(listener).__qualname__

@@ -173,7 +173,7 @@ class Observer:
                     self._look_failed = met.because
                     new, standing = self._new([met])
                     for fact in new:
-                        self._tell(fact)
+                        await self._note_or_tell(fact)
                     self._refused |= standing  # the other refusals were not looked at
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.observe_every):
@@ -471,6 +471,18 @@ class Observer:
             if key[0] is DefectFound:
                 standing.setdefault(key, told)
         return new, standing
+
+    async def _note_or_tell(self, fact: Refusal) -> None:
+        """Of looks that fail only defects are worth an entry. If the registry is away it is told without."""
+        if isinstance(fact, DefectFound):
+            try:
+                await self._state.note(fact)
+                return
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                self._bulkhead.report("writing down a defect", e)
+        self._tell(fact)
 
     def _tell_lasting(self, refusals: Sequence[Refusal]) -> None:
         """Report an ordinary reason against a switch again, to listeners only, if it lasts."""

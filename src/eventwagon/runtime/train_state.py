@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
 
 import msgspec
 
+from ..backoff import Backoff
 from ..cloudevents import rfc3339
 from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
 from ..contracts.manifest import Manifest, TrainRemoval, sound
@@ -25,6 +26,11 @@ _PAUSE = 0.5
 _MARGIN = 1_000_000
 """How far the version goes beyond the known one when a registry has stepped back: past every version that a process of
 the lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
+_IN_VAIN_MOST = 20
+"""How often in a row the registry may refuse a change that was made on the manifest which it still gives. Honest ones
+do so for a moment at most, where a read lags behind."""
+_IN_VAIN_FIRST = 0.01
+"""Seconds before the next attempt after the first of these; they double."""
 
 
 class TrainState:
@@ -48,6 +54,11 @@ class TrainState:
         """What was known before the registry stepped back, until the numbers used in it are stored."""
         self._switching = 0
         """Switches that are being stored here: they are reported with their own facts."""
+        self._refused: Manifest | None = None
+        """The manifest on which the last refused change had been made, until the registry is asked again."""
+        self._in_vain = 0
+        """How many changes in a row were refused though nobody had made another."""
+        self._in_vain_pauses = Backoff(_IN_VAIN_FIRST, _PAUSE)
         self._stack = AsyncExitStack()
         self.on_change: list[Callable[[Snapshot], None]] = []
         """Called with each newer snapshot, on the event loop."""
@@ -120,43 +131,43 @@ class TrainState:
     async def refresh(self) -> Snapshot:
         """Read the newest manifest from the registry. If it is older than the one known before the call, the registry
         has stepped back, and the older one is taken over. Raises TrainRemoved if the known manifest said that the train
-        is being removed, or it was removed since: then this is another train, or none."""
-        known = self._snapshot
-        found = await self.registry.read(self._train)
-        if self._snapshot is known and found.version < known.version:
+        is being removed, or it was removed since: then this is another train, or none. Raises Defect if the registry
+        refuses change after change as made on an older manifest, and gives no newer one."""
+        await self._read()
+        while (lost := self._lost) is not None:
+            await self._keep_numbers(lost)
+        return self._snapshot
+
+    async def _read(self) -> None:
+        """What `refresh` does, but without storing what another process that took over may not know."""
+        while True:
+            known = self._snapshot
+            found = await self.registry.read(self._train)
+            await self._judge_refusal(found)
+            if self._snapshot is not known or found.version >= known.version:
+                self.see(found)
+                return
             if known.manifest.removal is not None:
                 raise train_removed(self._train, known.manifest.removal)
             removal = await removal_since(self.registry, self._train, as_of(known.manifest))
             if self._snapshot is not known:
-                pass  # a newer one was seen meanwhile
-            elif removal is not None:
+                return  # a newer one was seen meanwhile
+            if removal is not None:
                 stops = known.manifest.stops + 1
                 gone = msgspec.structs.replace(known.manifest, removal=removal, stops=stops)
                 self._accept(Snapshot(gone, known.version))
                 raise train_removed(self._train, removal)
-            else:
+            try:
                 await self._take_over(known, found)
-        else:
-            self.see(found)
-        if self._lost is not None:
-            await self._keep_numbers(self._lost)
-        return self._snapshot
+                return
+            except Conflict:
+                pass  # another was faster
 
     async def _take_over(self, known: Snapshot, found: Snapshot) -> None:
-        """Store the older manifest anew, under a version that all processes accept as newer."""
+        """Store the older manifest anew, under a version that all processes accept as newer. Raises Conflict."""
         plan = stepped_back(known, found, self._runtime.clock())
-        try:
-            stored = await self.registry.replace(
-                self._train,
-                sound(plan.manifest),
-                expect=found.version,
-                entries=self._entries(plan.facts),
-                keep=self._runtime.settings.keep,
-                beyond=known.version + _MARGIN,
-            )
-        except Conflict:
-            await self.refresh()  # another was faster
-            return
+        beyond = known.version + _MARGIN
+        stored = await self._replace(sound(plan.manifest), self._entries(plan.facts), base=found, beyond=beyond)
         if self._snapshot is known:
             self._accept(stored)  # whatever its version: not every driver can go beyond the known one
         else:
@@ -165,9 +176,44 @@ class TrainState:
     async def _keep_numbers(self, lost: Snapshot) -> None:
         """Another process has found that the registry stepped back. It may not know all numbers that were used before,
         nor all pauses: store them."""
-        await self.apply(lambda m: kept(lost.manifest, m))
+        await self._apply(lambda m: kept(lost.manifest, m), self._read)
         if self._lost is lost:  # it may have stepped back once more
             self._lost = None
+
+    async def _replace(
+        self, manifest: Manifest, entries: Sequence[Entry], *, base: Snapshot, beyond: int = 0
+    ) -> Snapshot:
+        """The registry's compare-and-swap."""
+        keep = self._runtime.settings.keep
+        try:
+            stored = await self.registry.replace(
+                self._train, manifest, expect=base.version, entries=entries, keep=keep, beyond=beyond
+            )
+        except Conflict:
+            self._refused = base.manifest
+            raise
+        self._refused, self._in_vain = None, 0
+        return stored
+
+    async def _judge_refusal(self, found: Snapshot) -> None:
+        """Conflicts are tried again without end, since whoever was faster has made a change. Where nobody has, that
+        would go on for ever. Raises Defect."""
+        refused, self._refused = self._refused, None
+        if refused is None:
+            return
+        if found.manifest != refused:
+            self._in_vain = 0
+            return
+        self._in_vain += 1
+        if self._in_vain == 1:
+            self._in_vain_pauses.reset()
+        if self._in_vain >= _IN_VAIN_MOST:
+            raise Defect(
+                f"train {self._train}: the registry has refused {self._in_vain} changes in a row as made on an older "
+                f"manifest, and still gives the one that they were made on (version {found.version}): the "
+                f"compare-and-swap of its driver ({type(self.registry).__name__}) is broken"
+            )
+        await asyncio.sleep(self._in_vain_pauses.next())
 
     async def until(self, true: Callable[[Manifest], bool]) -> Manifest:
         """The first manifest seen, from now on, for which it is true."""
@@ -211,9 +257,7 @@ class TrainState:
         switches = any(isinstance(fact, Switched) for fact in edit.facts)
         self._switching += switches
         try:
-            stored = await self.registry.replace(
-                self._train, manifest, expect=base.version, entries=entries, keep=self._runtime.settings.keep
-            )
+            stored = await self._replace(manifest, entries, base=base)
             if switches:
                 self._told = manifest
         finally:
@@ -229,12 +273,16 @@ class TrainState:
         return [sound_entry(Entry(now, self._runtime.name, fact)) for fact in facts]
 
     async def apply(self, edit: Callable[[Manifest], Edit]) -> Snapshot:
-        """Apply an edit to the newest manifest, again after each conflict, until it is stored."""
+        """Apply an edit to the newest manifest, again after each conflict, until it is stored. Raises what `refresh`
+        raises."""
+        return await self._apply(edit, self.refresh)
+
+    async def _apply(self, edit: Callable[[Manifest], Edit], again: Callable[[], Awaitable[object]]) -> Snapshot:
         while True:
             try:
                 return await self.store(edit(self._snapshot.manifest), base=self._snapshot)
             except Conflict:
-                await self.refresh()
+                await again()
 
     async def note(self, *facts: Decision) -> None:
         """Write facts to the journal that change nothing in the manifest."""

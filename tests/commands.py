@@ -18,7 +18,7 @@ PATIENCE = 30.0
 
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"]
 GRACEFUL = """
-exec 2> /dev/null  # the shell's own word on its children: nobody reads it where the keeper was killed
+exec 2> /dev/null  # the shell's own word on its children: nobody reads it where the supervisor was killed
 echo $$ >> "$NOTES/began"
 trap 'sleep 0.3; echo $$ >> "$NOTES/ended"; exit 0' TERM
 echo attached

@@ -215,7 +215,7 @@ def test_memory_under_a_slow_handler(kafka_server: Server) -> None:
             for _ in range(12):
                 await ours.publish(channel, events(100, size=10_000))
             async with ours.consume(channel, visibility=LONG) as consumer:
-                (lane,) = ours._have._live()[0].feeds[""].lanes
+                (partition,) = ours._have._live()[0].feeds[""].partitions
                 await asyncio.sleep(1.0)
                 seen = 0
                 while seen < 1200:
@@ -224,10 +224,10 @@ def test_memory_under_a_slow_handler(kafka_server: Server) -> None:
                         range(seen + 1, seen + 1 + len(got))
                     )  # offset 0 is the probe
                     seen += len(got)
-                    assert lane.cached < 6_000_000
-                    assert lane.kept <= 1_100_000
+                    assert partition.cached < 6_000_000
+                    assert partition.kept <= 1_100_000
                     await consumer.settle(got)
-                assert not lane.held
+                assert not partition.held
             await ours.delete(channel)
 
     asyncio.run(main())

@@ -167,9 +167,9 @@ def test_all_that_stood_there_was_removed(kafka_server: Server) -> None:
                 assert await standing(other, channel) == [e.id for e in more]
                 async with other.consume(channel, visibility=LONG) as second:
                     assert [d.event.id for d in await take(second, 3)] == [e.id for e in more]
-            (lane,) = ours._have._live()[0].feeds[""].lanes
-            assert not lane.cache
-            assert lane.cached == 0
+            (partition,) = ours._have._live()[0].feeds[""].partitions
+            assert not partition.cache
+            assert partition.cached == 0
 
     asyncio.run(main())
 

@@ -47,7 +47,7 @@ def test_a_command_is_told_its_wagon(at: Place) -> None:
     for copy in ("1", "2"):
         told = msgspec.json.decode((at.notes / f"env-{copy}").read_bytes(), type=dict[str, str])
         mine = {name: value for name, value in told.items() if name.startswith("EVENTWAGON_")}
-        assert set(mine) == set(ENVIRONMENT)  # and nothing that is between us and our keeper
+        assert set(mine) == set(ENVIRONMENT)  # and nothing that is between us and our supervisor
         assert int(mine.pop("EVENTWAGON_PORT")) > 0
         assert len(mine.pop("EVENTWAGON_RUN")) == 32
         assert mine == {

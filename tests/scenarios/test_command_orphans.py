@@ -41,8 +41,10 @@ asyncio.run(main())
 
 
 @contextlib.asynccontextmanager
-async def killed(at: Place, *, keeper: signal.Signals | None = None, stop: Sequence[str] = ()) -> AsyncIterator[Run]:
-    """An orchestrator in a process of its own was killed, and its keeper stopped or killed; what that had started."""
+async def killed(
+    at: Place, *, supervisor: signal.Signals | None = None, stop: Sequence[str] = ()
+) -> AsyncIterator[Run]:
+    """An orchestrator in a process of its own was killed, and its supervisor stopped or killed; what that had started."""
     argv = [sys.executable, "-c", PARENT, str(at.processes.parent), *stop]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:  # noqa: ASYNC220 - we wait for its word
         try:
@@ -50,8 +52,8 @@ async def killed(at: Place, *, keeper: signal.Signals | None = None, stop: Seque
             assert parent.stdout.readline() == "ready\n"
             state = UnitFiles(at.processes, TRAIN, 1).state()
             assert state is not None
-            if keeper is not None:
-                os.kill(state.pid, keeper)
+            if supervisor is not None:
+                os.kill(state.pid, supervisor)
             run = at.run
         finally:
             parent.kill()
@@ -76,11 +78,15 @@ def test_copies_end_gracefully_with_a_killed_parent(at: Place) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("keeper", [signal.SIGKILL, signal.SIGSTOP], ids=["keeper killed", "keeper stopped"])
+@pytest.mark.parametrize(
+    "supervisor", [signal.SIGKILL, signal.SIGSTOP], ids=["supervisor killed", "supervisor stopped"]
+)
 @pytest.mark.parametrize("wanted", [True, False], ids=["wanted", "not wanted"])
-def test_orphans_are_found_and_ended_by_the_next_orchestrator(at: Place, keeper: signal.Signals, wanted: bool) -> None:
+def test_orphans_are_found_and_ended_by_the_next_orchestrator(
+    at: Place, supervisor: signal.Signals, wanted: bool
+) -> None:
     async def scenario() -> None:
-        async with killed(at, keeper=keeper) as run:
+        async with killed(at, supervisor=supervisor) as run:
             orphans = started_by(run)
             assert len(orphans) >= 2  # the shells, and what they run just now
             async with at.command(GRACEFUL) as next_one:
@@ -90,7 +96,7 @@ def test_orphans_are_found_and_ended_by_the_next_orchestrator(at: Place, keeper:
                     assert not any(created(pid) for pid in orphans)
                 else:
                     await next_one.remove(TRAIN, 1, grace=10.0)
-            if keeper == signal.SIGKILL:  # asked first, they ended by themselves
+            if supervisor == signal.SIGKILL:  # asked first, they ended by themselves
                 assert len({str(pid) for pid in orphans} & set(at.noted("ended"))) == 2
 
     asyncio.run(scenario())
@@ -100,7 +106,7 @@ def test_containers_of_a_killed_keeper_are_stopped(at: Place) -> None:
     stop = ["touch", f"{at.notes}/stop-{{copy}}"]
 
     async def scenario() -> None:
-        async with killed(at, keeper=signal.SIGKILL, stop=stop), at.command("exit 1") as next_one:
+        async with killed(at, supervisor=signal.SIGKILL, stop=stop), at.command("exit 1") as next_one:
             await next_one.remove(TRAIN, 1, grace=10.0)
             assert {"stop-1", "stop-2"} <= {path.name for path in at.notes.iterdir()}
 
@@ -108,7 +114,7 @@ def test_containers_of_a_killed_keeper_are_stopped(at: Place) -> None:
 
 
 def test_who_is_not_of_that_run_is_never_signalled(at: Place) -> None:
-    """The record of a keeper long gone: its token stands in nobody's environment, whatever pids were given again."""
+    """The record of a supervisor long gone: its token stands in nobody's environment, whatever pids were given again."""
 
     async def scenario() -> None:
         async with at.command(GRACEFUL) as orchestrator:

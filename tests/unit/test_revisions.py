@@ -282,6 +282,6 @@ def test_a_wagon_that_is_cut_off_asleep_gets_its_workers_back() -> None:
 def test_nobody_for_now_is_not_nothing_at_all() -> None:
     m = manifest(wagon(1, State.ACTIVE))
     spec = spec_of(m, m.wagons[0], workers=0)
-    assert (spec.workers, spec.idle, spec.hands) == (1, True, 0)
-    assert spec_of(m, m.wagons[0], workers=3).hands == 3
-    assert spec_of(m, m.wagons[0], workers=None).hands is None
+    assert (spec.workers, spec.idle, spec.workers_now) == (1, True, 0)
+    assert spec_of(m, m.wagons[0], workers=3).workers_now == 3
+    assert spec_of(m, m.wagons[0], workers=None).workers_now is None

@@ -97,8 +97,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told_together(found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """A statement about several servers, topics or the like: stated once if it holds for all of them, else with the
-    names of those for which it does."""
+    """The findings about several servers, topics or the like: once if a finding holds for all of them, otherwise with
+    the names of those for which it holds."""
     holders = dict[Finding, list[str]]()
     for name, findings in found.items():
         for finding in dict.fromkeys(findings):

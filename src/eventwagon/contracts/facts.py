@@ -1,5 +1,5 @@
-"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; no actor knows
-those."""
+"""What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; the actors that
+report facts know no listener."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     cut_off_at: float | None = None
     """When it was cut off from ingestion (seconds since the epoch); None if it was not."""
     enough: int | None = None
-    """With this many of its workers it is ready, even if it should have more; None: with all."""
+    """It is ready with this many of its workers, even if it should have more; None: with all."""
     paused: bool = False
     """Its workers stay attached and take no events until the pause ends. Workers that don't know pauses go on."""
 
@@ -50,7 +50,7 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
         check_revision(self.revision)  # it is filled into programs, paths and images
 
     @property
-    def hands(self) -> int | None:
+    def workers_now(self) -> int | None:
         """How many of its own workers should take events now."""
         return 0 if self.idle else self.workers
 
@@ -66,7 +66,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
     seconds: float = 0.0
     squares: float = 0.0
-    """The sum of the squares of the seconds: says how evenly they took."""
+    """The sum of the squares of the seconds: shows how much they vary."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +96,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[str, ...] | None = None
     """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
-    """The wagon's losses that a process knew when it checked in: its figures are about the wagon since the last of
-    them; of several processes the newest. None: not known (older code, or an orchestrator without check-ins)."""
+    """The wagon's `losses` that a process knew when it checked in: its figures are about the wagon since the last loss.
+    Of several processes the newest. None: not known (older code, or an orchestrator without check-ins)."""
     missing: tuple[str, ...] = ()
     """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
@@ -107,9 +107,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def together(found: Sequence[Deployment]) -> Deployment:
-    """One wagon's workers in several processes, each as its check-in reports it (at least one). Ready where one process
-    is, and attached to what the ready ones are attached to together. Orchestrators whose workers check in report
-    channels, handlings and breakers by it: an observer may have read the check-ins before they did."""
+    """One wagon's workers in several processes (at least one), from their check-ins. Ready if one process is, and
+    attached to the channels that the ready ones are attached to together. An orchestrator whose workers check in
+    reports channels, handlings and breakers by it: an observer may have read the check-ins earlier."""
     losses = max((d.losses for d in found if d.losses is not None), default=None)
     ready = [d for d in found if d.ready and d.losses in (None, losses)]  # an older report says nothing of it now
     asked = ready or found
@@ -183,5 +183,5 @@ class Witness(Protocol):
 
     def why_ended(self, pod: Pod) -> str:
         """The proof that the process in this Pod has ended, in words; empty if there is none: it may still run, on a
-        machine that nobody reaches. It calls no server, since observers call it at each pass."""
+        machine that cannot be reached. It calls no server, since observers call it in each look."""
         ...

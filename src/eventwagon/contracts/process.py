@@ -1,5 +1,5 @@
-"""The identity of this process on its machine or Pod, and whether another one of the same machine has certainly
-ended."""
+"""The identity of this process on its machine or in its Pod, and whether another process of the same machine has
+certainly ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ POD = "EVENTWAGON_POD"
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process as others on its machine can look for it. Numbers of processes are reused, and the same in each
-    container: `boot` and `namespace` say among which one `pid` counts, `started` (clock ticks since the boot) which one
-    had it."""
+    """A process, as others on its machine can find it. Process ids are reused, and each container has its own: `boot`
+    and `namespace` say where `pid` counts, `started` (clock ticks since the boot) which process had it."""
 
     host: str
     boot: str
@@ -28,8 +27,9 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """The Pod that a process was started in. `uid` is never used again, unlike its name. At `since` (seconds since the
-    epoch, by the clock of the node) the process ran: a container that ended before was another one, in the same Pod."""
+    """The Pod in which a process was started. `uid` is never used again, unlike its name. The process ran at the time
+    `since` (seconds since the epoch, by the node's clock): a container that ended before that was an earlier one in the
+    same Pod."""
 
     uid: str
     since: float
@@ -42,8 +42,7 @@ def this_pod() -> Pod | None:
 
 
 def this_user() -> str:
-    """The user that runs this process, for the journal: `user@host`, as the system has it, not as the environment
-    says."""
+    """The user that runs this process, for the journal: `user@host`, as the system says, not the environment."""
     try:
         import pwd
 
@@ -56,7 +55,7 @@ def this_user() -> str:
 
 
 def this_process() -> Process | None:
-    """This process; None if the system does not give enough (it is not Linux)."""
+    """This process; None if the system does not say enough (it is not Linux)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespaces = [(_SELF / "ns" / kind).readlink().name for kind in ("pid", "time")]
@@ -76,11 +75,11 @@ def why_ended(process: Process | None, here: Process | None) -> str:
         return ""
     name = f"process {process.pid} on {process.host}"
     try:
-        os.kill(process.pid, 0)  # sees processes that /proc may hide from this user
+        os.kill(process.pid, 0)  # it lists processes that /proc may hide from this user
     except ProcessLookupError:
         return f"{name} has ended"
     except (OSError, OverflowError):
-        pass  # it is there and somebody else's, or no number of a process: the rest tells
+        pass  # it exists and is somebody else's, or it is no process's number: the rest decides
     seen = _seen(process.pid)
     if seen is None:
         return ""

@@ -127,11 +127,11 @@ class History:
     def _add(self, number: int, sample: Sample) -> None:
         samples = self._of.setdefault(number, deque())
         if samples and sample.at < samples[-1].at:
-            samples.clear()  # the clock went back: begin anew
+            samples.clear()  # the clock went back: begin again
         if samples and sample.published < samples[-1].published:
-            samples.clear()  # the broker did
+            samples.clear()  # the broker's totals went back
         if len(samples) > 1 and sample.at - samples[-2].at < self._apart:
-            samples.pop()  # looks in quick succession: the last one says it all
+            samples.pop()  # looks in quick succession: keep only the last one
         samples.append(sample)
         while samples[0].at < sample.at - self._seconds:
             samples.popleft()

@@ -55,7 +55,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Of the manifest."""
     revision: str = msgspec.field(default="", name="code")
     """Of its code; empty: none was named."""
-    crew: int = 0
+    shared_workers: int = msgspec.field(default=0, name="crew")
     """How many shared workers it has."""
     deployed: tuple[Deployment, ...] = ()
     """The wagons' workers as the orchestrator of an observing process finds them."""

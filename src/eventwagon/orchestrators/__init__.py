@@ -1,1 +1,1 @@
-"""What gives wagons their workers outside of the process; one folder a technology."""
+"""The orchestrators, which run workers outside of the observer's process; one folder for each technology."""

@@ -88,8 +88,8 @@ class Membership:
         self._woken = asyncio.Event()
         self._said: object = None
         self._due = 0.0
-        self._crew_size = 0
-        self._crew: LocalWorkers | None = None
+        self._shared_workers = 0
+        self._local_workers: LocalWorkers | None = None
         self._resting: frozenset[int] = frozenset()
         """Wagons that are paused."""
         self._leaving: set[int] = set()
@@ -106,7 +106,7 @@ class Membership:
 
     def _heed(self, _: object = None) -> None:
         """The manifest has changed. A pause counts from this moment on, whatever else has to wait."""
-        if self._crew is not None:
+        if self._local_workers is not None:
             manifest = self._state.snapshot.manifest
             numbers = resting(manifest)
             for wagon in manifest.wagons:
@@ -117,7 +117,7 @@ class Membership:
                 elif wagon.number in self._resting - numbers:
                     _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
             self._resting = numbers
-            self._crew.pause(numbers)
+            self._local_workers.pause(numbers)
         self.wake()
 
     async def run(self) -> None:
@@ -156,11 +156,11 @@ class Membership:
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.give_back()
         runtime = dataclasses.replace(self._runtime, tell=self._hear)
-        async with wagon_workers(runtime, shared=shared) as (crew, local):
+        async with wagon_workers(runtime, shared=shared) as (local_workers, local):
             local.on_change = self.wake
-            self._crew = crew
+            self._local_workers = local_workers
             self._heed()
-            await self._watch(crew, local)
+            await self._watch(local_workers, local)
 
     def _hear(self, fact: Fact) -> None:
         """A fact about this process's workers. Those that operators ask for also go to the journal and into the next
@@ -178,13 +178,13 @@ class Membership:
                 if self._news and self._news[0] is entry:  # the oldest may have gone for newer ones meanwhile
                     self._news.popleft()
 
-    async def _watch(self, crew: LocalWorkers | None, local: InProcess | None) -> None:
+    async def _watch(self, local_workers: LocalWorkers | None, local: InProcess | None) -> None:
         async with asyncio.TaskGroup() as leaving:
             while True:
                 self._woken.clear()
-                if crew is not None and local is not None:
+                if local_workers is not None and local is not None:
                     with self._going_on("looking after its wagons"):
-                        await self._attend(crew, local, leaving)
+                        await self._attend(local_workers, local, leaving)
                 with self._going_on("a check-in"):
                     await self._check_in(local)
                 with self._going_on("writing to the journal"):
@@ -196,16 +196,16 @@ class Membership:
                     async with asyncio.timeout(pause):
                         await self._woken.wait()
 
-    async def _attend(self, crew: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
+    async def _attend(self, local_workers: LocalWorkers, local: InProcess, leaving: asyncio.TaskGroup) -> None:
         """Attach this process's share of the workers to every live wagon, and detach workers from drained ones."""
         peers = await self._peers()
         names = sorted(peers)
-        crew.has_peers = self._post is not None or len(names) > 1
+        local_workers.has_peers = self._post is not None or len(names) > 1
         workers = self._settings.workers
         if workers.total is not None and self._post is None:
             index, count = names.index(self._name), len(names)
-            self._crew_size = share(workers.total, index, count)
-            crew.resize(self._crew_size, share(workers.floors, index, count))
+            self._shared_workers = share(workers.total, index, count)
+            local_workers.resize(self._shared_workers, share(workers.floors, index, count))
         manifest = self._state.snapshot.manifest
         live = [w for w in manifest.in_state(*LIVE) if self._post is None or w.unit == self._post[0]]
         for wagon in live:
@@ -269,7 +269,7 @@ class Membership:
                 for a in (*attachments, *deployed)
             ),
             self._bulkhead.trouble,
-            self._crew.held if self._crew is not None else 0,
+            self._local_workers.held if self._local_workers is not None else 0,
         )
         now = asyncio.get_running_loop().time()
         if saying == self._said and now < self._due:
@@ -280,12 +280,12 @@ class Membership:
             roles=self._roles,
             version=self._state.snapshot.version,
             revision=self._revision,
-            crew=self._crew_size,
+            shared_workers=self._shared_workers,
             attachments=attachments,
             deployed=deployed,
             channels=tuple(name for name in handlers if name) if handlers else None,
             caught=self._bulkhead.caught,
-            held=self._crew.held if self._crew is not None else 0,
+            held=self._local_workers.held if self._local_workers is not None else 0,
             trouble=self._bulkhead.trouble,
             process=self._process,
             pod=self._pod,

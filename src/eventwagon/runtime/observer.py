@@ -197,7 +197,7 @@ class Observer:
             demand, readings = self._meter.look(
                 self._settings, base.manifest, readings, deployments, self._history.of(0), now=now, steady=steady
             )
-        except Exception as e:  # noqa: BLE001 - crews stay as they are; sealing and draining wait for none
+        except Exception as e:  # noqa: BLE001 - the numbers of workers stay; sealing and draining wait for none
             troubles.append(self._broke("measuring the traffic", e))
         seen = Seen(
             now=now,
@@ -316,10 +316,10 @@ class Observer:
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
-        crew = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
+        shared_rate = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
         return {
             w.number: msgspec.structs.replace(
-                self._reading(w, depths[w.number], now, ages[w.number], crowding, crew),
+                self._reading(w, depths[w.number], now, ages[w.number], crowding, shared_rate),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
@@ -381,9 +381,9 @@ class Observer:
         now: float,
         age: float,
         crowding: float,
-        crew: float | None,
+        shared_rate: float | None,
     ) -> Reading:
-        """`crew`: the settle rate of the workers that all wagons share."""
+        """`shared_rate`: the settle rate of the workers that all wagons share."""
         shared = self._settings.workers.total is not None
         ingress = depths[0]
         samples = self._history.of(wagon.number)
@@ -397,7 +397,7 @@ class Observer:
             in_flight=ingress.in_flight,
             oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
             newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
-            settle_rate=crew if shared else busy_rate(samples),
+            settle_rate=shared_rate if shared else busy_rate(samples),
             inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
             emitted=sum(depth.published or 0 for depth in depths[1:]),
             samples=samples,

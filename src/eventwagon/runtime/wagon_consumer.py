@@ -136,7 +136,7 @@ class WagonConsumer:
         for prefetcher in filter(None, consumed):
             self._fetching.append(self._keep_up(prefetcher.fetch, "fetching"))
         self._pool.join(self._channels)
-        self._pool.rescale(spec.hands)
+        self._pool.rescale(spec.workers_now)
 
     async def _consume(self, channel: Channel, stack: AsyncExitStack) -> Prefetcher | None:
         """Attach to one channel. Returns None if it is the ingress of a wagon that is cut off, and is gone: the inner
@@ -192,7 +192,7 @@ class WagonConsumer:
                 each.settler.change_circuit(circuit)
                 self._pool.state.wake_all()
         self._tell_missing()
-        self._pool.rescale(spec.hands)
+        self._pool.rescale(spec.workers_now)
         self._channels.look()
 
     def pause(self, paused: bool) -> None:

@@ -29,7 +29,7 @@ class Taken(NamedTuple):
     missing: list[tuple[int, int]]
 
 
-class Lane:
+class PartitionFeed:
     """One partition, read forward. `position` is the offset after the last one seen."""
 
     def __init__(self, number: int, position: int) -> None:
@@ -91,37 +91,41 @@ class Feed:
         self.gone = False
         self.missed = 0
         """How many checks in a row did not find the topic."""
-        self.partitions = partitions
+        self.partition_count = partitions
         self._wagon = claims
         self._tail = tail
         self._reader = reader
         self._room = room
-        self.lanes: list[Lane] = []
+        self.partitions: list[PartitionFeed] = []
         self._waiters: dict[asyncio.Future[None], None] = {}
 
     async def start(self, ends: Sequence[int]) -> None:
         """Begin to read at the first unclaimed event; `ends` are the present ends of each partition."""
-        for number in range(self.partitions):
-            lane = Lane(number, self._claims().partition(number).fresh)
-            self.lanes.append(lane)
-            if lane.position < ends[number]:
-                stop = min(ends[number], lane.position + _FIRST)
-                room = self._room() // self.partitions
+        for number in range(self.partition_count):
+            partition = PartitionFeed(number, self._claims().partition(number).fresh)
+            self.partitions.append(partition)
+            if partition.position < ends[number]:
+                stop = min(ends[number], partition.position + _FIRST)
+                room = self._room() // self.partition_count
                 with contextlib.suppress(Unavailable):  # then the tail reads it when it can
-                    first = await self._reader.range(self.topic, number, lane.position, stop, _FIRST, room)
-                    self._take_in(lane, first)
-        for lane in self.lanes:
+                    first = await self._reader.range(self.topic, number, partition.position, stop, _FIRST, room)
+                    self._take_in(partition, first)
+        for partition in self.partitions:
             self._tail.follow(
-                self.topic, lane.number, lane.position, partial(self._read, lane), partial(self._read_to, lane)
+                self.topic,
+                partition.number,
+                partition.position,
+                partial(self._read, partition),
+                partial(self._read_to, partition),
             )
-            if lane.paused:  # requested before the tail had it
-                self._tail.pause(self.topic, lane.number)
+            if partition.paused:  # requested before the tail had it
+                self._tail.pause(self.topic, partition.number)
 
     def stop(self) -> None:
         """Stop reading it."""
-        for lane in self.lanes:
-            self._tail.leave(self.topic, lane.number)
-        self.lanes.clear()
+        for partition in self.partitions:
+            self._tail.leave(self.topic, partition.number)
+        self.partitions.clear()
 
     def end(self) -> None:
         """The channel is gone: the waiting tasks raise that."""
@@ -136,12 +140,14 @@ class Feed:
 
     def ends(self) -> list[tuple[int, int]]:
         """How far each partition was seen."""
-        return [(lane.number, lane.position) for lane in self.lanes]
+        return [(partition.number, partition.position) for partition in self.partitions]
 
     def available(self, now: int) -> bool:
         """Whether there seems to be an event to claim, beyond those in claims under way."""
         claims = self._claims()
-        fresh = sum(max(0, lane.position - claims.partition(lane.number).fresh) for lane in self.lanes)
+        fresh = sum(
+            max(0, partition.position - claims.partition(partition.number).fresh) for partition in self.partitions
+        )
         if claims.due() <= now:
             fresh += claims.waiting_again(now)
         return fresh > self.asked
@@ -172,54 +178,54 @@ class Feed:
     def _claims(self) -> ChannelClaims:
         return self._wagon.channel(self.channel.name)
 
-    def _read(self, lane: Lane, messages: list[Message]) -> None:
-        if self.lanes and self._take_in(lane, messages):
+    def _read(self, partition: PartitionFeed, messages: list[Message]) -> None:
+        if self.partitions and self._take_in(partition, messages):
             self.wake()
 
-    def _read_to(self, lane: Lane, end: int) -> None:
+    def _read_to(self, partition: PartitionFeed, end: int) -> None:
         """Nothing is left to read before `end`. Offsets left out there have no message, but must be claimed like
         one."""
-        if self.lanes and end > lane.position:
-            lane.position = end
+        if self.partitions and end > partition.position:
+            partition.position = end
             self.wake()
 
-    def _take_in(self, lane: Lane, messages: list[Message]) -> bool:
-        fresh = max(lane.position, self._claims().partition(lane.number).fresh)
+    def _take_in(self, partition: PartitionFeed, messages: list[Message]) -> bool:
+        fresh = max(partition.position, self._claims().partition(partition.number).fresh)
         numbered: list[tuple[int, Message]] = [(m.offset(), m) for m in messages]  # type: ignore[misc]
-        if not numbered or numbered[-1][0] < lane.position:
+        if not numbered or numbered[-1][0] < partition.position:
             return False
         last = numbered[-1][0]
         if numbered[0][0] < fresh:
             numbered = [one for one in numbered if one[0] >= fresh]
             messages = [message for _, message in numbered]
-        lane.cache.update(numbered)
-        lane.cached += sum(map(len, messages)) + _EACH * len(messages)
-        lane.position = last + 1
-        self._mind_room(lane)
+        partition.cache.update(numbered)
+        partition.cached += sum(map(len, messages)) + _EACH * len(messages)
+        partition.position = last + 1
+        self._mind_room(partition)
         return True
 
-    def _mind_room(self, lane: Lane) -> None:
-        room = self._room() // max(1, len(self.lanes))
-        if not lane.paused and lane.cached > room:
-            lane.paused = True
-            self._tail.pause(self.topic, lane.number)
-        elif lane.paused and lane.cached <= room // 2:
-            lane.paused = False
-            self._tail.resume(self.topic, lane.number)
+    def _mind_room(self, partition: PartitionFeed) -> None:
+        room = self._room() // max(1, len(self.partitions))
+        if not partition.paused and partition.cached > room:
+            partition.paused = True
+            self._tail.pause(self.topic, partition.number)
+        elif partition.paused and partition.cached <= room // 2:
+            partition.paused = False
+            self._tail.resume(self.topic, partition.number)
 
     # --- what is claimed ----------------------------------------------------------------------
 
     def claimed_by_others(self, grants: Sequence[Grant]) -> None:
         """Other processes have claimed these: drop them."""
         for grant in grants:
-            if grant.partition >= len(self.lanes):
+            if grant.partition >= len(self.partitions):
                 continue
-            lane = self.lanes[grant.partition]
-            lane.drop(grant.start, grant.stop)
-            if grant.stop - lane.position > _FAR:
-                lane.position = grant.stop
-                self._tail.seek(self.topic, lane.number, grant.stop)
-            self._mind_room(lane)
+            partition = self.partitions[grant.partition]
+            partition.drop(grant.start, grant.stop)
+            if grant.stop - partition.position > _FAR:
+                partition.position = grant.stop
+                self._tail.seek(self.topic, partition.number, grant.stop)
+            self._mind_room(partition)
 
     async def take(self, grants: Sequence[Grant]) -> Taken:
         """The messages of the granted offsets: from the cache, or read again. Raises Unavailable, ChannelGone."""
@@ -227,11 +233,11 @@ class Feed:
         messages: list[tuple[Message, int, int]] = []
         again: list[tuple[Grant, list[int]]] = []
         for grant in grants:
-            lane, (_, start, stop, attempt, claim, _) = self.lanes[grant.partition], grant
-            pop, held = lane.cache.pop, lane.held
+            partition, (_, start, stop, attempt, claim, _) = self.partitions[grant.partition], grant
+            pop, held = partition.cache.pop, partition.held
             here = [pop(offset, None) for offset in range(start, stop)]
             cached = [message for message in here if message is not None]
-            lane.cached -= sum(map(len, cached)) + _EACH * len(cached)
+            partition.cached -= sum(map(len, cached)) + _EACH * len(cached)
             if len(cached) < len(here):
                 wanted = [start + i for i, message in enumerate(here) if message is None]
                 cached += [held[offset] for offset in wanted if offset in held]
@@ -244,25 +250,27 @@ class Feed:
             messages += [(m, grant.attempt, grant.claim) for m in found]
             missing += [(grant.partition, o) for o in sorted(set(offsets).difference(m.offset() for m in found))]
         self.check()
-        keep = self._room() // max(1, len(self.lanes))
-        for lane in self.lanes:
-            lane.keep([m for m, _, _ in messages if len(self.lanes) == 1 or m.partition() == lane.number], keep)
-            self._mind_room(lane)
+        keep = self._room() // max(1, len(self.partitions))
+        for partition in self.partitions:
+            partition.keep(
+                [m for m, _, _ in messages if len(self.partitions) == 1 or m.partition() == partition.number], keep
+            )
+            self._mind_room(partition)
         return Taken(messages, missing)
 
     def lost(self, runs: Sequence[Run]) -> None:
         """These are not handed out any more."""
-        for lane in self.lanes:
+        for partition in self.partitions:
             for p, start, stop in runs:
-                if p == lane.number:
-                    lane.drop(start, stop)
-            self._mind_room(lane)
+                if p == partition.number:
+                    partition.drop(start, stop)
+            self._mind_room(partition)
         self.wake()
 
     def settled(self, runs: Sequence[Run]) -> None:
         """These need not be kept any more."""
-        for lane in self.lanes:
-            lane.forget(runs)
+        for partition in self.partitions:
+            partition.forget(runs)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

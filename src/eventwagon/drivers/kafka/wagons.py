@@ -167,7 +167,7 @@ class Wagons:
         """End the feeds whose topics are gone, and the wagons whose logs are gone."""
         wagons = self._live()
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
-        places = [(f.topic, p) for _, f in feeds for p in range(f.partitions)] + [(w.log.topic, 0) for w in wagons]
+        places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
             ends = await self.admin.ends(places)
         except BrokerError as e:

@@ -1,5 +1,4 @@
-"""AWS gives wagons their workers: a Lambda function called by an event-source mapping for each channel, or ECS
-services."""
+"""Workers on AWS: a Lambda function that an event-source mapping calls for each channel, or ECS services."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The Lambda orchestrator: a wagon's workers are calls of one function, made by an event-source mapping for each of its
-channels."""
+"""The Lambda orchestrator: a wagon's workers are calls of one function, made by an event-source mapping for each
+channel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .counters import Counters
 from .handler import PROBE
 from .units import Unit, Units
 
-_LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which what was seen holds: AWS allows few such questions a second
+_LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which an answer is used again: AWS allows few such requests a second
 _PAUSE = 0.5
 _LEAST, _MOST = 2, 1000  # MaximumConcurrency of a mapping
 _VISIBILITY = 6  # times the function's timeout: what AWS recommends for the queue
@@ -32,13 +32,13 @@ _FUNCTION = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 class LambdaMappings:
     """Gives a wagon its workers: on each of its channels an event-source mapping to `function`, which
-    `eventwagon.orchestrators.aws.handler` makes. `place` must be the one of the train's `sqs://` URL.
+    `eventwagon.orchestrators.aws.handler` makes. `place` must be that of the train's `sqs://` URL.
 
-    A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS takes no less) and each with up to
-    `batch` events at a time; with 0 the mapping is disabled, and the wagon not ready. While the wagon is paused it is
-    disabled, too, which AWS takes up to a minute for; calls under way go on, and AWS may make more until then. A spec's
-    `revision` is a version or alias of the function. Ready: all mappings are as they should be and the function, called
-    with a probe, said that it can serve these channels.
+    A spec's `workers` become the mapping's maximum concurrency, at least 2 (AWS's minimum), each with up to `batch`
+    events at a time; with 0 the mapping is disabled, and the wagon is not ready. While the wagon is paused it is
+    disabled, too. AWS takes up to a minute for that: calls under way go on, and AWS may make more until then. A spec's
+    `revision` is a version or alias of the function. Ready: all mappings are as they should be, and the function,
+    called with a probe, said that it can serve these channels.
     """
 
     def __init__(self, function: str, place: Place | None = None, *, batch: int = 10) -> None:
@@ -111,7 +111,7 @@ class LambdaMappings:
             await self._units.put(Unit(spec, tuple(made)))
 
     async def _map(self, channel: Channel, spec: WagonSpec) -> list[str]:
-        """One channel's mapping as the spec wants it; [] while there is no queue."""
+        """Bring one channel's mapping to the spec; [] while there is no queue."""
         workers = _LEAST if spec.workers is None else spec.workers
         name = self._named(spec)
         source = await self._queue(channel, name)
@@ -134,13 +134,13 @@ class LambdaMappings:
         standing = found[0]
         if not _is(standing, wanted):
             await self._clients.call("lambda", "update_event_source_mapping", UUID=standing["UUID"], **wanted)
-        for more in found[1:]:  # two observers were at it at the same time
+        for more in found[1:]:  # two observers did it at the same time
             await self._unmap(str(more["UUID"]))
         return [str(standing["UUID"])]
 
     async def _queue(self, channel: Channel, function: str) -> str | None:
-        """The ARN of the channel's queue, its messages out of sight for long enough for the function; None without a
-        queue."""
+        """The ARN of the channel's queue, whose messages stay invisible for long enough for the function; None without
+        a queue."""
         found = await self._attributes(channel, "QueueArn", "VisibilityTimeout")
         if found is None:
             return None
@@ -153,7 +153,7 @@ class LambdaMappings:
         return attributes["QueueArn"]
 
     async def _attributes(self, channel: Channel, *names: str) -> tuple[str, dict[str, str]] | None:
-        """The URL and these attributes of the channel's queue; None where there is no queue."""
+        """The URL and these attributes of the channel's queue; None if there is no queue."""
         try:
             answer = await self._clients.call("sqs", "get_queue_url", QueueName=self.place.queue(channel))
             url = str(answer["QueueUrl"])
@@ -203,7 +203,7 @@ class LambdaMappings:
         return found
 
     async def _trouble(self, unit: Unit) -> str:
-        """Why it is not ready; empty when it is."""
+        """Why it is not ready; empty if it is."""
         spec = unit.spec
         wanted = "Enabled" if spec.workers != 0 and not spec.paused else "Disabled"
         for channel in spec.channels:
@@ -217,7 +217,8 @@ class LambdaMappings:
         return await self._probe(spec)
 
     async def _probe(self, spec: WagonSpec) -> str:
-        """Call the function and ask whether it can serve these channels. Once for each code and set of channels."""
+        """Call the function and ask whether it can serve these channels. Done once for each code and set of
+        channels."""
         name = self._named(spec)
         channels = [channel.name for channel in spec.channels]
         asked = (name, frozenset([spec.train, *channels]))
@@ -239,8 +240,8 @@ class LambdaMappings:
             return f"{name} does not answer a probe, but: {body[:300]}"
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, what is in hand has until the
-        function's own timeout."""
+        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, its events have until the function's
+        own timeout."""
         key = train, unit
         try:
             async with self._turn(key):
@@ -256,7 +257,7 @@ class LambdaMappings:
 
     async def _remove(self, unit: Unit) -> None:
         mappings = set(unit.resources)
-        for channel in unit.spec.channels:  # one may have been made and not yet written down
+        for channel in unit.spec.channels:  # one may have been created and not recorded yet
             if queue := await self._attributes(channel, "QueueArn"):
                 mappings |= {str(each["UUID"]) for each in await self._mappings(queue[1]["QueueArn"])}
         for each in mappings:
@@ -268,8 +269,8 @@ class LambdaMappings:
         await self._counters.remove(unit.spec.train, unit.spec.number)
 
     async def _calls_end(self, spec: WagonSpec) -> None:
-        """Calls under way can't be seen, but what they have in hand: until two looks show none, or all calls are over.
-        What is given back and pauses looks the same."""
+        """Wait for calls under way. They can't be seen, but their events can: until two looks show none, or all calls
+        have reached their timeout. Events that were given back and pause look the same."""
         loop = asyncio.get_running_loop()
         until = loop.time() + await self._seconds(spec)
         quiet = 0
@@ -278,7 +279,7 @@ class LambdaMappings:
             await asyncio.sleep(_PAUSE)
 
     async def _seconds(self, spec: WagonSpec) -> int:
-        """How long a call may take; 0 where the function is gone."""
+        """How long a call may take; 0 if the function is gone."""
         try:
             name = self._named(spec)
             return _timeout(await self._clients.call("lambda", "get_function_configuration", FunctionName=name))
@@ -291,7 +292,7 @@ class LambdaMappings:
         return f"{self.function}:{spec.revision}" if spec.revision else self.function
 
     async def _in_flight(self, channels: Sequence[Channel]) -> int:
-        """About how many messages a call has in hand, or are given back and pause."""
+        """Roughly how many messages calls are working on, or were given back and pause."""
         count = 0
         for channel in channels:
             if queue := await self._attributes(channel, "ApproximateNumberOfMessagesNotVisible"):
@@ -306,7 +307,7 @@ class LambdaMappings:
                 raise
 
     async def _unmap(self, uuid: str) -> None:
-        """Delete a mapping; one that is being made or changed is tried again. Absent is success."""
+        """Delete a mapping; retry while it is being created or changed. An absent one is no error."""
         for _ in range(60):
             try:
                 await self._clients.call("lambda", "delete_event_source_mapping", UUID=uuid)
@@ -332,7 +333,7 @@ def _counted(deployment: Deployment, handled: int, failed: int) -> Deployment:
 
 
 def _is(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a mapping is as wanted. An update that is under way counts as what it leads to."""
+    """Whether a mapping is as wanted. An update under way counts as its result."""
     function = str(wanted["FunctionName"])
     arn = str(standing["FunctionArn"]).partition(":function:")[2]
     enabled = standing.get("State") in ("Enabled", "Enabling", "Creating", "Updating")

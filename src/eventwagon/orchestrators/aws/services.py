@@ -22,10 +22,10 @@ from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from .units import Unit, Units
 
-_LOOK = 5.0  # seconds for which what ECS said holds: what workers themselves say is asked each time
+_LOOK = 5.0  # seconds for which ECS' answers are used again; the workers' check-ins are read each time
 _OPTIONS = ("task", "container", "each", "launch", "subnets", "groups")  # of the URL, beyond the place's
 _PAUSE = 0.5
-_MARGIN = 30.0  # seconds that tasks may take to be gone, beyond the grace
+_MARGIN = 30.0  # seconds beyond the grace that tasks may take to end
 COMMAND = ("eventwagon", "work", "{target}", "--wagon", "{unit}", "--workers", "{each}")
 _PLACEHOLDERS = ("target", "unit", "each")
 _OURS = frozenset({"cluster", "serviceName", "taskDefinition", "desiredCount", "tags"})
@@ -98,7 +98,7 @@ class ECSServices:
         self._units = Units(self._table, self.place.prefix, "ecs")
         self._said: dict[str, tuple[float, str]] = {}
         self._missing: set[str] = set()
-        """Services that should be there and were found gone."""
+        """Services that should exist and were not found."""
         self._turns: dict[tuple[str, int], asyncio.Lock] = {}
 
     @classmethod
@@ -140,12 +140,12 @@ class ECSServices:
         await self._stack.aclose()
 
     def name(self, train: str, unit: int) -> str:
-        """What a unit's service and task definitions are called."""
+        """The name of a unit's service and task definitions."""
         return f"{self.place.prefix}-{train}-{unit}"
 
     @property
     def step(self) -> int:
-        """See InSteps.step: those of a task."""
+        """See InSteps.step: the workers of a task."""
         return self._each
 
     async def ensure(self, spec: WagonSpec) -> None:
@@ -163,7 +163,8 @@ class ECSServices:
             raise explain(e, f"starting the workers of wagon {spec.number} of {spec.train}", self.place) from e
 
     async def _bring(self, spec: WagonSpec, before: Unit | None) -> None:
-        """`resources` of a unit are the digest of its task's content and the task definition."""
+        """Bring the service to what the spec wants. A unit's `resources` are the digest of its task's content and the
+        task definition."""
         name = self.name(spec.train, spec.unit)
         definition = await self._definition(spec, before)
         tasks = self._tasks(spec)
@@ -197,8 +198,7 @@ class ECSServices:
             await self._forget(before.resources[1])
 
     async def _definition(self, spec: WagonSpec, before: Unit | None) -> tuple[str, str]:
-        """A task definition of the unit's own: the user's, with the command. The same one as long as nothing
-        changes."""
+        """The unit's own task definition: the user's, with the command. The same one as long as nothing changes."""
         theirs = f"{self._task}:{spec.revision}" if spec.revision else self._task
         answer = await self._clients.call("ecs", "describe_task_definition", taskDefinition=theirs)
         found = answer["taskDefinition"]
@@ -238,19 +238,19 @@ class ECSServices:
         return dict(standing[0]) if standing else None
 
     def _taken(self, service: Mapping[str, Any], train: str) -> str:
-        """That somebody else has the service; empty if it is this train's."""
+        """Says that somebody else has the service; empty if it is this train's."""
         whose = self.place.stranger(_tags_in(service), train)
         name = f"the service {service['serviceName']} in cluster {self._cluster}"
         return f"{name} {whose}; choose another prefix or train name" if whose else ""
 
     async def _definitions(self, name: str) -> list[str]:
-        """The active task definitions of that very family."""
+        """The active task definitions of exactly this family."""
         answer = await self._clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
         found = [str(arn) for arn in answer.get("taskDefinitionArns", [])]
         return [arn for arn in found if arn.rpartition("/")[2].rpartition(":")[0] == name]
 
     async def _stranger(self, definition: str, train: str) -> str:
-        """Whose a task definition is, if not this train's; else empty."""
+        """The owner of a task definition, if that is not this train; otherwise empty."""
         answer = await self._clients.call(
             "ecs", "describe_task_definition", taskDefinition=definition, include=["TAGS"]
         )

@@ -26,7 +26,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _ANSWER = 10.0
 """Seconds within which the API server must answer."""
 _SILENCE = 90.0
-"""Seconds without a word on a watch after which it is begun anew; a live one says something every minute."""
+"""Seconds without a message on a watch after which it is opened again; a live one sends something every minute."""
 _PAUSES = (0.1, 5.0)
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -42,8 +42,8 @@ class APIRefused(Unavailable):
 class Cluster:
     """One namespace of a cluster. An asynchronous context manager.
 
-    In a Pod it is the Pod's own cluster and namespace, with its ServiceAccount; elsewhere those of the current context,
-    or of `context`, of the kubeconfig file. Entering raises UsageError where there is neither.
+    In a Pod it is the Pod's own cluster and namespace, with its ServiceAccount; elsewhere those of the current context
+    of the kubeconfig file, or of `context`. Entering raises UsageError if there is neither.
     """
 
     def __init__(self, namespace: str = "", context: str = "") -> None:
@@ -74,7 +74,7 @@ class Cluster:
     async def __aexit__(self, *exc: object) -> None:
         connector = self._client.rest_client.pool_manager.connector
         if isinstance(connector, aiohttp.TCPConnector):
-            await connector.close(abort_ssl=True)  # a farewell in TLS would outlive the event loop
+            await connector.close(abort_ssl=True)  # closing TLS properly would outlive the event loop
         await self._stack.aclose()
 
     def _namespace_of_context(self, file: str | None) -> str:
@@ -83,7 +83,7 @@ class Cluster:
         return str(chosen["context"].get("namespace") or "default")
 
     def path(self, kind: str, name: str = "") -> str:
-        """Of all `deployments`, `replicasets` or `pods` in the namespace, or of one."""
+        """The path of all `deployments`, `replicasets` or `pods` in the namespace, or of one of them."""
         group = "/api/v1" if kind == "pods" else "/apis/apps/v1"
         return f"{group}/namespaces/{self.namespace}/{kind}" + (f"/{name}" if name else "")
 
@@ -112,7 +112,7 @@ class Cluster:
                     yield self._events(response)
                 finally:
                     if response.connection is not None and response.connection.transport is not None:
-                        response.connection.transport.abort()  # as on leaving
+                        response.connection.transport.abort()  # as when leaving
         except (TimeoutError, OSError, aiohttp.ClientError, ssl.SSLError) as e:
             raise self._away(e) from e
 
@@ -159,9 +159,11 @@ class Cluster:
 
 
 class Watched:
-    """All objects of one kind with a label, as the API server has them. `run` keeps them up to date; while it can't,
-    they stay as last seen, and `trouble` says why. `see` is called with each reported state of each object, the last
-    one included."""
+    """All objects of one kind with a label, as the API server has them.
+
+    `run` keeps them up to date; while it can't, they stay as last seen, and `trouble` says why. `see` is called with
+    each reported state of each object, including the last one.
+    """
 
     def __init__(
         self, cluster: Cluster, kind: str, selector: str, see: Callable[[Object], object] = lambda _: None
@@ -175,9 +177,9 @@ class Watched:
         """By name."""
         self.trouble = ""
         self.known = asyncio.Event()
-        """Set when they have been seen once."""
+        """Set once they have been seen."""
         self.tried = asyncio.Event()
-        """Set when they have been seen, or could not be."""
+        """Set once they have been seen, or could not be."""
 
     def put(self, found: Object) -> None:
         """Store the API server's answer to a write, unless the watch has already reported that state or a later one."""
@@ -185,11 +187,11 @@ class Watched:
             self.objects[found["metadata"]["name"]] = found
 
     def drop(self, name: str) -> None:
-        """The API server answered that there is none of that name."""
+        """The API server answered that there is no object of that name."""
         self.objects.pop(name, None)
 
     async def run(self) -> None:
-        """List, then follow, until cancelled; again where that fails, after a pause that doubles."""
+        """List, then follow, until cancelled; after a failure again, with pauses that double."""
         backoff = Backoff(*_PAUSES)
         while True:
             try:
@@ -201,7 +203,7 @@ class Watched:
             except Unavailable as e:
                 self.trouble = str(e)
                 self.tried.set()
-                if isinstance(e, APIRefused):  # it may no longer know the revision, or us
+                if isinstance(e, APIRefused):  # it may no longer know the version, or us
                     self._revision = 0
                 await asyncio.sleep(backoff.next())
 

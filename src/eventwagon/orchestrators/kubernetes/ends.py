@@ -9,18 +9,18 @@ from .cluster import Object
 from .names import WORKER
 
 _MARGIN = 1.0
-"""Seconds that a process must be older than the end of its container: so much a node's clock may be set back
+"""How many seconds a process must be older than the end of its container: a node's clock may be set back by that much
 meanwhile."""
 _MOST = 10_000
-"""Pods that are remembered, the latest."""
+"""How many Pods are remembered, the latest."""
 
 
 class Ends:
-    """Until when the workers' containers of each Pod have ended.
+    """The time until which the workers' containers of each Pod have ended.
 
-    That a Pod is gone proves nothing: deleted by force, or along with a node that nobody reaches, its processes may run
-    still. What counts is the end of a container, which the kubelet alone reports, with its time. A process that ran
-    before that time ended with it: the container that is started next in the same Pod begins later, by the same clock.
+    A Pod that is gone proves nothing: if it was deleted by force, or with a node that nobody reaches, its processes may
+    still run. What counts is the end of a container, which only the kubelet reports, with its time. A process that ran
+    before that time ended with it: the next container in the same Pod starts later, by the same clock.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,8 @@ class Ends:
         """By the Pod's uid: the time, and the proof in words."""
 
     def see(self, pod: Object) -> None:
-        """A Pod as the API server has it, or last had it. A container that was once seen to have ended stays ended."""
+        """Take in a Pod as the API server has it, or last had it. A container that was once seen to have ended stays
+        ended."""
         name, uid = str(pod["metadata"]["name"]), str(pod["metadata"]["uid"])
         for container in pod.get("status", {}).get("containerStatuses") or ():
             if container.get("name") != WORKER:
@@ -49,7 +50,8 @@ class Ends:
 
 
 def _time(text: object) -> float | None:
-    """In whole seconds, cut off. None where the kubelet does not know (a container that it could not find again)."""
+    """In whole seconds, rounded down. None if the kubelet does not know it (a container that it could not find
+    again)."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Why a unit of workers is not ready, in the words of the cluster. Pure."""
+"""Why a unit of workers is not ready, in Kubernetes' words. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST = 1000
 
 
 def is_ready(pod: Object) -> bool:
-    """Its readiness probe was answered, and it is not ending."""
+    """Its readiness probe succeeds, and it is not ending."""
     return not is_ending(pod) and _condition(pod, "Ready").get("status") == "True"
 
 

@@ -34,9 +34,9 @@ _POLL = 0.05
 _AGAIN = 1.0
 """Seconds before a refused change is tried again: an observer asks ten times a second."""
 _STUCK = 30.0
-"""Seconds beyond the grace after which a Pod that has not ended is told of."""
+"""After this many seconds beyond the grace a Pod that has not ended is reported."""
 _LOOKS = 20
-"""How often a write is tried where what stands there is no longer what was seen."""
+"""How often a write is tried if the object has changed since it was seen."""
 _MOST = 1000
 _logger = logging.getLogger("eventwagon.kubernetes")
 
@@ -44,7 +44,7 @@ _Key = tuple[str, int]
 
 
 class _Change(NamedTuple):
-    """A write: the request to the API server, and the Deployment for which it is meant (None: there is none)."""
+    """A write: the request to the API server, and the Deployment that it is for (None: there is none)."""
 
     method: str
     body: object
@@ -122,14 +122,14 @@ class Kubernetes:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Its deployments go on."""
+        """Its Deployments go on."""
         await self._stack.aclose()
 
     # --- the contract ---------------------------------------------------------------------
 
     @property
     def step(self) -> int:
-        """See InSteps.step: those of a Pod."""
+        """See InSteps.step: the workers of a Pod."""
         return self._template.per_pod
 
     async def ensure(self, spec: WagonSpec) -> None:
@@ -181,7 +181,7 @@ class Kubernetes:
         return self._ends.why_ended(pod)
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. Raises Unavailable, also where a Pod does not end though its time is long over."""
+        """See Orchestrator.remove. Raises Unavailable, also if a Pod has not ended long after its time."""
         key = train, unit
         with self._removals.removing(key):
             await self._end(train, unit, grace)
@@ -193,7 +193,7 @@ class Kubernetes:
 
     @staticmethod
     def _own(watched: Watched, train: str) -> list[tuple[int, Object]]:
-        """Ours of one kind, with their units."""
+        """Our objects of one kind, with their units."""
         return [
             (key[1], found)
             for found in watched.objects.values()
@@ -252,7 +252,7 @@ class Kubernetes:
         )
 
     async def _own_image(self) -> str:
-        """Of the container that this runs in: the same code then observes and works."""
+        """The image of the container in which this process runs: observers and workers then run the same code."""
         if "KUBERNETES_SERVICE_HOST" not in os.environ:
             raise UsageError(
                 "kubernetes: which image do the workers run? Give ?image=, or an image in the Pod template"
@@ -322,7 +322,7 @@ class Kubernetes:
                     _logger.warning("which Pods are idle can't be told to Kubernetes, which chooses some: %s", e)
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
-        """Whether the object of that name is another than the one seen. Raises APIRefused if it is not ours."""
+        """Whether the object of that name is a different one than the one seen. Raises APIRefused if it is not ours."""
         path = self._cluster.path("deployments")
         items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
         if not items:
@@ -344,7 +344,7 @@ class Kubernetes:
         if live is None:
             return _Change("POST", wanted, "application/json", None)
         if is_ending(live) or spec.is_behind(_number(live)):
-            return None  # it is made again when it is gone
+            return None  # it is created again when it is gone
         edits: list[tuple[str, object]] = []
         number, replicas = wanted["metadata"]["labels"][WAGON], wanted["spec"]["replicas"]
         if self._made_anew(spec, live, wanted):
@@ -393,7 +393,7 @@ class Kubernetes:
                 if asked.get(uid) not in ("gone", version) and granted > seconds:
                     until = max(until, _now() + min(granted, self._template.longest) + _STUCK)
                     gone = await self._delete("pods", pod, gracePeriodSeconds=seconds)
-                    asked[uid] = "gone" if gone else version  # then the watch tells of a later one
+                    asked[uid] = "gone" if gone else version  # then the watch reports a later one
             if _now() > until:
                 raise Unavailable(self._stuck(pods, name))
             await asyncio.sleep(_POLL)
@@ -406,14 +406,14 @@ class Kubernetes:
             own = [item for item in found["items"] if is_ours(kind, item)]
             if all([await self._delete(kind, item, propagationPolicy="Orphan") for item in own]):
                 return
-            await asyncio.sleep(_POLL)  # others write to it too: its controllers, and further observers
+            await asyncio.sleep(_POLL)  # others write to it, too: its controllers, and further observers
         raise Unavailable(
             f"kubernetes: {kind} of {name_of(train, unit)} changed {_LOOKS} times while they were deleted"
         )
 
     async def _delete(self, kind: str, seen: Object, **options: object) -> bool:
-        """Delete it as it was seen: with the same uid, labels and all. Whether it goes; else it is to be looked at
-        again."""
+        """Delete it in the state in which it was seen: with the same uid, labels and all. Returns whether it is being
+        deleted; otherwise look again."""
         metadata = seen["metadata"]
         conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
         path = self._cluster.path(kind, metadata["name"])
@@ -450,7 +450,7 @@ def _read(path: str | os.PathLike[str]) -> object:
 
 
 def _entries(of: str, live: Object, wanted: Mapping[str, str]) -> list[tuple[str, object]]:
-    """What a patch adds so that the labels or annotations of a Deployment have these among them."""
+    """The entries that a patch adds so that a Deployment has these labels or annotations among its own."""
     if not live["metadata"].get(of):
         return [(f"/metadata/{of}", wanted)]
     return [(f"/metadata/{of}/{name.replace('/', '~1')}", value) for name, value in wanted.items()]
@@ -465,7 +465,7 @@ def _still(live: Object) -> list[Mapping[str, object]]:
 
 
 def _host(pod: Object) -> str:
-    """What its workers' names in the registry begin with: its host name, which is cut to 63 characters."""
+    """How its workers' names in the registry begin: with its host name, which is cut to 63 characters."""
     return str(pod["metadata"]["name"])[:63]
 
 

@@ -1,7 +1,7 @@
-"""Recognises eventwagon's own objects in a namespace that others use too. Pure.
+"""Recognises eventwagon's own objects in a namespace that others use, too. Pure.
 
-Labels alone prove nothing: people put them on objects of their own, to find everything of a train. An object is ours if
-it has our labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our
+Labels alone prove nothing: people put them on their own objects, to find everything of a train. An object is ours if it
+has our labels, the name that we or its controller gave it, no owner but ours, and Pods with our annotation that our
 selector finds.
 """
 
@@ -18,7 +18,7 @@ _UNIT = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def key_of(found: Object) -> tuple[str, int] | None:
-    """The train and the unit that its labels name; None where they name none."""
+    """The train and the unit that its labels name; None if they name none."""
     labels = found["metadata"].get("labels") or {}
     label, _, manager = SELECTOR.partition("=")
     if labels.get(label) != manager or not labels.get(TRAIN) or not _UNIT.fullmatch(labels.get(UNIT, "")):
@@ -27,8 +27,8 @@ def key_of(found: Object) -> tuple[str, int] | None:
 
 
 def is_ours(kind: str, found: Object) -> bool:
-    """Whether one of `deployments`, `replicasets` or `pods` was made by an orchestrator of eventwagon's, or for one of
-    its Deployments."""
+    """Whether an orchestrator of eventwagon's made this object, one of `deployments`, `replicasets` or `pods`, or it
+    belongs to a Deployment of eventwagon's."""
     key = key_of(found)
     if key is None:
         return False
@@ -51,7 +51,7 @@ def is_ours(kind: str, found: Object) -> bool:
 
 
 def owner_of(found: Object) -> str:
-    """Who made a Deployment, or has written to it, in words."""
+    """Who created a Deployment, or has written to it, in words."""
     metadata = found["metadata"]
     owners = [f"{kind} {name}" for kind, name in sorted(_owners(found))]
     managed_by = (metadata.get("labels") or {}).get(SELECTOR.partition("=")[0], "")

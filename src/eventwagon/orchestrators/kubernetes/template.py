@@ -30,7 +30,7 @@ from .names import (
 
 _VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _MAY_BE_TAKEN_AWAY = ("livenessProbe",)
-"""What a template may say null of, which elsewhere is as if it said nothing."""
+"""What a template may set to null, which elsewhere means the same as leaving it out."""
 _FAULTS_MOST = 50
 _LIVE_EVERY = 10
 _SECURITY = {
@@ -53,8 +53,8 @@ def with_tag(image: str, revision: str) -> str:
 
 
 def merged(ours: object, theirs: object, where: str = "") -> object:
-    """`theirs` over `ours`: mappings key by key, lists one after the other, containers by their names, in the order of
-    `theirs`."""
+    """`theirs` over `ours`: mappings are merged by key, containers by name in the order of `theirs`, other lists are
+    concatenated."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         theirs = {k: v for k, v in theirs.items() if v is not None or k in _MAY_BE_TAKEN_AWAY}
         both = {**ours, **theirs}
@@ -77,7 +77,7 @@ def container_of(containers: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def own_image(pod: Mapping[str, Any]) -> str:
-    """The image of the container that this runs in, of a Pod that may have others: the one named `observer` or
+    """The image of the container in which this process runs, in a Pod that may have others: the one named `observer` or
     `worker`, or the only one. Raises UsageError."""
     images = {c["name"]: str(c["image"]) for c in pod["spec"]["containers"]}
     named = [images[name] for name in (OBSERVER, WORKER) if name in images]
@@ -122,7 +122,7 @@ class Template:
         self.image: str = container_of(spec.get("containers") or ()).get("image") or image
 
     def deployment(self, spec: WagonSpec) -> dict[str, Any]:
-        """All of the unit's Deployment. Raises UsageError."""
+        """The complete Deployment of the unit. Raises UsageError."""
         labels = labels_of(spec.train, spec.unit)
         if not _VALUE.fullmatch(spec.train):
             raise UsageError(
@@ -150,7 +150,7 @@ class Template:
         }
 
     def replicas(self, spec: WagonSpec) -> int:
-        """How many Pods. Raises UsageError."""
+        """How many Pods it should have. Raises UsageError."""
         if spec.workers is None:
             raise UsageError(f"{spec.train} wagon {spec.number}: Pods of its own need a number of workers")
         return -(-spec.workers // self.per_pod)
@@ -168,9 +168,9 @@ class Template:
                 "httpGet": {"path": "/live", "port": HEALTH_PORT},
                 "periodSeconds": _LIVE_EVERY,
                 "timeoutSeconds": _LIVE_EVERY // 2,
-                # a handler that blocks the event loop has its time too
+                # a handler that blocks the event loop gets its time, too
                 "failureThreshold": max(6, math.ceil(self._leave / _LIVE_EVERY) + 1),
-                "terminationGracePeriodSeconds": MARGIN,  # it would not hear that it is to end
+                "terminationGracePeriodSeconds": MARGIN,  # it would not notice that it should end
             },
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": _SECURITY,
@@ -183,7 +183,7 @@ class Template:
                 "containers": [worker],
                 "terminationGracePeriodSeconds": self._leave + MARGIN,
                 "automountServiceAccountToken": False,
-                "shareProcessNamespace": True,  # the first process of one would be deaf to SIGTERM while it loads
+                "shareProcessNamespace": True,  # the first process of a container would ignore SIGTERM while it loads
                 "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             },
         }

@@ -1,5 +1,4 @@
-"""What orchestrators share that run a unit's workers in processes of this machine: records, locks, logs, ends.
-Private."""
+"""What the orchestrators that run workers in processes of this machine share: records, locks, logs, ends. Private."""
 
 from __future__ import annotations
 

@@ -25,21 +25,21 @@ OWNER = "EVENTWAGON_OWNER"
 LOGS = "EVENTWAGON_LOGS"
 REVISION = "EVENTWAGON_REVISION"
 TAKEN = 75
-"""The exit code of a process that found another at its unit."""
+"""The exit code of a process that found another process at its unit."""
 SENT_HOME = 76
-"""The exit code of a process that ended since no workers are wanted for now."""
+"""The exit code of a process that ended because no workers are wanted now."""
 MARGIN = 2.0
-"""Seconds beyond the grace for giving back what is in hand, and for the interpreter's own end."""
+"""Seconds beyond the grace, for giving back events and for the interpreter's own end."""
 LOG_BYTES = 512 * 1024
-"""A log that has grown to this becomes the older one."""
+"""A log of this size becomes the older one."""
 _TICK = 0.05
 _BEAT = 0.5
 _LOCK_PATIENCE = 5.0
 
 
 class Follower:
-    """A unit's process, for as long as it holds the unit's lock. `grace`: seconds for handlers in flight when it must
-    leave; the `want` may give another."""
+    """A unit's process, while it holds the unit's lock. `grace`: seconds for handlers in flight when it must leave; the
+    `want` may say otherwise."""
 
     def __init__(self, files: UnitFiles, lock: int, state: ProcessState) -> None:
         self.files = files
@@ -73,7 +73,7 @@ class Follower:
                     await self.leaving.wait()
 
     def say(self, *, ready: bool, trouble: str, found: Deployment | None = None) -> None:
-        """Write the state if it has changed; `found`: what runs."""
+        """Write the state if it has changed; `found` is what runs."""
         new = msgspec.structs.replace(self._state, begun=True, ready=ready, trouble=trouble)
         if found is not None:
             fields = msgspec.structs.asdict(found)
@@ -81,19 +81,20 @@ class Follower:
                 fields |= {name: getattr(self._state, name) for name in ("handled", "failed", "work")}
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):
-            with suppress(OSError):  # a full disk must not end the unit: it is said when there is room
+            with suppress(OSError):  # a full disk must not end the unit: write it when there is room
                 self.files.write(new)
                 self._state = new
 
     def end_within(self, seconds: float) -> None:
-        """The process leaves: it is not ready from now on, and ends then in any case."""
+        """The process leaves: it is not ready from now on, and ends after this time in any case."""
         self.say(ready=False, trouble="it is leaving")
         timer = threading.Timer(seconds, os._exit, args=(1,))
         timer.daemon = True
         timer.start()
 
     def _outlive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own, so that it works while the event loop is blocked: stdin ends when the parent does."""
+        """Runs in a thread of its own, so that it works while the event loop is blocked: stdin ends when the parent
+        does."""
         while os.read(0, 64):
             pass
         try:
@@ -121,7 +122,7 @@ class Follower:
             return
         self._beat_at = asyncio.get_running_loop().time() + _BEAT
         if not stands(self._lock, self.files.lock_path):
-            self.leaving.set()  # the directory was removed under it: another process may be at the unit now
+            self.leaving.set()  # the directory was removed: another process may be at the unit now
             return
         with suppress(OSError):  # as above
             self._turn_log()
@@ -139,13 +140,13 @@ class Follower:
 
 
 def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Coroutine[object, object, int]]) -> int:
-    """Hold the unit, call `begin` outside of any event loop, and run its result. Returns the exit code."""
+    """Hold the unit's lock, call `begin` outside of any event loop, and run its result. Returns the exit code."""
     logs = os.environ.pop(LOGS, "")
     files = UnitFiles(Path(directory), train, int(unit), Path(logs) if logs else None)
     lock = _take_patiently(files.lock_path)
     if lock is None:
         return TAKEN
-    os.register_at_fork(after_in_child=lambda: os.close(lock))  # a handler's own children must not hold the unit
+    os.register_at_fork(after_in_child=lambda: os.close(lock))  # a handler's own child processes must not hold the lock
     pid = os.getpid()
     revision = os.environ.get(REVISION, "")
     state = ProcessState(pid=pid, created=created(pid) or 0.0, owner=os.environ.pop(OWNER, ""), revision=revision)
@@ -166,16 +167,16 @@ def follow(train: str, unit: str, directory: str, begin: Callable[[Follower], Co
 
 
 def _set_up_logging() -> None:
-    """Where the program, which is loaded by now, has not set it up itself."""
+    """Set up logging, unless the program, which is loaded by now, has done so."""
     if not logging.getLogger("eventwagon").hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(LogFormatter("%(levelname)-7s %(message)s"))
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would say every request
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
 
 
 def _take_patiently(path: Path) -> int | None:
-    """Other processes test the lock now and then, which holds it for a moment."""
+    """Other processes test the lock now and then, which takes it for a moment."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         lock = take(path)

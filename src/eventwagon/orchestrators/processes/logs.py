@@ -1,4 +1,4 @@
-"""Wagons' logs: their last lines, and passing them on, each line with the wagon's name before it."""
+"""Wagons' logs: their last lines, and passing them on with the wagon's name before each line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...display.text import as_line
 from .records import older, stands
 
 _LINE = 8192
-"""The longest line that is passed on in one piece, in bytes."""
+"""The longest part of a line, in bytes, that is passed on in one piece."""
 _KEPT = 16
-"""Logs kept per train where they have a directory of their own."""
+"""How many logs are kept for each train if they have a directory of their own."""
 
 
 class OutputTail:
-    """Passes on what is added to a log, to stderr, a whole line at a time."""
+    """Passes what is added to a log on to stderr, in whole lines."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class OutputTail:
     def drain(self) -> None:
         """Pass on what is there."""
         self._read()
-        if not stands(self._descriptor, self._path):  # it was full, and a new one was begun
+        if not stands(self._descriptor, self._path):  # the log was full, and a new one was begun
             try:
                 new = os.open(self._path, os.O_RDONLY)
             except FileNotFoundError:
@@ -40,7 +40,7 @@ class OutputTail:
             self._read()
 
     def close(self) -> None:
-        """Pass on the rest and let the log go. Not to be used after."""
+        """Pass on the rest and close the log. Don't use it after that."""
         self.drain()
         os.close(self._descriptor)
 
@@ -55,7 +55,7 @@ class OutputTail:
 
 
 def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
-    """What a log ends with, in one line of text; empty where there is nothing."""
+    """The end of a log, as one line of text; empty if there is nothing."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))

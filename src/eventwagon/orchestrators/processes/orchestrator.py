@@ -24,14 +24,14 @@ from .process import Launch, UnitProcess
 from .records import Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
 
 _BEAT = 0.25
-"""Seconds between two signs of life of an orchestrator, and two looks at its processes' ends and logs."""
+"""Seconds between two signs of life of an orchestrator, and two checks of its processes and their logs."""
 _SWEEP = 10.0
 _SILENT = 5.0
 """Seconds without a sign of life after which a process does not count as ready, and an orchestrator not as in
 charge."""
 _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
-"""A process that lived this long was well: the next is not held back."""
+"""A process that ran this long, in seconds, counts as well: the next one starts without a pause."""
 _POLL = 0.02
 _KILL_PATIENCE = 10.0
 
@@ -39,14 +39,14 @@ _Key = tuple[str, int]
 
 
 class Processes:
-    """Gives each unit a process of its own, that is started as `launch` says and follows the unit's `want` (see
+    """Gives each unit a process of its own, which is started as `launch` says and follows the unit's `want` (see
     `Follower`).
 
-    All orchestrators of a train on a machine share the directory. One is in charge of each unit; when it is gone or
-    says nothing for five seconds another takes over. Processes end with the orchestrator that started them; one that
-    does not is ended by another. One that gives no sign of life for `hung_after` s, or does not begin within
-    `start_timeout` s, is killed and started again. `grace` is for leaving this object, in seconds. `words` are the
-    user's own: where one has `{revision}` in it, a wagon must have one.
+    All orchestrators of a train on a machine share the directory. One is in charge of each unit; when it is gone, or
+    silent for five seconds, another takes over. Processes end with the orchestrator that started them; one that does
+    not is ended by another. One that gives no sign of life for `hung_after` s, or does not begin within `start_timeout`
+    s, is killed and started again. `grace` is for leaving this object, in seconds. `words` are the user's own text: if
+    it contains `{revision}`, a wagon must have one.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Processes:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Make the directory where it is missing. Raises StorageBroken."""
+        """Create the directory if it is missing. Raises StorageBroken."""
         try:
             for directory in (self._directory, *([self._logs] if self._logs else [])):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ class Processes:
     # --- the contract ---------------------------------------------------------------------
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """See Orchestrator.ensure. It also looks after the process that runs: what has crashed or hangs is replaced,
-        after a pause that doubles. So call it again and again, as observers do."""
+        """See Orchestrator.ensure. It also replaces a process that has crashed or hangs, after a pause that doubles. So
+        call it repeatedly, as observers do."""
         if spec.workers is None:
             raise UsageError(f"{spec.train} wagon {spec.number}: a process of its own needs a number of workers")
         if self._revised and not spec.revision:
@@ -122,13 +122,13 @@ class Processes:
             raise Unavailable(f"{files.want_path}: {e}") from e
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """See Orchestrator.deployments. Reads what the processes say of themselves, whoever started them."""
+        """See Orchestrator.deployments. Reads the state that the processes write, whoever started them."""
         self._reap()
         return {unit: self._deployment((name, unit)) for name, unit in units_on_disk(self._directory, train)}
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. A process that has not ended within the grace and two seconds is killed. Raises
-        Unavailable where even that has no effect."""
+        """See Orchestrator.remove. A process that has not ended two seconds after the grace is killed. Raises
+        Unavailable if even that has no effect."""
         key = train, unit
         try:
             with self._removals.removing(key):
@@ -142,11 +142,11 @@ class Processes:
     # --- what a driver may add ------------------------------------------------------------
 
     def _names(self, spec: WagonSpec) -> Mapping[str, str]:
-        """What the broker calls the channels, where the process needs it."""
+        """The broker's names of the channels, if the process needs them."""
         return {}
 
     async def _end_left_over(self, files: UnitFiles, grace: float) -> None:
-        """End what the unit's process started and left, now that it is gone itself. Repeatable."""
+        """End what the unit's process has started and left behind, now that it has ended itself. Idempotent."""
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Processes:
         return self._directory / f"{name}.alive"
 
     def _in_charge(self, owner: str) -> bool:
-        """Whether that orchestrator lives and gives signs of life."""
+        """Whether that orchestrator runs and gives signs of life."""
         path = self._owner(owner)
         if not held(path):
             self._still.forget(owner)
@@ -167,7 +167,7 @@ class Processes:
     def _deployment(self, key: _Key) -> Deployment:
         files = self._files(key)
         want, state = files.want(), files.state()
-        wanted = want.spec.hands or 0 if want is not None and want.leave is None else 0
+        wanted = want.spec.workers_now or 0 if want is not None and want.leave is None else 0
         number = want.spec.number if want is not None else key[1]
         if state is None or not files.running():
             revision, because = (want.spec.revision, want.trouble) if want is not None else ("", "")
@@ -210,8 +210,8 @@ class Processes:
             self._failed(key, f"its process can't be started: {e}")
 
     def _replace_hung(self, key: _Key, files: UnitFiles) -> None:
-        """Kill what gives no sign of life, and what has outlived the orchestrator that started it. The next call starts
-        another."""
+        """Kill a process that gives no sign of life, or has outlived the orchestrator that started it. The next call
+        starts another."""
         state, own = files.state(), self._own.get(key)
         now = _now()
         if own is not None:
@@ -230,7 +230,7 @@ class Processes:
                 kill(state)
 
     def _reap(self) -> None:
-        """Take notice of own processes that have ended."""
+        """Handle own processes that have ended."""
         for key, own in list(self._own.items()):
             if (code := own.ended()) is not None:
                 del self._own[key]
@@ -249,7 +249,7 @@ class Processes:
         self._failed(key, own.hung or (f"its process {how}: {said}" if said else f"its process {how}"))
 
     def _called_back(self, key: _Key) -> None:
-        """It ended since no workers were wanted. They may be wanted again by now, and were asked for while it was
+        """Start again a process that ended because no workers were wanted, if they were wanted again while it was
         ending."""
         files = self._files(key)
         want = files.want()
@@ -273,7 +273,7 @@ class Processes:
         self._still.forget(("beat", key), ("orphan", key))
 
     def _sweep(self) -> None:
-        """Remove what killed ones left, and forget wagons that another orchestrator has removed."""
+        """Remove what killed processes left, and forget wagons that another orchestrator has removed."""
         sweep(self._directory)
         standing = {*units_on_disk(self._directory, None), *self._own}
         for key in {*self._failures, *self._not_before, *self._seen} - standing:
@@ -281,7 +281,7 @@ class Processes:
         self._seen = standing
 
     async def _beat(self) -> None:
-        """Say that this orchestrator lives, pass on what its processes say."""
+        """Give a sign of life of this orchestrator, and pass on its processes' output."""
         swept = float("-inf")
         while True:
             with suppress(OSError):
@@ -297,7 +297,7 @@ class Processes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, key: _Key, files: UnitFiles, grace: float) -> None:
-        """Ask it to leave, wait, kill. It is looked at again and again: it need not be a child of this process."""
+        """Ask it to leave, wait, kill. Its state is polled: it need not be a child of this process."""
         until = _now() + grace + MARGIN
         killed_at: float | None = None
         while True:
@@ -352,7 +352,7 @@ class Processes:
                 files = self._files(key)
                 want = files.want()
                 ours = want is not None and (want.owner == self._name or not self._in_charge(want.owner))
-                if ours and files.run() is None:  # else something runs that the next must find
+                if ours and files.run() is None:  # otherwise something still runs that the next one must find
                     files.clear()
             sweep(self._directory)
 
@@ -362,10 +362,11 @@ def _now() -> float:
 
 
 def default_directory(url: str) -> Path:
-    """Where the records of the trains at this URL stand, where nothing else was said. Its name, which is to be seen
-    among the processes, is made of what of the URL is no secret."""
+    """The default directory of the records of the trains at this URL. Its name is visible among the processes, so it is
+    made only of parts of the URL that are not secret."""
     url = shown(url)
-    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):  # relative: means another train elsewhere
+    # a relative path means a different train elsewhere
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         url = f"{Path.cwd()} {url}"
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "eventwagon" / blake2b(url.encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""One unit's process, seen by the orchestrator that started it."""
+"""One unit's process, from the view of the orchestrator that started it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Launch(NamedTuple):
 
 
 class UnitProcess:
-    """Started when made. Its stdin is never written to: it ends when this process does, which tells the child."""
+    """A process, started when this is created. Nothing is written to its stdin, which ends when this process does: that
+    tells the child."""
 
     def __init__(self, launch: Launch, files: UnitFiles, owner: str, revision: str) -> None:
         environment = {**os.environ, **launch.environment, OWNER: owner}
@@ -60,11 +61,11 @@ class UnitProcess:
 
     @property
     def seconds(self) -> float:
-        """Since it was started."""
+        """Seconds since it was started."""
         return time.monotonic() - self._began
 
     def release(self) -> None:
-        """Tell it that nobody needs it any more. Repeatable."""
+        """Tell it that nobody needs it any more. Idempotent."""
         if self._popen.stdin is not None and not self._popen.stdin.closed:
             self._popen.stdin.close()
 
@@ -79,16 +80,16 @@ class UnitProcess:
         return code
 
     def pass_on(self) -> None:
-        """Pass on what it has said since."""
+        """Pass on its output since the last call."""
         if self._tail is not None:
             self._tail.drain()
 
     def kill(self) -> None:
-        """End it and what it started, at once. Its pid is still its own: it has not been waited for."""
+        """Kill it and what it started, at once. Its pid is still its own: it has not been waited for."""
         if self._popen.returncode is None:
             kill_all(self._popen.pid)
 
     def wait(self) -> None:
-        """Return when it has ended. After `kill`."""
+        """Return when it has ended. Call it after `kill`."""
         self._popen.wait()
         self.ended()

@@ -1,8 +1,8 @@
-"""What is written down about a unit's process, so that any orchestrator on the machine finds it, and who lives.
+"""The records about a unit's process, by which any orchestrator on the machine finds it, and which processes run.
 
-Per unit there are, in one directory: `want` (what it should serve; written by the orchestrator in charge), `state`
-(what it does; written by the process), `run` (how to find what it started; written by those that start others), `log`
-(what it says) and `lock`, held by the process for as long as it lives. The lock is the truth: the kernel releases it
+Each unit has files in one directory: `want` (what it should serve; written by the orchestrator in charge), `state`
+(what it does; written by the process), `run` (how to find what it started; written by processes that start others),
+`log` (its output) and `lock`, which the process holds as long as it runs. The lock is the truth: the kernel releases it
 however the process ends, and no second process works without it.
 """
 
@@ -23,7 +23,7 @@ import psutil
 from ...contracts.orchestrator import Deployment, WagonSpec
 
 _SAME = 2.0
-"""Seconds by which two readings of one process's creation time may differ: it is reckoned from the wall clock."""
+"""Seconds by which two readings of one process's creation time may differ: it is computed from the wall clock."""
 _FILE = re.compile(r"(.+)_v(\d+)\.(?:want|state|run|lock|claims)")
 _HALF = re.compile(r".+_v\d+\.(?:want|state|run|claims)-(\d+)")
 
@@ -37,7 +37,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestrator in charge."""
     spec: WagonSpec
     names: Mapping[str, str] = {}
-    """What the broker calls the channels, where that is of use."""
+    """The broker's names of the channels, if needed."""
     leave: float | None = None
     """Leave the wagon: the grace in seconds."""
     trouble: str = ""
@@ -46,7 +46,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
 
 class ProcessState(Deployment, frozen=True, kw_only=True):
     """What a unit's process does: a deployment, and which process it is. `pid` and `created` (seconds since the epoch)
-    together name that for ever."""
+    together identify it for ever."""
 
     pid: int
     created: float
@@ -56,21 +56,21 @@ class ProcessState(Deployment, frozen=True, kw_only=True):
     """Its program is loaded; from then on it gives a sign of life twice a second."""
     ready: bool = False
     number: int = 0
-    """The wagon that it serves; 0: the one that it should."""
+    """The wagon that it serves; 0: the one that it should serve."""
 
     def deployment(self, **changes: Any) -> Deployment:
-        """What it does, without which process it is."""
+        """What it does, without the process's identity."""
         fields = {name: getattr(self, name) for name in Deployment.__struct_fields__}
         return Deployment(**{**fields, **changes})
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """How to find and end what a unit's process has started, when it can't say so any more."""
+    """How to find and end what a unit's process has started, when the process can't say so any more."""
 
     token: str
-    """Stands in the environment of all of it under RUN: no other process has it, whatever its pid."""
+    """Is in the environment of all of it, as RUN: no other process has it, whatever its pid."""
     stops: tuple[tuple[str, ...], ...] = ()
-    """Commands that end what is no process here (a container)."""
+    """Commands that end what is no process of this machine (a container)."""
 
 
 RUN = "EVENTWAGON_RUN"
@@ -91,19 +91,19 @@ class UnitFiles:
         self._keeps_log = logs is not None
 
     def want(self) -> Want | None:
-        """What it should do; None where nobody wants anything of it."""
+        """What it should do; None if nobody wants anything of it."""
         return _read(self.want_path, Want)
 
     def state(self) -> ProcessState | None:
-        """What it said last; None where it said nothing yet."""
+        """Its last report; None if there is none yet."""
         return _read(self.state_path, ProcessState)
 
     def run(self) -> Run | None:
-        """How to find what it started; None where it started nothing, or all of that has ended."""
+        """How to find what it started; None if it started nothing, or all of that has ended."""
         return _read(self.run_path, Run)
 
     def write(self, record: Want | ProcessState | Run) -> None:
-        """Replace what stands there, as a whole."""
+        """Replace the file as a whole."""
         paths: dict[type, Path] = {Want: self.want_path, ProcessState: self.state_path, Run: self.run_path}
         path = paths[type(record)]
         new = path.with_name(f"{path.name}-{os.getpid()}")
@@ -111,14 +111,15 @@ class UnitFiles:
         new.replace(path)
 
     def claims_as(self) -> str:
-        """The name under which the last process claimed events; empty where there was none. For who holds the lock."""
+        """The name under which the last process claimed events; empty if there was none. Call it while holding the
+        lock."""
         try:
             return self.claims_path.read_text()
         except (FileNotFoundError, UnicodeDecodeError):
             return ""
 
     def will_claim_as(self, name: str) -> None:
-        """From now on it is this one."""
+        """From now on processes claim under this name."""
         new = self.claims_path.with_name(f"{self.claims_path.name}-{os.getpid()}")
         new.write_text(name)
         new.replace(self.claims_path)
@@ -132,7 +133,8 @@ class UnitFiles:
         return held(self.lock_path)
 
     def forget_state(self) -> bool:
-        """Remove what a process that has ended said last, or the next would seem to say it. False: one is running."""
+        """Remove the last report of a process that has ended; otherwise the next one would seem to have made it. False:
+        one is running."""
         lock = take(self.lock_path)
         if lock is None:
             return False
@@ -143,7 +145,7 @@ class UnitFiles:
         return True
 
     def clear(self) -> bool:
-        """Remove all of them, unless a process is (again) at the unit. Repeatable."""
+        """Remove all of them, unless a process is (again) at the unit. Idempotent."""
         lock = take(self.lock_path)
         if lock is None:
             return False
@@ -159,7 +161,7 @@ class UnitFiles:
 
 
 def units_on_disk(directory: Path, train: str | None) -> Iterator[tuple[str, int]]:
-    """The units (train and unit) that have files there; of all trains with None."""
+    """The units (train and unit) that have files there; with None, those of all trains."""
     try:
         names = sorted(entry.name for entry in os.scandir(directory))
     except FileNotFoundError:
@@ -169,7 +171,7 @@ def units_on_disk(directory: Path, train: str | None) -> Iterator[tuple[str, int
 
 
 def sweep(directory: Path) -> None:
-    """Remove what orchestrators and processes left that were killed: their signs of life, and records half-written."""
+    """Remove what killed orchestrators and processes left: their signs of life, and half-written records."""
     for path in directory.glob("*.alive"):
         if not held(path):
             path.unlink(missing_ok=True)
@@ -180,12 +182,12 @@ def sweep(directory: Path) -> None:
 
 
 def older(log: Path) -> Path:
-    """Where a log goes that has reached its bound."""
+    """The file that a full log becomes."""
     return log.with_name(log.name + ".1")
 
 
 def mark(path: Path) -> tuple[int, ...]:
-    """Differs when the file was changed or replaced; empty where there is none."""
+    """A mark that changes when the file is changed or replaced; empty if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -196,7 +198,7 @@ def mark(path: Path) -> tuple[int, ...]:
 def _read(path: Path, kind: type[R]) -> R | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.DecodeError):  # a torn one is left by a machine that went down: nothing runs
+    except (FileNotFoundError, msgspec.DecodeError):  # a torn file, left by a machine that went down: nothing runs
         return None
 
 
@@ -204,7 +206,8 @@ def _read(path: Path, kind: type[R]) -> R | None:
 
 
 def take(path: Path) -> int | None:
-    """Take the lock, making its file: a descriptor that holds it until it is closed; None while another holds it."""
+    """Take the lock, creating its file. Returns a descriptor that holds it until it is closed; None while another
+    process holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -214,11 +217,11 @@ def take(path: Path) -> int | None:
             return None
         if stands(descriptor, path):
             return descriptor
-        os.close(descriptor)  # its last holder removed it meanwhile: that lock is worth nothing
+        os.close(descriptor)  # its last holder removed the file meanwhile: that lock is worthless
 
 
 def stands(descriptor: int, path: Path) -> bool:
-    """Whether the path still holds the file that is open."""
+    """Whether the path still has the file that is open."""
     try:
         there, here = path.stat(), os.fstat(descriptor)
     except FileNotFoundError:
@@ -227,7 +230,7 @@ def stands(descriptor: int, path: Path) -> bool:
 
 
 def held(path: Path) -> bool:
-    """Whether somebody holds the lock. Looking takes it for a moment, shared: whoever wants it tries more than once."""
+    """Whether somebody holds the lock. The check takes it for a moment, shared: so try more than once to take it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -245,8 +248,8 @@ def held(path: Path) -> bool:
 
 
 def created(pid: int) -> float | None:
-    """When the process was created, in seconds since the epoch; None where there is none of that pid, or only its
-    corpse."""
+    """When the process was created, in seconds since the epoch; None if there is no process of that pid, or only a
+    zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -255,13 +258,13 @@ def created(pid: int) -> float | None:
 
 
 def is_alive(state: ProcessState) -> bool:
-    """Whether the very process lives that wrote this, not another that got its pid."""
+    """Whether exactly the process that wrote this runs, not another one that got its pid."""
     since = created(state.pid)
     return since is not None and abs(since - state.created) < _SAME
 
 
 def kill(state: ProcessState) -> bool:
-    """End the process that wrote this, and what it started, at once. False, and no signal, where it is gone."""
+    """Kill the process that wrote this, and what it started, at once. False, without a signal, if it is gone."""
     if not is_alive(state):
         return False
     kill_all(state.pid)
@@ -269,8 +272,8 @@ def kill(state: ProcessState) -> bool:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL to the process and to its whole session, if it leads one. Gone is success. The pid must be known to be
-    its."""
+    """SIGKILL to the process and to its whole session, if it leads one. A process that is gone is no error. The pid
+    must be known to be its own."""
     leads = _session(pid) == pid
     send(pid, signal.SIGKILL)  # first: it starts nothing more
     while leads and (others := [other for other in psutil.pids() if other != pid and _runs_in(other, pid)]):
@@ -279,13 +282,13 @@ def kill_all(pid: int) -> None:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal. Gone is success."""
+    """Send a signal. A process that is gone is no error."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 def started_by(run: Run) -> list[int]:
-    """The processes of this user that were started in that run and live. It reads the environment of them all."""
+    """The running processes of this user that were started in that run. It reads the environment of them all."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -307,8 +310,7 @@ def _runs_in(pid: int, session: int) -> bool:
 
 
 class Stillness:
-    """For how long marks have stood still. A gap between two looks counts little: then this process was stopped
-    itself."""
+    """How long marks have not changed. A gap between two looks counts little: then this process was stopped itself."""
 
     def __init__(self) -> None:
         self._seen: dict[object, tuple[object, float, float]] = {}
@@ -321,6 +323,6 @@ class Stillness:
         return still
 
     def forget(self, *keys: object) -> None:
-        """They are gone."""
+        """Forget these keys."""
         for key in keys:
             self._seen.pop(key, None)

@@ -110,9 +110,9 @@ class OrchestratorTrial:
         async def ready() -> bool:
             found = await self.deployment(spec)
             is_there = found is not None and found.ready and found.number == spec.number
-            return is_there and found is not None and found.workers == spec.hands
+            return is_there and found is not None and found.workers == spec.workers_now
 
-        await self.until(f"wagon {spec.number} ready with {spec.hands} workers", ready)
+        await self.until(f"wagon {spec.number} ready with {spec.workers_now} workers", ready)
 
     async def moved(self, spec: WagonSpec, number: int) -> WagonSpec:
         """The spec of wagon `number`, served by the unit of `spec`; asked for, not yet ready."""

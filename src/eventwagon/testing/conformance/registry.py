@@ -286,7 +286,7 @@ async def members_come_and_go(t: RegistryTrial) -> None:
         Deployment(number=1, ready=True, workers=4),
         Deployment(number=2, ready=False, trouble="no ünïcödé ✓"),
     )
-    full = Member(name="b@host:1", roles=("observe", "work"), version=12, crew=8, attachments=attachments)
+    full = Member(name="b@host:1", roles=("observe", "work"), version=12, shared_workers=8, attachments=attachments)
     await t.registry.check_in(t.train, full, ttl=600.0)
     async with t.another() as other:
         await other.check_in(t.train, Member(name="c"), ttl=600.0)

@@ -85,7 +85,7 @@ class Command(Processes):
         self._entered = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Make the directory where it is missing. Raises StorageBroken, Unavailable."""
+        """Create the directory if it is missing. Raises StorageBroken, Unavailable."""
         async with AsyncExitStack() as stack:
             if self._registry is not None:
                 await stack.enter_async_context(self._registry)
@@ -169,8 +169,7 @@ class Command(Processes):
         return checked_in
 
     def _deployment(self, key: tuple[str, int]) -> Deployment:
-        """The supervisor's report is from its last check: until the next one it does not count for a different
-        `want`."""
+        """The supervisor's report is from its last check: until the next one it does not count for a changed `want`."""
         found = super()._deployment(key)
         files = self._files(key)
         want, state = files.want(), files.state()

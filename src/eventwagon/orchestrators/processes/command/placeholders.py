@@ -1,4 +1,4 @@
-"""The values for a command: in its environment, and in the braces of its arguments. Pure."""
+"""The values that a command gets: in its environment, and in the braces of its arguments. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT = (
     "EVENTWAGON_GRACE",
     "EVENTWAGON_RUN",
 )
-"""What a command finds in its environment."""
+"""The environment variables of a command."""
 
 _BRACES = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
@@ -48,7 +48,7 @@ def placeholders(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: 
 
 
 def environment(spec: WagonSpec, names: Mapping[str, str], said: Mapping[str, str], url: str) -> dict[str, str]:
-    """The same values as variables, and those that don't fit into an argument. `said` is the result of
+    """The same values as environment variables, and those that don't fit into an argument. `said` is the result of
     `placeholders`."""
     channels = {c.name: names.get(str(c), str(c)) for c in spec.channels}
     return {

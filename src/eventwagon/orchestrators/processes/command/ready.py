@@ -30,13 +30,13 @@ class Tcp(msgspec.Struct, frozen=True, tag="tcp"):
 
 
 class Line(msgspec.Struct, frozen=True, tag="line"):
-    """Ready once a line of what it prints, to stdout or stderr, has the regular expression in it."""
+    """Ready once it prints, to stdout or stderr, a line that matches the regular expression."""
 
     pattern: str
 
 
 class CheckIn(msgspec.Struct, frozen=True, tag="check-in"):
-    """Ready while it says so itself in the train's registry, as `eventwagon work --wagon` does."""
+    """Ready while its own check-in in the train's registry says so, as `eventwagon work --wagon` does."""
 
 
 Ready = Http | Tcp | Line | CheckIn
@@ -71,7 +71,7 @@ def parse(text: str) -> Ready:
 
 
 async def ask(ready: Http | Tcp, words: Mapping[str, str]) -> str:
-    """Why it is not ready; empty when it is."""
+    """Why it is not ready; empty if it is."""
     where = render(ready.url if isinstance(ready, Http) else f"{ready.host}:{ready.port}", words)
     try:
         async with asyncio.timeout(_PATIENCE):

@@ -24,16 +24,16 @@ from .placeholders import environment, placeholders, render
 from .ready import CheckIn, Http, Line, Ready, Tcp, ask
 
 _LINE = 8192
-"""The longest line that is looked at in one piece, in bytes."""
+"""The longest part of a line, in bytes, that is handled in one piece."""
 _PART = 65536
-"""Bytes read at once: what a pipe holds."""
+"""Bytes read at once: the capacity of a pipe."""
 _ASK_EVERY = (0.1, 1.0)
-"""Seconds between two questions whether it is ready, before it is and after."""
+"""Seconds between two checks whether it is ready, before it is ready and after."""
 _KILL_PATIENCE = 10.0
 
 
 class CommandSpec(msgspec.Struct, frozen=True):
-    """What is run, as the orchestrator tells its supervisors."""
+    """The command, as the orchestrator passes it to its supervisors."""
 
     argv: tuple[str, ...]
     ready: Ready
@@ -46,7 +46,7 @@ class CommandSpec(msgspec.Struct, frozen=True):
 
 
 class Replica:
-    """To be started, in a process group of its own. `close` it when it has `ended`."""
+    """One copy of the command, in a process group of its own. `close` it when it has `ended`."""
 
     def __init__(self, plan: CommandSpec, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
         self._plan = plan
@@ -63,14 +63,14 @@ class Replica:
         self._stopper: subprocess.Popen[bytes] | None = None
         self._loop = asyncio.get_running_loop()
         self.began = self._answered = self._loop.time()
-        self.is_ready = isinstance(plan.ready, CheckIn)  # as far as is seen from here
+        self.is_ready = isinstance(plan.ready, CheckIn)  # as far as this process can tell
         self.not_ready_because = ""
         self.asked = False
         """It was asked to end."""
         self.failed = ""
-        """Why it was, if it did not do well."""
+        """Why it failed; empty if it did not."""
         self.kill_at: float | None = None
-        """The loop's time at which it is ended by force."""
+        """The loop's time at which it is killed."""
 
     def start(self) -> None:
         """Once. Raises OSError."""
@@ -94,12 +94,12 @@ class Replica:
         self._loop.add_reader(reading, self._read)
 
     def stop_words(self, grace: float) -> tuple[str, ...]:
-        """The command that asks it to end; empty where a signal does."""
+        """The command that asks it to end; empty if a signal does."""
         return tuple(render(part, {**self._placeholders, "grace": f"{grace:.0f}"}) for part in self._plan.stop)
 
     def ask_to_end(self, *, kill_after: float | None = None, failed: str = "") -> None:
-        """Ask it to finish what it has in hand and end. Without `kill_after` (seconds) it may take for ever.
-        Repeatable."""
+        """Ask it to end after its events in progress. Without `kill_after` (seconds) it may take for ever.
+        Idempotent."""
         if kill_after is not None:
             self.kill_at = min(self.kill_at or float("inf"), self._loop.time() + kill_after)
         self.failed = self.failed or failed
@@ -116,8 +116,8 @@ class Replica:
         self._signal(signal.SIGTERM)
 
     def ended(self) -> bool:
-        """Whether it has ended, with all that it started in its group. To be called again and again: it ends by force
-        what must."""
+        """Whether it has ended, with everything that it started in its process group. Call it repeatedly: it kills what
+        is overdue."""
         if self._stopper is not None and self._stopper.poll():
             self._note(f"the stop command ended with exit code {self._stopper.returncode}: SIGTERM")
             self._stopper = None
@@ -128,19 +128,19 @@ class Replica:
             return False
         if not _lives(self._popen.pid):
             return True
-        if self.kill_at is None:  # its program has gone and left others behind
+        if self.kill_at is None:  # its program has ended and left other processes behind
             self._signal(signal.SIGTERM)
             self.kill_at = self._loop.time() + self._plan.grace
         return False
 
     def why_ended(self) -> str:
-        """How it ended, and what it said last."""
+        """How it ended, and its last output."""
         code = self._popen.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return self._with_last(f"copy {self.index} of the command {how}")
 
     def close(self) -> None:
-        """Pass on what it said last. After it has ended."""
+        """Pass on its last output. Call it after the end."""
         if self._output is not None:
             self._read()
         if self._output is not None:
@@ -152,7 +152,7 @@ class Replica:
             self._stopper.wait()
 
     async def watch(self) -> None:
-        """Ask whether it is ready, as long as it runs, and note when it does not do well."""
+        """Check repeatedly whether it is ready, as long as it runs, and record failures."""
         ready, plan = self._plan.ready, self._plan
         while not self.asked and not isinstance(ready, CheckIn):
             now = self._loop.time()
@@ -185,7 +185,7 @@ class Replica:
             os.killpg(self._popen.pid, number)
 
     def _read(self) -> None:
-        """A part of what it said, so that one that says much holds up nobody."""
+        """Pass on a part of its output, so that a copy that prints much holds up nobody."""
         assert self._output is not None  # noqa: S101 - there is no reader then
         got = b""
         with suppress(BlockingIOError):
@@ -213,23 +213,24 @@ class Replica:
 
 
 def told(spec: WagonSpec, names: Mapping[str, str]) -> object:
-    """All that a command is told of a wagon. It can't be told anything else: where this differs, it is started anew."""
+    """Everything that a command is told about a wagon. It can't be told anything later: if this differs, it is started
+    again."""
     return spec.number, spec.revision, spec.channels, spec.dead_letters, dict(names)
 
 
 def stopped(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """The command that has something end, begun. Raises OSError."""
+    """Start the command that makes something end. Raises OSError."""
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - what the user gave
 
 
 async def end_left_over(run: Run, *, grace: float) -> None:
-    """End all that was started in that run and still lives: ask, wait, kill. Raises Unavailable where that has no
+    """End everything that was started in that run and still runs: ask, wait, kill. Raises Unavailable if that has no
     effect."""
     loop = asyncio.get_running_loop()
     until = loop.time() + grace
     stoppers = []
     for command in run.stops:
-        with suppress(OSError):  # its program is gone: then what it would stop is not to be had either
+        with suppress(OSError):  # its program is gone: then nothing can be stopped by it either
             stoppers.append(stopped(command))
     asked: set[int] = set()
     while (pids := set(await asyncio.to_thread(started_by, run))) or any(s.poll() is None for s in stoppers):
@@ -246,7 +247,7 @@ async def end_left_over(run: Run, *, grace: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    """Whether any process of the group does."""
+    """Whether any process of the group runs."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -21,20 +21,20 @@ from .replicas import CommandSpec, Replica, end_left_over, told
 PLAN = "EVENTWAGON_COMMAND"
 _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
-"""A copy that lived this long was well: the next is not held back."""
+"""A copy that ran this long, in seconds, counts as well: the next one starts without a pause."""
 _POLL = 0.02
 _logger = logging.getLogger("eventwagon.keeper")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep a unit until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
+    """Supervise a unit until it must leave, its parent has ended, or SIGTERM. Returns the exit code."""
     train, unit, directory = arguments
     plan = msgspec.json.decode(os.environ.pop(PLAN), type=CommandSpec)
-    return follow(train, unit, directory, lambda follower: Keeper(follower, plan).run())
+    return follow(train, unit, directory, lambda follower: Supervisor(follower, plan).run())
 
 
-class Keeper:
-    """Keeps one unit's copies of the command."""
+class Supervisor:
+    """Runs one unit's copies of the command."""
 
     def __init__(self, follower: Follower, plan: CommandSpec) -> None:
         self._follower = follower
@@ -47,7 +47,7 @@ class Keeper:
         self._run = Run(token=os.urandom(16).hex())
 
     async def run(self) -> int:
-        """Until it must leave, or is scaled to zero. Returns the exit code."""
+        """Run until it must leave, or is scaled to zero. Returns the exit code."""
         follower, code = self._follower, 0
         async with follower.attending(self._plan.grace), asyncio.TaskGroup() as tasks:
             cleaning = tasks.create_task(self._end_left_over(self._plan.grace))
@@ -67,8 +67,8 @@ class Keeper:
         return code
 
     async def _end_left_over(self, grace: float) -> None:
-        """End what an earlier supervisor left that was killed. From then on what is started here is on record before it
-        is."""
+        """End what an earlier supervisor, which was killed, left behind. From then on everything is recorded before it
+        is started."""
         files = self._follower.files
         while (before := files.run()) is not None and before.token != self._run.token:
             try:
@@ -80,7 +80,7 @@ class Keeper:
         files.write(self._run)
 
     def _look(self, want: Want, tasks: asyncio.TaskGroup) -> None:
-        """Bring the copies to what is wanted, and say how things stand."""
+        """Bring the copies to what is wanted, and report the state."""
         self._reap()
         spec, now = want.spec, asyncio.get_running_loop().time()
         wanted = spec.workers or 0
@@ -112,7 +112,7 @@ class Keeper:
         self._watches[replica] = tasks.create_task(replica.watch())
 
     def _reap(self) -> None:
-        """Take notice of copies that have ended."""
+        """Handle copies that have ended."""
         now = asyncio.get_running_loop().time()
         for replica in [c for c in self._replicas if c.ended()]:
             self._replicas.remove(replica)
@@ -165,6 +165,6 @@ class Keeper:
         while self._replicas:
             self._reap()
             await asyncio.sleep(_POLL)
-        await end_left_over(self._run, grace=0.0)  # what has left its group: it was never a copy, and has had the grace
+        await end_left_over(self._run, grace=0.0)  # left its group: it was never a copy, and has had the grace
         with suppress(OSError):
             self._follower.files.run_path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What runs in a wagon's process: the train's program, with as many workers at the wagon as are wanted."""
+"""What runs in a wagon's process: the train's program, with the wanted number of workers at the wagon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = "EVENTWAGON_URL"
 
 
 class UnitTrain(Protocol):
-    """What is used of a train."""
+    """The parts of a train that are used here."""
 
     name: str
     settings: Settings
@@ -30,7 +30,7 @@ class UnitTrain(Protocol):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve one wagon until asked to leave it, until the parent has ended, or SIGTERM. Returns the exit code."""
+    """Serve one wagon until it must leave, its parent has ended, or SIGTERM. Returns the exit code."""
     target, name, number, directory = arguments
 
     def begin(follower: Follower) -> Coroutine[object, object, int]:
@@ -49,15 +49,15 @@ class _Child:
         self._train = train
         self._url = url
         self._proven = 0
-        """The wagon that a round trip was proven for."""
+        """The wagon for which a round trip was proven."""
         self._trouble = ""
         self._probe_at = 0.0
         self._owner = f"{train.name}_v{self._unit}-{os.getpid()}-{os.urandom(4).hex()}"
         self._inherited = False
-        """What the unit's process before this one had in hand was given back."""
+        """The claims of the unit's previous process were given back."""
 
     async def run(self) -> int:
-        """Bring the workers to what is wanted, and say how things stand. Returns the exit code."""
+        """Bring the workers to what is wanted, and report the state. Returns the exit code."""
         follower, code = self._follower, 0
         async with (
             follower.attending(self._train.settings.grace),
@@ -81,8 +81,8 @@ class _Child:
         return code
 
     async def _inherit(self, broker: Broker, spec: WagonSpec) -> bool:
-        """Before it claims anything: give back what the unit's process before this one had. That has certainly ended,
-        for this one holds the unit's lock."""
+        """Before it claims anything: give back what the unit's previous process had claimed. That process has certainly
+        ended, because this one holds the unit's lock."""
         if self._inherited:
             return True
         files = self._follower.files
@@ -100,7 +100,8 @@ class _Child:
         return True
 
     async def _prove(self, broker: Broker, found: Deployment) -> None:
-        """Attached is not yet served: see `probe`. Anew each time that the consumers were attached anew."""
+        """Prove that the wagon is served, not only attached: see `probe`. Again each time that the consumers were
+        attached again."""
         if not found.ready:
             self._proven = 0
             return

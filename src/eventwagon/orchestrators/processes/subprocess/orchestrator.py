@@ -1,4 +1,4 @@
-"""The subprocess orchestrator: what a wagon's process is started with."""
+"""The subprocess orchestrator: how a wagon's process is started."""
 
 from __future__ import annotations
 

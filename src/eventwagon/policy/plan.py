@@ -396,7 +396,7 @@ class Draft:
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
             self.open_one(
-                f"a spare of {spares} is wanted"
+                f"a spare is missing ({spares} wanted)"
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )

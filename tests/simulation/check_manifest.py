@@ -122,7 +122,7 @@ def shared_out(history: Iterable[Record], elastic: Elastic) -> Iterator[Violatio
     """Workers that follow the traffic: all live wagons together are never to have more than `most`, in whatever version
     of the manifest, and none gets fewer than `least` unless so many live that `most` is too few for that."""
     workers, least = Workers(each=elastic), elastic.least
-    for before, record in _revisions(history):
+    for before, record in _versions(history):
         live = record.manifest.in_state(*LIVE)
         asked = {w.number: asked_of(workers, w) or 0 for w in live}
         if sum(asked.values()) > elastic.most:

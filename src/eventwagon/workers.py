@@ -19,7 +19,8 @@ class Elastic(msgspec.Struct, frozen=True):
     """
 
     least: int = 2
-    """Workers of each live wagon, however little there is to do."""
+    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) and `most`
+    is too few for so many wagons, a wagon may have fewer for a while."""
     most: int = 64
     """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks; elsewhere processes, Pods, tasks of
     ECS or calls of a function."""
@@ -29,7 +30,7 @@ class Elastic(msgspec.Struct, frozen=True):
     """Seconds within which a new event is to be handled. None: as the limit says, `Wait(slo)`."""
     drain_within: float | None = None
     """Seconds from the switch within which a wagon's backlog is to be worked off. None: its workers stay until it is
-    done, and none are added."""
+    done; more are added only where they start within a tenth of the promise."""
 
     def __post_init__(self) -> None:
         for name in ("least", "most"):

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from contextvars import copy_context
 from secrets import token_hex
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -21,7 +23,7 @@ from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.errors import AWSRefused
 from eventwagon.drivers.aws.place import Place, parse
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
-from eventwagon.errors import StorageBroken, UsageError
+from eventwagon.errors import StorageBroken, TrainRemoved, UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrators.aws import ECSServices, LambdaMappings
 from tests.aws import iam
@@ -36,12 +38,17 @@ from tests.support import journal, until
 
 ROLES = ("publisher", "worker", "observer", "function")
 _SELDOM = {  # what each role may do and did not have to, with its reason
-    "publisher": {("publisher:Counters", "dynamodb:BatchGetItem")},  # a publish that is refused, or warms up
+    "publisher": {
+        ("publisher:Counters", "dynamodb:BatchGetItem"),  # a publish that is refused, or warms up
+        ("publisher:Removals", "dynamodb:GetItem"),  # it slept while its train was removed
+        ("publisher:Removals", "dynamodb:Query"),
+    },
     "worker": {
         ("worker:Members", "dynamodb:BatchWriteItem"),  # members long gone are removed by who lists them
         ("worker:Journal", "dynamodb:BatchWriteItem"),  # a breaker has opened
         ("worker:Journal", "dynamodb:Query"),
         ("worker:JournalHead", "dynamodb:UpdateItem"),
+        ("worker:JournalHead", "dynamodb:GetItem"),  # it slept while its train was removed
     },
     "observer": {
         ("observer:Members", "dynamodb:BatchWriteItem"),
@@ -132,6 +139,34 @@ def test_each_role_does_its_work_with_its_own_rights_and_needs_them_all(moto_ser
     assert handled.keys() >= set(range(10)) - {3}
     for role in ROLES[:3]:
         assert judge.unused(role) <= _SELDOM[role], role
+
+
+@pytest.mark.parametrize("role", ["publisher", "worker"])
+def test_one_that_slept_through_a_removal_is_told_with_its_own_rights(moto_server: MotoServer, role: str) -> None:
+    """It learns it from the journal that all trains share; a publisher reads no other."""
+    url, name = a_place(moto_server), f"train_{token_hex(4)}"
+    judge, handled = account(url), Counter[int]()
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            async with the_train(name, handled).connect(url) as hand:
+                await hand.found()
+            with iam.acting(role):
+                sleeper = await stack.enter_async_context(the_train(name, handled).connect(url))
+                await sleeper.publish(1)
+            asleep = patch.object(sleeper._state, "see")
+            with asleep:
+                async with Train(name).connect(url) as hand:
+                    await hand.remove(force=True, by="somebody")
+            with iam.acting(role), pytest.raises(TrainRemoved, match="is removed by somebody"):
+                await sleeper.refresh()
+            async with DynamoDBRegistry(parse(url)) as registry:
+                with iam.acting("publisher"), pytest.raises(StorageBroken, match="AWS does not allow it"):
+                    assert [entry async for entry in registry.entries(name)]
+
+    with judge.enforced():
+        asyncio.run(run())
+    assert [(who, right.action) for who, right in judge.denied] == [("publisher", "dynamodb:GetItem")]
 
 
 def test_a_function_works_with_its_own_rights(moto_server: MotoServer) -> None:

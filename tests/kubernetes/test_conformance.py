@@ -14,7 +14,7 @@ from eventwagon.drivers.opening import open_drivers
 from eventwagon.orchestrators.kubernetes.names import UNIT
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.held import a_wagon, given
-from tests.kubernetes.world import Looking, World
+from tests.kubernetes.world import Looking, World, until
 from tests.observed import Declared, Observed
 from tests.programs.pods import held
 
@@ -121,5 +121,37 @@ def test_a_unit_goes_to_its_next_wagon_without_a_new_pod(world: World) -> None:
             assert {n: p["metadata"]["uid"] for n, p in after.items()} == {
                 n: p["metadata"]["uid"] for n, p in pods.items()
             }
+
+    asyncio.run(main())
+
+
+def test_idle_pods_go_first(world: World) -> None:
+    """Two of four Pods have an event in hand; those two are left. By chance that would be one case of six."""
+
+    async def main() -> None:
+        async with PodsHarness(world) as harness, world.looking() as looking:
+            spec = await harness.spec(1, workers=4)
+            registry = open_drivers(world.url).registry
+
+            async def attached() -> bool:
+                return (await harness.orchestrator.deployments(held.name))[1].attached == 4
+
+            async def in_hand() -> bool:
+                return sum(a.in_hand for m in await registry.members(held.name) for a in m.attachments) == 2
+
+            async def stay() -> set[str]:
+                pods = await looking.all("pods")
+                staying = {name for name, pod in pods.items() if "deletionTimestamp" not in pod["metadata"]}
+                return staying if len(staying) == 2 else set()
+
+            async with registry:
+                await harness.orchestrator.ensure(spec)
+                await until("four are attached", attached)
+                await harness.give(spec, 2)
+                await until("two have checked in with an event", in_hand)
+                await harness.orchestrator.ensure(msgspec.structs.replace(spec, workers=2))
+                staying = await until("two go", stay)
+                assert staying == {pod for pod, _ in await looking.notes("began-1")}
+                assert await harness.ended(1) == 0
 
     asyncio.run(main())

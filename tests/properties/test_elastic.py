@@ -91,6 +91,17 @@ def test_never_beyond_most(
     assert all(found.why.values())
 
 
+@given(st.data(), elastics(), demands(), st.floats(0.1, 60), st.integers(1, 8), st.booleans())
+def test_least_is_kept_unless_there_are_too_few_for_all(
+    data: st.DataObject, elastic: Elastic, demand: Demand, promise: float, step: int, reuse: bool
+) -> None:
+    crews = data.draw(trains(elastic))
+    found = size(elastic, demand, crews, promise=promise, step=step, reuse=reuse)
+    least = -(-elastic.least // step) * step
+    if len(crews) * least <= elastic.most:
+        assert all(found.workers[c.number] >= min(c.asked, least) for c in crews)
+
+
 @given(st.data(), elastics(), demands(), st.floats(1, 4), st.floats(0.1, 60))
 def test_more_events_never_take_fewer_workers(
     data: st.DataObject, elastic: Elastic, demand: Demand, times: float, promise: float

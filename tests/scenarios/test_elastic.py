@@ -9,6 +9,8 @@ import pytest
 
 from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
 from eventwagon.contracts.facts import DefectFound, PromiseAtRisk, Switched, WagonScaled, sentence
+from eventwagon.contracts.lifecycle import LIVE
+from eventwagon.policy.edits import asked_of
 from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
 from tests.elastic import burst
@@ -79,6 +81,40 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
     assert 1 <= len(told) <= 3
     assert "most=8" in told[0].because
     assert "would be needed" in told[0].because
+
+
+@pytest.mark.parametrize("limit", [Volume(150), Wait(2.0)])
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> None:
+    """From 10 to 150 events/s, of which six workers handle 60: `least` is kept, never more than `most` are asked for, no
+    calm is claimed that was not there, and the burst takes no longer than `most` workers for half of the time."""
+
+    async def main() -> None:
+        world, done = World(), 0
+        train = Train("elastic", limit=limit, workers=Workers(each=Elastic(2, 6, promise=2.0)), spares=spares)
+
+        @train.on("elastic")
+        async def handle(number: int, ctx: Context) -> None:
+            nonlocal done
+            await asyncio.sleep(0.1)
+            done += 1
+
+        async with world.running(train) as c:
+            begun, seen = asyncio.get_running_loop().time(), set[int]()
+            for number in range(500):
+                await c.publish(number)
+                await asyncio.sleep(0.1 if number < 50 else 1 / 150)
+                seen |= {sum(asked_of(train.settings.workers, w) or 0 for w in c.manifest.in_state(*LIVE))}
+            risen = begun + 5
+            await until(lambda: done == 500)
+            assert asyncio.get_running_loop().time() - risen <= 450 * 0.1 / 3
+            assert max(seen) <= 6
+            for entry in await journal(c):
+                if isinstance(entry.fact, WagonScaled):
+                    assert entry.fact.workers >= 2
+                    assert "for 10 s" not in entry.fact.because
+
+    run(main())
 
 
 def test_a_defect_in_the_estimates_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

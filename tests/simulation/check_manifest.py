@@ -20,7 +20,9 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import LIVE, TRANSITIONS, State
 from eventwagon.contracts.manifest import Manifest, Wagon
 from eventwagon.event import Channel
+from eventwagon.policy.edits import asked_of
 from eventwagon.policy.scheduling import may_serve
+from eventwagon.workers import Elastic, Workers
 
 from .history import Attached, Crashed, Detached, Ended, Noted, Record, Revised, Started
 from .violation import Violation
@@ -114,6 +116,24 @@ def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
             live = ", ".join(f"{w.name} {w.state}" for w in record.manifest.wagons)
             says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
             yield Violation(invariant="I10", says=says, moments=(record.seq,))
+
+
+def shared_out(history: Iterable[Record], elastic: Elastic) -> Iterator[Violation]:
+    """Workers that follow the traffic: all live wagons together are never to have more than `most`, in whatever version
+    of the manifest, and none gets fewer than `least` unless so many live that `most` is too few for that."""
+    workers, least = Workers(each=elastic), elastic.least
+    for before, record in _versions(history):
+        live = record.manifest.in_state(*LIVE)
+        asked = {w.number: asked_of(workers, w) or 0 for w in live}
+        if sum(asked.values()) > elastic.most:
+            says = f"the wagons are to have {asked} workers, most={elastic.most}"
+            yield Violation(invariant="budget", says=says, moments=(record.seq,))
+        for wagon in live if len(live) * least <= elastic.most else ():
+            old = before.wagon(wagon.number)
+            was = least if old is None else asked_of(workers, old) or 0
+            if asked[wagon.number] < min(was, least):
+                says = f"{wagon.name} is to have {asked[wagon.number]} workers after {was}, least={least}"
+                yield Violation(invariant="budget", says=says, wagon=wagon.number, moments=(record.seq,))
 
 
 def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eventwagon.contracts.facts import ChannelsAdded
+from eventwagon.workers import parse_workers
 
 from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
-from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code
+from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_pauses import pauses_hold
 from .guests import REFUSED, guest, is_strict, may_die, may_fail
 from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Revised, SteppedBack, Tried
@@ -33,6 +34,7 @@ def evidence(run: Run) -> Evidence:
         spares=int(settings["spares"]),
         keep=int(settings["keep"]),
         wagons=int(settings["wagons"]),
+        elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
         reached=rest.reached,
         lacking=rest.lacking,
@@ -101,6 +103,8 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from explained(case.history)
     yield from _bounded(case)
     yield from capped(case.history, case.wagons)
+    if case.elastic is not None:
+        yield from shared_out(case.history, case.elastic)
     yield from _alive(case)
     yield from _strangers(books, case)
     yield from _put_off(case)

@@ -340,6 +340,35 @@ def _starved() -> Iterator[None]:
         yield
 
 
+@_mutant("elastic wagons share no budget", "budget")
+def _no_budget() -> Iterator[None]:
+    """Each has what it wants, as if it were alone."""
+
+    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
+        alone = [size(elastic, demand, [crew], **more) for crew in crews]
+        return replace(
+            size(elastic, demand, crews, **more), workers={n: w for s in alone for n, w in s.workers.items()}
+        )
+
+    with mock.patch.object(sizing_module, "size", mutant):
+        yield
+
+
+@_mutant("new events take the least of the others", "budget")
+def _below_least() -> Iterator[None]:
+    """Where workers are short the active wagon has all but one of each other wagon."""
+
+    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
+        found = size(elastic, demand, crews, **more)
+        if sum(found.workers.values()) < elastic.most:
+            return found
+        one = {c.number: 1 if c.state != "active" else found.workers[c.number] for c in crews}
+        return replace(found, workers=one)
+
+    with mock.patch.object(sizing_module, "size", mutant):
+        yield
+
+
 @_mutant("retry with a new id", "I1")
 def _new_id() -> Iterator[None]:
     """After an uncertain publish the events are sent again under new ids."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from eventwagon import Elastic
 from eventwagon.contracts.facts import (
     Decision,
     Switched,
@@ -405,6 +406,25 @@ def test_an_innocent_pays_for_no_defect_but_its_own() -> None:
 def test_a_process_may_fail_to_start_and_not_end_by_itself_later() -> None:
     assert whole().add(Ended, error="Unavailable: away", early=True).judged() == []
     assert [v.invariant for v in whole().add(Ended, error="KeyError: 1", early=False).judged()] == ["alive"]
+
+
+def test_elastic_wagons_share_a_budget() -> None:
+    def judged(*workers: int | None, most: int = 6) -> list[str]:
+        tale = Tale()
+        wagons = {
+            f"w{n}": Wagon(number=n, state=State.PROVISIONING, opened_at=0.0, workers=count)
+            for n, count in enumerate(workers, 1)
+        }
+        facts = [WagonOpened(train="t", number=n, because="x", revision="") for n in range(1, len(workers) + 1)]
+        found = tale.revise(*facts, **wagons).judged(elastic=Elastic(2, most))
+        return [v.invariant for v in found]
+
+    assert judged(None, 4) == []  # one that was opened just now begins with least
+    assert judged(2, 2, 2) == []
+    assert judged(None, 5) == ["budget"]
+    assert judged(3, 2, 2) == ["budget"]
+    assert judged(2, 1, 3) == ["budget"]
+    assert judged(2, 2, 1, 1) == []  # there are too few for so many
 
 
 def test_only_the_event_that_the_broker_refuses_is_refused() -> None:

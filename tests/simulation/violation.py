@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from eventwagon import Elastic
+
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """An invariant that a run broke, by what, and where in the history to look."""
@@ -13,7 +15,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     invariant: str
     """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
     `strangers`: what one event did hurt another; `pause`: an event came too early; `paused`: a pause by hand was not
-    heeded."""
+    heeded; `budget`: workers that follow the traffic are more than there may be, or a wagon's fewer."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -34,6 +36,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     spares: int = 0
     keep: int = 10_000
     wagons: int = 32
+    elastic: Elastic | None = None
+    """How the workers follow the traffic, if they do."""
     fences: bool = True
     reached: bool = True
     """The train came to rest in time."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from eventwagon import Elastic, Settings, Wait, Workers
-from eventwagon.contracts.facts import PromiseAtRisk, WagonScaled
+from eventwagon.contracts.facts import PromiseAtRisk, WagonOpened, WagonScaled
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause
 from eventwagon.contracts.orchestrator import Deployment
@@ -49,7 +49,60 @@ def test_a_backlog_is_drained_within_what_was_asked_for() -> None:
     assert size(Elastic(2, 64, drain_within=4.0), STEADY, crews, promise=2.0).workers[1] == 20
     assert size(Elastic(2, 16, drain_within=4.0), STEADY, crews, promise=2.0).workers == {1: 4, 2: 12}
     few = [Crew(1, "draining", 1, 10, 10), Crew(2, "active", 0, 12, 12)]
-    assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 1
+    assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 2
+
+
+BUSY = msgspec.structs.replace(STEADY, rate=150.0, peak=150.0, start=0.1)
+"""Fifteen workers' work, which come at once."""
+
+
+def test_no_wagon_is_squeezed_below_least() -> None:
+    crews = [Crew(1, "draining", 250, 5, 5), Crew(2, "active", 0, 2, 2), Crew(3, "spare", None, 2, 2)]
+    assert size(Elastic(2, 9), BUSY, crews, promise=2.0).workers == {1: 2, 2: 2, 3: 2}  # as long as 1 has its five
+    gone = [crews[0]._replace(asked=2, present=2), *crews[1:]]
+    found = size(Elastic(2, 9), BUSY, gone, promise=2.0)
+    assert found.workers == {1: 2, 2: 5, 3: 2}
+    assert "most=9" in found.why[2]
+    assert size(Elastic(2, 6), BUSY, gone, promise=2.0).workers == {1: 2, 2: 2, 3: 2}
+    # in Pods of four there are two Pods for three wagons
+    pods = [c._replace(asked=4, present=4) for c in crews[:2]] + [crews[2]._replace(asked=0, present=0)]
+    assert size(Elastic(2, 9), BUSY, pods, promise=2.0, step=4).workers == {1: 4, 2: 4, 3: 0}
+
+
+def test_a_draining_wagon_gives_only_what_new_events_need() -> None:
+    """Not what the active wagon keeps until a calm is over."""
+    quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=None, start=2.0)
+    crews = [Crew(1, "draining", 250, 5, 5), Crew(2, "active", 0, 5, 1, grown=0.5)]
+    assert size(Elastic(2, 8), quiet, crews, promise=2.0).workers == {1: 5, 2: 3}
+
+
+def test_where_workers_come_at_once_a_backlog_has_those_that_nobody_needs() -> None:
+    """They cost no more than the work that they do. Where they have to start, a draining wagon keeps what it has."""
+    quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=150.0)
+    crews = [Crew(1, "draining", 250, 2, 2), Crew(2, "active", 0, 10, 10, grown=3.0)]
+    assert size(Elastic(2, 64), quiet, crews, promise=2.0).workers == {1: 13, 2: 10}
+    late = msgspec.structs.replace(quiet, start=2.0)
+    assert size(Elastic(2, 64), late, crews, promise=2.0).workers == {1: 2, 2: 10}
+    # the active wagon gives up those that it keeps for a calm; wagon 1 gets them once they have left
+    assert size(Elastic(2, 12), quiet, crews, promise=2.0).workers == {1: 2, 2: 2}
+    left = [crews[0], crews[1]._replace(asked=2, present=2)]
+    assert size(Elastic(2, 12), quiet, left, promise=2.0).workers == {1: 10, 2: 2}
+
+
+def test_a_calm_is_over_when_nothing_was_added_for_so_long() -> None:
+    """The rate has not been higher for ten seconds; but its rise was 1.4 s ago, and more was expected."""
+    demand = msgspec.structs.replace(BUSY, rate=152.0, peak=152.0)
+    crew = Crew(1, "active", 12, 25, 25, grown=1.4)
+    assert size(Elastic(2, 64), demand, [crew], promise=2.0).workers == {1: 25}
+    found = size(Elastic(2, 64), demand, [crew._replace(grown=10.0)], promise=2.0)
+    assert found.workers[1] < 25
+    assert "for 10 s" in found.why[1]
+
+
+def test_a_spare_that_grew_stays_so_for_a_calm() -> None:
+    crews = [Crew(1, "active", 3, 12, 12), Crew(2, "spare", None, 6, 6, grown=0.1)]
+    assert size(Elastic(2, 64), STEADY, crews, promise=2.0).workers[2] == 6
+    assert size(Elastic(2, 64), STEADY, [crews[0], crews[1]._replace(grown=10.0)], promise=2.0).workers[2] == 2
 
 
 def test_what_is_on_its_way_shortens_the_wait() -> None:
@@ -127,6 +180,18 @@ def test_a_promise_at_risk_is_told_once_and_stands_until_it_is_over() -> None:
     assert not [f for f in plan(msgspec.structs.replace(standing, demand=more)).facts if isinstance(f, PromiseAtRisk)]
     calm = msgspec.structs.replace(STEADY, rate=5.0, peak=5.0)
     assert not plan(msgspec.structs.replace(standing, demand=calm)).manifest.at_risk
+
+
+def test_a_spare_waits_while_its_workers_are_needed_for_a_backlog() -> None:
+    draining, active = wagon(1, State.DRAINING, workers=4), wagon(2, State.ACTIVE, workers=2)
+    for most, wagons, opened in (
+        (6, (draining, active), False),
+        (12, (draining, active), True),
+        (6, (active,), True),
+    ):
+        settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, most)), spares=1)
+        decided = plan(look(manifest(*wagons), [reading(1, 300, 10), reading(2, 0)], settings=settings))
+        assert bool([f for f in decided.facts if isinstance(f, WagonOpened)]) is opened
 
 
 def test_a_paused_wagon_keeps_its_size() -> None:

@@ -97,10 +97,10 @@ def test_it_fits_the_height_and_says_what_was_left_out(width: int, high: int) ->
 @pytest.mark.parametrize(
     ("one", "said"),
     [
-        (wagon(1, State.PROVISIONING, opened_because="a spare is wanted"), "opened: a spare is wanted"),
-        (wagon(1, State.PROVISIONING, opened_because="a spare is wanted", trouble=TRIED), TRIED),
-        (wagon(1, State.READY, opened_because="a spare is wanted", trouble=TRIED), "opened: a spare is wanted"),
-        (wagon(1, State.ACTIVE, opened_because="a spare is wanted", trouble=TRIED), "takes the new events"),
+        (wagon(1, State.PROVISIONING, opened_because="a spare is missing"), "opened: a spare is missing"),
+        (wagon(1, State.PROVISIONING, opened_because="a spare is missing", trouble=TRIED), TRIED),
+        (wagon(1, State.READY, opened_because="a spare is missing", trouble=TRIED), "opened: a spare is missing"),
+        (wagon(1, State.ACTIVE, opened_because="a spare is missing", trouble=TRIED), "takes the new events"),
         (wagon(1, State.ACTIVE, found_sealed=True), "found sealed: new events wait for the next wagon"),
         (wagon(1, State.DRAINING, opened_because="a spare", trouble=TRIED, closed_because=LONG), f"cut off: {LONG}"),
         (wagon(1, State.DRAINING, active_at=None, closed_because="not needed"), "discarded: not needed"),

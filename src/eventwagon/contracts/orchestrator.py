@@ -89,6 +89,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings there that failed."""
     work: Work | None = None
     """How long handlings there took; None: not said."""
+    in_hand: int = 0
+    """Events that handlers there had in hand when that was said."""
     attached: int | None = None
     """How many of the workers are attached, where others are still on their way; None: all."""
     channels: tuple[str, ...] | None = None
@@ -120,6 +122,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
         work=_summed([d.work for d in found if d.work is not None]),
+        in_hand=sum(d.in_hand for d in found),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,
         losses=losses,
         missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),

@@ -27,6 +27,8 @@ _SWING = 3.0
 """Workers go only if a rate by so many standard deviations above the highest would not call them back."""
 _STEP_DOWN = 8
 """Workers go when they are this part of the wagon's, or more: a few too many cost less than to ask for them again."""
+_AT_ONCE = 0.1
+"""Workers that come within this share of the promise cost no more than the work that they do."""
 _REASON = 1e9
 """More workers than anybody has."""
 
@@ -48,6 +50,15 @@ class Crew(NamedTuple):
     closed: float = 0.0
     """Seconds since it was cut off."""
     paused: bool = False
+
+
+class _Want(NamedTuple):
+    """What one wagon should have, as if there were enough for all."""
+
+    workers: int
+    needed: int
+    """Of these: for events that are there, or come now. The others stay until a calm is over."""
+    why: str
 
 
 class Sizing(msgspec.Struct, frozen=True):
@@ -127,8 +138,12 @@ def size(
     at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where workers
     come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have until they
     are nearly done; with `drain_within` they get more where that takes it. Workers go after a calm (`Demand.calm`), never
-    more than are idle. All together are never more than `most`: each wagon has a
-    `step`, then the active wagon comes first, then the draining ones, then the spares, and none gets what another still has.
+    more than are idle; those that only wait for the end of a calm go to a draining wagon that has events for them, where
+    they could be back in time.
+
+    All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
+    `step`. Then the active wagon has what new events need, the draining ones what they keep, the spares what new events
+    need, and all that stays for a calm comes last. None gets what another still has.
 
     A figure that is missing or makes no sense changes nothing: a wagon keeps what it has. So does one that is paused.
     """
@@ -136,17 +151,14 @@ def size(
     step = max(1, step)
     least = _up(elastic.least, step)
     most = max(least, elastic.most // step * step)
-    need = _Need(elastic, demand, crews, promise, step, reuse, cuts)
-    wanted, why = dict[int, int](), dict[int, str]()
-    for crew in crews:
-        match crew.state:
-            case "active":
-                wanted[crew.number], why[crew.number] = need.active(crew, least)
-            case "draining":
-                wanted[crew.number], why[crew.number] = need.draining(crew)
-            case "spare":
-                wanted[crew.number], why[crew.number] = need.spare(crew, least)
-    workers = _within(most, step, crews, wanted)
+    need = _Need(elastic, demand, crews, promise, step, least, reuse, cuts)
+    wants = {crew.number: need.of(crew) for crew in crews}
+    workers = _within(most, step, least, crews, wants)
+    why = {
+        crew.number: wants[crew.number].why
+        + ("" if workers[crew.number] >= wants[crew.number].workers else f"; the wagons share most={elastic.most}")
+        for crew in crews
+    }
     return Sizing(workers, why, need.short(workers, most), need.pressed)
 
 
@@ -160,10 +172,12 @@ class _Need:
         crews: Sequence[Crew],
         promise: float,
         step: int,
+        least: int,
         reuse: bool,
         cuts: bool,
     ) -> None:
         self.elastic, self.demand, self.promise, self.step, self.reuse = elastic, demand, promise, step, reuse
+        self.least = least
         self.start = _start(demand)
         rate = demand.rate or 0.0
         self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
@@ -207,28 +221,47 @@ class _Need:
         by_chance = _ONE_IN * service / room * (1 + self.demand.spread**2) / 2 if rate else 0.0
         return max(load * self.elastic.headroom, load + by_chance)
 
-    def active(self, crew: Crew, least: int) -> tuple[int, str]:
-        demand, step, kept = self.demand, self.step, max(least, crew.asked)
+    def of(self, crew: Crew) -> _Want:
         if crew.paused:
-            return crew.asked, "it is paused"
+            return _Want(crew.asked, crew.asked, "it is paused")
+        match crew.state:
+            case "active":
+                return self.active(crew)
+            case "draining":
+                return self.draining(crew)
+            case "spare":
+                return self.spare(crew)
+
+    def active(self, crew: Crew) -> _Want:
+        demand, step, least, kept = self.demand, self.step, self.least, max(self.least, crew.asked)
         if demand.service is None or demand.rate is None:
-            return kept, f"{'the arrival rate' if demand.rate is None else 'the time of an event'} is not known yet"
+            unknown = "the arrival rate" if demand.rate is None else "the time of an event"
+            return _Want(kept, kept, f"{unknown} is not known yet")
         behind = 0.0 if self.moves_on else self.catch_up(crew)
         words = self.figures(behind)
         wanted = max(least, _up(self.for_rate(self.rate) + behind, step))
         if wanted > crew.asked:
             if self.moves_on:
-                return kept, f"more would come too late for its backlog: {words}"
+                return _Want(kept, kept, f"more would come too late for its backlog: {words}")
             # a rate that swings by chance asks for none: half the headroom must be used up
             needed = self.rate * demand.service * (1 + (self.elastic.headroom - 1) / 2) + behind
-            return (wanted if needed > crew.asked or crew.asked < least else kept), words
-        if demand.peak is None or behind or crew.outstanding is None or crew.grown < self.start:
-            return kept, words
+            got = wanted if needed > crew.asked or crew.asked < least else kept
+            return _Want(got, got, words)
+        if crew.outstanding is None:
+            return _Want(kept, kept, words)
+        at_work = min(kept, max(wanted, _up(crew.outstanding, step)))
+        if demand.peak is None or behind or not self.calm(crew):
+            return _Want(kept, at_work, words)
         highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
         enough = max(least, _up(max(self.for_rate(highest), crew.outstanding), step))
         if enough < kept and (kept - enough) * _STEP_DOWN >= kept:
-            return enough, f"no more than {demand.peak:.3g} events/s for {demand.calm:.3g} s: {words}"
-        return kept, words
+            words = f"no more than {demand.peak:.3g} events/s for {demand.calm:.3g} s: {words}"
+            return _Want(enough, min(enough, at_work), words)
+        return _Want(kept, at_work, words)
+
+    def calm(self, crew: Crew) -> bool:
+        """It has had enough for as long as a rate must be low before workers go."""
+        return crew.grown >= max(self.start, self.demand.calm)
 
     def catch_up(self, crew: Crew) -> float:
         """Workers beyond those for the rate, so that the backlog is worked off in time; 0 while it is small. As many
@@ -239,32 +272,35 @@ class _Need:
             return 0.0
         return min(work / (_CATCH_UP * self.promise), max(self.for_rate(self.rate), crew.present))
 
-    def draining(self, crew: Crew) -> tuple[int, str]:
-        if crew.paused or crew.outstanding is None:
-            return crew.asked, "it is paused" if crew.paused else "what it holds is unknown"
+    def draining(self, crew: Crew) -> _Want:
+        kept = max(self.least, crew.asked)
+        if crew.outstanding is None:
+            return _Want(kept, kept, "what it holds is unknown")
         left, service, within = _up(crew.outstanding, self.step), self.demand.service, self.elastic.drain_within
-        words, needed = f"{crew.outstanding} events are left", 0
+        words, needed = f"{crew.outstanding} events are left", self.least
+        seconds = self.promise if self.start <= _AT_ONCE * self.promise else None
         if within is not None and service is not None:
             seconds = max(within - crew.closed, service)
-            needed = min(left, _up(crew.outstanding * service / seconds, self.step))
+        if seconds is not None and service is not None:
+            needed = max(needed, min(left, _up(crew.outstanding * service / seconds, self.step)))
             words += f", of {service:.3g} s of work each, for {seconds:.3g} s"
-        if max(needed, min(left, self.step)) > crew.asked:
-            return max(needed, min(left, self.step)), words
         if self.reuse and self.pressed:
-            return crew.asked, f"{words}; then its workers serve new events"
-        keeps = crew.asked if 2 * left > crew.asked else max(left, min(crew.asked, self.step))
-        return max(needed, keeps), words
+            kept = max(needed, kept)
+            return _Want(kept, kept, f"{words}; then its workers serve new events")
+        kept = max(needed, kept if 2 * left > kept else min(left, kept))
+        return _Want(kept, kept, words)
 
-    def spare(self, crew: Crew, least: int) -> tuple[int, str]:
-        demand, kept = self.demand, max(least, crew.asked)
+    def spare(self, crew: Crew) -> _Want:
+        demand, kept = self.demand, max(self.least, crew.asked)
         if demand.service is None or demand.rate is None:
-            return kept, "the arrival rate or the time of an event is not known yet"
+            return _Want(kept, self.least, "the arrival rate or the time of an event is not known yet")
         if not self.pressed:
-            return (kept if crew.grown < self.start else least), "the active wagon has room"
+            return _Want(self.least if self.calm(crew) else kept, self.least, "the active wagon has room")
         if crew is not self.next:
-            return kept, "another one is next"
-        wanted = self.for_rate(self.rate if self.too_late else demand.rate)
-        return max(kept, _up(wanted - self.warm, self.step)), f"new events have to wait: {self.figures(0.0)}"
+            return _Want(kept, self.least, "another one is next")
+        wanted = _up(self.for_rate(self.rate if self.too_late else demand.rate) - self.warm, self.step)
+        needed = max(self.least, wanted)
+        return _Want(max(kept, needed), needed, f"new events have to wait: {self.figures(0.0)}")
 
     def figures(self, behind: float) -> str:
         demand = self.demand
@@ -294,19 +330,25 @@ class _Need:
         return ""
 
 
-def _within(most: int, step: int, crews: Sequence[Crew], wanted: Mapping[int, int]) -> dict[int, int]:
-    """What is wanted, cut to `most` workers: none gets what another still has. Each wagon gets one `step` before any gets
-    more: those that drain must come to an end, and a spare without workers is none."""
+def _within(most: int, step: int, least: int, crews: Sequence[Crew], wants: Mapping[int, _Want]) -> dict[int, int]:
+    """What is wanted, cut to `most` workers: none gets what another still has. First each wagon has `least`, or one
+    `step` where that is too much for so many: those that drain must come to an end, and a spare without workers is
+    none."""
     order = sorted(crews, key=lambda c: (("active", "draining", "spare").index(c.state), c.number))
-    given: dict[int, int] = {}
+    given = {c.number: 0 for c in order}
     left = most
-    for crew in order:
-        given[crew.number] = min(wanted[crew.number], step, left // step * step)
-        left -= given[crew.number]
-    for crew in order:
-        more = min(wanted[crew.number] - given[crew.number], left // step * step)
-        given[crew.number] += max(0, more)
-        left -= max(0, more)
+    for up_to in (
+        lambda want: step,
+        lambda want: least,
+        lambda want: want.needed,
+        lambda want: want.workers,
+    ):
+        for crew in order:
+            want = wants[crew.number]
+            more = max(0, min(up_to(want), want.workers) - given[crew.number])
+            more = min(more, left // step * step)
+            given[crew.number] += more
+            left -= more
     has = {c.number: max(c.present, min(c.asked, given[c.number])) for c in crews}
     free = max(0, most - sum(has.values())) // step * step
     for crew in order:

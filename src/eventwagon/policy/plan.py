@@ -55,7 +55,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import scaled
+from .sizing import scaled, short_of_workers
 
 
 class Plan(Edit, frozen=True):
@@ -377,6 +377,8 @@ class Draft:
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
+        if short_of_workers(self.settings.workers, self.manifest):
+            spares = 0  # for now: its workers would wait for a switch while events wait for workers
         wanted = max(spares, 1 if self.next_wanted else 0)
         self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
@@ -394,7 +396,7 @@ class Draft:
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
             self.open_one(
-                f"a spare of {spares} is wanted"
+                f"a spare is missing ({spares} wanted)"
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )

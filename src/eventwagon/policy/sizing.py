@@ -175,6 +175,14 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
     return Edit(manifest, tuple(facts))
 
 
+def short_of_workers(workers: Workers, manifest: Manifest) -> bool:
+    """While wagons drain, one more would have half of all workers bound by `least`. A spare can wait then; a wagon that
+    is needed for a switch can't."""
+    elastic, live = workers.elastic, len(manifest.in_state(*LIVE))
+    drains = bool(manifest.in_state(State.DRAINING))
+    return elastic is not None and drains and 2 * (live + 1) * elastic.least > elastic.most
+
+
 def counts(settings: Settings, manifest: Manifest) -> Mapping[int, int]:
     """How many workers each live wagon is to have, by its number."""
     return {w.number: asked_of(settings.workers, w) or 0 for w in manifest.in_state(*LIVE)}

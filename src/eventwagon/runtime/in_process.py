@@ -86,6 +86,7 @@ class InProcess:
             handled=consumer.handled,
             failed=consumer.failed,
             work=consumer.work,
+            in_hand=consumer.in_hand,
             channels=consumer.channels,
             open=consumer.open,
             paused=consumer.paused,

@@ -109,6 +109,11 @@ class WagonConsumer:
         return Work(count=self.state.count, seconds=self.state.seconds, squares=self.state.squares)
 
     @property
+    def in_hand(self) -> int:
+        """Events that its handlers have in hand."""
+        return self.state.busy
+
+    @property
     def paused(self) -> bool:
         """The wagon is paused: none of its events is handed out."""
         return self.state.paused

@@ -22,6 +22,7 @@ Object = Mapping[str, Any]
 """A Kubernetes object, as the API writes it."""
 
 JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
 _ANSWER = 10.0
 """Seconds within which the API server must answer."""
 _SILENCE = 90.0

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,10 +23,10 @@ from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
 from ..removals import UnitRemovals
 from .check import Loader
-from .cluster import JSON_PATCH, APIRefused, Cluster, Object, Watched
+from .cluster import JSON_PATCH, MERGE_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
 from .errors import is_ending, is_ready, why_not_ready
-from .names import MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
+from .names import COST, MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
 from .ours import is_ours, key_of, owner_of, todo_with
 from .template import Template, own_image
 
@@ -102,6 +103,8 @@ class Kubernetes:
         self._ends = Ends()
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
+        self._marking_refused = False
+        """It was logged that Pods can't be marked."""
         self._removals = UnitRemovals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
@@ -276,6 +279,8 @@ class Kubernetes:
             change = self._change(spec, wanted)
             if change is None:
                 return
+            if change.live is not None and change.live["spec"].get("replicas", 0) > wanted["spec"]["replicas"] > 0:
+                await self._mark(spec)
             path = self._cluster.path("deployments", name if change.live is not None else "")
             try:
                 made = await self._cluster.request(
@@ -293,6 +298,28 @@ class Kubernetes:
                 self._deployments.put(made)
                 return
         raise Unavailable(f"kubernetes: Deployment {name} was created again {_LOOKS} times while it was written")
+
+    async def _mark(self, spec: WagonSpec) -> None:
+        """Before Pods go: say on each how many events its workers had in hand at their last check-in, so that Kubernetes
+        takes the idle ones. A Pod that goes finishes what it has in hand, whatever stands there; so a refusal, as by a
+        Role of an earlier release, is logged once and hinders nothing."""
+        in_hand: Counter[str] = Counter()
+        for member in await self._registry.members(spec.train):
+            in_hand[member.name.rsplit("-", 2)[0]] += sum(a.in_hand for a in member.attachments)
+        for pod in self._pods_of(spec.train, spec.unit):
+            metadata, cost = pod["metadata"], str(in_hand[_host(pod)])
+            if is_ending(pod) or (metadata.get("annotations") or {}).get(COST, "0") == cost:
+                continue
+            body = {"metadata": {"uid": metadata["uid"], "annotations": {COST: cost}}}
+            path = self._cluster.path("pods", metadata["name"])
+            try:
+                self._pods.put(
+                    await self._cluster.request("PATCH", path, body=body, form=MERGE_PATCH, fieldManager=MANAGER)
+                )
+            except APIRefused as e:
+                if e.status not in (404, 409) and not self._marking_refused:
+                    self._marking_refused = True
+                    _logger.warning("which Pods are idle can't be told to Kubernetes, which chooses some: %s", e)
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
         """Whether the object of that name is a different one than the one seen. Raises APIRefused if it is not ours."""

@@ -22,8 +22,8 @@ from tests.support import World
 
 
 class SlowPods:
-    """An orchestrator whose Pods of `step` workers are there `start` seconds after they were asked for. They are tasks of
-    this process."""
+    """An orchestrator whose Pods of `step` workers are there `start` seconds after they were asked for. They are tasks
+    of this process."""
 
     def __init__(self, train: Train, broker: Broker, clock: Callable[[], float], *, start: float, step: int) -> None:
         self._train, self._broker, self._clock = train, broker, clock

@@ -39,8 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prepare: float = 0.5
     """The pressure at which the next wagon is opened. At half full, as much time is left as has passed."""
     wagons: int = 32
-    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow the
-    traffic, no more than can each have `Elastic.least` workers."""
+    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow
+    the traffic, no more than can each have `Elastic.least` workers."""
     at_cap: AtCap = "fill"
     """At the cap: `fill` (the active wagon is filled past its limit) or `refuse` (publish raises TrainFull)."""
     cooldown: float = 0.2
@@ -128,7 +128,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def promise(self) -> float | None:
-        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is said."""
+        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is
+        said."""
         elastic = self.workers.elastic
         return slo(self.limit) if elastic is None or elastic.promise is None else elastic.promise
 

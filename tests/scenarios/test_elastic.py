@@ -118,8 +118,8 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
 @pytest.mark.parametrize("limit", [Volume(150), Wait(2.0)])
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> None:
-    """From 10 to 150 events/s, of which six workers handle 60: `least` is kept, never more than `most` are asked for, no
-    calm is claimed that was not there, and the burst takes no longer than `most` workers for half of the time."""
+    """From 10 to 150 events/s, of which six workers handle 60: `least` is kept, never more than `most` are asked for,
+    no calm is claimed that was not there, and the burst takes no longer than `most` workers for half of the time."""
 
     async def main() -> None:
         world, done = World(), 0

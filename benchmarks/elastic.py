@@ -64,7 +64,11 @@ class Burst(msgspec.Struct, frozen=True):
         return f"{self.events} events in {self.seconds:g} s{slow}"
 
 
-_BURSTS = (Burst(3750, 60.0, 0.0, 0.97, 280.0), Burst(3750, 60.0, 8.0, 0.85, 400.0), Burst(11250, 180.0, 0.0, 0.99, 720.0))  # fmt: skip
+_BURSTS = (
+    Burst(3750, 60.0, 0.0, 0.97, 280.0),
+    Burst(3750, 60.0, 8.0, 0.85, 400.0),
+    Burst(11250, 180.0, 0.0, 0.99, 720.0),
+)
 
 
 async def run(how: Run) -> list[Line]:

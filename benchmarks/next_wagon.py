@@ -30,12 +30,16 @@ async def run(how: Run) -> list[Line]:
                 cold = await _measure(url, wagons, spares=0)
                 lines.append(
                     Line(
-                        what=f"{name}, with a spare", against="without", unit="ms", ours=ready, theirs=cold,
+                        what=f"{name}, with a spare",
+                        against="without",
+                        unit="ms",
+                        ours=ready,
+                        theirs=cold,
                         aim=Aim("ours", most=100.0),
                         note=f"from the acknowledgement of event {_VOLUME} to that of the first in the next wagon, "
                         f"one event every {_EVERY * 1000:g} ms; the next wagon is not begun before (prepare=1)",
                     )
-                )  # fmt: skip
+                )
     return lines
 
 

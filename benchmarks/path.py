@@ -37,14 +37,22 @@ async def run(how: Run) -> list[Line]:
     unit = "events/s"
     return [
         Line(
-            what="memory", against="a deque", unit=unit, ours=memory[0], theirs=memory[1],
+            what="memory",
+            against="a deque",
+            unit=unit,
+            ours=memory[0],
+            theirs=memory[1],
             aim=Aim("ours", least=40_000),
         ),
         Line(
-            what="SQLite, FULL", against="apsw: insert, select, delete", unit=unit, ours=sqlite[0], theirs=sqlite[1],
+            what="SQLite, FULL",
+            against="apsw: insert, select, delete",
+            unit=unit,
+            ours=sqlite[0],
+            theirs=sqlite[1],
             aim=Aim("ours", least=15_000),
         ),
-    ]  # fmt: skip
+    ]
 
 
 async def whole(url: str, count: int) -> float:

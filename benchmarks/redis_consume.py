@@ -27,10 +27,14 @@ async def run(how: Run) -> list[Line]:
             path, raw = await in_turn(how.pick(7, 3), lambda: whole(url, count), lambda: _raw_path(url, count))
             lines.append(
                 Line(
-                    what="whole path", against="redis-py: XADD, XREADGROUP, XACK, XDEL", unit="events/s",
-                    ours=path, theirs=raw, aim=Aim("ours", least=25_000),
+                    what="whole path",
+                    against="redis-py: XADD, XREADGROUP, XACK, XDEL",
+                    unit="events/s",
+                    ours=path,
+                    theirs=raw,
+                    aim=Aim("ours", least=25_000),
                 )
-            )  # fmt: skip
+            )
             return lines
 
 
@@ -54,9 +58,13 @@ async def _batches(url: str, size: int, count: int, rounds: int) -> Line:
 
     mine, theirs = await in_turn(rounds, ours, raw)
     return Line(
-        what=f"receive and settle {size:,}", against="redis-py: XREADGROUP, XACK, XDEL", unit="events/s",
-        ours=mine, theirs=theirs, aim=Aim("ratio", least=0.8),
-    )  # fmt: skip
+        what=f"receive and settle {size:,}",
+        against="redis-py: XREADGROUP, XACK, XDEL",
+        unit="events/s",
+        ours=mine,
+        theirs=theirs,
+        aim=Aim("ratio", least=0.8),
+    )
 
 
 async def _filled(redis: Redis, work: list[list[Event]]) -> str:

@@ -99,17 +99,20 @@ async def pipelined(redis: Redis, stream: str, work: list[list[Event]]) -> None:
             pipeline.xadd(
                 stream,
                 {
-                    "specversion": "1.0", "id": e.id, "source": e.source, "type": e.type,
-                    "time": "2026-01-31T23:59:59.500000Z", "datacontenttype": e.content_type, "data": e.data,
+                    "specversion": "1.0",
+                    "id": e.id,
+                    "source": e.source,
+                    "type": e.type,
+                    "time": "2026-01-31T23:59:59.500000Z",
+                    "datacontenttype": e.content_type,
+                    "data": e.data,
                 },
-            )  # fmt: skip
+            )
         await pipeline.execute()
 
 
 def _line(what: str, mine: list[float], theirs: list[float]) -> Line:
-    return Line(
-        what=what, against="redis-py, pipelined XADD", unit="events/s", ours=mine, theirs=theirs, aim=_AIM
-    )  # fmt: skip
+    return Line(what=what, against="redis-py, pipelined XADD", unit="events/s", ours=mine, theirs=theirs, aim=_AIM)
 
 
 BENCHMARK = Benchmark(

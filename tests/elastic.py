@@ -22,8 +22,8 @@ from tests.support import World
 
 
 class SlowPods:
-    """An orchestrator whose Pods of `step` workers are there `start` seconds after they were asked for. They are tasks of
-    this process."""
+    """An orchestrator whose Pods of `step` workers are there `start` seconds after they were asked for. They are tasks
+    of this process."""
 
     def __init__(self, train: Train, broker: Broker, clock: Callable[[], float], *, start: float, step: int) -> None:
         self._train, self._broker, self._clock = train, broker, clock
@@ -140,7 +140,7 @@ class Burst(NamedTuple):
 async def burst(
     arrivals: Sequence[float],
     *,
-    elastic: Elastic,
+    elastic: Elastic | None = None,
     start: float,
     step: int = 4,
     slo: float = 2.0,
@@ -150,13 +150,13 @@ async def burst(
     rest: float = 300.0,
     warm_up: float = 20.0,
 ) -> Burst:
-    """Publish each arrival in its time, once the train has stood for `warm_up` seconds; `rest`: how long to wait at the
+    """Without `elastic` the train says nothing of workers. Publish each arrival in its time, once the train has stood for `warm_up` seconds; `rest`: how long to wait at the
     most for the standing Pods alone to be left."""
     world = World()
     train = Train(
         "burst",
         limit=Wait(slo) if limit is None else limit,
-        workers=Workers(each=elastic),
+        workers=None if elastic is None else Workers(each=elastic),
         spares=spares,
         keep_warm=10.0,
         provision_timeout=max(30.0, 4 * start),

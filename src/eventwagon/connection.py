@@ -16,7 +16,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Deployment, Orchestrator
+from .contracts.orchestrator import Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
 from .display.redaction import redacted
@@ -110,7 +110,7 @@ class Connection:
         self._opened: InOwnTask[None] | None = None
         self._runtime = Runtime(
             train=train.name,
-            settings=train.settings,
+            settings=train.settings.orchestrated() if isinstance(orchestrator, InSteps) else train.settings,
             broker=broker,
             clock=clock,
             tell=Telling(train.name, listeners),
@@ -397,6 +397,12 @@ class Connection:
     async def _run(self, *, observe: bool, work: bool, post: tuple[int, int] | None) -> AsyncIterator[None]:
         async with self._answering():
             await self._agree()
+        if observe and (follows := self._runtime.settings.workers) is not self.train.settings.workers:
+            _logger.info(
+                "train %s: it says nothing of workers, and promises something to new events: %r, which follow the traffic",
+                self.train.name,
+                follows,
+            )
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
         membership = Membership(self._runtime, self._state, roles=roles, post=post)

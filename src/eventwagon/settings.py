@@ -10,7 +10,7 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .values import in_seconds, real, shown, whole
-from .workers import Workers
+from .workers import UNSAID, Elastic, Workers
 
 AtCap = Literal["fill", "refuse"]
 Auto = Literal["auto"]
@@ -21,8 +21,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     limit: Limit = Volume(10_000)
     """When a wagon is full. The default is the pattern's own example."""
-    workers: Workers = Workers(total=8, floor=1)
-    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all."""
+    workers: Workers = UNSAID
+    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all. Where machines are
+    asked for (Kubernetes, ECS, Lambda) and the limit has a `Wait`, the default is `Workers(each=Elastic(2, 64))`."""
     spares: int | Auto = 0
     """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
     "auto": one, or as many as the switches that are expected within the time that a wagon takes to get ready."""
@@ -38,8 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prepare: float = 0.5
     """The pressure at which the next wagon is opened. At half full, as much time is left as has passed."""
     wagons: int = 32
-    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow the
-    traffic, no more than can each have `Elastic.least` workers."""
+    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow
+    the traffic, no more than can each have `Elastic.least` workers."""
     at_cap: AtCap = "fill"
     """At the cap: `fill` (the active wagon is filled past its limit) or `refuse` (publish raises TrainFull)."""
     cooldown: float = 0.2
@@ -111,9 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
-        if self.reuse is None:
+        if self.reuse is None and not self.follows_if_orchestrated:
             msgspec.structs.force_setattr(self, "reuse", self.workers.elastic is not None)
-        if not isinstance(self.reuse, bool):
+        if not isinstance(self.reuse, bool | None):
             raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
         if self.workers.elastic is not None and self.promise is None:
             raise UsageError(
@@ -127,9 +128,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def promise(self) -> float | None:
-        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is said."""
+        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is
+        said."""
         elastic = self.workers.elastic
         return slo(self.limit) if elastic is None or elastic.promise is None else elastic.promise
+
+    @property
+    def follows_if_orchestrated(self) -> bool:
+        """The train promises something to new events and says nothing of workers: these follow the traffic where an
+        orchestrator asks for machines."""
+        return self.workers is UNSAID and slo(self.limit) is not None
+
+    def orchestrated(self) -> Settings:
+        """The settings where an orchestrator asks for machines. They are declared as these."""
+        if not self.follows_if_orchestrated:
+            return self
+        fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
+        return Orchestrated(**{**fields, "workers": Workers(each=Elastic())}, stated=self)
 
     @property
     def cuts_by_wait(self) -> bool:
@@ -145,6 +160,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
         words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
         return {"limit": written(self.limit), **words}
+
+
+class Orchestrated(Settings, frozen=True, kw_only=True):
+    """Settings of a train whose workers follow the traffic because it says nothing of them. Programs that run no
+    orchestrator declare it in the same words."""
+
+    stated: Settings
+
+    def declared(self) -> dict[str, str]:
+        """See Settings.declared."""
+        return self.stated.declared()
 
 
 _WHOLE = {

@@ -103,6 +103,10 @@ class Workers(msgspec.Struct, frozen=True):
         return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"
 
 
+UNSAID = Workers(total=8, floor=1)
+"""The workers of a train that says nothing of them, and of no other: they are told apart by identity."""
+
+
 def parse_workers(text: str) -> Workers:
     """The workers that `text` writes: `"8"` (8 shared workers), `"total=8, floor=1"`, `"each=4"`,
     `"each=Elastic(2, 64)"` or the Python call."""

@@ -15,6 +15,7 @@ import pytest
 
 from eventwagon.contracts.orchestrator import Deployment, Orchestrator, WagonSpec
 from eventwagon.contracts.registry import Member
+from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.place import Place, parse
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
 from eventwagon.errors import UsageError
@@ -70,6 +71,13 @@ def test_ecs(check: Check[Harness], moto_server: MotoServer, tmp_path: Path) -> 
         pytest.skip(str(undeclared))
 
 
+async def service(clients: Clients, cluster: str, name: str) -> dict[str, Any] | None:
+    """The service as ECS shows it; None if there is none."""
+    answer = await clients.call("ecs", "describe_services", cluster=cluster, services=[name])
+    standing = [each for each in answer["services"] if each["status"] != "INACTIVE"]
+    return dict(standing[0]) if standing else None
+
+
 def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp_path: Path) -> None:
     async def run() -> None:
         harness = ECSHarness(moto_server, tmp_path)
@@ -88,7 +96,7 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
                 name = services.name(TRAIN, 2)
                 await services.ensure(spec)
                 await services.ensure(spec)
-                first = await services._service(name)
+                first = await service(clients, harness.cluster, name)
                 assert first is not None
                 assert first["desiredCount"] == 2
                 found = await clients.call("ecs", "describe_task_definition", taskDefinition=first["taskDefinition"])
@@ -111,7 +119,7 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
                 async with DynamoDBRegistry.from_url(harness.url) as registry:
                     await registry.check_in(TRAIN, Member(name="w", roles=("serve",)), ttl=60.0)
                 await services.ensure(msgspec.structs.replace(spec, workers=0))
-                idle = await services._service(name)
+                idle = await service(clients, harness.cluster, name)
                 assert idle is not None
                 assert (idle["desiredCount"], idle["taskDefinition"]) == (0, first["taskDefinition"])
                 assert (await services.deployments(TRAIN))[2] == Deployment(number=3, ready=False)
@@ -123,10 +131,10 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
                 await services.ensure(spec)
                 assert "there is no service" in (await services.deployments(TRAIN))[2].trouble
                 await services.ensure(spec)  # somebody has deleted it by hand
-                assert await services._service(name) is not None
+                assert await service(clients, harness.cluster, name) is not None
                 await services.remove(TRAIN, 2, grace=1.0)
                 await services.remove(TRAIN, 2, grace=1.0)
-                assert await services._service(name) is None
+                assert await service(clients, harness.cluster, name) is None
                 left = await clients.call("ecs", "list_task_definitions", familyPrefix=name, status="ACTIVE")
                 assert left["taskDefinitionArns"] == []
                 assert await services.deployments(TRAIN) == {}

@@ -222,7 +222,7 @@ class Chaos:
             if now >= due:
                 self._cast.strike(blow, now)
                 blow = next(plan)
-                # a slow machine that is struck as often as a fast one gets nowhere: the longer since a switch, the rarer
+                # a slow machine struck as often as a fast one gets nowhere: the longer since a switch, the rarer
                 due = now + blow.pause * (1 + max(0.0, now - moved - _CALM) / _CALM)
             found = train.manifest.active
             if len(self._restored) > restored:

@@ -27,9 +27,11 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULT
 def lines() -> Iterator[tuple[str, list[str]]]:
     for document in having("sh"):
         for block in blocks(document, "sh"):
-            for number, text in enumerate(block.text.splitlines()):
-                if words := shlex.split(text, comments=True):
-                    yield f"{name(document)}:{block.line + number}", words
+            number = block.line
+            for text in re.split(r"(?<!\\)\n", block.text):
+                if words := shlex.split(text.replace("\\\n", " "), comments=True):
+                    yield f"{name(document)}:{number}", words
+                number += text.count("\n") + 1
 
 
 @pytest.mark.parametrize(("where", "words"), list(lines()), ids=lambda value: value if isinstance(value, str) else "")

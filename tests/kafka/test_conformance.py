@@ -16,11 +16,25 @@ from tests.servers.server import Server
 CHECKS = broker_checks(visibility=1.0, patience=15.0)
 SPREAD = {
     # what several partitions make different; the rest is the same code
-    "publish_of_thousands", "seal_refuses_everybody", "seal_amid_publishers", "seal_leaves_consumers_alone",
-    "delete_outlives_stale_publishers", "figures_at_each_stage", "read_does_not_consume", "events_survive_the_trip",
-    "cancelled_publish", "durable", "receive_respects_the_limit", "receive_wakes", "unsettled_comes_back",
-    "release_with_delay", "consumers_share", "cancelled_receive", "delete_tells_consumers", "created_by_many_at_once",
-}  # fmt: skip
+    "publish_of_thousands",
+    "seal_refuses_everybody",
+    "seal_amid_publishers",
+    "seal_leaves_consumers_alone",
+    "delete_outlives_stale_publishers",
+    "figures_at_each_stage",
+    "read_does_not_consume",
+    "events_survive_the_trip",
+    "cancelled_publish",
+    "durable",
+    "receive_respects_the_limit",
+    "receive_wakes",
+    "unsettled_comes_back",
+    "release_with_delay",
+    "consumers_share",
+    "cancelled_receive",
+    "delete_tells_consumers",
+    "created_by_many_at_once",
+}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)

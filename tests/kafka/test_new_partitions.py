@@ -17,7 +17,7 @@ from eventwagon.contracts.registry import Registry
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.names import Names
 from eventwagon.drivers.kafka.options import Options
-from eventwagon.drivers.kafka.publishing import Publisher, Topic
+from eventwagon.drivers.kafka.publishing import Publisher
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.drivers.kafka.sender import REPEATED, Sender
 from eventwagon.errors import PublishUncertain
@@ -101,7 +101,7 @@ def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaSe
         publisher = Publisher(admin, Names(""), linger=0)
         channel = Channel("t", 1)
         await admin.create(str(channel), 1, {})
-        publisher._topics[str(channel)] = Topic(channel, str(channel), 1, 2_000_000)
+        await publisher.topic(channel)  # known before the producer is another
         publisher.sender.producer = _Producer(0, None, 1)  # type: ignore[assignment]
         with pytest.raises(PublishUncertain, match="1 of 3 events were not acknowledged: taken for a repetition"):
             await publisher.publish(channel, events(3))

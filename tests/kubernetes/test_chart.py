@@ -33,7 +33,10 @@ MUCH: Mapping[str, object] = {
     "env[0].value": "C",
     "imagePullSecrets[0].name": "pull",
 }
-ALL = "deployments,replicasets,pods,jobs,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies"
+ALL = (
+    "deployments,replicasets,pods,jobs,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,"
+    "networkpolicies"
+)
 """The kinds of all that the chart, observers and Helm make."""
 
 

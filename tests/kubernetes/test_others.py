@@ -12,7 +12,7 @@ import pytest
 
 from eventwagon.errors import Unavailable
 from eventwagon.orchestrators.kubernetes import Kubernetes
-from eventwagon.orchestrators.kubernetes.cluster import Object
+from eventwagon.orchestrators.kubernetes.cluster import Cluster, Object
 from eventwagon.orchestrators.kubernetes.names import TRAIN, UNIT, WAGON, labels_of, name_of
 from tests.kubernetes.test_trouble import found, spec
 from tests.kubernetes.world import Looking, World, until
@@ -147,16 +147,16 @@ def test_it_is_made_anew_by_another_between_look_and_write(
         async with world.looking() as looking, world.orchestrator("pods:held") as orchestrator:
             await orchestrator.ensure(spec())
             await until("a Pod", lambda: looking.all("pods"))
-            request = orchestrator._cluster.request
+            request = Cluster.request
             replaced: list[str] = []
 
-            async def late(method: str, path: str, **given: Any) -> Object:
+            async def late(self: Cluster, method: str, path: str, **given: Any) -> Object:
                 if method in ("PATCH", "DELETE") and path.endswith(f"/deployments/{NAME}") and not replaced:
                     replaced.append(method)
                     await asyncio.to_thread(anew)
-                return await request(method, path, **given)
+                return await request(self, method, path, **given)
 
-            monkeypatch.setattr(orchestrator._cluster, "request", late)
+            monkeypatch.setattr(Cluster, "request", late)
             async with asyncio.timeout(60):
                 match change:
                     case "rescale":
@@ -186,16 +186,16 @@ def test_a_label_is_taken_away_between_look_and_write(kind: str, world: World, m
         async with world.looking() as looking, world.orchestrator("pods:held") as orchestrator:
             await orchestrator.ensure(spec())
             (pod,) = await until("a Pod", lambda: looking.all("pods"))
-            request = orchestrator._cluster.request
+            request = Cluster.request
             taken: list[str] = []
 
-            async def late(method: str, path: str, **given: Any) -> Object:
+            async def late(self: Cluster, method: str, path: str, **given: Any) -> Object:
                 if method in ("PATCH", "DELETE") and f"/{kind}/" in path and not taken:
                     taken.append(path.rpartition("/")[2])
                     await asyncio.to_thread(world.kubectl, "label", kind, taken[0], f"{UNIT}-")
-                return await request(method, path, **given)
+                return await request(self, method, path, **given)
 
-            monkeypatch.setattr(orchestrator._cluster, "request", late)
+            monkeypatch.setattr(Cluster, "request", late)
             if kind == "deployments":
                 with pytest.raises(Unavailable, match="is not eventwagon's"):
                     await orchestrator.ensure(spec(workers=2))

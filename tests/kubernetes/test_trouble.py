@@ -19,7 +19,7 @@ from eventwagon.drivers.opening import open_drivers
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.orchestrators.kubernetes import Kubernetes
-from eventwagon.orchestrators.kubernetes.cluster import Object
+from eventwagon.orchestrators.kubernetes.cluster import Cluster, Object
 from eventwagon.orchestrators.kubernetes.names import MADE_FOR, SELECTOR, labels_of, name_of
 from eventwagon.orchestrators.kubernetes.template import with_tag
 from tests.kubernetes.test_burst import processes
@@ -218,14 +218,14 @@ def test_a_slow_observer_grants_a_handler_no_more_than_the_grace(world: World, m
                 now = time.time()
                 await broker.publish(Channel(held.name, 1), [Event(new_ids(1, now)[0], "t", "s", now, b"{}")])
             await until("a handler in flight", lambda: looking.notes("began-1"))
-            request = orchestrator._cluster.request
+            request = Cluster.request
 
-            async def slowly(method: str, path: str, **given: Any) -> Object:
-                answer = await request(method, path, **given)
+            async def slowly(self: Cluster, method: str, path: str, **given: Any) -> Object:
+                answer = await request(self, method, path, **given)
                 await asyncio.sleep(3.0)
                 return answer
 
-            monkeypatch.setattr(orchestrator._cluster, "request", slowly)
+            monkeypatch.setattr(Cluster, "request", slowly)
             async with asyncio.timeout(30):
                 await orchestrator.remove(held.name, 1, grace=0.0)
             assert await looking.all("pods") == {}
@@ -257,16 +257,16 @@ def test_a_replica_set_that_is_made_anew_meanwhile_goes_too(world: World, monkey
         async with world.orchestrator("pods:held") as orchestrator, world.looking() as looking:
             await orchestrator.ensure(spec())
             await until("its Pods are made", lambda: looking.all("pods"))
-            request = orchestrator._cluster.request
+            request = Cluster.request
             made: list[str] = []
 
-            async def made_anew(method: str, path: str, **given: Any) -> Object:
-                answer = await request(method, path, **given)
+            async def made_anew(self: Cluster, method: str, path: str, **given: Any) -> Object:
+                answer = await request(self, method, path, **given)
                 if method == "DELETE" and "/replicasets/" in path and not made:
                     made.append(await asyncio.to_thread(world.kubectl, "apply", "-f", "-", stdin=json.dumps(again)))
                 return answer
 
-            monkeypatch.setattr(orchestrator._cluster, "request", made_anew)
+            monkeypatch.setattr(Cluster, "request", made_anew)
             async with asyncio.timeout(60):
                 await orchestrator.remove(held.name, 1, grace=0.0)
             assert made

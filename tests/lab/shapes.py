@@ -143,9 +143,15 @@ def cases(events: int, seed: int, only: str = "", cut: float = 0.5) -> Iterator[
             workers, slo, service = rng.choice(CREWS), rng.choice(PROMISES), rng.choice(WORK)
             seconds = events * service / workers / load
             job = Job(
-                title=shape, arrivals=draw(events, seconds, rng), services=[service] * events, workers=workers, each=workers,
-                slo=slo, limit=f"Wait({slo!r}, cut={cut!r})", wagons=500,
-            )  # fmt: skip
+                title=shape,
+                arrivals=draw(events, seconds, rng),
+                services=[service] * events,
+                workers=workers,
+                each=workers,
+                slo=slo,
+                limit=f"Wait({slo!r}, cut={cut!r})",
+                wagons=500,
+            )
             if only in shape:
                 yield Case(shape, load, job)
 
@@ -156,7 +162,8 @@ def measure(case: Case) -> Found:
     best = figures(job, one(job, "optimum")).on_time
     online = figures(job, one(job, "sideline")).on_time
     row = figures(job, one(job, "wagons"))
-    name = f"{case.shape}, load {case.load:g}, {job.workers} × {job.services[0]:g} s, {job.slo:g} s, {job.arrivals[-1]:.0f} s"
+    size = f"{job.workers} × {job.services[0]:g} s"
+    name = f"{case.shape}, load {case.load:g}, {size}, {job.slo:g} s, {job.arrivals[-1]:.0f} s"
     assert not row.lost, f"{name}: {row.lost} lost"
     return Found(name, row.on_time / best, row.on_time, best, online, row.switches)
 
@@ -176,7 +183,8 @@ def main() -> int:
         )
     for each in found:
         print(
-            f"{each.ratio:.3f}  {each.ours:.3f} of {each.best:.3f} (online {each.online:.3f})  {each.switches:4} switches  {each.case}"
+            f"{each.ratio:.3f}  {each.ours:.3f} of {each.best:.3f} (online {each.online:.3f})  "
+            f"{each.switches:4} switches  {each.case}"
         )
     short = sum(each.ratio < 0.98 for each in found)
     print(f"{len(found)} cases, {short} below 0.98, on average {sum(each.ratio for each in found) / len(found):.4f}")

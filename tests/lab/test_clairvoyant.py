@@ -33,9 +33,19 @@ def small(start: float, share: float) -> Job:
     """A burst of five seconds for which one worker is too few."""
     moments = [0.5 + n / 4 for n in range(5)] + [3.0 + n / 12 for n in range(24)]
     return Job(
-        title="small", arrivals=moments, services=[0.2] * len(moments), workers=1, each=1, spares=0, slo=1.0, limit="Wait(1.0)",
-        start=start, per_pod=1, most=4, on_time=share,
-    )  # fmt: skip
+        title="small",
+        arrivals=moments,
+        services=[0.2] * len(moments),
+        workers=1,
+        each=1,
+        spares=0,
+        slo=1.0,
+        limit="Wait(1.0)",
+        start=start,
+        per_pod=1,
+        most=4,
+        on_time=share,
+    )
 
 
 def every_plan(job: Job) -> list[Figures]:
@@ -73,9 +83,16 @@ def test_no_strategy_is_cheaper(name: str, start: float) -> None:
     events, seconds = usual.events // 10, usual.seconds / 4
     arrivals = usual.arrivals(events, seconds, 1)
     job = Job(
-        title=name, arrivals=arrivals, services=[0.1] * events, workers=8, each=4, slo=usual.slo, limit="Wait(2.0)", start=start,
+        title=name,
+        arrivals=arrivals,
+        services=[0.1] * events,
+        workers=8,
+        each=4,
+        slo=usual.slo,
+        limit="Wait(2.0)",
+        start=start,
         per_pod=4,
-    )  # fmt: skip
+    )
     for strategy in ("keda", "feed_forward"):
         row = figures(job, one(job, strategy))
         asked = msgspec.structs.replace(job, on_time=row.on_time)
@@ -97,8 +114,16 @@ def test_it_has_the_share_on_time_where_a_strategy_has_it(service: str) -> None:
     """With uneven work too, and where Pods come in hundreds."""
     arrivals = SCENARIOS["push"].arrivals(3_000, 30.0, 1)
     job = Job(
-        title="push", arrivals=arrivals, services=services(service, len(arrivals), seed=1), workers=8, each=4, slo=3.0, limit="Wait(3.0)",
-        start=0.5, per_pod=1, most=1000,
-    )  # fmt: skip
+        title="push",
+        arrivals=arrivals,
+        services=services(service, len(arrivals), seed=1),
+        workers=8,
+        each=4,
+        slo=3.0,
+        limit="Wait(3.0)",
+        start=0.5,
+        per_pod=1,
+        most=1000,
+    )
     assert figures(job, one(job, "feed_forward")).on_time >= 0.99
     assert figures(job, one(job, "clairvoyant_scaler")).on_time >= 0.99

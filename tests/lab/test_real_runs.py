@@ -104,6 +104,6 @@ def test_one_queue_with_three_fixed_pods() -> None:
 )
 def test_wagons(real: Real) -> None:
     job = burst(real.events, real.standing, real.start, spares=1)
-    row = figures(job, one(job, "wagons_elastic"))
+    row = figures(job, one(job, "wagons_each"))
     _near(row, real)
     assert math.isclose(row.standing, 4 * real.standing)

@@ -1,16 +1,12 @@
-"""What decides how many Pods there are: KEDA's rules look by look, and sizing by the arrival rate."""
+"""What decides how many Pods there are: KEDA's rules look by look, and the product's own sizing on one
+queue."""
 
 from __future__ import annotations
-
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eventwagon.lab.arrivals import uniform
 from eventwagon.lab.job import Job, figures
 from eventwagon.lab.strategies.scalers import FeedForward, Keda
-from eventwagon.lab.strategies.sizing import HEADROOM, workers_for
 from eventwagon.lab.strategies.station import Fifo, Seen, Station
-from tests.fuzz import examples
 
 
 def looks(scaler: Keda, *lags: int) -> list[int]:
@@ -34,24 +30,6 @@ def test_keda_goes_down_once_the_last_300_seconds_wanted_fewer() -> None:
     found = looks(Keda(5.0, 1, 30, 1.0), 20, 10, *[0] * 20)
     assert found[:20] == [4] * 20  # the look at 16 s wanted two; the first one is 300 s ago at the 21st
     assert found[20:] == [2, 1]
-
-
-_RATES = st.floats(0, 500)
-
-
-@given(
-    _RATES, _RATES, st.floats(0.001, 2), st.integers(0, 500), st.floats(0.5, 10), st.floats(0, 60), st.integers(1, 64)
-)
-@examples(100)
-def test_a_higher_rate_never_wants_fewer_workers(
-    one: float, more: float, service: float, backlog: int, promise: float, start_up: float, present: int
-) -> None:
-    few, many = (
-        workers_for(rate=rate, service=service, backlog=backlog, promise=promise, start_up=start_up, present=present)
-        for rate in sorted((one, more))
-    )
-    assert max(one, more) * service * HEADROOM <= many + 1e-6
-    assert few <= many
 
 
 def test_calm_traffic_is_served_by_what_it_needs() -> None:

@@ -101,7 +101,7 @@ def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: 
             assert row.on_time <= best + 1e-9
 
 
-@pytest.mark.parametrize("name", ["wagons", "wagons_elastic"])
+@pytest.mark.parametrize("name", ["wagons", "wagons_each"])
 def test_wagons_run_the_real_code_and_lose_nothing(name: str) -> None:
     burst = job(uniform(800, 10.0, seed=3), 0.1, workers=4, each=4, slo=2.0, limit="Wait(2.0)")
     outcome, again = one(burst, name), one(burst, name)
@@ -111,9 +111,44 @@ def test_wagons_run_the_real_code_and_lose_nothing(name: str) -> None:
     assert row.switches > 2
     assert sum(bar.events for bar in outcome.bars) == 800
     assert len(outcome.bars) > 2
-    assert row.standing == (8 if name == "wagons_elastic" else 4)
+    assert row.standing == (8 if name == "wagons_each" else 4)
     assert row.worker_seconds_done <= row.worker_seconds
     assert row.on_time > 3 * figures(burst, one(burst, "fifo")).on_time
+
+
+@pytest.mark.parametrize("name", ["wagons_elastic", "wagons_elastic_no_spare"])
+def test_elastic_wagons_follow_the_traffic(name: str) -> None:
+    """80 events a second, which keep eight workers busy; eight stand, of which a spare has four."""
+    burst = job(uniform(1600, 20.0, seed=3), 0.1, each=4, slo=2.0, limit="Wait(2.0)", start=1.0, per_pod=4)
+    outcome, again = one(burst, name), one(burst, name)
+    row = figures(burst, outcome)
+    assert outcome.finished == again.finished
+    assert (row.lost, row.duplicates, row.standing) == (0, 0, 8)
+    assert row.on_time > 0.9
+    assert row.worker_seconds_done <= row.worker_seconds
+    # what the events need beyond those that stand, and no more than as much again
+    assert 0 < row.worker_seconds_extra < 2 * 8 * 20
+    assert sum(bar.events for bar in outcome.bars) == 1600
+
+
+def test_they_ask_for_no_more_than_they_may() -> None:
+    burst = job(uniform(800, 5.0, seed=3), 0.1, each=4, slo=2.0, limit="Wait(2.0)", start=1.0, per_pod=4, most=8)
+    for name in ("wagons_elastic", "feed_forward"):
+        row = figures(burst, one(burst, name))
+        assert row.lost == 0
+        assert row.worker_seconds_extra <= 8.0  # those of a drained wagon, until they have left
+
+
+def test_one_queue_and_wagons_are_sized_alike() -> None:
+    """Where no wagon is cut off, the same figures ask for the same workers: the queue's, and the spare's beside them."""
+    arrivals = [*uniform(200, 20.0, seed=1), *(20.0 + at for at in uniform(1200, 20.0, seed=2))]
+    burst = job(arrivals, 0.1, each=4, slo=4.0, limit="Wait(4.0)", start=1.0, per_pod=4)
+    wagons, queue = (figures(burst, one(burst, name)) for name in ("wagons_elastic", "feed_forward"))
+    assert (wagons.switches, wagons.standing, queue.standing) == (0, 8, 8)
+    assert wagons.on_time == queue.on_time == 1.0
+    assert (
+        0 <= wagons.worker_seconds_extra - queue.worker_seconds_extra < 4 * 60
+    )  # the spare has four that take nothing
 
 
 def test_a_fixed_crew_with_wagons_is_near_the_optimum() -> None:

@@ -60,9 +60,16 @@ burst = Train(
 )
 """Each sign-up takes a moment; multiples of 97 are rejected for good."""
 elastic = Train(
-    "elastic", limit=Wait(5.0), workers=Workers(each=Elastic(4, 24)), spares=1, handler_timeout=20.0, member_ttl=3.0,
-    grace=5.0, keep_warm=5.0, provision_timeout=60.0,
-)  # fmt: skip
+    "elastic",
+    limit=Wait(5.0),
+    workers=Workers(each=Elastic(4, 24)),
+    spares=1,
+    handler_timeout=20.0,
+    member_ttl=3.0,
+    grace=5.0,
+    keep_warm=5.0,
+    provision_timeout=60.0,
+)
 """Pods of four; each event takes 0.1 s."""
 
 

@@ -255,11 +255,23 @@ def test_what_is_remembered_is_bounded() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"last": 0}, {"last": True}, {"least": 21}, {"events": 21}, {"events": 0}, {"share": 0.0},
-        {"share": 1.1}, {"share": math.nan}, {"within": 0}, {"within": math.inf}, {"sparse": -1.0}, {"pause": 0.0},
-        {"pause": "1"}, {"pause": 5.0, "pause_most": 4.0}, {"pause_most": True},
+        {"last": 0},
+        {"last": True},
+        {"least": 21},
+        {"events": 21},
+        {"events": 0},
+        {"share": 0.0},
+        {"share": 1.1},
+        {"share": math.nan},
+        {"within": 0},
+        {"within": math.inf},
+        {"sparse": -1.0},
+        {"pause": 0.0},
+        {"pause": "1"},
+        {"pause": 5.0, "pause_most": 4.0},
+        {"pause_most": True},
     ],
-)  # fmt: skip
+)
 def test_wrong_figures_are_usage_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="Breaker: "):
         Breaker(**wrong)

@@ -63,16 +63,29 @@ GOOD = st.builds(
     extensions=st.dictionaries(st.text("abc012", min_size=1, max_size=8), st.just("") | FINE, max_size=3),
 )
 ODD = st.builds(
-    Event, id=WORD, type=WORD, source=WORD, time=TIME, data=st.binary(max_size=40) | ANYTHING, subject=st.none() | WORD,
-    content_type=st.just(JSON) | WORD, extensions=EXTENSIONS,
-)  # fmt: skip
+    Event,
+    id=WORD,
+    type=WORD,
+    source=WORD,
+    time=TIME,
+    data=st.binary(max_size=40) | ANYTHING,
+    subject=st.none() | WORD,
+    content_type=st.just(JSON) | WORD,
+    extensions=EXTENSIONS,
+)
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
-        "id": WORD, "type": WORD, "source": WORD, "time": TIME, "data": ANYTHING, "subject": WORD, "content_type": WORD,
+        "id": WORD,
+        "type": WORD,
+        "source": WORD,
+        "time": TIME,
+        "data": ANYTHING,
+        "subject": WORD,
+        "content_type": WORD,
         "extensions": EXTENSIONS,
     },
-)  # fmt: skip
+)
 ALMOST = st.builds(lambda event, changes: msgspec.structs.replace(event, **changes), GOOD, CHANGES)
 
 

@@ -311,6 +311,20 @@ def test_a_promise_is_needed() -> None:
     assert Settings().reuse is False
 
 
+def test_the_default_where_machines_are_asked_for() -> None:
+    promised = Settings(limit=Volume(100) | Wait(2.0))
+    assert promised.workers == Workers(total=8, floor=1)
+    follows = promised.orchestrated()
+    assert (follows.workers, follows.promise, follows.reuse) == (Workers(each=Elastic(2, 64)), 2.0, True)
+    assert follows.declared() == promised.declared()
+    again = msgspec.structs.replace(promised, grace=1.0)  # as the command line does
+    assert again.orchestrated().workers == follows.workers
+    assert Settings(limit=Wait(2.0), reuse=False).orchestrated().reuse is False
+    for said in (Settings(limit=Wait(2.0), workers=Workers(total=8, floor=1)), Settings(limit=Volume(100)), Settings()):
+        assert said.orchestrated() is said
+        assert said.reuse is False
+
+
 @given(st.integers(0, 1000), st.integers(0, 1))
 def test_a_wagon_that_sleeps_or_begins_predicts_nothing(outstanding: int, asked: int) -> None:
     """Cutting it off for the wait until its first worker is there would open wagons for ever."""

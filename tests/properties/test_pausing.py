@@ -94,9 +94,7 @@ def test_paused_wagons_get_no_worker_while_another_could_use_it(
     states = [State.DRAINING] * data.draw(st.integers(0, 4)) + [State.ACTIVE]
     m = manifest(*(wagon(n + 1, state) for n, state in enumerate(states)))
     rests = data.draw(st.sets(st.integers(1, len(states))))
-    loads = [
-        load_of(w, data.draw(_readings(w.number)), None, NOW, paused=w.number in rests) for w in m.wagons
-    ]  # fmt: skip
+    loads = [load_of(w, data.draw(_readings(w.number)), None, NOW, paused=w.number in rests) for w in m.wagons]
     given_ = allocate(Workers(total=total, floor=floor), loads, slo=slo, now=NOW)
     assert sum(given_.values()) <= total
     for load in loads:

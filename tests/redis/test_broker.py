@@ -47,8 +47,22 @@ def test_foreign_clients(own_redis: RedisServer) -> None:
             assert (found["specversion"], found["type"], found["subject"]) == ("1.0", "Order", "k")
             assert (found["data"], found["datacontenttype"]) == ('{"n":1}', "application/json")
             assert abs(datetime.fromisoformat(found["time"]).timestamp() - datetime.now(UTC).timestamp()) < 60
-            full = ("specversion", "1.0", "id", "a-1", "source", "/shop", "type", "Order", "time",
-                    "2026-01-31T23:59:59.5+01:00", "tenant", "t1", "data", "{}")  # fmt: skip
+            full = (
+                "specversion",
+                "1.0",
+                "id",
+                "a-1",
+                "source",
+                "/shop",
+                "type",
+                "Order",
+                "time",
+                "2026-01-31T23:59:59.5+01:00",
+                "tenant",
+                "t1",
+                "data",
+                "{}",
+            )
             for entry in (full, ("data", "bare"), ("hello", "world")):
                 command = ("XADD", "eventwagon:{orders_v1}", "NOMKSTREAM", "*", *entry)
                 assert "-" in await asyncio.to_thread(cli, own_redis, *command)

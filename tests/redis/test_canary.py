@@ -34,7 +34,8 @@ import sys
 from eventwagon import Train, Volume, Workers
 
 URL = os.environ.get("EVENTWAGON_URL") or os.environ["CANARY_URL"]
-train = Train("canaries", limit=Volume(1000), workers=Workers(each=2), spares=0, attempts=2, backoff=0.01, backoff_most=0.02)
+SETTINGS = {"spares": 0, "attempts": 2, "backoff": 0.01, "backoff_most": 0.02}
+train = Train("canaries", limit=Volume(1000), workers=Workers(each=2), **SETTINGS)
 
 @train.on("canaries")
 def talks(payload: object) -> None:

@@ -141,8 +141,15 @@ def test_nodes_of_a_cluster_are_looked_at_one_by_one(redis_cluster: RedisCluster
 
 
 def test_a_memory_that_is_nearly_full_and_a_disk_that_fails() -> None:
-    info = {"redis_version": "7.2.0", "maxmemory": "1000", "used_memory": "900", "maxmemory_policy": "noeviction",
-            "aof_enabled": "1", "aof_last_write_status": "err", "role": "master"}  # fmt: skip
+    info = {
+        "redis_version": "7.2.0",
+        "maxmemory": "1000",
+        "used_memory": "900",
+        "maxmemory_policy": "noeviction",
+        "aof_enabled": "1",
+        "aof_last_write_status": "err",
+        "role": "master",
+    }
 
     def costs(finding: Finding) -> bool:
         return finding.severity == "costs"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from secrets import token_hex
+from typing import Any
 
 import pytest
 
 from eventwagon import Train, Workers
-from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker, scripts
+from eventwagon.drivers.redis.client import Client, Script
 from eventwagon.errors import RemovalRefused
 from eventwagon.event import Channel
 from tests.redis.support import events, raw
@@ -60,7 +62,7 @@ def test_no_event_is_removed_since_its_channel_is_not_listed(redis_server: Serve
     asyncio.run(main())
 
 
-def test_what_is_deleted_meanwhile_is_not_listed_again(redis_server: Server) -> None:
+def test_what_is_deleted_meanwhile_is_not_listed_again(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = token_hex(4)
     channel = Channel(TRAIN, 1)
     listing = f"{prefix}:{{{TRAIN}}}:channels"
@@ -70,15 +72,17 @@ def test_what_is_deleted_meanwhile_is_not_listed_again(redis_server: Server) -> 
             await broker.create(channel)
             await broker.publish(channel, events(1))
             ask(redis_server.port, "DEL", listing)
-            depth = broker._depths
+            run = Client.run
 
-            async def slow(channels: list[Channel]) -> object:
-                found = await depth(channels)
-                await broker.delete(channel)
-                return found
+            async def slow(self: Client, what: str, script: Script, *arguments: Any) -> Any:
+                answer = await run(self, what, script, *arguments)
+                if script is scripts.DEPTH:
+                    await broker.delete(channel)
+                return answer
 
-            broker._depths = slow  # type: ignore[method-assign, assignment]
+            monkeypatch.setattr(Client, "run", slow)
             await broker.depth([channel])
+            monkeypatch.undo()
             assert ask(redis_server.port, "EXISTS", listing) == b":0\r\n"
 
     asyncio.run(main())

@@ -21,7 +21,10 @@ from tests.servers.redis import RedisServer
 CHANNEL = Channel("refusals", 1)
 
 # What docs/brokers/redis.md says that a user needs.
-RIGHTS = "+@connection +@read +@write +@scripting +@pubsub +info +time +wait resetkeys ~eventwagon:* resetchannels &eventwagon:*"
+RIGHTS = (
+    "+@connection +@read +@write +@scripting +@pubsub +info +time +wait resetkeys ~eventwagon:* resetchannels "
+    "&eventwagon:*"
+)
 
 
 def of(user: str, server: RedisServer) -> str:

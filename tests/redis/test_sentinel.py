@@ -12,6 +12,7 @@ import pytest
 
 from eventwagon import Train
 from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.client import Client
 from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.drivers.redis.server import Server as Named
 from eventwagon.drivers.redis.server import leave
@@ -188,7 +189,7 @@ def test_a_unix_socket_and_the_name_of_connections(tmp_path: Path) -> None:
                 await broker.create(CHANNEL)
                 await registry.trains()
                 async with broker.consume(CHANNEL, visibility=60.0):
-                    found = await names(registry)
+                    found = await names(url)
                     own = f"eventwagon/{os.uname().nodename}-{os.getpid()}"
                     assert {"mine", own} <= found
                 await broker.delete(CHANNEL)
@@ -199,6 +200,8 @@ def test_a_unix_socket_and_the_name_of_connections(tmp_path: Path) -> None:
         assert ask(server.port, "PING").startswith(b"-NOAUTH")
 
 
-async def names(registry: Any) -> set[str]:
-    answer = await registry._client.command("asking", "", "CLIENT", "LIST")
+async def names(url: str) -> set[str]:
+    """The names of the server's connections."""
+    async with Client(Named.from_url(url)) as client:
+        answer = await client.command("asking", "", "CLIENT", "LIST")
     return {part.partition("=")[2] for part in answer.decode().split() if part.startswith("name=")}

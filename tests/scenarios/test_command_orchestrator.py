@@ -33,7 +33,8 @@ def at(tmp_path: Path) -> Place:
 
 
 def test_a_command_is_told_its_wagon(at: Place) -> None:
-    tell = f"""{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))' > "$NOTES/env-$EVENTWAGON_COPY"
+    dump = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    tell = f"""{dump} > "$NOTES/env-$EVENTWAGON_COPY"
         echo "$1 $2" > "$NOTES/words"; echo attached; exec sleep 600"""
     argv = ["sh", "-c", tell, "sh", "{train}/{wagon}/{unit}/{revision}/{ingress}/{dead_letters}", "{other} ${HOME} {}"]
 
@@ -318,7 +319,8 @@ def test_a_stop_command_takes_the_place_of_sigterm(at: Place) -> None:
 
 
 def test_a_url_names_a_command(at: Place) -> None:
-    url = f"command:sh -c 'echo attached {{wagon}}; exec sleep 600'?ready=line:attached 1$&grace=0.5&directory={at.processes}"
+    command = "command:sh -c 'echo attached {wagon}; exec sleep 600'"
+    url = f"{command}?ready=line:attached 1$&grace=0.5&directory={at.processes}"
 
     async def scenario() -> None:
         async with Command.from_url(url, broker_url="sqlite:////nowhere") as orchestrator:

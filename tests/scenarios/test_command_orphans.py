@@ -44,7 +44,8 @@ asyncio.run(main())
 async def killed(
     at: Place, *, supervisor: signal.Signals | None = None, stop: Sequence[str] = ()
 ) -> AsyncIterator[Run]:
-    """An orchestrator in a process of its own was killed, and its supervisor stopped or killed; what that had started."""
+    """An orchestrator in a process of its own was killed, and its supervisor stopped or killed; what that had
+    started."""
     argv = [sys.executable, "-c", PARENT, str(at.processes.parent), *stop]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:  # noqa: ASYNC220 - we wait for its word
         try:
@@ -114,7 +115,8 @@ def test_containers_of_a_killed_keeper_are_stopped(at: Place) -> None:
 
 
 def test_who_is_not_of_that_run_is_never_signalled(at: Place) -> None:
-    """The record of a supervisor long gone: its token stands in nobody's environment, whatever pids were given again."""
+    """The record of a supervisor long gone: its token stands in nobody's environment, whatever pids were given
+    again."""
 
     async def scenario() -> None:
         async with at.command(GRACEFUL) as orchestrator:

@@ -13,7 +13,7 @@ from eventwagon.contracts.lifecycle import LIVE
 from eventwagon.policy.edits import asked_of
 from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
-from tests.elastic import burst
+from tests.elastic import SlowPods, burst
 from tests.support import World, journal, until
 
 
@@ -36,6 +36,38 @@ def test_a_burst_is_met_by_scaling_in_place() -> None:
     assert came.most <= 16
     assert came.beyond <= 40  # Pod-seconds after the burst, beyond those that stand
     assert came.scalings <= 20
+
+
+def test_workers_follow_the_traffic_where_machines_are_asked_for() -> None:
+    """A train that says nothing of workers, and promises two seconds. Eight shared ones would have most events late."""
+    came = run(burst(rising(10, 120, seconds=30), start=2.0, step=1, spares=0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.on_time >= 0.97
+    assert came.scalings >= 2
+
+
+def test_programs_agree_though_only_one_asks_for_machines() -> None:
+    async def main() -> None:
+        world = World()
+
+        def declared() -> Train:
+            train = Train("elastic", limit=Wait(2.0))
+
+            @train.on("elastic")
+            async def handle(number: int, ctx: Context) -> None:
+                pass
+
+            return train
+
+        train = declared()
+        pods = SlowPods(train, world.broker, world.clock, start=1.0, step=1)
+        async with world.connect(train, orchestrator=pods) as c, c.running():
+            async with world.connect(declared()) as other, other.running(observe=False, work=False):
+                await other.publish(1)
+                assert other.manifest.declared == c.manifest.declared
+            await until(lambda: c.manifest.active is not None and pods.pods == 2)
+
+    run(main())
 
 
 def test_where_workers_come_late_new_events_get_them() -> None:
@@ -86,8 +118,8 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
 @pytest.mark.parametrize("limit", [Volume(150), Wait(2.0)])
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> None:
-    """From 10 to 150 events/s, of which six workers handle 60: `least` is kept, never more than `most` are asked for, no
-    calm is claimed that was not there, and the burst takes no longer than `most` workers for half of the time."""
+    """From 10 to 150 events/s, of which six workers handle 60: `least` is kept, never more than `most` are asked for,
+    no calm is claimed that was not there, and the burst takes no longer than `most` workers for half of the time."""
 
     async def main() -> None:
         world, done = World(), 0

@@ -150,7 +150,7 @@ WORD = encode_look(look(manifest(wagon(1, State.ACTIVE)), [reading(1, 100)]))
         ("eventwagon-look-999999999999999999:AAAA", 2, "holds no look"),
         ("\0\x1b[31m\ud800 eventwagon-look-1:eJyrVsrLL1eyUlAqzs_PU6oFACb3BO4", 2, "can't be read"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_holds_none_or_a_bad_one_is_a_clear_error(tmp_path: Path, text: str, code: int, told: str) -> None:
     path = tmp_path / "looks.log"
     path.write_bytes(text.encode(errors="surrogatepass"))

@@ -53,7 +53,10 @@ def test_rows_that_others_wrote_end_no_receive_and_no_reading(tmp_path: Path) ->
             await broker.publish(INNER, events(1))
             db = apsw.Connection(str(tmp_path / "signups" / "v1.db"))
             for row in ODD_ROWS:
-                sql = "INSERT INTO event SELECT channel, max(seq) + 1,?,CAST(? AS TEXT),?,?,?,?,?,? FROM event GROUP BY channel"
+                sql = (
+                    "INSERT INTO event SELECT channel, max(seq) + 1,?,CAST(? AS TEXT),?,?,?,?,?,? FROM event "
+                    "GROUP BY channel"
+                )
                 db.execute(sql, row)
             db.close()
             await broker.publish(INNER, events(1))

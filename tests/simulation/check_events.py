@@ -90,7 +90,7 @@ def _chain(books: Books, key: str, dead: frozenset[str]) -> Iterator[Violation]:
         stored = books.stored.get(lost, [])
         yield Violation(
             invariant="I1",
-            says=f"{lost} {'was accepted' if lost in books.accepted else 'was emitted'} and is neither handled nor dead",
+            says=f"{lost} was {'accepted' if lost in books.accepted else 'emitted'} and is neither handled nor dead",
             key=lost,
             wagon=stored[0].channel.wagon if stored else 0,
             moments=tuple(r.seq for r in (*stored, *books.handled.get(lost, ()))[:6]),

@@ -86,9 +86,9 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
 
 
 def one_name(history: Iterable[Record]) -> Iterator[Violation]:
-    """I2, where the registry stepped back: at most one ACTIVE, and no number is used by two wagons, unless somebody ended
-    who may have been the only one to know of the first. A wagon uses its number once it is ready: an observer that has
-    not seen the lost versions may open a number again, and whoever knows it gives that wagon up."""
+    """I2, where the registry stepped back: at most one ACTIVE, and no number is used by two wagons, unless somebody
+    ended who may have been the only one to know of the first. A wagon uses its number once it is ready: an observer
+    that has not seen the lost versions may open a number again, and whoever knows it gives that wagon up."""
     opened: dict[int, int] = {}
     used: dict[int, float] = {}
     """By number: when the wagon was opened that uses it."""

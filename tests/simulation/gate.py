@@ -227,7 +227,7 @@ class GatedBroker(AlwaysOpen):
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))
 
     async def unbound(self, channel: Channel) -> None:
-        # counted among the calls of `create`, and `warm` among those of `publish`: faults are written down by these numbers
+        # counted among the calls of `create`, and `warm` among those of `publish`: faults are recorded by these numbers
         await self._gate.call("create", partial(self._truth.unbound, channel))
 
     async def warm(self, channel: Channel) -> None:

@@ -413,8 +413,8 @@ CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE = Scenario(
     orchestrated=True,
     per_process=4,
 )
-"""The active wagon was two thirds full and old enough for one observer, and too young for the other by half an hour: one
-    opened every ten seconds what the other discarded."""
+"""The active wagon was two thirds full and old enough for one observer, and too young for the other by half an hour:
+one opened every ten seconds what the other discarded."""
 
 READY_BY_A_CHECK_IN_OF_LATER = Scenario(
     seed=1888075110763,

@@ -180,10 +180,7 @@ def test_what_comes_wakes_no_wagon_that_is_paused_until_it_is_resumed() -> None:
 def test_a_paused_wagon_holds_no_worker_of_a_shared_crew() -> None:
     m = manifest(wagon(1, State.DRAINING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE))
     m = paused(m, 1, PAUSE).manifest
-    loads = [
-        load_of(w, reading(w.number, 100), None, NOW, paused=m.pause_of(w) is not None)
-        for w in m.wagons
-    ]  # fmt: skip
+    loads = [load_of(w, reading(w.number, 100), None, NOW, paused=m.pause_of(w) is not None) for w in m.wagons]
     given = allocate(Workers(total=8, floor=1), loads)
     assert given[1] == 0
     assert sum(given.values()) == 8

@@ -71,8 +71,10 @@ MAY_BE_DROPPED: dict[type[Any], set[str]] = {
 }
 """Fields that came with no new form: where older code drops one, something is told twice, and nothing worse happens."""
 FORM_3: dict[type[Any], str] = {
-    Manifest: "train format wagons next_number turns declared channels revision request watch refusing failed_opens stops",
-    Wagon: "number state channels capacity opened_because opened_at created_at attempts losses reuses revision asleep_at "
+    Manifest: "train format wagons next_number turns declared channels revision request watch refusing "
+    "failed_opens stops",
+    Wagon: "number state channels capacity opened_because opened_at created_at attempts losses reuses revision "
+    "asleep_at "
     "trouble ready_at active_at turn closed_because closed_at sealed_at found_sealed drained_at published settled lost",
     Request: "why at revision watch by",
     Watch: "number back share",
@@ -110,7 +112,8 @@ def test_a_newer_form_is_refused_with_what_to_do() -> None:
 
 def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:
     """Revisions and reuse would be lost on programs that know form 1 only: they are to refuse it from then on."""
-    old = b'{"train":"t","format":1,"wagons":[{"number":1,"state":"active","opened_at":1.0,"created_at":1.0}],"next_number":2}'
+    wagon = b'{"number":1,"state":"active","opened_at":1.0,"created_at":1.0}'
+    old = b'{"train":"t","format":1,"wagons":[%b],"next_number":2}' % wagon
     manifest = decode(old)
     assert (manifest.format, manifest.revision, manifest.wagons[0].unit) == (FORMAT, "", 1)
     active = b'{"number":3,"state":"active","opened_at":1.0,"created_at":1.0,"active_at":1.0}'

@@ -14,18 +14,19 @@ from rich.text import Text
 
 from ..errors import UsageError
 from ..lab.arrivals import load_sizes, load_trace
-from ..lab.experiment import STRATEGIES, chosen, run
+from ..lab.experiment import STRATEGIES, USUAL, chosen, run
 from ..lab.job import Figures, Job, Outcome, figures
 from ..lab.pictures import check, sequence, write
 from ..lab.platforms import PLATFORMS, Platform
 from ..lab.scenarios import SCENARIOS, services, services_by_size
+from ..lab.scenarios import scenario as named
 from ..limits import parse_limit
 from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
-    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("old_p99_s", ">old p99"), ("mean_s", ">mean"),
-    ("standing", ">standing"), ("worker_seconds_done", ">w-s done"), ("worker_seconds", ">w-s rest"),
-    ("worker_seconds_extra", ">w-s extra"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"), ("worst_s", ">worst"),
+    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("standing", ">standing"),
+    ("worker_seconds_done", ">w-s done"), ("worker_seconds", ">w-s rest"), ("worker_seconds_extra", ">w-s extra"),
+    ("old_p99_s", ">old p99"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"), ("worst_s", ">worst"),
     ("drain_s", ">drain"), ("duplicates", ">twice"),
 )  # fmt: skip
 """The most telling first: a narrow terminal has the first ones only."""
@@ -43,6 +44,9 @@ def lab(
         typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
     ] = None,
     speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
+    after: Annotated[
+        float, typer.Option(min=0.0, help="Leave out what the trace has in its first seconds; in its own time.")
+    ] = 0.0,
     events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
     service: Annotated[
@@ -58,8 +62,9 @@ def lab(
         int | None,
         typer.Option(
             min=1,
-            help="Workers of each elastic wagon (default: the fixed workers divided by the wagons that stand, rounded up "
-            "to whole Pods). Autoscaled queues keep as many standing as these wagons and their spares.",
+            help="Workers of each wagon that has its own, and of an elastic one at least (default: the fixed workers "
+            "divided by the wagons that stand, rounded up to whole Pods). Autoscaled queues keep as many standing as "
+            "these wagons and their spares.",
         ),
     ] = None,
     spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
@@ -84,6 +89,10 @@ def lab(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Run only this strategy; may be given several times.")
     ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Run all strategies. The less usual ones are left out otherwise.")
+    ] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="Say below the table what each strategy is.")] = False,
     broker: Annotated[
         str | None, typer.Option(help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …")
     ] = None,
@@ -98,8 +107,8 @@ def lab(
 ) -> None:
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
 
-    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time). The others
-    are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO
+    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time), with
+    simulated Pods. The others are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO
     queue with the fixed workers would serve late; [bold]old[/bold]: the others. [bold]standing[/bold]: workers before
     the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones and spares too: until the last event is
     done, until the standing workers alone are left, and beyond the standing workers.
@@ -127,8 +136,9 @@ def lab(
             per_pod=per_pod,
             most=most,
             on_time=on_time,
+            after=after,
         )
-        names = chosen(strategy or [])
+        names = chosen(strategy or (STRATEGIES if all_ else USUAL))
         for path in picture or []:
             check(path)
         outcomes: list[Outcome] = []
@@ -143,7 +153,7 @@ def lab(
         if as_json:
             json_line({"job": _said(job), "strategies": rows})
         else:
-            _show(job, found, rows)
+            _show(job, found, rows, notes=notes)
 
 
 def make_job(
@@ -169,17 +179,21 @@ def make_job(
     per_pod: int | None = None,
     most: int | None = None,
     on_time: float = 0.99,
+    after: float = 0.0,
 ) -> Job:
     """The job of these options. Without a platform workers come one by one and without a ceiling. Raises UsageError."""
-    if scenario not in SCENARIOS:
-        raise UsageError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}, or --trace FILE")
-    usual = SCENARIOS[scenario]
+    usual = named(scenario)
     sizes = None
     if trace is None:
         arrivals = usual.arrivals(events or usual.events, seconds or usual.seconds, seed)
     else:
         arrivals = load_trace(trace, speed=speed, seed=seed)
         sizes = load_sizes(trace)
+        early = sum(at < after / speed for at in arrivals)
+        if early == len(arrivals):
+            raise UsageError(f"trace {trace} has nothing after {after:g} s")
+        arrivals = [at - after / speed for at in arrivals[early:]]
+        sizes = sizes and sizes[early:]
         keep = len(arrivals) if seconds is None else sum(at <= seconds for at in arrivals)
         arrivals = arrivals[: min(keep, events or keep)]
     if per_size is not None:
@@ -243,7 +257,7 @@ def _said(job: Job) -> dict[str, object]:
     return {**told, "events": len(job.arrivals), "seconds": job.arrivals[-1], "work_s": sum(job.services)}
 
 
-def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> None:
+def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, notes: bool) -> None:
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
@@ -257,6 +271,9 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures]) -> N
         ours = Text(name, style="bold green") if name.startswith("wagons") else name
         cells.append([ours, *(cell(field, getattr(row, field)) for field, _ in columns)])
     console.print(listing(("strategy", *(title for _, title in columns)), cells, console.width))
+    if not notes:
+        console.print("\n[dim]Times in seconds. --notes says what each strategy is; --all has all of them.[/]")
+        return
     console.print("\n[dim]Times in seconds.[/]")
     for name, outcome in outcomes.items():
         console.print(Text(f"{name}: {outcome.note}", style="dim"))

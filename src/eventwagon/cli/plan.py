@@ -12,10 +12,14 @@ from rich.text import Text
 
 from ..lab.experiment import one
 from ..lab.job import figures
-from ..lab.planning import Candidate, best, search, with_crew
+from ..lab.planning import Candidate, best, elastic, fixed, search, with_crew
+from ..lab.planning import run as run_candidate
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out
 from .lab import cell, make_job
+
+_ROWS = 5
+"""Candidates in the table, besides today's queue and those that are recommended."""
 
 
 def plan(
@@ -38,6 +42,15 @@ def plan(
     start: Annotated[
         float, typer.Option(min=0.0, help="Seconds until a further wagon's workers begin to work.")
     ] = 10.0,
+    per_pod: Annotated[int, typer.Option(min=1, help="Workers of a Pod: they come and go by so many.")] = 1,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most workers at a time of wagons with their own (default: no ceiling; for workers that follow the "
+            "traffic, four times the fewest that keep the promise).",
+        ),
+    ] = None,
     wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
     processes: Annotated[int, typer.Option(min=1, help="Most processes at a time.")] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
@@ -45,9 +58,10 @@ def plan(
 ) -> None:
     """Search the cheapest settings that keep the promise for your traffic, and print them as code.
 
-    Each candidate (workers shared by all wagons, or workers for each; where to cut; spares; the cap) runs through the
-    real switcher, observer and workers in virtual time. The gain is over today's queue: one, with --workers. The best
-    settings for the same number of workers are printed too.
+    Each candidate runs through the real switcher, observer and workers in virtual time: workers shared by all wagons,
+    workers for each, workers that follow the traffic (Elastic); where to cut; spares; the cap. The cheapest of fixed
+    workers and the cheapest that follow the traffic are printed, with what each costs while the traffic lasts and in an
+    hour without events; and the best settings for as many workers as today's one queue has (--workers).
     """
     with ending():
         job = make_job(
@@ -68,26 +82,30 @@ def plan(
             start,
             32,
             seed,
+            per_pod=per_pod,
+            most=most,
         )
-        today = one(job, "fifo")
-        now = Candidate(strategy="fifo", job=job, figures=(row := figures(job, today)), cost=row.worker_seconds * price)
+        now = run_candidate("fifo", job, price)
         tried: list[Candidate] = []
         with err().status("…") as progress:
             for candidate in search(job, on_time, price, processes=processes):
                 tried.append(candidate)
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
         found, same = best(tried, on_time), with_crew(tried, job.workers)
-        most = figures(job, one(job, "optimum")).on_time
+        kinds = best(fixed(tried), on_time), best(elastic(tried), on_time)
+        possible = figures(job, one(job, "optimum")).on_time
         if as_json:
             told = {
                 "recommended": _said(found),
-                "same_crew": {**_said(same), "optimum": most},
+                "fixed": _said(kinds[0]),
+                "elastic": _said(kinds[1]),
+                "same_crew": {**_said(same), "optimum": possible},
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
             }
             json_line(told)
         else:
-            _show(now, found, same, most, tried, on_time)
+            _show(now, kinds, same, possible, tried, on_time)
 
 
 def _said(candidate: Candidate) -> dict[str, object]:
@@ -95,41 +113,57 @@ def _said(candidate: Candidate) -> dict[str, object]:
         "strategy": candidate.strategy,
         "settings": candidate.code,
         "cost": candidate.cost,
+        "calm_hour": candidate.calm_hour,
         "figures": candidate.figures,
     }
 
 
+_COLUMNS = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("switches", ">switches"))
+
+
 def _show(
-    now: Candidate, found: Candidate, same: Candidate, most: float, tried: list[Candidate], on_time: float
+    now: Candidate,
+    kinds: tuple[Candidate, Candidate],
+    same: Candidate,
+    possible: float,
+    tried: list[Candidate],
+    on_time: float,
 ) -> None:
     console = out()
-    columns = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("switches", ">switches"))
-    rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:12]
+    rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:_ROWS]
+    rows += [kind for kind in kinds if kind not in rows]
     cells: list[list[str | Text]] = []
     for candidate in (now, *rows):
         what = "one queue, as today" if candidate is now else candidate.short
-        style = "bold green" if candidate is found else ""
-        figures_of = [cell(field, getattr(candidate.figures, field)) for field, _ in columns]
+        style = "bold green" if candidate in kinds else ""
+        figures_of = [cell(field, getattr(candidate.figures, field)) for field, _ in _COLUMNS]
         cells.append([f"{candidate.cost:,.6g}", *figures_of, Text(what, style=style)])
-    console.print(listing((">cost", *(title for _, title in columns), "settings"), cells, console.width))
-    if found.figures.on_time < on_time:
-        console.print(f"\nNone of these has {on_time:.1%} on time; most has:")
-    else:
-        console.print(f"\nThe cheapest with {on_time:.1%} on time:")
-    _recommend(console, now, found)
-    if same is not found:
+    console.print(listing((">cost", *(title for _, title in _COLUMNS), "settings"), cells, console.width))
+    best_fixed, best_elastic = kinds
+    _recommend(console, "Fixed workers", now, best_fixed, on_time)
+    _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
+    if best_fixed.cost > 0:
         console.print(
-            f"With today's {same.job.workers} workers (no order of work could have more than {most:.1%} on time):"
+            f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones while it "
+            f"lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."
         )
-        _recommend(console, now, same)
+    if same is not best_fixed:
+        words = f"Today's {same.job.workers} workers (no order of work could have more than {possible:.1%} on time)"
+        _recommend(console, words, now, same, 0.0)
 
 
-def _recommend(console: Console, now: Candidate, found: Candidate) -> None:
-    line()
+def _recommend(console: Console, what: str, now: Candidate, found: Candidate, on_time: float) -> None:
+    if not on_time:
+        which = "the best settings"
+    elif found.figures.on_time >= on_time:
+        which = f"the cheapest with {on_time:.1%} on time"
+    else:
+        which = f"none has {on_time:.1%} on time; most has"
+    console.print(f"\n{what}: {which}")
     line(f"    Train({found.job.title!r}, {found.code})")
-    line()
     console.print(
         f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 "
-        f"{now.figures.newcomers_p99_s:,.1f} s → [bold]{found.figures.newcomers_p99_s:,.1f} s[/], for "
-        f"{found.cost:,.6g} instead of {now.cost:,.6g}; {found.figures.switches} switches.\n"
+        f"{now.figures.newcomers_p99_s:,.1f} s → [bold]{found.figures.newcomers_p99_s:,.1f} s[/]; cost "
+        f"{now.cost:,.6g} → {found.cost:,.6g}, an hour without events {now.calm_hour:,.6g} → {found.calm_hour:,.6g}; "
+        f"{found.figures.switches} switches."
     )

@@ -725,8 +725,8 @@ def _sentence(fact: Fact) -> str:
             )
         case WatchDropped(number=n, revision=revision):
             return (
-                f"{_name(n)}{_code(revision)} is not watched as requested: the train has no other code to go back to any "
-                "more"
+                f"{_name(n)}{_code(revision)} is not watched as requested: the train has no other code any more to go "
+                "back to"
             )
         case WatchEnded(number=n):
             return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"

@@ -169,7 +169,8 @@ class Orchestrator(Protocol):
 
 @runtime_checkable
 class InSteps(Protocol):
-    """An orchestrator whose workers come and go several at once: those of a Pod, or of a task of ECS."""
+    """An orchestrator that asks for machines as workers are wanted, so that they come and go several at once: those of a
+    Pod, or of a task of ECS."""
 
     @property
     def step(self) -> int:

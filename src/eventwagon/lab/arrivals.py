@@ -23,7 +23,7 @@ _BLACK_FRIDAY = (
     (0.8, 0.7),
     (1.0, 0.3),
 )
-"""The rate over the burst, both in parts of the whole: quiet, the doors open, the rush, a second wave, the rest."""  # fmt: skip
+"""The rate over the burst, both in parts of the whole: quiet, the doors open, the rush, a second wave, the rest."""
 
 
 MOST = 2_000_000

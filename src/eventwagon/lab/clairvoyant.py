@@ -1,11 +1,11 @@
 """A clairvoyant scaler: it knows all arrivals beforehand and has a share of them on time for the fewest worker-seconds,
 with Pods that need their time to start. What every scaler can be measured against. Pure.
 
-A plan says how many Pods there are at each step of a grid. Pods are paid for from the moment they are asked for, and none
-is asked for before the burst begins, as everywhere in the lab. A dynamic program finds the plan that costs least if each
-late event costs a fine, and treats work as a liquid. The plan is then run event by event, and the fine searched for with
-which that run has the share on time. What keeps it from being exact: the grid, and that fines find some shares only, so
-that a plan may have more on time than was asked for.
+A plan says how many Pods there are at each step of a grid. Pods are paid for from the moment they are asked for, and
+none is asked for before the burst begins, as everywhere in the lab. A dynamic program finds the plan that costs least
+if each late event costs a fine, and treats work as a liquid. The plan is then run event by event, and the fine searched
+for with which that run has the share on time. What keeps it from being exact: the grid, and that fines find some shares
+only, so that a plan may have more on time than was asked for.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def _follow(job: Job, grid: _Grid, units: Sequence[int], strategy: str) -> Outco
     scaler = _Planned([*pods, grid.standing], grid.step)
     outcome = Station(job, InTime(job), scaler).run(strategy)
     note = (
-        f"who knows all arrivals: the fewest worker-seconds with {job.on_time:.1%} on time, Pods there {job.start:g} s after they were "
+        f"who knows all arrivals: the fewest worker-seconds with {job.on_time:.1%} on time, Pods there {job.start:g} s "
+        "after they were "
         f"asked for; a plan in steps of {grid.step:.2g} s"
     )
     return msgspec.structs.replace(outcome, note=note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from ..errors import UsageError
@@ -13,13 +13,18 @@ from .strategies.wagons import WAGONS
 
 STRATEGIES: tuple[str, ...] = (*(name for name in RIVALS if name != "optimum"), *WAGONS, "optimum")
 """In the order of the table."""
+USUAL = frozenset(
+    ("fifo", "fifo_standing", "keda", "feed_forward", "clairvoyant_scaler", "serverless", "sideline", "wagons",
+     "wagons_each", "wagons_elastic", "optimum")
+)  # fmt: skip
+"""Those that run unless others are named: as many as fit a small terminal."""
 
 
-def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """These strategies in the table's order; none named: all. Raises UsageError."""
+def chosen(names: Collection[str]) -> tuple[str, ...]:
+    """These strategies in the table's order. Raises UsageError."""
     if unknown := set(names) - set(STRATEGIES):
         raise UsageError(f"no strategy {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
-    return tuple(name for name in STRATEGIES if not names or name in names)
+    return tuple(name for name in STRATEGIES if name in names)
 
 
 def run(job: Job, names: Sequence[str], *, processes: int, url: str | None = None) -> Iterator[Outcome]:

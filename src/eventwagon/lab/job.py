@@ -9,6 +9,10 @@ import msgspec
 
 from .queueing import oldest_in_time, percentile
 
+REST_MOST = 600.0
+"""Seconds after the last event is done for which the standing workers alone are waited for. Then what there is counts as
+rest."""
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The same arrivals, the same work and the same promise for all. Times in seconds, by the number of the arrival."""
@@ -27,7 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     floor: int = 0
     """Of the fixed workers, for every draining wagon."""
     each: int
-    """The workers of each wagon where wagons have their own."""
+    """The workers of each wagon where wagons have their own; if these follow the traffic, the least."""
     spares: int = 1
     wagons: int = 32
     """The cap of live wagons."""
@@ -44,8 +48,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def standing(self) -> int:
-        """The workers that stand before the burst and after it, where Pods are asked for: elastic wagons' active wagon
-        and spares. An autoscaled queue keeps as many."""
+        """The workers that stand before the burst and after it, where Pods are asked for: those of the active wagon and
+        its spares. An autoscaled queue keeps as many."""
         return self.each * (1 + self.spares)
 
     @property

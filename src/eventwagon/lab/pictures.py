@@ -18,7 +18,8 @@ _COLOURS = {
     "fifo": "#8d99ae", "fifo_standing": "#b9c0cb", "keda": "#c8553d", "keda_kafka": "#e39774", "feed_forward": "#7a4fa3",
     "clairvoyant_scaler": "#2a9d5c", "ideal_elastic_fifo": "#5c6b73",
     "serverless": "#9c6644", "newest_first": "#b5838d", "sideline": "#6d6875", "wagons": "#2a9d8f",
-    "wagons_no_spare": "#70c1b3", "wagons_elastic": "#1d6fa5", "wagons_elastic_no_spare": "#7fb2d6", "optimum": "#e9c46a",
+    "wagons_no_spare": "#70c1b3", "wagons_each": "#457b9d", "wagons_each_no_spare": "#a8c5da", "wagons_elastic": "#1d4ed8",
+    "wagons_elastic_no_spare": "#7c9cf0", "optimum": "#e9c46a",
 }  # fmt: skip
 _BINS = 120
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 
+from ..workers import Elastic, Workers
 from .experiment import one
 from .job import Figures, Job, figures
 
 _MOST = 4096
 _CAPS = (32, 128)
 _CUTS = (0.25, 0.5, 1.0)
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the fewest workers that keep the promise: what each wagon has."""
+_MOST_TIMES = 4
+"""The ceiling of elastic workers, where none is given: so many times the fewest that keep the promise."""
 _NEAR = 0.004
 """So much less on time is as good, where it takes fewer switches."""
 
@@ -25,22 +31,37 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     figures: Figures
     cost: float
-    """Worker-seconds × the price of one."""
+    """Of the traffic: the standing workers for as long as it lasts, and what is paid beyond them; × the price of a
+    worker-second."""
+    calm_hour: float
+    """What an hour without events costs: the standing workers."""
+
+    @property
+    def follows(self) -> bool:
+        """Its workers follow the traffic."""
+        return self.strategy.startswith("wagons_elastic")
+
+    @property
+    def workers(self) -> Workers:
+        """The setting."""
+        job = self.job
+        if self.follows:
+            return Workers(each=Elastic(job.each, job.most))
+        return Workers(each=job.each) if self.strategy == "wagons_each" else Workers(total=job.workers, floor=job.floor)
 
     @property
     def short(self) -> str:
         """The settings in a few words."""
         job = self.job
-        workers = f"each={job.each}" if self.strategy.startswith("wagons_elastic") else f"total={job.workers}"
-        return f"{workers} {job.limit} spares={job.spares} cap {job.wagons}"
+        workers = f"total={job.workers}" if self.strategy == "wagons" else repr(self.workers)[len("Workers(") : -1]
+        return f"{workers} {job.limit} spares={job.spares}" + ("" if self.follows else f" cap {job.wagons}")
 
     @property
     def code(self) -> str:
         """The settings as Python."""
         job = self.job
-        elastic = self.strategy.startswith("wagons_elastic")
-        workers = f"Workers(each={job.each})" if elastic else f"Workers(total={job.workers}, floor={job.floor})"
-        return f"limit={job.limit}, workers={workers}, spares={job.spares}, wagons={job.wagons}"
+        cap = "" if self.follows else f", wagons={job.wagons}"
+        return f"limit={job.limit}, workers={self.workers}, spares={job.spares}{cap}"
 
 
 def fewest(job: Job, on_time: float) -> int:
@@ -61,20 +82,31 @@ def fewest(job: Job, on_time: float) -> int:
 
 
 def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
-    """What is worth trying: today's workers, shared ones from the fewest up, and wagons with workers of their own."""
+    """What is worth trying: today's workers, shared ones from the fewest up, wagons with workers of their own, and
+    workers that follow the traffic, from few standing ones up."""
     least = fewest(job, on_time)
     for cut in _CUTS:
-        yield "wagons", _with(job, cut, workers=job.workers, each=job.each, spares=1)
+        yield "wagons", _with(job, cut=cut)
     for more in (1.0, 1.1, 1.3):
         workers = max(least, round(least * more))
-        yield "wagons", _with(job, 0.5, workers=workers, each=workers, spares=1)
-    for share in (0.25, 0.5, 0.75, 1.0):
-        yield "wagons_elastic", _with(job, 0.5, workers=job.workers, each=max(1, round(least * share)), spares=1)
+        yield "wagons", _with(job, workers=workers, each=workers)
+    for share in _SHARES:
+        yield "wagons_each", _with(job, each=pods(least * share, job.per_pod))
+    for share in (0.0, *_SHARES):
+        for spares in (0, 1):
+            each = pods(least * share, job.per_pod)
+            most = max(min(job.most, pods(_MOST_TIMES * least, job.per_pod)), 2 * each, (1 + spares) * each)
+            yield "wagons_elastic", _with(job, each=each, spares=spares, most=most)
 
 
-def _with(job: Job, cut: float, *, workers: int, each: int, spares: int) -> Job:
+def pods(workers: float, per_pod: int) -> int:
+    """Rounded up to whole Pods, at least one; in workers."""
+    return max(1, math.ceil(workers / per_pod - 1e-9)) * per_pod
+
+
+def _with(job: Job, *, cut: float = 0.5, **changes: int) -> Job:
     limit = f"Wait({job.slo!r})" if cut == 0.5 else f"Wait({job.slo!r}, cut={cut})"
-    return msgspec.structs.replace(job, limit=limit, workers=workers, each=each, spares=spares)
+    return msgspec.structs.replace(job, **{"limit": limit, "spares": 1, **changes})
 
 
 def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Candidate]:
@@ -90,8 +122,8 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
         different = {(name, repr(each)): (name, each) for name, each in candidates(job, on_time)}
         yield from all_of(list(different.values()))
         orders = {}
-        for found in (best(tried, on_time), with_crew(tried, job.workers)):
-            if found.strategy == "wagons_elastic":
+        for found in (best(fixed(tried), on_time), with_crew(tried, job.workers)):
+            if found.strategy == "wagons_each":
                 more = msgspec.structs.replace(found.job, spares=2)
                 orders[found.strategy, repr(more)] = (found.strategy, more)
             for cap in (cap for cap in _CAPS if cap < found.job.wagons):
@@ -101,9 +133,24 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
 
 
 def _try(of: tuple[str, Job], price: float) -> Candidate:
-    name, job = of
-    row = figures(job, one(job, name))
-    return Candidate(strategy=name, job=job, figures=row, cost=row.worker_seconds * price)
+    return run(*of, price)
+
+
+def run(strategy: str, job: Job, price: float) -> Candidate:
+    """Run it."""
+    row = figures(job, one(job, strategy))
+    paid = row.standing * job.arrivals[-1] + row.worker_seconds_extra
+    return Candidate(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
+
+
+def fixed(tried: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose workers don't follow the traffic."""
+    return [candidate for candidate in tried if not candidate.follows]
+
+
+def elastic(tried: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose workers follow the traffic."""
+    return [candidate for candidate in tried if candidate.follows]
 
 
 def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
@@ -112,11 +159,16 @@ def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
     if good:
         return min(
-            good, key=lambda candidate: (round(candidate.cost, 2), candidate.job.wagons, -candidate.figures.on_time)
+            good, key=lambda candidate: (_rough(candidate.cost), candidate.job.wagons, -candidate.figures.on_time)
         )
     return max(
         tried, key=lambda candidate: (round(candidate.figures.on_time, 3), -candidate.cost, -candidate.job.wagons)
     )
+
+
+def _rough(cost: float) -> float:
+    """To three figures: less than that is no difference."""
+    return float(f"{cost:.3g}")
 
 
 def with_crew(tried: Sequence[Candidate], workers: int) -> Candidate:

@@ -20,16 +20,27 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
 PLATFORMS: dict[str, Platform] = {
     "kubernetes": Platform(
         about="Pods on nodes that have room and the image: 2 s, measured on the tests' cluster",
-        start=2.0, per_pod=4, most=64,
+        start=2.0,
+        per_pod=4,
+        most=64,
     ),
     "kubernetes-cold": Platform(
-        about="a node has to come first: 60 s, an assumption", start=60.0, per_pod=4, most=64,
+        about="a node has to come first: 60 s, an assumption",
+        start=60.0,
+        per_pod=4,
+        most=64,
     ),
     "lambda": Platform(
-        about="functions, one event at a time: a cold start of 0.5 s, an assumption, and AWS' default of 1,000 at a time",
-        start=0.5, per_pod=1, most=1000,
+        about="functions, one event at a time: a cold start of 0.5 s, an assumption, and AWS' default of 1,000 at "
+        "a time",
+        start=0.5,
+        per_pod=1,
+        most=1000,
     ),
     "ecs": Platform(
-        about="tasks on Fargate, with an image to fetch: 30 s, an assumption", start=30.0, per_pod=4, most=64,
+        about="tasks on Fargate, with an image to fetch: 30 s, an assumption",
+        start=30.0,
+        per_pod=4,
+        most=64,
     ),
-}  # fmt: skip
+}

@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -72,6 +73,86 @@ SCENARIOS: dict[str, Scenario] = {
         arrivals=_opened, events=10_000, seconds=60.0, service="0.05", workers=8, slo=3.0,
     ),
 }  # fmt: skip
+
+_RANDOM = re.compile(r"random-(\d{1,9})")
+_EVENTS_MOST = 6_000
+"""Of a random burst."""
+
+
+def scenario(name: str) -> Scenario:
+    """The burst of that name; `random-7` is the seventh random one. Raises UsageError."""
+    if (match := _RANDOM.fullmatch(name)) is not None:
+        return random_burst(int(match[1]))
+    if name not in SCENARIOS:
+        raise UsageError(
+            f"no scenario {name!r}; there are {', '.join(SCENARIOS)}, random-1, random-2 …, or --trace FILE"
+        )
+    return SCENARIOS[name]
+
+
+def random_burst(number: int) -> Scenario:
+    """A burst whose shape, length, work and promise are drawn by chance; the same number gives the same. Nothing was
+    tuned on them."""
+    rng = random.Random(f"burst {number}")
+    kind, draw = rng.choice(list(_SHAPES.items()))
+    shape = draw(rng)
+    seconds, slo = float(rng.randint(40, 120)), rng.choice((1.0, 2.0, 3.0, 5.0))
+    mean = rng.choice((0.05, 0.1, 0.2)) if slo < 2 else rng.choice((0.05, 0.1, 0.2, 0.4))
+    service = rng.choice((f"{mean}", f"{mean}", f"exponential({mean})", f"lognormal({mean / 1.65:.3g}, 1)"))
+    events = min(_EVENTS_MOST, round(rng.uniform(4, 16) * seconds / mean))
+    busy = events * mean / seconds
+    return Scenario(
+        about=f"{events:,} events in {seconds:g} s, {kind}",
+        arrivals=lambda events, seconds, seed: shaped(shape, events, seconds, seed=seed),
+        events=events, seconds=seconds, service=service, workers=max(2, round(busy * rng.uniform(0.4, 1.0))), slo=slo,
+    )  # fmt: skip
+
+
+_Shape = list[tuple[float, float]]
+
+
+def _levels(rng: random.Random) -> _Shape:
+    """A rate that jumps between levels and stays there for a while."""
+    moments = [0.0, *sorted(rng.random() for _ in range(rng.randint(2, 6))), 1.0]
+    shape: _Shape = []
+    for a, b in pairwise(moments):
+        level = rng.choice((0.05, 0.3, 1.0, 3.0))
+        shape += [(a + 1e-6, level), (b, level)]
+    return [(0.0, shape[0][1]), *shape]
+
+
+def _ramps(rng: random.Random) -> _Shape:
+    """A rate that rises and falls in straight lines."""
+    moments = [0.0, *sorted(rng.random() for _ in range(rng.randint(2, 6))), 1.0]
+    return [(at, rng.uniform(0.05, 2.0)) for at in moments]
+
+
+def _spikes(rng: random.Random) -> _Shape:
+    """A quiet ground with spikes of random heights and widths."""
+    shape: _Shape = [(0.0, 0.2)]
+    for at in sorted(rng.uniform(0.05, 0.95) for _ in range(rng.randint(1, 6))):
+        half, height = rng.uniform(0.003, 0.04), rng.uniform(1.0, 8.0)
+        begin = max(at - half, shape[-1][0] + 1e-6)
+        shape += [(begin, 0.2), (begin + half / 4, height), (begin + half, height), (begin + 2 * half, 0.2)]
+    return [*((at, rate) for at, rate in shape if at < 1.0), (1.0, 0.2)]
+
+
+def _wanders(rng: random.Random) -> _Shape:
+    """A rate that goes up and down by a random factor at each step."""
+    steps, level = rng.randint(10, 40), 1.0
+    shape: _Shape = [(0.0, level)]
+    for n in range(1, steps + 1):
+        level = min(10.0, max(0.05, level * rng.lognormvariate(0, 0.7)))
+        shape.append((n / steps, level))
+    return shape
+
+
+_SHAPES: dict[str, Callable[[random.Random], _Shape]] = {
+    "at a rate that jumps": _levels,
+    "at a rate that rises and falls": _ramps,
+    "with spikes": _spikes,
+    "at a rate that wanders": _wanders,
+}
 
 _CALL = re.compile(r"(exponential|uniform|lognormal)\(\s*([\d.]+)\s*(?:,\s*([\d.]+)\s*)?\)")
 _FORMS = "give seconds (0.1), exponential(mean), uniform(least, most) or lognormal(median, sigma)"

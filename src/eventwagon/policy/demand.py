@@ -1,5 +1,5 @@
-"""What the traffic asks of workers, estimated from an observer's looks: arrival rate and trend, the work of an event, the
-time that workers take to be there. Pure, no clock."""
+"""What the traffic asks of workers, estimated from an observer's looks: arrival rate and trend, the work of an event,
+the time that workers take to be there. Pure, no clock."""
 
 from __future__ import annotations
 

@@ -453,8 +453,8 @@ def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
 
 
 def letters_lost(manifest: Manifest, lost: Mapping[int, int], why: Mapping[int, str]) -> Edit:
-    """Report how many dead letters went from the broker, by wagon (0: of removed ones): once, whichever observer sees it
-    first."""
+    """Report how many dead letters went from the broker, by wagon (0: of removed ones): once, whichever observer sees
+    it first."""
     facts: list[Decision] = []
     for number, total in sorted(lost.items()):
         wagon = manifest.wagon(number)

@@ -118,8 +118,8 @@ class Losses:
 
 
 def of_letters(depth: Depth, *, exact: bool) -> Depth:
-    """The depth of a channel of dead letters. Nobody settles these: one that looks settled was removed, where the broker
-    counts exactly, and else is there still."""
+    """The depth of a channel of dead letters. Nobody settles these: one that looks settled was removed, where the
+    broker counts exactly, and else is there still."""
     if depth.published is None or depth.settled is None:
         return depth
     removed = depth.settled if exact else 0

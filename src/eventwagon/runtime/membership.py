@@ -250,7 +250,7 @@ class Membership:
         if self._orchestrator is not None:
             with self._going_on("asking the orchestrator for the check-in"):
                 deployed = _in_order(await self._orchestrator.deployments(self._train))
-        watch, own = manifest.watch, self._settings.workers.total is None
+        watch, own = manifest.watch, self._settings.workers.total is None or self._post is not None
         saying = (
             tuple(
                 (

@@ -1,8 +1,9 @@
 """The switcher sends each event straight to the active wagon. It lives in every process that publishes: there is no
 central router and no extra hop.
 
-The switch itself is one write of the manifest (`train_state`), which an observer makes; publishers make it themselves at
-a wagon that is exactly full."""
+The switch itself is one write of the manifest (`train_state`), which an observer makes; publishers make it themselves
+at a wagon that is exactly full.
+"""
 
 from __future__ import annotations
 

@@ -110,9 +110,9 @@ class Teardown:
         await asyncio.sleep(_SWEEP_AGAIN)
         if left := await self._broker.channels(self._train):
             raise Unavailable(
-                f"train {self._train} is not removed yet: deleted {_SWEEPS} times, these channels are there again or still: "
-                f"{', '.join(sorted(map(str, left)))}. End what makes them anew, or wait for the broker, and remove the "
-                f"train again (eventwagon remove {self._train})"
+                f"train {self._train} is not removed yet: deleted {_SWEEPS} times, these channels are there again or "
+                f"still: {', '.join(sorted(map(str, left)))}. End what makes them anew, or wait for the broker, and "
+                f"remove the train again (eventwagon remove {self._train})"
             )
         return swept
 

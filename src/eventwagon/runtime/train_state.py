@@ -295,6 +295,6 @@ def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:
     """The error while a train is being removed, and after that for processes that knew it."""
     by = f" by {removal.by}" if removal.by else ""
     return TrainRemoved(
-        f"train {train} is removed{by}: {removal.why} (at {rfc3339(removal.at)[:19]}Z). If it stands still, `eventwagon "
-        f"remove {train}` finishes that; then a new connection founds it anew: start this program again"
+        f"train {train} is removed{by}: {removal.why} (at {rfc3339(removal.at)[:19]}Z). If it stands still, "
+        f"`eventwagon remove {train}` finishes that; then a new connection founds it anew: start this program again"
     )

@@ -142,8 +142,20 @@ class Cluster:
         address, gateway = self._address(node), f"{self._net}.{4 * number + 1}"
         self._ip("netns", "add", self._netns(node))
         self._ip("link", "set", "lo", "up", within=node)
-        self._ip("link", "add", self._veth(node), "netns", self._netns("node1"), "type", "veth", "peer", "name", "up0",
-                 "netns", self._netns(node))  # fmt: skip
+        self._ip(
+            "link",
+            "add",
+            self._veth(node),
+            "netns",
+            self._netns("node1"),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "up0",
+            "netns",
+            self._netns(node),
+        )
         self._ip("addr", "add", f"{gateway}/30", "dev", self._veth(node), within="node1")
         self._ip("link", "set", self._veth(node), "up", within="node1")
         self._ip("route", "add", f"10.244.{number}.0/24", "via", address, within="node1")
@@ -180,8 +192,12 @@ class Cluster:
         self._in(
             f"kubelet-{node}", node, self._program("kubelet"), *files.kubelet(self.directory, node, self._address(node))
         )
-        self._in(f"kube-proxy-{node}", node, self._program("kube-proxy"),
-                 *files.proxy(self.directory, node, self._address(node)))  # fmt: skip
+        self._in(
+            f"kube-proxy-{node}",
+            node,
+            self._program("kube-proxy"),
+            *files.proxy(self.directory, node, self._address(node)),
+        )
         self._until(
             f"{node} is ready",
             lambda: self.kubectl("wait", "--for=condition=Ready", f"node/{node}", "--timeout=5s"),

@@ -19,14 +19,31 @@ from ...errors import BrokerError, StorageBroken, Unavailable
 GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 """The queue does not exist (any more)."""
 _FORBIDDEN: tuple[str, ...] = (
-    "AccessDenied", "AuthorizationError", "InvalidClientTokenId", "UnrecognizedClient", "ExpiredToken",
-    "SignatureDoesNotMatch", "InvalidSignature", "MissingAuthenticationToken", "IncompleteSignature",
-)  # fmt: skip
+    "AccessDenied",
+    "AuthorizationError",
+    "InvalidClientTokenId",
+    "UnrecognizedClient",
+    "ExpiredToken",
+    "SignatureDoesNotMatch",
+    "InvalidSignature",
+    "MissingAuthenticationToken",
+    "IncompleteSignature",
+)
 _BUSY: tuple[str, ...] = (
-    "Throttl", "RequestThrottled", "ProvisionedThroughputExceeded", "OverLimit", "TooManyRequests", "SlowDown",
-    "RequestLimitExceeded", "ServiceUnavailable", "Internal", "LimitExceeded",
-    "QueueDeletedRecently", "AWS.SimpleQueueService.QueueDeletedRecently", "ResourceInUse",
-)  # fmt: skip
+    "Throttl",
+    "RequestThrottled",
+    "ProvisionedThroughputExceeded",
+    "OverLimit",
+    "TooManyRequests",
+    "SlowDown",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "Internal",
+    "LimitExceeded",
+    "QueueDeletedRecently",
+    "AWS.SimpleQueueService.QueueDeletedRecently",
+    "ResourceInUse",
+)
 
 
 class AWSRefused(Exception):

@@ -163,7 +163,7 @@ class KafkaBroker:
     def _needed(self, channel: Channel, found: Mapping[str, str]) -> dict[str, str]:
         """The options that the channel's topic needs in addition to FOREVER, given its configuration."""
         sealed = int(found.get(LIMIT, "0")) <= PROBES_ONLY
-        # the train's own dead letters stay for years, in a topic of its first size: a letter that is too large is shortened
+        # the train's own dead letters stay for years in a topic that keeps its first size: larger letters are shortened
         return {} if sealed or not channel.wagon else {LIMIT: f">={self._options.max_message_bytes}"}
 
     async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:

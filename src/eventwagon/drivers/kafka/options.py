@@ -27,10 +27,23 @@ BATCH = 1_000_000
 _OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _FIXED = (
-    "bootstrap.servers", "acks", "enable.idempotence", "allow.auto.create.topics", "group.id", "enable.auto.commit",
-    "isolation.level", "enable.auto.offset.store", "auto.offset.reset", "transactional.id", "message.timeout.ms",
-    "request.required.acks", "batch.size", "delivery.timeout.ms", "metadata.broker.list", "message.max.bytes",
-)  # fmt: skip
+    "bootstrap.servers",
+    "acks",
+    "enable.idempotence",
+    "allow.auto.create.topics",
+    "group.id",
+    "enable.auto.commit",
+    "isolation.level",
+    "enable.auto.offset.store",
+    "auto.offset.reset",
+    "transactional.id",
+    "message.timeout.ms",
+    "request.required.acks",
+    "batch.size",
+    "delivery.timeout.ms",
+    "metadata.broker.list",
+    "message.max.bytes",
+)
 _CONSUMER = ("fetch.", "queued.", "max.partition.fetch.bytes", "check.crcs", "client.rack")
 _PRODUCER = (
     "linger.ms",

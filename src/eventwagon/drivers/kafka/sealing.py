@@ -42,7 +42,8 @@ class TopicGone(Exception):
 
 
 async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies: int, found: Found) -> None:
-    """Seal the topic: returns when every partition has refused a write. Raises TopicGone, Unavailable, StorageBroken."""
+    """Seal the topic: returns when every partition has refused a write. Raises TopicGone, Unavailable,
+    StorageBroken."""
     places = [(topic, p) for p in range(partitions)]
     deadline = asyncio.get_running_loop().time() + 3 * admin.options.timeout
     was_sealed = sealed = await admin.option(topic, LIMIT) == str(SEALED)

@@ -28,20 +28,44 @@ def pack(events: Sequence[Event], largest: int) -> list[bytes | int]:
         1 << largest.bit_length(),  # rounded up, so that it rarely changes
         _pack(
             [
-                ("specversion", "1.0", "id", e.id, "source", e.source, "type", e.type, "time", rfc3339(e.time),
-                 "datacontenttype", e.content_type)
+                (
+                    "specversion",
+                    "1.0",
+                    "id",
+                    e.id,
+                    "source",
+                    e.source,
+                    "type",
+                    e.type,
+                    "time",
+                    rfc3339(e.time),
+                    "datacontenttype",
+                    e.content_type,
+                )
                 if e.subject is None and not e.extensions
                 else _fields(e)
                 for e in events
             ]
         ),
         *[e.data for e in events],
-    ]  # fmt: skip
+    ]
 
 
 def _fields(e: Event) -> list[str]:
-    fields = ["specversion", "1.0", "id", e.id, "source", e.source, "type", e.type, "time", rfc3339(e.time),
-              "datacontenttype", e.content_type]  # fmt: skip
+    fields = [
+        "specversion",
+        "1.0",
+        "id",
+        e.id,
+        "source",
+        e.source,
+        "type",
+        e.type,
+        "time",
+        rfc3339(e.time),
+        "datacontenttype",
+        e.content_type,
+    ]
     if e.subject is not None:
         fields += ("subject", e.subject)
     for name, value in e.extensions.items():
@@ -59,9 +83,13 @@ def _ours(fields: list[bytes]) -> Event | None:
         return None
     try:
         return known(
-            fields[3].decode(), fields[7].decode(), fields[5].decode(), fields[9].decode(), fields[13],
+            fields[3].decode(),
+            fields[7].decode(),
+            fields[5].decode(),
+            fields[9].decode(),
+            fields[13],
             fields[11].decode(),
-        )  # fmt: skip
+        )
     except UnicodeDecodeError:
         return None
 

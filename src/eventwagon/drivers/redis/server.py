@@ -22,8 +22,16 @@ from ...values import split_url
 
 _OWN = ("db", "prefix", "timeout", "wait", "cluster", "client_name")
 _SENTINEL = ("sentinel_username", "sentinel_password")
-_TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers",
-        "ssl_keyfile", "ssl_password")  # fmt: skip
+_TLS = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_password",
+)
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 SCHEMES = (*_SCHEMES, *(f"{scheme}+sentinel" for scheme in _SCHEMES), "redis+unix", "valkey+unix", "unix")
 """The schemes of a Redis URL; an s for TLS."""

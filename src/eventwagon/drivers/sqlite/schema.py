@@ -73,7 +73,8 @@ OWN = msgspec.structs.replace(WAGON, what="a train's file")
 # Seqs count from 1, and no event after `received` is ever deleted. So the newest seq is the total published, and
 # publishing need not rewrite the channel's row.
 FIND = """
-    SELECT id, name, capacity, sealed, max(received, coalesce((SELECT max(seq) FROM event e WHERE e.channel=c.id), 0)), settled,
+    SELECT id, name, capacity, sealed,
+       max(received, coalesce((SELECT max(seq) FROM event e WHERE e.channel=c.id), 0)), settled,
     received, ticket, largest, clock FROM channel c WHERE name=?
 """
 

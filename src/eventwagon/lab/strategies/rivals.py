@@ -30,7 +30,7 @@ def fifo(job: Job) -> Outcome:
 
 
 def fifo_standing(job: Job) -> Outcome:
-    note = f"one queue with the {job.standing} workers that elastic wagons keep standing, fixed"
+    note = f"one queue with the {job.standing} workers that wagons with their own keep standing, fixed"
     return Station(job, Fifo(job), workers=job.standing).run("fifo_standing", note)
 
 
@@ -60,8 +60,8 @@ def _keda(job: Job, strategy: str, note: str, target: float, most: int, *, pause
 
 def feed_forward(job: Job) -> Outcome:
     note = (
-        f"one queue, sized by the arrival rate from {job.standing} workers up, a look every {FeedForward.every:g} s; "
-        f"Pods work {job.start:g} s after they were asked for"
+        f"one queue, sized by what sizes elastic wagons, from {job.standing} workers up; Pods work {job.start:g} s after "
+        "they were asked for"
     )
     return Station(job, Fifo(job), FeedForward(job)).run("feed_forward", note)
 

@@ -1,13 +1,19 @@
-"""What decides how many Pods serve one queue: KEDA, functions, and a feed-forward scaler. Pure."""
+"""What decides how many Pods serve one queue: KEDA, functions, and what sizes elastic wagons. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 
+from ...contracts.lifecycle import State
+from ...contracts.manifest import Manifest, Wagon, changed
+from ...contracts.orchestrator import Deployment
+from ...contracts.reading import History, Reading, Sample, busy_rate
+from ...policy.elastic import size
+from ...policy.sizing import Meter, crews
+from ...settings import make_settings
+from ...workers import Elastic, Workers
 from ..job import Job
-from .sizing import workers_for
 from .station import Seen
 
 
@@ -62,52 +68,55 @@ class Ramp:
         return max(seen.pods, min(seen.waiting + seen.busy, seen.pods + self._step, self._most))
 
 
+STOOD = 20.0
+"""Seconds before the first event for which a scaler that follows the arrival rate has seen the standing Pods, and their
+start before that: as long for one queue as for wagons."""
+
+
 class FeedForward:
-    """Sized by the arrival rate, before lag shows: what elastic wagons know, on one queue."""
+    """What sizes elastic wagons, on one queue: an active wagon alone, which is never cut off."""
 
     every = first = 0.1
-    window = 1.0
-    """Seconds over which the arrival rate is measured."""
-    rise = 2.0
-    """A rate that climbs is expected to go on until further Pods are ready, to so many times the present one at most."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
-        self._service = _mean(job.services)
-        self._calm = max(10.0, 2 * job.start)
-        """Pods go once none of the last so many seconds wanted them."""
-        self._arrived: deque[tuple[float, int]] = deque([(0.0, 0)])
-        self._wanted: deque[tuple[float, int]] = deque()
-        """Falling: the highest of the last seconds first."""
+        self._per_pod = job.per_pod
+        least = math.ceil(job.standing / job.per_pod) * job.per_pod
+        self._promise = job.slo
+        self._most = max(job.most, least) // job.per_pod
+        self._elastic = Elastic(least, max(job.most, 2 * least), promise=job.slo)
+        self._settings = make_settings(workers=Workers(each=self._elastic))
+        self._meter = Meter()
+        self._history = History()
+        wagon = Wagon(number=1, state=State.ACTIVE, opened_at=0.0, active_at=0.0, workers=least)
+        self._manifest = Manifest(train="queue", wagons=(wagon,))
+        pods = least // job.per_pod
+        for look in range(-math.ceil((STOOD + job.start) / self.every), 0):
+            at = look * self.every
+            self.wanted(at, Seen(0, 0, 0, pods, pods if at >= -STOOD else 0))
 
     def wanted(self, now: float, seen: Seen) -> int:
         """Pods after this look."""
-        job = self._job
-        workers = workers_for(
-            rate=self._rate(now, seen.arrived), service=self._service, backlog=seen.waiting + seen.busy,
-            promise=job.slo, start_up=job.start, present=seen.pods * job.per_pod,
+        settled = seen.arrived - seen.waiting - seen.busy
+        self._history.add_all({1: Sample(now, seen.arrived, settled, seen.waiting)}, now)
+        samples = self._history.of(1)
+        reading = Reading(
+            number=1, at=now, age=now, published=seen.arrived, settled=settled, waiting=seen.waiting, in_flight=seen.busy,
+            settle_rate=busy_rate(samples), outstanding_in_all=seen.waiting + seen.busy, samples=samples,
         )  # fmt: skip
-        pods = min(math.ceil(workers / job.per_pod), job.most // job.per_pod)
-        while self._wanted and self._wanted[0][0] <= now - self._calm:
-            self._wanted.popleft()
-        while self._wanted and self._wanted[-1][1] <= pods:
-            self._wanted.pop()
-        self._wanted.append((now, pods))
-        return max(pods, min(seen.pods, self._wanted[0][1]))
-
-    def _rate(self, now: float, arrived: int) -> float:
-        """Arrivals a second to be expected when further Pods are ready."""
-        self._arrived.append((now, arrived))
-        while len(self._arrived) > 1 and self._arrived[1][0] <= now - 2 * self.window:
-            self._arrived.popleft()
-        middle = next(past for past in self._arrived if past[0] > now - self.window - self.every / 2)
-        latest = (arrived - middle[1]) / max(self.window, now - middle[0])
-        before = (middle[1] - self._arrived[0][1]) / max(self.window, middle[0] - self._arrived[0][0])
-        climb = latest - before
-        if climb < 2.5 * math.sqrt(max(1.0, (latest + before) / self.window)):  # no more than independent arrivals vary
-            return latest
-        return min(self.rise * latest, latest + climb / self.window * self._job.start)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        workers = Deployment(
+            number=1,
+            ready=seen.ready > 0,
+            workers=seen.pods * self._per_pod,
+            attached=seen.ready * self._per_pod,
+            work=seen.work,
+        )
+        deployments = {1: workers}
+        demand, readings = self._meter.look(
+            self._settings, self._manifest, {1: reading}, deployments, self._history.of(0), now=now, steady=now
+        )
+        found = crews(self._settings.workers, self._manifest, readings, deployments, now)
+        sizing = size(self._elastic, demand, found, promise=self._promise, step=self._per_pod, cuts=False)
+        wanted = min(sizing.workers[1], self._most * self._per_pod)
+        grown = {"grown_at": now} if wanted > seen.pods * self._per_pod else {}
+        self._manifest = changed(self._manifest, 1, workers=wanted, **grown)
+        return wanted // self._per_pod

@@ -7,7 +7,8 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
-from ..job import Job, Outcome
+from ...contracts.orchestrator import Work
+from ..job import REST_MOST, Job, Outcome
 
 
 class Queue(Protocol):
@@ -89,6 +90,10 @@ class Seen(NamedTuple):
     busy: int
     pods: int
     """With those on their way."""
+    ready: int = 0
+    """Pods that have started."""
+    work: Work = Work()
+    """How long the events took that are done."""
 
 
 class Scaler(Protocol):
@@ -139,6 +144,7 @@ class Station:
         self._coming: deque[tuple[float, int]] = deque()
         self._ends: list[tuple[float, int]] = []
         self._busy = 0
+        self._work = Work()
         self._paused_until = 0.0
         self._paid = 0.0
         self._since = 0.0
@@ -149,7 +155,8 @@ class Station:
         finished = [math.inf] * len(arrivals)
         arrived, left, until_done = 0, len(arrivals), 0.0
         look = scaler.first if scaler else math.inf
-        while left or (self._asked > self._standing and not self._pays_busy):
+        rest_by = math.inf
+        while left or (self._asked > self._standing and not self._pays_busy and self._since < rest_by):
             now = min(
                 arrivals[arrived] if arrived < len(arrivals) else math.inf,
                 self._ends[0][0] if self._ends else math.inf,
@@ -161,16 +168,19 @@ class Station:
             while self._ends and self._ends[0][0] <= now:
                 end, who = heappop(self._ends)
                 finished[who] = end
+                self._count(job.services[who])
                 self._busy -= 1
                 left -= 1
                 until_done = self._paid
+                rest_by = now + REST_MOST
             while self._coming and self._coming[0][0] <= now:
                 self._resize(self._coming.popleft()[1], now)
             while arrived < len(arrivals) and arrivals[arrived] <= now:
                 self._queue.push(arrived)
                 arrived += 1
             if scaler is not None and now >= look:
-                wanted = scaler.wanted(now, Seen(arrived, len(self._queue), self._busy, self._asked))
+                seen = Seen(arrived, len(self._queue), self._busy, self._asked, self._ready, self._work)
+                wanted = scaler.wanted(now, seen)
                 self._scale(max(self._standing, wanted), now)
                 look += scaler.every
             if now >= self._paused_until:
@@ -186,6 +196,12 @@ class Station:
             until_rest=self._paid,
             at_rest=self._since,
             note=note,
+        )
+
+    def _count(self, seconds: float) -> None:
+        work = self._work
+        self._work = Work(
+            count=work.count + 1, seconds=work.seconds + seconds, squares=work.squares + seconds * seconds
         )
 
     def _pay(self, now: float) -> None:

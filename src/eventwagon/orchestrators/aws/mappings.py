@@ -74,6 +74,11 @@ class LambdaMappings:
     async def __aexit__(self, *exc: object) -> None:
         await self._table.__aexit__(*exc)
 
+    @property
+    def step(self) -> int:
+        """See InSteps.step: calls come one by one."""
+        return 1
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
         key = spec.train, spec.unit

@@ -300,9 +300,9 @@ class Kubernetes:
         raise Unavailable(f"kubernetes: Deployment {name} was created again {_LOOKS} times while it was written")
 
     async def _mark(self, spec: WagonSpec) -> None:
-        """Before Pods go: say on each how many events its workers had in hand at their last check-in, so that Kubernetes
-        takes the idle ones. A Pod that goes finishes what it has in hand, whatever stands there; so a refusal, as by a
-        Role of an earlier release, is logged once and hinders nothing."""
+        """Before Pods go: say on each how many events its workers had in hand at their last check-in, so that
+        Kubernetes takes the idle ones. A Pod that goes finishes what it has in hand, whatever stands there; so a
+        refusal, as by a Role of an earlier release, is logged once and hinders nothing."""
         in_hand: Counter[str] = Counter()
         for member in await self._registry.members(spec.train):
             in_hand[member.name.rsplit("-", 2)[0]] += sum(a.in_hand for a in member.attachments)

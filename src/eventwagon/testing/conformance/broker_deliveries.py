@@ -284,8 +284,11 @@ async def reclaimed_comes_at_once(t: BrokerTrial) -> None:
             await asyncio.sleep(t.visibility / 3)
             same(await t.broker.reclaim(channel, "gone"), 3, "events that it says to have given back")
         found += [*waiting.result(), *await t.take(there, 2)]
-        same({d.event.data: (d.attempt, d.suspect) for d in found},
-             {d.event.data: (1 + (d is lost[0]), True) for d in lost}, "what comes back")  # fmt: skip
+        same(
+            {d.event.data: (d.attempt, d.suspect) for d in found},
+            {d.event.data: (1 + (d is lost[0]), True) for d in lost},
+            "what comes back",
+        )
         same(await t.broker.reclaim(channel, "gone"), 0, "events given back again")
         await gone.release(lost)
         holds(not await gone.alone(lost[1]), "a claim that was reclaimed still stands")

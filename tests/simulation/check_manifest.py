@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from eventwagon.contracts.facts import (
     Discarded,
+    DrainGivenUp,
     EventsLate,
     ProvisioningFailed,
     Switched,
@@ -260,6 +261,10 @@ def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str
         case State.REMOVING:
             told = True  # its record stands in the journal before it leaves the manifest
         case State.FAILED:
-            told = any(isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None for f in facts)
+            told = any(
+                (isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None)
+                or (isinstance(f, DrainGivenUp) and f.number == n)
+                for f in facts
+            )
     if not told:
         yield f"became {new.state}"

@@ -130,7 +130,9 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
     first = True
 
     def stands(wagon: Wagon) -> bool:
-        return any(all(c in at for c in before.working_channels(wagon)) for at in attached.values())
+        """Some process is attached to all its channels that are declared."""
+        needed = [c for c in before.working_channels(wagon) if not c.name or c.name in before.channels]
+        return any(all(c in at for c in needed) for at in attached.values())
 
     for record in history:
         match record:
@@ -155,7 +157,9 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
                 served -= {n for n in lost if (w := before.wagon(n)) is not None and not stands(w)}
                 if record.manifest.active is not None:
                     first = False
-                before = record.manifest
+                declared_before, before = before.channels, record.manifest
+                if before.channels != declared_before:
+                    served |= {w.number for w in before.wagons if stands(w)}
 
 
 def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], first: bool) -> Iterator[Violation]:

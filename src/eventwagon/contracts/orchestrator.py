@@ -169,8 +169,8 @@ class Orchestrator(Protocol):
 
 @runtime_checkable
 class InSteps(Protocol):
-    """An orchestrator that asks for machines as workers are wanted, so that several come and go at once: those of a Pod,
-    or of a task of ECS."""
+    """An orchestrator that asks for machines as workers are wanted, so that several come and go at once: those of a
+    Pod, or of a task of ECS."""
 
     @property
     def step(self) -> int:

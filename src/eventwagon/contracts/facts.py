@@ -182,8 +182,7 @@ class EventsLate(_Fact, frozen=True):
 
 
 class DrainGivenUp(_Fact, frozen=True):
-    """A draining wagon has lost an inner channel that can't be created again, so its events can't be handled there.
-    They are published anew, and it is removed."""
+    """A draining wagon has lost an inner channel for good: its events are published anew, and it is removed."""
 
     number: int
     because: str

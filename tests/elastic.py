@@ -150,8 +150,8 @@ async def burst(
     rest: float = 300.0,
     warm_up: float = 20.0,
 ) -> Burst:
-    """Without `elastic` the train says nothing of workers. Publish each arrival in its time, once the train has stood for `warm_up` seconds; `rest`: how long to wait at the
-    most for the standing Pods alone to be left."""
+    """Publish each arrival in its time, once the train has stood for `warm_up` seconds. Without `elastic` the train
+    sets no workers. `rest`: how long to wait at the most for the standing Pods alone to be left."""
     world = World()
     train = Train(
         "burst",

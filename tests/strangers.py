@@ -16,7 +16,7 @@ from cloudevents.core.bindings import kafka as binding
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from eventwagon import Context, Train, Volume, Workers
+from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.cloudevents import BATCH, STRUCTURED
 from eventwagon.contracts.broker import Broker
 from eventwagon.event import DEAD, Channel, Event
@@ -125,6 +125,87 @@ def hurt_nobody(url: str, write: Write, *, latin_1: bool = True) -> None:
     more = [LATIN_1] if latin_1 else []
     written, dead = [*more, *BINARY_ONES, *STRUCTURED_ONES], [*more, BINARY_ONES[3], STRUCTURED_ONES[1]]
     asyncio.run(beside_ours(f"t{token_hex(5)}", url, write, written, dead))
+
+
+def _batched(name: str, *payloads: object) -> bytes:
+    return json.dumps(
+        [
+            {"specversion": "1.0", "id": f"{name} {n}", "source": "/shop", "type": "Order", "data": payload}
+            for n, payload in enumerate(payloads)
+        ]
+    ).encode()
+
+
+async def batches_beside_ours(name: str, url: str, write: Write, **settings: Any) -> None:
+    """Messages that hold several events, in the ingress and in an inner channel: each event is handled, one that is
+    rejected dies alone, a message with one that always fails dies whole after its last attempt, and ours are handled
+    once."""
+    seen: Counter[str] = Counter()
+    inner: Counter[str] = Counter()
+    defaults: dict[str, Any] = {"observe_every": 0.2, "keep_drained": 1.0, **settings}
+    train = Train(name, limit=Volume(1000), workers=Workers(total=3), attempts=3, backoff=0.2, **defaults)
+
+    @train.on(name)
+    async def handle(payload: Any, ctx: Context) -> None:
+        seen[ctx.event.id] += 1
+        if payload == "once" and seen[ctx.event.id] == 1:
+            raise ValueError("the first time")
+        if payload == "reject":
+            raise Reject("no")
+        if payload == "never":
+            raise ValueError("never")
+        if payload == "on":
+            await ctx.emit("inner", payload)
+
+    @train.on("inner")
+    async def keep(payload: Any, ctx: Context) -> None:
+        inner[ctx.event.id] += 1
+
+    def of_batch(data: bytes, kind: str = BATCH) -> Written:
+        return Written({"datacontenttype": kind.encode()}, data)
+
+    never, many = _batched("never", "fine", "never"), _batched("many", *range(300))
+    written = [
+        of_batch(_batched("once", True, "once", None, "on")),
+        of_batch(_batched("reject", 1, "reject", 3, "on"), f"{BATCH}; charset=UTF-8"),
+        of_batch(never, BATCH.upper()),
+        of_batch(many),
+        of_batch(b"[]"),
+        of_batch(b"[[]]"),
+        of_batch(b'[{"specversion":"1.0","id":"deep","source":"/s","type":"t","data":' + b"[" * 50_000),
+    ]
+    expected = {f"once {n}" for n in range(4)} | {f"reject {n}" for n in range(4)} | {f"many {n}" for n in range(300)}
+    expected |= {"never 0", "never 1"}
+    async with train.connect(url, listeners=()) as connection:
+        await connection.found()
+        ours = [await connection.publish("ours")]
+        await write(Channel(name, 1), written)
+        await write(Channel(name, 1, "inner"), [of_batch(_batched("inside", 1, 2))])
+        ours.append(await connection.publish("ours"))
+        async with connection.running():
+            async with asyncio.timeout(90):
+                await until(lambda: seen.keys() >= expected | {*ours}, seconds=90)
+                await until(lambda: len(inner) == 4, seconds=90)
+                while len(letters := [e async for e in connection.dead_letters()]) < 4:
+                    await asyncio.sleep(0.1)
+            await connection.request_switch()
+            async with asyncio.timeout(90):
+                await until(lambda: connection.manifest.wagon(1) is None, seconds=90)
+            letters = [letter async for letter in connection.dead_letters()]
+        for channel in await connection.broker.channels(name):
+            await connection.broker.delete(channel)
+    assert Counter(letter.data for letter in letters) == Counter([b'"reject"', never, b"[]", written[-1].data])
+    assert {letter.extensions["deadattempts"] for letter in letters if letter.data == never} == {"3"}
+    assert seen.keys() == expected | {*ours}
+    assert [seen[each] for each in ours] == [1, 1]
+    assert (seen["once 1"], seen["never 1"]) == (2, 3)
+    assert all(seen[f"many {n}"] == 1 for n in range(300))
+    assert inner.keys() >= {"inside 0", "inside 1"}
+
+
+def batches_hurt_nobody(url: str, write: Write, **settings: Any) -> None:
+    """On a real server."""
+    asyncio.run(batches_beside_ours(f"t{token_hex(5)}", url, write, **settings))
 
 
 def _expected(written: Sequence[Written]) -> tuple[set[str], list[bytes]]:

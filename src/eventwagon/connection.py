@@ -399,7 +399,7 @@ class Connection:
             await self._agree()
         if observe and (follows := self._runtime.settings.workers) is not self.train.settings.workers:
             _logger.info(
-                "train %s: it says nothing of workers, and promises something to new events: %r, which follow the traffic",
+                "train %s: no workers were set, and its limit promises a wait: %r, which follow the traffic",
                 self.train.name,
                 follows,
             )

@@ -540,10 +540,20 @@ def _cause(error: BaseException) -> BaseException | None:
         return error
 
 
+_named: tuple[type, str] = (object, "object")
+"""The class that was asked for last, and its name: what is published one after the other is mostly alike."""
+
+
 def type_name(payload: object) -> str:
     """The event type of a payload: the name of its class."""
-    name = class_name(payload)
-    return name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
+    global _named
+    kind = type(payload)
+    known, name = _named
+    if known is not kind:
+        name = class_name(payload)
+        name = name if name.isidentifier() else legible(name).strip() or "payload"  # Box[int], say
+        _named = kind, name
+    return name
 
 
 # --- signatures -----------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit = Volume(10_000)
     """When a wagon is full. The default is the pattern's own example."""
     workers: Workers = UNSAID
-    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all. Where machines are
-    asked for (Kubernetes, ECS, Lambda) and the limit has a `Wait`, the default is `Workers(each=Elastic(2, 64))`."""
+    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all. Where machines
+    are asked for (Kubernetes, ECS, Lambda) and the limit has a `Wait`, the default is `Workers(each=Elastic(2,
+    64))`."""
     spares: int | Auto = 0
     """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
     "auto": one, or as many as the switches that are expected within the time that a wagon takes to get ready."""

@@ -12,9 +12,18 @@ from eventwagon.cloudevents import STRUCTURED
 from eventwagon.contracts.broker import Delivery
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.event import Channel
-from tests.aws.support import a_channel, clients_of, queues_of
+from tests.aws.support import QUICK, a_channel, clients_of, queues_of
 from tests.servers.moto import MotoServer
-from tests.strangers import DEEP, OURS, STRUCTURED_ONES, Written, by_package, same_to_package, same_to_us
+from tests.strangers import (
+    DEEP,
+    OURS,
+    STRUCTURED_ONES,
+    Written,
+    batches_hurt_nobody,
+    by_package,
+    same_to_package,
+    same_to_us,
+)
 
 
 async def send(broker: SQSBroker, channel: Channel, written: Sequence[Written]) -> None:
@@ -55,6 +64,16 @@ def test_messages_of_others_end_no_receive(moto_server: MotoServer) -> None:
             await broker.delete(channel)
 
     asyncio.run(run())
+
+
+def test_messages_that_hold_several_events(moto_server: MotoServer) -> None:
+    url = f"{moto_server.url}&resend=3&poll=0.3"
+
+    async def write(channel: Channel, written: Sequence[Written]) -> None:
+        async with SQSBroker.from_url(url) as broker:
+            await send(broker, channel, written)
+
+    batches_hurt_nobody(url, write, **QUICK)
 
 
 def test_one_in_our_content_type_that_comes_again_is_not_taken_for_settled(moto_server: MotoServer) -> None:

@@ -22,12 +22,20 @@ from rich.console import Console
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.cli.status import look, table
-from eventwagon.contracts.facts import ChannelThreatened, EventsLost, WagonRemoved, sentence
+from eventwagon.contracts.facts import (
+    ChannelThreatened,
+    DrainGivenUp,
+    EventsLost,
+    EventsRescued,
+    WagonRemoved,
+    sentence,
+)
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.kafka import KafkaBroker, wagons
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import StorageBroken
 from eventwagon.event import DEAD, Channel
+from eventwagon.policy import losses
 from eventwagon.runtime import observer
 from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.kafka import KafkaServer
@@ -264,6 +272,44 @@ def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:
             assert sorted(handled) == [6, 7]
             view = await look(connection, kafka_server.url, removed=True)
             assert [w.lost for w in view.removed] == [6]
+
+    asyncio.run(main())
+
+
+def test_what_a_wagon_holds_that_lost_an_inner_topic_is_published_anew(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic can't be made anew, since the claims outlive it: the wagon would drain for ever."""
+    monkeypatch.setattr(losses, "_SURE", 1.0)
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(100), observe_every=0.1, grace=0.5, visibility=5.0)
+        gate, handled = asyncio.Event(), set[int]()
+
+        @train.on(train.name)
+        async def handle(n: int, ctx: Context) -> None:
+            await gate.wait()
+            await ctx.emit("inner", n)
+
+        @train.on("inner")
+        async def keep(n: int) -> None:
+            handled.add(n)
+
+        async with train.connect(kafka_server.url) as connection, connection.running(), asyncio.timeout(100):
+            await connection.publish_many(range(5))
+            await connection.request_switch()
+            await connection.wait_switched(1)
+            admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://").partition("?")[0]})
+            admin.delete_topics([str(Channel(train.name, 1, "inner"))])[str(Channel(train.name, 1, "inner"))].result(10)
+            await asyncio.sleep(1.0)
+            gate.set()
+            while (await connection.refresh()).manifest.wagon(1):
+                await asyncio.sleep(0.1)
+            while handled != set(range(5)):
+                await asyncio.sleep(0.1)
+            facts = [entry.fact async for entry in connection.journal()]
+            assert [f.number for f in facts if isinstance(f, DrainGivenUp)] == [1]
+            assert sum(f.count for f in facts if isinstance(f, EventsRescued)) == 5
 
     asyncio.run(main())
 

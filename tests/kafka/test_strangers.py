@@ -13,7 +13,7 @@ from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.event import Channel
 from tests.kafka.support import holding
 from tests.servers.server import Server
-from tests.strangers import Write, Written, both_ways, hurt_nobody
+from tests.strangers import Write, Written, batches_hurt_nobody, both_ways, hurt_nobody
 
 NULLS: list[tuple[str, bytes | None]] = [
     (name, None) for name in ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type")
@@ -44,6 +44,10 @@ def write(kafka_server: Server) -> Write:
 
 def test_messages_of_others_end_no_worker_and_no_removal(kafka_server: Server, write: Write) -> None:
     hurt_nobody(kafka_server.url, write)
+
+
+def test_messages_that_hold_several_events(kafka_server: Server, write: Write) -> None:
+    batches_hurt_nobody(kafka_server.url, write)
 
 
 def test_headers_without_a_value_are_left_out(kafka_server: Server) -> None:

@@ -153,8 +153,9 @@ def test_plan_finds_the_cheapest_settings_that_keep_the_promise() -> None:
         )
         settings = made.settings
         again = [
-            "steady", "--events", "600", "--seconds", "5", "--limit", str(settings.limit), "--spares", str(settings.spares),
-            "--per-pod", "1", "--start", "1", "--strategy", found["strategy"], "--json",
+            "steady", "--events", "600", "--seconds", "5", "--limit", str(settings.limit),
+            "--spares", str(settings.spares), "--per-pod", "1", "--start", "1",
+            "--strategy", found["strategy"], "--json",
         ]  # fmt: skip
         if elastic:
             again += ["--each", str(settings.workers.elastic.least), "--most", str(settings.workers.elastic.most)]

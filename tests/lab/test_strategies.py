@@ -140,7 +140,7 @@ def test_they_ask_for_no_more_than_they_may() -> None:
 
 
 def test_one_queue_and_wagons_are_sized_alike() -> None:
-    """Where no wagon is cut off, the same figures ask for the same workers: the queue's, and the spare's beside them."""
+    """If no wagon is cut off, the same figures ask for the same workers: the queue's, and the spare's beside them."""
     arrivals = [*uniform(200, 20.0, seed=1), *(20.0 + at for at in uniform(1200, 20.0, seed=2))]
     burst = job(arrivals, 0.1, each=4, slo=4.0, limit="Wait(4.0)", start=1.0, per_pod=4)
     wagons, queue = (figures(burst, one(burst, name)) for name in ("wagons_elastic", "feed_forward"))

@@ -14,7 +14,7 @@ import pytest
 from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.event import Channel
 from tests.servers.server import Server
-from tests.strangers import Write, Written, both_ways, hurt_nobody
+from tests.strangers import Write, Written, batches_hurt_nobody, both_ways, hurt_nobody
 
 
 def client_of(server: Server) -> Any:
@@ -45,6 +45,11 @@ def write(pulsar_server: Server) -> Write:
 def test_messages_of_others_end_no_worker_and_no_removal(pulsar_server: Server, tmp_path: Path, write: Write) -> None:
     url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
     hurt_nobody(url, write, latin_1=False)
+
+
+def test_messages_that_hold_several_events(pulsar_server: Server, tmp_path: Path, write: Write) -> None:
+    url = f"{pulsar_server.url}&registry={quote(f'sqlite:///{tmp_path}', safe='')}"
+    batches_hurt_nobody(url, write)
 
 
 def test_the_official_package_reads_and_writes_ours(pulsar_server: Server, write: Write) -> None:

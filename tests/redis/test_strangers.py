@@ -10,13 +10,13 @@ from eventwagon.drivers.redis import RedisBroker
 from eventwagon.event import Channel
 from tests.redis.support import raw
 from tests.servers.server import Server
-from tests.strangers import Write, Written, both_ways, hurt_nobody
+from tests.strangers import Write, Written, batches_hurt_nobody, both_ways, hurt_nobody
 
 
 @pytest.fixture
 def write(redis_server: Server) -> Write:
     async def write(channel: Channel, written: Sequence[Written]) -> None:
-        key = f"eventwagon:{{{channel.train}_v1}}{'.dead' if channel.name else ''}"
+        key = f"eventwagon:{{{channel.train}_v1}}{'.' + channel.name if channel.name else ''}"
         async with raw(redis_server) as redis:
             for one in written:
                 await redis.xadd(key, {**one.attributes, "data": one.data})
@@ -26,6 +26,10 @@ def write(redis_server: Server) -> Write:
 
 def test_messages_of_others_end_no_worker_and_no_removal(redis_server: Server, write: Write) -> None:
     hurt_nobody(redis_server.url, write)
+
+
+def test_messages_that_hold_several_events(redis_server: Server, write: Write) -> None:
+    batches_hurt_nobody(redis_server.url, write)
 
 
 def test_the_official_package_reads_and_writes_ours(redis_server: Server, write: Write) -> None:

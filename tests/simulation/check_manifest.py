@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from eventwagon.contracts.facts import (
     Discarded,
+    DrainGivenUp,
     EventsLate,
     ProvisioningFailed,
     Switched,
@@ -147,7 +148,9 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
     first = True
 
     def stands(wagon: Wagon) -> bool:
-        return any(all(c in at for c in before.working_channels(wagon)) for at in attached.values())
+        """Some process is attached to all its channels that are declared."""
+        needed = [c for c in before.working_channels(wagon) if not c.name or c.name in before.channels]
+        return any(all(c in at for c in needed) for at in attached.values())
 
     for record in history:
         match record:
@@ -172,7 +175,9 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
                 served -= {n for n in lost if (w := before.wagon(n)) is not None and not stands(w)}
                 if record.manifest.active is not None:
                     first = False
-                before = record.manifest
+                declared_before, before = before.channels, record.manifest
+                if before.channels != declared_before:
+                    served |= {w.number for w in before.wagons if stands(w)}
 
 
 def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], first: bool) -> Iterator[Violation]:
@@ -278,6 +283,10 @@ def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str
         case State.REMOVING:
             told = True  # its record stands in the journal before it leaves the manifest
         case State.FAILED:
-            told = any(isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None for f in facts)
+            told = any(
+                (isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None)
+                or (isinstance(f, DrainGivenUp) and f.number == n)
+                for f in facts
+            )
     if not told:
         yield f"became {new.state}"

@@ -30,7 +30,7 @@ from eventwagon.contracts.manifest import Manifest, Wagon, moved
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory import broker as memory_module
-from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable
+from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
@@ -102,6 +102,8 @@ HANGING: dict[str, Mutant] = {}
 """Those for scenarios in which some calls are never answered."""
 PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
+RENAMING: dict[str, Mutant] = {}
+"""Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
 """Those whose own failing must be seen though a bulkhead holds it up."""
 RARE: dict[str, Mutant] = {}
@@ -748,6 +750,26 @@ def _numbers_forgotten() -> Iterator[None]:
         yield
 
 
+@_mutant("a wagon with a strange channel is not served", "I7", RENAMING)
+def _strange_channels() -> Iterator[None]:
+    """A program without a handler for one of a wagon's channels keeps away from the whole wagon."""
+    attach = WagonConsumer.attach
+
+    async def mutant(self: WagonConsumer) -> None:
+        if self.missing:
+            raise UsageError(f"this program has no handler for {', '.join(self.missing)}")
+        await attach(self)
+
+    with mock.patch.object(WagonConsumer, "attach", mutant):
+        yield
+
+
+@_mutant("a channel that nobody declares stays", "I7", RENAMING)
+def _undeclared_stays() -> Iterator[None]:
+    with mock.patch.object(Draft, "channels", return_value=None):
+        yield
+
+
 @_mutant("a removal forgotten with the registry", "I7", RARE)
 def _removal_forgotten() -> Iterator[None]:
     """A wagon that is being removed, or is gone, is what the registry says of it where that steps back."""
@@ -1013,6 +1035,7 @@ ALL: dict[str, Mutant] = {
     **PAUSED,
     **DEFECTS,
     **STEPPING,
+    **RENAMING,
     **RARE,
 }
 """Each of them, by name."""

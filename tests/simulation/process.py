@@ -272,9 +272,7 @@ class Process(Actor):
         )
         if self.slot.program.roles == ("publish",):
             return train
-        more = self.version if scenario.redeclares is None else 0
-        names = ("", *INNER[: scenario.depth - 1 + more])
-        for name, after in zip(names, (*names[1:], None), strict=True):
+        for name, after in _choreography(scenario, self.version).items():
             train.on(name or TRAIN)(self._handler(after))
         return train
 
@@ -462,6 +460,22 @@ class Process(Actor):
         done = self.slot.steps + self.steps
         ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
         self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+def _choreography(scenario: Scenario, version: int) -> dict[str, str | None]:
+    """Which channels there are handlers for, and to which channel each of them emits. Where channels are renamed,
+    version 1 has handlers for the old ones too, and version 2 has not."""
+
+    def chain(names: Sequence[str]) -> dict[str, str | None]:
+        return dict(zip(("", *names), (*names, None), strict=True))
+
+    before = INNER[: scenario.depth - 1]
+    if not version or scenario.redeclares is not None:
+        return chain(before)
+    if scenario.renames is None:
+        return chain(INNER[: scenario.depth - 1 + version])
+    now = chain(scenario.renames)
+    return {**chain(before), **now} if version == 1 else now
 
 
 def _breaker(scenario: Scenario) -> Breaker | None:

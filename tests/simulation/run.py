@@ -37,7 +37,7 @@ from .guests import is_thrown
 from .history import Faulted, Healed, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
-from .scenario import Scenario
+from .scenario import INNER, Scenario
 from .world import Ambush, World
 
 REST_WITHIN = 900.0
@@ -121,7 +121,7 @@ class Simulation:
         async with asyncio.TaskGroup() as tasks:
             for slot in self.slots:
                 tasks.create_task(self.supervise(slot))
-            tasks.create_task(self._roll_out())
+            rolling_out = tasks.create_task(self._roll_out())
             tasks.create_task(self._step_back())
             for channel in self._left_over:
                 tasks.create_task(self._rise(channel))
@@ -131,6 +131,7 @@ class Simulation:
             self.world.record(Healed)
             for process in self._living():
                 process.resume()
+            await self._finish_renaming(rolling_out)
             rest = await self._rest()
             self.world.ending = True
             for process in self._living():
@@ -146,11 +147,32 @@ class Simulation:
         if self.world.scenario.grows_at is None:
             return
         await asyncio.sleep(self.world.scenario.grows_at)
+        await self._replace_all(1 if self.world.scenario.renames is None or self.world.scenario.patient else 2)
+
+    async def _replace_all(self, version: int) -> None:
         for slot in self._slots():
-            slot.version = 1
-            if slot.now is not None:
+            slot.version = version
+            if slot.now is not None and slot.now.version != version:
                 slot.now.asked_to_end.set()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5 if self.world.scenario.renames is None else 2.0)
+
+    async def _finish_renaming(self, rolling_out: asyncio.Task[None]) -> None:
+        """Old channels are worked off by a version that has handlers for them, which then goes."""
+        renames = self.world.scenario.renames
+        if renames is None:
+            return
+        await rolling_out
+        await self._replace_all(1)
+        until = self.world.loop.time() + REST_WITHIN
+        while self.world.loop.time() < until:
+            await asyncio.sleep(1.0)
+            await self._resume_all()
+            old = [c for c in self.world.broker.all_channels() if c.name in INNER and c.name not in renames]
+            depths = [self.world.broker.depth_now(c) for c in old]
+            running = all(slot.now is not None and slot.now.version == 1 and slot.now.is_up for slot in self._slots())
+            if running and all(d.published == d.settled for d in depths):
+                break
+        await self._replace_all(2)
 
     async def _step_back(self) -> None:
         """The registry is restored from older copies."""
@@ -260,10 +282,19 @@ class Simulation:
             said.append("publishers are refused")
         if resting(manifest):
             said.append("some of it is paused")
+        if self.world.scenario.renames is not None:
+            undeclared = {(w.name, c) for w in manifest.wagons for c in w.channels if c not in manifest.channels}
+            said += [f"{wagon} still has {name}, which nobody declares" for wagon, name in sorted(undeclared)]
         channels = {Channel(TRAIN, 0, DEAD)}
         for wagon in manifest.wagons:
             channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}
-            for channel in manifest.working_channels(wagon):
+            # one that it has lost, since nobody declares it any more, goes with the wagon
+            dropped = [
+                c for c in self.world.broker.all_channels() if c.wagon == wagon.number and c.name not in ("", DEAD)
+            ]
+            if self.world.scenario.renames is not None:
+                channels |= {*dropped}
+            for channel in dict.fromkeys([*manifest.working_channels(wagon), *(c for c in dropped if c in channels)]):
                 depth = self.world.broker.depth_now(channel)
                 if depth.published != depth.settled or depth.published is None:
                     said.append(f"{channel}: {depth.waiting} events wait, {depth.in_flight} are in hand")

@@ -38,6 +38,9 @@ KINDS = (
 INNER = ("a", "b", "c")
 """The names of inner channels."""
 
+RENAMED = ("d", "e", "f")
+"""Their new names, in scenarios in which they get some."""
+
 OPS = {
     "publish": 8.0,
     "replace": 5.0,
@@ -258,6 +261,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A circuit breaker that opens soon stands before the handlers, though guests come."""
     redeclares: tuple[str, str] | None = None
     """The limit and the workers that the new version of the programs declares instead."""
+    renames: tuple[str, ...] | None = None
+    """The inner channels that the new version has instead: some have another name, or are gone. It is rolled out at
+    `grows_at`, and once more when the trouble is over."""
+    patient: bool = True
+    """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
+    comes when the trouble is over."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -348,6 +357,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         few_to_many = elastic.choice(["1, 4", "1, 12", "2, 12", "2, 40"])
         workers = f"each=Elastic({few_to_many}, promise={elastic.choice([0.3, 1.0, 5.0])})"
         scenario = msgspec.structs.replace(scenario, workers=workers)
+    scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
     return _bearable(scenario)
 
 
@@ -498,6 +508,20 @@ def _with_pauses(scenario: Scenario, rng: random.Random) -> Scenario:
         after = round(at + rng.choice([0.0, 0.1, 1.0, 4.0]), 3)
         asked += [pause, ByHand(after, rng.choice(names), "resume", wagon=which)]
     return msgspec.structs.replace(scenario, by_hand=tuple(sorted(asked, key=lambda h: h.at)))
+
+
+def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:
+    """Inner channels get other names, or go, while wagons have them and old programs work beside new ones."""
+    if scenario.grows_at is not None or scenario.guests or scenario.orchestrated or scenario.steps_back:
+        return scenario
+    if scenario.depth == 1 or not scenario.faults or rng.random() >= 0.12:
+        return scenario
+    names = [*INNER[: scenario.depth - 1]]
+    place = rng.randrange(len(names))
+    names[place : place + 1] = [] if rng.random() < 0.3 else [RENAMED[place]]
+    return msgspec.structs.replace(
+        scenario, grows_at=round(rng.uniform(1.0, span), 3), renames=tuple(names), patient=rng.random() < 0.6
+    )
 
 
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:

@@ -11,7 +11,7 @@ import msgspec
 from .scenario import Program, Scenario
 
 _PLAINER: tuple[dict[str, Any], ...] = (
-    {"grows_at": None},
+    {"grows_at": None, "renames": None},
     {"latency": 0.0},
     {"answers": 0.0},
     {"hostility": 0.0},

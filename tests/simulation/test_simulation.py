@@ -18,7 +18,19 @@ from tests.simulation.__main__ import fences, main, tell, try_seed
 from tests.simulation.checker import check
 from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict, is_thrown, may_die, may_fail, raised
 from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
-from tests.simulation.mutants import ALL, DEFECTS, FENCED, HANGING, HOSTILE, LEAVING, PAUSED, STEPPING, UNFENCED, Mutant
+from tests.simulation.mutants import (
+    ALL,
+    DEFECTS,
+    FENCED,
+    HANGING,
+    HOSTILE,
+    LEAVING,
+    PAUSED,
+    RENAMING,
+    STEPPING,
+    UNFENCED,
+    Mutant,
+)
 from tests.simulation.run import simulate
 from tests.simulation.scenario import GUESTS, KINDS, OPS, Scenario, draw
 from tests.simulation.shrink import shrink
@@ -28,9 +40,11 @@ MOST = 2000
 takes hundreds."""
 
 CAUGHT = {
+    "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 5,
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
+    "a wagon with a strange channel is not served": 92,
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 418,
     "an active wagon that is gone or sealed is kept": 2801,
@@ -225,6 +239,18 @@ def test_what_the_scenario_throws_is_told_from_what_it_does_not() -> None:
 @pytest.mark.parametrize("name", STEPPING)
 def test_a_registry_that_steps_back_is_hard(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=steps_back))
+
+
+def renames(scenario: Scenario) -> bool:
+    return scenario.renames is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", RENAMING)
+def test_no_wagon_is_unserved_while_channels_are_renamed(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=renames))
 
 
 def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:

@@ -7,6 +7,7 @@ import msgspec
 from eventwagon import Reading, Settings, Volume, Workers
 from eventwagon.contracts.facts import (
     Discarded,
+    DrainGivenUp,
     DrainUnproven,
     EventsLost,
     NumbersSkipped,
@@ -197,7 +198,8 @@ def test_an_active_wagon_whose_channel_has_vanished_is_left_for_the_next() -> No
 
 
 def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_next() -> None:
-    """A draining one is not touched by it: it goes on with what it can do."""
+    """A draining one goes on with what it can do, until the channel has stayed away: then it is given up, unless it is
+    empty."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), cooldown=600.0)
     lacking = msgspec.structs.replace(reading(3, 2), irreplaceable=True)
     m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
@@ -207,6 +209,14 @@ def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_nex
     assert "a channel of it has vanished" in switched.wagons[0].closed_because
     after = decide(switched, [lacking, reading(4, 0)], ready(3, 4), settings=settings).manifest
     assert [w.state for w in after.wagons] == [State.DRAINING, State.ACTIVE]
+    cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
+    for_good = msgspec.structs.replace(lacking, vanished={"mail": None})
+    given_up = decide(cut_off, [for_good, reading(4, 0)], ready(3, 4), settings=settings)
+    assert [w.state for w in given_up.manifest.wagons] == [State.FAILED, State.ACTIVE]
+    assert one(given_up.facts, DrainGivenUp).because.startswith("its channel mail has vanished from the broker")
+    empty = msgspec.structs.replace(for_good, empty=True)
+    drained = decide(cut_off, [empty, reading(4, 0)], ready(3, 4), settings=settings).manifest
+    assert drained.wagons[0].state is State.DRAINED
 
 
 def test_an_active_wagon_that_is_sealed_takes_no_place() -> None:

@@ -144,8 +144,8 @@ def _show(
     _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
     if best_fixed.cost > 0:
         console.print(
-            f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones while it "
-            f"lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."
+            f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones "
+            f"while it lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."
         )
     if same is not best_fixed:
         words = f"Today's {same.job.workers} workers (no order of work could have more than {possible:.1%} on time)"

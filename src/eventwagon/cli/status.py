@@ -110,8 +110,8 @@ async def status(
 ) -> None:
     """Show the wagons of a train: state, fill, backlog, workers, and the reason for each state.
 
-    taken: events published to its ingress, and its exact bound. waiting: claimed by nobody. in flight: prefetched, or in
-    a handler. inside: left in its inner channels. workers: its own; shared ones that had an event of it at the last
+    taken: events published to its ingress, and its exact bound. waiting: claimed by nobody. in flight: prefetched, or
+    in a handler. inside: left in its inner channels. workers: its own; shared ones that had an event of it at the last
     check-in. A figure that the broker does not know is `?`.
     """
     async with reached(target, url) as c:

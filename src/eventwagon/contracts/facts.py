@@ -181,6 +181,13 @@ class EventsLate(_Fact, frozen=True):
     count: int
 
 
+class DrainGivenUp(_Fact, frozen=True):
+    """A draining wagon has lost an inner channel for good: its events are published anew, and it is removed."""
+
+    number: int
+    because: str
+
+
 class EventsLost(_Fact, frozen=True):
     """Events of a wagon disappeared from the broker without being settled: nobody will handle them."""
 
@@ -485,6 +492,7 @@ Decision = (
     | DrainUnproven
     | SealWaits
     | EventsLate
+    | DrainGivenUp
     | EventsLost
     | DeadLettersLost
     | ChannelThreatened
@@ -664,6 +672,8 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
             return f"{_name(n)} drains again: {counted(count, 'event')} came late"
+        case DrainGivenUp(number=n, because=why):
+            return f"{_name(n)} can't be drained, so what it holds is published anew: {why}"
         case NumbersSkipped(next=following, numbers=numbers):
             return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
         case EventsLost(number=n, count=count, total=total, because=why):
@@ -796,6 +806,7 @@ _ALARMING = (
     BoundLifted,
     DrainUnproven,
     EventsLate,
+    DrainGivenUp,
     EventsLost,
     DeadLettersLost,
     ChannelThreatened,

@@ -46,6 +46,7 @@ TRANSITIONS: dict[tuple[State, Move], State | None] = {
     (State.READY, Move.DISCARDED): State.DRAINING,
     (State.ACTIVE, Move.CUT_OFF): State.DRAINING,
     (State.DRAINING, Move.PROVEN_EMPTY): State.DRAINED,
+    (State.DRAINING, Move.GIVEN_UP): State.FAILED,
     (State.DRAINED, Move.FOUND_LATE): State.DRAINING,
     (State.DRAINED, Move.REMOVAL_BEGUN): State.REMOVING,
     (State.REMOVING, Move.REMOVED): None,

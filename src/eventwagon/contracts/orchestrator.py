@@ -169,7 +169,7 @@ class Orchestrator(Protocol):
 
 @runtime_checkable
 class InSteps(Protocol):
-    """An orchestrator that asks for machines as workers are wanted, so that they come and go several at once: those of a
+    """An orchestrator that asks for machines as workers are wanted, so that several come and go at once: those of a
     Pod, or of a task of ECS."""
 
     @property

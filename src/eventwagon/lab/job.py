@@ -10,8 +10,8 @@ import msgspec
 from .queueing import oldest_in_time, percentile
 
 REST_MOST = 600.0
-"""Seconds after the last event is done for which the standing workers alone are waited for. Then what there is counts as
-rest."""
+"""For so many seconds after the last event is done the lab waits until the standing workers alone are left. Then what
+there is counts as rest."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

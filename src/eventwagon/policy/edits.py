@@ -69,10 +69,11 @@ class Ensure(msgspec.Struct, frozen=True):
 
 
 class AddChannels(msgspec.Struct, frozen=True):
-    """Make channels that were declared after the wagon was opened."""
+    """Make channels that were declared after the wagon was opened; `anew`: those of it that have vanished."""
 
     number: int
     channels: tuple[str, ...]
+    anew: bool = False
 
 
 class Seal(msgspec.Struct, frozen=True):

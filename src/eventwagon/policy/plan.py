@@ -18,6 +18,7 @@ from ..contracts.facts import (
     ChannelThreatened,
     ChannelUnserved,
     Decision,
+    DrainGivenUp,
     DrainUnproven,
     EventsLost,
     OpenRefused,
@@ -31,6 +32,7 @@ from ..contracts.facts import (
 from ..contracts.lifecycle import LIVE, Move, State
 from ..contracts.manifest import Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
+from ..contracts.reading import Reading
 from ..limits import Pressure, measured
 from .canary import judge_canary
 from .edits import (
@@ -262,7 +264,7 @@ class Draft:
             reading = self.readings.get(wagon.number)
             missing = tuple(c for c in reading.missing if c) if reading is not None else ()
             if missing:
-                self.tasks.append(AddChannels(wagon.number, missing))
+                self.tasks.append(AddChannels(wagon.number, missing, anew=True))
                 self.refusals += [
                     ChannelThreatened(
                         train=self.manifest.train,
@@ -484,6 +486,11 @@ class Draft:
                         seconds=max(0.0, self.now - (wagon.closed_at or self.now)),
                     )
                 )
+            elif reading is not None and (lost := self.lost_for_good(reading)):
+                why = f"its channel {', '.join(lost)} has {GONE}; it can't be created again"
+                totals = {"published": reading.published, "settled": reading.settled}
+                self.manifest = moved(self.manifest, wagon.number, Move.GIVEN_UP, trouble=why, **totals)
+                self.facts.append(DrainGivenUp(train=self.manifest.train, number=wagon.number, because=why))
             elif reading is not None and reading.outstanding_in_all is None:
                 why = "a figure of one of its channels is unknown"
                 self.refusals.append(DrainUnproven(train=self.manifest.train, number=wagon.number, because=why))
@@ -494,6 +501,11 @@ class Draft:
             left = not (moving or wagon.number in attached) or self.age(wagon) > self.settings.grace
             if left and (self.fences or self.age(wagon) >= self.settings.keep_drained):
                 self.tasks.append(Remove(wagon.number))
+
+    def lost_for_good(self, reading: Reading) -> list[str]:
+        """Inner channels that have vanished, stayed away, and can't be created again: nothing can be handled beside
+        them."""
+        return sorted(name for name in reading.vanished if name) if reading.irreplaceable else []
 
     def stays_warm(self, wagon: Wagon) -> bool:
         """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it

@@ -25,7 +25,7 @@ from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
-from ..errors import BrokerError, Conflict, Defect, EventwagonError
+from ..errors import BrokerError, Conflict, Defect, EventwagonError, StorageBroken
 from ..event import DEAD, Channel
 from ..limits import slo
 from ..policy.demand import Demand
@@ -45,7 +45,7 @@ from ..policy.edits import (
     spec_of,
     words,
 )
-from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
+from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
@@ -70,6 +70,8 @@ _AGAIN = 60.0
 
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
+
+_LETTERLESS = f"it has {GONE}; the train's own dead letters take what dies in that wagon"
 
 _REST_MOST = 5.0
 """The longest pause before a background task that failed is tried again, in seconds."""
@@ -130,6 +132,10 @@ class Observer:
         self._losses = Losses(totals=self._counts_exactly)
         self._letters = Losses(totals=self._counts_exactly)
         """The same for dead letters, by wagon; 0: those of removed wagons."""
+        self._letterless: Sequence[Channel] = ()
+        """Channels for dead letters that had vanished at the last sweep."""
+        self._irreplaceable = frozenset[Channel]()
+        """Inner channels that have vanished and could not be created again."""
         self._epoch: int | None = None
         """The manifest's epoch at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -221,6 +227,11 @@ class Observer:
             self._counts = self._allocated(decided.manifest, readings, deployments)
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
             troubles.append(self._broke("dividing the workers", e))
+        troubles += [
+            ChannelThreatened(train=self._train, number=channel.wagon, channel=channel.name, because=_LETTERLESS)
+            for channel in self._letterless
+            if decided.manifest.wagon(channel.wagon) is not None
+        ]
         refusals = [*unasked, *troubles, *decided.refusals, *(self._broke(*each) for each in decided.defects)]
         for task in decided.tasks:
             try:
@@ -294,8 +305,9 @@ class Observer:
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
         gone, missing = self._losses.vanished, self._losses.missing
-        irreplaceable = frozenset[Channel]()
-        if self._broker.capabilities.losses:  # its account outlives it: it can't be created again
+        self._irreplaceable &= missing
+        irreplaceable = self._irreplaceable
+        if self._broker.capabilities.losses:  # its account outlives it: no inner channel can be created again
             irreplaceable = frozenset(c for c in missing if c.name)
             missing -= irreplaceable
         samples: dict[int, Sample] = {}
@@ -444,6 +456,7 @@ class Observer:
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time())
+        self._letterless = [c for c in channels if c.wagon and c in self._letters.missing]
         lost = {number: self._letters.of(number) for number in told}
         if any(lost[number] > count for number, count in told.items()):
             why = {number: self._letters.why(number, LETTERS_REMOVED) for number in told}
@@ -522,6 +535,13 @@ class Observer:
 
     async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         match task:
+            case AddChannels(number=number, channels=names, anew=True):
+                try:
+                    await self._channels.make_anew(number, names)
+                except StorageBroken:
+                    self._irreplaceable |= {Channel(self._train, number, name) for name in names}
+                    raise
+                self._made(number)
             case AddChannels(number=number, channels=names):
                 await self._channels.add(number, names)
                 self._made(number)

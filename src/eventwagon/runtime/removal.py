@@ -67,8 +67,8 @@ class WagonRemover:
                 return
         await self._end_workers(wagon.unit)
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        # that channel goes last: once it is gone, the record was written
-        if dead is not None or wagon.created_at is None:
+        # that channel goes last: once it is gone, the record was written, unless this removal begins only now
+        if dead is not None or wagon.created_at is None or wagon.state is State.DRAINED:
             await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]

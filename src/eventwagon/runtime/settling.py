@@ -9,7 +9,7 @@ from functools import partial
 
 from ..backoff import Backoff, pause_after
 from ..breaker import USUAL, Again, Circuit
-from ..contracts.broker import Delivery
+from ..contracts.broker import Delivery, Depth
 from ..contracts.facts import EventDied, EventRetried, EventSnoozed
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
@@ -100,6 +100,8 @@ class Settler:
         """By identity: events that could not be settled, how often that failed, and the timer of the next attempt."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: events for which `until_settled` waits."""
+        self._told_letterless = False
+        """It was told that the wagon's dead letters go to the train's."""
 
     def received(self, deliveries: Iterable[Delivery]) -> None:
         """These were received: their claims are kept from now on."""
@@ -348,7 +350,27 @@ class Settler:
         together with its events: handlers of a new version wait until it is added."""
         if channel.name != DEAD and channel not in self.source.wagon.spec.channels:
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
-        await self._runtime.broker.publish(channel, events)
+        broker, source = self._runtime.broker, self.source.channel
+        try:
+            await broker.publish(channel, events)
+        except ChannelGone:
+            if channel.name != DEAD or (await broker.depth([source]))[0] == Depth():
+                raise
+            await self._keep(channel, events)
+
+    async def _keep(self, gone: Channel, letters: Sequence[Event]) -> None:
+        """The wagon stands and its dead letters are gone: the train's own take these, or their events would come again
+        for ever."""
+        broker, kept = self._runtime.broker, Channel(gone.train, 0, DEAD)
+        if not self._told_letterless:
+            self._told_letterless = True
+            step = f"storing dead letters of wagon {gone.wagon}"
+            report_failure(self._runtime, step, f"{gone} is gone; {kept} takes them")
+        try:
+            await broker.publish(kept, letters)
+        except ChannelGone:
+            await broker.create(kept)
+            await broker.publish(kept, letters)
 
     async def _settle_all(self, deliveries: list[Delivery]) -> None:
         try:

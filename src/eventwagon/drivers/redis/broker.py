@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...event import Channel, Event
 from . import scripts
 from .client import Client, Script
 from .entries import event_time, pack, unpack
-from .errors import Lost, NotSent
+from .errors import Displaced, Lost, NotSent
 from .inspection import inspect
 from .notifier import Notifier
 from .server import Server
@@ -64,6 +64,8 @@ class RedisBroker:
         self._client = Client(self.server)
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
+        self._displaced: set[Channel | str] = set()
+        """Channels of which a key holds something else, and keys that were left alone: logged once."""
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
         self._batches: dict[tuple[Channel, bytes], _Batch] = {}
@@ -106,7 +108,8 @@ class RedisBroker:
             raise StorageBroken(self._broken(channel))
 
     async def unbound(self, channel: Channel) -> None:
-        await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
+        with suppress(Displaced):
+            await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
 
     async def warm(self, channel: Channel) -> None:
         """Nothing to do: all channels use the server's connections, which exist."""
@@ -168,6 +171,8 @@ class RedisBroker:
                     f"{self.server.where}: {what}: an event is larger than the server's proto-max-bulk-len"
                 )
             error = self._client.explain(answer, what)
+            if isinstance(error, Displaced):
+                raise ChannelGone(str(error))
             raise PublishUncertain(f"{error}; {before} events were stored") if before else error
         status, count = answer[0], answer[1]
         if status == b"gone":
@@ -242,12 +247,13 @@ class RedisBroker:
         return int(answer[1]) if len(answer) == 2 else 512 << 20
 
     async def seal(self, channel: Channel) -> None:
-        await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
+        with suppress(Displaced):
+            await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
 
     @asynccontextmanager
     async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         keys = self._keys(channel)
-        known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys)
+        known = await self._attach(f"attaching to {channel}", channel)
         if known is None:
             raise gone(channel)
         with self._notifier.listening(f"{keys[0]}:bell") as next_notice:
@@ -256,9 +262,10 @@ class RedisBroker:
     async def reclaim(self, channel: Channel, owner: str) -> int:
         what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")
         count, some = 0, scripts.MOST if owner else 0
-        while some == scripts.MOST:
-            some = int(await self._client.run(what, scripts.RECLAIM, keys, [name]))
-            count += some
+        with suppress(Displaced):
+            while some == scripts.MOST:
+                some = int(await self._client.run(what, scripts.RECLAIM, keys, [name]))
+                count += some
         return count
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
@@ -295,7 +302,7 @@ class RedisBroker:
         what, listing = f"listing {channel} again", self._listing(channel.train)
         if not await self._client.run(what, scripts.LIST, [listing], [_name(channel)]):
             return
-        if await self._client.run(what, scripts.ATTACH, self._keys(channel)) is None:
+        if await self._attach(what, channel) is None:
             await self._client.command(what, listing, "SREM", listing, _name(channel))
         else:
             _logger.warning(
@@ -307,7 +314,7 @@ class RedisBroker:
             )
 
     async def _depths(self, channels: list[Channel]) -> dict[Channel, Depth]:
-        keys = [key for channel in channels for key in self._keys(channel)[:3]]
+        keys = [key for channel in channels for key in self._keys(channel)]
         what = f"asking for the depth of {channels[0]}" + (f" and {len(channels) - 1} more" if channels[1:] else "")
         answers = await self._client.run(what, scripts.DEPTH, keys, [_MANY_BACK])
         return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
@@ -330,7 +337,10 @@ class RedisBroker:
         keys = self._keys(channel)
         after = b"0-0"
         while True:
-            entries = await self._client.run(f"reading {channel}", scripts.PAGE, keys, [after, _PAGE, _PAGE_BYTES])
+            try:
+                entries = await self._client.run(f"reading {channel}", scripts.PAGE, keys, [after, _PAGE, _PAGE_BYTES])
+            except Displaced as e:
+                raise ChannelGone(str(e)) from None
             if entries == b"gone":
                 raise gone(channel)
             if not entries:
@@ -342,7 +352,17 @@ class RedisBroker:
     async def delete(self, channel: Channel) -> None:
         what = f"deleting {channel}"
         self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
-        await self._client.run(what, scripts.DELETE, self._keys(channel))
+        for left in await self._client.run(what, scripts.DELETE, self._keys(channel)):
+            key = left.decode(errors="backslashreplace")
+            if key not in self._displaced:
+                self._displaced.add(key)
+                _logger.warning(
+                    "%s: %s: the key %s is left alone: another program, or a person, has put it in the place of the "
+                    "channel's own",
+                    self.server.where,
+                    what,
+                    key,
+                )
         await self._client.command(
             what, self._listing(channel.train), "SREM", self._listing(channel.train), _name(channel)
         )
@@ -353,8 +373,20 @@ class RedisBroker:
         what = f"listing the channels of {train}"
         names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
         listed = [_channel(train, name.decode()) for name in names]
-        made = await asyncio.gather(*(self._client.run(what, scripts.ATTACH, self._keys(c)) for c in listed))
+        made = await asyncio.gather(*(self._attach(what, channel) for channel in listed))
         return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
+
+    async def _attach(self, what: str, channel: Channel) -> Any:
+        """What ATTACH answers; None where a key of it is not ours, which is logged once."""
+        try:
+            found = await self._client.run(what, scripts.ATTACH, self._keys(channel))
+        except Displaced as e:
+            if channel not in self._displaced:
+                self._displaced.add(channel)
+                _logger.warning("channel %s is lost: %s", channel, e)
+            return None
+        self._displaced.discard(channel)
+        return found
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable. Channels have no settings of their own."""

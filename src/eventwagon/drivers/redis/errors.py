@@ -15,6 +15,11 @@ class Lost(Exception):
     """The call was sent and not answered: it may have been carried out. The cause says why."""
 
 
+class Displaced(StorageBroken):
+    """A key does not hold what eventwagon keeps there: another program, or a person, has put something else in its
+    place. Of a channel that means that it is gone."""
+
+
 RIGHTS = "+@connection +@read +@write +@scripting +@pubsub +info +time and, for `cluster=true`, +cluster|slots"
 
 _BUSY = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
@@ -82,9 +87,14 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
     if name == "CROSSSLOT" or isinstance(error, exceptions.AskError):
         return StorageBroken(f"{at}the server is a node of a cluster: add cluster=true to the URL ({said})")
     if "WRONGTYPE" in said:  # a script's error has it in the middle
-        return StorageBroken(
+        return Displaced(
             f"{at}a key of eventwagon holds something else, which another program or a person wrote ({said}): delete "
             f"it, or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"
+        )
+    if "NOGROUP" in said:
+        return Displaced(
+            f"{at}the stream lacks its consumer group: the group was destroyed, or another program created the stream "
+            f"anew ({said})"
         )
     if "unknown command" in said.lower():
         return StorageBroken(

@@ -23,6 +23,21 @@ GROUP = "eventwagon"
 MOST = 1000
 """The most events in one call: the server does nothing else meanwhile."""
 
+# The kinds of a channel's four keys. One that holds something else is not ours: its channel counts as gone, and it is
+# left alone.
+_KINDS = """
+local kinds = {'stream', 'hash', 'zset', 'hash'}
+local function kind(key) return redis.call('TYPE', key).ok end
+local function displaced(...)
+  for i, key in ipairs({...}) do
+    local is = kind(key)
+    if is ~= kinds[i] and is ~= 'none' then
+      return {err = 'WRONGTYPE ' .. key .. ' holds a ' .. is .. ', not a ' .. kinds[i]}
+    end
+  end
+end
+"""
+
 _TIME = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -120,8 +135,11 @@ end
 """
 
 CREATE = Script(
-    """
+    _KINDS
+    + """
 local stream, meta, back, taken = unpack(KEYS)
+local wrong = displaced(stream, meta, back, taken)
+if wrong then return wrong end
 if redis.call('EXISTS', meta) == 0 then
   redis.call('DEL', back, taken)
   redis.pcall('XGROUP', 'DESTROY', stream, 'eventwagon')
@@ -129,6 +147,8 @@ if redis.call('EXISTS', meta) == 0 then
   redis.call('HSET', meta, 'made', '1', 'ticket', '0', 'largest', '1')
 elseif redis.call('EXISTS', stream) == 0 then
   return 'broken'
+elseif not redis.pcall('XGROUP', 'CREATE', stream, 'eventwagon', '0').err then
+  redis.call('DEL', back, taken)  -- the group was destroyed: all comes again
 end
 if ARGV[1] ~= '' then redis.call('HSET', meta, 'capacity', ARGV[1]) end
 return 'made'
@@ -182,10 +202,24 @@ return 1
     when_full=True,
 )
 
+# What it left standing, since it is not ours.
 DELETE = Script(
-    """
-if redis.call('UNLINK', unpack(KEYS)) > 0 then redis.pcall('PUBLISH', KEYS[1] .. ':bell', '') end
-return 1
+    _KINDS
+    + """
+local ours, others = {}, {}
+for i, key in ipairs(KEYS) do
+  local is = kind(key)
+  if is == kinds[i] then
+    ours[#ours + 1] = key
+  elseif is ~= 'none' then
+    others[#others + 1] = key .. ' (a ' .. is .. ')'
+  end
+end
+if #ours > 0 then
+  redis.call('UNLINK', unpack(ours))
+  redis.pcall('PUBLISH', KEYS[1] .. ':bell', '')
+end
+return others
 """,
     when_full=True,
 )
@@ -375,9 +409,10 @@ return 'done'
     when_full=True,
 )
 
-# KEYS: three for each channel. If many came back (ARGV: how many are many), the oldest is not searched for.
+# KEYS: four for each channel. If many came back (ARGV: how many are many), the oldest is not searched for.
 DEPTH = Script(
-    _TIME
+    _KINDS
+    + _TIME
     + _LATE
     + _ADDED
     + """
@@ -407,7 +442,8 @@ local function reader(stream)
   end
 end
 
-local function one(stream, meta, back)
+local function one(stream, meta, back, taken)
+  if displaced(stream, meta, back, taken) then return 'broken' end
   local facts = redis.call('HMGET', meta, 'made', 'due')
   if not facts[1] then return 'gone' end
   local total, length = added(stream)
@@ -438,7 +474,7 @@ local function one(stream, meta, back)
 end
 
 local answers = {}
-for i = 1, #KEYS, 3 do answers[#answers + 1] = one(KEYS[i], KEYS[i + 1], KEYS[i + 2]) end
+for i = 1, #KEYS, 4 do answers[#answers + 1] = one(unpack(KEYS, i, i + 3)) end
 return answers
 """
 )
@@ -458,9 +494,12 @@ return found
 # Consumers that claim nothing are deleted: the group keeps the names of all that ever were, and accepts again one that
 # comes back.
 ATTACH = Script(
-    _LATE
+    _KINDS
+    + _LATE
     + """
-local stream, meta, back = unpack(KEYS)
+local stream, meta, back, taken = unpack(KEYS)
+local wrong = displaced(stream, meta, back, taken)
+if wrong then return wrong end
 local largest = redis.call('HGET', meta, 'largest')
 if not largest or redis.call('EXISTS', stream) == 0 then return false end
 for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do

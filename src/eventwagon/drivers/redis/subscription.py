@@ -12,6 +12,7 @@ from ...event import Channel
 from . import scripts
 from .client import Client, Script, pack
 from .entries import unpack
+from .errors import Displaced
 from .notifier import Notifier
 
 _MOST = scripts.MOST
@@ -113,7 +114,10 @@ class RedisSubscription:
         what = f"receiving from {self._channel}"
         arguments = (room, self._consumer, int(patient), _BYTES, self._visibility, int(suspect))
         first = pack("XREADGROUP", "GROUP", scripts.GROUP, self._consumer, "COUNT", new, "STREAMS", self._keys[0], ">")
-        head, answer = await self._client.pair(what, first if new else b"", scripts.AGAIN, self._keys, arguments)
+        try:
+            head, answer = await self._client.pair(what, first if new else b"", scripts.AGAIN, self._keys, arguments)
+        except Displaced as e:
+            raise ChannelGone(str(e)) from None
         if answer[0] == b"gone":
             raise gone(self._channel)
         _, ticket, old, attempts, more, wait, largest, suspects = answer
@@ -167,7 +171,10 @@ class RedisSubscription:
             await self._change("extending claims in", scripts.EXTEND, [self._consumer, *pairs])
 
     async def _change(self, what: str, script: Script, arguments: Sequence[Any]) -> Any:
-        answer = await self._client.run(f"{what} {self._channel}", script, self._keys, arguments)
+        try:
+            answer = await self._client.run(f"{what} {self._channel}", script, self._keys, arguments)
+        except Displaced as e:
+            raise ChannelGone(str(e)) from None
         if answer == b"gone":
             raise gone(self._channel)
         return answer

@@ -12,7 +12,7 @@ from typing import Self
 import pytest
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.contracts.facts import WentBack
+from eventwagon.contracts.facts import WagonScaled, WentBack
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.place import parse
@@ -22,6 +22,7 @@ from tests.aws.held import Held
 from tests.aws.poller import Poller, a_function, a_version
 from tests.aws.support import QUICK, clients_of
 from tests.held import PROGRAM
+from tests.programs.calls import calls
 from tests.servers.moto import MotoServer
 from tests.support import journal
 
@@ -111,3 +112,49 @@ def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path
     fact = asyncio.run(scenario())
     assert (fact.revision, fact.back, fact.handled) == ("2", "1", 0)
     assert fact.failed >= 20
+
+
+def test_calls_follow_the_traffic(moto_server: MotoServer, tmp_path: Path) -> None:
+    """Fifteen events a second of 0.3 s each need five calls at a time; two stand. The mapping's maximum concurrency
+    goes up meanwhile, and down when it is over."""
+    url, name = moto_server.url.replace("/ew?", f"/e{token_hex(4)}?") + "&poll=0.2", f"f_{token_hex(4)}"
+
+    async def concurrency(mappings: LambdaMappings) -> int:
+        found = (await clients_of(mappings).call("lambda", "list_event_source_mappings"))["EventSourceMappings"]
+        ours = [m for m in found if f":function:{name}" in m["FunctionArn"] and m["State"] == "Enabled"]
+        return max((int(m["ScalingConfig"]["MaximumConcurrency"]) for m in ours), default=0)
+
+    async def scenario() -> None:
+        async with SQSBroker.from_url(url) as broker:
+            await a_function(clients_of(broker), name, timeout=20)
+            environment = {"EVENTWAGON_URL": url, "HANDLED": str(tmp_path)}
+            poller = Poller(clients_of(broker), name, "tests.programs.calls:calls", lambda _: environment, timeout=20)
+            mappings = LambdaMappings(name, parse(url), batch=1)
+            poller.answering(clients_of(mappings))
+            connection = calls.connect(url, orchestrator=mappings, listeners=())
+            async with asyncio.timeout(150), poller, connection as c, c.running():
+                await c.found()
+                while await concurrency(mappings) != 2:
+                    await asyncio.sleep(0.2)
+                most = 0
+                for number in range(150):
+                    await c.publish(number)
+                    await asyncio.sleep(1 / 15)
+                    most = max(most, await concurrency(mappings)) if number % 15 == 0 else most
+                while len(_noted(tmp_path)) < 150:
+                    most = max(most, await concurrency(mappings))
+                    await asyncio.sleep(0.2)
+                assert _noted(tmp_path) == set(range(150))
+                assert 4 <= most <= 12
+                while await concurrency(mappings) != 2:
+                    await asyncio.sleep(0.5)
+                scaled = [e.fact for e in await journal(c) if isinstance(e.fact, WagonScaled)]
+                assert all(2 <= fact.workers <= 12 for fact in scaled)
+                for unit in await mappings.deployments("calls"):
+                    await mappings.remove("calls", unit, grace=0.0)
+
+    asyncio.run(scenario())
+
+
+def _noted(directory: Path) -> set[int]:
+    return {int(line) for file in directory.iterdir() for line in file.read_text().splitlines()}

@@ -142,6 +142,38 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
     asyncio.run(run())
 
 
+def test_it_is_ready_with_enough_of_its_workers(moto_server: MotoServer, tmp_path: Path) -> None:
+    """Where workers follow the traffic a wagon need not wait for those that were asked for just now."""
+
+    async def run() -> None:
+        harness = ECSHarness(moto_server, tmp_path)
+        async with harness.broker, harness.services() as services, DynamoDBRegistry.from_url(harness.url) as registry:
+            await a_cluster(clients_of(harness.broker), harness.cluster, {"A": "1"})
+            channel, dead = Channel(TRAIN, 4), Channel(TRAIN, 4, DEAD)
+            spec = WagonSpec(train=TRAIN, number=4, unit=4, channels=(channel,), dead_letters=dead, workers=6, enough=2)
+
+            async def ready(workers: int, enough: int | None = 2) -> bool:
+                await services.ensure(msgspec.structs.replace(spec, enough=enough))
+                said = tuple(Deployment(number=4, ready=True, workers=1) for _ in range(workers))
+                await registry.check_in(TRAIN, Member(name="w", roles=("serve",), attachments=said), ttl=60.0)
+                found = (await services.deployments(TRAIN))[4]
+                assert found.ready or f"{workers} of 6 workers have checked in" in found.trouble
+                assert found.workers == workers
+                return found.ready
+
+            assert not await ready(0)
+            assert not await ready(1)
+            assert await ready(2)
+            assert await ready(5)
+            assert not await ready(5, None)
+            assert await ready(6, None)
+            assert await ready(6, 9)  # more than it should have is never needed
+            await ready(0)
+            await services.remove(TRAIN, 4, grace=0.0)
+
+    asyncio.run(run())
+
+
 def test_a_url_names_place_cluster_and_task() -> None:
     registry = DynamoDBRegistry()
     url = "ecs://eu-west-1/acme/main?task=signups&container=worker&each=4&launch=FARGATE&subnets=a,b&groups=c&table=trains"

@@ -11,10 +11,11 @@ import pytest
 
 from eventwagon import Train
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
+from eventwagon.contracts.registry import Member
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.event import Channel
 from eventwagon.orchestrators.processes.command import CheckIn, Command, Http, Line, Tcp
-from tests.commands import PATIENCE, SERVER, Place, spec
+from tests.commands import PATIENCE, SERVER, TRAIN, Place, spec
 from tests.deployed import is_ready, until_deployed
 from tests.programs.signups import signups
 
@@ -71,6 +72,54 @@ def test_ready_when_it_has_checked_in(tmp_path: Path, at: Place, monkeypatch: py
                 assert [(a.number, a.workers) for m in await c.members() for a in m.attachments] == [(1, 2)]
                 await orchestrator.remove(train.name, 1, grace=5.0)
                 assert [m for m in await c.members() if m.attachments] == []
+
+    asyncio.run(scenario())
+
+
+FIRST = """
+trap 'exit 0' TERM
+mkdir "$NOTES/first" 2> /dev/null && echo attached
+while :; do sleep 0.05; done
+"""
+"""Of all copies only one is ever ready."""
+
+
+def test_ready_with_enough_copies(at: Place) -> None:
+    """Where workers follow the traffic a wagon need not wait for those that were asked for just now."""
+
+    async def scenario() -> None:
+        async with at.command(FIRST) as orchestrator:
+            found = await until_deployed(orchestrator, spec(workers=3, enough=1), is_ready)
+            assert (found.workers, found.attached) == (3, 1)
+            found = await until_deployed(orchestrator, spec(workers=3, enough=2), lambda d: not d.ready)
+            assert "is not ready" in found.trouble
+            await until_deployed(orchestrator, spec(workers=3), lambda d: not d.ready and "is not ready" in d.trouble)
+            await until_deployed(orchestrator, spec(workers=3, enough=1), is_ready)
+
+    asyncio.run(scenario())
+
+
+def test_ready_with_enough_that_have_checked_in(tmp_path: Path, at: Place) -> None:
+    async def scenario() -> None:
+        registry = open_drivers(f"sqlite:///{tmp_path}/trains").registry
+        wanted = spec(workers=3, enough=2)
+        async with (
+            at.command("while :; do sleep 0.05; done", ready=CheckIn(), registry=registry) as orchestrator,
+            open_drivers(f"sqlite:///{tmp_path}/trains").registry as theirs,
+        ):
+
+            async def checked_in(copies: int) -> None:
+                said = tuple(Deployment(number=1, ready=True, workers=1) for _ in range(copies))
+                await theirs.check_in(TRAIN, Member(name="w", roles=("serve",), attachments=said), ttl=60.0)
+
+            await checked_in(1)
+            why = "1 of 3 copies of the command have checked in as ready"
+            await until_deployed(orchestrator, wanted, lambda d: not d.ready and d.trouble == why)
+            await checked_in(2)
+            assert (await until_deployed(orchestrator, wanted, is_ready)).attached == 2
+            await until_deployed(orchestrator, spec(workers=3), lambda d: not d.ready)
+            await checked_in(3)
+            await until_deployed(orchestrator, spec(workers=3), is_ready)
 
     asyncio.run(scenario())
 

@@ -4,15 +4,28 @@ counts to the table, where observers read them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...contracts.orchestrator import Work
 from ...drivers.aws.errors import AWSRefused
 from ...drivers.aws.table import Key, Table
 
+_NONE = {"N": "0"}
+
+
+class Counted(NamedTuple):
+    """Of one wagon, by all calls so far."""
+
+    handled: int = 0
+    """Handlings that ended well."""
+    failed: int = 0
+    work: Work = Work()
+    """Events in calls whose time was taken, and how long those took: a call is a worker, which has several in hand at a
+    time."""
+
 
 class Counters:
-    """Handlings that ended well and handlings that failed, by train and wagon. A wagon without counters gets none from
-    a late call, so nothing is left behind."""
+    """Handlings by train and wagon. A wagon without counters gets none from a late call, so nothing is left behind."""
 
     def __init__(self, table: Table, prefix: str) -> None:
         self._table = table
@@ -28,12 +41,13 @@ class Counters:
             if not e.condition:
                 raise
 
-    async def add(self, train: str, wagon: int, handled: int, failed: int) -> None:
-        """Add to the counters. Not idempotent."""
+    async def add(self, train: str, wagon: int, handled: int, failed: int, seconds: float) -> None:
+        """Add a call's: so many, in so many seconds. Not idempotent."""
+        values = {"handled": handled, "failed": failed, "timed": handled + failed, "seconds": f"{seconds:.6f}"}
         given: dict[str, Any] = {
-            "UpdateExpression": "ADD handled :handled, failed :failed",
+            "UpdateExpression": "ADD " + ", ".join(f"{name} :{name}" for name in values),
             "ConditionExpression": "attribute_exists(pk)",
-            "ExpressionAttributeValues": {":handled": {"N": str(handled)}, ":failed": {"N": str(failed)}},
+            "ExpressionAttributeValues": {f":{name}": {"N": str(value)} for name, value in values.items()},
         }
         try:
             await self._table.update(self._key(train, wagon), **given)
@@ -41,11 +55,11 @@ class Counters:
             if not e.condition:
                 raise
 
-    async def of(self, train: str) -> Mapping[int, tuple[int, int]]:
-        """By wagon: how many handlings ended well, and how many failed."""
-        found: dict[int, tuple[int, int]] = {}
+    async def of(self, train: str) -> Mapping[int, Counted]:
+        """By wagon."""
+        found: dict[int, Counted] = {}
         async for page in self._table.pages(f"{self._prefix}:tallies:{train}"):
-            found |= {int(item["sk"]["S"]): (int(item["handled"]["N"]), int(item["failed"]["N"])) for item in page}
+            found |= {int(item["sk"]["S"]): _counted(item) for item in page}
         return found
 
     async def remove(self, train: str, wagon: int) -> None:
@@ -54,3 +68,11 @@ class Counters:
 
     def _key(self, train: str, wagon: int) -> Key:
         return f"{self._prefix}:tallies:{train}", f"{wagon:015d}"
+
+
+def _counted(item: Mapping[str, Any]) -> Counted:
+    """Functions of an earlier release write no times."""
+    count, seconds = int(item.get("timed", _NONE)["N"]), float(item.get("seconds", _NONE)["N"])
+    squares = seconds * seconds / count if count else 0.0  # how evenly they took is not known
+    work = Work(count=count, seconds=seconds, squares=squares)
+    return Counted(int(item["handled"]["N"]), int(item["failed"]["N"]), work)

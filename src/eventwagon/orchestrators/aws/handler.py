@@ -154,7 +154,7 @@ class Function:
         settled."""
         assert self._train is not None  # noqa: S101 - for the type checker
         train, loop = self._train, asyncio.get_running_loop()
-        left = {str(record["messageId"]) for record in records}
+        left, began = {str(record["messageId"]) for record in records}, loop.time()
         try:
             broker = await self._entered()
             channel = await self._channel(broker, queue)
@@ -186,17 +186,18 @@ class Function:
                         await batch.finished.wait()
                 batch.finished.set()
                 await consumer.end(0.0)
-            await self._count(broker, channel.wagon, consumer.handled, consumer.failed)
+            await self._count(broker, channel.wagon, consumer.handled, consumer.failed, loop.time() - began)
             return sorted(left - {receipts[each] for each in batch.settled})
         except EventwagonError as e:
             _complain(queue, e)
             return sorted(left)
 
-    async def _count(self, broker: QueueBroker, wagon: int, handled: int, failed: int) -> None:
-        """For those who judge the code: what was settled is settled, whether or not that can be told."""
+    async def _count(self, broker: QueueBroker, wagon: int, handled: int, failed: int, seconds: float) -> None:
+        """For those who judge the code, or how many calls are needed. If it can't be stored, the events are settled all
+        the same."""
         assert self._train is not None  # noqa: S101 - for the type checker
         try:
-            await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed)
+            await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed, seconds)
         except TROUBLE as e:
             print(
                 f"eventwagon: wagon {wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",

@@ -19,7 +19,7 @@ from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from ...event import Channel
-from .counters import Counters
+from .counters import Counted, Counters
 from .handler import PROBE
 from .units import Unit, Units
 
@@ -185,7 +185,7 @@ class LambdaMappings:
         for key in [key for key in self._seen if key[0] == train and key[1] not in {u.spec.unit for u in units}]:
             del self._seen[key]
         return {
-            unit.spec.unit: _counted(deployment, *counters.get(deployment.number, (0, 0)))
+            unit.spec.unit: _counted(deployment, counters.get(deployment.number, Counted()))
             for unit, deployment in zip(units, found, strict=True)
         }
 
@@ -333,8 +333,9 @@ def _timeout(function: Mapping[str, Any]) -> int:
     return int(function.get("Timeout", 3))
 
 
-def _counted(deployment: Deployment, handled: int, failed: int) -> Deployment:
-    return msgspec.structs.replace(deployment, handled=handled, failed=failed)
+def _counted(deployment: Deployment, of: Counted) -> Deployment:
+    work = of.work if of.work.count else None
+    return msgspec.structs.replace(deployment, handled=of.handled, failed=of.failed, work=work)
 
 
 def _is(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ milliseconds), and `journal` (a stream). One set beside them has the names of al
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,8 +26,10 @@ from .client import Client, Script
 from .errors import Lost, NotSent
 from .inspection import inspect
 from .notifier import Notifier
+from .scripts import KIND, deletion
 from .server import Server
 
+_logger = logging.getLogger("eventwagon")
 _PAGE = 500  # journal entries in one call
 _TRIES = 3
 
@@ -50,8 +53,11 @@ end
 _REPLACE = Script(
     _VERSION
     + _APPEND
+    + KIND
     + """
 local document, journal = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'stream'})
+if wrong then return wrong end
 local facts = redis.call('HMGET', document, 'revision', 'mark')
 local version = numbered(facts[1])
 local expected = tonumber(ARGV[1])
@@ -84,6 +90,8 @@ return 1
 """,
     when_full=True,
 )
+
+_DELETE = deletion("hash", "zset", "stream", "hash")
 
 _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
@@ -299,7 +307,9 @@ class RedisRegistry:
             f"deleting {train}",
             [self._key(train, part) for part in ("members", "alive", "journal", "manifest")],
         )
-        await self._client.command(what, keys[-1], "DEL", *keys)
+        for left in await self._client.run(what, _DELETE, keys):
+            key = left.decode(errors="backslashreplace")
+            _logger.warning("%s: %s: the key %s is left alone: it is not eventwagon's", self.server.where, what, key)
         await self._client.command(what, self._trains, "SREM", self._trains, train)
 
     async def trains(self) -> Sequence[str]:

@@ -23,13 +23,11 @@ GROUP = "eventwagon"
 MOST = 1000
 """The most events in one call: the server does nothing else meanwhile."""
 
-# The kinds of a channel's four keys. One that holds something else is not ours: its channel counts as gone, and it is
-# left alone.
-_KINDS = """
-local kinds = {'stream', 'hash', 'zset', 'hash'}
+# A key that holds another kind of value is not ours: what it should be part of counts as gone, and it is left alone.
+KIND = """
 local function kind(key) return redis.call('TYPE', key).ok end
-local function displaced(...)
-  for i, key in ipairs({...}) do
+local function displaced(keys, kinds)
+  for i, key in ipairs(keys) do
     local is = kind(key)
     if is ~= kinds[i] and is ~= 'none' then
       return {err = 'WRONGTYPE ' .. key .. ' holds a ' .. is .. ', not a ' .. kinds[i]}
@@ -37,6 +35,8 @@ local function displaced(...)
   end
 end
 """
+
+_KINDS = KIND + "local channel = {'stream', 'hash', 'zset', 'hash'}\n"
 
 _TIME = """
 local time = redis.call('TIME')
@@ -138,7 +138,7 @@ CREATE = Script(
     _KINDS
     + """
 local stream, meta, back, taken = unpack(KEYS)
-local wrong = displaced(stream, meta, back, taken)
+local wrong = displaced(KEYS, channel)
 if wrong then return wrong end
 if redis.call('EXISTS', meta) == 0 then
   redis.call('DEL', back, taken)
@@ -202,10 +202,13 @@ return 1
     when_full=True,
 )
 
-# What it left standing, since it is not ours.
-DELETE = Script(
-    _KINDS
-    + """
+
+def deletion(*kinds: str) -> Script:
+    """Deletes keys of these kinds. Its answer: those that it left standing, since they hold something else."""
+    return Script(
+        f"local kinds = {{{', '.join(map(repr, kinds))}}}\n"
+        + KIND
+        + """
 local ours, others = {}, {}
 for i, key in ipairs(KEYS) do
   local is = kind(key)
@@ -221,8 +224,11 @@ if #ours > 0 then
 end
 return others
 """,
-    when_full=True,
-)
+        when_full=True,
+    )
+
+
+DELETE = deletion("stream", "hash", "zset", "hash")
 
 # Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
 # (then no new ones were requested), and what to know for the next time. ARGV: room, consumer, whether to be notified,
@@ -443,7 +449,7 @@ local function reader(stream)
 end
 
 local function one(stream, meta, back, taken)
-  if displaced(stream, meta, back, taken) then return 'broken' end
+  if displaced({stream, meta, back, taken}, channel) then return 'broken' end
   local facts = redis.call('HMGET', meta, 'made', 'due')
   if not facts[1] then return 'gone' end
   local total, length = added(stream)
@@ -498,7 +504,7 @@ ATTACH = Script(
     + _LATE
     + """
 local stream, meta, back, taken = unpack(KEYS)
-local wrong = displaced(stream, meta, back, taken)
+local wrong = displaced(KEYS, channel)
 if wrong then return wrong end
 local largest = redis.call('HGET', meta, 'largest')
 if not largest or redis.call('EXISTS', stream) == 0 then return false end

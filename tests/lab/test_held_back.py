@@ -1,5 +1,5 @@
-"""Ten bursts drawn by chance, on which nothing was tuned: elastic wagons beside KEDA and the same sizing on one queue, with
-equal standing workers. The bounds were measured, with room; docs/comparison.md has the figures of each burst."""
+"""Ten bursts drawn by chance, on which nothing was tuned: elastic wagons beside KEDA and the same sizing on one queue,
+with equal standing workers. The bounds were measured, with room; docs/comparison.md has the figures of each burst."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ TRAINS = {
     "queue": Train("queue", limit=Volume(1_000_000), workers=Workers(each=3 * PER_POD), **{**_usual, "spares": 0}),
     "fixed": Train("fixed", limit=Wait(PROMISE, cut=0.5), workers=Workers(each=PER_POD), reuse=True, **_usual),
     "elastic": Train(
-        "elastic", limit=Wait(PROMISE, cut=0.5), workers=Workers(each=Elastic(PER_POD, 8 * PER_POD)), reuse=True, **_usual
+        "elastic", limit=Wait(PROMISE, cut=0.5), workers=Workers(each=Elastic(2 * PER_POD, 8 * PER_POD)), **{**_usual, "spares": 0}
     ),
 }  # fmt: skip
 """One queue of three fixed Pods, wagons of one Pod each, and elastic wagons of at most eight Pods together."""
 
 STANDING = {"queue": 3, "fixed": 2, "elastic": 2}
-"""Pods that are kept when there is nothing to do: a wagon that is active, and a spare."""
+"""Pods that are kept when there is nothing to do: those of the active wagon, and of a spare where there is one."""
 
 
 async def handle(number: int, ctx: Context) -> None:

@@ -10,6 +10,7 @@ import pytest
 from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
 from eventwagon.contracts.facts import DefectFound, PromiseAtRisk, Switched, WagonScaled, sentence
 from eventwagon.contracts.lifecycle import LIVE
+from eventwagon.lab.scenarios import SCENARIOS
 from eventwagon.policy.edits import asked_of
 from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
@@ -36,6 +37,17 @@ def test_a_burst_is_met_by_scaling_in_place() -> None:
     assert came.most <= 16
     assert came.beyond <= 40  # Pod-seconds after the burst, beyond those that stand
     assert came.scalings <= 20
+
+
+@pytest.mark.parametrize(("start", "on_time", "paid"), [(2.0, 0.99, 280), (10.0, 0.85, 400)])
+def test_two_standing_pods_in_one_wagon_meet_a_sale(start: float, on_time: float, paid: float) -> None:
+    """A minute of 3,750 events, at most 132 a second; the standing Pods handle 80."""
+    arrivals = SCENARIOS["black-friday"].arrivals(3750, 60.0, 1)
+    came = run(burst(arrivals, elastic=Elastic(8, 64), start=start, spares=0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.on_time >= on_time
+    assert came.paid <= paid
+    assert came.beyond <= 30
 
 
 def test_workers_follow_the_traffic_where_machines_are_asked_for() -> None:

@@ -89,20 +89,23 @@ def test_where_workers_come_at_once_a_backlog_has_those_that_nobody_needs() -> N
     assert size(Elastic(2, 12), quiet, left, promise=2.0).workers == {1: 10, 2: 2}
 
 
-def test_a_calm_is_over_when_nothing_was_added_for_so_long() -> None:
+def test_a_calm_is_claimed_only_if_it_was_there() -> None:
     """The rate has not been higher for ten seconds; but its rise was 1.4 s ago, and more was expected."""
     demand = msgspec.structs.replace(BUSY, rate=152.0, peak=152.0)
     crew = Crew(1, "active", 12, 25, 25, grown=1.4)
     assert size(Elastic(2, 64), demand, [crew], promise=2.0).workers == {1: 25}
-    found = size(Elastic(2, 64), demand, [crew._replace(grown=10.0)], promise=2.0)
-    assert found.workers[1] < 25
-    assert "for 10 s" in found.why[1]
+    more_than_came = size(Elastic(2, 64), demand, [crew._replace(grown=2.5)], promise=2.0)
+    assert more_than_came.workers[1] < 25
+    assert "no more than 152 events/s in the rise of 2.5 s ago" in more_than_came.why[1]
+    calm = size(Elastic(2, 64), demand, [crew._replace(grown=10.0)], promise=2.0)
+    assert calm.workers == more_than_came.workers
+    assert "no more than 152 events/s for 10 s" in calm.why[1]
 
 
-def test_a_spare_that_grew_stays_so_for_a_calm() -> None:
+def test_a_spare_that_grew_stays_so_until_new_events_have_met_it() -> None:
     crews = [Crew(1, "active", 3, 12, 12), Crew(2, "spare", None, 6, 6, grown=0.1)]
     assert size(Elastic(2, 64), STEADY, crews, promise=2.0).workers[2] == 6
-    assert size(Elastic(2, 64), STEADY, [crews[0], crews[1]._replace(grown=10.0)], promise=2.0).workers[2] == 2
+    assert size(Elastic(2, 64), STEADY, [crews[0], crews[1]._replace(grown=2.0)], promise=2.0).workers[2] == 2
 
 
 def test_what_is_on_its_way_shortens_the_wait() -> None:

@@ -137,9 +137,8 @@ def size(
     to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is kept
     at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where workers
     come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have until they
-    are nearly done; with `drain_within` they get more where that takes it. Workers go after a calm (`Demand.calm`), never
-    more than are idle; those that only wait for the end of a calm go to a draining wagon that has events for them, where
-    they could be back in time.
+    are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a calm
+    (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
 
     All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
     `step`. Then the active wagon has what new events need, the draining ones what they keep, the spares what new events
@@ -250,18 +249,21 @@ class _Need:
         if crew.outstanding is None:
             return _Want(kept, kept, words)
         at_work = min(kept, max(wanted, _up(crew.outstanding, step)))
-        if demand.peak is None or behind or not self.calm(crew):
+        if demand.peak is None or behind or not self.settled(crew):
             return _Want(kept, at_work, words)
         highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
         enough = max(least, _up(max(self.for_rate(highest), crew.outstanding), step))
         if enough < kept and (kept - enough) * _STEP_DOWN >= kept:
-            words = f"no more than {demand.peak:.3g} events/s for {demand.calm:.3g} s: {words}"
+            since = f"for {demand.calm:.3g} s"
+            if crew.grown < demand.calm:
+                since = f"in the rise of {crew.grown:.3g} s ago"
+            words = f"no more than {demand.peak:.3g} events/s {since}: {words}"
             return _Want(enough, min(enough, at_work), words)
         return _Want(kept, at_work, words)
 
-    def calm(self, crew: Crew) -> bool:
-        """It has had enough for as long as a rate must be low before workers go."""
-        return crew.grown >= max(self.start, self.demand.calm)
+    def settled(self, crew: Crew) -> bool:
+        """What was last asked for is there, and new events have met it."""
+        return crew.grown >= max(self.start, self.promise)
 
     def catch_up(self, crew: Crew) -> float:
         """Workers beyond those for the rate, so that the backlog is worked off in time; 0 while it is small. As many
@@ -295,7 +297,7 @@ class _Need:
         if demand.service is None or demand.rate is None:
             return _Want(kept, self.least, "the arrival rate or the time of an event is not known yet")
         if not self.pressed:
-            return _Want(self.least if self.calm(crew) else kept, self.least, "the active wagon has room")
+            return _Want(self.least if self.settled(crew) else kept, self.least, "the active wagon has room")
         if crew is not self.next:
             return _Want(kept, self.least, "another one is next")
         wanted = _up(self.for_rate(self.rate if self.too_late else demand.rate) - self.warm, self.step)

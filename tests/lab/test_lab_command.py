@@ -37,6 +37,15 @@ def test_figures_for_machines() -> None:
     assert said["job"]["events"] == 300
 
 
+def test_on_a_real_broker_the_trains_are_removed(tmp_path: Path) -> None:
+    """Two strategies on one broker, in real time; other trains there are left alone."""
+    url = f"sqlite:///{tmp_path}/trains"
+    options = ("--events", "20", "--seconds", "0.2", "--start", "0.1", "--processes", "1", "--json", "--broker", url)
+    said = json.loads(lab("logins", *options, "--strategy", "wagons", "--strategy", "wagons_each").stdout)
+    assert [row["lost"] for row in said["strategies"].values()] == [0, 0]
+    assert not list((tmp_path / "trains").rglob("lab*"))
+
+
 def test_a_table_and_pictures(tmp_path: Path) -> None:
     page, picture = tmp_path / "burst.html", tmp_path / "burst.png"
     said = lab("logins", *SMALL, "--picture", str(page), "--picture", str(picture)).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,12 +37,14 @@ class _Run:
         self, job: Job, workers: Workers, *, spares: int, url: str | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._job = job
+        self._real = url is not None
         drivers = open_drivers("memory://" if url is None else url, clock=clock)
         self._broker, self._registry, self._clock = drivers.broker, drivers.registry, clock
         self._spares = spares
         cap = job.wagons if workers.own is None else min(job.wagons, job.most // workers.own)
+        name = f"{_TRAIN}_{secrets.token_hex(4)}" if self._real else _TRAIN  # no train of anybody's
         self._train = Train(
-            _TRAIN, limit=parse_limit(job.limit), workers=workers, spares=spares, wagons=max(cap, spares + 2),
+            name, limit=parse_limit(job.limit), workers=workers, spares=spares, wagons=max(cap, spares + 2),
             provision_timeout=max(30.0, 4 * job.start), publish_timeout=3600.0, handler_timeout=3600.0,
         )  # fmt: skip
         self._pods: SimulatedPods | None = None
@@ -66,7 +69,7 @@ class _Run:
         self._until_rest = 0.0
         self._at_rest = math.inf
 
-        @self._train.on(_TRAIN)
+        @self._train.on(name)
         async def handle(arrival: int, ctx: Context) -> None:
             self._runs += 1
             await asyncio.sleep(job.services[arrival])
@@ -98,7 +101,6 @@ class _Run:
     async def _go(self) -> None:
         """Publish each arrival in its time, whatever the train does; return when all was handled and the standing
         workers alone are left."""
-        loop, job = asyncio.get_running_loop(), self._job
         connection = self._train.connect(
             broker=self._broker,
             registry=self._registry,
@@ -106,22 +108,29 @@ class _Run:
             listeners=[self._hear],
             clock=self._clock,
         )
-        async with connection, connection.running():
-            await connection.found()
-            await self._stand(connection)
-            self._began, self._paid_before = loop.time(), self._paid()
-            async with asyncio.TaskGroup() as tasks:
-                for arrival, at in enumerate(job.arrivals):
-                    wait = self._began + at - loop.time()
-                    if wait > 0:
-                        await asyncio.sleep(wait)
-                    tasks.create_task(self._publish(connection, arrival))
-            await self._all_done.wait()
-            self._look_for_rest()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REST_MOST):
-                    await self._rests.wait()
-            self._until_rest, self._at_rest = self._paid(), self._now()
+        async with connection:
+            async with connection.running():
+                await self._burst(connection)
+            if self._real:
+                await connection.remove("the lab is done with it", force=True)
+
+    async def _burst(self, connection: Connection) -> None:
+        loop, job = asyncio.get_running_loop(), self._job
+        await connection.found()
+        await self._stand(connection)
+        self._began, self._paid_before = loop.time(), self._paid()
+        async with asyncio.TaskGroup() as tasks:
+            for arrival, at in enumerate(job.arrivals):
+                wait = self._began + at - loop.time()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                tasks.create_task(self._publish(connection, arrival))
+        await self._all_done.wait()
+        self._look_for_rest()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_MOST):
+                await self._rests.wait()
+        self._until_rest, self._at_rest = self._paid(), self._now()
 
     async def _stand(self, connection: Connection) -> None:
         """Wait until the active wagon and its spares stand; where workers follow the traffic, until they have stood for a

@@ -103,8 +103,11 @@ class Workers(msgspec.Struct, frozen=True):
         return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"
 
 
-UNSAID = Workers(total=8, floor=1)
-"""The workers of a train that says nothing of them, and of no other: they are told apart by identity."""
+class Unsaid(Workers, frozen=True):
+    """Those of a train that says nothing of its workers."""
+
+
+UNSAID = Unsaid(total=8, floor=1)
 
 
 def parse_workers(text: str) -> Workers:

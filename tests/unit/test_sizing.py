@@ -197,6 +197,14 @@ def test_a_spare_waits_while_its_workers_are_needed_for_a_backlog() -> None:
         assert bool([f for f in decided.facts if isinstance(f, WagonOpened)]) is opened
 
 
+def test_a_spare_that_stands_is_not_put_away_for_a_backlog() -> None:
+    """Or it would be opened again as soon as it has gone, and so on."""
+    wagons = wagon(1, State.DRAINING, workers=4), wagon(2, State.ACTIVE, workers=2), wagon(3, State.READY)
+    settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 12)), spares=1, keep_warm=0.0)
+    decided = plan(look(manifest(*wagons), [reading(1, 300, 10), reading(2, 0), reading(3, 0)], settings=settings))
+    assert [w.state for w in decided.manifest.wagons] == [State.DRAINING, State.ACTIVE, State.READY]
+
+
 def test_a_paused_wagon_keeps_its_size() -> None:
     pause = Pause(why="by hand", at=NOW)
     m = manifest(wagon(1, State.ACTIVE, workers=9, paused=pause), wagon(2, State.READY))

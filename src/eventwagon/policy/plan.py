@@ -379,10 +379,10 @@ class Draft:
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
+        self.put_away(max(spares, 1 if self.next_wanted else 0), most=most)
         if short_of_workers(self.settings.workers, self.manifest):
-            spares = 0  # for now: its workers would wait for a switch while events wait for workers
+            spares = 0  # none is opened for now: its workers would wait for a switch while events wait for workers
         wanted = max(spares, 1 if self.next_wanted else 0)
-        self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:

@@ -19,8 +19,8 @@ class Elastic(msgspec.Struct, frozen=True):
     """
 
     least: int = 2
-    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) and `most`
-    is too few for so many wagons, a wagon may have fewer for a while."""
+    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) it
+    is rounded up to that."""
     most: int = 64
     """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks; elsewhere processes, Pods, tasks of
     ECS or calls of a function."""

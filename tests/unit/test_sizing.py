@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from eventwagon import Elastic, Settings, Wait, Workers
-from eventwagon.contracts.facts import PromiseAtRisk, WagonOpened, WagonScaled
+from eventwagon import Elastic, Settings, Volume, Wait, Workers
+from eventwagon.contracts.facts import OpenRefused, PromiseAtRisk, WagonOpened, WagonScaled
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause
 from eventwagon.contracts.orchestrator import Deployment
@@ -203,6 +203,20 @@ def test_a_spare_that_stands_is_not_put_away_for_a_backlog() -> None:
     settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 12)), spares=1, keep_warm=0.0)
     decided = plan(look(manifest(*wagons), [reading(1, 300, 10), reading(2, 0), reading(3, 0)], settings=settings))
     assert [w.state for w in decided.manifest.wagons] == [State.DRAINING, State.ACTIVE, State.READY]
+
+
+def test_no_more_wagons_live_than_can_each_have_a_pod() -> None:
+    """Of twelve workers in Pods of four three wagons have one each, though six could have `least`."""
+    wagons = [wagon(1, State.DRAINING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE)]
+    readings = [reading(1, 300, 10), reading(2, 300, 10), reading(3, 300, 10)]
+    settings = Settings(limit=Volume(300), workers=Workers(each=Elastic(2, 12, promise=2.0)))
+    seen = look(manifest(*wagons), readings, settings=settings)
+    assert [f for f in plan(seen).facts if isinstance(f, WagonOpened)]
+    whole = plan(msgspec.structs.replace(seen, step=4))
+    assert not [f for f in whole.facts if isinstance(f, WagonOpened)]
+    assert any("the cap of 3 live wagons is reached" in r.because for r in whole.refusals if isinstance(r, OpenRefused))
+    spares = msgspec.structs.replace(settings, spares=3)
+    assert not plan(msgspec.structs.replace(seen, step=4, settings=spares)).defects
 
 
 def test_a_paused_wagon_keeps_its_size() -> None:

@@ -57,7 +57,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import scaled, short_of_workers
+from .sizing import scaled, short_of_workers, with_cap
 
 
 class Plan(Edit, frozen=True):
@@ -117,7 +117,7 @@ class Draft:
     """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
 
     def __init__(self, seen: Seen) -> None:
-        self.settings = seen.settings
+        self.settings = with_cap(seen.settings, seen.step)
         self.manifest = seen.manifest
         self.readings = seen.readings
         self.deployments = seen.deployments

@@ -175,6 +175,16 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
     return Edit(manifest, tuple(facts))
 
 
+def with_cap(settings: Settings, step: int) -> Settings:
+    """The settings with no more live wagons than can each have `least` workers, where workers come and go by `step`."""
+    elastic = settings.workers.elastic
+    if elastic is None or step <= 1:
+        return settings
+    each, spares = -(-elastic.least // step) * step, 1 if settings.spares == "auto" else settings.spares
+    wagons = min(settings.wagons, max(spares + 1, elastic.most // each))
+    return settings if wagons == settings.wagons else msgspec.structs.replace(settings, wagons=wagons)
+
+
 def short_of_workers(workers: Workers, manifest: Manifest) -> bool:
     """While wagons drain, one more would have half of all workers bound by `least`. A spare can wait then; a wagon that
     is needed for a switch can't."""

@@ -135,9 +135,17 @@ def test_workers_with_events_in_hand_are_not_taken(
     elastics(), odd, odd, odd, odd, odd, odd, st.integers(-5, 100), st.integers(-5, 100), st.none() | st.integers(-5, 5)
 )
 def test_bad_and_missing_figures_have_an_answer(
-    elastic: Elastic, rate: Any, trend: Any, peak: Any, service: Any, spread: Any, start: Any, asked: int, there: int,
+    elastic: Elastic,
+    rate: Any,
+    trend: Any,
+    peak: Any,
+    service: Any,
+    spread: Any,
+    start: Any,
+    asked: int,
+    there: int,
     outstanding: int | None,
-) -> None:  # fmt: skip
+) -> None:
     demand = Demand(rate=rate, trend=trend or 0.0, peak=peak, service=service, spread=spread or 0.0, start=start)
     crews = [
         Crew(1, "draining", outstanding, asked, there),
@@ -285,12 +293,22 @@ def test_settings_are_read_back(elastic: Elastic) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "each=Elastic(0, 4)", "each=Elastic(5, 4)", "each=Elastic(3, 5)", "each=Elastic(2, 4, headroom=0.5)", "each=Elastic(2, 4, promise=0)",
-        "each=Elastic(2, 4, drain_within=-1)", "each=Elastic(True)", "each=Elastic('2')", "each=Elastic(x)",
-        "each=Elastic(2, 4, sixth=1)", "total=Elastic(2, 4)", "each=Elastic(2, 4), total=4", "each=Rubber(2)",
+        "each=Elastic(0, 4)",
+        "each=Elastic(5, 4)",
+        "each=Elastic(3, 5)",
+        "each=Elastic(2, 4, headroom=0.5)",
+        "each=Elastic(2, 4, promise=0)",
+        "each=Elastic(2, 4, drain_within=-1)",
+        "each=Elastic(True)",
+        "each=Elastic('2')",
+        "each=Elastic(x)",
+        "each=Elastic(2, 4, sixth=1)",
+        "total=Elastic(2, 4)",
+        "each=Elastic(2, 4), total=4",
+        "each=Rubber(2)",
         "each=Elastic(2, 4, headroom=float('nan'))",
     ],
-)  # fmt: skip
+)
 def test_wrong_ones_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_workers(text)

@@ -129,16 +129,16 @@ def size(
     reuse: bool = True,
     cuts: bool = True,
 ) -> Sizing:
-    """How many workers each wagon should have. `crews`: those of the live wagons. `step`: workers come and go by so many (those
-    of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a wagon where new events
-    have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
+    """How many workers each wagon should have. `crews`: those of the live wagons. `step`: workers come and go by so
+    many (those of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a wagon
+    where new events have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
 
-    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers need
-    to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is kept
-    at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where workers
-    come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have until they
-    are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a calm
-    (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
+    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers
+    need to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is
+    kept at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where
+    workers come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have
+    until they are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a
+    calm (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
 
     All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
     `step`. Then the active wagon has what new events need, the draining ones what they keep, the spares what new events

@@ -10,7 +10,7 @@ from ...contracts.manifest import Manifest, Wagon, changed
 from ...contracts.orchestrator import Deployment
 from ...contracts.reading import History, Reading, Sample, busy_rate
 from ...policy.elastic import size
-from ...policy.sizing import Meter, crews
+from ...policy.sizing import Meter, elastic_wagons
 from ...settings import make_settings
 from ...workers import Elastic, Workers
 from ..job import Job
@@ -122,7 +122,7 @@ class FeedForward:
         demand, readings = self._meter.look(
             self._settings, self._manifest, {1: reading}, deployments, self._history.of(0), now=now, steady=now
         )
-        found = crews(self._settings.workers, self._manifest, readings, deployments, now)
+        found = elastic_wagons(self._settings.workers, self._manifest, readings, deployments, now)
         sizing = size(self._elastic, demand, found, promise=self._promise, step=self._per_pod, cuts=False)
         wanted = min(sizing.workers[1], self._most * self._per_pod)
         grown = {"grown_at": now} if wanted > seen.pods * self._per_pod else {}

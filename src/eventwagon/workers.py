@@ -22,8 +22,8 @@ class Elastic(msgspec.Struct, frozen=True):
     """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) it
     is rounded up to that."""
     most: int = 64
-    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks; elsewhere processes, Pods, tasks of
-    ECS or calls of a function."""
+    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks;
+    elsewhere processes, Pods, tasks of ECS or calls of a function."""
     headroom: float = 1.2
     """How many times the workers that the arrival rate takes: at least 1. A fifth more takes up the usual swings."""
     promise: float | None = None
@@ -37,7 +37,8 @@ class Elastic(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, name, whole(f"Elastic: {name}", getattr(self, name)))
         if self.most < 2 * self.least:
             raise UsageError(
-                f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one each have least"
+                f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one "
+                "each have least"
             )
         headroom = real("Elastic: headroom", self.headroom)
         if not 1 <= headroom <= 100:

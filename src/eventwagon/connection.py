@@ -706,7 +706,7 @@ def _reason(why: str) -> str:
     """As it is kept and shown. Raises UsageError."""
     why = text("the reason", why)
     if not why.strip():
-        raise UsageError("the reason: give it in a few words, or leave it out")
+        raise UsageError("give the reason in a few words, or leave it out")
     return redacted(why)
 
 

@@ -10,7 +10,7 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .values import in_seconds, real, shown, whole
-from .workers import UNSAID, Elastic, Unsaid, Workers
+from .workers import ORCHESTRATED, UNSAID, Unsaid, Workers
 
 AtCap = Literal["fill", "refuse"]
 Auto = Literal["auto"]
@@ -145,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not self.follows_if_orchestrated:
             return self
         fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
-        return Orchestrated(**{**fields, "workers": Workers(each=Elastic())}, stated=self)
+        return Orchestrated(**{**fields, "workers": ORCHESTRATED}, stated=self)
 
     @property
     def cuts_by_wait(self) -> bool:

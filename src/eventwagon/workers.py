@@ -109,6 +109,8 @@ class Unsaid(Workers, frozen=True):
 
 
 UNSAID = Unsaid(total=8, floor=1)
+ORCHESTRATED = Workers(each=Elastic())
+"""They follow the traffic where an orchestrator asks for machines and the limit promises something to new events."""
 
 
 def parse_workers(text: str) -> Workers:

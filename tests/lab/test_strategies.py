@@ -104,7 +104,7 @@ def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: 
         assert row.worker_seconds_extra >= -1e-6
         assert row.on_time_least <= row.on_time + 1e-9
         assert row.on_time <= row.on_time_most + 1e-9
-        if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same crew: none is better than the optimum
+        if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same workers: none is better than the optimum
             assert row.on_time <= best + 1e-9
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..lab.experiment import one
 from ..lab.job import figures
-from ..lab.planning import Trial, best, elastic, fixed, search, with_crew
+from ..lab.planning import Trial, best, elastic, fixed, search, with_workers
 from ..lab.planning import run as run_candidate
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out
@@ -91,7 +91,7 @@ def plan(
             for candidate in search(job, on_time, price, processes=processes):
                 tried.append(candidate)
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
-        found, same = best(tried, on_time), with_crew(tried, job.workers)
+        found, same = best(tried, on_time), with_workers(tried, job.workers)
         kinds = best(fixed(tried), on_time), best(elastic(tried), on_time)
         possible = figures(job, one(job, "optimum")).on_time
         if as_json:

@@ -122,7 +122,7 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
         different = {(name, repr(each)): (name, each) for name, each in candidates(job, on_time)}
         yield from all_of(list(different.values()))
         orders = {}
-        for found in (best(fixed(tried), on_time), with_crew(tried, job.workers)):
+        for found in (best(fixed(tried), on_time), with_workers(tried, job.workers)):
             if found.strategy == "wagons_each":
                 more = msgspec.structs.replace(found.job, spares=2)
                 orders[found.strategy, repr(more)] = (found.strategy, more)
@@ -171,7 +171,7 @@ def _rough(cost: float) -> float:
     return float(f"{cost:.3g}")
 
 
-def with_crew(tried: Sequence[Trial], workers: int) -> Trial:
+def with_workers(tried: Sequence[Trial], workers: int) -> Trial:
     """The best for so many shared workers: as many on time as can be had, or nearly; of those the fewest switches, the
     fewest live wagons."""
     same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]

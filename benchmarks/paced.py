@@ -27,15 +27,14 @@ TRAINS = {
     "elastic": Train(
         "elastic",
         limit=Wait(PROMISE, cut=0.5),
-        workers=Workers(each=Elastic(PER_POD, 8 * PER_POD)),
-        reuse=True,
-        **_usual,
+        workers=Workers(each=Elastic(2 * PER_POD, 8 * PER_POD)),
+        **{**_usual, "spares": 0},
     ),
 }
 """One queue of three fixed Pods, wagons of one Pod each, and elastic wagons of at most eight Pods together."""
 
 STANDING = {"queue": 3, "fixed": 2, "elastic": 2}
-"""Pods that are kept when there is nothing to do: a wagon that is active, and a spare."""
+"""Pods that are kept when there is nothing to do: those of the active wagon, and of a spare where there is one."""
 
 
 async def handle(number: int, ctx: Context) -> None:

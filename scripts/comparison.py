@@ -11,6 +11,7 @@ import argparse
 import math
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -771,7 +772,21 @@ def peak(found: dict[str, Result]) -> str:
 def document(found: dict[str, Result]) -> str:
     """The whole of it."""
     parts = (lessons, real, bursts, held_back, fixed, further, peak, isolation)
-    return (_HEAD + "".join(part(found) for part in parts)).rstrip() + "\n"
+    return _in_columns((_HEAD + "".join(part(found) for part in parts)).rstrip()) + "\n"
+
+
+def _in_columns(text: str) -> str:
+    """The text with those paragraphs and items wrapped that have a line beyond 120 columns; tables stay."""
+    blocks = re.split(r"(\n\n|\n(?=- ))", text)
+    return "".join(_block(block) if any(len(line) > 120 for line in block.split("\n")) else block for block in blocks)
+
+
+def _block(block: str) -> str:
+    if block.startswith(("|", "```", "#", "![")):
+        return block
+    indent = "  " if block.startswith("- ") else ""
+    words = " ".join(block.split())
+    return fill(words, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:

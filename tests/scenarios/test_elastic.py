@@ -1,4 +1,4 @@
-"""Crews that follow the traffic: the real observer, plan and workers, in virtual time."""
+"""Workers that follow the traffic: the real observer, plan and workers, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
 from eventwagon.contracts.facts import DefectFound, PromiseAtRisk, Switched, WagonScaled, sentence
 from eventwagon.contracts.lifecycle import LIVE
+from eventwagon.lab.scenarios import SCENARIOS
 from eventwagon.policy.edits import asked_of
 from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
@@ -36,6 +37,17 @@ def test_a_burst_is_met_by_scaling_in_place() -> None:
     assert came.most <= 16
     assert came.beyond <= 40  # Pod-seconds after the burst, beyond those that stand
     assert came.scalings <= 20
+
+
+@pytest.mark.parametrize(("start", "on_time", "paid"), [(2.0, 0.99, 280), (10.0, 0.85, 400)])
+def test_two_standing_pods_in_one_wagon_meet_a_sale(start: float, on_time: float, paid: float) -> None:
+    """A minute of 3,750 events, at most 132 a second; the standing Pods handle 80."""
+    arrivals = SCENARIOS["black-friday"].arrivals(3750, 60.0, 1)
+    came = run(burst(arrivals, elastic=Elastic(8, 64), start=start, spares=0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.on_time >= on_time
+    assert came.paid <= paid
+    assert came.beyond <= 30
 
 
 def test_workers_follow_the_traffic_where_machines_are_asked_for() -> None:
@@ -71,7 +83,7 @@ def test_programs_agree_though_only_one_asks_for_machines() -> None:
 
 
 def test_where_workers_come_late_new_events_get_them() -> None:
-    """The same where they take 10 s: no crew can be there in time, so the burst goes from wagon to wagon."""
+    """The same where they take 10 s: no workers can be there in time, so the burst goes from wagon to wagon."""
     came = run(burst(rising(10, 120, seconds=30), elastic=Elastic(4, 64), start=10.0, rest=1.0))
     assert (came.lost, came.twice) == (0, 0)
     assert came.switches >= 1
@@ -150,7 +162,7 @@ def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> Non
 
 
 def test_a_defect_in_the_estimates_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The crews stay as they are; the wagon is cut off, sealed, drained and removed, and the defect is told once."""
+    """The workers stay as they are; the wagon is cut off, sealed, drained and removed, and the defect is told once."""
 
     def fails(*args: object, **more: object) -> None:
         raise ZeroDivisionError("a defect of ours")

@@ -33,7 +33,7 @@ class Case:
         self.handled: list[int] = []
         self.gate = asyncio.Event()
         self.train = Train(
-            self.name, limit=Volume(1000), workers=Workers(total=8), grace=0.5, observe_every=0.1, visibility=3.0
+            self.name, limit=Volume(1000), workers=Workers(total=8), grace=0.2, observe_every=0.05, visibility=2.0
         )
 
         @self.train.on(self.name)
@@ -72,8 +72,8 @@ class Case:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes half a minute takes a second."""
     defaults: Any = Observer.__init__.__kwdefaults__
-    monkeypatch.setitem(defaults, "sweep_every", 1.0)
-    monkeypatch.setattr(losses, "_SURE", 2.0)
+    monkeypatch.setitem(defaults, "sweep_every", 0.5)
+    monkeypatch.setattr(losses, "_SURE", 1.0)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -84,7 +84,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{server.url}?prefix=half{token_hex(4)}"
 
 
-PARTS: list[Sequence[str]] = [[""], ["mail"], [DEAD], ["", "mail"], ["", "mail", DEAD]]
+PARTS: list[Sequence[str]] = [[""], ["mail"], [DEAD], ["", "mail", DEAD]]
 
 
 @pytest.mark.timeout(150)
@@ -101,7 +101,7 @@ def test_a_draining_wagon(url: str, parts: Sequence[str]) -> None:
         case.handled.clear()
         async with case.train.connect(url) as c, c.running():
             if parts == [DEAD]:
-                await asyncio.sleep(3)
+                await asyncio.sleep(1.5)  # two sweeps
                 assert any(t.startswith(f"{case.name}_v1.dead has vanished") for t in (await look(c, url)).threatened)
             case.gate.set()
             await case.gone(c)
@@ -126,9 +126,7 @@ def test_a_draining_wagon(url: str, parts: Sequence[str]) -> None:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize(
-    "parts", [PARTS[0], PARTS[1], PARTS[-1]], ids=lambda parts: "+".join(p or "ingress" for p in parts)
-)
+@pytest.mark.parametrize("parts", [PARTS[0], PARTS[-1]], ids=lambda parts: "+".join(p or "ingress" for p in parts))
 @pytest.mark.parametrize("state", [State.DRAINED, State.REMOVING])
 def test_a_wagon_at_its_end(url: str, parts: Sequence[str], state: State) -> None:
     async def main() -> None:
@@ -178,14 +176,11 @@ BROKEN = [
     (State.ACTIVE, "", ":back", "taken"),
     (State.ACTIVE, ".mail", "", "gone"),
     (State.ACTIVE, ".mail", "", "taken"),
-    (State.ACTIVE, ".mail", ":meta", "taken"),
     (State.ACTIVE, ".dead", "", "taken"),
-    (State.DRAINING, "", "", "taken"),
     (State.DRAINING, "", "", "group"),
     (State.DRAINING, ".mail", "", "gone"),
     (State.DRAINING, ".mail", "", "taken"),
     (State.DRAINING, ".mail", "", "group"),
-    (State.DRAINING, ".mail", ":taken", "taken"),
     (State.DRAINING, ".dead", ":meta", "gone"),
 ]
 
@@ -208,12 +203,12 @@ def test_half_of_a_channel(
         async with case.train.connect(url) as c, c.running():
             if state is State.ACTIVE:
                 await c.publish(1)
-                await asyncio.sleep(1.5)  # seen by the observer
+                await asyncio.sleep(0.3)  # seen by the observer
                 _break(redis_server, place, how)
                 case.gate.set()
                 if name == ".dead" or (name == ".mail" and how in ("gone", "group")):
                     await c.publish(99)
-                    await asyncio.sleep(3.0)
+                    await asyncio.sleep(1.5)
                     await c.request_switch()
                 async with asyncio.timeout(20):
                     await c.wait_switched(1)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..lab.experiment import one
 from ..lab.job import figures
-from ..lab.planning import Candidate, best, elastic, fixed, search, with_crew
+from ..lab.planning import Trial, best, elastic, fixed, search, with_crew
 from ..lab.planning import run as run_candidate
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out
@@ -86,7 +86,7 @@ def plan(
             most=most,
         )
         now = run_candidate("fifo", job, price)
-        tried: list[Candidate] = []
+        tried: list[Trial] = []
         with err().status("…") as progress:
             for candidate in search(job, on_time, price, processes=processes):
                 tried.append(candidate)
@@ -108,7 +108,7 @@ def plan(
             _show(now, kinds, same, possible, tried, on_time)
 
 
-def _said(candidate: Candidate) -> dict[str, object]:
+def _said(candidate: Trial) -> dict[str, object]:
     return {
         "strategy": candidate.strategy,
         "settings": candidate.code,
@@ -122,11 +122,11 @@ _COLUMNS = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s",
 
 
 def _show(
-    now: Candidate,
-    kinds: tuple[Candidate, Candidate],
-    same: Candidate,
+    now: Trial,
+    kinds: tuple[Trial, Trial],
+    same: Trial,
     possible: float,
-    tried: list[Candidate],
+    tried: list[Trial],
     on_time: float,
 ) -> None:
     console = out()
@@ -152,7 +152,7 @@ def _show(
         _recommend(console, words, now, same, 0.0)
 
 
-def _recommend(console: Console, what: str, now: Candidate, found: Candidate, on_time: float) -> None:
+def _recommend(console: Console, what: str, now: Trial, found: Trial, on_time: float) -> None:
     if not on_time:
         which = "the best settings"
     elif found.figures.on_time >= on_time:

@@ -24,7 +24,7 @@ _NEAR = 0.004
 """So much less on time is as good, where it takes fewer switches."""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that were tried, and what came of them."""
 
     strategy: str
@@ -109,12 +109,12 @@ def _with(job: Job, *, cut: float = 0.5, **changes: int) -> Job:
     return msgspec.structs.replace(job, **{"limit": limit, "spares": 1, **changes})
 
 
-def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Candidate]:
+def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Trial]:
     """Try them, several at a time, each as it comes; then the best of them with fewer live wagons, or a spare more."""
-    tried: list[Candidate] = []
+    tried: list[Trial] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        def all_of(orders: list[tuple[str, Job]]) -> Iterator[Candidate]:
+        def all_of(orders: list[tuple[str, Job]]) -> Iterator[Trial]:
             for candidate in pool.map(_try, orders, [price] * len(orders)):
                 tried.append(candidate)
                 yield candidate
@@ -132,28 +132,28 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
         yield from all_of(list(orders.values()))
 
 
-def _try(of: tuple[str, Job], price: float) -> Candidate:
+def _try(of: tuple[str, Job], price: float) -> Trial:
     return run(*of, price)
 
 
-def run(strategy: str, job: Job, price: float) -> Candidate:
+def run(strategy: str, job: Job, price: float) -> Trial:
     """Run it."""
     row = figures(job, one(job, strategy))
     paid = row.standing * job.arrivals[-1] + row.worker_seconds_extra
-    return Candidate(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
+    return Trial(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
 
 
-def fixed(tried: Sequence[Candidate]) -> list[Candidate]:
+def fixed(tried: Sequence[Trial]) -> list[Trial]:
     """Those whose workers don't follow the traffic."""
     return [candidate for candidate in tried if not candidate.follows]
 
 
-def elastic(tried: Sequence[Candidate]) -> list[Candidate]:
+def elastic(tried: Sequence[Trial]) -> list[Trial]:
     """Those whose workers follow the traffic."""
     return [candidate for candidate in tried if candidate.follows]
 
 
-def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
+def best(tried: Sequence[Trial], on_time: float) -> Trial:
     """The cheapest that has `on_time` of the events on time, with the fewest live wagons; where none has, the one with
     most on time."""
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
@@ -171,7 +171,7 @@ def _rough(cost: float) -> float:
     return float(f"{cost:.3g}")
 
 
-def with_crew(tried: Sequence[Candidate], workers: int) -> Candidate:
+def with_crew(tried: Sequence[Trial], workers: int) -> Trial:
     """The best for so many shared workers: as many on time as can be had, or nearly; of those the fewest switches, the
     fewest live wagons."""
     same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]

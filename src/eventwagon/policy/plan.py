@@ -57,7 +57,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import scaled, short_of_workers
+from .sizing import scaled, short_of_workers, with_cap
 
 
 class Plan(Edit, frozen=True):
@@ -117,7 +117,7 @@ class Draft:
     """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
 
     def __init__(self, seen: Seen) -> None:
-        self.settings = seen.settings
+        self.settings = with_cap(seen.settings, seen.step)
         self.manifest = seen.manifest
         self.readings = seen.readings
         self.deployments = seen.deployments
@@ -379,10 +379,10 @@ class Draft:
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
+        self.put_away(max(spares, 1 if self.next_wanted else 0), most=most)
         if short_of_workers(self.settings.workers, self.manifest):
-            spares = 0  # for now: its workers would wait for a switch while events wait for workers
+            spares = 0  # none is opened for now: its workers would wait for a switch while events wait for workers
         wanted = max(spares, 1 if self.next_wanted else 0)
-        self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:

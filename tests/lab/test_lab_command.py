@@ -14,7 +14,7 @@ from eventwagon.cli.app import app
 from eventwagon.errors import UsageError
 from eventwagon.lab.experiment import one
 from eventwagon.lab.job import Job, figures
-from eventwagon.lab.planning import Trial, best
+from eventwagon.lab.planning import Trial, best, candidates
 from eventwagon.lab.scenarios import SCENARIOS, random_burst, scenario, services
 
 
@@ -226,3 +226,21 @@ def test_plan_says_so_where_the_promise_can_not_be_kept() -> None:
     assert done.exit_code == 0, done.output
     assert "Fixed workers: none has 99.0% on time" in done.output
     assert "Workers that follow the traffic: none has 99.0% on time" in done.output
+
+
+@pytest.mark.parametrize(("most", "per_pod"), [(8, 4), (6, 4), (64, 1)])
+def test_plan_tries_nothing_beyond_most(most: int, per_pod: int) -> None:
+    job = Job(
+        title="steady",
+        arrivals=[n / 30 for n in range(300)],
+        services=[0.2] * 300,
+        workers=4,
+        each=4,
+        slo=2.0,
+        limit="Wait(2.0)",
+        per_pod=per_pod,
+        most=most,
+    )
+    for name, tried in candidates(job, 0.99):
+        if name == "wagons_elastic":
+            assert 2 * tried.each <= tried.most <= most

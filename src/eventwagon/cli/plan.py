@@ -92,13 +92,14 @@ def plan(
                 tried.append(candidate)
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
         found, same = best(tried, on_time), with_workers(tried, job.workers)
-        kinds = best(fixed(tried), on_time), best(elastic(tried), on_time)
+        follow = elastic(tried)
+        kinds = best(fixed(tried), on_time), best(follow, on_time) if follow else None
         possible = figures(job, one(job, "optimum")).on_time
         if as_json:
             told = {
                 "recommended": _said(found),
                 "fixed": _said(kinds[0]),
-                "elastic": _said(kinds[1]),
+                "elastic": None if kinds[1] is None else _said(kinds[1]),
                 "same_crew": {**_said(same), "optimum": possible},
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
@@ -123,7 +124,7 @@ _COLUMNS = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s",
 
 def _show(
     now: Trial,
-    kinds: tuple[Trial, Trial],
+    kinds: tuple[Trial, Trial | None],
     same: Trial,
     possible: float,
     tried: list[Trial],
@@ -131,7 +132,7 @@ def _show(
 ) -> None:
     console = out()
     rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:_ROWS]
-    rows += [kind for kind in kinds if kind not in rows]
+    rows += [kind for kind in kinds if kind is not None and kind not in rows]
     cells: list[list[str | Text]] = []
     for candidate in (now, *rows):
         what = "one queue, as today" if candidate is now else candidate.short
@@ -141,8 +142,11 @@ def _show(
     console.print(listing((">cost", *(title for _, title in _COLUMNS), "settings"), cells, console.width))
     best_fixed, best_elastic = kinds
     _recommend(console, "Fixed workers", now, best_fixed, on_time)
-    _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
-    if best_fixed.cost > 0:
+    if best_elastic is None:
+        console.print(f"\nWorkers that follow the traffic: most={now.job.most} is too few for two wagons")
+    else:
+        _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
+    if best_elastic is not None and best_fixed.cost > 0:
         console.print(
             f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones "
             f"while it lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."

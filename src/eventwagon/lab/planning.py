@@ -95,8 +95,9 @@ def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
     for share in (0.0, *_SHARES):
         for spares in (0, 1):
             each = pods(least * share, job.per_pod)
-            most = max(min(job.most, pods(_MOST_TIMES * least, job.per_pod)), 2 * each, (1 + spares) * each)
-            yield "wagons_elastic", _with(job, each=each, spares=spares, most=most)
+            most = min(job.most, max(pods(_MOST_TIMES * least, job.per_pod), 2 * each))
+            if most >= 2 * each:  # a wagon and the next one, spare or not
+                yield "wagons_elastic", _with(job, each=each, spares=spares, most=most)
 
 
 def pods(workers: float, per_pod: int) -> int:
@@ -154,12 +155,13 @@ def elastic(tried: Sequence[Trial]) -> list[Trial]:
 
 
 def best(tried: Sequence[Trial], on_time: float) -> Trial:
-    """The cheapest that has `on_time` of the events on time, with the fewest live wagons; where none has, the one with
-    most on time."""
+    """The cheapest that has `on_time` of the events on time, with the fewest live wagons and switches; where none has,
+    the one with most on time."""
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
     if good:
         return min(
-            good, key=lambda candidate: (_rough(candidate.cost), candidate.job.wagons, -candidate.figures.on_time)
+            good,
+            key=lambda one: (_rough(one.cost), one.job.wagons, one.figures.switches, -one.figures.on_time),
         )
     return max(
         tried, key=lambda candidate: (round(candidate.figures.on_time, 3), -candidate.cost, -candidate.job.wagons)

@@ -225,7 +225,7 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
 
 class Served:
     workers, handled, failed, missing, trouble, channels = 1, 0, 0, (), "", ()
-    paused, work = False, None
+    paused, work, in_hand = False, None, 0
     open: ClassVar[dict[str, str]] = {}
 
     def __init__(self, error: BaseException | None) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from eventwagon import Reading, Settings, Volume, Workers
 from eventwagon.contracts.facts import (
+    ChannelThreatened,
     Discarded,
     DrainGivenUp,
     DrainUnproven,
@@ -21,6 +22,7 @@ from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import (
+    AddChannels,
     Remove,
     RemoveLeftover,
     Seal,
@@ -201,12 +203,15 @@ def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_nex
     """A draining one goes on with what it can do, until the channel has stayed away: then it is given up, unless it is
     empty."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), cooldown=600.0)
-    lacking = msgspec.structs.replace(reading(3, 2), irreplaceable=True)
+    lacking = msgspec.structs.replace(reading(3, 2), irreplaceable={"mail": "a string"})
     m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
     switched = decide(m, [lacking], ready(3, 4), settings=settings).manifest
     assert switched.active is not None
     assert switched.active.number == 4
     assert "a channel of it has vanished" in switched.wagons[0].closed_because
+    tried = decide(m, [lacking], ready(3, 4), settings=settings)
+    assert one(tried.refusals, ChannelThreatened).because.endswith("it can't be created again: a string")
+    assert not [t for t in tried.tasks if isinstance(t, AddChannels)]
     after = decide(switched, [lacking, reading(4, 0)], ready(3, 4), settings=settings).manifest
     assert [w.state for w in after.wagons] == [State.DRAINING, State.ACTIVE]
     cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))

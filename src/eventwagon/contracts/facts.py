@@ -157,7 +157,9 @@ class WagonRemoved(_Fact, frozen=True):
     """A wagon's final record, written before its channels are deleted."""
 
     wagon: Wagon
-    dead: int
+    dead: int | None
+    """The dead letters that were moved to the train's own; None: not known, since the wagon's channel for them was gone
+    and the train's own took them."""
 
 
 class DrainUnproven(_Fact, frozen=True):

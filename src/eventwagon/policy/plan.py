@@ -262,18 +262,20 @@ class Draft:
         events in them are lost; `losses` reports how many."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
-            missing = tuple(c for c in reading.missing if c) if reading is not None else ()
+            if reading is None:
+                continue
+            missing = tuple(c for c in reading.missing if c)
             if missing:
                 self.tasks.append(AddChannels(wagon.number, missing, anew=True))
-                self.refusals += [
-                    ChannelThreatened(
-                        train=self.manifest.train,
-                        number=wagon.number,
-                        channel=c,
-                        because=f"it has {GONE}; it is created again",
-                    )
-                    for c in missing
-                ]
+            told = dict.fromkeys(missing, "it is created again")
+            for c, why in reading.irreplaceable.items():
+                told[c] = "it can't be created again" + (f": {why}" if why else "")
+            self.refusals += [
+                ChannelThreatened(
+                    train=self.manifest.train, number=wagon.number, channel=c, because=f"it has {GONE}; {what}"
+                )
+                for c, what in told.items()
+            ]
 
     def switch(self) -> None:
         """Redirect ingestion when the active wagon is full and another is ready, or say why not."""
@@ -345,7 +347,7 @@ class Draft:
         """Its ingress has vanished from the broker, or an inner channel that can't be created again: it can't handle
         the events that it would receive."""
         reading = self.readings.get(wagon.number)
-        return reading is not None and ("" in reading.missing or reading.irreplaceable)
+        return reading is not None and ("" in reading.missing or bool(reading.irreplaceable))
 
     def is_dead_end(self, wagon: Wagon) -> bool:
         """It can never take another event."""
@@ -505,7 +507,7 @@ class Draft:
     def lost_for_good(self, reading: Reading) -> list[str]:
         """Inner channels that have vanished, stayed away, and can't be created again: nothing can be handled beside
         them."""
-        return sorted(name for name in reading.vanished if name) if reading.irreplaceable else []
+        return sorted(reading.vanished.keys() & reading.irreplaceable.keys())
 
     def stays_warm(self, wagon: Wagon) -> bool:
         """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it

@@ -25,7 +25,7 @@ from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
-from ..errors import BrokerError, Conflict, Defect, EventwagonError, StorageBroken
+from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel
 from ..limits import slo
 from ..policy.demand import Demand
@@ -134,8 +134,8 @@ class Observer:
         """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._letterless: Sequence[Channel] = ()
         """Channels for dead letters that had vanished at the last sweep."""
-        self._irreplaceable = frozenset[Channel]()
-        """Inner channels that have vanished and could not be created again."""
+        self._irreplaceable: dict[Channel, str] = {}
+        """Inner channels that have vanished and can't be created again, and why."""
         self._epoch: int | None = None
         """The manifest's epoch at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -305,11 +305,11 @@ class Observer:
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
         gone, missing = self._losses.vanished, self._losses.missing
-        self._irreplaceable &= missing
+        self._irreplaceable = {c: why for c, why in self._irreplaceable.items() if c in missing}
         irreplaceable = self._irreplaceable
         if self._broker.capabilities.losses:  # its account outlives it: no inner channel can be created again
-            irreplaceable = frozenset(c for c in missing if c.name)
-            missing -= irreplaceable
+            irreplaceable = {c: "" for c in missing if c.name}
+        missing -= irreplaceable.keys()
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
@@ -335,7 +335,7 @@ class Observer:
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
-                irreplaceable=not irreplaceable.isdisjoint(channels[w.number]),
+                irreplaceable={c.name: irreplaceable[c] for c in channels[w.number] if c in irreplaceable},
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
@@ -536,12 +536,11 @@ class Observer:
     async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         match task:
             case AddChannels(number=number, channels=names, anew=True):
-                try:
-                    await self._channels.make_anew(number, names)
-                except StorageBroken:
-                    self._irreplaceable |= {Channel(self._train, number, name) for name in names}
-                    raise
+                displaced = await self._channels.make_anew(number, names)
+                self._irreplaceable |= displaced
                 self._made(number)
+                if displaced:
+                    raise Displaced("; ".join(displaced.values()))
             case AddChannels(number=number, channels=names):
                 await self._channels.add(number, names)
                 self._made(number)

@@ -69,7 +69,8 @@ class WagonRemover:
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         # that channel goes last: once it is gone, the record was written, unless this removal begins only now
         if dead is not None or wagon.created_at is None or wagon.state is State.DRAINED:
-            await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=dead or 0))
+            known = 0 if wagon.created_at is None and dead is None else dead
+            await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=known))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:

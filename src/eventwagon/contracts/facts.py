@@ -182,7 +182,8 @@ class EventsLate(_Fact, frozen=True):
 
 
 class DrainGivenUp(_Fact, frozen=True):
-    """A draining wagon has lost an inner channel for good: its events are published anew, and it is removed."""
+    """A draining wagon has lost an inner channel for good, or one can take no more events: its events are published
+    anew, and it is removed."""
 
     number: int
     because: str

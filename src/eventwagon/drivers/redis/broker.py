@@ -182,6 +182,13 @@ class RedisBroker:
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
         await self._confirmed(answers, what)
+        if status == b"exhausted":
+            why = f"{what}: {self._exhausted(channel)}"
+            if not channel.name:
+                raise Sealed(why, accepted=before + count)
+            if before + count:
+                raise PublishUncertain(f"{why}; {before + count} events were stored")
+            raise ChannelGone(why)
         if status == b"full":
             raise ChannelFull(
                 f"channel {channel} holds its {answer[2].decode()} events: {count} of {len(arguments) - 2} were stored",
@@ -322,7 +329,7 @@ class RedisBroker:
     def _depth(self, channel: Channel, answer: object) -> Depth:
         if not isinstance(answer, list):  # gone, or its stream is
             return Depth()
-        total, length, flying, known, oldest, newest = answer
+        total, length, flying, known, oldest, newest, exhausted = answer
         waiting = max(0, length - flying)
         return Depth(
             published=total,
@@ -331,6 +338,8 @@ class RedisBroker:
             in_flight=length - waiting,
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
+            exhausted=bool(exhausted),
+            trouble=self._exhausted(channel) if exhausted else "",
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -391,6 +400,12 @@ class RedisBroker:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable. Channels have no settings of their own."""
         return await inspect(self._client)
+
+    def _exhausted(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
+            f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
 
     def _broken(self, channel: Channel) -> str:
         return (

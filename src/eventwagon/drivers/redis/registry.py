@@ -84,7 +84,10 @@ return {version, facts[2]}
 
 _JOIN = Script(
     _APPEND
+    + KIND
     + """
+local wrong = displaced(KEYS, {'stream'})
+if wrong then return wrong end
 append(KEYS[1], ARGV[1], 2)
 return 1
 """,
@@ -96,8 +99,11 @@ _DELETE = deletion("hash", "zset", "stream", "hash")
 _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
 _CHECK_IN = Script(
-    """
+    KIND
+    + """
 local members, alive = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset'})
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local name, said, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -116,8 +122,12 @@ return 1
     when_full=True,
 )
 
-_MEMBERS = Script("""
+_MEMBERS = Script(
+    KIND
+    + """
 local members, alive = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset'})
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}
@@ -125,7 +135,8 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. string.format('%
   found[#found + 1] = redis.call('HGET', members, name)
 end
 return found
-""")
+"""
+)
 
 
 class RedisRegistry:

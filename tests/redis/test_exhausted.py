@@ -10,8 +10,18 @@ import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.cli.status import look
-from eventwagon.contracts.facts import ChannelThreatened, DrainGivenUp, EventsLost, Switched
+from eventwagon.contracts.facts import (
+    ChannelThreatened,
+    DrainGivenUp,
+    Entry,
+    EventsLost,
+    StopRequested,
+    Switched,
+    encode_entry,
+)
+from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.drivers.redis.scripts import LAST_ID
 from eventwagon.errors import ChannelGone, PublishUncertain, Sealed
 from eventwagon.event import DEAD, Channel
@@ -113,5 +123,36 @@ def test_a_wagon_with_an_exhausted_channel(redis_server: Server, monkeypatch: py
             else:
                 letters = [letter.data async for letter in c.dead_letters()]
                 assert sorted(letters) == [b"9", b"99"]
+
+    asyncio.run(main(f"p{token_hex(4)}"))
+
+
+@pytest.mark.parametrize("server", ["redis_server", "valkey_server"])
+def test_an_exhausted_journal_stops_no_train(request: pytest.FixtureRequest, server: str) -> None:
+    """What it has is kept, in its order."""
+    at: Server = request.getfixturevalue(server)
+
+    def told(because: str) -> Entry:
+        return Entry(0.0, "me", StopRequested(train="t", because=because))
+
+    async def main(prefix: str) -> None:
+        def end() -> None:
+            line = encode_entry(told("theirs"))
+            ask(at.port, "XADD", f"{prefix}:{{t}}:journal", LAST_ID, "entry", line.decode())
+
+        async def entries() -> list[Entry]:
+            return [entry async for entry in registry.entries("t")]
+
+        async with RedisRegistry.from_url(f"{at.url}?prefix={prefix}") as registry:
+            first = [told(str(n)) for n in range(499)]
+            stored = await registry.replace("t", Manifest(train="t"), expect=0, entries=first)
+            end()
+            assert await entries() == [*first, told("theirs")]  # a whole page
+            await registry.replace("t", Manifest(train="t"), expect=stored.version, entries=[told("replace")])
+            end()
+            await registry.append("t", [told("append")])
+            await registry.append("t", [told("append")])
+            added = ["theirs", "replace", "theirs", "append", "append"]
+            assert await entries() == [*first, *map(told, added)]
 
     asyncio.run(main(f"p{token_hex(4)}"))

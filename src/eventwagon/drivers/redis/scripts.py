@@ -105,7 +105,7 @@ end
 
 _LAST = f"local last_id = '{LAST_ID}'\n"
 
-_ADDED = (
+ADDED = (
     _LAST
     + """
 local function added(stream)
@@ -172,7 +172,7 @@ UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=Tru
 
 # ARGV: the most bytes of one, the fields of all events except their data, packed; then the data of each.
 _PUBLISH = (
-    _ADDED
+    ADDED
     + _RING
     + """
 local stream, meta = KEYS[1], KEYS[2]
@@ -440,7 +440,7 @@ DEPTH = Script(
     _KINDS
     + _TIME
     + _LATE
-    + _ADDED
+    + ADDED
     + """
 local many = tonumber(ARGV[1])
 

@@ -56,6 +56,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Inner channels that are missing and can't be created again, and why, if that is known."""
     vanished: Mapping[str, int | None] = {}
     """Those of them that stayed away, and how many events were lost with each; None: not known."""
+    exhausted: tuple[str, ...] = ()
+    """Its channels that can take no more events, by name."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""

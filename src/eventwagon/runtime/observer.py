@@ -71,7 +71,7 @@ _AGAIN = 60.0
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
 
-_LETTERLESS = f"it has {GONE}; the train's own dead letters take what dies in that wagon"
+_LETTERLESS = "the train's own dead letters take what dies in that wagon"
 
 _REST_MOST = 5.0
 """The longest pause before a background task that failed is tried again, in seconds."""
@@ -132,8 +132,8 @@ class Observer:
         self._losses = Losses(totals=self._counts_exactly)
         self._letters = Losses(totals=self._counts_exactly)
         """The same for dead letters, by wagon; 0: those of removed wagons."""
-        self._letterless: Sequence[Channel] = ()
-        """Channels for dead letters that had vanished at the last sweep."""
+        self._letterless: Mapping[Channel, str] = {}
+        """Wagons' channels for dead letters that had vanished, or took no more, at the last sweep, and why."""
         self._irreplaceable: dict[Channel, str] = {}
         """Inner channels that have vanished and can't be created again, and why."""
         self._epoch: int | None = None
@@ -228,8 +228,8 @@ class Observer:
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
             troubles.append(self._broke("dividing the workers", e))
         troubles += [
-            ChannelThreatened(train=self._train, number=channel.wagon, channel=channel.name, because=_LETTERLESS)
-            for channel in self._letterless
+            ChannelThreatened(train=self._train, number=channel.wagon, channel=channel.name, because=why)
+            for channel, why in self._letterless.items()
             if decided.manifest.wagon(channel.wagon) is not None
         ]
         refusals = [*unasked, *troubles, *decided.refusals, *(self._broke(*each) for each in decided.defects)]
@@ -337,6 +337,9 @@ class Observer:
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
                 irreplaceable={c.name: irreplaceable[c] for c in channels[w.number] if c in irreplaceable},
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
+                exhausted=tuple(
+                    c.name for c, d in zip(channels[w.number], depths[w.number], strict=True) if d.exhausted
+                ),
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
             )
@@ -456,7 +459,11 @@ class Observer:
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time())
-        self._letterless = [c for c in channels if c.wagon and c in self._letters.missing]
+        self._letterless = {
+            c: f"{'it has ' + GONE if c in self._letters.missing else d.trouble}; {_LETTERLESS}"
+            for c, d in zip(channels, found, strict=True)
+            if c.wagon and (d.exhausted or c in self._letters.missing)
+        }
         lost = {number: self._letters.of(number) for number in told}
         if any(lost[number] > count for number, count in told.items()):
             why = {number: self._letters.why(number, LETTERS_REMOVED) for number in told}

@@ -66,10 +66,12 @@ class WagonRemover:
             if now is None or now.state is not State.REMOVING:
                 return
         await self._end_workers(wagon.unit)
+        (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         # that channel goes last: once it is gone, the record was written, unless this removal begins only now
         if dead is not None or wagon.created_at is None or wagon.state is State.DRAINED:
             known = 0 if wagon.created_at is None and dead is None else dead
+            known = None if letters.exhausted else known  # the train's own has taken others
             await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=known))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]

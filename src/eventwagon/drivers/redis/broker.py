@@ -198,6 +198,13 @@ class RedisBroker:
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
         await self._confirmed(answers, what)
+        if status == b"exhausted":
+            why = f"{what}: {self._exhausted(channel)}"
+            if not channel.name:
+                raise Sealed(why, accepted=before + count)
+            if before + count:
+                raise PublishUncertain(f"{why}; {before + count} events were stored")
+            raise ChannelGone(why)
         if status == b"full":
             raise ChannelFull(
                 f"channel {channel} holds its {answer[2].decode()} events: {count} of {len(arguments) - 2} were stored",
@@ -349,7 +356,7 @@ class RedisBroker:
                 "deleted by hand; what is gone is made again once workers attach"
             )
             return Depth(published=total, settled=total - length, trouble=trouble)
-        flying, known, oldest, newest = rest
+        flying, known, oldest, newest, exhausted = rest
         waiting = max(0, length - flying)
         return Depth(
             published=total,
@@ -358,6 +365,8 @@ class RedisBroker:
             in_flight=length - waiting,
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
+            exhausted=bool(exhausted),
+            trouble=self._exhausted(channel) if exhausted else "",
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -407,6 +416,12 @@ class RedisBroker:
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable. Channels have no settings of their own."""
         return await inspect(self._client)
+
+    def _exhausted(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
+            f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
 
     def _broken(self, channel: Channel) -> str:
         return (

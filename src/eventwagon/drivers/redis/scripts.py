@@ -22,6 +22,8 @@ from .client import Script
 GROUP = "eventwagon"
 MOST = 1000
 """The most events in one call: the server does nothing else meanwhile."""
+LAST_ID = "18446744073709551615-18446744073709551615"
+"""A stream that has had an entry with this id is exhausted: it takes no other ever, also once that entry is deleted."""
 
 # A key that holds another kind of value is not ours, and is left alone.
 KIND = """
@@ -119,24 +121,33 @@ local function ring(meta)
 end
 """
 
-_ADDED = """
+_LAST = f"local last_id = '{LAST_ID}'\n"
+
+ADDED = (
+    _LAST
+    + """
 local function added(stream)
   local facts = redis.pcall('XINFO', 'STREAM', stream)
   if facts.err then return nil end
-  local total, length
+  local total, length, last
   for i = 1, #facts, 2 do
     if facts[i] == 'entries-added' then total = facts[i + 1] end
     if facts[i] == 'length' then length = facts[i + 1] end
+    if facts[i] == 'last-generated-id' then last = facts[i + 1] end
   end
-  return total, length
+  return total, length, last == last_id
 end
 """
+)
 
-# Entries after `cursor`, in growing pages, so that large events are noticed in time.
-_PAGES = """
+# Entries after `cursor`, in growing pages, so that large events are noticed in time. The server refuses to look for any
+# after the last id.
+_PAGES = (
+    _LAST
+    + """
 local function pages(stream, cursor, limit, bytes, into)
   local size, page = 0, 8
-  while #into < limit and size < bytes do
+  while #into < limit and size < bytes and cursor ~= last_id do
     page = math.min(256, page * 2)
     local count = math.min(page, limit - #into)
     local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', count)
@@ -151,6 +162,7 @@ local function pages(stream, cursor, limit, bytes, into)
   return cursor
 end
 """
+)
 
 # ARGV: the capacity; not empty if the stream alone may be created again.
 CREATE = Script(
@@ -180,7 +192,7 @@ UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=Tru
 # ARGV: the most bytes of one, the fields of all events except their data, packed; then the data of each.
 _PUBLISH = (
     _STANDS
-    + _ADDED
+    + ADDED
     + _RING
     + """
 local stream, meta = KEYS[1], KEYS[2]
@@ -198,16 +210,24 @@ if facts[3] then
   if not total then return {'broken', 0} end
   room = math.max(0, math.min(room, tonumber(facts[3]) - total))
 end
+local status = room < #events and 'full' or 'stored'
 for i = 1, room do
   local fields = events[i]
   local n = #fields
   fields[n + 1] = 'data'
   fields[n + 2] = ARGV[i + 2]
-  if not redis.call('XADD', stream, 'NOMKSTREAM', '*', unpack(fields)) then return {'broken', 0} end
+  local id = redis.pcall('XADD', stream, 'NOMKSTREAM', '*', unpack(fields))
+  if not id then return {'broken', 0} end
+  if type(id) == 'table' then  -- an error
+    local _, _, exhausted = added(stream)
+    if not exhausted then return id end
+    room, status = i - 1, 'exhausted'
+    break
+  end
 end
 if facts[5] and tonumber(ARGV[1]) > tonumber(facts[5]) then redis.call('HSET', meta, 'largest', ARGV[1]) end
 if facts[4] and room > 0 then ring(meta) end
-return {room < #events and 'full' or 'stored', room, facts[3]}
+return {status, room, facts[3]}
 """
 )
 
@@ -444,7 +464,7 @@ DEPTH = Script(
     _KINDS
     + _TIME
     + _LATE
-    + _ADDED
+    + ADDED
     + """
 local many = tonumber(ARGV[1])
 
@@ -476,7 +496,7 @@ end
 local function one(stream, meta, back, taken)
   local wrong = displaced({stream, meta, back, taken}, channel)
   if not stands(stream, meta) then return wrong and wrong.err or '' end
-  local total, length = added(stream)
+  local total, length, exhausted = added(stream)
   if not total then return '' end
   if wrong then return {total, length, wrong.err} end
   local facts = redis.call('HMGET', meta, 'made', 'due')
@@ -486,7 +506,7 @@ local function one(stream, meta, back, taken)
   local again = {}
   if flying > 0 and now >= tonumber(facts[2] or 0) then again = late(stream, flying) end
   flying = flying - #again
-  local oldest = about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
+  local oldest = cursor ~= last_id and about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
   local newest = oldest and about(redis.call('XREVRANGE', stream, '+', '(' .. cursor, 'COUNT', 1)[1])
   local known = 1
   local returned = redis.call('ZCARD', back)
@@ -503,7 +523,7 @@ local function one(stream, meta, back, taken)
     oldest = about(redis.call('XRANGE', stream, least, least)[1]) or oldest
     if not newest then newest = about(redis.call('XRANGE', stream, most, most)[1]) end
   end
-  return {total, length, flying, known, oldest, newest}
+  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0}
 end
 
 local answers = {}

@@ -1,4 +1,4 @@
-"""A train whose crews follow the traffic, on Pods that take their time, in virtual time."""
+"""A train whose workers follow the traffic, on Pods that take their time, in virtual time."""
 
 from __future__ import annotations
 

@@ -704,16 +704,16 @@ class Connection:
 
 def _reason(why: str) -> str:
     """As it is kept and shown. Raises UsageError."""
-    why = text("why", why)
+    why = text("the reason", why)
     if not why.strip():
-        raise UsageError("why: give the reason in a few words, or leave it out")
+        raise UsageError("give the reason in a few words, or leave it out")
     return redacted(why)
 
 
 def _asker(by: str | None) -> str:
-    """Who asks for a change, for the journal. It proves nothing: whoever may write to the registry may write any name.
-    Raises UsageError."""
-    return redacted(text("by", this_user() if by is None else by, most=200))
+    """Who asks for a change, for the journal; a blank name is none. It proves nothing: whoever may write to the
+    registry may write any name. Raises UsageError."""
+    return redacted((by is not None and text("by", by, most=200)) or this_user())
 
 
 def check_timeout(timeout: float) -> float:

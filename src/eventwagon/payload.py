@@ -424,16 +424,30 @@ def codec(annotation: Any) -> Codec:
     )
 
 
+class _NoPayload:
+    """No payload is of this class."""
+
+
+_encoded: tuple[type, Callable[[Any], tuple[bytes, str]]] = (_NoPayload, lambda _: (b"", ""))
+"""The class with a form of its own that was encoded last, and how: what is published one after the other is mostly
+alike."""
+
+
 def encode(payload: object) -> tuple[bytes, str]:
     """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't
     be encoded, and for what its own class would not read back equal."""
-    if issubclass(type(payload), _RAW):
+    global _encoded
+    kind = type(payload)
+    if _encoded[0] is kind:
+        return _encoded[1](payload)
+    if issubclass(kind, _RAW):
         data = bytes(payload)  # type: ignore[call-overload]
         if data != payload:
             raise UsageError("a memoryview of other than bytes can't be published: cast it")
         return data, BINARY
     try:
-        if (own := _own(type(payload))) is not None:
+        if (own := _own(kind)) is not None:
+            _encoded = kind, own.encode
             return own.encode(payload)
         data = _json.encode(payload)
         _check_whole(payload)
@@ -540,7 +554,7 @@ def _cause(error: BaseException) -> BaseException | None:
         return error
 
 
-_named: tuple[type, str] = (object, "object")
+_named: tuple[type, str] = (_NoPayload, "")
 """The class that was asked for last, and its name: what is published one after the other is mostly alike."""
 
 

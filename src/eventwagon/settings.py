@@ -10,7 +10,7 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .values import in_seconds, real, shown, whole
-from .workers import UNSAID, Elastic, Workers
+from .workers import ORCHESTRATED, UNSAID, Unsaid, Workers
 
 AtCap = Literal["fill", "refuse"]
 Auto = Literal["auto"]
@@ -138,14 +138,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def follows_if_orchestrated(self) -> bool:
         """The train promises something to new events and says nothing of workers: these follow the traffic where an
         orchestrator asks for machines."""
-        return self.workers is UNSAID and slo(self.limit) is not None
+        return isinstance(self.workers, Unsaid) and slo(self.limit) is not None
 
     def orchestrated(self) -> Settings:
         """The settings where an orchestrator asks for machines. They are declared as these."""
         if not self.follows_if_orchestrated:
             return self
         fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
-        return Orchestrated(**{**fields, "workers": Workers(each=Elastic())}, stated=self)
+        return Orchestrated(**{**fields, "workers": ORCHESTRATED}, stated=self)
 
     @property
     def cuts_by_wait(self) -> bool:
@@ -160,6 +160,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """What all programs of a train must agree on, in words: what observers and workers decide by."""
         words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        words["reuse"] = repr(bool(self.reuse))
         return {"limit": written(self.limit), **words}
 
 

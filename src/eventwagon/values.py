@@ -132,6 +132,8 @@ def text(what: str, value: object, *, most: int = 500) -> str:
 def split_url(url: str) -> SplitResult:
     """A URL, taken apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
     redaction.learn(url)
+    if "?" in redaction.login(url):  # it would be taken for the query
+        raise UsageError(f"{redaction.shown(url)}: write %3F for a ? in a user name or password")
     if "#" in url:  # what follows would be cut off, in silence
         raise UsageError(f"{redaction.shown(url)}: write %23 for a # in a URL")
     try:

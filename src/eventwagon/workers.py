@@ -19,11 +19,11 @@ class Elastic(msgspec.Struct, frozen=True):
     """
 
     least: int = 2
-    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) and `most`
-    is too few for so many wagons, a wagon may have fewer for a while."""
+    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) it
+    is rounded up to that."""
     most: int = 64
-    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks; elsewhere processes, Pods, tasks of
-    ECS or calls of a function."""
+    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks;
+    elsewhere processes, Pods, tasks of ECS or calls of a function."""
     headroom: float = 1.2
     """How many times the workers that the arrival rate takes: at least 1. A fifth more takes up the usual swings."""
     promise: float | None = None
@@ -37,7 +37,8 @@ class Elastic(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, name, whole(f"Elastic: {name}", getattr(self, name)))
         if self.most < 2 * self.least:
             raise UsageError(
-                f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one each have least"
+                f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one "
+                "each have least"
             )
         headroom = real("Elastic: headroom", self.headroom)
         if not 1 <= headroom <= 100:
@@ -103,8 +104,13 @@ class Workers(msgspec.Struct, frozen=True):
         return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"
 
 
-UNSAID = Workers(total=8, floor=1)
-"""The workers of a train that says nothing of them, and of no other: they are told apart by identity."""
+class Unsaid(Workers, frozen=True):
+    """Those of a train that says nothing of its workers."""
+
+
+UNSAID = Unsaid(total=8, floor=1)
+ORCHESTRATED = Workers(each=Elastic())
+"""They follow the traffic where an orchestrator asks for machines and the limit promises something to new events."""
 
 
 def parse_workers(text: str) -> Workers:

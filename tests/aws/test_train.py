@@ -14,7 +14,8 @@ from secrets import token_hex
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.contracts.facts import SealWaits, WagonRemoved, WagonSealed
 from eventwagon.drivers.aws import SQSBroker
-from tests.aws.support import QUICK
+from eventwagon.event import Channel
+from tests.aws.support import QUICK, clients_of, queues_of
 from tests.servers.moto import MotoServer
 from tests.support import Email, SignUp, journal, until
 
@@ -118,3 +119,39 @@ def test_a_publisher_that_is_stopped_through_a_switch(moto_server: MotoServer) -
     accepted = asyncio.run(run())
     assert len(accepted) > 5
     assert set(accepted) <= set(handled)
+
+
+def test_queues_that_were_deleted_are_made_again_for_what_they_held(moto_server: MotoServer) -> None:
+    """By hand, or since the table was restored: of the wagon that drains and of the one that is active."""
+    name = f"train_{token_hex(4)}"
+    url = f"{moto_server.url}&resend=1&poll=0.3"
+    gate, handled = asyncio.Event(), set[int]()
+    train = Train(name, limit=Volume(100), workers=Workers(total=2), **{**QUICK, "grace": 0.5})
+
+    @train.on(name)
+    async def handle(n: int, ctx: Context) -> None:
+        await gate.wait()
+        await ctx.emit("inner", n)
+
+    @train.on("inner")
+    async def inner(n: int) -> None:
+        handled.add(n)
+
+    async def run() -> None:
+        async with train.connect(url) as connection, connection.running():
+            await connection.publish_many(range(5))
+            await connection.request_switch()
+            await connection.wait_switched(1)
+            await connection.publish_many(range(5, 8))
+            async with SQSBroker.from_url(url) as broker:
+                for channel in (Channel(name, 1), Channel(name, 1, "inner"), Channel(name, 2)):
+                    where = await queues_of(broker).url(channel)
+                    await clients_of(broker).call("sqs", "delete_queue", QueueUrl=where)
+            gate.set()
+            await until(lambda: handled == set(range(8)), seconds=90)
+            await removed(connection, 1)
+            await connection.publish(8, timeout=30)
+            await until(lambda: 8 in handled, seconds=60)
+        await clear(url, name)
+
+    asyncio.run(run())

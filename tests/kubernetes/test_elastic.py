@@ -1,4 +1,4 @@
-"""Crews that follow the traffic, in Pods of four workers: Pods come when the rate rises, and go when it is over."""
+"""Workers that follow the traffic, in Pods of four workers: Pods come when the rate rises, and go when it is over."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from eventwagon.lab.experiment import one
 from eventwagon.lab.job import Figures, Job, figures
 from eventwagon.lab.scenarios import SCENARIOS, services
-from eventwagon.lab.strategies.station import Seen, Sideline, Station
+from eventwagon.lab.strategies.station import ScalerView, Sideline, Station
 
 STEP = 0.5
 
@@ -25,7 +25,7 @@ class Written:
     def __init__(self, pods: list[int]) -> None:
         self._pods = iter(pods)
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         return next(self._pods, 0)
 
 

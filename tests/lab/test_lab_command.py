@@ -14,7 +14,7 @@ from eventwagon.cli.app import app
 from eventwagon.errors import UsageError
 from eventwagon.lab.experiment import one
 from eventwagon.lab.job import Job, figures
-from eventwagon.lab.planning import Candidate, best
+from eventwagon.lab.planning import Trial, best, candidates
 from eventwagon.lab.scenarios import SCENARIOS, random_burst, scenario, services
 
 
@@ -162,10 +162,23 @@ def test_plan_finds_the_cheapest_settings_that_keep_the_promise() -> None:
         )
         settings = made.settings
         again = [
-            "steady", "--events", "600", "--seconds", "5", "--limit", str(settings.limit),
-            "--spares", str(settings.spares), "--per-pod", "1", "--start", "1",
-            "--strategy", found["strategy"], "--json",
-        ]  # fmt: skip
+            "steady",
+            "--events",
+            "600",
+            "--seconds",
+            "5",
+            "--limit",
+            str(settings.limit),
+            "--spares",
+            str(settings.spares),
+            "--per-pod",
+            "1",
+            "--start",
+            "1",
+            "--strategy",
+            found["strategy"],
+            "--json",
+        ]
         if elastic:
             again += ["--each", str(settings.workers.elastic.least), "--most", str(settings.workers.elastic.most)]
         elif settings.workers.total:
@@ -184,9 +197,9 @@ def test_plan_is_not_blind_to_small_prices() -> None:
     job = Job(title="t", arrivals=arrivals, services=[0.1] * 20, workers=4, each=4, slo=2.0, limit="Wait(2.0)")
     row = figures(job, one(job, "fifo"))
 
-    def candidate(cost: float, wagons: int) -> Candidate:
+    def candidate(cost: float, wagons: int) -> Trial:
         changed = msgspec.structs.replace(job, wagons=wagons)
-        return Candidate(strategy="wagons", job=changed, figures=row, cost=cost, calm_hour=0.0)
+        return Trial(strategy="wagons", job=changed, figures=row, cost=cost, calm_hour=0.0)
 
     for price in (1.0, 1e-6):
         dear, cheap, like = candidate(200 * price, 5), candidate(100 * price, 9), candidate(100.01 * price, 6)
@@ -213,3 +226,21 @@ def test_plan_says_so_where_the_promise_can_not_be_kept() -> None:
     assert done.exit_code == 0, done.output
     assert "Fixed workers: none has 99.0% on time" in done.output
     assert "Workers that follow the traffic: none has 99.0% on time" in done.output
+
+
+@pytest.mark.parametrize(("most", "per_pod"), [(8, 4), (6, 4), (64, 1)])
+def test_plan_tries_nothing_beyond_most(most: int, per_pod: int) -> None:
+    job = Job(
+        title="steady",
+        arrivals=[n / 30 for n in range(300)],
+        services=[0.2] * 300,
+        workers=4,
+        each=4,
+        slo=2.0,
+        limit="Wait(2.0)",
+        per_pod=per_pod,
+        most=most,
+    )
+    for name, tried in candidates(job, 0.99):
+        if name == "wagons_elastic":
+            assert 2 * tried.each <= tried.most <= most

@@ -25,9 +25,19 @@ def burst(events: int, standing: int, start: float, spares: int = 0) -> Job:
     """The arrivals of the real runs with so many standing Pods, and a ceiling of eight."""
     arrivals = black_friday(events, events / 62.5, seed=1)
     return Job(
-        title="a", arrivals=arrivals, services=[0.1] * events, workers=12, each=4 * standing // (1 + spares), spares=spares, slo=2.0,
-        limit="Wait(2.0)", wagons=8, start=start, per_pod=4, most=64 if standing == 4 else 32,
-    )  # fmt: skip
+        title="a",
+        arrivals=arrivals,
+        services=[0.1] * events,
+        workers=12,
+        each=4 * standing // (1 + spares),
+        spares=spares,
+        slo=2.0,
+        limit="Wait(2.0)",
+        wagons=8,
+        start=start,
+        per_pod=4,
+        most=64 if standing == 4 else 32,
+    )
 
 
 class Real(NamedTuple):

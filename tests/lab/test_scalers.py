@@ -6,14 +6,14 @@ from __future__ import annotations
 from eventwagon.lab.arrivals import uniform
 from eventwagon.lab.job import Job, figures
 from eventwagon.lab.strategies.scalers import FeedForward, Keda
-from eventwagon.lab.strategies.station import Fifo, Seen, Station
+from eventwagon.lab.strategies.station import Fifo, ScalerView, Station
 
 
 def looks(scaler: Keda, *lags: int) -> list[int]:
     """Pods after each look."""
     pods, found = 1, []
     for n, lag in enumerate(lags):
-        pods = scaler.wanted(scaler.first + n * scaler.every, Seen(0, lag, 0, pods))
+        pods = scaler.wanted(scaler.first + n * scaler.every, ScalerView(0, lag, 0, pods))
         found.append(pods)
     return found
 
@@ -36,9 +36,16 @@ def test_calm_traffic_is_served_by_what_it_needs() -> None:
     """40 a second for five minutes keep four workers busy: two Pods of four, and no more than three."""
     arrivals = uniform(12_000, 300.0, seed=2)
     job = Job(
-        title="calm", arrivals=arrivals, services=[0.1] * len(arrivals), workers=4, each=4, spares=0, slo=2.0, limit="Wait(2.0)",
+        title="calm",
+        arrivals=arrivals,
+        services=[0.1] * len(arrivals),
+        workers=4,
+        each=4,
+        spares=0,
+        slo=2.0,
+        limit="Wait(2.0)",
         per_pod=4,
-    )  # fmt: skip
+    )
     row = figures(job, Station(job, Fifo(job), FeedForward(job)).run())
     assert row.on_time == 1.0
     assert row.worker_seconds_done / 300 < 12

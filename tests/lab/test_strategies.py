@@ -14,7 +14,7 @@ from eventwagon.lab.experiment import STRATEGIES, one
 from eventwagon.lab.job import Job, figures
 from eventwagon.lab.queueing import most_on_time, one_queue
 from eventwagon.lab.strategies.rivals import RIVALS
-from eventwagon.lab.strategies.station import Fifo, Lifo, Seen, Sideline, Station
+from eventwagon.lab.strategies.station import Fifo, Lifo, ScalerView, Sideline, Station
 from eventwagon.lab.strategies.wagons import WAGONS
 from tests.fuzz import examples
 from tests.lab.shapes import SHAPES
@@ -22,9 +22,16 @@ from tests.lab.shapes import SHAPES
 
 def job(arrivals: list[float], service: float = 1.0, **given: object) -> Job:
     options: dict[str, object] = {
-        "title": "t", "services": [service] * len(arrivals), "workers": 1, "each": 1, "slo": 3.0, "limit": "Wait(3.0)",
-        "wagons": 100, "start": 0.0, "spares": 1,
-    }  # fmt: skip
+        "title": "t",
+        "services": [service] * len(arrivals),
+        "workers": 1,
+        "each": 1,
+        "slo": 3.0,
+        "limit": "Wait(3.0)",
+        "wagons": 100,
+        "start": 0.0,
+        "spares": 1,
+    }
     return Job(arrivals=arrivals, **{**options, **given})  # type: ignore[arg-type]
 
 
@@ -44,7 +51,7 @@ class Table:
     def __init__(self, pods: dict[float, int]) -> None:
         self._pods = pods
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         return max((at, pods) for at, pods in self._pods.items() if at <= now)[1]
 
 
@@ -97,7 +104,7 @@ def test_what_must_hold_for_all(arrivals: list[float], service: float, workers: 
         assert row.worker_seconds_extra >= -1e-6
         assert row.on_time_least <= row.on_time + 1e-9
         assert row.on_time <= row.on_time_most + 1e-9
-        if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same crew: none is better than the optimum
+        if name in ("fifo", "newest_first", "sideline", "optimum"):  # the same workers: none is better than the optimum
             assert row.on_time <= best + 1e-9
 
 

@@ -9,9 +9,15 @@ from pathlib import Path
 from eventwagon import Elastic, Train, Wait, Workers
 
 calls = Train(
-    "calls", limit=Wait(10.0), workers=Workers(each=Elastic(2, 12)), observe_every=0.5, lease=1.0, keep_drained=1.0,
-    member_ttl=3.0, visibility=10.0,
-)  # fmt: skip
+    "calls",
+    limit=Wait(10.0),
+    workers=Workers(each=Elastic(2, 12)),
+    observe_every=0.5,
+    lease=1.0,
+    keep_drained=1.0,
+    member_ttl=3.0,
+    visibility=10.0,
+)
 TAKES = 0.3
 
 

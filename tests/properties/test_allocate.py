@@ -1,4 +1,4 @@
-"""A crew divided between wagons that have processes of their own, held against what is promised of it."""
+"""Workers divided between wagons that have processes of their own, held against what is promised of it."""
 
 from __future__ import annotations
 

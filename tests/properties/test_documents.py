@@ -249,9 +249,9 @@ def test_a_switch_or_a_stop_is_not_asked_for_with_what_is_no_reason(why: Any) ->
         async with world.connect(signups([])) as c:
             await c.publish(SignUp("a"))
             before = c.manifest
-            with pytest.raises(UsageError, match="why"):
+            with pytest.raises(UsageError, match="the reason"):
                 await c.request_switch(why)
-            with pytest.raises(UsageError, match="why"):
+            with pytest.raises(UsageError, match="the reason"):
                 await c.request_stop(why)
             assert (await c.refresh()).manifest == before
             await c.request_switch("a\nlong one " + "x" * 10**6)

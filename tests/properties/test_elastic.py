@@ -1,7 +1,8 @@
-"""What holds for the sizes of crews that follow the traffic, whatever the figures."""
+"""What holds for the numbers of workers that follow the traffic, whatever the figures."""
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from contextlib import suppress
@@ -16,7 +17,7 @@ from eventwagon import Elastic, Settings, UsageError, Volume, Wait, Workers
 from eventwagon.contracts.orchestrator import Work
 from eventwagon.contracts.reading import Sample
 from eventwagon.policy.demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
-from eventwagon.policy.elastic import Crew, outlook, size
+from eventwagon.policy.elastic import ElasticWagon, outlook, size
 from eventwagon.workers import parse_workers
 
 figures = st.floats(0, 1e4)
@@ -48,19 +49,19 @@ def demands(draw: st.DrawFn) -> Demand:
 
 
 @st.composite
-def trains(draw: st.DrawFn, elastic: Elastic) -> list[Crew]:
+def trains(draw: st.DrawFn, elastic: Elastic) -> list[ElasticWagon]:
     """Draining wagons, an active one and spares, that have as many workers as they were ever given: together at most as
     many as there may be."""
     states: Any = [*["draining"] * draw(st.integers(0, 3)), "active", *["spare"] * draw(st.integers(0, 2))]
-    crews, left = [], elastic.most
+    wagons, left = [], elastic.most
     for number, state in enumerate(states, 1):
         present = draw(st.integers(0, left))
         left -= present
         outstanding = None if draw(st.integers(0, 9)) == 0 else draw(st.integers(0, 5000))
         more = draw(st.integers(0, left))
         left -= more
-        crews.append(
-            Crew(
+        wagons.append(
+            ElasticWagon(
                 number,
                 state,
                 outstanding if state != "spare" else None,
@@ -71,23 +72,23 @@ def trains(draw: st.DrawFn, elastic: Elastic) -> list[Crew]:
                 paused=draw(st.integers(0, 9)) == 0,
             )
         )
-    return crews
+    return wagons
 
 
 @given(st.data(), elastics(), demands(), st.floats(0.1, 60), st.integers(1, 8), st.booleans(), st.booleans())
 def test_never_beyond_most(
     data: st.DataObject, elastic: Elastic, demand: Demand, promise: float, step: int, reuse: bool, cuts: bool
 ) -> None:
-    crews = data.draw(trains(elastic))
-    found = size(elastic, demand, crews, promise=promise, step=step, reuse=reuse, cuts=cuts)
+    wagons = data.draw(trains(elastic))
+    found = size(elastic, demand, wagons, promise=promise, step=step, reuse=reuse, cuts=cuts)
     rounded = -(-elastic.least // step) * step
     most = max(elastic.most, rounded)
     assert sum(found.workers.values()) <= most
-    assert set(found.workers) == {c.number for c in crews} == set(found.why)
-    for crew in crews:  # what is there still counts: nobody gets what another has not let go
-        grown = found.workers[crew.number] - max(crew.present, crew.asked)
+    assert set(found.workers) == {c.number for c in wagons} == set(found.why)
+    for wagon in wagons:  # what is there still counts: nobody gets what another has not let go
+        grown = found.workers[wagon.number] - max(wagon.present, wagon.asked)
         if grown > 0:
-            assert sum(max(c.present, min(c.asked, found.workers[c.number])) for c in crews) <= most
+            assert sum(max(c.present, min(c.asked, found.workers[c.number])) for c in wagons) <= most
     assert all(found.why.values())
 
 
@@ -95,24 +96,24 @@ def test_never_beyond_most(
 def test_least_is_kept_unless_there_are_too_few_for_all(
     data: st.DataObject, elastic: Elastic, demand: Demand, promise: float, step: int, reuse: bool
 ) -> None:
-    crews = data.draw(trains(elastic))
-    found = size(elastic, demand, crews, promise=promise, step=step, reuse=reuse)
+    wagons = data.draw(trains(elastic))
+    found = size(elastic, demand, wagons, promise=promise, step=step, reuse=reuse)
     least = -(-elastic.least // step) * step
-    if len(crews) * least <= elastic.most:
-        assert all(found.workers[c.number] >= min(c.asked, least) for c in crews)
+    if len(wagons) * least <= elastic.most:
+        assert all(found.workers[c.number] >= min(c.asked, least) for c in wagons)
 
 
 @given(st.data(), elastics(), demands(), st.floats(1, 4), st.floats(0.1, 60))
 def test_more_events_never_take_fewer_workers(
     data: st.DataObject, elastic: Elastic, demand: Demand, times: float, promise: float
 ) -> None:
-    """Of the same active wagon, alone, with the same crew."""
+    """Of the same active wagon, alone, with the same workers."""
     asked = data.draw(st.integers(elastic.least, elastic.most))
-    crew = Crew(1, "active", data.draw(st.integers(0, 100)), asked, asked)
+    wagon = ElasticWagon(1, "active", data.draw(st.integers(0, 100)), asked, asked)
     assert demand.rate is not None
     peak = None if demand.peak is None else demand.peak * times
     more = msgspec.structs.replace(demand, rate=demand.rate * times, trend=demand.trend * times, peak=peak)
-    fewer, many = (size(elastic, d, [crew], promise=promise, cuts=False).workers[1] for d in (demand, more))
+    fewer, many = (size(elastic, d, [wagon], promise=promise, cuts=False).workers[1] for d in (demand, more))
     assert fewer <= many
 
 
@@ -122,12 +123,12 @@ def test_workers_with_events_in_hand_are_not_taken(
 ) -> None:
     """The active wagon never has fewer workers than events, unless it had, or as many as there may be are there: each
     wagon needs some. A worker that is taken then finishes its event first."""
-    crews = data.draw(trains(elastic))
-    found = size(elastic, demand, crews, promise=promise)
-    there = sum(max(c.present, found.workers[c.number]) for c in crews)
-    for crew in crews:
-        if crew.state == "active" and crew.outstanding is not None:
-            kept = found.workers[crew.number] >= min(crew.asked, crew.outstanding, crew.present)
+    wagons = data.draw(trains(elastic))
+    found = size(elastic, demand, wagons, promise=promise)
+    there = sum(max(c.present, found.workers[c.number]) for c in wagons)
+    for wagon in wagons:
+        if wagon.state == "active" and wagon.outstanding is not None:
+            kept = found.workers[wagon.number] >= min(wagon.asked, wagon.outstanding, wagon.present)
             assert kept or there >= elastic.most
 
 
@@ -135,28 +136,36 @@ def test_workers_with_events_in_hand_are_not_taken(
     elastics(), odd, odd, odd, odd, odd, odd, st.integers(-5, 100), st.integers(-5, 100), st.none() | st.integers(-5, 5)
 )
 def test_bad_and_missing_figures_have_an_answer(
-    elastic: Elastic, rate: Any, trend: Any, peak: Any, service: Any, spread: Any, start: Any, asked: int, there: int,
+    elastic: Elastic,
+    rate: Any,
+    trend: Any,
+    peak: Any,
+    service: Any,
+    spread: Any,
+    start: Any,
+    asked: int,
+    there: int,
     outstanding: int | None,
-) -> None:  # fmt: skip
+) -> None:
     demand = Demand(rate=rate, trend=trend or 0.0, peak=peak, service=service, spread=spread or 0.0, start=start)
-    crews = [
-        Crew(1, "draining", outstanding, asked, there),
-        Crew(2, "active", outstanding, asked, there),
-        Crew(3, "spare", None, asked, 0),
+    wagons = [
+        ElasticWagon(1, "draining", outstanding, asked, there),
+        ElasticWagon(2, "active", outstanding, asked, there),
+        ElasticWagon(3, "spare", None, asked, 0),
     ]
-    found = size(elastic, demand, crews, promise=2.0)
+    found = size(elastic, demand, wagons, promise=2.0)
     assert all(n >= 0 for n in found.workers.values())
     assert sum(found.workers.values()) <= elastic.most
-    ahead = outlook(demand, crews, promise=2.0)
+    ahead = outlook(demand, wagons, promise=2.0)
     assert ahead is None or ahead.wait >= 0
 
 
 @given(elastics(), st.integers(1, 64))
 def test_what_is_unknown_changes_nothing(elastic: Elastic, asked: int) -> None:
     asked = min(max(asked, elastic.least), elastic.most)
-    crew = Crew(1, "active", 1000, asked, asked)
+    wagon = ElasticWagon(1, "active", 1000, asked, asked)
     for demand in (Demand(), Demand(rate=100.0), Demand(service=1.0)):
-        assert size(elastic, demand, [crew], promise=1.0).workers == {1: asked}
+        assert size(elastic, demand, [wagon], promise=1.0).workers == {1: asked}
 
 
 class Watched:
@@ -181,8 +190,8 @@ class Watched:
             service=self.service,
             start=2.0,
         )
-        crew = Crew(1, "active", outstanding, self.asked, self.asked, grown=at - self._grown)
-        wanted = size(self.elastic, demand, [crew], promise=2.0).workers[1]
+        wagon = ElasticWagon(1, "active", outstanding, self.asked, self.asked, grown=at - self._grown)
+        wanted = size(self.elastic, demand, [wagon], promise=2.0).workers[1]
         if wanted != self.asked:
             self._grown = at if wanted > self.asked else self._grown
             self.asked = wanted
@@ -285,12 +294,22 @@ def test_settings_are_read_back(elastic: Elastic) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "each=Elastic(0, 4)", "each=Elastic(5, 4)", "each=Elastic(3, 5)", "each=Elastic(2, 4, headroom=0.5)", "each=Elastic(2, 4, promise=0)",
-        "each=Elastic(2, 4, drain_within=-1)", "each=Elastic(True)", "each=Elastic('2')", "each=Elastic(x)",
-        "each=Elastic(2, 4, sixth=1)", "total=Elastic(2, 4)", "each=Elastic(2, 4), total=4", "each=Rubber(2)",
+        "each=Elastic(0, 4)",
+        "each=Elastic(5, 4)",
+        "each=Elastic(3, 5)",
+        "each=Elastic(2, 4, headroom=0.5)",
+        "each=Elastic(2, 4, promise=0)",
+        "each=Elastic(2, 4, drain_within=-1)",
+        "each=Elastic(True)",
+        "each=Elastic('2')",
+        "each=Elastic(x)",
+        "each=Elastic(2, 4, sixth=1)",
+        "total=Elastic(2, 4)",
+        "each=Elastic(2, 4), total=4",
+        "each=Rubber(2)",
         "each=Elastic(2, 4, headroom=float('nan'))",
     ],
-)  # fmt: skip
+)
 def test_wrong_ones_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_workers(text)
@@ -313,10 +332,13 @@ def test_a_promise_is_needed() -> None:
 
 def test_the_default_where_machines_are_asked_for() -> None:
     promised = Settings(limit=Volume(100) | Wait(2.0))
-    assert promised.workers == Workers(total=8, floor=1)
+    assert repr(promised.workers) == "Workers(total=8, floor=1)"
     follows = promised.orchestrated()
     assert (follows.workers, follows.promise, follows.reuse) == (Workers(each=Elastic(2, 64)), 2.0, True)
     assert follows.declared() == promised.declared()
+    assert promised.declared()["reuse"] == "False"  # as a program of an earlier release declares it
+    assert copy.deepcopy(promised).orchestrated().workers == follows.workers
+    assert promised != Settings(limit=promised.limit, workers=Workers(total=8, floor=1))
     again = msgspec.structs.replace(promised, grace=1.0)  # as the command line does
     assert again.orchestrated().workers == follows.workers
     assert Settings(limit=Wait(2.0), reuse=False).orchestrated().reuse is False
@@ -328,8 +350,8 @@ def test_the_default_where_machines_are_asked_for() -> None:
 @given(st.integers(0, 1000), st.integers(0, 1))
 def test_a_wagon_that_sleeps_or_begins_predicts_nothing(outstanding: int, asked: int) -> None:
     """Cutting it off for the wait until its first worker is there would open wagons for ever."""
-    crew = Crew(1, "active", outstanding, asked=asked, present=0)
-    ahead = outlook(Demand(rate=1.0, service=0.1, start=2.0), [crew], promise=2.0)
+    wagon = ElasticWagon(1, "active", outstanding, asked=asked, present=0)
+    ahead = outlook(Demand(rate=1.0, service=0.1, start=2.0), [wagon], promise=2.0)
     if outstanding and asked:
         assert ahead is not None
         assert 2.0 <= ahead.wait < math.inf

@@ -1,4 +1,4 @@
-"""What holds for shares of a crew, and for where a free worker goes."""
+"""What holds for shares of the workers, and for where a free worker goes."""
 
 from __future__ import annotations
 

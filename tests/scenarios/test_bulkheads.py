@@ -224,7 +224,7 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
 
 
 class Served:
-    workers, handled, failed, missing, trouble, channels = 1, 0, 0, (), "", ()
+    workers, handled, failed, in_hand, missing, trouble, channels = 1, 0, 0, 0, (), "", ()
     paused, work = False, None
     open: ClassVar[dict[str, str]] = {}
 

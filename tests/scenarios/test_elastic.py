@@ -1,4 +1,4 @@
-"""Crews that follow the traffic: the real observer, plan and workers, in virtual time."""
+"""Workers that follow the traffic: the real observer, plan and workers, in virtual time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_programs_agree_though_only_one_asks_for_machines() -> None:
 
 
 def test_where_workers_come_late_new_events_get_them() -> None:
-    """The same where they take 10 s: no crew can be there in time, so the burst goes from wagon to wagon."""
+    """The same where they take 10 s: no workers can be there in time, so the burst goes from wagon to wagon."""
     came = run(burst(rising(10, 120, seconds=30), elastic=Elastic(4, 64), start=10.0, rest=1.0))
     assert (came.lost, came.twice) == (0, 0)
     assert came.switches >= 1
@@ -162,7 +162,7 @@ def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> Non
 
 
 def test_a_defect_in_the_estimates_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The crews stay as they are; the wagon is cut off, sealed, drained and removed, and the defect is told once."""
+    """The workers stay as they are; the wagon is cut off, sealed, drained and removed, and the defect is told once."""
 
     def fails(*args: object, **more: object) -> None:
         raise ZeroDivisionError("a defect of ours")

@@ -186,7 +186,7 @@ def test_what_can_not_be_paused_is_told() -> None:
                 await c.pause(publishing="yes")  # type: ignore[arg-type]
             assert not await c.resume()
             assert not await c.resume(wagon=1)
-            with pytest.raises(UsageError, match="why holds"):
+            with pytest.raises(UsageError, match="the reason holds"):
                 await c.pause("\x1b[2J")
 
     run(main())

@@ -38,7 +38,7 @@ from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
-from eventwagon.policy.elastic import Crew, Sizing, size
+from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
@@ -329,13 +329,13 @@ def _never_woken() -> Iterator[None]:
         yield
 
 
-@_mutant("draining wagons of elastic crews get no workers", "I7")
+@_mutant("draining wagons of elastic wagons get no workers", "I7")
 def _starved() -> Iterator[None]:
     """They never come to an end."""
 
-    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
-        found = size(elastic, demand, crews, **more)
-        none = {c.number: 0 for c in crews if c.state == "draining"}
+    def mutant(elastic: Elastic, demand: Demand, wagons: Sequence[ElasticWagon], **more: Any) -> Sizing:
+        found = size(elastic, demand, wagons, **more)
+        none = {c.number: 0 for c in wagons if c.state == "draining"}
         return replace(found, workers={**found.workers, **none})
 
     with mock.patch.object(sizing_module, "size", mutant):
@@ -346,10 +346,10 @@ def _starved() -> Iterator[None]:
 def _no_budget() -> Iterator[None]:
     """Each has what it wants, as if it were alone."""
 
-    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
-        alone = [size(elastic, demand, [crew], **more) for crew in crews]
+    def mutant(elastic: Elastic, demand: Demand, wagons: Sequence[ElasticWagon], **more: Any) -> Sizing:
+        alone = [size(elastic, demand, [wagon], **more) for wagon in wagons]
         return replace(
-            size(elastic, demand, crews, **more), workers={n: w for s in alone for n, w in s.workers.items()}
+            size(elastic, demand, wagons, **more), workers={n: w for s in alone for n, w in s.workers.items()}
         )
 
     with mock.patch.object(sizing_module, "size", mutant):
@@ -360,11 +360,11 @@ def _no_budget() -> Iterator[None]:
 def _below_least() -> Iterator[None]:
     """Where workers are short the active wagon has all but one of each other wagon."""
 
-    def mutant(elastic: Elastic, demand: Demand, crews: Sequence[Crew], **more: Any) -> Sizing:
-        found = size(elastic, demand, crews, **more)
+    def mutant(elastic: Elastic, demand: Demand, wagons: Sequence[ElasticWagon], **more: Any) -> Sizing:
+        found = size(elastic, demand, wagons, **more)
         if sum(found.workers.values()) < elastic.most:
             return found
-        one = {c.number: 1 if c.state != "active" else found.workers[c.number] for c in crews}
+        one = {c.number: 1 if c.state != "active" else found.workers[c.number] for c in wagons}
         return replace(found, workers=one)
 
     with mock.patch.object(sizing_module, "size", mutant):

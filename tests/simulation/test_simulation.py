@@ -49,7 +49,7 @@ CAUGHT = {
     "a worker whose handler was cut short works no more": 418,
     "an active wagon that is gone or sealed is kept": 2801,
     "an open circuit is never probed": 15,
-    "draining wagons of elastic crews get no workers": 7,
+    "draining wagons of elastic wagons get no workers": 7,
     "each claim that runs out counts": 41,
     "elastic wagons share no budget": 51,
     "emits refused together": 28,

@@ -20,7 +20,7 @@ import pytest
 
 from eventwagon.errors import UsageError
 from eventwagon.event import BINARY, JSON, Event
-from eventwagon.payload import codec, encode
+from eventwagon.payload import codec, encode, type_name
 
 T = TypeVar("T")
 
@@ -797,3 +797,31 @@ def test_a_refusal_names_the_first_difference(annotation: Any, payload: object, 
     with pytest.raises(UsageError, match=said) as error:
         codec(annotation).encode(payload)
     assert "canary" not in str(error.value)
+
+
+def test_payloads_of_other_classes_in_turn_are_encoded_each_in_its_own_way() -> None:
+    """The last class is remembered."""
+
+    class One(msgspec.Struct):
+        n: int
+
+    class Two(msgspec.Struct):
+        n: int
+
+    turns: list[tuple[Any, str]] = [
+        (One(1), "One"),
+        (One(2), "One"),
+        (Two(3), "Two"),
+        ({"n": 4}, "dict"),
+        (One(5), "One"),
+    ]
+    for payload, name in turns * 2:
+        data, kind = encode(payload)
+        n = payload["n"] if isinstance(payload, dict) else payload.n
+        assert (msgspec.json.decode(data)["n"], kind, type_name(payload)) == (n, JSON, name)
+    for _ in range(2):
+        assert encode(One(1))[0] == b'{"n":1}'
+        with pytest.raises(UsageError, match="can't be published"):
+            encode(int)
+        with pytest.raises(UsageError, match="can't be published"):
+            encode(One("no number"))  # type: ignore[arg-type]

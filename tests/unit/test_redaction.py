@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eventwagon import Train
 from eventwagon.display.redaction import is_secret, learn, learn_options, redacted, shown
 from eventwagon.display.text import said
 from eventwagon.errors import StorageBroken, UsageError
@@ -56,6 +57,19 @@ def test_a_url_is_shown_without_its_secrets(url: str, as_shown: str) -> None:
         ("-----BEGIN RSA PRIVATE KEY-----\nx\n-----END RSA PRIVATE KEY----- and", "*** and"),
         ("user or password is wrong: try another token", "user or password is wrong: try another token"),
         ("passing=True, bypass=1, compass=2", "passing=True, bypass=1, compass=2"),
+        ("no route to user:pw@host:1", "no route to user:***@host:1"),
+        ("token: 'x'", "token: ***"),
+        ("SASL_PASSWORD: x, user: y", "SASL_PASSWORD: ***, user: y"),
+        ("x-api-key: x", "x-api-key: ***"),
+        ("run --password x --port 1", "run --password *** --port 1"),
+        ("http://h/?auth=x", "http://h/?auth=***"),
+        ("Basic dXNlcjpwYXNz", "Basic ***"),
+        ("redis%3A%2F%2F%3Apw%40h", "redis%3A%2F%2F%3A***%40h"),
+        ("wrong password: try again", "wrong password: try again"),
+        ("use --password to say it", "use --password to say it"),
+        ("Basic authentication is off", "Basic authentication is off"),
+        ("image shop:v1@sha256:abc", "image shop:v1@sha256:abc"),
+        ("mailto:ada@example.com", "mailto:ada@example.com"),
     ],
 )
 def test_what_looks_like_a_secret_is_hidden_in_any_text(text: str, as_shown: str) -> None:
@@ -129,3 +143,27 @@ def test_names() -> None:
     assert not any(
         map(is_secret, ["timeout", "prefix", "sasl.username", "ssl.ca.location", "sasl.oauthbearer.token.endpoint.url"])
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "as_shown"),
+    [
+        ("user:sesame@127.0.0.1:6379", "user:***@127.0.0.1:6379"),
+        (":sesame@host:6379", ":***@host:6379"),
+        ("redis//user:sesame@h", "redis//user:***@h"),
+        ("redis:/user:sesame@h/0", "redis:/user:***@h/0"),
+        ("kubernetes:deploy.yaml?image=shop:v1@sha256:ab", "kubernetes:deploy.yaml?image=shop:v1@sha256:ab"),
+    ],
+)
+def test_a_url_with_a_slip_in_its_scheme_is_shown_without_its_password(url: str, as_shown: str) -> None:
+    assert shown(url) == as_shown
+    if "***" in as_shown:
+        with pytest.raises(UsageError) as caught:
+            Train("t").connect(url)
+        assert "sesame" not in str(caught.value)
+
+
+def test_a_question_mark_in_a_password_must_be_encoded() -> None:
+    with pytest.raises(UsageError, match="write %3F") as caught:
+        split_url("redis://u:open?ses@h")
+    assert "ses@" not in str(caught.value)

@@ -1,19 +1,19 @@
-"""Sizes of crews that follow the traffic, by example, and how the plan stores them."""
+"""How many workers wagons get that follow the traffic, by example, and how the plan stores that."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
-from eventwagon import Elastic, Settings, Wait, Workers
-from eventwagon.contracts.facts import PromiseAtRisk, WagonOpened, WagonScaled
+from eventwagon import Elastic, Settings, Volume, Wait, Workers
+from eventwagon.contracts.facts import OpenRefused, PromiseAtRisk, WagonOpened, WagonScaled
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.reading import Reading
 from eventwagon.policy.demand import Coming, Demand
 from eventwagon.policy.edits import asked_of
-from eventwagon.policy.elastic import Crew, outlook, size
+from eventwagon.policy.elastic import ElasticWagon, outlook, size
 from eventwagon.policy.plan import plan
 from tests.unit.plans import NOW, look, manifest, one, reading, wagon
 
@@ -23,32 +23,34 @@ SETTINGS = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 64)), spare
 
 
 def test_the_rate_alone_sizes_the_active_wagon() -> None:
-    crew = Crew(1, "active", 4, asked=2, present=2)
-    assert size(Elastic(2, 64), STEADY, [crew], promise=2.0, cuts=False).workers == {1: 12}
-    assert size(Elastic(2, 64, headroom=2.0), STEADY, [crew], promise=2.0, cuts=False).workers == {1: 20}
-    assert size(Elastic(2, 64), STEADY, [crew], promise=2.0, step=8, cuts=False).workers == {1: 16}
+    sized = ElasticWagon(1, "active", 4, asked=2, present=2)
+    assert size(Elastic(2, 64), STEADY, [sized], promise=2.0, cuts=False).workers == {1: 12}
+    assert size(Elastic(2, 64, headroom=2.0), STEADY, [sized], promise=2.0, cuts=False).workers == {1: 20}
+    assert size(Elastic(2, 64), STEADY, [sized], promise=2.0, step=8, cuts=False).workers == {1: 16}
     rising = msgspec.structs.replace(STEADY, trend=10.0)
-    assert size(Elastic(2, 64), rising, [crew], promise=2.0, cuts=False).workers[1] >= 15
+    assert size(Elastic(2, 64), rising, [sized], promise=2.0, cuts=False).workers[1] >= 15
 
 
 def test_workers_go_after_a_calm_and_not_those_in_need() -> None:
     calm = msgspec.structs.replace(STEADY, rate=10.0, peak=10.0)
-    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 2}
-    assert size(Elastic(2, 64), calm, [Crew(1, "active", 15, 20, 20)], promise=2.0).workers == {1: 15}
-    assert size(Elastic(2, 64), calm, [Crew(1, "active", None, 20, 20)], promise=2.0).workers == {1: 20}
-    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20, grown=1.0)], promise=2.0).workers == {1: 20}
-    assert size(Elastic(2, 64), calm, [Crew(1, "active", 0, 20, 20, paused=True)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), calm, [ElasticWagon(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 2}
+    assert size(Elastic(2, 64), calm, [ElasticWagon(1, "active", 15, 20, 20)], promise=2.0).workers == {1: 15}
+    assert size(Elastic(2, 64), calm, [ElasticWagon(1, "active", None, 20, 20)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), calm, [ElasticWagon(1, "active", 0, 20, 20, grown=1.0)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), calm, [ElasticWagon(1, "active", 0, 20, 20, paused=True)], promise=2.0).workers == {
+        1: 20
+    }
     early = msgspec.structs.replace(calm, peak=None)
-    assert size(Elastic(2, 64), early, [Crew(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 20}
+    assert size(Elastic(2, 64), early, [ElasticWagon(1, "active", 0, 20, 20)], promise=2.0).workers == {1: 20}
 
 
 def test_a_backlog_is_drained_within_what_was_asked_for() -> None:
-    crews = [Crew(1, "draining", 400, 4, 4, closed=2.0), Crew(2, "active", 0, 12, 12)]
-    assert size(Elastic(2, 64), STEADY, crews, promise=2.0).workers[1] == 4
-    assert size(Elastic(2, 64, drain_within=10.0), STEADY, crews, promise=2.0).workers[1] == 5
-    assert size(Elastic(2, 64, drain_within=4.0), STEADY, crews, promise=2.0).workers[1] == 20
-    assert size(Elastic(2, 16, drain_within=4.0), STEADY, crews, promise=2.0).workers == {1: 4, 2: 12}
-    few = [Crew(1, "draining", 1, 10, 10), Crew(2, "active", 0, 12, 12)]
+    sizes = [ElasticWagon(1, "draining", 400, 4, 4, closed=2.0), ElasticWagon(2, "active", 0, 12, 12)]
+    assert size(Elastic(2, 64), STEADY, sizes, promise=2.0).workers[1] == 4
+    assert size(Elastic(2, 64, drain_within=10.0), STEADY, sizes, promise=2.0).workers[1] == 5
+    assert size(Elastic(2, 64, drain_within=4.0), STEADY, sizes, promise=2.0).workers[1] == 20
+    assert size(Elastic(2, 16, drain_within=4.0), STEADY, sizes, promise=2.0).workers == {1: 4, 2: 12}
+    few = [ElasticWagon(1, "draining", 1, 10, 10), ElasticWagon(2, "active", 0, 12, 12)]
     assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 2
 
 
@@ -57,75 +59,79 @@ BUSY = msgspec.structs.replace(STEADY, rate=150.0, peak=150.0, start=0.1)
 
 
 def test_no_wagon_is_squeezed_below_least() -> None:
-    crews = [Crew(1, "draining", 250, 5, 5), Crew(2, "active", 0, 2, 2), Crew(3, "spare", None, 2, 2)]
-    assert size(Elastic(2, 9), BUSY, crews, promise=2.0).workers == {1: 2, 2: 2, 3: 2}  # as long as 1 has its five
-    gone = [crews[0]._replace(asked=2, present=2), *crews[1:]]
+    sizes = [
+        ElasticWagon(1, "draining", 250, 5, 5),
+        ElasticWagon(2, "active", 0, 2, 2),
+        ElasticWagon(3, "spare", None, 2, 2),
+    ]
+    assert size(Elastic(2, 9), BUSY, sizes, promise=2.0).workers == {1: 2, 2: 2, 3: 2}  # as long as 1 has its five
+    gone = [sizes[0]._replace(asked=2, present=2), *sizes[1:]]
     found = size(Elastic(2, 9), BUSY, gone, promise=2.0)
     assert found.workers == {1: 2, 2: 5, 3: 2}
     assert "most=9" in found.why[2]
     assert size(Elastic(2, 6), BUSY, gone, promise=2.0).workers == {1: 2, 2: 2, 3: 2}
     # in Pods of four there are two Pods for three wagons
-    pods = [c._replace(asked=4, present=4) for c in crews[:2]] + [crews[2]._replace(asked=0, present=0)]
+    pods = [c._replace(asked=4, present=4) for c in sizes[:2]] + [sizes[2]._replace(asked=0, present=0)]
     assert size(Elastic(2, 9), BUSY, pods, promise=2.0, step=4).workers == {1: 4, 2: 4, 3: 0}
 
 
 def test_a_draining_wagon_gives_only_what_new_events_need() -> None:
     """Not what the active wagon keeps until a calm is over."""
     quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=None, start=2.0)
-    crews = [Crew(1, "draining", 250, 5, 5), Crew(2, "active", 0, 5, 1, grown=0.5)]
-    assert size(Elastic(2, 8), quiet, crews, promise=2.0).workers == {1: 5, 2: 3}
+    sizes = [ElasticWagon(1, "draining", 250, 5, 5), ElasticWagon(2, "active", 0, 5, 1, grown=0.5)]
+    assert size(Elastic(2, 8), quiet, sizes, promise=2.0).workers == {1: 5, 2: 3}
 
 
 def test_where_workers_come_at_once_a_backlog_has_those_that_nobody_needs() -> None:
     """They cost no more than the work that they do. Where they have to start, a draining wagon keeps what it has."""
     quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=150.0)
-    crews = [Crew(1, "draining", 250, 2, 2), Crew(2, "active", 0, 10, 10, grown=3.0)]
-    assert size(Elastic(2, 64), quiet, crews, promise=2.0).workers == {1: 13, 2: 10}
+    sizes = [ElasticWagon(1, "draining", 250, 2, 2), ElasticWagon(2, "active", 0, 10, 10, grown=3.0)]
+    assert size(Elastic(2, 64), quiet, sizes, promise=2.0).workers == {1: 13, 2: 10}
     late = msgspec.structs.replace(quiet, start=2.0)
-    assert size(Elastic(2, 64), late, crews, promise=2.0).workers == {1: 2, 2: 10}
+    assert size(Elastic(2, 64), late, sizes, promise=2.0).workers == {1: 2, 2: 10}
     # the active wagon gives up those that it keeps for a calm; wagon 1 gets them once they have left
-    assert size(Elastic(2, 12), quiet, crews, promise=2.0).workers == {1: 2, 2: 2}
-    left = [crews[0], crews[1]._replace(asked=2, present=2)]
+    assert size(Elastic(2, 12), quiet, sizes, promise=2.0).workers == {1: 2, 2: 2}
+    left = [sizes[0], sizes[1]._replace(asked=2, present=2)]
     assert size(Elastic(2, 12), quiet, left, promise=2.0).workers == {1: 10, 2: 2}
 
 
 def test_a_calm_is_claimed_only_if_it_was_there() -> None:
     """The rate has not been higher for ten seconds; but its rise was 1.4 s ago, and more was expected."""
     demand = msgspec.structs.replace(BUSY, rate=152.0, peak=152.0)
-    crew = Crew(1, "active", 12, 25, 25, grown=1.4)
-    assert size(Elastic(2, 64), demand, [crew], promise=2.0).workers == {1: 25}
-    more_than_came = size(Elastic(2, 64), demand, [crew._replace(grown=2.5)], promise=2.0)
+    sized = ElasticWagon(1, "active", 12, 25, 25, grown=1.4)
+    assert size(Elastic(2, 64), demand, [sized], promise=2.0).workers == {1: 25}
+    more_than_came = size(Elastic(2, 64), demand, [sized._replace(grown=2.5)], promise=2.0)
     assert more_than_came.workers[1] < 25
     assert "no more than 152 events/s in the rise of 2.5 s ago" in more_than_came.why[1]
-    calm = size(Elastic(2, 64), demand, [crew._replace(grown=10.0)], promise=2.0)
+    calm = size(Elastic(2, 64), demand, [sized._replace(grown=10.0)], promise=2.0)
     assert calm.workers == more_than_came.workers
     assert "no more than 152 events/s for 10 s" in calm.why[1]
 
 
 def test_a_spare_that_grew_stays_so_until_new_events_have_met_it() -> None:
-    crews = [Crew(1, "active", 3, 12, 12), Crew(2, "spare", None, 6, 6, grown=0.1)]
-    assert size(Elastic(2, 64), STEADY, crews, promise=2.0).workers[2] == 6
-    assert size(Elastic(2, 64), STEADY, [crews[0], crews[1]._replace(grown=2.0)], promise=2.0).workers[2] == 2
+    sizes = [ElasticWagon(1, "active", 3, 12, 12), ElasticWagon(2, "spare", None, 6, 6, grown=0.1)]
+    assert size(Elastic(2, 64), STEADY, sizes, promise=2.0).workers[2] == 6
+    assert size(Elastic(2, 64), STEADY, [sizes[0], sizes[1]._replace(grown=2.0)], promise=2.0).workers[2] == 2
 
 
 def test_what_is_on_its_way_shortens_the_wait() -> None:
-    crew = Crew(1, "active", 100, asked=4, present=4)
-    alone = outlook(STEADY, [crew], promise=2.0)
+    sized = ElasticWagon(1, "active", 100, asked=4, present=4)
+    alone = outlook(STEADY, [sized], promise=2.0)
     helped = outlook(
-        msgspec.structs.replace(STEADY, coming={1: (Coming(40, 0.5),)}), [crew._replace(asked=40)], promise=2.0
+        msgspec.structs.replace(STEADY, coming={1: (Coming(40, 0.5),)}), [sized._replace(asked=40)], promise=2.0
     )
     assert alone is not None
     assert helped is not None
     assert alone.wait == pytest.approx(97 * 0.1 / 4)
     assert helped.wait == pytest.approx(0.5 + (97 - 20) * 0.1 / 40)
     assert not alone.relief
-    spare = Crew(2, "spare", None, 4, 4)
-    assert outlook(STEADY, [crew, spare], promise=2.0) == (alone.wait, True)
+    spare = ElasticWagon(2, "spare", None, 4, 4)
+    assert outlook(STEADY, [sized, spare], promise=2.0) == (alone.wait, True)
 
 
 def test_events_that_take_longer_than_promised_are_told() -> None:
     slow = msgspec.structs.replace(STEADY, service=3.0)
-    found = size(Elastic(2, 64), slow, [Crew(1, "active", 0, 2, 2)], promise=2.0)
+    found = size(Elastic(2, 64), slow, [ElasticWagon(1, "active", 0, 2, 2)], promise=2.0)
     assert "more than the 2 s" in found.short
 
 
@@ -195,6 +201,28 @@ def test_a_spare_waits_while_its_workers_are_needed_for_a_backlog() -> None:
         settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, most)), spares=1)
         decided = plan(look(manifest(*wagons), [reading(1, 300, 10), reading(2, 0)], settings=settings))
         assert bool([f for f in decided.facts if isinstance(f, WagonOpened)]) is opened
+
+
+def test_a_spare_that_stands_is_not_put_away_for_a_backlog() -> None:
+    """Or it would be opened again as soon as it has gone, and so on."""
+    wagons = wagon(1, State.DRAINING, workers=4), wagon(2, State.ACTIVE, workers=2), wagon(3, State.READY)
+    settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 12)), spares=1, keep_warm=0.0)
+    decided = plan(look(manifest(*wagons), [reading(1, 300, 10), reading(2, 0), reading(3, 0)], settings=settings))
+    assert [w.state for w in decided.manifest.wagons] == [State.DRAINING, State.ACTIVE, State.READY]
+
+
+def test_no_more_wagons_live_than_can_each_have_a_pod() -> None:
+    """Of twelve workers in Pods of four three wagons have one each, though six could have `least`."""
+    wagons = [wagon(1, State.DRAINING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE)]
+    readings = [reading(1, 300, 10), reading(2, 300, 10), reading(3, 300, 10)]
+    settings = Settings(limit=Volume(300), workers=Workers(each=Elastic(2, 12, promise=2.0)))
+    seen = look(manifest(*wagons), readings, settings=settings)
+    assert [f for f in plan(seen).facts if isinstance(f, WagonOpened)]
+    whole = plan(msgspec.structs.replace(seen, step=4))
+    assert not [f for f in whole.facts if isinstance(f, WagonOpened)]
+    assert any("the cap of 3 live wagons is reached" in r.because for r in whole.refusals if isinstance(r, OpenRefused))
+    spares = msgspec.structs.replace(settings, spares=3)
+    assert not plan(msgspec.structs.replace(seen, step=4, settings=spares)).defects
 
 
 def test_a_paused_wagon_keeps_its_size() -> None:

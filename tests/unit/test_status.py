@@ -46,12 +46,12 @@ def view(wagons: int, why: str = LONG) -> View:
     rest = {
         "train": "signups",
         "at": 0.0,
-        "revision": 1,
         "version": 1,
         "dead": 0,
         "dead_lost": 0,
         "members": [],
         "declared": {"limit": "Wait(2)", "workers": "Workers(total=8)"},
+        "elastic_by_default": False,
         "channels": [],
         "open": {},
         "threatened": [],
@@ -109,3 +109,10 @@ def test_it_fits_the_height_and_says_what_was_left_out(width: int, high: int) ->
 )
 def test_the_reason_is_that_of_the_present_state(one: Wagon, said: str) -> None:
     assert reason(manifest(one), one, NOW) == said
+
+
+def test_workers_that_follow_the_traffic_by_default_are_shown_as_such() -> None:
+    found = msgspec.structs.replace(view(1), elastic_by_default=True)
+    text = "\n".join(printed(found, 120))
+    assert "Workers(each=Elastic(2, 64)) by default" in text
+    assert "Workers(total=8)" not in text

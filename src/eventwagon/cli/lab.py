@@ -24,11 +24,21 @@ from ..limits import parse_limit
 from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
-    ("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("standing", ">standing"),
-    ("worker_seconds_done", ">w-s done"), ("worker_seconds", ">w-s rest"), ("worker_seconds_extra", ">w-s extra"),
-    ("old_p99_s", ">old p99"), ("switches", ">switches"), ("lost", ">lost"), ("newcomers_p50_s", ">new p50"), ("worst_s", ">worst"),
-    ("drain_s", ">drain"), ("duplicates", ">twice"),
-)  # fmt: skip
+    ("on_time", ">on time"),
+    ("newcomers_p99_s", ">new p99"),
+    ("mean_s", ">mean"),
+    ("standing", ">standing"),
+    ("worker_seconds_done", ">w-s done"),
+    ("worker_seconds", ">w-s rest"),
+    ("worker_seconds_extra", ">w-s extra"),
+    ("old_p99_s", ">old p99"),
+    ("switches", ">switches"),
+    ("lost", ">lost"),
+    ("newcomers_p50_s", ">new p50"),
+    ("worst_s", ">worst"),
+    ("drain_s", ">drain"),
+    ("duplicates", ">twice"),
+)
 """The most telling first: a narrow terminal has the first ones only."""
 
 _WORKERS_MOST = 10_000
@@ -108,10 +118,11 @@ def lab(
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
 
     The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time), with
-    simulated Pods. The others are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers, the arrivals that one FIFO
-    queue with the fixed workers would serve late; [bold]old[/bold]: the others. [bold]standing[/bold]: workers before
-    the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones and spares too: until the last event is
-    done, until the standing workers alone are left, and beyond the standing workers.
+    simulated Pods. The others are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers,
+    the arrivals that one FIFO queue with the fixed workers would serve late; [bold]old[/bold]: the others.
+    [bold]standing[/bold]: workers before the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones
+    and spares too: until the last event is done, until the standing workers alone are left, and beyond the standing
+    workers.
     """
     with ending():
         job = make_job(
@@ -247,7 +258,8 @@ def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: in
     seconds = arrivals[-1] + sum(work) / workers + max(work)
     if not seconds <= _SECONDS_MOST:
         raise UsageError(
-            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need {sum(work) / workers:,.6g} s for the work; "
+            f"the arrivals span {arrivals[-1]:,.6g} s, and {workers} workers need "
+            f"{sum(work) / workers:,.6g} s for the work; "
             f"the lab takes up to {_SECONDS_MOST:,} s: make a trace faster with --speed, or cut it with --seconds"
         )
 
@@ -261,8 +273,10 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, n
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, on time within {job.slo:g} s; "
-        f"a wagon is full at {job.limit}; Pods of {job.per_pod} work after {job.start:g} s, {job.most:,} workers at most\n"
+        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, "
+        f"on time within {job.slo:g} s; "
+        f"a wagon is full at {job.limit}; Pods of {job.per_pod} work after {job.start:g} s, "
+        f"{job.most:,} workers at most\n"
     )
     room = console.width - max(len(name) for name in rows)
     columns = [column for n, column in enumerate(_COLUMNS) if sum(_width(c) for c in _COLUMNS[: n + 1]) <= room]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..lab.experiment import one
 from ..lab.job import figures
-from ..lab.planning import Candidate, best, elastic, fixed, search, with_crew
+from ..lab.planning import Trial, best, elastic, fixed, search, with_workers
 from ..lab.planning import run as run_candidate
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out
@@ -86,19 +86,20 @@ def plan(
             most=most,
         )
         now = run_candidate("fifo", job, price)
-        tried: list[Candidate] = []
+        tried: list[Trial] = []
         with err().status("…") as progress:
             for candidate in search(job, on_time, price, processes=processes):
                 tried.append(candidate)
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
-        found, same = best(tried, on_time), with_crew(tried, job.workers)
-        kinds = best(fixed(tried), on_time), best(elastic(tried), on_time)
+        found, same = best(tried, on_time), with_workers(tried, job.workers)
+        follow = elastic(tried)
+        kinds = best(fixed(tried), on_time), best(follow, on_time) if follow else None
         possible = figures(job, one(job, "optimum")).on_time
         if as_json:
             told = {
                 "recommended": _said(found),
                 "fixed": _said(kinds[0]),
-                "elastic": _said(kinds[1]),
+                "elastic": None if kinds[1] is None else _said(kinds[1]),
                 "same_crew": {**_said(same), "optimum": possible},
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
@@ -108,7 +109,7 @@ def plan(
             _show(now, kinds, same, possible, tried, on_time)
 
 
-def _said(candidate: Candidate) -> dict[str, object]:
+def _said(candidate: Trial) -> dict[str, object]:
     return {
         "strategy": candidate.strategy,
         "settings": candidate.code,
@@ -122,16 +123,16 @@ _COLUMNS = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s",
 
 
 def _show(
-    now: Candidate,
-    kinds: tuple[Candidate, Candidate],
-    same: Candidate,
+    now: Trial,
+    kinds: tuple[Trial, Trial | None],
+    same: Trial,
     possible: float,
-    tried: list[Candidate],
+    tried: list[Trial],
     on_time: float,
 ) -> None:
     console = out()
     rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:_ROWS]
-    rows += [kind for kind in kinds if kind not in rows]
+    rows += [kind for kind in kinds if kind is not None and kind not in rows]
     cells: list[list[str | Text]] = []
     for candidate in (now, *rows):
         what = "one queue, as today" if candidate is now else candidate.short
@@ -141,8 +142,11 @@ def _show(
     console.print(listing((">cost", *(title for _, title in _COLUMNS), "settings"), cells, console.width))
     best_fixed, best_elastic = kinds
     _recommend(console, "Fixed workers", now, best_fixed, on_time)
-    _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
-    if best_fixed.cost > 0:
+    if best_elastic is None:
+        console.print(f"\nWorkers that follow the traffic: most={now.job.most} is too few for two wagons")
+    else:
+        _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
+    if best_elastic is not None and best_fixed.cost > 0:
         console.print(
             f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones "
             f"while it lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."
@@ -152,7 +156,7 @@ def _show(
         _recommend(console, words, now, same, 0.0)
 
 
-def _recommend(console: Console, what: str, now: Candidate, found: Candidate, on_time: float) -> None:
+def _recommend(console: Console, what: str, now: Trial, found: Trial, on_time: float) -> None:
     if not on_time:
         which = "the best settings"
     elif found.figures.on_time >= on_time:

@@ -24,6 +24,7 @@ from ..display.redaction import shown
 from ..display.text import count, escaped
 from ..event import DEAD, Channel
 from ..policy.losses import GONE
+from ..workers import ORCHESTRATED
 from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
 from .target import reached
 
@@ -76,6 +77,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     """Of the manifest: goes up with each change."""
     declared: dict[str, str]
+    elastic_by_default: bool
+    """The train says nothing of workers, and an orchestrator has each wagon's follow the traffic."""
     channels: tuple[str, ...]
     asked: str
     watched: str
@@ -171,6 +174,8 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         at=now,
         version=snapshot.version,
         declared=dict(manifest.declared),
+        elastic_by_default="Elastic" not in manifest.declared.get("workers", "")
+        and any(w.workers is not None for w in manifest.wagons),
         channels=manifest.channels,
         asked=_asked(manifest),
         watched=_watched(manifest),
@@ -408,7 +413,8 @@ def _head(view: View) -> Text:
     )
     who = f"{count(alive, 'process', 'processes')} ({roles})" if alive else "no process is alive"
     text = Text(overflow="ellipsis", no_wrap=True)
-    declared = f"  limit {settings.get('limit', '?')}, {settings.get('workers', '?')}"
+    workers = f"{ORCHESTRATED!r} by default" if view.elastic_by_default else settings.get("workers", "?")
+    declared = f"  limit {settings.get('limit', '?')}, {workers}"
     text.append(words(view.train, "bold")).append(words(declared)).append("\n")
     text.append(f"{who}, {count(view.dead or 0, 'dead letter')}", style="red" if view.dead else "")
     return text

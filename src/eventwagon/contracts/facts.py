@@ -834,7 +834,7 @@ def log(fact: Fact) -> None:
 
 def _level(fact: Fact) -> int:
     match fact:
-        case DefectFound():
+        case DefectFound() | EventDied():
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch that is on its way, a spare that is not needed

@@ -34,7 +34,17 @@ _GIVEN = re.compile(
     rf"((?!(?<=[?&])secret=)(?:{_WORDS})[\w.-]{{0,40}}(?:\s?=\s?|[\"']\s?:\s?))(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}}\"']+)",
     re.IGNORECASE,
 )
+# After a colon or a blank it is a secret only where nothing else follows, or it may be a sentence.
+_SAID = re.compile(
+    rf"((?:{_WORDS})[\w.-]{{0,40}}\s?:\s?|--?[\w-]{{0,40}}(?:{_WORDS})[\w-]{{0,40}}\s+)"
+    rf"(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}}\"']+)(?=[,;&)\]}}\"']|\s*$|\s*[\r\n]|\s+[\w.-]+\s?[:=]|\s+--)",
+    re.IGNORECASE,
+)
+_AUTH = re.compile(r"([?&]auth(?:_?(?:key|params|data))?=)[^\s&'\"<>`]+", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<![\w.:@-])(?!mailto:)([\w.+-]{0,64}:)[^\s:@/'\"]{1,200}(?=@(?!sha\d+:)[\w\[.-])")
+_ENCODED = re.compile(r"(%3A%2F%2F(?:(?!%3A|%40)\S)*%3A)(?:(?!%40)\S)+(?=%40)", re.IGNORECASE)
 _HEADER = re.compile(r"(authorization[\"']?\s?[:=]\s?[\"']?(?:basic |bearer )?)[^\s,\"'}]+", re.IGNORECASE)
+_BASIC = re.compile(r"\b([Bb]asic\s)(?=\S*[A-Z0-9=])[A-Za-z0-9+/]{8,}={0,2}(?![\w-])")
 _SHAPE = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
@@ -60,14 +70,19 @@ def _redacted(text: str) -> str:
         text = _any_known.sub(HIDDEN, text)
     if "://" in text:
         text = _URL.sub(_shown_within, text)
-    text = _GIVEN.sub(lambda found: found[1] + HIDDEN, text)
-    text = _HEADER.sub(lambda found: found[1] + HIDDEN, text)
+    for shape in (_GIVEN, _SAID, _AUTH, _LOGIN, _ENCODED, _HEADER, _BASIC):
+        text = shape.sub(lambda found: found[1] + HIDDEN, text)
     return _SHAPE.sub(HIDDEN, text)
 
 
 def shown(url: str) -> str:
     """A URL that may be shown: its user, host and options, with `***` for secrets. Raises nothing."""
     return redacted(_shown(url))
+
+
+def login(url: str) -> str:
+    """The user and password of this URL as they were written, in part or whole empty. Raises nothing."""
+    return _parts(url)[1]
 
 
 def is_secret(name: str) -> bool:
@@ -133,6 +148,12 @@ def _parts(url: str) -> tuple[str, str, str, str]:
     percent-encoded as it should be is taken as a whole."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
+        head, mark, query = url.partition("?")
+        login, at, place = head.rpartition("@")
+        if at and not re.search(r"\s", login):  # the scheme was forgotten, or a slash
+            slip = re.match(r"(?:[a-z][a-z0-9+.-]*(?::/|//))?", login, re.IGNORECASE)
+            scheme = slip[0] if slip else ""
+            return scheme, login[len(scheme) :], place, mark + query
         scheme, colon, rest = url.partition(":")
         head, mark, query = rest.partition("?")
         return scheme + colon, "", head, mark + query

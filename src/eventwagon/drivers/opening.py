@@ -13,6 +13,7 @@ from ..contracts.address import Address, Drivers
 from ..contracts.broker import Broker
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.registry import Registry
+from ..display.redaction import shown
 from ..display.text import said
 from ..errors import UsageError
 from ..settings import Settings
@@ -98,7 +99,7 @@ def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> Entry
             "installed, or an older one: pip install eventwagon, or in a checkout pip install --editable ."
         )
     known = ", ".join(f"{one}:" for one in sorted({*built_in, *(entry.name for entry in others)}))
-    raise UsageError(f"{url!r} names no known {what}; there are {known}{hint}")
+    raise UsageError(f"{shown(url)!r} names no known {what}; there are {known}{hint}")
 
 
 @cache

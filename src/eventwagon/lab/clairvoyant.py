@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from .job import Job, Outcome, figures
-from .strategies.station import InTime, Seen, Station
+from .strategies.station import InTime, ScalerView, Station
 
 _STEPS = 400
 _UNITS = 24
@@ -70,7 +70,7 @@ class _Planned:
         self._pods = pods
         self._look = -1
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         """Pods at this step."""
         self._look += 1
         return self._pods[min(self._look, len(self._pods) - 1)]

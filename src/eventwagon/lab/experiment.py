@@ -14,9 +14,20 @@ from .strategies.wagons import WAGONS
 STRATEGIES: tuple[str, ...] = (*(name for name in RIVALS if name != "optimum"), *WAGONS, "optimum")
 """In the order of the table."""
 USUAL = frozenset(
-    ("fifo", "fifo_standing", "keda", "feed_forward", "clairvoyant_scaler", "serverless", "sideline", "wagons",
-     "wagons_each", "wagons_elastic", "optimum")
-)  # fmt: skip
+    (
+        "fifo",
+        "fifo_standing",
+        "keda",
+        "feed_forward",
+        "clairvoyant_scaler",
+        "serverless",
+        "sideline",
+        "wagons",
+        "wagons_each",
+        "wagons_elastic",
+        "optimum",
+    )
+)
 """Those that run unless others are named: as many as fit a small terminal."""
 
 

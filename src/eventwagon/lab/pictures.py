@@ -15,12 +15,24 @@ from .job import Figures, Job, Outcome
 from .queueing import percentile
 
 _COLOURS = {
-    "fifo": "#8d99ae", "fifo_standing": "#b9c0cb", "keda": "#c8553d", "keda_kafka": "#e39774", "feed_forward": "#7a4fa3",
-    "clairvoyant_scaler": "#2a9d5c", "ideal_elastic_fifo": "#5c6b73",
-    "serverless": "#9c6644", "newest_first": "#b5838d", "sideline": "#6d6875", "wagons": "#2a9d8f",
-    "wagons_no_spare": "#70c1b3", "wagons_each": "#457b9d", "wagons_each_no_spare": "#a8c5da", "wagons_elastic": "#1d4ed8",
-    "wagons_elastic_no_spare": "#7c9cf0", "optimum": "#e9c46a",
-}  # fmt: skip
+    "fifo": "#8d99ae",
+    "fifo_standing": "#b9c0cb",
+    "keda": "#c8553d",
+    "keda_kafka": "#e39774",
+    "feed_forward": "#7a4fa3",
+    "clairvoyant_scaler": "#2a9d5c",
+    "ideal_elastic_fifo": "#5c6b73",
+    "serverless": "#9c6644",
+    "newest_first": "#b5838d",
+    "sideline": "#6d6875",
+    "wagons": "#2a9d8f",
+    "wagons_no_spare": "#70c1b3",
+    "wagons_each": "#457b9d",
+    "wagons_each_no_spare": "#a8c5da",
+    "wagons_elastic": "#1d4ed8",
+    "wagons_elastic_no_spare": "#7c9cf0",
+    "optimum": "#e9c46a",
+}
 _BINS = 120
 
 
@@ -29,9 +41,12 @@ def draw(job: Job, outcomes: Mapping[str, Outcome]) -> bytes:
     plt = _pyplot()
     wagons = [o for o in outcomes.values() if o.bars]
     figure, axes = plt.subplots(
-        3 + len(wagons), 1, figsize=(11, 10 + 3 * len(wagons)), constrained_layout=True,
+        3 + len(wagons),
+        1,
+        figsize=(11, 10 + 3 * len(wagons)),
+        constrained_layout=True,
         height_ratios=[1, 2, *([1.6] * len(wagons)), 2],
-    )  # fmt: skip
+    )
     arrivals, waits, *lives, percentiles = axes
     _arrivals(arrivals, job)
     _waits(waits, job, outcomes)
@@ -70,7 +85,8 @@ img {{ max-width: 100%; margin-top: 1.5rem }}
 </style>
 <h1>{html.escape(job.title)}</h1>
 <p>{len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s; work {_work(job)}; {job.workers} fixed workers;
-on time within {job.slo:g} s. Times in seconds. Newcomers: the arrivals that one FIFO queue with the fixed workers would serve late.</p>
+on time within {job.slo:g} s. Times in seconds. Newcomers: the arrivals that one FIFO queue
+with the fixed workers would serve late.</p>
 <div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>
 <img alt="Arrivals, waits over time, the wagons' lives, waits by percentile" src="data:image/png;base64,{picture}">
 </html>

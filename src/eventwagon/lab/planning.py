@@ -24,7 +24,7 @@ _NEAR = 0.004
 """So much less on time is as good, where it takes fewer switches."""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that were tried, and what came of them."""
 
     strategy: str
@@ -95,8 +95,9 @@ def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
     for share in (0.0, *_SHARES):
         for spares in (0, 1):
             each = pods(least * share, job.per_pod)
-            most = max(min(job.most, pods(_MOST_TIMES * least, job.per_pod)), 2 * each, (1 + spares) * each)
-            yield "wagons_elastic", _with(job, each=each, spares=spares, most=most)
+            most = min(job.most, max(pods(_MOST_TIMES * least, job.per_pod), 2 * each))
+            if most >= 2 * each:  # a wagon and the next one, spare or not
+                yield "wagons_elastic", _with(job, each=each, spares=spares, most=most)
 
 
 def pods(workers: float, per_pod: int) -> int:
@@ -109,12 +110,12 @@ def _with(job: Job, *, cut: float = 0.5, **changes: int) -> Job:
     return msgspec.structs.replace(job, **{"limit": limit, "spares": 1, **changes})
 
 
-def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Candidate]:
+def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Trial]:
     """Try them, several at a time, each as it comes; then the best of them with fewer live wagons, or a spare more."""
-    tried: list[Candidate] = []
+    tried: list[Trial] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        def all_of(orders: list[tuple[str, Job]]) -> Iterator[Candidate]:
+        def all_of(orders: list[tuple[str, Job]]) -> Iterator[Trial]:
             for candidate in pool.map(_try, orders, [price] * len(orders)):
                 tried.append(candidate)
                 yield candidate
@@ -122,7 +123,7 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
         different = {(name, repr(each)): (name, each) for name, each in candidates(job, on_time)}
         yield from all_of(list(different.values()))
         orders = {}
-        for found in (best(fixed(tried), on_time), with_crew(tried, job.workers)):
+        for found in (best(fixed(tried), on_time), with_workers(tried, job.workers)):
             if found.strategy == "wagons_each":
                 more = msgspec.structs.replace(found.job, spares=2)
                 orders[found.strategy, repr(more)] = (found.strategy, more)
@@ -132,34 +133,35 @@ def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterato
         yield from all_of(list(orders.values()))
 
 
-def _try(of: tuple[str, Job], price: float) -> Candidate:
+def _try(of: tuple[str, Job], price: float) -> Trial:
     return run(*of, price)
 
 
-def run(strategy: str, job: Job, price: float) -> Candidate:
+def run(strategy: str, job: Job, price: float) -> Trial:
     """Run it."""
     row = figures(job, one(job, strategy))
     paid = row.standing * job.arrivals[-1] + row.worker_seconds_extra
-    return Candidate(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
+    return Trial(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
 
 
-def fixed(tried: Sequence[Candidate]) -> list[Candidate]:
+def fixed(tried: Sequence[Trial]) -> list[Trial]:
     """Those whose workers don't follow the traffic."""
     return [candidate for candidate in tried if not candidate.follows]
 
 
-def elastic(tried: Sequence[Candidate]) -> list[Candidate]:
+def elastic(tried: Sequence[Trial]) -> list[Trial]:
     """Those whose workers follow the traffic."""
     return [candidate for candidate in tried if candidate.follows]
 
 
-def best(tried: Sequence[Candidate], on_time: float) -> Candidate:
-    """The cheapest that has `on_time` of the events on time, with the fewest live wagons; where none has, the one with
-    most on time."""
+def best(tried: Sequence[Trial], on_time: float) -> Trial:
+    """The cheapest that has `on_time` of the events on time, with the fewest live wagons and switches; where none has,
+    the one with most on time."""
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
     if good:
         return min(
-            good, key=lambda candidate: (_rough(candidate.cost), candidate.job.wagons, -candidate.figures.on_time)
+            good,
+            key=lambda one: (_rough(one.cost), one.job.wagons, one.figures.switches, -one.figures.on_time),
         )
     return max(
         tried, key=lambda candidate: (round(candidate.figures.on_time, 3), -candidate.cost, -candidate.job.wagons)
@@ -171,7 +173,7 @@ def _rough(cost: float) -> float:
     return float(f"{cost:.3g}")
 
 
-def with_crew(tried: Sequence[Candidate], workers: int) -> Candidate:
+def with_workers(tried: Sequence[Trial], workers: int) -> Trial:
     """The best for so many shared workers: as many on time as can be had, or nearly; of those the fewest switches, the
     fewest live wagons."""
     same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]

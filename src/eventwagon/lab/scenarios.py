@@ -53,26 +53,49 @@ SCENARIOS: dict[str, Scenario] = {
     "black-friday": Scenario(
         about="15,000 sign-ups in two minutes: quiet, the doors open, a rush, a second wave",
         arrivals=lambda events, seconds, seed: black_friday(events, seconds, seed=seed),
-        events=15_000, seconds=120.0, service="0.1", workers=8, slo=2.0,
+        events=15_000,
+        seconds=120.0,
+        service="0.1",
+        workers=8,
+        slo=2.0,
     ),
     "steady": Scenario(
         about="15,000 sign-ups in two minutes at one rate: the fixed workers are too few all the time",
         arrivals=lambda events, seconds, seed: shaped([(0.0, 1.0), (1.0, 1.0)], events, seconds, seed=seed),
-        events=15_000, seconds=120.0, service="0.1", workers=8, slo=2.0,
+        events=15_000,
+        seconds=120.0,
+        service="0.1",
+        workers=8,
+        slo=2.0,
     ),
     "logins": Scenario(
         about="6,000 logins in a minute: a jump that dies away",
-        arrivals=_decaying, events=6_000, seconds=60.0, service="0.05", workers=4, slo=1.0,
+        arrivals=_decaying,
+        events=6_000,
+        seconds=60.0,
+        service="0.05",
+        workers=4,
+        slo=1.0,
     ),
     "iot": Scenario(
         about="12,000 readings in two minutes: devices that report at the same moment, eight times",
-        arrivals=_volleys, events=12_000, seconds=120.0, service="0.05", workers=6, slo=3.0,
+        arrivals=_volleys,
+        events=12_000,
+        seconds=120.0,
+        service="0.05",
+        workers=6,
+        slo=3.0,
     ),
     "push": Scenario(
         about="10,000 reactions to a message to everybody, most in the first seconds",
-        arrivals=_opened, events=10_000, seconds=60.0, service="0.05", workers=8, slo=3.0,
+        arrivals=_opened,
+        events=10_000,
+        seconds=60.0,
+        service="0.05",
+        workers=8,
+        slo=3.0,
     ),
-}  # fmt: skip
+}
 
 _RANDOM = re.compile(r"random-(\d{1,9})")
 _EVENTS_MOST = 6_000
@@ -104,8 +127,12 @@ def random_burst(number: int) -> Scenario:
     return Scenario(
         about=f"{events:,} events in {seconds:g} s, {kind}",
         arrivals=lambda events, seconds, seed: shaped(shape, events, seconds, seed=seed),
-        events=events, seconds=seconds, service=service, workers=max(2, round(busy * rng.uniform(0.4, 1.0))), slo=slo,
-    )  # fmt: skip
+        events=events,
+        seconds=seconds,
+        service=service,
+        workers=max(2, round(busy * rng.uniform(0.4, 1.0))),
+        slo=slo,
+    )
 
 
 _Shape = list[tuple[float, float]]

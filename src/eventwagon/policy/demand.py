@@ -199,10 +199,10 @@ class Starts:
         self._took_cold: deque[float] = deque(maxlen=_STARTS)
         self._at = 0.0
 
-    def look(self, crews: Iterable[tuple[int, int, int]], at: float) -> None:
-        """`crews`: each unit, how many workers were asked for, and how many are there."""
+    def look(self, units: Iterable[tuple[int, int, int]], at: float) -> None:
+        """`units`: each unit, how many workers were asked for, and how many are there."""
         waiting: dict[int, list[_Waiting]] = {}
-        for unit, asked, present in crews:
+        for unit, asked, present in units:
             known = self._waiting.get(unit, [])
             for each in known:
                 if each.workers <= present:

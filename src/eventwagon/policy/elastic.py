@@ -33,7 +33,7 @@ _REASON = 1e9
 """More workers than anybody has."""
 
 
-class Crew(NamedTuple):
+class ElasticWagon(NamedTuple):
     """A live wagon and its workers."""
 
     number: int
@@ -81,16 +81,16 @@ class Outlook(NamedTuple):
     """The next wagon has the workers to take over."""
 
 
-def outlook(demand: Demand, crews: Sequence[Crew], *, promise: float) -> Outlook | None:
+def outlook(demand: Demand, wagons: Sequence[ElasticWagon], *, promise: float) -> Outlook | None:
     """None while there is no active wagon, or what it holds or the time of an event is unknown; and while it sleeps or
     begins: nothing waits there, or no workers are asked for, and another wagon would help nobody."""
-    demand, crews = _sound(demand), _sane(crews)
-    active = next((c for c in crews if c.state == "active"), None)
+    demand, wagons = _sound(demand), _sane(wagons)
+    active = next((c for c in wagons if c.state == "active"), None)
     if active is None or active.outstanding is None or demand.service is None:
         return None
     if not active.present and not (active.outstanding and active.asked):
         return None
-    spare = max((c.present for c in crews if c.state == "spare"), default=0)
+    spare = max((c.present for c in wagons if c.state == "spare"), default=0)
     load = math.inf if demand.rate is None else demand.rate * demand.service
     wait = _wait(active, demand)
     soon = min(wait, promise / 2)
@@ -98,20 +98,20 @@ def outlook(demand: Demand, crews: Sequence[Crew], *, promise: float) -> Outlook
     return Outlook(wait, spare > 0 and spare >= _ENOUGH * min(then, load))
 
 
-def _coming(crew: Crew, demand: Demand) -> Sequence[Coming]:
+def _coming(wagon: ElasticWagon, demand: Demand) -> Sequence[Coming]:
     """Its workers that are on their way, the first to come first; nobody knows of some when they were asked
     for."""
-    known = [c for c in demand.coming.get(crew.number, ()) if crew.present < c.workers <= crew.asked]
-    if crew.asked > max([crew.present, *(c.workers for c in known)]):
-        known.append(Coming(crew.asked, _start(demand)))
+    known = [c for c in demand.coming.get(wagon.number, ()) if wagon.present < c.workers <= wagon.asked]
+    if wagon.asked > max([wagon.present, *(c.workers for c in known)]):
+        known.append(Coming(wagon.asked, _start(demand)))
     return known
 
 
-def _wait(crew: Crew, demand: Demand) -> float:
+def _wait(wagon: ElasticWagon, demand: Demand) -> float:
     """Seconds until one of its workers is free for the next event."""
-    service, at, workers = demand.service or 0.0, 0.0, crew.present
-    before = float(max(0, (crew.outstanding or 0) - workers + (workers > 0)))
-    for more in _coming(crew, demand):
+    service, at, workers = demand.service or 0.0, 0.0, wagon.present
+    before = float(max(0, (wagon.outstanding or 0) - workers + (workers > 0)))
+    for more in _coming(wagon, demand):
         done = workers * max(0.0, more.seconds - at) / service
         if workers and done >= before:
             break
@@ -122,23 +122,23 @@ def _wait(crew: Crew, demand: Demand) -> float:
 def size(
     elastic: Elastic,
     demand: Demand,
-    crews: Sequence[Crew],
+    wagons: Sequence[ElasticWagon],
     *,
     promise: float,
     step: int = 1,
     reuse: bool = True,
     cuts: bool = True,
 ) -> Sizing:
-    """How many workers each wagon should have. `crews`: those of the live wagons. `step`: workers come and go by so many (those
-    of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a wagon where new events
-    have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
+    """How many workers each wagon should have. `wagons`: the live ones and their workers. `step`: workers come and go
+    by so many (those of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a
+    wagon where new events have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
 
-    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers need
-    to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is kept
-    at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where workers
-    come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have until they
-    are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a calm
-    (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
+    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers
+    need to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is
+    kept at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where
+    workers come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have
+    until they are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a
+    calm (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
 
     All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
     `step`. Then the active wagon has what new events need, the draining ones what they keep, the spares what new events
@@ -146,17 +146,17 @@ def size(
 
     A figure that is missing or makes no sense changes nothing: a wagon keeps what it has. So does one that is paused.
     """
-    demand, crews = _sound(demand), _sane(crews)
+    demand, wagons = _sound(demand), _sane(wagons)
     step = max(1, step)
     least = _up(elastic.least, step)
     most = max(least, elastic.most // step * step)
-    need = _Need(elastic, demand, crews, promise, step, least, reuse, cuts)
-    wants = {crew.number: need.of(crew) for crew in crews}
-    workers = _within(most, step, least, crews, wants)
+    need = _Need(elastic, demand, wagons, promise, step, least, reuse, cuts)
+    wants = {wagon.number: need.of(wagon) for wagon in wagons}
+    workers = _within(most, step, least, wagons, wants)
     why = {
-        crew.number: wants[crew.number].why
-        + ("" if workers[crew.number] >= wants[crew.number].workers else f"; the wagons share most={elastic.most}")
-        for crew in crews
+        wagon.number: wants[wagon.number].why
+        + ("" if workers[wagon.number] >= wants[wagon.number].workers else f"; the wagons share most={elastic.most}")
+        for wagon in wagons
     }
     return Sizing(workers, why, need.short(workers, most), need.pressed)
 
@@ -168,7 +168,7 @@ class _Need:
         self,
         elastic: Elastic,
         demand: Demand,
-        crews: Sequence[Crew],
+        wagons: Sequence[ElasticWagon],
         promise: float,
         step: int,
         least: int,
@@ -181,15 +181,15 @@ class _Need:
         rate = demand.rate or 0.0
         self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
         """The rate when workers that are asked for now are there."""
-        self.the_active = next((c for c in crews if c.state == "active"), None)
-        spares = [c for c in crews if c.state == "spare"]
+        self.the_active = next((c for c in wagons if c.state == "active"), None)
+        spares = [c for c in wagons if c.state == "spare"]
         self.next = max(spares, key=lambda c: (c.present > 0, -c.number), default=None)
         """The spare that takes over next."""
         self.warm = sum(
-            c.asked for c in crews if reuse and (c.state == "draining" or c in spares) and c is not self.next
+            c.asked for c in wagons if reuse and (c.state == "draining" or c in spares) and c is not self.next
         )
         """Workers that come to new events by themselves."""
-        ahead = outlook(demand, crews, promise=promise)
+        ahead = outlook(demand, wagons, promise=promise)
         self.behind = 0.0
         """Events that will wait in the active wagon then, with the workers that are there and on their way."""
         self.too_late = False
@@ -203,10 +203,10 @@ class _Need:
         self.pressed = self.too_late or (ahead is not None and ahead.wait > _PRESSED * promise)
         """New events have to wait, or will."""
 
-    def _then(self, crew: Crew, service: float) -> tuple[float, int]:
+    def _then(self, wagon: ElasticWagon, service: float) -> tuple[float, int]:
         """What waits, and the workers that are there, when those could be that are asked for now."""
-        waiting, at, workers = float((crew.outstanding or 0) - crew.present), 0.0, crew.present
-        for more in [*_coming(crew, self.demand), Coming(0, self.start)]:
+        waiting, at, workers = float((wagon.outstanding or 0) - wagon.present), 0.0, wagon.present
+        for more in [*_coming(wagon, self.demand), Coming(0, self.start)]:
             seconds = max(0.0, min(more.seconds, self.start) - at)
             waiting = max(0.0, waiting + (self.rate - workers / service) * seconds)
             at, workers = at + seconds, max(workers, more.workers)
@@ -220,71 +220,71 @@ class _Need:
         by_chance = _ONE_IN * service / room * (1 + self.demand.spread**2) / 2 if rate else 0.0
         return max(load * self.elastic.headroom, load + by_chance)
 
-    def of(self, crew: Crew) -> _Want:
-        if crew.paused:
-            return _Want(crew.asked, crew.asked, "it is paused")
-        match crew.state:
+    def of(self, wagon: ElasticWagon) -> _Want:
+        if wagon.paused:
+            return _Want(wagon.asked, wagon.asked, "it is paused")
+        match wagon.state:
             case "active":
-                return self.active(crew)
+                return self.active(wagon)
             case "draining":
-                return self.draining(crew)
+                return self.draining(wagon)
             case "spare":
-                return self.spare(crew)
+                return self.spare(wagon)
 
-    def active(self, crew: Crew) -> _Want:
-        demand, step, least, kept = self.demand, self.step, self.least, max(self.least, crew.asked)
+    def active(self, wagon: ElasticWagon) -> _Want:
+        demand, step, least, kept = self.demand, self.step, self.least, max(self.least, wagon.asked)
         if demand.service is None or demand.rate is None:
             unknown = "the arrival rate" if demand.rate is None else "the time of an event"
             return _Want(kept, kept, f"{unknown} is not known yet")
-        behind = 0.0 if self.moves_on else self.catch_up(crew)
+        behind = 0.0 if self.moves_on else self.catch_up(wagon)
         words = self.figures(behind)
         wanted = max(least, _up(self.for_rate(self.rate) + behind, step))
-        if wanted > crew.asked:
+        if wanted > wagon.asked:
             if self.moves_on:
                 return _Want(kept, kept, f"more would come too late for its backlog: {words}")
             # a rate that swings by chance asks for none: half the headroom must be used up
             needed = self.rate * demand.service * (1 + (self.elastic.headroom - 1) / 2) + behind
-            got = wanted if needed > crew.asked or crew.asked < least else kept
+            got = wanted if needed > wagon.asked or wagon.asked < least else kept
             return _Want(got, got, words)
-        if crew.outstanding is None:
+        if wagon.outstanding is None:
             return _Want(kept, kept, words)
-        at_work = min(kept, max(wanted, _up(crew.outstanding, step)))
-        if demand.peak is None or behind or not self.settled(crew):
+        at_work = min(kept, max(wanted, _up(wagon.outstanding, step)))
+        if demand.peak is None or behind or not self.settled(wagon):
             return _Want(kept, at_work, words)
         highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
-        enough = max(least, _up(max(self.for_rate(highest), crew.outstanding), step))
+        enough = max(least, _up(max(self.for_rate(highest), wagon.outstanding), step))
         if enough < kept and (kept - enough) * _STEP_DOWN >= kept:
             since = f"for {demand.calm:.3g} s"
-            if crew.grown < demand.calm:
-                since = f"in the rise of {crew.grown:.3g} s ago"
+            if wagon.grown < demand.calm:
+                since = f"in the rise of {wagon.grown:.3g} s ago"
             words = f"no more than {demand.peak:.3g} events/s {since}: {words}"
             return _Want(enough, min(enough, at_work), words)
         return _Want(kept, at_work, words)
 
-    def settled(self, crew: Crew) -> bool:
+    def settled(self, wagon: ElasticWagon) -> bool:
         """What was last asked for is there, and new events have met it."""
-        return crew.grown >= max(self.start, self.promise)
+        return wagon.grown >= max(self.start, self.promise)
 
-    def catch_up(self, crew: Crew) -> float:
+    def catch_up(self, wagon: ElasticWagon) -> float:
         """Workers beyond those for the rate, so that the backlog is worked off in time; 0 while it is small. As many
         again at the most: what is late is late."""
         service = self.demand.service or 0.0
-        work = min(self.behind, max(0, (crew.outstanding or 0) - crew.present)) * service
-        if work <= _PRESSED * self.promise * max(1, crew.present):
+        work = min(self.behind, max(0, (wagon.outstanding or 0) - wagon.present)) * service
+        if work <= _PRESSED * self.promise * max(1, wagon.present):
             return 0.0
-        return min(work / (_CATCH_UP * self.promise), max(self.for_rate(self.rate), crew.present))
+        return min(work / (_CATCH_UP * self.promise), max(self.for_rate(self.rate), wagon.present))
 
-    def draining(self, crew: Crew) -> _Want:
-        kept = max(self.least, crew.asked)
-        if crew.outstanding is None:
+    def draining(self, wagon: ElasticWagon) -> _Want:
+        kept = max(self.least, wagon.asked)
+        if wagon.outstanding is None:
             return _Want(kept, kept, "what it holds is unknown")
-        left, service, within = _up(crew.outstanding, self.step), self.demand.service, self.elastic.drain_within
-        words, needed = f"{crew.outstanding} events are left", self.least
+        left, service, within = _up(wagon.outstanding, self.step), self.demand.service, self.elastic.drain_within
+        words, needed = f"{wagon.outstanding} events are left", self.least
         seconds = self.promise if self.start <= _AT_ONCE * self.promise else None
         if within is not None and service is not None:
-            seconds = max(within - crew.closed, service)
+            seconds = max(within - wagon.closed, service)
         if seconds is not None and service is not None:
-            needed = max(needed, min(left, _up(crew.outstanding * service / seconds, self.step)))
+            needed = max(needed, min(left, _up(wagon.outstanding * service / seconds, self.step)))
             words += f", of {service:.3g} s of work each, for {seconds:.3g} s"
         if self.reuse and self.pressed:
             kept = max(needed, kept)
@@ -292,13 +292,13 @@ class _Need:
         kept = max(needed, kept if 2 * left > kept else min(left, kept))
         return _Want(kept, kept, words)
 
-    def spare(self, crew: Crew) -> _Want:
-        demand, kept = self.demand, max(self.least, crew.asked)
+    def spare(self, wagon: ElasticWagon) -> _Want:
+        demand, kept = self.demand, max(self.least, wagon.asked)
         if demand.service is None or demand.rate is None:
             return _Want(kept, self.least, "the arrival rate or the time of an event is not known yet")
         if not self.pressed:
-            return _Want(self.least if self.settled(crew) else kept, self.least, "the active wagon has room")
-        if crew is not self.next:
+            return _Want(self.least if self.settled(wagon) else kept, self.least, "the active wagon has room")
+        if wagon is not self.next:
             return _Want(kept, self.least, "another one is next")
         wanted = _up(self.for_rate(self.rate if self.too_late else demand.rate) - self.warm, self.step)
         needed = max(self.least, wanted)
@@ -315,12 +315,12 @@ class _Need:
         )
 
     def short(self, workers: Mapping[int, int], most: int) -> str:
-        crew, demand = self.the_active, self.demand
-        if crew is None or crew.paused or demand.service is None or demand.rate is None:
+        wagon, demand = self.the_active, self.demand
+        if wagon is None or wagon.paused or demand.service is None or demand.rate is None:
             return ""
         if demand.service >= self.promise:
             return f"an event takes {demand.service:.3g} s of work, more than the {self.promise:g} s that are promised"
-        needed, others = _up(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[crew.number]
+        needed, others = _up(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[wagon.number]
         if demand.rate * demand.service > most - others:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
@@ -332,11 +332,13 @@ class _Need:
         return ""
 
 
-def _within(most: int, step: int, least: int, crews: Sequence[Crew], wants: Mapping[int, _Want]) -> dict[int, int]:
+def _within(
+    most: int, step: int, least: int, wagons: Sequence[ElasticWagon], wants: Mapping[int, _Want]
+) -> dict[int, int]:
     """What is wanted, cut to `most` workers: none gets what another still has. First each wagon has `least`, or one
     `step` where that is too much for so many: those that drain must come to an end, and a spare without workers is
     none."""
-    order = sorted(crews, key=lambda c: (("active", "draining", "spare").index(c.state), c.number))
+    order = sorted(wagons, key=lambda c: (("active", "draining", "spare").index(c.state), c.number))
     given = {c.number: 0 for c in order}
     left = most
     for up_to in (
@@ -345,18 +347,18 @@ def _within(most: int, step: int, least: int, crews: Sequence[Crew], wants: Mapp
         lambda want: want.needed,
         lambda want: want.workers,
     ):
-        for crew in order:
-            want = wants[crew.number]
-            more = max(0, min(up_to(want), want.workers) - given[crew.number])
+        for wagon in order:
+            want = wants[wagon.number]
+            more = max(0, min(up_to(want), want.workers) - given[wagon.number])
             more = min(more, left // step * step)
-            given[crew.number] += more
+            given[wagon.number] += more
             left -= more
-    has = {c.number: max(c.present, min(c.asked, given[c.number])) for c in crews}
+    has = {c.number: max(c.present, min(c.asked, given[c.number])) for c in wagons}
     free = max(0, most - sum(has.values())) // step * step
-    for crew in order:
-        more = min(free, max(0, given[crew.number] - has[crew.number]))
+    for wagon in order:
+        more = min(free, max(0, given[wagon.number] - has[wagon.number]))
         free -= more
-        given[crew.number] = min(given[crew.number], has[crew.number] + more)
+        given[wagon.number] = min(given[wagon.number], has[wagon.number] + more)
     return given
 
 
@@ -388,12 +390,12 @@ def _sound(demand: Demand) -> Demand:
     )
 
 
-def _sane(crews: Sequence[Crew]) -> list[Crew]:
+def _sane(wagons: Sequence[ElasticWagon]) -> list[ElasticWagon]:
     return [
         c._replace(
             outstanding=None if c.outstanding is None else max(0, c.outstanding),
             asked=max(0, c.asked),
             present=max(0, c.present),
         )
-        for c in crews
+        for c in wagons
     ]

@@ -7,7 +7,7 @@ facts that explain it, and the tasks to be carried out once it is stored. The si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ from ..contracts.lifecycle import LIVE, Move, State
 from ..contracts.manifest import Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import Reading
+from ..contracts.registry import Member
 from ..limits import Pressure, measured
 from .canary import judge_canary
 from .edits import (
@@ -57,7 +58,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import scaled, short_of_workers
+from .sizing import scaled, short_of_workers, with_cap
 
 _EXHAUSTED = "can take no more events"
 
@@ -119,7 +120,7 @@ class Draft:
     """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
 
     def __init__(self, seen: Seen) -> None:
-        self.settings = seen.settings
+        self.settings = with_cap(seen.settings, seen.step)
         self.manifest = seen.manifest
         self.readings = seen.readings
         self.deployments = seen.deployments
@@ -172,18 +173,24 @@ class Draft:
             why = f"its workers are still at wagon {found.number}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
-        elif missing := [c for c in found.missing if c in self.manifest.channels]:
-            why = f"no process has a handler for {', '.join(missing)}"
-        elif missing := self.unattached(wagon, found):
-            why = f"its workers are not attached to {', '.join(missing)} yet"
+        else:
+            needed = self.needed_channels(wagon)
+            if missing := [c for c in found.missing if c in needed]:
+                code = f" of revision {wagon.revision}" if wagon.revision else ""
+                why = f"no process{code} has a handler for {', '.join(missing)}"
+            elif missing := [c for c in needed if found.channels is not None and c not in found.channels]:
+                why = f"its workers are not attached to {', '.join(missing)} yet"
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
-    def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
-        """The declared channels of the wagon that its workers are not attached to. A channel that is no longer declared
-        needs no workers."""
-        if found.channels is None:
-            return []
-        return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
+    def needed_channels(self, wagon: Wagon) -> Sequence[str]:
+        """The inner channels without which it is not ready: those that the processes with its code have handlers for.
+        Other code may have redeclared the train since, and this code may be wanted again. If no such process has
+        checked in, or the wagon is for any code: its channels that are declared."""
+        able = [m.channels for m in self.members if is_at_work(m) and m.revision == wagon.revision]
+        theirs = {c for channels in able for c in channels or ()}
+        if not wagon.revision or not able or None in able:
+            return [c for c in wagon.channels if c in self.manifest.channels]
+        return sorted(theirs)
 
     def follow(self, edit: Edit) -> None:
         """Make a change that is decided elsewhere."""
@@ -229,7 +236,7 @@ class Draft:
     def wanted_channels(self) -> tuple[str, ...]:
         """The declared channels, and those that a live process has handlers for: while processes are replaced one by
         one, old and new programs work side by side, and each emits to its own channels."""
-        theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
+        theirs = sorted({c for m in self.members if is_at_work(m) for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
@@ -386,10 +393,10 @@ class Draft:
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
+        self.put_away(max(spares, 1 if self.next_wanted else 0), most=most)
         if short_of_workers(self.settings.workers, self.manifest):
-            spares = 0  # for now: its workers would wait for a switch while events wait for workers
+            spares = 0  # none is opened for now: its workers would wait for a switch while events wait for workers
         wanted = max(spares, 1 if self.next_wanted else 0)
-        self.put_away(wanted, most=most)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
@@ -556,3 +563,8 @@ class Draft:
         for number in sorted(numbers):
             channels = tuple(c for c in self.leftovers if c.wagon == number and gone(number, known))
             self.tasks.append(RemoveLeftover(number, channels))
+
+
+def is_at_work(member: Member) -> bool:
+    """Whether the process handles events."""
+    return "work" in member.roles or "serve" in member.roles

@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..workers import Workers
 from .demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
 from .edits import Edit, asked_of
-from .elastic import Crew, outlook, size
+from .elastic import ElasticWagon, outlook, size
 from .seen import Seen
 
 _SURE = 20
@@ -52,7 +52,7 @@ class Meter:
         if settings.workers.elastic is None or settings.promise is None:
             return Demand(), readings
         self._works.add({str(unit): d.work for unit, d in deployments.items() if d.work is not None}, steady)
-        seen = crews(settings.workers, manifest, readings, deployments, now)
+        seen = elastic_wagons(settings.workers, manifest, readings, deployments, now)
         units = {w.number: w.unit for w in manifest.wagons}
         self._starts.look([(units[c.number], c.asked, c.present) for c in seen if not c.paused], steady)
         rate, start = arrival_rate(arrived), self._starts.usual
@@ -80,7 +80,7 @@ class Meter:
         expects = msgspec.structs.replace(readings[active.number], wait=ahead.wait, relief=ahead.relief)
         return demand, {**readings, active.number: expects}
 
-    def _service(self, readings: Mapping[int, Reading], seen: Sequence[Crew]) -> tuple[float | None, float]:
+    def _service(self, readings: Mapping[int, Reading], seen: Sequence[ElasticWagon]) -> tuple[float | None, float]:
         """Seconds of work that an event brings about in all channels, and their spread as a share of it. Where workers
         don't report that: as many workers as there are, by what they settled while a backlog stood."""
         emitted = sum(r.emitted for r in readings.values())
@@ -89,20 +89,20 @@ class Meter:
             self._handlings = 1.0 + emitted / settled
         if (mean := self._works.mean) is not None:
             return mean[0] * self._handlings, mean[1] / mean[0] if mean[0] else 0.0
-        for crew in seen:
-            rate = readings[crew.number].settle_rate if crew.number in readings else None
-            if crew.state == "active" and rate and crew.present:
-                return crew.present / rate, 1.0
+        for each in seen:
+            rate = readings[each.number].settle_rate if each.number in readings else None
+            if each.state == "active" and rate and each.present:
+                return each.present / rate, 1.0
         return None, 1.0
 
 
-def crews(
+def elastic_wagons(
     workers: Workers,
     manifest: Manifest,
     readings: Mapping[int, Reading],
     deployments: Mapping[int, Deployment],
     now: float,
-) -> list[Crew]:
+) -> list[ElasticWagon]:
     """The live wagons as `size` sees them, the oldest first. One that sleeps counts as paused."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     found = []
@@ -111,7 +111,7 @@ def crews(
         serves = d is not None and d.number == wagon.number
         present = 0 if d is None or not serves else d.workers if d.attached is None else d.attached
         found.append(
-            Crew(
+            ElasticWagon(
                 number=wagon.number,
                 state=states.get(wagon.state, "spare"),
                 outstanding=None if reading is None else reading.outstanding_in_all,
@@ -141,7 +141,7 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
     elastic, promise = settings.workers.elastic, settings.promise
     if elastic is None or promise is None:
         return Edit(manifest)
-    standing = crews(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
+    standing = elastic_wagons(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
     took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}
     # a wagon that this very plan made active held nothing at the look
     standing = [c if c.number in took else c._replace(outstanding=0) for c in standing]
@@ -155,16 +155,16 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
         cuts=settings.cuts_by_wait,
     )
     facts: list[Decision] = []
-    for crew in standing:
-        wanted, wagon = sizing.workers[crew.number], manifest.wagon(crew.number)
+    for each in standing:
+        wanted, wagon = sizing.workers[each.number], manifest.wagon(each.number)
         if wagon is None or wanted == asked_of(settings.workers, wagon):
             continue
-        grown = seen.now if wanted > crew.asked else wagon.grown_at
-        manifest = changed(manifest, crew.number, workers=wanted, grown_at=grown)
-        if wanted != crew.asked:
-            why = sizing.why[crew.number]
+        grown = seen.now if wanted > each.asked else wagon.grown_at
+        manifest = changed(manifest, each.number, workers=wanted, grown_at=grown)
+        if wanted != each.asked:
+            why = sizing.why[each.number]
             facts.append(
-                WagonScaled(train=manifest.train, number=crew.number, was=crew.asked, workers=wanted, because=why)
+                WagonScaled(train=manifest.train, number=each.number, was=each.asked, workers=wanted, because=why)
             )
     active = manifest.active
     if active is not None and sizing.short and not manifest.at_risk:
@@ -173,6 +173,16 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
     elif manifest.at_risk and not sizing.short and not sizing.pressed:
         manifest = msgspec.structs.replace(manifest, at_risk="")
     return Edit(manifest, tuple(facts))
+
+
+def with_cap(settings: Settings, step: int) -> Settings:
+    """The settings with no more live wagons than can each have `least` workers, where workers come and go by `step`."""
+    elastic = settings.workers.elastic
+    if elastic is None or step <= 1:
+        return settings
+    each, spares = -(-elastic.least // step) * step, 1 if settings.spares == "auto" else settings.spares
+    wagons = min(settings.wagons, max(spares + 1, elastic.most // each))
+    return settings if wagons == settings.wagons else msgspec.structs.replace(settings, wagons=wagons)
 
 
 def short_of_workers(workers: Workers, manifest: Manifest) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 
 from ..contracts.facts import Fact, Listener
 from .bulkhead import Bulkhead, passes
@@ -31,5 +31,9 @@ class Telling:
 
 
 def _named(listener: object) -> str:
-    """Only a function is asked for its name: what another object does when asked is anybody's guess."""
-    return listener.__qualname__ if type(listener) is FunctionType else type(listener).__qualname__
+    """Only functions and methods are asked for their names: what another object does when asked is anybody's guess."""
+    if type(listener) is MethodType:
+        return _named(listener.__func__)
+    if type(listener) is FunctionType or type(listener) is BuiltinFunctionType:
+        return listener.__qualname__
+    return type(listener).__qualname__

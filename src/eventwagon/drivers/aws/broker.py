@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,6 +27,7 @@ from .subscription import Subscription
 from .table import Table
 from .wire import Letter, event_from, letter
 
+_logger = logging.getLogger("eventwagon")
 _NEAR = 100  # with fewer outstanding events by the counters, ask the rows
 _AGAIN, _AGAIN_FAR = (
     1.0,
@@ -38,7 +40,7 @@ _RESEND_BATCH = 100
 class _Look:
     """What this process last read of a channel's rows, and when."""
 
-    __slots__ = ("at", "bare_since", "empty_at", "left", "seen")
+    __slots__ = ("at", "bare_since", "empty_at", "left", "seen", "whole_at")
 
     def __init__(self) -> None:
         self.at = float("-inf")
@@ -48,6 +50,8 @@ class _Look:
         """The published total that was read before no row was found: all these events are settled."""
         self.bare_since: float | None = None
         """Since when its queue has shown no message although there are rows."""
+        self.whole_at = asyncio.get_running_loop().time()
+        """When the queues of its wagon were last looked for."""
 
 
 class SQSBroker:
@@ -225,8 +229,13 @@ class SQSBroker:
 
     async def _mend(self, channel: Channel, look: _Look, now: float) -> None:
         """Send again the events that have had rows and no message for some time: their sender died, or SQS has lost the
-        message."""
-        if await self._queues.in_sight(channel):
+        message. If nothing moves for long, see to it that all channels of the wagon have their queues."""
+        if now - look.whole_at > self.place.resend:
+            look.whole_at = now
+            others = [c for c in await self._rows.channels(channel.train) if c.wagon == channel.wagon]
+            for other in await self._rows.counted(others):
+                await self._in_sight(other)
+        if await self._in_sight(channel):
             look.bare_since = None
         elif look.bare_since is None:
             look.bare_since = now
@@ -234,6 +243,18 @@ class SQSBroker:
             look.bare_since = now
             if await self._rows.may_resend(channel, self._clients.now(), self.place.resend):
                 await self._resend(channel)
+
+    async def _in_sight(self, channel: Channel) -> int:
+        """About how many messages its queue has. One that is gone is made again: somebody deleted it, or the table was
+        restored."""
+        try:
+            return await self._queues.in_sight(channel)
+        except AWSRefused as e:
+            if not e.gone:
+                raise
+            _logger.warning("channel %s: its queue was deleted; it is made again", channel)
+            await self.create(channel)
+            return 0
 
     async def _resend(self, channel: Channel) -> None:
         batch: list[Letter] = []

@@ -36,7 +36,8 @@ def fifo_standing(job: Job) -> Outcome:
 
 def keda(job: Job) -> Outcome:
     note = (
-        f"one stream, scaled by KEDA from {job.standing} workers: the autoscaler looks every {Keda.every:g} s, the average over "
+        f"one stream, scaled by KEDA from {job.standing} workers: the autoscaler looks every {Keda.every:g} s, "
+        "the average over "
         f"{_LOOKS} moments of its first look; Pods work {job.start:g} s after they were asked for"
     )
     return _keda(job, "keda", note, _STREAM_LENGTH, job.most // job.per_pod)
@@ -60,7 +61,8 @@ def _keda(job: Job, strategy: str, note: str, target: float, most: int, *, pause
 
 def feed_forward(job: Job) -> Outcome:
     note = (
-        f"one queue, sized by what sizes elastic wagons, from {job.standing} workers up; Pods work {job.start:g} s after "
+        f"one queue, sized by what sizes elastic wagons, from {job.standing} workers up; "
+        f"Pods work {job.start:g} s after "
         "they were asked for"
     )
     return Station(job, Fifo(job), FeedForward(job)).run("feed_forward", note)
@@ -81,7 +83,8 @@ def ideal_elastic_fifo(job: Job) -> Outcome:
 
 def serverless(job: Job) -> Outcome:
     note = (
-        f"a queue and functions: {_RAMP_STEP * 60} a minute more, at most {_MOST_FUNCTIONS}, {_COLD_START:g} s of cold start, "
+        f"a queue and functions: {_RAMP_STEP * 60} a minute more, at most {_MOST_FUNCTIONS}, "
+        f"{_COLD_START:g} s of cold start, "
         "paid for while they work"
     )
     ramp = Ramp(_RAMP_STEP, _MOST_FUNCTIONS)
@@ -95,7 +98,10 @@ def newest_first(job: Job) -> Outcome:
 
 def sideline(job: Job) -> Outcome:
     age = max(0.0, job.slo - max(job.services))
-    note = f"what has waited for {age:g} s goes to a second queue, worked on when the first is empty; {job.workers} workers"
+    note = (
+        f"what has waited for {age:g} s goes to a second queue, worked on when the first is empty; "
+        f"{job.workers} workers"
+    )
     return Station(job, Sideline(job, age)).run("sideline", note)
 
 
@@ -109,7 +115,10 @@ def optimum(job: Job) -> Outcome:
         if math.isinf(done):
             finished[i] = max(free[0], job.arrivals[-1]) + job.services[i]
             heapreplace(free, finished[i])
-    note = f"{job.workers} clairvoyant workers: FIFO that skips what can no longer be on time, and does that after all others"
+    note = (
+        f"{job.workers} clairvoyant workers: FIFO that skips what can no longer be on time, and does that after "
+        "all others"
+    )
     note += (
         "; with equal work nothing has more on time"
         if job.same_work
@@ -118,9 +127,14 @@ def optimum(job: Job) -> Outcome:
     end = max(finished)
     paid = job.workers * end
     return Outcome(
-        strategy="optimum", finished=finished, standing=job.workers, until_done=paid, until_rest=paid, at_rest=end,
+        strategy="optimum",
+        finished=finished,
+        standing=job.workers,
+        until_done=paid,
+        until_rest=paid,
+        at_rest=end,
         note=note,
-    )  # fmt: skip
+    )
 
 
 def clairvoyant_scaler(job: Job) -> Outcome:

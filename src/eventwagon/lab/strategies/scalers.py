@@ -10,11 +10,11 @@ from ...contracts.manifest import Manifest, Wagon, changed
 from ...contracts.orchestrator import Deployment
 from ...contracts.reading import History, Reading, Sample, busy_rate
 from ...policy.elastic import size
-from ...policy.sizing import Meter, crews
+from ...policy.sizing import Meter, elastic_wagons
 from ...settings import make_settings
 from ...workers import Elastic, Workers
 from ..job import Job
-from .station import Seen
+from .station import ScalerView
 
 
 class Keda:
@@ -39,7 +39,7 @@ class Keda:
         self._down = down
         self._recommended: deque[tuple[float, int]] = deque()
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         """Pods after this look."""
         lag = seen.waiting + seen.busy  # what is claimed and not settled is still in the stream, or not committed
         near = abs(lag / (self._target * seen.pods) - 1) <= self.tolerance
@@ -63,7 +63,7 @@ class Ramp:
         self._step = step
         self._most = most
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         """Functions that may run at a time."""
         return max(seen.pods, min(seen.waiting + seen.busy, seen.pods + self._step, self._most))
 
@@ -92,17 +92,25 @@ class FeedForward:
         pods = least // job.per_pod
         for look in range(-math.ceil((STOOD + job.start) / self.every), 0):
             at = look * self.every
-            self.wanted(at, Seen(0, 0, 0, pods, pods if at >= -STOOD else 0))
+            self.wanted(at, ScalerView(0, 0, 0, pods, pods if at >= -STOOD else 0))
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         """Pods after this look."""
         settled = seen.arrived - seen.waiting - seen.busy
         self._history.add_all({1: Sample(now, seen.arrived, settled, seen.waiting)}, now)
         samples = self._history.of(1)
         reading = Reading(
-            number=1, at=now, age=now, published=seen.arrived, settled=settled, waiting=seen.waiting, in_flight=seen.busy,
-            settle_rate=busy_rate(samples), outstanding_in_all=seen.waiting + seen.busy, samples=samples,
-        )  # fmt: skip
+            number=1,
+            at=now,
+            age=now,
+            published=seen.arrived,
+            settled=settled,
+            waiting=seen.waiting,
+            in_flight=seen.busy,
+            settle_rate=busy_rate(samples),
+            outstanding_in_all=seen.waiting + seen.busy,
+            samples=samples,
+        )
         workers = Deployment(
             number=1,
             ready=seen.ready > 0,
@@ -114,7 +122,7 @@ class FeedForward:
         demand, readings = self._meter.look(
             self._settings, self._manifest, {1: reading}, deployments, self._history.of(0), now=now, steady=now
         )
-        found = crews(self._settings.workers, self._manifest, readings, deployments, now)
+        found = elastic_wagons(self._settings.workers, self._manifest, readings, deployments, now)
         sizing = size(self._elastic, demand, found, promise=self._promise, step=self._per_pod, cuts=False)
         wanted = min(sizing.workers[1], self._most * self._per_pod)
         grown = {"grown_at": now} if wanted > seen.pods * self._per_pod else {}

@@ -81,7 +81,7 @@ class InTime(Sideline):
         return self._job.slo - self._job.services[arrival]
 
 
-class Seen(NamedTuple):
+class ScalerView(NamedTuple):
     """What a scaler sees at a look."""
 
     arrived: int
@@ -104,7 +104,7 @@ class Scaler(Protocol):
     first: float
     """When the first look is."""
 
-    def wanted(self, now: float, seen: Seen) -> int:
+    def wanted(self, now: float, seen: ScalerView) -> int:
         """The Pods that should be there. Called at each look, in order."""
         ...
 
@@ -179,7 +179,7 @@ class Station:
                 self._queue.push(arrived)
                 arrived += 1
             if scaler is not None and now >= look:
-                seen = Seen(arrived, len(self._queue), self._busy, self._asked, self._ready, self._work)
+                seen = ScalerView(arrived, len(self._queue), self._busy, self._asked, self._ready, self._work)
                 wanted = scaler.wanted(now, seen)
                 self._scale(max(self._standing, wanted), now)
                 look += scaler.every

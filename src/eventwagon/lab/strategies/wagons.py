@@ -44,9 +44,15 @@ class _Run:
         cap = job.wagons if workers.own is None else min(job.wagons, job.most // workers.own)
         name = f"{_TRAIN}_{secrets.token_hex(4)}" if self._real else _TRAIN  # no train of anybody's
         self._train = Train(
-            name, limit=parse_limit(job.limit), workers=workers, spares=spares, wagons=max(cap, spares + 2),
-            provision_timeout=max(30.0, 4 * job.start), publish_timeout=3600.0, handler_timeout=3600.0,
-        )  # fmt: skip
+            name,
+            limit=parse_limit(job.limit),
+            workers=workers,
+            spares=spares,
+            wagons=max(cap, spares + 2),
+            provision_timeout=max(30.0, 4 * job.start),
+            publish_timeout=3600.0,
+            handler_timeout=3600.0,
+        )
         self._pods: SimulatedPods | None = None
         if workers.own is not None:
             self._pods = SimulatedPods(self._train, self._broker, clock, start=job.start, step=job.per_pod)
@@ -133,8 +139,8 @@ class _Run:
         self._until_rest, self._at_rest = self._paid(), self._now()
 
     async def _stand(self, connection: Connection) -> None:
-        """Wait until the active wagon and its spares stand; where workers follow the traffic, until they have stood for a
-        while. Raises EventwagonError."""
+        """Wait until the active wagon and its spares stand; where workers follow the traffic, until they have stood for
+        a while. Raises EventwagonError."""
         for _ in range(round(10 * (_READY + 4 * self._job.start))):
             if len(connection.manifest.ready) >= self._spares and self._stands():
                 break

@@ -13,7 +13,7 @@ from ...drivers.aws.table import Key, Table
 _NONE = {"N": "0"}
 
 
-class Counted(NamedTuple):
+class HandlingCounts(NamedTuple):
     """Of one wagon, by all calls so far."""
 
     handled: int = 0
@@ -55,9 +55,9 @@ class Counters:
             if not e.condition:
                 raise
 
-    async def of(self, train: str) -> Mapping[int, Counted]:
+    async def of(self, train: str) -> Mapping[int, HandlingCounts]:
         """By wagon."""
-        found: dict[int, Counted] = {}
+        found: dict[int, HandlingCounts] = {}
         async for page in self._table.pages(f"{self._prefix}:tallies:{train}"):
             found |= {int(item["sk"]["S"]): _counted(item) for item in page}
         return found
@@ -70,9 +70,9 @@ class Counters:
         return f"{self._prefix}:tallies:{train}", f"{wagon:015d}"
 
 
-def _counted(item: Mapping[str, Any]) -> Counted:
+def _counted(item: Mapping[str, Any]) -> HandlingCounts:
     """Functions of an earlier release write no times."""
     count, seconds = int(item.get("timed", _NONE)["N"]), float(item.get("seconds", _NONE)["N"])
     squares = seconds * seconds / count if count else 0.0  # how evenly they took is not known
     work = Work(count=count, seconds=seconds, squares=squares)
-    return Counted(int(item["handled"]["N"]), int(item["failed"]["N"]), work)
+    return HandlingCounts(int(item["handled"]["N"]), int(item["failed"]["N"]), work)

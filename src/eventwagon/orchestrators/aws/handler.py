@@ -154,7 +154,7 @@ class Function:
         settled."""
         assert self._train is not None  # noqa: S101 - for the type checker
         train, loop = self._train, asyncio.get_running_loop()
-        left, began = {str(record["messageId"]) for record in records}, loop.time()
+        left = {str(record["messageId"]) for record in records}
         try:
             broker = await self._entered()
             channel = await self._channel(broker, queue)
@@ -165,7 +165,7 @@ class Function:
             left &= standing  # the others were settled before
             if not deliveries:
                 return []
-            batch = _Batch(given, deliveries)
+            batch, began = _Batch(given, deliveries), loop.time()
             spec = await self._spec(broker, channel, len(deliveries))
             if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
                 settings = msgspec.structs.replace(train.settings, breaker=None)
@@ -186,7 +186,8 @@ class Function:
                         await batch.finished.wait()
                 batch.finished.set()
                 await consumer.end(0.0)
-            await self._count(broker, channel.wagon, consumer.handled, consumer.failed, loop.time() - began)
+            took = (loop.time() - began) * min(1.0, (consumer.handled + consumer.failed) / len(deliveries))
+            await self._count(broker, channel.wagon, consumer.handled, consumer.failed, took)
             return sorted(left - {receipts[each] for each in batch.settled})
         except EventwagonError as e:
             _complain(queue, e)

@@ -19,7 +19,7 @@ from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
 from ...event import Channel
-from .counters import Counted, Counters
+from .counters import Counters, HandlingCounts
 from .handler import PROBE
 from .units import Unit, Units
 
@@ -185,7 +185,7 @@ class LambdaMappings:
         for key in [key for key in self._seen if key[0] == train and key[1] not in {u.spec.unit for u in units}]:
             del self._seen[key]
         return {
-            unit.spec.unit: _counted(deployment, counters.get(deployment.number, Counted()))
+            unit.spec.unit: _counted(deployment, counters.get(deployment.number, HandlingCounts()))
             for unit, deployment in zip(units, found, strict=True)
         }
 
@@ -333,7 +333,7 @@ def _timeout(function: Mapping[str, Any]) -> int:
     return int(function.get("Timeout", 3))
 
 
-def _counted(deployment: Deployment, of: Counted) -> Deployment:
+def _counted(deployment: Deployment, of: HandlingCounts) -> Deployment:
     work = of.work if of.work.count else None
     return msgspec.structs.replace(deployment, handled=of.handled, failed=of.failed, work=work)
 

@@ -172,7 +172,7 @@ class Watched:
         self.kind = kind
         self._selector = selector
         self._see = see
-        self._revision = 0
+        self._version = 0
         self.objects: dict[str, Object] = {}
         """By name."""
         self.trouble = ""
@@ -183,7 +183,7 @@ class Watched:
 
     def put(self, found: Object) -> None:
         """Store the API server's answer to a write, unless the watch has already reported that state or a later one."""
-        if int(found["metadata"]["resourceVersion"]) > self._revision:
+        if int(found["metadata"]["resourceVersion"]) > self._version:
             self.objects[found["metadata"]["name"]] = found
 
     def drop(self, name: str) -> None:
@@ -195,7 +195,7 @@ class Watched:
         backoff = Backoff(*_PAUSES)
         while True:
             try:
-                if not self._revision:
+                if not self._version:
                     await self._list()
                 await self._follow()
                 backoff.reset()
@@ -204,19 +204,19 @@ class Watched:
                 self.trouble = str(e)
                 self.tried.set()
                 if isinstance(e, APIRefused):  # it may no longer know the version, or us
-                    self._revision = 0
+                    self._version = 0
                 await asyncio.sleep(backoff.next())
 
     async def _list(self) -> None:
         found = await self._cluster.request("GET", self._cluster.path(self.kind), labelSelector=self._selector)
         self.objects = {item["metadata"]["name"]: item for item in found["items"]}
-        self._revision = int(found["metadata"]["resourceVersion"])
+        self._version = int(found["metadata"]["resourceVersion"])
         for item in found["items"]:
             self._see(item)
         self.known.set()
 
     async def _follow(self) -> None:
-        path, revision = self._cluster.path(self.kind), str(self._revision)
+        path, revision = self._cluster.path(self.kind), str(self._version)
         async with self._cluster.watch(
             path, labelSelector=self._selector, resourceVersion=revision, allowWatchBookmarks="true"
         ) as events:
@@ -235,4 +235,4 @@ class Watched:
                 self._see(item)
             case "ERROR":
                 raise APIRefused(f"kubernetes: {item.get('message', 'the watch ended')}", int(item.get("code", 500)))
-        self._revision = int(item["metadata"]["resourceVersion"])
+        self._version = int(item["metadata"]["resourceVersion"])

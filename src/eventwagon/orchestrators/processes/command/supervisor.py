@@ -23,7 +23,7 @@ _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
 """A copy that ran this long, in seconds, counts as well: the next one starts without a pause."""
 _POLL = 0.02
-_logger = logging.getLogger("eventwagon.keeper")
+_logger = logging.getLogger("eventwagon.supervisor")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -113,6 +113,11 @@ class StorageBroken(BrokerError):
     """The storage is full, read-only, corrupt or of an unsuitable kind; the message says where and what to do."""
 
 
+class Displaced(StorageBroken):
+    """Something that another program, or a person, wrote is in the place of a channel or of a part of it. It is never
+    deleted."""
+
+
 # --- what a registry's driver says --------------------------------------------------------
 
 

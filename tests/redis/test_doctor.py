@@ -7,11 +7,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
 from eventwagon.contracts.broker import Finding
+from eventwagon.contracts.facts import Entry, StopRequested
+from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.redis.inspection import judge
+from eventwagon.drivers.redis.registry import RedisRegistry
 from eventwagon.drivers.redis.server import Server as Named
 from tests import doctors
 from tests.redis.support import raw
@@ -138,6 +142,25 @@ def test_nodes_of_a_cluster_are_looked_at_one_by_one(redis_cluster: RedisCluster
         assert loses.what == f"maxmemory-policy=allkeys-random (127.0.0.1:{node.port})"
     finally:
         set_to(node, maxmemory=0, maxmemory_policy="noeviction")
+
+
+@pytest.mark.parametrize("part", ["manifest", "members", "alive", "journal"])
+def test_a_train_of_which_a_key_holds_something_else(redis_server: Server, part: str) -> None:
+    url = f"{redis_server.url}?prefix=p{token_hex(4)}"
+
+    async def found() -> None:
+        async with RedisRegistry.from_url(url) as registry:
+            entries = [Entry(0.0, "me", StopRequested(train="t", because=""))]
+            await registry.replace("t", Manifest(train="t"), expect=0, entries=entries)
+
+    asyncio.run(found())
+    assert not [step for step in doctors.look(url)["registry"].steps if step.problem]
+    key = f"{url.partition('prefix=')[2]}:{{t}}:{part}"
+    ask(redis_server.port, "DEL", key)
+    ask(redis_server.port, "SET", key, "theirs")
+    (wrong,) = (step for step in doctors.look(url)["registry"].steps if step.problem)
+    assert part in wrong.problem
+    assert "holds something else" in wrong.problem
 
 
 def test_a_memory_that_is_nearly_full_and_a_disk_that_fails() -> None:

@@ -104,7 +104,8 @@ def test_restarted_from_an_older_snapshot(own_redis: RedisServer) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("keys", [[""], [":meta"], ["", ":meta", ":back", ":taken"]], ids=["stream", "meta", "all"])
 def test_the_active_wagons_keys_were_evicted(redis_server: RedisServer, keys: list[str]) -> None:
-    """Whichever of its keys went: the next wagon takes over, and what was lost is told."""
+    """Whichever of its keys went: the next wagon takes over, and what was lost is told. Nothing is while the stream
+    stands."""
 
     async def main() -> None:
         handled: list[int] = []
@@ -124,9 +125,12 @@ def test_the_active_wagons_keys_were_evicted(redis_server: RedisServer, keys: li
             gate.set()
             await until(lambda: set(range(10, 15)) <= set(handled), seconds=30)
             assert await active(connection) == 2
-            await until(lambda: any(isinstance(f, EventsLost) for f in facts), seconds=30)
-            (lost,) = [f for f in facts if isinstance(f, EventsLost)]
-            assert (lost.number, lost.count, lost.total) == (1, 5, 5)
+            if keys == [":meta"]:
+                await until(lambda: set(range(5)) <= set(handled), seconds=30)
+            else:
+                await until(lambda: any(isinstance(f, EventsLost) for f in facts), seconds=30)
+            lost = [(f.number, f.count, f.total) for f in facts if isinstance(f, EventsLost)]
+            assert lost == ([] if keys == [":meta"] else [(1, 5, 5)])
             async with asyncio.timeout(60):
                 while (await connection.refresh()).manifest.wagon(1) is not None:
                     await asyncio.sleep(0.1)

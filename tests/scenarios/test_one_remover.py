@@ -55,10 +55,11 @@ async def letters(connection: Connection) -> Counter[str]:
     return Counter([letter.id async for letter in connection.dead_letters()])
 
 
-async def removals(connection: Connection) -> list[tuple[int, int]]:
+async def removals(connection: Connection) -> list[tuple[int, int | None]]:
     """The wagons that were removed, and how many dead letters they left."""
     facts = [entry.fact for entry in await journal(connection)]
-    return sorted((fact.wagon.number, fact.dead) for fact in facts if isinstance(fact, WagonRemoved))
+    found = [(fact.wagon.number, fact.dead) for fact in facts if isinstance(fact, WagonRemoved)]
+    return sorted(found, key=lambda record: record[0])
 
 
 def removing(connection: Connection) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from eventwagon import Reading, Settings, Volume, Workers
 from eventwagon.contracts.facts import (
+    ChannelThreatened,
     Discarded,
     DrainGivenUp,
     DrainUnproven,
@@ -18,11 +19,12 @@ from eventwagon.contracts.facts import (
     WagonRemoved,
 )
 from eventwagon.contracts.lifecycle import State
-from eventwagon.contracts.manifest import Request
+from eventwagon.contracts.manifest import Pause, Request
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import (
+    AddChannels,
     Edit,
     Remove,
     RemoveLeftover,
@@ -223,12 +225,15 @@ def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_nex
     """A draining one goes on with what it can do, until the channel has stayed away: then it is given up, unless it is
     empty."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), cooldown=600.0)
-    lacking = msgspec.structs.replace(reading(3, 2), irreplaceable=True)
+    lacking = msgspec.structs.replace(reading(3, 2), irreplaceable={"mail": "a string"})
     m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
     switched = decide(m, [lacking], ready(3, 4), settings=settings).manifest
     assert switched.active is not None
     assert switched.active.number == 4
     assert "a channel of it has vanished" in switched.wagons[0].closed_because
+    tried = decide(m, [lacking], ready(3, 4), settings=settings)
+    assert one(tried.refusals, ChannelThreatened).because.endswith("it can't be created again: a string")
+    assert not [t for t in tried.tasks if isinstance(t, AddChannels)]
     after = decide(switched, [lacking, reading(4, 0)], ready(3, 4), settings=settings).manifest
     assert [w.state for w in after.wagons] == [State.DRAINING, State.ACTIVE]
     cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
@@ -237,6 +242,30 @@ def test_an_active_wagon_that_lacks_an_irreplaceable_channel_is_left_for_the_nex
     assert [w.state for w in given_up.manifest.wagons] == [State.FAILED, State.ACTIVE]
     assert one(given_up.facts, DrainGivenUp).because.startswith("its channel mail has vanished from the broker")
     empty = msgspec.structs.replace(for_good, empty=True)
+    drained = decide(cut_off, [empty, reading(4, 0)], ready(3, 4), settings=settings).manifest
+    assert drained.wagons[0].state is State.DRAINED
+
+
+@pytest.mark.parametrize("name", ["", "mail"])
+def test_an_active_wagon_with_an_exhausted_channel_is_left_for_the_next(name: str) -> None:
+    """At once: no cooldown, no pause and no cap keeps it. It drains, unless what is handled has to emit to that
+    channel."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse", cooldown=600.0)
+    exhausted = msgspec.structs.replace(reading(3, 2), exhausted=(name,))
+    opened = decide(manifest(wagon(3, State.ACTIVE)), [exhausted], ready(3), settings=settings)
+    assert [w.number for w in opened.manifest.wagons] == [3, 4]
+    m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
+    m = msgspec.structs.replace(m, paused=Pause(why="a test", at=NOW))
+    switched = decide(m, [exhausted], ready(3, 4), settings=settings).manifest
+    assert switched.active is not None
+    assert switched.active.number == 4
+    assert switched.wagons[0].closed_because == "a channel of it can take no more events"
+    cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
+    ended = decide(cut_off, [exhausted, reading(4, 0)], ready(3, 4), settings=settings)
+    assert ended.manifest.wagons[0].state is (State.FAILED if name else State.DRAINING)
+    given_up = [f.because for f in ended.facts if isinstance(f, DrainGivenUp)]
+    assert given_up == (["its channel mail can take no more events"] if name else [])
+    empty = msgspec.structs.replace(exhausted, empty=True)
     drained = decide(cut_off, [empty, reading(4, 0)], ready(3, 4), settings=settings).manifest
     assert drained.wagons[0].state is State.DRAINED
 

@@ -285,12 +285,23 @@ async def examine_registry(registry: Registry, examination: Examination, train: 
         for each in trains:
             await registry.read(each)
 
+    async def attended() -> None:
+        for each in trains:
+            await registry.members(each)
+
+    async def written() -> None:
+        for each in trains:
+            async for _ in registry.entries(each, last=1):
+                pass
+
     await examination.attempt("list the trains", known)
     await examination.attempt("check in", lambda: registry.check_in(train, member, ttl=60.0), makes=True)
     await examination.attempt("list the members", there)
     await examination.attempt("be refused a compare-and-swap on a wrong version", swap, makes=True)
     await examination.attempt("check out", lambda: registry.check_in(train, member, ttl=0.0))
     await examination.attempt("read each train's manifest", readable, always=True)
+    await examination.attempt("list each train's members", attended, always=True)
+    await examination.attempt("read each train's journal", written, always=True)
     return trains
 
 

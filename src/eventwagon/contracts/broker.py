@@ -41,7 +41,9 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     pause; `in_flight` events were received and are not settled. The times are those of the oldest and newest waiting
     event, in seconds since the epoch; None if none waits. `lost` is the total of events that disappeared without being
     settled, by the server's retention or because somebody deleted them: they are neither in `published` nor in
-    `settled`. `trouble` says what threatens the channel on the server, and what to do; empty if no threat is known.
+    `settled`. An `exhausted` channel can take no more events, ever; those that it has are delivered. `publish` to one
+    raises Sealed for an ingress, ChannelGone for an inner channel. `trouble` says what threatens the channel on the
+    server, and what to do; empty if no threat is known.
     """
 
     published: int | None = None
@@ -51,6 +53,7 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     oldest_at: float | None = None
     newest_at: float | None = None
     lost: int = 0
+    exhausted: bool = False
     trouble: str = ""
 
 

@@ -157,7 +157,9 @@ class WagonRemoved(_Fact, frozen=True):
     """A wagon's final record, written when it leaves the manifest."""
 
     wagon: Wagon
-    dead: int
+    dead: int | None
+    """The dead letters that were moved to the train's own; None: not known, since the wagon's channel for them was gone
+    and the train's own took them."""
 
 
 class DrainUnproven(_Fact, frozen=True):
@@ -182,7 +184,8 @@ class EventsLate(_Fact, frozen=True):
 
 
 class DrainGivenUp(_Fact, frozen=True):
-    """A draining wagon has lost an inner channel for good: its events are published anew, and it is removed."""
+    """A draining wagon has lost an inner channel for good, or one can take no more events: its events are published
+    anew, and it is removed."""
 
     number: int
     because: str
@@ -658,11 +661,12 @@ def _sentence(fact: Fact) -> str:
             totals = "totals unknown" if None in (published, settled) else f"published {published}, settled {settled}"
             return f"{_name(n)} drained, {s:.2f} s after it was cut off: {totals}"
         case WagonRemoved(wagon=w, dead=dead):
-            took = (
-                "it was never in use"
-                if w.published is None
-                else f"took {counted(w.published, 'event')}, {counted(dead, 'dead letter')} kept"
-            )
+            if w.published is not None:
+                took = f"took {counted(w.published, 'event')}, {counted(dead, 'dead letter')} kept"
+            elif w.active_at is None:
+                took = "it was never in use"
+            else:
+                took = f"how many events it took is not known, {counted(dead, 'dead letter')} kept"
             if w.lost:
                 took += f", {counted(w.lost, 'event')} lost"
             return f"{w.name}{_code(w.revision)} removed: {took}"

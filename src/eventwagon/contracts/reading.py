@@ -51,11 +51,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """All channels are proven empty: every settled total, read first, equals every published total, read after.
     Vanished channels hold no events."""
     missing: tuple[str, ...] = ()
-    """Its channels that the broker does not have, by name; they may come back."""
-    irreplaceable: bool = False
-    """An inner channel is missing that can't be created again."""
+    """Its channels that the broker does not have, by name; they may come back, or be created again."""
+    irreplaceable: Mapping[str, str] = {}
+    """Inner channels that are missing and can't be created again, and why, if that is known."""
     vanished: Mapping[str, int | None] = {}
     """Those of them that stayed away, and how many events were lost with each; None: not known."""
+    exhausted: tuple[str, ...] = ()
+    """Its channels that can take no more events, by name."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""

@@ -647,7 +647,7 @@ def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
     return Edit(changed(manifest, wagon.number, remover=by))
 
 
-def letters_moved(manifest: Manifest, number: int, by: str, count: int) -> Edit:
+def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -> Edit:
     """Its dead letters were moved out. Idempotent; nothing changes if another process removes the wagon by now."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.remover != by or wagon.letters_kept == count:

@@ -60,6 +60,8 @@ from .scheduling import expected_switches
 from .seen import Seen
 from .sizing import scaled, short_of_workers, with_cap
 
+_EXHAUSTED = "can take no more events"
+
 
 class Plan(Edit, frozen=True):
     """What `plan` decides: an edit of the manifest, and why some things were not done.
@@ -269,18 +271,20 @@ class Draft:
         events in them are lost; `losses` reports how many."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
-            missing = tuple(c for c in reading.missing if c) if reading is not None else ()
+            if reading is None:
+                continue
+            missing = tuple(c for c in reading.missing if c)
             if missing:
                 self.tasks.append(AddChannels(wagon.number, missing, anew=True))
-                self.refusals += [
-                    ChannelThreatened(
-                        train=self.manifest.train,
-                        number=wagon.number,
-                        channel=c,
-                        because=f"it has {GONE}; it is created again",
-                    )
-                    for c in missing
-                ]
+            told = dict.fromkeys(missing, "it is created again")
+            for c, why in reading.irreplaceable.items():
+                told[c] = "it can't be created again" + (f": {why}" if why else "")
+            self.refusals += [
+                ChannelThreatened(
+                    train=self.manifest.train, number=wagon.number, channel=c, because=f"it has {GONE}; {what}"
+                )
+                for c, what in told.items()
+            ]
 
     def switch(self) -> None:
         """Redirect ingestion when the active wagon is full and another is ready, or say why not."""
@@ -288,16 +292,15 @@ class Draft:
         if active is None:
             return
         pressure, asked = self.pressure(active), self.manifest.request
-        full = pressure.value >= 1 or asked is not None or self.is_gone(active)
-        because = f"asked for: {asked.why}" if asked else pressure.why
-        if self.is_gone(active):
-            because = f"a channel of it has {GONE}"
+        broken = self.broken(active)
+        full = pressure.value >= 1 or asked is not None or bool(broken)
+        because = broken or (f"asked for: {asked.why}" if asked else pressure.why)
         self.next_wanted = (full or pressure.value >= self.settings.prepare) and not self.on_hold()
         if not full:
             if self.manifest.refusing:
                 self.manifest = msgspec.structs.replace(self.manifest, refusing="")
             return
-        exact = asked is not None or self.exactly_full(active) or self.is_gone(active)
+        exact = asked is not None or self.exactly_full(active) or bool(broken)
         refusal = self.why_not(active, exact=exact)
         if refusal is None:
             ready = self.manifest.ready[0]
@@ -322,8 +325,8 @@ class Draft:
         """The train is paused, and nobody asked for a switch. No event is handled, so every limit would soon be full,
         wagon after wagon. The active wagon takes all events until the train is resumed; then its limit counts again."""
         active = self.manifest.active
-        gone = active is not None and self.is_gone(active)
-        return self.manifest.paused is not None and self.manifest.request is None and not gone
+        broken = active is not None and self.broken(active)
+        return self.manifest.paused is not None and self.manifest.request is None and not broken
 
     def why_not(self, active: Wagon, *, exact: bool) -> str | None:
         """Why ingestion can't be redirected now. The words stay the same while the reason does."""
@@ -348,15 +351,19 @@ class Draft:
         next one can take over."""
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
-    def is_gone(self, wagon: Wagon) -> bool:
-        """Its ingress has vanished from the broker, or an inner channel that can't be created again: it can't handle
-        the events that it would receive."""
+    def broken(self, wagon: Wagon) -> str:
+        """Why it can't take or handle further events: its ingress has vanished from the broker, or an inner channel
+        that can't be created again; or one of its channels is exhausted. Empty if it can."""
         reading = self.readings.get(wagon.number)
-        return reading is not None and ("" in reading.missing or reading.irreplaceable)
+        if reading is None:
+            return ""
+        if "" in reading.missing or reading.irreplaceable:
+            return f"a channel of it has {GONE}"
+        return f"a channel of it {_EXHAUSTED}" if reading.exhausted else ""
 
     def is_dead_end(self, wagon: Wagon) -> bool:
         """It can never take another event."""
-        return wagon.found_sealed or self.is_gone(wagon)
+        return wagon.found_sealed or bool(self.broken(wagon))
 
     def exactly_full(self, active: Wagon) -> bool:
         reading = self.readings.get(active.number)
@@ -442,9 +449,9 @@ class Draft:
         if self.manifest.request is not None:
             return f"a switch was requested ({self.manifest.request.why})"
         active = self.manifest.active
-        if active is not None and self.is_gone(active):
-            return f"a channel of it has {GONE}"
-        return self.pressure(active).why if active else ""
+        if active is None:
+            return ""
+        return self.broken(active) or self.pressure(active).why
 
     def losses(self) -> None:
         """Events that vanished without being settled. Each loss is reported once, by the first observer that sees it;
@@ -493,8 +500,7 @@ class Draft:
                         seconds=max(0.0, self.now - (wagon.closed_at or self.now)),
                     )
                 )
-            elif reading is not None and (lost := self.lost_for_good(reading)):
-                why = f"its channel {', '.join(lost)} has {GONE}; it can't be created again"
+            elif reading is not None and (why := self.undrainable(reading)):
                 totals = {"published": reading.published, "settled": reading.settled}
                 self.manifest = moved(self.manifest, wagon.number, Move.GIVEN_UP, trouble=why, **totals)
                 self.facts.append(DrainGivenUp(train=self.manifest.train, number=wagon.number, because=why))
@@ -509,10 +515,14 @@ class Draft:
             if left and (self.fences or self.age(wagon) >= self.settings.keep_drained):
                 self.tasks.append(Remove(wagon.number))
 
-    def lost_for_good(self, reading: Reading) -> list[str]:
-        """Inner channels that have vanished, stayed away, and can't be created again: nothing can be handled beside
-        them."""
-        return sorted(name for name in reading.vanished if name) if reading.irreplaceable else []
+    def undrainable(self, reading: Reading) -> str:
+        """Why nothing can be handled in the wagon any more: an inner channel has vanished, stayed away, and can't be
+        created again, or one is exhausted. Empty if it can drain."""
+        lost = sorted(reading.vanished.keys() & reading.irreplaceable.keys())
+        if lost:
+            return f"its channel {', '.join(lost)} has {GONE}; it can't be created again"
+        exhausted = sorted(name for name in reading.exhausted if name)
+        return f"its channel {', '.join(exhausted)} {_EXHAUSTED}" if exhausted else ""
 
     def stays_warm(self, wagon: Wagon) -> bool:
         """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it

@@ -25,7 +25,7 @@ from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
-from ..errors import BrokerError, Conflict, Defect, EventwagonError, StorageBroken
+from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel
 from ..limits import slo
 from ..policy.demand import Demand
@@ -71,7 +71,7 @@ _AGAIN = 60.0
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
 
-_LETTERLESS = f"it has {GONE}; the train's own dead letters take what dies in that wagon"
+_LETTERLESS = "the train's own dead letters take what dies in that wagon"
 
 _REST_MOST = 5.0
 """The longest pause before a background task that failed is tried again, in seconds."""
@@ -132,10 +132,10 @@ class Observer:
         self._losses = Losses(totals=self._counts_exactly)
         self._letters = Losses(totals=self._counts_exactly)
         """The same for dead letters, by wagon; 0: those of removed wagons."""
-        self._letterless: Sequence[Channel] = ()
-        """Channels for dead letters that had vanished at the last sweep."""
-        self._irreplaceable = frozenset[Channel]()
-        """Inner channels that have vanished and could not be created again."""
+        self._letterless: Mapping[Channel, str] = {}
+        """Wagons' channels for dead letters that had vanished, or took no more, at the last sweep, and why."""
+        self._irreplaceable: dict[Channel, str] = {}
+        """Inner channels that have vanished and can't be created again, and why."""
         self._alive = frozenset[str]()
         """The members of the train at the last look."""
         self._epoch: int | None = None
@@ -231,8 +231,8 @@ class Observer:
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
             troubles.append(self._broke("dividing the workers", e))
         troubles += [
-            ChannelThreatened(train=self._train, number=channel.wagon, channel=channel.name, because=_LETTERLESS)
-            for channel in self._letterless
+            ChannelThreatened(train=self._train, number=channel.wagon, channel=channel.name, because=why)
+            for channel, why in self._letterless.items()
             if decided.manifest.wagon(channel.wagon) is not None
         ]
         refusals = [*unasked, *troubles, *decided.refusals, *(self._broke(*each) for each in decided.defects)]
@@ -308,11 +308,11 @@ class Observer:
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
         gone, missing = self._losses.vanished, self._losses.missing
-        self._irreplaceable &= missing
+        self._irreplaceable = {c: why for c, why in self._irreplaceable.items() if c in missing}
         irreplaceable = self._irreplaceable
         if self._broker.capabilities.losses:  # its account outlives it: no inner channel can be created again
-            irreplaceable = frozenset(c for c in missing if c.name)
-            missing -= irreplaceable
+            irreplaceable = {c: "" for c in missing if c.name}
+        missing -= irreplaceable.keys()
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
@@ -338,8 +338,11 @@ class Observer:
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
-                irreplaceable=not irreplaceable.isdisjoint(channels[w.number]),
+                irreplaceable={c.name: irreplaceable[c] for c in channels[w.number] if c in irreplaceable},
                 vanished={c.name: gone[c] for c in channels[w.number] if c in gone},
+                exhausted=tuple(
+                    c.name for c, d in zip(channels[w.number], depths[w.number], strict=True) if d.exhausted
+                ),
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
             )
@@ -459,7 +462,11 @@ class Observer:
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time())
-        self._letterless = [c for c in channels if c.wagon and c in self._letters.missing]
+        self._letterless = {
+            c: f"{'it has ' + GONE if c in self._letters.missing else d.trouble}; {_LETTERLESS}"
+            for c, d in zip(channels, found, strict=True)
+            if c.wagon and (d.exhausted or c in self._letters.missing)
+        }
         lost = {number: self._letters.of(number) for number in told}
         if any(lost[number] > count for number, count in told.items()):
             why = {number: self._letters.why(number, LETTERS_REMOVED) for number in told}
@@ -539,12 +546,11 @@ class Observer:
     async def _carry_out(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         match task:
             case AddChannels(number=number, channels=names, anew=True):
-                try:
-                    await self._channels.make_anew(number, names)
-                except StorageBroken:
-                    self._irreplaceable |= {Channel(self._train, number, name) for name in names}
-                    raise
+                displaced = await self._channels.make_anew(number, names)
+                self._irreplaceable |= displaced
                 self._made(number)
+                if displaced:
+                    raise Displaced("; ".join(displaced.values()))
             case AddChannels(number=number, channels=names):
                 await self._channels.add(number, names)
                 self._made(number)

@@ -98,9 +98,12 @@ class WagonRemover:
         if now is None or now.remover != me:
             return
         await self._end_workers(wagon.unit)
+        (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        if dead is not None:  # else that channel was deleted, and they were counted before
-            await self._state.apply(lambda m: letters_moved(m, wagon.number, me, dead))
+        # if that channel is gone, it was deleted here and they were counted before, unless this removal begins only now
+        if dead is not None or (wagon.state is State.DRAINED and wagon.created_at is not None):
+            known = None if letters.exhausted else dead  # the train's own has taken others
+            await self._state.apply(lambda m: letters_moved(m, wagon.number, me, known))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:

@@ -7,7 +7,7 @@ import msgspec
 from ..contracts.facts import BoundLifted
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, changed
-from ..errors import Conflict, StorageBroken
+from ..errors import Conflict, Displaced
 from ..event import Channel
 from ..policy.edits import Edit, Ensure, Lift, bootstrap, channels_added, created, numbered_past, sealed
 from .runtime import Runtime
@@ -73,16 +73,17 @@ class WagonChannels:
             await self._broker.create(Channel(self._runtime.train, number, name))
         await self._state.apply(lambda m: channels_added(m, number, names))
 
-    async def make_anew(self, number: int, names: tuple[str, ...]) -> None:
-        """Make inner channels again that have vanished; what is left of one goes, where it can't be made otherwise.
+    async def make_anew(self, number: int, names: tuple[str, ...]) -> dict[Channel, str]:
+        """Create inner channels again that have vanished. Returns those that can't be, and why.
         Idempotent. Raises BrokerError."""
+        displaced: dict[Channel, str] = {}
         for name in names:
             channel = Channel(self._runtime.train, number, name)
             try:
                 await self._broker.create(channel)
-            except StorageBroken:
-                await self._broker.delete(channel)
-                await self._broker.create(channel)
+            except Displaced as e:
+                displaced[channel] = str(e)
+        return displaced
 
     async def seal(self, number: int) -> None:
         """Have the broker refuse further events for the wagon. Idempotent. Raises BrokerError."""

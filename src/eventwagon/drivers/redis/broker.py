@@ -11,12 +11,21 @@ from hashlib import blake2b
 from typing import Any
 
 from ...contracts.broker import Capabilities, Depth, Finding, Subscription
-from ...errors import ChannelFull, ChannelGone, EventTooLarge, PublishUncertain, Sealed, StorageBroken, Unavailable
+from ...errors import (
+    ChannelFull,
+    ChannelGone,
+    Displaced,
+    EventTooLarge,
+    PublishUncertain,
+    Sealed,
+    StorageBroken,
+    Unavailable,
+)
 from ...event import Channel, Event
 from . import scripts
 from .client import Client, Script
 from .entries import event_time, pack, unpack
-from .errors import Displaced, Lost, NotSent
+from .errors import Lost, NotSent
 from .inspection import inspect
 from .notifier import Notifier
 from .server import Server
@@ -65,7 +74,7 @@ class RedisBroker:
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._displaced: set[Channel | str] = set()
-        """Channels of which a key holds something else, and keys that were left alone: logged once."""
+        """Channels whose stream's key holds something else, and keys that were left alone: logged once."""
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
         self._batches: dict[tuple[Channel, bytes], _Batch] = {}
@@ -103,7 +112,8 @@ class RedisBroker:
         # one that nobody finds. (Both can't be one step: in a cluster they are on different nodes.)
         what = f"creating {channel}"
         await self._client.run(what, scripts.LIST, [self._listing(channel.train)], [_name(channel)])
-        made = await self._surely(what, scripts.CREATE, self._keys(channel), ["" if capacity is None else capacity])
+        arguments = ["" if capacity is None else capacity, channel.name]
+        made = await self._surely(what, scripts.CREATE, self._keys(channel), arguments)
         if made == b"broken":
             raise StorageBroken(self._broken(channel))
 
@@ -179,9 +189,22 @@ class RedisBroker:
             raise gone(channel)
         if status == b"sealed":
             raise Sealed(f"channel {channel} is sealed: publish to the train's active wagon", accepted=before)
+        if status == b"unknown":
+            raise Sealed(
+                f"channel {channel} takes no more events: the hash {keys[1]} is gone, or holds something else, and it "
+                "says whether the channel is sealed",
+                accepted=before,
+            )
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
         await self._confirmed(answers, what)
+        if status == b"exhausted":
+            why = f"{what}: {self._exhausted(channel)}"
+            if not channel.name:
+                raise Sealed(why, accepted=before + count)
+            if before + count:
+                raise PublishUncertain(f"{why}; {before + count} events were stored")
+            raise ChannelGone(why)
         if status == b"full":
             raise ChannelFull(
                 f"channel {channel} holds its {answer[2].decode()} events: {count} of {len(arguments) - 2} were stored",
@@ -253,7 +276,7 @@ class RedisBroker:
     @asynccontextmanager
     async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         keys = self._keys(channel)
-        known = await self._attach(f"attaching to {channel}", channel)
+        known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys, [channel.name])
         if known is None:
             raise gone(channel)
         with self._notifier.listening(f"{keys[0]}:bell") as next_notice:
@@ -262,7 +285,7 @@ class RedisBroker:
     async def reclaim(self, channel: Channel, owner: str) -> int:
         what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")
         count, some = 0, scripts.MOST if owner else 0
-        with suppress(Displaced):
+        with suppress(Displaced, ChannelGone):
             while some == scripts.MOST:
                 some = int(await self._client.run(what, scripts.RECLAIM, keys, [name]))
                 count += some
@@ -302,7 +325,7 @@ class RedisBroker:
         what, listing = f"listing {channel} again", self._listing(channel.train)
         if not await self._client.run(what, scripts.LIST, [listing], [_name(channel)]):
             return
-        if await self._attach(what, channel) is None:
+        if not await self._stands(what, channel):
             await self._client.command(what, listing, "SREM", listing, _name(channel))
         else:
             _logger.warning(
@@ -320,9 +343,20 @@ class RedisBroker:
         return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
 
     def _depth(self, channel: Channel, answer: object) -> Depth:
-        if not isinstance(answer, list):  # gone, or its stream is
+        if not isinstance(answer, list):  # its stream is gone
+            if answer and channel not in self._displaced:
+                self._displaced.add(channel)
+                _logger.warning("%s: channel %s is lost: %s", self.server.where, channel, _text(answer))
             return Depth()
-        total, length, flying, known, oldest, newest = answer
+        self._displaced.discard(channel)
+        total, length, *rest = answer
+        if len(rest) == 1:
+            trouble = (
+                f"{self.server.where}: {_text(rest[0])}. Its events wait: a key that holds something else must be "
+                "deleted by hand; what is gone is made again once workers attach"
+            )
+            return Depth(published=total, settled=total - length, trouble=trouble)
+        flying, known, oldest, newest, exhausted = rest
         waiting = max(0, length - flying)
         return Depth(
             published=total,
@@ -331,16 +365,15 @@ class RedisBroker:
             in_flight=length - waiting,
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
+            exhausted=bool(exhausted),
+            trouble=self._exhausted(channel) if exhausted else "",
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
         keys = self._keys(channel)
         after = b"0-0"
         while True:
-            try:
-                entries = await self._client.run(f"reading {channel}", scripts.PAGE, keys, [after, _PAGE, _PAGE_BYTES])
-            except Displaced as e:
-                raise ChannelGone(str(e)) from None
+            entries = await self._client.run(f"reading {channel}", scripts.PAGE, keys, [after, _PAGE, _PAGE_BYTES])
             if entries == b"gone":
                 raise gone(channel)
             if not entries:
@@ -353,7 +386,7 @@ class RedisBroker:
         what = f"deleting {channel}"
         self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
         for left in await self._client.run(what, scripts.DELETE, self._keys(channel)):
-            key = left.decode(errors="backslashreplace")
+            key = _text(left)
             if key not in self._displaced:
                 self._displaced.add(key)
                 _logger.warning(
@@ -368,29 +401,27 @@ class RedisBroker:
         )
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All channels of the train. A listed name without a channel (after a crash between the two steps of `create`
-        or `delete`) is not one: it has no events, and `delete` removes it from the list."""
+        """All channels of the train. A listed name without a stream (after a crash between the two steps of `create`
+        or `delete`, say) is not one: it has no events, and `delete` removes it from the list."""
         what = f"listing the channels of {train}"
         names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
         listed = [_channel(train, name.decode()) for name in names]
-        made = await asyncio.gather(*(self._attach(what, channel) for channel in listed))
-        return [channel for channel, largest in zip(listed, made, strict=True) if largest is not None]
+        standing = await asyncio.gather(*(self._stands(what, channel) for channel in listed))
+        return [channel for channel, stands in zip(listed, standing, strict=True) if stands]
 
-    async def _attach(self, what: str, channel: Channel) -> Any:
-        """What ATTACH answers; None where a key of it is not ours, which is logged once."""
-        try:
-            found = await self._client.run(what, scripts.ATTACH, self._keys(channel))
-        except Displaced as e:
-            if channel not in self._displaced:
-                self._displaced.add(channel)
-                _logger.warning("channel %s is lost: %s", channel, e)
-            return None
-        self._displaced.discard(channel)
-        return found
+    async def _stands(self, what: str, channel: Channel) -> bool:
+        """Whether there is a stream, so that its events can be read."""
+        return bool(await self._client.run(what, scripts.STANDS, self._keys(channel)[:2]))
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable. Channels have no settings of their own."""
         return await inspect(self._client)
+
+    def _exhausted(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
+            f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
 
     def _broken(self, channel: Channel) -> str:
         return (
@@ -419,6 +450,10 @@ def _digest(events: Sequence[Event]) -> bytes:
         found.update(len(part).to_bytes(8))
         found.update(part)
     return found.digest()
+
+
+def _text(answer: Any) -> str:
+    return str(answer.decode(errors="backslashreplace"))
 
 
 def _name(channel: Channel) -> str:

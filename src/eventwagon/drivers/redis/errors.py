@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions
 
-from ...errors import BrokerError, StorageBroken, Unavailable
+from ...errors import BrokerError, ChannelGone, Displaced, StorageBroken, Unavailable
 
 
 class NotSent(Exception):
@@ -13,11 +13,6 @@ class NotSent(Exception):
 
 class Lost(Exception):
     """The call was sent and not answered: it may have been carried out. The cause says why."""
-
-
-class Displaced(StorageBroken):
-    """A key does not hold what eventwagon keeps there: another program, or a person, has put something else in its
-    place. Of a channel that means that it is gone."""
 
 
 RIGHTS = "+@connection +@read +@write +@scripting +@pubsub +info +time and, for `cluster=true`, +cluster|slots"
@@ -92,7 +87,7 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
             f"it, or use another prefix than {prefix!r} (redis-cli --scan --pattern '{prefix}:*' and TYPE KEY find it)"
         )
     if "NOGROUP" in said:
-        return Displaced(
+        return ChannelGone(
             f"{at}the stream lacks its consumer group: the group was destroyed, or another program created the stream "
             f"anew ({said})"
         )

@@ -26,7 +26,7 @@ from .client import Client, Script
 from .errors import Lost, NotSent
 from .inspection import inspect
 from .notifier import Notifier
-from .scripts import KIND, deletion
+from .scripts import ADDED, KIND, LAST_ID, deletion
 from .server import Server
 
 _logger = logging.getLogger("eventwagon")
@@ -41,12 +41,22 @@ local function numbered(version)
 end
 """
 
-_APPEND = """
+# An exhausted journal would let no decision be stored, ever: its entries are written again under new ids.
+_APPEND = (
+    ADDED
+    + """
 local function append(journal, keep, first)
+  local _, _, exhausted = added(journal)
+  if exhausted and #ARGV >= first then
+    local kept = redis.call('XREVRANGE', journal, '+', '-', 'COUNT', keep)
+    redis.call('DEL', journal)
+    for i = #kept, 1, -1 do redis.call('XADD', journal, '*', unpack(kept[i][2])) end
+  end
   for i = first, #ARGV do redis.call('XADD', journal, '*', 'entry', ARGV[i]) end
   if #ARGV >= first then redis.call('XTRIM', journal, 'MAXLEN', keep) end
 end
 """
+)
 
 # ARGV: the version expected, the document, this attempt's mark, entries to keep, the version to go beyond, new
 # entries. By the mark an attempt whose answer was lost sees that it had succeeded.
@@ -84,7 +94,10 @@ return {version, facts[2]}
 
 _JOIN = Script(
     _APPEND
+    + KIND
     + """
+local wrong = displaced(KEYS, {'stream'})
+if wrong then return wrong end
 append(KEYS[1], ARGV[1], 2)
 return 1
 """,
@@ -96,8 +109,11 @@ _DELETE = deletion("hash", "zset", "stream", "hash")
 _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
 _CHECK_IN = Script(
-    """
+    KIND
+    + """
 local members, alive = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset'})
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local name, said, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -116,8 +132,12 @@ return 1
     when_full=True,
 )
 
-_MEMBERS = Script("""
+_MEMBERS = Script(
+    KIND
+    + """
 local members, alive = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset'})
+if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}
@@ -125,7 +145,8 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. string.format('%
   found[#found + 1] = redis.call('HGET', members, name)
 end
 return found
-""")
+"""
+)
 
 
 class RedisRegistry:
@@ -276,7 +297,8 @@ class RedisRegistry:
             found = await self._range(train, "XRANGE", first, end)
             for _, fields in found:
                 yield facts.decode_entry(fields[1])
-            first = b"(" + found[-1][0] if len(found) == _PAGE else None
+            is_more = len(found) == _PAGE and found[-1][0] != LAST_ID.encode()
+            first = b"(" + found[-1][0] if is_more else None
 
     async def _span(self, train: str, last: int | None) -> tuple[bytes | None, bytes]:
         """Where the requested entries begin (None: there are none) and end; later ones are not included."""

@@ -22,8 +22,10 @@ from .client import Script
 GROUP = "eventwagon"
 MOST = 1000
 """The most events in one call: the server does nothing else meanwhile."""
+LAST_ID = "18446744073709551615-18446744073709551615"
+"""A stream that has had an entry with this id is exhausted: it takes no other ever, also once that entry is deleted."""
 
-# A key that holds another kind of value is not ours: what it should be part of counts as gone, and it is left alone.
+# A key that holds another kind of value is not ours, and is left alone.
 KIND = """
 local function kind(key) return redis.call('TYPE', key).ok end
 local function displaced(keys, kinds)
@@ -36,7 +38,25 @@ local function displaced(keys, kinds)
 end
 """
 
-_KINDS = KIND + "local channel = {'stream', 'hash', 'zset', 'hash'}\n"
+# A channel stands as long as its stream does: its events can be read. What else is gone is mended by ATTACH, or waits
+# until somebody deletes the key that is in its place. (A stream alone is a stranger's, who added to a deleted channel.)
+_STANDS = (
+    KIND
+    + """
+local function stands(stream, meta)
+  if kind(stream) ~= 'stream' then return false end
+  if kind(meta) ~= 'none' then return true end
+  for _, facts in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    for i = 1, #facts, 2 do
+      if facts[i] == 'name' and facts[i + 1] == 'eventwagon' then return true end
+    end
+  end
+  return false
+end
+"""
+)
+
+_KINDS = _STANDS + "local channel = {'stream', 'hash', 'zset', 'hash'}\n"
 
 _TIME = """
 local time = redis.call('TIME')
@@ -101,24 +121,33 @@ local function ring(meta)
 end
 """
 
-_ADDED = """
+_LAST = f"local last_id = '{LAST_ID}'\n"
+
+ADDED = (
+    _LAST
+    + """
 local function added(stream)
   local facts = redis.pcall('XINFO', 'STREAM', stream)
   if facts.err then return nil end
-  local total, length
+  local total, length, last
   for i = 1, #facts, 2 do
     if facts[i] == 'entries-added' then total = facts[i + 1] end
     if facts[i] == 'length' then length = facts[i + 1] end
+    if facts[i] == 'last-generated-id' then last = facts[i + 1] end
   end
-  return total, length
+  return total, length, last == last_id
 end
 """
+)
 
-# Entries after `cursor`, in growing pages, so that large events are noticed in time.
-_PAGES = """
+# Entries after `cursor`, in growing pages, so that large events are noticed in time. The server refuses to look for any
+# after the last id.
+_PAGES = (
+    _LAST
+    + """
 local function pages(stream, cursor, limit, bytes, into)
   local size, page = 0, 8
-  while #into < limit and size < bytes do
+  while #into < limit and size < bytes and cursor ~= last_id do
     page = math.min(256, page * 2)
     local count = math.min(page, limit - #into)
     local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', count)
@@ -133,7 +162,9 @@ local function pages(stream, cursor, limit, bytes, into)
   return cursor
 end
 """
+)
 
+# ARGV: the capacity; not empty if the stream alone may be created again.
 CREATE = Script(
     _KINDS
     + """
@@ -145,10 +176,10 @@ if redis.call('EXISTS', meta) == 0 then
   redis.pcall('XGROUP', 'DESTROY', stream, 'eventwagon')
   redis.call('XGROUP', 'CREATE', stream, 'eventwagon', '0', 'MKSTREAM')
   redis.call('HSET', meta, 'made', '1', 'ticket', '0', 'largest', '1')
-elseif redis.call('EXISTS', stream) == 0 then
+elseif redis.call('EXISTS', stream) == 0 and ARGV[2] == '' then
   return 'broken'
-elseif not redis.pcall('XGROUP', 'CREATE', stream, 'eventwagon', '0').err then
-  redis.call('DEL', back, taken)  -- the group was destroyed: all comes again
+elseif not redis.pcall('XGROUP', 'CREATE', stream, 'eventwagon', '0', 'MKSTREAM').err then
+  redis.call('DEL', back, taken)  -- the group was destroyed, and all comes again; or the stream is gone
 end
 if ARGV[1] ~= '' then redis.call('HSET', meta, 'capacity', ARGV[1]) end
 return 'made'
@@ -160,12 +191,17 @@ UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=Tru
 
 # ARGV: the most bytes of one, the fields of all events except their data, packed; then the data of each.
 _PUBLISH = (
-    _ADDED
+    _STANDS
+    + ADDED
     + _RING
     + """
 local stream, meta = KEYS[1], KEYS[2]
-local facts = redis.call('HMGET', meta, 'made', 'sealed', 'capacity', 'bell', 'largest')
-if not facts[1] then return {'gone', 0} end
+local facts = redis.pcall('HMGET', meta, 'made', 'sealed', 'capacity', 'bell', 'largest')
+if facts.err or not facts[1] then
+  if not stands(stream, meta) then return {'gone', 0} end
+  if ingress then return {'unknown', 0} end  -- whether it was sealed
+  facts = {}
+end
 if facts[2] then return {'sealed', 0} end
 local events = cmsgpack.unpack(ARGV[2])
 local room = #events
@@ -174,21 +210,29 @@ if facts[3] then
   if not total then return {'broken', 0} end
   room = math.max(0, math.min(room, tonumber(facts[3]) - total))
 end
+local status = room < #events and 'full' or 'stored'
 for i = 1, room do
   local fields = events[i]
   local n = #fields
   fields[n + 1] = 'data'
   fields[n + 2] = ARGV[i + 2]
-  if not redis.call('XADD', stream, 'NOMKSTREAM', '*', unpack(fields)) then return {'broken', 0} end
+  local id = redis.pcall('XADD', stream, 'NOMKSTREAM', '*', unpack(fields))
+  if not id then return {'broken', 0} end
+  if type(id) == 'table' then  -- an error
+    local _, _, exhausted = added(stream)
+    if not exhausted then return id end
+    room, status = i - 1, 'exhausted'
+    break
+  end
 end
-if tonumber(ARGV[1]) > tonumber(facts[5]) then redis.call('HSET', meta, 'largest', ARGV[1]) end
+if facts[5] and tonumber(ARGV[1]) > tonumber(facts[5]) then redis.call('HSET', meta, 'largest', ARGV[1]) end
 if facts[4] and room > 0 then ring(meta) end
-return {room < #events and 'full' or 'stored', room, facts[3]}
+return {status, room, facts[3]}
 """
 )
 
-PUBLISH = Script(_PUBLISH)
-EMIT = Script(_PUBLISH, when_full=True)
+PUBLISH = Script("local ingress = true\n" + _PUBLISH)
+EMIT = Script("local ingress = false\n" + _PUBLISH, when_full=True)
 """Into a channel other than the ingress, past `maxmemory` if it must be: otherwise the events that emitted could not be
 settled, and dead letters could not be moved."""
 
@@ -310,8 +354,8 @@ if redis.call('EXISTS', meta) == 0 then return 'gone' end
 redis.call('XDEL', stream, unpack(ARGV))
 redis.call('XACK', stream, 'eventwagon', unpack(ARGV))
 if redis.call('EXISTS', taken) == 1 then
-  redis.call('ZREM', back, unpack(ARGV))
-  redis.call('HDEL', taken, unpack(ARGV))
+  redis.pcall('ZREM', back, unpack(ARGV))  -- one that is not ours must not fail what is settled
+  redis.pcall('HDEL', taken, unpack(ARGV))
 end
 return 'done'
 """,
@@ -420,7 +464,7 @@ DEPTH = Script(
     _KINDS
     + _TIME
     + _LATE
-    + _ADDED
+    + ADDED
     + """
 local many = tonumber(ARGV[1])
 
@@ -448,18 +492,21 @@ local function reader(stream)
   end
 end
 
+-- The figures; if a part of the channel is broken only the totals, and what is wrong; if its stream is gone, why.
 local function one(stream, meta, back, taken)
-  if displaced({stream, meta, back, taken}, channel) then return 'broken' end
+  local wrong = displaced({stream, meta, back, taken}, channel)
+  if not stands(stream, meta) then return wrong and wrong.err or '' end
+  local total, length, exhausted = added(stream)
+  if not total then return '' end
+  if wrong then return {total, length, wrong.err} end
   local facts = redis.call('HMGET', meta, 'made', 'due')
-  if not facts[1] then return 'gone' end
-  local total, length = added(stream)
-  if not total then return 'broken' end
+  if not facts[1] then return {total, length, meta .. ' is gone'} end
   local cursor, flying = reader(stream)
-  if not cursor then return 'broken' end
+  if not cursor then return {total, length, 'the consumer group of ' .. stream .. ' is gone'} end
   local again = {}
   if flying > 0 and now >= tonumber(facts[2] or 0) then again = late(stream, flying) end
   flying = flying - #again
-  local oldest = about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
+  local oldest = cursor ~= last_id and about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
   local newest = oldest and about(redis.call('XREVRANGE', stream, '+', '(' .. cursor, 'COUNT', 1)[1])
   local known = 1
   local returned = redis.call('ZCARD', back)
@@ -476,7 +523,7 @@ local function one(stream, meta, back, taken)
     oldest = about(redis.call('XRANGE', stream, least, least)[1]) or oldest
     if not newest then newest = about(redis.call('XRANGE', stream, most, most)[1]) end
   end
-  return {total, length, flying, known, oldest, newest}
+  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0}
 end
 
 local answers = {}
@@ -487,16 +534,21 @@ return answers
 
 # ARGV: the id after which to begin, most events, most bytes.
 PAGE = Script(
-    _PAGES
+    _STANDS
+    + _PAGES
     + """
-if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
+if not stands(KEYS[1], KEYS[2]) then return 'gone' end
 local found = {}
 pages(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), found)
 return found
 """
 )
 
-# The size of its largest event and whether there are suspects, for attaching; nothing if there is no channel.
+STANDS = Script(_STANDS + "return stands(KEYS[1], KEYS[2]) and 1 or 0")
+
+# The size of its largest event and whether there are suspects, for attaching; nothing if there is no channel. ARGV: the
+# channel's name. A hash or a consumer group that is gone is made again, and all events come again; an ingress is sealed
+# then, because it may have been.
 # Consumers that claim nothing are deleted: the group keeps the names of all that ever were, and accepts again one that
 # comes back.
 ATTACH = Script(
@@ -504,10 +556,19 @@ ATTACH = Script(
     + _LATE
     + """
 local stream, meta, back, taken = unpack(KEYS)
+if not stands(stream, meta) then return false end
 local wrong = displaced(KEYS, channel)
-if wrong then return wrong end
+if wrong then
+  if kind(meta) == 'hash' then redis.pcall('XGROUP', 'DESTROY', stream, group) end  -- all must come again
+  return wrong
+end
+if redis.call('HEXISTS', meta, 'made') == 0 then
+  redis.pcall('XGROUP', 'DESTROY', stream, group)
+  redis.call('HSET', meta, 'made', '1', 'ticket', '0', 'largest', '1')
+  if ARGV[1] == '' then redis.call('HSET', meta, 'sealed', '1') end
+end
+if not redis.pcall('XGROUP', 'CREATE', stream, group, '0').err then redis.call('DEL', back, taken) end
 local largest = redis.call('HGET', meta, 'largest')
-if not largest or redis.call('EXISTS', stream) == 0 then return false end
 for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local found = {}
   for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
@@ -515,9 +576,10 @@ for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
 end
 local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
 if suspects == 0 and #late(stream, 1) > 0 then
-  redis.pcall('HSET', meta, 'due', 0)  -- a full server refuses that: then they are looked for when they are due
+  redis.call('HSET', meta, 'due', 0)
   suspects = 1
 end
 return {largest, suspects}
-"""
+""",
+    when_full=True,
 )

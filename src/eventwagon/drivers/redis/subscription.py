@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...contracts.broker import Delivery
-from ...errors import ChannelGone
+from ...errors import ChannelGone, Displaced
 from ...event import Channel
 from . import scripts
 from .client import Client, Script, pack
 from .entries import unpack
-from .errors import Displaced
 from .notifier import Notifier
 
 _MOST = scripts.MOST
@@ -117,7 +116,7 @@ class RedisSubscription:
         try:
             head, answer = await self._client.pair(what, first if new else b"", scripts.AGAIN, self._keys, arguments)
         except Displaced as e:
-            raise ChannelGone(str(e)) from None
+            raise ChannelGone(str(e)) from None  # attaching again says what is left of it
         if answer[0] == b"gone":
             raise gone(self._channel)
         _, ticket, old, attempts, more, wait, largest, suspects = answer
@@ -174,7 +173,7 @@ class RedisSubscription:
         try:
             answer = await self._client.run(f"{what} {self._channel}", script, self._keys, arguments)
         except Displaced as e:
-            raise ChannelGone(str(e)) from None
+            raise ChannelGone(str(e)) from None  # attaching again says what is left of it
         if answer == b"gone":
             raise gone(self._channel)
         return answer

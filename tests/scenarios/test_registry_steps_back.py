@@ -6,13 +6,22 @@ import asyncio
 import logging
 
 import msgspec
+import pytest
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.cli.status import look
-from eventwagon.contracts.facts import ChannelThreatened, EventsLost, EventsRescued, RegistrySteppedBack, Switched, log
+from eventwagon.contracts.facts import (
+    ChannelThreatened,
+    EventsLost,
+    EventsRescued,
+    RegistrySteppedBack,
+    Switched,
+    log,
+)
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
+from eventwagon.errors import Displaced, StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import bootstrap, created
 from eventwagon.testing.virtual_time import run
@@ -218,6 +227,55 @@ def test_an_inner_channel_vanishes() -> None:
             assert [f.channel for f in world.of(ChannelThreatened)] == ["mail"]
             await connection.request_switch("by hand")
             await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [StorageBroken, Displaced])
+def test_an_inner_channel_vanishes_and_its_creation_fails(error: type[StorageBroken]) -> None:
+    """A disk that fails may work again, and costs the wagon nothing. Where something else is in the channel's place,
+    its creation is tried once, and the wagon that lacks it is left."""
+
+    async def main() -> None:
+        world, train = World(), Train("t", limit=Volume(1000), workers=Workers(total=2))
+        handled, tried = list[int](), list[str]()
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            handled.append(n)
+
+        for name in ("mail", "post"):
+
+            @train.on(name)
+            async def inner(n: int) -> None: ...
+
+        create = world.broker.create
+
+        async def refused(channel: Channel, *, capacity: int | None = None) -> None:
+            if channel == Channel("t", 1, "mail") and (error is Displaced or len(tried) < 20):
+                tried.append(channel.name)
+                raise error("not now")
+            await create(channel, capacity=capacity)
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: handled == [1])
+            world.broker.create = refused  # type: ignore[method-assign]
+            for name in ("mail", "post"):
+                await world.broker.delete(Channel("t", 1, name))
+            await asyncio.sleep(60.0)
+            await connection.publish(2)
+            await until(lambda: handled == [1, 2])
+            active = known(connection).manifest.active
+            assert active is not None
+            if error is Displaced:
+                assert active.number == 2
+                assert tried == ["mail"]
+                assert known(connection).manifest.wagon(1) is None
+            else:
+                assert active.number == 1
+                assert len(tried) == 20
+                assert {c.name for c in await world.broker.channels("t")} >= {"", "mail", "post"}
 
     run(main())
 

@@ -138,6 +138,9 @@ def test_observer_and_membership_go_on_whatever_is_raised(
             for call in ("depth", "create", "seal", "delete", "channels", "members", "check_in", "append", "read"):
                 hostile.raised, hostile.calls, hostile.error = 0, {call}, error
                 if call != "read":
+                    at = await c.request_switch()
+                if call == "append":  # a switch that has to wait is noted
+                    await c.wait_switched(at)
                     await c.request_switch()
                 await asyncio.sleep(40)
                 assert hostile.raised, call

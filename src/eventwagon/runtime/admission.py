@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 _PATIENCE = 0.5
-"""Seconds for which the gate stays closed to wait for the others."""
+"""Seconds for which the gate stays closed to wait for the others, and open for them to begin."""
 _PAUSE = 5.0
 """Seconds before it may be closed again if they did not end."""
 _FORCED_AFTER = 30.0
@@ -19,7 +19,8 @@ _SHARE = 4.0
 
 class Gate:
     """Open to all workers, or closed for one that is alone. A worker checks `closed` before it begins, and calls `left`
-    afterwards if the gate is closed then. Nothing else is needed while nobody wants to be alone.
+    afterwards if the gate is closed then; it calls `began` if it begins while `others_first`. Nothing else is needed
+    while nobody wants to be alone.
 
     Long handlers are not waited for at first, or one of them would hold up all workers: `alone` yields False, and the
     caller tries again later. The gate is closed until they end only when this has gone on for some time.
@@ -33,6 +34,11 @@ class Gate:
         self.held = 0
         """Workers that take nothing because a handler goes on in its thread after its attempt was ended. Written by
         HandlerRunner."""
+        self.others_first = False
+        """A worker was alone, and no other has begun since: the next that wants to be alone waits for that, briefly."""
+        self._begun = asyncio.Event()
+        self._others_for = 0.0
+        """Seconds for which it waits at most."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
@@ -43,6 +49,11 @@ class Gate:
         """A handling has ended."""
         if self._quiet is not None and not self._quiet.done() and not self.busy:
             self._quiet.set_result(None)
+
+    def began(self) -> None:
+        """A handling has begun. Idempotent."""
+        self.others_first = False
+        self._begun.set()
 
     async def opened(self) -> None:
         """Wait until the gate opens. It may be closed again by then."""
@@ -56,10 +67,16 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Yield True once nobody else is at work, False if that would take too long. Workers that wait at the gate
-        begin between two that want to be alone."""
-        while self.closed:
-            await self.opened()
+        """Yield True once nobody else is at work, False if that would take too long. Others begin between two that want
+        to be alone."""
+        while self.closed or self.others_first:
+            if self.closed:
+                await self.opened()
+            else:  # their events may have gone back meanwhile, and must be fetched again
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._others_for):
+                        await self._begun.wait()
+                self.others_first = False
             await asyncio.sleep(0)  # the others first
         loop = asyncio.get_running_loop()
         if loop.time() - self._wanted_at > 2 * _PAUSE:
@@ -79,9 +96,12 @@ class Gate:
             yield False
             return
         self._wanted_at = float("-inf")
+        since = loop.time()
         try:
             yield True
         finally:
+            self.others_first, self._others_for = True, min(_PATIENCE, loop.time() - since)
+            self._begun.clear()
             self._open()
 
     async def _quieted(self, loop: asyncio.AbstractEventLoop) -> bool:

@@ -150,7 +150,10 @@ class HandlerRunner:
             attempt += circuit.uncounted(event.id)
         worker.attempt, worker.circuit = attempt, circuit
         wagon.busy += 1
-        self.gate.busy += 1
+        gate = self.gate
+        gate.busy += 1
+        if gate.others_first:
+            gate.began()
         worker.busy, worker.until = True, now + settings.handler_timeout
         if worker.until < self._due:
             self._arm(worker.until)

@@ -283,6 +283,26 @@ def test_a_running_unit_gets_more_sooner_than_a_cold_one_gets_any() -> None:
     assert starts.coming(1, 0.2) == ()
 
 
+def test_processes_that_come_and_go_are_no_starts() -> None:
+    """Two processes divide four workers between them; one ends, and comes again. Nothing was asked for."""
+    starts = Starts()
+    for at, present in enumerate([4, 2, 2, 4, 3, 4]):
+        starts.look([(1, 4, present)], float(at))
+    assert starts.usual is None
+    starts.look([(1, 8, 4)], 6.0)
+    starts.look([(1, 8, 2)], 7.0)  # one ends meanwhile
+    starts.look([(1, 8, 8)], 8.0)
+    assert starts.usual is None
+
+
+def test_a_rate_ends_with_the_arrivals() -> None:
+    """Twenty events in two seconds, then none: after another second nobody counts with more."""
+    looks = [Sample(look / 10, min(look, 20), 0, 0) for look in range(60)]
+    rates = {look: arrival_rate(looks[: look + 1]) for look in range(60)}
+    assert all(rate is not None and rate.now > 5 for look, rate in rates.items() if 5 <= look <= 25)
+    assert all(rate is not None and rate.now == 0 for look, rate in rates.items() if look >= 35)
+
+
 @given(elastics())
 def test_settings_are_read_back(elastic: Elastic) -> None:
     workers = Workers(each=elastic)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventwagon import Lag, Settings, Workers
+from eventwagon import Elastic, Lag, Settings, Wait, Workers
 from eventwagon.contracts.facts import Discarded, WagonDrained, WagonOpened
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Wagon, check, gone_by
@@ -54,6 +54,15 @@ def test_one_spare_more_than_asked_for_is_kept_and_no_second() -> None:
     spares = Settings(limit=Lag(100), workers=Workers(each=2), reuse=True, spares=1)
     decided = decide(m, [EMPTY, reading(2, 5)], settings=spares)
     assert states(decided) == {1: State.DRAINED, 2: State.ACTIVE, 3: State.READY, 4: State.PROVISIONING}
+
+
+def test_none_is_kept_where_it_would_bind_half_of_the_workers() -> None:
+    """Of four workers the active wagon and the spare have two: at the next switch a third wagon would drain."""
+    m = manifest(drained_now(), wagon(2, State.ACTIVE), wagon(3, State.READY))
+    for most, opened in ((4, False), (8, True)):
+        settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(1, most)), spares=1)
+        decided = decide(m, [EMPTY, reading(2, 5)], settings=settings)
+        assert bool([f for f in decided.facts if isinstance(f, WagonOpened)]) is opened
 
 
 def test_what_was_put_away_is_not_taken_up_again() -> None:

@@ -18,6 +18,8 @@ _WINDOWS = (LONGEST, 4.0, 2.0, 1.0, 0.5)
 """Seconds over which arrivals are counted, the longest first."""
 _SURE = 4.0
 """Standard deviations from which on a count is no chance: one in thirty thousand."""
+_ENDED = 10.0
+"""So many events would have come since the last one did, if the rate still held: one in twenty thousand."""
 _RISING = 3.0
 """The same, for the trend: it adds to a rate that is known already."""
 _LOOKS = 3
@@ -88,7 +90,16 @@ def arrival_rate(samples: Sequence[Sample]) -> Rate | None:
             found = count / span, span
     if found is None:
         return None
+    if _ended(samples, *found):
+        return Rate(0.0, 0.0)
     return Rate(found[0], _trend(samples, found[1]))
+
+
+def _ended(samples: Sequence[Sample], rate: float, window: float) -> bool:
+    """No event comes any more: those of the window came in a part of it, and none for so long since."""
+    last = samples[-1]
+    quiet = last.at - next(s.at for s in samples if s.published >= last.published)
+    return 0 < quiet < window and rate * window * quiet > _ENDED * (window - quiet)
 
 
 def _trend(samples: Sequence[Sample], window: float) -> float:
@@ -193,6 +204,8 @@ class Starts:
     """How long workers take to be there, and which are on their way: an observer's memory. Bounded. Pure, no clock."""
 
     def __init__(self) -> None:
+        self._known: dict[int, tuple[int, int]] = {}
+        """By unit: what was asked for and there at the last look."""
         self._waiting: dict[int, list[_Waiting]] = {}
         """By unit: what it is to have and has not got yet, the fewest workers first."""
         self._took: deque[float] = deque(maxlen=_STARTS)
@@ -200,19 +213,25 @@ class Starts:
         self._at = 0.0
 
     def look(self, units: Iterable[tuple[int, int, int]], at: float) -> None:
-        """`units`: each unit, how many workers were asked for, and how many are there."""
+        """`units`: each unit, how many workers were asked for, and how many are there. Only what is asked for between
+        two looks is timed: workers also come and go with a process that is started or ended by hand."""
         waiting: dict[int, list[_Waiting]] = {}
+        standing = dict[int, tuple[int, int]]()
         for unit, asked, present in units:
-            known = self._waiting.get(unit, [])
+            standing[unit] = asked, present
+            before = self._known.get(unit, (0, 0))
+            if unit not in self._known and present:
+                before = asked, present  # nobody knows when they were asked for
+            known = self._waiting.get(unit, []) if present >= before[1] else []
             for each in known:
                 if each.workers <= present:
                     (self._took_cold if each.cold else self._took).append(at - each.since)
             left = [each for each in known if present < each.workers <= asked]
-            if asked > max(present, left[-1].workers if left else 0):
+            if asked > max(present, before[0]):
                 left.append(_Waiting(asked, at, cold=not present))
             if left:
                 waiting[unit] = left
-        self._waiting, self._at = waiting, at
+        self._known, self._waiting, self._at = standing, waiting, at
 
     @property
     def usual(self) -> float | None:

@@ -58,7 +58,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import scaled, short_of_workers, with_cap
+from .sizing import no_room_for_one_more, scaled, short_of_workers, with_cap
 
 _EXHAUSTED = "can take no more events"
 
@@ -399,7 +399,9 @@ class Draft:
         wanted = max(spares, 1 if self.next_wanted else 0)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
-            if standing < max(wanted, spares + 1) and len(self.manifest.wagons) < self.settings.wagons:
+            # the one that is kept warm beyond those would be a burden at the next switch
+            kept = 0 if no_room_for_one_more(self.settings.workers, self.manifest) else spares + 1
+            if standing < max(wanted, kept) and len(self.manifest.wagons) < self.settings.wagons:
                 self.open_one("the workers of a drained wagon are kept warm", unit)
                 standing += 1
         if standing >= wanted:

@@ -188,9 +188,13 @@ def with_cap(settings: Settings, step: int) -> Settings:
 def short_of_workers(workers: Workers, manifest: Manifest) -> bool:
     """While wagons drain, one more would have half of all workers bound by `least`. A spare can wait then; a wagon that
     is needed for a switch can't."""
+    return bool(manifest.in_state(State.DRAINING)) and no_room_for_one_more(workers, manifest)
+
+
+def no_room_for_one_more(workers: Workers, manifest: Manifest) -> bool:
+    """With one more live wagon, half of all workers would be bound by `least`."""
     elastic, live = workers.elastic, len(manifest.in_state(*LIVE))
-    drains = bool(manifest.in_state(State.DRAINING))
-    return elastic is not None and drains and 2 * (live + 1) * elastic.least > elastic.most
+    return elastic is not None and 2 * (live + 1) * elastic.least > elastic.most
 
 
 def counts(settings: Settings, manifest: Manifest) -> Mapping[int, int]:

@@ -42,6 +42,39 @@ def test_a_train_that_runs_restores_its_lists(redis_server: Server, caplog: pyte
     asyncio.run(main())
 
 
+@pytest.mark.timeout(60)
+def test_a_list_that_holds_something_else_keeps_no_wagon_from_being_looked_at(
+    redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Figures are read and the train switches; once the key is deleted, the list is made again and all goes on."""
+    prefix, handled = token_hex(4), list[int]()
+    key = f"{prefix}:{{{TRAIN}}}:channels"
+    train = Train(TRAIN, workers=Workers(total=1), spares=1, grace=0.2, observe_every=0.05)
+
+    @train.on(TRAIN)
+    async def handle(event: int) -> None:
+        handled.append(event)
+
+    async def main() -> None:
+        async with train.connect(f"{redis_server.url}?prefix={prefix}", listeners=()) as c, c.running():
+            await c.publish(1)
+            await until(lambda: bool(c.manifest.ready))
+            ask(redis_server.port, "DEL", key)
+            ask(redis_server.port, "SET", key, "theirs")
+            assert (await c.broker.depth([Channel(TRAIN, 1)]))[0].published == 1
+            await c.request_switch()
+            async with asyncio.timeout(20):
+                await c.wait_switched(1)
+            await c.publish(2)
+            await until(lambda: handled == [1, 2])
+            assert "no wagon can be made or removed" in caplog.text
+            assert key in caplog.text
+            assert ask(redis_server.port, "DEL", key) == b":1\r\n"
+            await until(lambda: c.manifest.wagon(1) is None and bool(c.manifest.ready), seconds=30)
+
+    asyncio.run(main())
+
+
 def test_no_event_is_removed_since_its_channel_is_not_listed(redis_server: Server) -> None:
     """`remove` refuses, and says what is left; with force it leaves no key."""
     prefix = token_hex(4)

@@ -74,7 +74,8 @@ class RedisBroker:
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._displaced: set[Channel | str] = set()
-        """Channels whose stream's key holds something else, and keys that were left alone: logged once."""
+        """Channels whose stream's key holds something else, and keys that were left alone or can't be read: logged
+        once."""
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
         self._batches: dict[tuple[Channel, bytes], _Batch] = {}
@@ -110,8 +111,11 @@ class RedisBroker:
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
         # one that nobody finds. (Both can't be one step: in a cluster they are on different nodes.)
-        what = f"creating {channel}"
-        await self._client.run(what, scripts.LIST, [self._listing(channel.train)], [_name(channel)])
+        what, listing = f"creating {channel}", self._listing(channel.train)
+        try:
+            await self._client.run(f"{what}: listing it in {listing}", scripts.LIST, [listing], [_name(channel)])
+        except Displaced as e:  # not what is in the channel's own place
+            raise StorageBroken(str(e)) from None
         arguments = ["" if capacity is None else capacity, channel.name]
         made = await self._surely(what, scripts.CREATE, self._keys(channel), arguments)
         if made == b"broken":
@@ -308,14 +312,21 @@ class RedisBroker:
         return [found[channel] for channel in channels]
 
     async def _unlisted(self, channels: Sequence[Channel]) -> list[Channel]:
-        """The channels that are missing from their train's list: it was evicted, or deleted by hand."""
+        """The channels that are missing from their train's list: it was evicted, or deleted by hand. None if its key
+        holds something else, since figures don't depend on it."""
         missing: list[Channel] = []
         for train in dict.fromkeys(channel.train for channel in channels):
             own = list(dict.fromkeys(channel for channel in channels if channel.train == train))
             listing = self._listing(train)
-            found = await self._client.command(
-                f"listing the channels of {train}", listing, "SMISMEMBER", listing, *map(_name, own)
-            )
+            what = f"looking for the channels of {train} in {listing}"
+            try:
+                found = await self._client.command(what, listing, "SMISMEMBER", listing, *map(_name, own))
+            except Displaced as e:
+                if listing not in self._displaced:
+                    self._displaced.add(listing)
+                    _logger.warning("train %s: no wagon can be made or removed: %s", train, e)
+                continue
+            self._displaced.discard(listing)
             missing += [channel for channel, listed in zip(own, found, strict=True) if not listed]
         return missing
 
@@ -403,8 +414,8 @@ class RedisBroker:
     async def channels(self, train: str) -> Sequence[Channel]:
         """All channels of the train. A listed name without a stream (after a crash between the two steps of `create`
         or `delete`, say) is not one: it has no events, and `delete` removes it from the list."""
-        what = f"listing the channels of {train}"
-        names = await self._client.command(what, self._listing(train), "SMEMBERS", self._listing(train))
+        what, listing = f"listing the channels of {train}", self._listing(train)
+        names = await self._client.command(f"{what} in {listing}", listing, "SMEMBERS", listing)
         listed = [_channel(train, name.decode()) for name in names]
         standing = await asyncio.gather(*(self._stands(what, channel) for channel in listed))
         return [channel for channel, stands in zip(listed, standing, strict=True) if stands]

@@ -690,7 +690,7 @@ class Connection:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.
 
         The extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts` and `deadat` of each say why, where and
-        when it died. The same id may occur twice after a crash.
+        when it died. The same id may occur twice after an observer died or stood still.
         """
         self._here()
         live = [self.manifest.dead_letters(w) for w in self.manifest.wagons]

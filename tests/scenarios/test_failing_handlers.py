@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import EventDied, EventRetried, WagonRemoved
@@ -79,6 +80,26 @@ def test_a_handler_that_hangs_is_cut_short_and_tried_again() -> None:
             await connection.publish(1)
             await until(lambda: attempts == [1, 2])
         assert "handler_timeout=5" in world.of(EventRetried)[0].because
+
+    run(main())
+
+
+def test_each_of_many_handlers_that_hang_is_cut_short_in_time() -> None:
+    """Also while `grace` is not over for one that was cut short before."""
+
+    async def main() -> None:
+        world, began = World(), list[float]()
+        train = Train("t", limit=Volume(10), workers=Workers(each=1), attempts=1, handler_timeout=4.0, grace=30.0)
+
+        @train.on("t")
+        async def handle(_: int) -> None:
+            began.append(asyncio.get_running_loop().time())
+            await asyncio.Event().wait()
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(5))
+            await until(lambda: len(world.of(EventDied)) == 5)
+        assert [round(b - a, 1) for a, b in pairwise(began)] == [4.0] * 4
 
     run(main())
 

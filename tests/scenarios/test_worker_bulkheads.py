@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -1008,6 +1009,34 @@ def test_a_long_handler_beside_a_suspect_holds_up_nobody() -> None:
                         await asyncio.sleep(0.2)
                     await until(lambda: len(waits) == 100, seconds=120.0)
         assert max(wait for n, wait in waits.items() if n > 1) < 1.0
+
+    run(main())
+
+
+def test_suspects_that_hang_hold_up_others_for_one_timeout_each() -> None:
+    """A process dies while handlers hang. Each suspect has its channel to itself until it is cut short, and no longer:
+    others are handled between it and the next."""
+
+    async def main() -> None:
+        world, began = World(), list[tuple[float, int]]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=8), handler_timeout=4.0, attempts=1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            began.append((asyncio.get_running_loop().time(), n))
+            await asyncio.sleep(3600.0 if n < 4 else 0.05)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish_many(range(4))
+            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                assert len(await dead.receive(4, 1.0)) == 4
+            await asyncio.sleep(1.5)
+            await publisher.publish_many(range(4, 300))
+            async with world.running(train):
+                await until(lambda: len({n for _, n in began}) == 300)
+        suspects = [at for at, n in began if n < 4]
+        assert all(4.0 <= b - a < 4.5 for a, b in pairwise(suspects))
+        assert all(any(n > 3 and a < at < b for at, n in began) for a, b in pairwise(suspects))
 
     run(main())
 

@@ -11,6 +11,7 @@ from eventwagon.event import DEAD, Channel
 
 from .history import (
     Accepted,
+    Crashed,
     Created,
     Deleted,
     Faulted,
@@ -241,6 +242,18 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
                 wagon=channel.wagon,
                 moments=(*(s.seq for s in books.stored.get(key, ())[:2]), record.seq),
             )
+
+
+def letters_once(books: Books) -> Iterator[Violation]:
+    """I5: where nothing has failed and nobody died or stood still, a dead letter is moved out once."""
+    if any(isinstance(record, Crashed | Faulted | Paused) for record in books.history):
+        return
+    for key, stored in books.stored.items():
+        letters = [s for s in stored if s.channel.name == DEAD]
+        moved = [s for s in letters if not s.channel.wagon]
+        if len(moved) > max(1, len(letters) - len(moved)):
+            says = f"the dead letter of {key} was moved out {len(moved)} times"
+            yield Violation(invariant="I5", says=says, key=key, moments=tuple(s.seq for s in moved))
 
 
 def order_of_emits(books: Books) -> Iterator[Violation]:

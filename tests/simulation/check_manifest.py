@@ -227,13 +227,19 @@ def right_code(history: Iterable[Record]) -> Iterator[Violation]:
 
 
 def explained(history: Iterable[Record]) -> Iterator[Violation]:
-    """I9: each transition stands in the journal, in the same step, with the figures that it was made on."""
+    """I9: each transition stands in the journal, in the same step, with the figures that it was made on; the end of a
+    wagon stands there once."""
     removed: set[int] = set()
     before = Manifest(train="")
     for record in history:
+        if not isinstance(record, Revised | Noted):
+            continue
+        for number in (f.wagon.number for f in record.facts if isinstance(f, WagonRemoved)):
+            if number in removed:
+                says = f"the record of wagon {number} stands in the journal twice"
+                yield Violation(invariant="I9", says=says, wagon=number, moments=(record.seq,))
+            removed.add(number)
         if isinstance(record, Noted):
-            removed |= {f.wagon.number for f in record.facts if isinstance(f, WagonRemoved)}
-        if not isinstance(record, Revised):
             continue
         for wagon in record.manifest.wagons:
             for what in _unexplained(before.wagon(wagon.number), wagon, record):
@@ -281,7 +287,7 @@ def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str
                 isinstance(f, WagonDrained) and f.number == n and None not in (f.published, f.settled) for f in facts
             )
         case State.REMOVING:
-            told = True  # its record stands in the journal before it leaves the manifest
+            told = True  # its record is written when it leaves the manifest
         case State.FAILED:
             told = any(
                 (isinstance(f, ProvisioningFailed) and f.number == n and f.pause is None)

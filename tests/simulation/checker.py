@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from eventwagon.contracts.facts import ChannelsAdded
 from eventwagon.workers import parse_workers
 
-from .check_events import Books, events_kept, order_of_emits, seals_hold, taken_away
+from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_pauses import pauses_hold
 from .guests import REFUSED, guest, is_strict, may_die, may_fail
@@ -98,6 +98,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from right_code(case.history)
     yield from seals_hold(books, fences=case.fences)
     yield from taken_away(books)
+    yield from letters_once(books)
     yield from order_of_emits(books)
     yield from _at_rest(case)
     yield from explained(case.history)

@@ -333,7 +333,7 @@ ACTIVE_AGAIN_AFTER_ITS_REMOVAL = Scenario(
 there."""
 
 MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
-    seed=13003977,
+    seed=943732,
     limit="Volume(1)",
     workers="each=2",
     settings={
@@ -364,14 +364,14 @@ MADE_ANEW_WHILE_IT_WAS_DELETED = Scenario(
         Program("p1", ("observe", "publish"), revision="v2"),
     ),
     arrivals=(Arrival(3.894, "p0", 1), Arrival(3.894, "p1", 8, True)),
-    faults=(Fault("p1", "delete", 1, "pause", 2.635),),
+    faults=(Fault("p1", "delete", 2, "pause", 7.239),),
     depth=2,
     work=0.4,
     deeper=5.0,
     latency=0.01,
     orchestrated=True,
     per_process=4,
-    steps_back=((6.666, 2), (8.186, 1000)),
+    steps_back=((8.986, 2), (9.68, 1000)),
 )
 """A process stands still with a wagon's channels half deleted; the registry steps back to before they were made."""
 

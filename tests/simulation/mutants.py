@@ -26,7 +26,7 @@ from eventwagon.contracts import orchestrator as orchestrator_module
 from eventwagon.contracts.broker import Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
-from eventwagon.contracts.manifest import Manifest, Wagon, moved
+from eventwagon.contracts.manifest import Manifest, Wagon, changed, moved
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory import broker as memory_module
@@ -460,13 +460,34 @@ def _removal_unfenced() -> Iterator[None]:
             late = await self._late(channels, await self._standing(wagon))
         await remove(self, wagon if late else msgspec.structs.replace(wagon, state=State.REMOVING))
 
-    def gone(manifest: Manifest, number: int) -> Manifest:
+    def taken(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
+        return Edit(changed(manifest, wagon.number, remover=by)) if manifest.wagon(wagon.number) else Edit(manifest)
+
+    def gone(manifest: Manifest, number: int, by: str) -> Edit:
         standing = manifest.wagon(number)
         if standing is not None and standing.state is State.DRAINED:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
-        return edits_module.removed(manifest, number)
+        return edits_module.removed(manifest, number, by)
 
-    with mock.patch.object(WagonRemover, "remove", mutant), mock.patch.object(removal_module, "removed", gone):
+    with (
+        mock.patch.object(WagonRemover, "remove", mutant),
+        mock.patch.object(removal_module, "removal_taken_over", taken),
+        mock.patch.object(removal_module, "removed", gone),
+    ):
+        yield
+
+
+@_mutant("two remove a wagon at once", "I5")
+def _two_removers() -> Iterator[None]:
+    """Each observer takes the removal over from the other."""
+
+    def taken(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
+        return Edit(changed(manifest, wagon.number, remover=by)) if manifest.wagon(wagon.number) else Edit(manifest)
+
+    with (
+        mock.patch.object(WagonRemover, "is_anothers", return_value=False),
+        mock.patch.object(removal_module, "removal_taken_over", taken),
+    ):
         yield
 
 

@@ -113,7 +113,7 @@ class Tale:
         return self.revise(w1=replace(self.wagon(1), state=State.REMOVING))
 
     def removed(self) -> Tale:
-        return self.add(Noted, facts=(WagonRemoved(train="t", wagon=self.wagon(1), dead=0),)).revise(w1=None)
+        return self.revise(WagonRemoved(train="t", wagon=self.wagon(1), dead=0), w1=None)
 
     def event(self, key: str = "k", channel: Channel = ONE, *, children: tuple[tuple[str, str], ...] = ()) -> Tale:
         """Stored, accepted, handled, settled."""
@@ -177,6 +177,18 @@ def none_active() -> Tale:
 
 def illegal_move() -> Tale:
     return Tale().founded().switched().removed()
+
+
+def recorded_twice() -> Tale:
+    tale = whole()
+    return tale.add(Noted, facts=(WagonRemoved(train="t", wagon=Wagon(number=1, opened_at=0.0), dead=0),))
+
+
+def letter_moved_twice() -> Tale:
+    tale = whole()
+    for channel in (DEAD_ONE, DEAD_KEPT, DEAD_KEPT):
+        tale.stored("k", channel)
+    return tale
 
 
 def number_twice() -> Tale:
@@ -334,6 +346,8 @@ def test_going_back_from_new_code_is_no_limit_that_is_heeded_in_a_pause() -> Non
         ("I6", settled_before_emitted),
         ("I9", unexplained),
         ("I9", removed_without_a_record),
+        ("I9", recorded_twice),
+        ("I5", letter_moved_twice),
     ],
 )
 def test_each_invariant_violated_once(invariant: str, tale: Callable[[], Tale]) -> None:

@@ -58,7 +58,7 @@ CAUGHT = {
     "late events not rescued": 12,
     "leaving gives nothing back": 100,
     "leftovers never swept": 32,
-    "moving dead letters on waits for ever": 9929,
+    "moving dead letters on waits for ever": 2829,
     "new events take the least of the others": 57,
     "no bulkhead around check-ins": 186,
     "no bulkhead around handlers": 21,
@@ -74,6 +74,7 @@ CAUGHT = {
     "suspects beside others": 41,
     "switched to a spare with other code": 13,
     "the pause that a handler asks for is ignored": 27,
+    "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
 }

@@ -361,8 +361,8 @@ def test_results_are_idempotent_and_ignore_what_has_gone() -> None:
     assert sealed(m, 2, NOW).manifest is m  # an active wagon is never marked sealed
     assert sealed(m, 9, NOW).manifest is m
     assert created(m, 9, NOW) is m
-    assert removed(m, 1) is m  # draining: not to be removed
-    assert removed(m, 9) is m
+    assert removed(m, 1, "").manifest is m  # draining: not to be removed
+    assert removed(m, 9, "").manifest is m
 
 
 def test_events_that_went_without_being_settled_are_told_once() -> None:

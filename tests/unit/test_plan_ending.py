@@ -16,6 +16,7 @@ from eventwagon.contracts.facts import (
     ProvisioningFailed,
     SealWaits,
     WagonDrained,
+    WagonRemoved,
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause, Request
@@ -24,13 +25,17 @@ from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import (
     AddChannels,
+    Edit,
     Remove,
     RemoveLeftover,
     Seal,
     active_sealed,
     found_late,
     kept,
+    letters_moved,
     removal_begun,
+    removal_taken_over,
+    removed,
     sealed,
     stepped_back,
 )
@@ -102,9 +107,25 @@ def test_a_removal_begins_on_the_wagon_as_it_was_looked_at_and_on_no_other() -> 
     """It drained again, and was proven empty again, since that look."""
     seen = wagon(1, State.DRAINED)
     m = manifest(wagon(1, State.DRAINED, drained_at=999.0), wagon(2, State.ACTIVE))
-    assert removal_begun(m, seen).manifest is m
-    begun = removal_begun(manifest(seen, wagon(2, State.ACTIVE)), seen).manifest
-    assert begun.wagons[0].state is State.REMOVING
+    assert removal_begun(m, seen, "a").manifest is m
+    begun = removal_begun(manifest(seen, wagon(2, State.ACTIVE)), seen, "a").manifest
+    assert (begun.wagons[0].state, begun.wagons[0].remover) == (State.REMOVING, "a")
+
+
+@pytest.mark.parametrize("state", [State.REMOVING, State.FAILED])
+def test_one_process_removes_a_wagon_and_its_record_is_written_once(state: State) -> None:
+    seen = wagon(1, state, remover="gone")
+    m = manifest(seen, wagon(2, State.ACTIVE))
+    taken = removal_taken_over(m, seen, "a").manifest
+    assert removal_taken_over(taken, seen, "b").manifest is taken  # it was slower
+    assert letters_moved(taken, 1, "gone", 3).manifest is taken
+    assert removed(taken, 1, "gone").manifest is taken
+    counted = letters_moved(taken, 1, "a", 3).manifest
+    assert letters_moved(counted, 1, "a", 3).manifest is counted
+    done = removed(counted, 1, "a")
+    record = one(done.facts, WagonRemoved)
+    assert (record.wagon.number, record.dead, states(done)) == (1, 3, {2: State.ACTIVE})
+    assert removed(done.manifest, 1, "a") == Edit(done.manifest)
 
 
 def test_without_a_fence_sealed_only_when_no_publisher_may_still_send_and_kept_for_a_while() -> None:

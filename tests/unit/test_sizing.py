@@ -135,6 +135,18 @@ def test_events_that_take_longer_than_promised_are_told() -> None:
     assert "more than the 2 s" in found.short
 
 
+def test_a_backlog_that_is_worked_off_in_time_is_no_risk() -> None:
+    """Three hundred events at once, after which none comes: as many workers as may be there keep the promise."""
+    once = msgspec.structs.replace(STEADY, rate=0.0, peak=0.0, service=0.05, start=0.1)
+    held = [ElasticWagon(1, "active", 300, 2, 2)]
+    assert not size(Elastic(2, 64), once, held, promise=2.0).short
+    late = msgspec.structs.replace(once, start=2.0)
+    short = size(Elastic(2, 64), late, held, promise=2.0).short
+    assert short.startswith("new events need 8 workers")
+    assert short.endswith("least=8 would be needed")
+    assert size(Elastic(2, 8), late, held, promise=2.0).short.endswith("least=8, most=16 would be needed")
+
+
 def test_wait_counts_what_is_on_its_way_and_whether_the_next_wagon_can_take_over() -> None:
     waits = Reading(number=1, at=0.0, age=1.0, published=100, settled=0, wait=3.0)
     assert Wait(2.0).measure(waits).value == 3.0

@@ -67,7 +67,7 @@ FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"p
 """Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     Manifest: {"epoch", "lost_wagons", "letters_lost", "stepped_back_at", "stepped_back_to", "at_risk"},
-    Wagon: {"letters_lost", "workers", "grown_at"},
+    Wagon: {"letters_lost", "workers", "grown_at", "remover", "letters_kept"},
 }
 """Fields that came with no new form: where older code drops one, something is told twice, and nothing worse happens."""
 FORM_3: dict[type[Any], str] = {

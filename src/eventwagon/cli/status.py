@@ -158,7 +158,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     gone: dict[int, WagonView] = {}
     if removed:
         async for entry in c.journal():
-            if isinstance(entry.fact, WagonRemoved):  # twice where a crash made an observer repeat the step
+            if isinstance(entry.fact, WagonRemoved):  # twice where the registry stepped back
                 gone[entry.fact.wagon.number] = _removed(manifest.train, entry.fact)
     live = {w.number for w in manifest.wagons}
     broken = {

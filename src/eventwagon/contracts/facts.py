@@ -154,7 +154,7 @@ class WagonDrained(_Fact, frozen=True):
 
 
 class WagonRemoved(_Fact, frozen=True):
-    """A wagon's final record, written before its channels are deleted."""
+    """A wagon's final record, written when it leaves the manifest."""
 
     wagon: Wagon
     dead: int | None

@@ -41,6 +41,7 @@ from ..contracts.facts import (
     SwitchRequested,
     SwitchWithdrawn,
     WagonOpened,
+    WagonRemoved,
     WagonSealed,
     WatchDropped,
 )
@@ -629,17 +630,35 @@ def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...
     return Edit(moved(manifest, number, Move.FOUND_LATE, drained_at=None), (fact,))
 
 
-def removal_begun(manifest: Manifest, wagon: Wagon) -> Edit:
-    """From here on the drained wagon can only be removed: an observer that was stopped meanwhile can't find late events
-    in it and drain it again. Nothing changes unless the wagon is as it was in the last pass."""
+def removal_begun(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
+    """From here on the drained wagon can only be removed, by this process: an observer that was stopped meanwhile can't
+    find late events in it and drain it again. Nothing changes unless the wagon is as it was in the last pass."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
         return Edit(manifest)
-    return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN))
+    return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN, remover=by))
 
 
-def removed(manifest: Manifest, number: int) -> Manifest:
-    """The wagon is gone. Idempotent."""
+def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
+    """This process removes the wagon from now on. Nothing changes if yet another has taken it over since the last
+    look."""
+    now = manifest.wagon(wagon.number)
+    if now is None or now.state not in (State.REMOVING, State.FAILED) or now.remover != wagon.remover:
+        return Edit(manifest)
+    return Edit(changed(manifest, wagon.number, remover=by))
+
+
+def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -> Edit:
+    """Its dead letters were moved out. Idempotent; nothing changes if another process removes the wagon by now."""
     wagon = manifest.wagon(number)
-    if wagon is None or wagon.state not in (State.REMOVING, State.FAILED):
-        return manifest
-    return moved(manifest, number, Move.REMOVED)
+    if wagon is None or wagon.remover != by or wagon.letters_kept == count:
+        return Edit(manifest)
+    return Edit(changed(manifest, number, letters_kept=count))
+
+
+def removed(manifest: Manifest, number: int, by: str) -> Edit:
+    """The wagon is gone, and its record written. Idempotent; nothing changes if another process removes it by now."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.state not in (State.REMOVING, State.FAILED) or wagon.remover != by:
+        return Edit(manifest)
+    record = WagonRemoved(train=manifest.train, wagon=wagon, dead=wagon.letters_kept)
+    return Edit(moved(manifest, number, Move.REMOVED), (record,))

@@ -324,10 +324,13 @@ class _Need:
         if demand.rate * demand.service > most - others:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
-        if self.too_late:
+        if self.too_late and self.start + self.behind * demand.service / max(1, most - others) > self.promise:
+            work = max(0, (wagon.outstanding or 0) - wagon.present) * demand.service
+            needed = max(needed, _up(work / self.promise, self.step))
+            room = f", most={2 * needed}" if 2 * needed > most else ""
             return (
                 f"new events need {needed} workers, and workers take {self.start:.2g} s to come: until then they wait "
-                f"longer than the {self.promise:g} s that are promised; least={needed} would be needed"
+                f"longer than the {self.promise:g} s that are promised; least={needed}{room} would be needed"
             )
         return ""
 

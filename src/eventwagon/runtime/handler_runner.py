@@ -104,6 +104,8 @@ class HandlerRunner:
         self._held: set[asyncio.Task[None]] = set()
         """Workers whose handler still runs in its thread after the attempt was ended."""
         self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        """The loop's time when the timer ends; no handler's deadline is earlier."""
         settings = runtime.settings
         self._blocks_from = min(settings.handler_timeout, settings.member_ttl, settings.visibility / 2)
         """Seconds after which a handler that blocks the event loop is reported: check-ins and claims begin to
@@ -150,7 +152,7 @@ class HandlerRunner:
         wagon.busy += 1
         self.gate.busy += 1
         worker.busy, worker.until = True, now + settings.handler_timeout
-        if self._timer is None:
+        if worker.until < self._due:
             self._arm(worker.until)
         handler = source.handler
         context = None
@@ -363,11 +365,15 @@ class HandlerRunner:
         return (worker for worker in self._workers.values() if worker.works_for(wagon))
 
     def _arm(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = until
         self._timer = asyncio.get_running_loop().call_at(until, self._on_time)
 
     def _on_time(self) -> None:
-        """One timer for all workers: handlers have the same timeout, so the first to start is the first to be late."""
-        self._timer = None
+        """One timer for all workers, as early as the earliest deadline: a handler's timeout, or the `grace` of one that
+        was cut short, which may be long over when it ends."""
+        self._timer, self._due = None, math.inf
         now = self._time()
         timeout = self._runtime.settings.handler_timeout
         working = [worker for worker in self._workers.values() if worker.settler is not None]

@@ -136,6 +136,8 @@ class Observer:
         """Wagons' channels for dead letters that had vanished, or took no more, at the last sweep, and why."""
         self._irreplaceable: dict[Channel, str] = {}
         """Inner channels that have vanished and can't be created again, and why."""
+        self._alive = frozenset[str]()
+        """The members of the train at the last look."""
         self._epoch: int | None = None
         """The manifest's epoch at the last look."""
         self._counts: Mapping[int, int] = {}
@@ -191,6 +193,7 @@ class Observer:
         await self._channels.bootstrap()
         base = await self._state.refresh()
         members = await self._state.registry.members(self._train)
+        self._alive = frozenset(m.name for m in members)
         self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
         if self._epoch is not None and base.manifest.epoch > self._epoch:
@@ -556,11 +559,17 @@ class Observer:
             case Lift(number=number):
                 await self._channels.lift(task)
                 self._made(number)
+            case Remove() if self._is_anothers(task):
+                pass
             case Ensure() | Remove() | RemoveLeftover():
                 key = _key(task)
                 if key not in self._under_way and not self._rests(key):
                     self._under_way.add(key)
                     tasks.create_task(self._in_background(key, task))
+
+    def _is_anothers(self, task: Remove) -> bool:
+        wagon = self._state.snapshot.manifest.wagon(task.number)
+        return wagon is not None and self._remover.is_anothers(wagon, self._alive)
 
     async def _in_background(self, key: _Key, task: Ensure | Remove | RemoveLeftover) -> None:
         """Carry out a task in the background: starting a wagon's workers may take long, and ending them the whole

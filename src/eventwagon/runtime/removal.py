@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
 from ..contracts.broker import outstanding
-from ..contracts.facts import EventsRescued, OrphanRemoved, WagonRemoved
+from ..contracts.facts import EventsRescued, OrphanRemoved
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
-from ..errors import ChannelGone, EventRefused, EventwagonError, PublishUncertain, Unavailable
+from ..errors import ChannelGone, Conflict, EventRefused, EventwagonError, PublishUncertain, Unavailable
 from ..event import DEAD, Channel, Event
-from ..policy.edits import Edit, RemoveLeftover, found_late, removal_begun, removed
+from ..policy.edits import (
+    RemoveLeftover,
+    found_late,
+    letters_moved,
+    removal_begun,
+    removal_taken_over,
+    removed,
+)
 from .handling import died, smaller
 from .probe import PROBE
 from .publish_queue import fitting
@@ -27,6 +34,8 @@ _logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
 _DEFECTS = 3
 """After this many failures of a driver in a row the event itself counts as the cause."""
+_STANDS_STILL = 300.0
+"""Seconds beyond `grace` after which the removal of another process, which is alive, is taken over."""
 
 
 class WagonRemover:
@@ -42,17 +51,38 @@ class WagonRemover:
         self._switcher = switcher
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
         """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
+        self._others: dict[int, tuple[str, float]] = {}
+        """By number: another process that removes the wagon, and since when this one knows (the loop's time)."""
+
+    def is_anothers(self, wagon: Wagon, alive: Collection[str]) -> bool:
+        """Whether the wagon's removal is to be left to another process. `alive`: the members of the train at this look.
+        A process that has not checked in removes nothing: the others would take it for gone."""
+        by, now = wagon.remover, asyncio.get_running_loop().time()
+        standing = {w.number for w in self._state.snapshot.manifest.wagons}
+        self._others = {n: known for n, known in self._others.items() if n in standing}
+        if by in ("", self._runtime.name) or by not in alive:
+            self._others.pop(wagon.number, None)
+            return self._runtime.name not in alive
+        for channel in [c for c in self._moved if c.wagon == wagon.number]:
+            del self._moved[channel]
+        known = self._others.get(wagon.number)
+        if known is None or known[0] != by:
+            known = self._others[wagon.number] = by, now
+        return now - known[1] < self._settings.grace + _STANDS_STILL
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each
-        repeatable: a last look, after which there is no way back; its workers, its dead letters, its record, late
-        events, its channels, its place in the manifest.
+        repeatable: a last look, after which there is no way back; its workers, its dead letters, late events, its
+        channels, its place in the manifest, and with that its record.
+
+        The manifest names the process that removes it, since two that move dead letters at once would store them twice.
+        Raises Conflict if another has taken it over.
 
         The last look is stored before anything is removed. An observer that was paused meanwhile either finds the wagon
         draining again, and leaves it alone, or can be as late as it likes: nothing can happen to a wagon in removal
         except its end.
         """
-        manifest = self._state.snapshot.manifest
+        me, manifest = self._runtime.name, self._state.snapshot.manifest
         if wagon.state is State.DRAINED:
             standing = await self._standing(wagon)
             # channels that it lost because nobody served them still exist
@@ -61,18 +91,19 @@ class WagonRemover:
                 names = tuple(c.name for c in lost)
                 await self._state.apply(lambda m: found_late(m, wagon.number, late, names))
                 return
-            manifest = (await self._state.apply(lambda m: removal_begun(m, wagon))).manifest
-            now = manifest.wagon(wagon.number)
-            if now is None or now.state is not State.REMOVING:
-                return
+            manifest = (await self._state.apply(lambda m: removal_begun(m, wagon, me))).manifest
+        elif wagon.remover != me:
+            manifest = (await self._state.apply(lambda m: removal_taken_over(m, wagon, me))).manifest
+        now = manifest.wagon(wagon.number)
+        if now is None or now.remover != me:
+            return
         await self._end_workers(wagon.unit)
         (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
-        # that channel goes last: once it is gone, the record was written, unless this removal begins only now
-        if dead is not None or wagon.created_at is None or wagon.state is State.DRAINED:
-            known = 0 if wagon.created_at is None and dead is None else dead
-            known = None if letters.exhausted else known  # the train's own has taken others
-            await self._state.note(WagonRemoved(train=self._train, wagon=wagon, dead=known))
+        # if that channel is gone, it was deleted here and they were counted before, unless this removal begins only now
+        if dead is not None or (wagon.state is State.DRAINED and wagon.created_at is not None):
+            known = None if letters.exhausted else dead  # the train's own has taken others
+            await self._state.apply(lambda m: letters_moved(m, wagon.number, me, known))
         named = manifest.working_channels(wagon)
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
@@ -85,7 +116,7 @@ class WagonRemover:
             for channel in (*named, *lost):
                 await self._delete(channel)
         await self._delete(manifest.dead_letters(wagon))
-        await self._state.apply(lambda m: Edit(removed(m, wagon.number)))
+        await self._state.apply(lambda m: removed(m, wagon.number, me))
 
     async def _end_workers(self, unit: int) -> None:
         """End the unit's workers, unless they serve, or are to serve, a live wagon by now."""
@@ -109,13 +140,17 @@ class WagonRemover:
 
     async def _move_dead_letters(self, channel: Channel) -> int | None:
         """Move them into the train's own channel, where they stay. Returns how many, or None if the channel is gone.
-        After a crash some may be there twice, with the same id."""
+        After a crash some may be there twice, with the same id. Raises Conflict if another process removes the wagon by
+        now."""
         kept = Channel(self._train, 0, DEAD)
         moved = 0
         try:
             async for batch in self._batches(channel):
                 await self._broker.create(kept)
                 for some in self._parts(channel, batch, _MOVE_BATCH):
+                    wagon = self._state.snapshot.manifest.wagon(channel.wagon)
+                    if wagon is not None and wagon.remover != self._runtime.name:
+                        raise Conflict(f"{wagon.name} is removed by {wagon.remover or 'nobody'} now")
                     await self._keep(kept, some)
                 moved += len(batch)
         except ChannelGone:

@@ -112,7 +112,10 @@ class RedisBroker:
         # Listed first: a crash in between leaves a listed channel without content, which `delete` removes, and never
         # one that nobody finds. (Both can't be one step: in a cluster they are on different nodes.)
         what, listing = f"creating {channel}", self._listing(channel.train)
-        await self._client.run(f"{what}: listing it in {listing}", scripts.LIST, [listing], [_name(channel)])
+        try:
+            await self._client.run(f"{what}: listing it in {listing}", scripts.LIST, [listing], [_name(channel)])
+        except Displaced as e:  # not what is in the channel's own place
+            raise StorageBroken(str(e)) from None
         arguments = ["" if capacity is None else capacity, channel.name]
         made = await self._surely(what, scripts.CREATE, self._keys(channel), arguments)
         if made == b"broken":

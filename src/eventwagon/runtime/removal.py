@@ -101,7 +101,8 @@ class WagonRemover:
         (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         # if that channel is gone, it was deleted here and they were counted before, unless this removal begins only now
-        if dead is not None or (wagon.state is State.DRAINED and wagon.created_at is not None):
+        uncounted = wagon.state in (State.DRAINED, State.FAILED) and wagon.created_at is not None
+        if dead is not None or (uncounted and not wagon.letters_kept):
             known = None if letters.exhausted else dead  # the train's own has taken others
             await self._state.apply(lambda m: letters_moved(m, wagon.number, me, known))
         named = manifest.working_channels(wagon)

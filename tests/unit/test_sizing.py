@@ -46,9 +46,10 @@ def test_workers_go_after_a_calm_and_not_those_in_need() -> None:
 
 def test_a_backlog_is_drained_within_what_was_asked_for() -> None:
     sizes = [ElasticWagon(1, "draining", 400, 4, 4, closed=2.0), ElasticWagon(2, "active", 0, 12, 12)]
-    assert size(Elastic(2, 64), STEADY, sizes, promise=2.0).workers[1] == 4
-    assert size(Elastic(2, 64, drain_within=10.0), STEADY, sizes, promise=2.0).workers[1] == 5
-    assert size(Elastic(2, 64, drain_within=4.0), STEADY, sizes, promise=2.0).workers[1] == 20
+    # when further workers are there, in 2 s, 32 s of work are left
+    assert size(Elastic(2, 64, drain_within=10.0), STEADY, sizes, promise=2.0).workers[1] == 6
+    assert size(Elastic(2, 64, drain_within=6.0), STEADY, sizes, promise=2.0).workers[1] == 16
+    assert size(Elastic(2, 64, drain_within=4.0), STEADY, sizes, promise=2.0).workers[1] == 32
     assert size(Elastic(2, 16, drain_within=4.0), STEADY, sizes, promise=2.0).workers == {1: 4, 2: 12}
     few = [ElasticWagon(1, "draining", 1, 10, 10), ElasticWagon(2, "active", 0, 12, 12)]
     assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 2
@@ -77,22 +78,56 @@ def test_no_wagon_is_squeezed_below_least() -> None:
 
 def test_a_draining_wagon_gives_only_what_new_events_need() -> None:
     """Not what the active wagon keeps until a calm is over."""
-    quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=None, start=2.0)
+    quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=None, start=30.0)
     sizes = [ElasticWagon(1, "draining", 250, 5, 5), ElasticWagon(2, "active", 0, 5, 1, grown=0.5)]
     assert size(Elastic(2, 8), quiet, sizes, promise=2.0).workers == {1: 5, 2: 3}
 
 
 def test_where_workers_come_at_once_a_backlog_has_those_that_nobody_needs() -> None:
-    """They cost no more than the work that they do. Where they have to start, a draining wagon keeps what it has."""
+    """Where they would come when it is done, a draining wagon keeps what it has."""
     quiet = msgspec.structs.replace(BUSY, rate=5.0, peak=150.0)
     sizes = [ElasticWagon(1, "draining", 250, 2, 2), ElasticWagon(2, "active", 0, 10, 10, grown=3.0)]
     assert size(Elastic(2, 64), quiet, sizes, promise=2.0).workers == {1: 13, 2: 10}
-    late = msgspec.structs.replace(quiet, start=2.0)
+    late = msgspec.structs.replace(quiet, start=15.0)
     assert size(Elastic(2, 64), late, sizes, promise=2.0).workers == {1: 2, 2: 10}
     # the active wagon gives up those that it keeps for a calm; wagon 1 gets them once they have left
     assert size(Elastic(2, 12), quiet, sizes, promise=2.0).workers == {1: 2, 2: 2}
     left = [sizes[0], sizes[1]._replace(asked=2, present=2)]
     assert size(Elastic(2, 12), quiet, left, promise=2.0).workers == {1: 10, 2: 2}
+
+
+def test_late_events_of_a_draining_wagon_get_workers_and_are_told() -> None:
+    """Two hundred at once, cut off in the look that saw them; two workers handle 40 until others are there."""
+    once = msgspec.structs.replace(STEADY, rate=10.0, peak=10.0)
+    sizes = [ElasticWagon(1, "draining", 202, 2, 2), ElasticWagon(2, "active", 0, 2, 2)]
+    found = size(Elastic(2, 64), once, sizes, promise=2.0)
+    assert found.workers == {1: 16, 2: 2}
+    assert "its 202 events need 11 workers" in found.short
+    assert found.short.endswith("least=11 would be needed")
+    assert size(Elastic(2, 8), once, sizes, promise=2.0).short.endswith("least=11, most=22 would be needed")
+    # a second later the same are asked for: they are on their way
+    later = sizes[0]._replace(outstanding=182, asked=16, closed=1.0)
+    coming = msgspec.structs.replace(once, coming={1: (Coming(16, 1.0),)})
+    assert size(Elastic(2, 64), coming, [later, sizes[1]], promise=2.0).workers == {1: 16, 2: 2}
+    retried = ElasticWagon(1, "draining", 1, 2, 2, closed=30.0)
+    assert not size(Elastic(2, 64), once, [retried, sizes[1]], promise=2.0).short
+
+
+@pytest.mark.parametrize("start", [0.5, 2.0])
+@pytest.mark.parametrize("service", [0.1, 0.25])
+def test_workers_for_a_backlog_are_asked_for_once(start: float, service: float) -> None:
+    """Looked at ten times a second until it is done, which is in time, or as late as the start-up makes it."""
+    elastic, at, asked, left, scalings = Elastic(2, 99, drain_within=3.0), 0.0, 2, 200.0, 0
+    while left >= 1:
+        there = asked if at >= start else 2
+        demand = Demand(rate=5.0, service=service, start=start, coming={1: (Coming(asked, max(0.0, start - at)),)})
+        wagons = [ElasticWagon(1, "draining", round(left), asked, there, closed=at), ElasticWagon(2, "active", 0, 2, 2)]
+        wanted = size(elastic, demand, wagons, promise=2.0).workers[1]
+        scalings += wanted > asked
+        asked = max(asked, wanted)
+        left, at = left - there * 0.1 / service, at + 0.1
+    assert scalings == 1
+    assert at <= 3.0 + service
 
 
 def test_a_calm_is_claimed_only_if_it_was_there() -> None:

@@ -25,10 +25,9 @@ _RISE_MOST = 2.0
 """The trend is followed up to this many times the rate."""
 _SWING = 3.0
 """Workers go only if a rate by so many standard deviations above the highest would not call them back."""
-_STEP_DOWN = 8
-"""Workers go when they are this part of the wagon's, or more: a few too many cost less than to ask for them again."""
-_AT_ONCE = 0.1
-"""Workers that come within this share of the promise cost no more than the work that they do."""
+_STEP = 8
+"""Workers go, and come for a backlog once more, when they are this part of the wagon's, or more: a few too many cost
+less than to ask for them again."""
 _REASON = 1e9
 """More workers than anybody has."""
 
@@ -137,7 +136,8 @@ def size(
     need to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is
     kept at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where
     workers come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have
-    until they are nearly done; with `drain_within`, or where workers come at once, they get more. Workers go after a
+    until they are nearly done. For what is left when further workers can be there they get as many as keep the promise
+    or `drain_within`; where it is too late for that, as many as handle it within half the promise. Workers go after a
     calm (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
 
     All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
@@ -176,7 +176,7 @@ class _Need:
         cuts: bool,
     ) -> None:
         self.elastic, self.demand, self.promise, self.step, self.reuse = elastic, demand, promise, step, reuse
-        self.least = least
+        self.least, self.wagons = least, wagons
         self.start = _start(demand)
         rate = demand.rate or 0.0
         self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
@@ -195,7 +195,7 @@ class _Need:
         self.too_late = False
         """They will hold up new events for longer than promised."""
         if self.the_active is not None and demand.service is not None:
-            self.behind, workers = self._then(self.the_active, demand.service)
+            self.behind, workers = self._then(self.the_active, demand.service, self.rate)
             enough = max(self.for_rate(self.rate), workers, step)
             self.too_late = self.behind * demand.service > promise * enough
         self.moves_on = self.too_late and cuts and self.next is not None
@@ -203,12 +203,13 @@ class _Need:
         self.pressed = self.too_late or (ahead is not None and ahead.wait > _PRESSED * promise)
         """New events have to wait, or will."""
 
-    def _then(self, wagon: ElasticWagon, service: float) -> tuple[float, int]:
-        """What waits, and the workers that are there, when those could be that are asked for now."""
+    def _then(self, wagon: ElasticWagon, service: float, rate: float) -> tuple[float, int]:
+        """What waits, and the workers that are there, when those could be that are asked for now. `rate`: of events
+        that it gets until then."""
         waiting, at, workers = float((wagon.outstanding or 0) - wagon.present), 0.0, wagon.present
         for more in [*_coming(wagon, self.demand), Coming(0, self.start)]:
             seconds = max(0.0, min(more.seconds, self.start) - at)
-            waiting = max(0.0, waiting + (self.rate - workers / service) * seconds)
+            waiting = max(0.0, waiting + (rate - workers / service) * seconds)
             at, workers = at + seconds, max(workers, more.workers)
         return waiting, workers
 
@@ -253,7 +254,7 @@ class _Need:
             return _Want(kept, at_work, words)
         highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
         enough = max(least, _up(max(self.for_rate(highest), wagon.outstanding), step))
-        if enough < kept and (kept - enough) * _STEP_DOWN >= kept:
+        if enough < kept and (kept - enough) * _STEP >= kept:
             since = f"for {demand.calm:.3g} s"
             if wagon.grown < demand.calm:
                 since = f"in the rise of {wagon.grown:.3g} s ago"
@@ -278,14 +279,18 @@ class _Need:
         kept = max(self.least, wagon.asked)
         if wagon.outstanding is None:
             return _Want(kept, kept, "what it holds is unknown")
-        left, service, within = _up(wagon.outstanding, self.step), self.demand.service, self.elastic.drain_within
+        left, service = _up(wagon.outstanding, self.step), self.demand.service
         words, needed = f"{wagon.outstanding} events are left", self.least
-        seconds = self.promise if self.start <= _AT_ONCE * self.promise else None
-        if within is not None and service is not None:
-            seconds = max(within - wagon.closed, service)
-        if seconds is not None and service is not None:
-            needed = max(needed, min(left, _up(wagon.outstanding * service / seconds, self.step)))
-            words += f", of {service:.3g} s of work each, for {seconds:.3g} s"
+        if service is not None:
+            later, _ = self._then(wagon, service, 0.0)
+            within = self.promise if self.elastic.drain_within is None else self.elastic.drain_within
+            soonest = max(_CATCH_UP * min(within, self.promise), service)
+            seconds = max(within - wagon.closed - self.start, soonest)
+            takes = min(_up(later * service / seconds, self.step), left)
+            if takes > kept and (takes - kept) * _STEP < takes:
+                takes = kept  # asked for once
+            needed = max(needed, takes)
+            words += f", of {service:.3g} s of work each; {later:.3g} for {seconds:.3g} s once workers can be there"
         if self.reuse and self.pressed:
             kept = max(needed, kept)
             return _Want(kept, kept, f"{words}; then its workers serve new events")
@@ -324,14 +329,29 @@ class _Need:
         if demand.rate * demand.service > most - others:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
+        if demand.start is None:
+            return ""  # nothing is told on a guess
         if self.too_late and self.start + self.behind * demand.service / max(1, most - others) > self.promise:
             work = max(0, (wagon.outstanding or 0) - wagon.present) * demand.service
             needed = max(needed, _up(work / self.promise, self.step))
-            room = f", most={2 * needed}" if 2 * needed > most else ""
             return (
                 f"new events need {needed} workers, and workers take {self.start:.2g} s to come: until then they wait "
-                f"longer than the {self.promise:g} s that are promised; least={needed}{room} would be needed"
+                f"longer than the {self.promise:g} s that are promised; {_at_least(needed, most)} would be needed"
             )
+        for each in self.wagons:
+            left = each.outstanding
+            if each.state != "draining" or each.paused or not left:
+                continue
+            wait = _wait(each._replace(asked=workers[each.number]), demand)
+            # an event that is tried again later waits for no worker
+            if wait > _PRESSED * self.promise and each.closed + wait > self.promise:
+                seconds = max(self.promise - each.closed, _CATCH_UP * self.promise)
+                needed = _up(left * demand.service / seconds, self.step)
+                return (
+                    f"wagon {each.number} drains, and its {left} events need {needed} workers; it has {each.present}, "
+                    f"and others take {self.start:.2g} s to come: some wait longer than the {self.promise:g} s that "
+                    f"are promised; {_at_least(needed, most)} would be needed"
+                )
         return ""
 
 
@@ -363,6 +383,11 @@ def _within(
         free -= more
         given[wagon.number] = min(given[wagon.number], has[wagon.number] + more)
     return given
+
+
+def _at_least(needed: int, most: int) -> str:
+    """The setting that would have kept the promise; `most` is at least twice `least`."""
+    return f"least={needed}" + (f", most={2 * needed}" if 2 * needed > most else "")
 
 
 def _start(demand: Demand) -> float:

@@ -287,8 +287,9 @@ class _Need:
             soonest = max(_CATCH_UP * min(within, self.promise), service)
             seconds = max(within - wagon.closed - self.start, soonest)
             takes = min(_up(later * service / seconds, self.step), left)
-            if takes > kept and (takes - kept) * _STEP < takes:
-                takes = kept  # asked for once
+            first = self.pressed and self.elastic.drain_within is None  # new events need them
+            if takes > kept and (first or (takes - kept) * _STEP < takes):
+                takes = kept  # or they were asked for
             needed = max(needed, takes)
             words += f", of {service:.3g} s of work each; {later:.3g} for {seconds:.3g} s once workers can be there"
         if self.reuse and self.pressed:

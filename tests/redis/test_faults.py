@@ -504,13 +504,13 @@ def test_failover_behind_an_address(tmp_path: Path, own_redis: RedisServer) -> N
             ):
                 await broker.create(CHANNEL)
                 await broker.publish(CHANNEL, events(3))
-                async with asyncio.timeout(20):
-                    while await new.xlen("eventwagon:{faults_v1}") < 3:
-                        await asyncio.sleep(0.05)
-                await new.replicaof("NO", "ONE")
-                await old.replicaof(heir.host, heir.port)
-                proxy.target = (heir.host, heir.port)
                 async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                    async with asyncio.timeout(20):
+                        while await new.xlen("eventwagon:{faults_v1}") < 3:
+                            await asyncio.sleep(0.05)
+                    await new.replicaof("NO", "ONE")
+                    await old.replicaof(heir.host, heir.port)
+                    proxy.target = (heir.host, heir.port)
                     for call in (broker.publish(CHANNEL, events(1)), consumer.receive(1, 0.0)):
                         with pytest.raises(Unavailable, match="is a replica"):
                             await call

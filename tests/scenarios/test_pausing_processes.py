@@ -181,7 +181,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:
         (("resume", "parcels", "--wagon", "9"), "train parcels has no wagon 9; there are: 1"),
         (("pause", "parcels", "--wagon", "1", "--publishing"), "publishing goes to the train"),
         (("pause", "parcel"), "there is no train 'parcel'"),
-        (("pause", "parcels", "--reason", "\x1b[31m"), "why holds"),
+        (("pause", "parcels", "--reason", "\x1b[31m"), "the reason holds"),
         (("resume", "parcels", "--by", "\ud800"), "by holds"),
     ):
         wrong = CliRunner().invoke(app, arguments, env=world)

@@ -815,7 +815,7 @@ def _dead_end_kept() -> Iterator[None]:
 
     with (
         mock.patch.object(Switcher, "_ask_for_next", nothing),
-        mock.patch.object(Draft, "is_gone", return_value=False),
+        mock.patch.object(Draft, "broken", return_value=""),
     ):
         yield
 

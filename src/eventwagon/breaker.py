@@ -26,7 +26,7 @@ _PROBED = 10
 """Failures after which an event is given up even while the circuit is open, once PATIENCE is over: a channel of nothing
 but bad events must drain in the end."""
 _REMEMBERED = 1000
-"""How many failing events of a channel a process remembers, newest first to stay."""
+"""The most failing events of a channel that a process remembers; it forgets the one that failed longest ago."""
 _PROBES_MOST = 100
 """The most events fetched to choose one probe from."""
 

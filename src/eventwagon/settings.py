@@ -50,8 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold: float = 2.0
     """How long publishers wait at an exactly full wagon for the next one to become ready; then it takes more events."""
     observe_every: float = 0.1
-    """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see
-    the benchmarks)."""
+    """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see the
+    benchmarks)."""
     provision_timeout: float = 30.0
     """How long a wagon's workers may take to become ready before the attempt counts as failed."""
     provision_attempts: int = 4

@@ -10,8 +10,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """The tasks that an object owns: kept referenced until they end, and cancelled with the object. For one event loop.
-    """
+    """The tasks that an object owns: referenced until they end, and cancelled with the object. For one event loop."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

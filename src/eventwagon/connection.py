@@ -312,9 +312,8 @@ class Connection:
                     except asyncio.CancelledError as e:
                         if is_ours(e):
                             raise
-                        self._bulkhead.report(
-                            "founding the train", e
-                        )  # something that a driver awaited was cancelled
+                        # something that a driver awaited was cancelled
+                        self._bulkhead.report("founding the train", e)
                     await asyncio.sleep(_PAUSE)
         except EventwagonError:
             raise
@@ -623,8 +622,7 @@ class Connection:
         return manifest.active.number if manifest.active else 0
 
     async def wait_answered(self) -> int:
-        """Wait until no request for a switch is open, whether done or given up; return the number of the active wagon.
-        """
+        """Wait until no request for a switch is open (done or given up); return the number of the active wagon."""
         self._here()
         manifest = await self._state.until(lambda m: m.request is None and m.active is not None)
         return manifest.active.number if manifest.active else 0

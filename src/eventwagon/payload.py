@@ -347,8 +347,7 @@ _ABSENT: Any = object()
 
 
 def _check_whole(value: Any) -> None:
-    """Raise if untyped JSON can't hold the value: NaN, infinity, and anything that the values' own classes would lose.
-    """
+    """Raise if untyped JSON can't hold the value: NaN, infinity, and anything that the values' classes would lose."""
     cls = type(value)
     if cls in _SIMPLE:
         return

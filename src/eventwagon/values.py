@@ -54,8 +54,7 @@ def _has(value: object, name: str) -> bool:
 
 
 def whole(what: str, value: Any, *, least: int = 1) -> int:
-    """`value` as an int from `least` to MOST: 10_000 or an equal number, such as 1e4 or a numpy int. Raises UsageError.
-    """
+    """`value` as an int from `least` to MOST: 10_000 or an equal number (1e4, a numpy int). Raises UsageError."""
     number = None
     if not is_a(value, bool):
         try:

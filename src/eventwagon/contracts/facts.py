@@ -580,8 +580,7 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry that `encode_entry` wrote. An entry that this version can't read becomes an UnknownFact; never raises.
-    """
+    """The entry that `encode_entry` wrote. One that this version can't read becomes an UnknownFact; never raises."""
     try:
         return _entry_decoder.decode(data)
     except (ValueError, RecursionError):

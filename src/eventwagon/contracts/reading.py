@@ -10,7 +10,7 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """The figures of a wagon's ingress in one pass. `at` is in seconds of the observer's steady clock, which is never
+    """The figures of a wagon's ingress in one pass. `at` is in seconds of the observer's steady clock, which nobody can
     set; the totals count from when the wagon was opened."""
 
     at: float

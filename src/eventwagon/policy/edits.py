@@ -157,8 +157,8 @@ def open_pause(failed: int) -> float:
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """Whether no further wagon can be opened: the cap of live wagons is reached, and none of them can become the next.
-    """
+    """Whether no further wagon can be opened: the cap of live wagons is reached, and none of them is about to be the
+    next."""
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 

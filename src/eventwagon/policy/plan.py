@@ -554,8 +554,7 @@ class Draft:
         return bool(waiting)
 
     def sweep(self) -> None:
-        """Remove the leftovers of removed wagons: those with numbers below the next one that are not in the manifest.
-        """
+        """Remove the leftovers of removed wagons: numbers below the next one that are not in the manifest."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
 

@@ -177,8 +177,8 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
 
 
 def with_cap(settings: Settings, step: int) -> Settings:
-    """The settings with the cap of live wagons lowered so that each can have `least` workers, in multiples of `step`.
-    """
+    """The settings with the cap of live wagons lowered so that each can have `least` workers, rounded up to a multiple
+    of `step`."""
     elastic = settings.workers.elastic
     if elastic is None or step <= 1:
         return settings

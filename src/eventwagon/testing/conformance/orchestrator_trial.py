@@ -66,8 +66,7 @@ class Harness(Protocol):
         ...
 
     async def incarnation(self, unit: int) -> object:
-        """An identity that distinguishes the unit's workers from others started in their place; used only with `warm`.
-        """
+        """An identity that tells the unit's workers from others started in their place; used only with `warm`."""
         ...
 
     async def let_go(self) -> None:

@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The shortest time that a wagon is active, so that a limit that is full immediately can't open wagon after wagon.
     Exact bounds and requested switches ignore it."""
     hold: float = 2.0
-    """How long publishers wait at an exactly full wagon for the next one to become ready; then it takes more events."""
+    """How long publishers wait at an exactly full wagon for the next to become ready; then the full one takes more."""
     observe_every: float = 0.1
     """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see the
     benchmarks)."""

@@ -99,8 +99,8 @@ def outlook(demand: Demand, wagons: Sequence[ElasticWagon], *, promise: float) -
 
 
 def _coming(wagon: ElasticWagon, demand: Demand) -> Sequence[Coming]:
-    """The wagon's workers that are starting, earliest first. If it is unknown when some were asked for, they are taken
-    to start now."""
+    """The wagon's workers that are starting, earliest first. If it is unknown when some were asked for, it is assumed
+    to be now."""
     known = [c for c in demand.coming.get(wagon.number, ()) if wagon.present < c.workers <= wagon.asked]
     if wagon.asked > max([wagon.present, *(c.workers for c in known)]):
         known.append(Coming(wagon.asked, _start(demand)))

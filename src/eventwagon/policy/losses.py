@@ -48,8 +48,8 @@ class Losses:
         self._before: dict[int, int] = {}
         """The losses of each wagon that were reported before this observer first saw it."""
         self.missing: frozenset[Channel] = frozenset()
-        """Channels that the broker did not have in two passes in a row: no wagon should go on without one, but its
-        events may come back."""
+        """Channels that the broker did not have in two passes in a row: no wagon should go on while it lacks one, but
+        its events may come back."""
         self.vanished: dict[Channel, int | None] = {}
         """Vanished channels that stayed away: they count as empty. Each with its number of lost events; None: unknown.
         """

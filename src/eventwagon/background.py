@@ -1,4 +1,4 @@
-"""Tasks in the background, each with an owner."""
+"""Background tasks, each with an owner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """The tasks that an object owns: referenced until they end, and ended with the object. Of one event loop."""
+    """The tasks that an object owns: referenced until they end, and cancelled with the object. For one event loop."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -19,18 +19,18 @@ class Background:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task of its own, which cancelling a caller does not end."""
+        """Run the coroutine in its own task, which goes on if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def cancel(self) -> None:
-        """Cancel all. Idempotent."""
+        """Cancel all tasks. Idempotent."""
         for task in list(self._tasks):
             task.cancel()
 
     async def wait(self) -> None:
-        """Until all have ended, also those that are started meanwhile. Raises nothing of theirs."""
+        """Wait until all tasks have ended, including those started meanwhile. Their exceptions are not raised."""
         while self._tasks:
             await asyncio.wait(self._tasks)

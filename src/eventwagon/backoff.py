@@ -14,11 +14,11 @@ class Backoff:
 
     @property
     def begun(self) -> bool:
-        """An attempt has failed since the last `reset`."""
+        """Whether an attempt has failed since the last `reset`."""
         return self._begun
 
     def next(self) -> float:
-        """The pause before the next attempt."""
+        """The pause before the next attempt, in seconds. Not idempotent."""
         self._begun = True
         pause, self._next = self._next, min(self._most, 2 * self._next)
         return pause
@@ -30,5 +30,6 @@ class Backoff:
 
 
 def pause_after(failures: int, least: float, most: float) -> float:
-    """The pause after so many failures in a row, 1 or more: the same row of pauses, for who counts failures anyway."""
+    """The pause in seconds after that many failures in a row (1 or more): the same sequence as `Backoff`, for callers
+    that count failures themselves."""
     return min(most, least * 2.0 ** min(60, failures - 1))

@@ -1,4 +1,4 @@
-"""When a failed event is tried again, when it is given up, and when a channel's failures are an outage. Pure."""
+"""When a failed event is retried, when it is given up, and when a channel's failures count as an outage. Pure."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from .errors import UsageError
 from .values import in_seconds, real, whole
 
 USUAL = 5
-"""Attempts at an event where the train does not say how many, as long as its channel works."""
+"""Attempts per event if the train does not set a number, as long as the channel works."""
 DEATHS = 8
-"""Attempts after which an event is dead if its process died of the last one. Failures count among them, and those of an
-outage are not the event's own."""
+"""Attempts after which an event is dead if its process died during the last one. Failures count too, and those during
+an outage are not the event's fault."""
 PATIENCE = 600.0
-"""Seconds for which an event is then retried, while no other event of its channel succeeds."""
+"""Seconds for which an event is retried beyond `USUAL` attempts while no other event of its channel succeeds."""
 _HELD_LEAST = 1.0
-"""The shortest pause in that time, in seconds, even if `backoff` is shorter."""
+"""The shortest pause between those retries, in seconds, even if `backoff` is shorter."""
 _PROBED = 10
-"""Failures after which even an open circuit gives an event up, once PATIENCE is over: a channel that holds nothing but
-bad events must come to an end."""
+"""Failures after which an event is given up even while the circuit is open, once PATIENCE is over: a channel of nothing
+but bad events must drain in the end."""
 _REMEMBERED = 1000
-"""Failing events of a channel that a process remembers, the latest."""
+"""The most failing events of a channel that a process remembers; it forgets the one that failed longest ago."""
 _PROBES_MOST = 100
-"""Events fetched to choose one probe from."""
+"""The most events fetched to choose one probe from."""
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
-    """When the circuit breaker of a channel opens, and how it probes. Raises UsageError."""
+    """When the circuit breaker of a channel opens, and how it probes. Raises UsageError for a bad value."""
 
     last: int = 20
     """How many of the latest handlings count."""
     within: float = 60.0
     """Seconds after which a handling no longer counts."""
     least: int = 5
-    """In sparse traffic, with fewer than `last` handlings: how many are enough."""
+    """How many handlings are enough in sparse traffic, when there are fewer than `last`."""
     sparse: float = 10.0
     """Traffic is sparse when fewer than `last` handlings count and the first of them ended at least this many seconds
     ago."""
@@ -48,10 +48,10 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 0.8
     """The share of failures at which the breaker opens."""
     pause: float = 1.0
-    """Seconds before the first probe. It doubles with each failed probe. Each pause is randomly between half of that
-    and the whole."""
+    """Seconds before the first probe; doubled after each failed probe. The actual pause is a random value between half
+    of that and all of it."""
     pause_most: float = 10.0
-    """The longest such pause: the channel resumes at most this long after the service is back."""
+    """The longest pause in seconds: the channel resumes at most this long after the service is back."""
 
     def __post_init__(self) -> None:
         for name in ("last", "least", "events"):
@@ -73,42 +73,42 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retries(NamedTuple):
-    """The settings that say how an event is retried."""
+    """The settings for retrying an event."""
 
     attempts: int | None
-    """None: as many as it takes to outlive an outage."""
+    """None: as many as it takes to outlast an outage."""
     backoff: float
     backoff_most: float
 
     def pause(self, failures: int, luck: float) -> float:
-        """Seconds before the next try after so many failures: doubled each time, between a half and the whole by
-        `luck`, which is in [0, 1). Never vanishing: retries that come at once prove nothing."""
+        """Seconds before the next attempt after that many failures: doubled each time, and scaled to between half and
+        all of it by `luck`, which is in [0, 1). Never close to 0: immediate retries prove nothing."""
         return min(self.backoff_most, self.backoff * 2.0 ** min(failures - 1, 60)) * (0.5 + 0.5 * luck)
 
 
 class Again(NamedTuple):
-    """A failed event is tried again."""
+    """A failed event is retried."""
 
     pause: float
-    """After so many seconds."""
+    """Seconds until the retry."""
     counts: bool
-    """Whether the failure counts as one of its attempts."""
+    """Whether the failure counts as one of the event's attempts."""
 
 
 class _Failing(msgspec.Struct, gc=False):
-    """An event that fails here."""
+    """An event that fails in this channel."""
 
     first: float
-    """When it first did."""
+    """When it first failed."""
     uncounted: int = 0
     """Failures that did not count as attempts."""
 
 
 class Circuit:
-    """What one process knows of how a channel's handlings end, and whether it goes on handing out events of it.
+    """How a channel's handlings end in one process, and whether that process goes on handing out its events.
 
-    Closed: all flow. Open: nothing is handed out but one probe at a time. All times are of one monotonic clock, in
-    seconds; `luck` is in [0, 1).
+    Closed: all events flow. Open: only one probe at a time is handed out. All times are in seconds of one monotonic
+    clock; `luck` is in [0, 1).
     """
 
     __slots__ = (
@@ -131,33 +131,33 @@ class Circuit:
     def __init__(self, name: str, breaker: Breaker | None, retries: Retries) -> None:
         self.name = name
         self.opened_at: float | None = None
-        """None: it is closed."""
+        """None: the circuit is closed."""
         self.because = ""
         """Why it is open, with figures."""
         self.held = False
         """Nothing may be handed out now: it is open, and no probe is due or one is under way."""
         self.due = 0.0
-        """When the next probe may be."""
+        """When the next probe is due."""
         self.probe: str | None = None
         """The id of the event that is being handled as a probe."""
         self.probes = 0
         """Probes that have failed since it opened."""
         self.failing: dict[str, _Failing] = {}
-        """The events that fail here, by id, the one that failed last at the end."""
+        """The events that fail here, by id, the latest failure last."""
         self._breaker = breaker
         self._retries = retries
         self.recent: deque[float | tuple[float, str]] = deque(maxlen=breaker.last if breaker else 0)
-        """The latest handlings: when each ended, and of which event where it failed."""
+        """The latest handlings: when each ended and, if it failed, the event's id."""
         self.worked = -math.inf
-        """When the latest of the handlings that ended well began."""
+        """The latest start of a handling that ended well."""
         self._floor = -math.inf
-        """What worked before proves nothing any more: the circuit was opened."""
+        """When the circuit last opened: successes from before that prove nothing any more."""
         self._pause = 0.0
 
-    # --- what came of a handling ------------------------------------------------------------
+    # --- results of handlings ---------------------------------------------------------------
 
     def succeeded(self, event_id: str, began: float, now: float) -> bool:
-        """A handling ended well. Whether that closed the circuit."""
+        """A handling ended well. Returns whether that closed the circuit."""
         if began > self.worked:
             self.worked = began
         self.recent.append(now)
@@ -172,12 +172,14 @@ class Circuit:
     def failed(
         self, event_id: str, attempt: int, now: float, luck: float, *, because: str, after: float | None = None
     ) -> Again | None:
-        """A handling failed, as the event's attempt of this number. How the event is tried again; None: give it up.
+        """A handling failed; it was the event's attempt number `attempt`. Returns how to retry; None: give the event
+        up.
 
-        `after`: the pause that its handler asked for. The failure counts as an attempt unless the circuit is open by
-        now, or the train leaves the number of attempts open and nothing else of the channel is known to work: no other
-        handling that began since this event first failed here has ended well. While it is open an event is given up
-        only after ten failures over more than ten minutes, so that a channel of nothing but bad events comes to an end.
+        `after`: the pause that the handler asked for, in seconds. Without a number of attempts set, an event is given
+        up after five attempts only if the channel is known to work: another handling that began after this event first
+        failed here has ended well. Otherwise it is retried for ten minutes, and its fifth and later failures do not
+        count as attempts. While the circuit is open no failure counts, and an event is given up only after ten failures
+        over at least ten minutes, so that a channel of nothing but bad events drains in the end.
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
@@ -210,7 +212,7 @@ class Circuit:
         return Again(pause, counts)
 
     def passed(self, event_id: str, *, gone: bool) -> bool:
-        """A handling ended without evidence about the channel; `gone`: the event does not come again. Returns whether
+        """A handling ended without evidence about the channel; `gone`: the event will not come again. Returns whether
         another probe may take its place."""
         if gone:
             self.failing.pop(event_id, None)
@@ -222,7 +224,7 @@ class Circuit:
     # --- handing out ------------------------------------------------------------------------
 
     def look(self, now: float) -> bool:
-        """Whether a probe is due that was not before."""
+        """Whether a probe has become due since the last call."""
         if not self.held or self.probe is not None or now < self.due - 1e-3:  # a timer may be a trifle early
             return False
         self.held = False
@@ -230,21 +232,20 @@ class Circuit:
 
     @property
     def room(self) -> int:
-        """While it is open: how many events to fetch for a probe, so that some that have not failed yet are among
-        them."""
+        """How many events to fetch for a probe while the circuit is open, so that some have not failed yet."""
         return 0 if self.held else min(_PROBES_MOST, 2 * len(self.failing) + 1)
 
     def choose(self, event_ids: Sequence[str]) -> int:
-        """Which of these events, given in their order, is the next probe: in turn the newest that has not failed here
-        yet and the one that has not been tried for longest, so that neither bad events nor bad luck at the first
-        attempt keep it open."""
+        """The index of the next probe among these events, which are in their order. It is alternately the newest event
+        that has not failed here yet, and the one that was tried longest ago, so that neither bad events nor bad luck on
+        a first attempt keep the circuit open."""
         if self.probes % 2 == 0:
             fresh = (i for i in reversed(range(len(event_ids))) if event_ids[i] not in self.failing)
             return next(fresh, 0)
         return next((event_ids.index(each) for each in self.failing if each in event_ids), 0)
 
     def take(self, event_id: str) -> None:
-        """The event is handed out while the circuit is open: it is the probe."""
+        """The event is handed out as the probe while the circuit is open."""
         self.probe, self.held = event_id, True
 
     def uncounted(self, event_id: str) -> int:

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in the messages of brokers, whoever wrote them: one codec for all drivers. Pure.
+"""CloudEvents 1.0 in brokers' messages, from any producer: one codec for all drivers. Pure.
 
 Reading never fails. Any bytes become an event that passes the one check (`event.checked`): the event itself, a batch of
 several (`parts`), or an undecodable message, which a worker sends to the dead letters (`undecodable`).
@@ -36,19 +36,19 @@ STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 """Content type of a message that is a JSON array of events."""
 UNKNOWN = "unknown"
-"""The type and the source of an event that names none."""
+"""The type and source of an event that has none."""
 UNDECODABLE = "undecodable"
-"""The extension attribute of an undecodable message: its position."""
+"""The extension attribute with the position of an undecodable message."""
 _HEADERS_MOST = MOST_EXTENSIONS // 2 * LONGEST_VALUE
-"""Characters that are kept of the headers of an undecodable message."""
+"""The most characters kept of an undecodable message's headers."""
 HEADERS = "rawheaders"
-"""The extension attribute with the headers of an undecodable message, as JSON; `rawheaders2` and so on if it is
+"""The extension attribute with the headers of an undecodable message, as JSON; continued in `rawheaders2` and so on if
 long."""
 
 Pairs = Sequence[tuple[str | bytes, str | bytes | None]]
 """A message's headers, properties or fields, in their order."""
 
-_ANY = sys.maxsize  # bytes: how large an event may be is not a matter of decoding
+_ANY = sys.maxsize  # bytes: decoding does not limit an event's size
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
@@ -62,9 +62,9 @@ class _Bad(Exception):
 # --- times ----------------------------------------------------------------------------------
 
 
-@lru_cache(64)  # what is published together has one time
+@lru_cache(64)  # events published together have the same time
 def rfc3339(time: float) -> str:
-    """Seconds since the epoch as in 2026-01-31T23:59:59.000001Z."""
+    """A time in seconds since the epoch, written like 2026-01-31T23:59:59.000001Z."""
     second = floor(time)
     rest = round((time - second) * 1e6)
     return f"{_date(second)}.{rest:06d}Z" if rest < 1_000_000 else f"{_date(second + 1)}.000000Z"
@@ -76,8 +76,8 @@ def _date(second: int) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if it is no time, or so near
-    to the ends of the years 1 to 9999 that it can't be written again in every zone."""
+    """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if the text is not a time, or
+    is so close to the ends of the years 1 to 9999 that it can't be written again in every zone."""
     if len(text) == 27 and text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
         second = _parsed(text[:19])  # as we write it
         time = None if second is None else second + int(text[20:26]) / 1e6
@@ -101,18 +101,18 @@ def _parsed(text: str) -> float | None:
 def read(pairs: Pairs, data: bytes, *, position: str, written: float, bare: bool = False) -> Event:
     """The event of a message with these headers and this payload. Never raises.
 
-    Headers that begin with `ce_` or `ce-` are attributes, and `content-type` is the data's; others are not looked at.
-    With `bare` each is an attribute under its own name. `position` names the message, the same each time that it is
+    Headers that begin with `ce_` or `ce-` are attributes, and `content-type` is that of the data; others are ignored.
+    With `bare`, each header is an attribute under its own name. `position` names the message, the same each time it is
     read; it was stored at `written`, in seconds since the epoch.
     """
     try:
         return _read(pairs, data, position, written, bare=bare)
-    except Exception as e:  # noqa: BLE001 - whatever a stranger sends ends with that message
+    except Exception as e:  # noqa: BLE001 - a foreign message must fail alone, whatever is in it
         return undecodable(data, pairs, position=position, written=written, because=_why(e))
 
 
 def known(name: str, kind: str, source: str, time: str, data: bytes, content_type: str) -> Event | None:
-    """The event with these attributes and no others: the short way for nearly all that we write. None: see `read`."""
+    """The event with these attributes and no others: the fast path for nearly all that we write. None: use `read`."""
     at = seconds(time)
     words = name + kind + source
     if (
@@ -139,8 +139,8 @@ def _is_plain(content_type: str) -> bool:
 
 
 def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, because: str) -> Event:
-    """The event that replaces an undecodable message: its payload unchanged, its position as id and as the extension
-    attribute `undecodable`, the reason as `deadbecause`, and its headers as `rawheaders`."""
+    """The event that stands for an undecodable message: its payload unchanged, its position as the id and as the
+    extension attribute `undecodable`, the reason as `deadbecause`, and its headers as `rawheaders`."""
     extensions = {UNDECODABLE: position, "deadbecause": plain(f"can't be decoded: {because}")}
     if pairs:
         text = json.dumps([[_shown(name), _shown(value)] for name, value in pairs])
@@ -151,27 +151,27 @@ def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, bec
 
 
 def is_batch(event: Event) -> bool:
-    """Whether the event is a message that holds several: see `parts`."""
+    """Whether the event is a message that holds several events: see `parts`."""
     return event.content_type.startswith(BATCH)
 
 
 def parts(batch: Event) -> Iterator[Event]:
-    """The events of a batch, in their order; one that can't be decoded is itself `undecodable`. Never raises."""
+    """The events of a batch, in order; each one that can't be decoded becomes `undecodable`. Never raises."""
     try:
         documents = _documents.decode(batch.data)
-    except Exception as e:  # noqa: BLE001 - whatever a stranger sends ends with that message
+    except Exception as e:  # noqa: BLE001 - a foreign message must fail alone, whatever is in it
         yield undecodable(batch.data, (), position=batch.id, written=batch.time, because=_why(e))
         return
     for number, document in enumerate(documents):
         position = f"{batch.id[:400]}/{number}"
         try:
             yield _structured(_document.decode(document), position, batch.time)
-        except Exception as e:  # noqa: BLE001 - the others are not to suffer for it
+        except Exception as e:  # noqa: BLE001 - the other events must not suffer for it
             yield undecodable(bytes(document), (), position=position, written=batch.time, because=_why(e))
 
 
 def is_json(content_type: str) -> bool:
-    """Whether data of this type are JSON."""
+    """Whether data of this content type are JSON."""
     kind = _media(content_type)
     return kind == JSON or kind.endswith("+json")
 
@@ -213,7 +213,7 @@ def _read(pairs: Pairs, data: bytes, position: str, written: float, *, bare: boo
 
 
 def _names_event(found: dict[str, str]) -> bool:
-    """Whether a message's headers are those of binary mode, so that its content type is that of the data."""
+    """Whether a message's headers are in binary mode, so that its content type is that of the data."""
     return not found.keys().isdisjoint(("specversion", "id", "type", "source"))
 
 
@@ -222,7 +222,7 @@ def _repeats(found: dict[str, str], data: bytes) -> bool:
     try:
         document = _document.decode(data)
         return all(name in found and _attribute(name, document[name]) == found[name] for name in ("id", "source"))
-    except Exception:  # noqa: BLE001 - then they are an event whose data are what they are
+    except Exception:  # noqa: BLE001 - then the headers are the event, and the content its data
         return False
 
 
@@ -261,11 +261,11 @@ def _attribute(name: str, value: msgspec.Raw) -> str | None:
 
 
 def _event(found: dict[str, str], data: bytes, content_type: str, position: str, written: float) -> Event:
-    """Missing attributes are filled in here, for every broker."""
+    """The event with missing attributes filled in, the same for every broker."""
     version = _given(found.pop("specversion", None), "specversion")
     if version is not None and not version.startswith("1."):
         raise _Bad(f"its CloudEvents version is {plain(version, 40)}; only 1.0 is read")
-    found.pop("dataschema", None)  # an event here has no place for it
+    found.pop("dataschema", None)  # `Event` has no field for it
     name, kind, source = found.pop("id", None), found.pop("type", None), found.pop("source", None)
     time, subject = seconds(found.pop("time", "")), found.pop("subject", None)
     event = Event(
@@ -282,7 +282,7 @@ def _event(found: dict[str, str], data: bytes, content_type: str, position: str,
 
 
 def _given(value: str | bytes | None, what: str) -> str | None:
-    """The text; None where it is left out: absent, empty or blank."""
+    """The text; None if it is absent, empty or blank."""
     text = "" if value is None else _text(value, what)
     return None if not text or text.isspace() else text
 
@@ -315,7 +315,7 @@ def _why(error: Exception) -> str:
 
 
 def _shown(value: str | bytes | None) -> object:
-    """As JSON can say it, and nothing is lost."""
+    """The value in a form that JSON can hold without loss."""
     if isinstance(value, bytes):
         try:
             return value.decode()

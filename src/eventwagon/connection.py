@@ -1,4 +1,4 @@
-"""A program's connection to a train: to publish, to run it, to steer it, to watch it."""
+"""A program's connection to a train: to publish to it, run it, control it and watch it."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ _logger = logging.getLogger("eventwagon")
 _LONGEST = 1e9
 """Seconds; a longer timeout is a mistake."""
 _FOUNDING = 1.0
-"""Seconds for which callers wait for another one of this process to found the train, before one of them does it too."""
+"""Seconds for which callers wait while another caller in this process founds the train, before one does so too."""
 _PAUSE = 0.1
-"""Seconds before founding is tried again while the broker or registry is away."""
+"""Seconds before founding is retried while the broker or registry can't be reached."""
 
 
 class Declaration(Protocol):
@@ -105,7 +105,7 @@ class Connection:
         self._redeclare = redeclare
         self._life: Literal["new", "opening", "open", "closed"] = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The event loop that it belongs to, while it is open."""
+        """The event loop that the connection belongs to, while it is open."""
         self._process = os.getpid()
         self._opened: InOwnTask[None] | None = None
         self._runtime = Runtime(
@@ -166,7 +166,8 @@ class Connection:
             yield
 
     def _here(self) -> asyncio.AbstractEventLoop:
-        """The event loop, when it is the one that this connection belongs to. Raises UsageError, Unavailable."""
+        """The running event loop, which must be the one that this connection belongs to. Raises UsageError,
+        Unavailable."""
         loop = asyncio._get_running_loop()
         if loop is None or loop is not self._loop:
             raise self._misused()
@@ -189,7 +190,7 @@ class Connection:
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
-        """Around calls to the broker and registry that have no deadline of their own. Raises Unavailable."""
+        """Limit calls to the broker and registry that have no deadline of their own. Raises Unavailable."""
         seconds = self.train.settings.publish_timeout
         try:
             async with asyncio.timeout(seconds) as limit:
@@ -277,7 +278,7 @@ class Connection:
             yield self._event(payload, event_id, now, None, None)
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
-        """The event of a payload; the other attributes have been checked. Raises UsageError, EventTooLarge."""
+        """The event for a payload; the other attributes have been checked already. Raises UsageError, EventTooLarge."""
         most = self.train.settings.max_event_bytes
         if issubclass(type(payload), Event):
             return checked(cast("Event", payload), most)
@@ -287,7 +288,7 @@ class Connection:
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
     async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
-        loop = asyncio._get_running_loop()  # as `_here` does, without the call: each event comes through here
+        loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:
             raise self._misused()
         seconds = self.train.settings.publish_timeout if timeout is None else check_timeout(timeout)
@@ -297,7 +298,8 @@ class Connection:
         await self._switcher.publish(events, deadline=deadline)
 
     async def _found_by(self, deadline: float) -> None:
-        """Found the train, again while the broker or registry is away. Raises PublishError, and what founding does."""
+        """Found the train; retry while the broker or registry can't be reached. Raises PublishError, and whatever
+        founding raises."""
         why = "no answer"
         patience = (deadline - asyncio.get_running_loop().time()) / 2
         try:
@@ -310,9 +312,8 @@ class Connection:
                     except asyncio.CancelledError as e:
                         if is_ours(e):
                             raise
-                        self._bulkhead.report(
-                            "founding the train", e
-                        )  # something that a driver waited for was cancelled
+                        # something that a driver awaited was cancelled
+                        self._bulkhead.report("founding the train", e)
                     await asyncio.sleep(_PAUSE)
         except EventwagonError:
             raise
@@ -333,8 +334,8 @@ class Connection:
             await self._found()
 
     async def _found(self, patience: float = _FOUNDING) -> None:
-        """One caller does it and the others wait for it; after `patience` seconds one of those does it too, since the
-        first may hang, and any number can do it at once."""
+        """One caller founds the train while the others wait. After `patience` seconds another one does so too, since
+        the first may hang; any number may do it at once."""
         while not self._founded:
             turn = self._founding
             try:
@@ -369,14 +370,14 @@ class Connection:
         """While entered, this process observes the train, works for it, or both.
 
         With an orchestrator, the orchestrator starts the workers, and this process does not work. With `wagon`, this
-        process works for that wagon alone, with `workers` workers (default: all of `Workers`), in addition to the
-        processes that divide the workers between them. Once that wagon is drained, it works for the wagon that takes
-        over its warm workers (`reuse`), if any.
+        process works for that wagon only, with `workers` workers (default: all of `Workers`), in addition to the
+        processes that share the workers. Once that wagon is drained, it works for the wagon that takes over its warm
+        workers (`reuse`), if any.
 
         Leaving is graceful: handlers in flight finish (within `grace`), other claimed events are given back. If the
         tasks of `running` are cancelled from outside, the task that entered it is cancelled too, and leaving raises
-        EndedEarly. Raises DeclarationDiffers, and UsageError if the program has no handler for the ingress and should
-        work, or if entered twice."""
+        EndedEarly. Raises DeclarationDiffers, and UsageError if this process should work but the program has no handler
+        for the ingress, or if entered twice."""
         self._here()
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None
@@ -446,7 +447,7 @@ class Connection:
         await self._state.until(lambda m: m.next_number > number and all(w.unit != number for w in m.in_state(*LIVE)))
 
     async def _agree(self) -> None:
-        """Found the train, or hold this program's declaration against the one it was founded with."""
+        """Found the train, or compare this program's declaration with the one it was founded with."""
         await self._channels.bootstrap()
         self._founded = True
         await self._state.refresh()
@@ -471,11 +472,11 @@ class Connection:
         return differing(self.manifest, self.train.settings, self.train.channels)
 
     async def stopped(self) -> None:
-        """Return when somebody has asked the train's processes to end (`request_stop`)."""
+        """Return once the train's processes have been asked to stop (`request_stop`)."""
         self._here()
         await self._state.until(lambda m: m.stops > self._stops)
 
-    # --- by hand --------------------------------------------------------------------------
+    # --- control --------------------------------------------------------------------------
 
     async def request_switch(
         self,
@@ -485,12 +486,12 @@ class Connection:
         watch_errors: float | None = None,
         by: str | None = None,
     ) -> int:
-        """Ask for a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon
+        """Request a switch now, whatever the limit says; an observer carries it out. Returns the number of the wagon
         that was active. Idempotent until it is done.
 
         With `revision`, the next wagon and those after it run that code, and the switch happens when such a wagon is
-        ready. If none gets ready, the request is given up. With `watch_errors`, a share above 0 and at most 1, the
-        train goes back by itself when more than that share of the new wagon's handlings fail, out of twenty or more.
+        ready. If none becomes ready, the request is given up. With `watch_errors`, a share above 0 and at most 1, the
+        train switches back by itself if more than that share of the new wagon's handlings fail, out of at least twenty.
         `by` names who asks, for the journal; default: this process's user at this host. Raises UsageError.
         """
         why, by = _reason(why), _asker(by)
@@ -503,7 +504,7 @@ class Connection:
         request = Request(why, self._clock(), revision, watch, by)
         async with self._answering():
             await self._found()
-            while (  # noqa: ASYNC110 - there is nothing to watch yet
+            while (  # noqa: ASYNC110 - there is nothing to wait on yet
                 before := (await self._state.refresh()).manifest.active
             ) is None:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
@@ -516,9 +517,9 @@ class Connection:
         return before.number
 
     async def withdraw_switch(self, why: str = "by hand", *, by: str | None = None) -> bool:
-        """Withdraw the requested switch: the active wagon goes on, and new wagons run its code. False where none is
-        requested, or it was made meanwhile. `by` as in `request_switch`. Idempotent. Raises UsageError, also where the
-        active wagon takes no events any more, so that the train needs the switch."""
+        """Withdraw the requested switch: the active wagon goes on, and new wagons run its code. Returns False if none
+        was requested, or it has been made meanwhile. `by` as in `request_switch`. Idempotent. Raises UsageError, also
+        if the active wagon takes no more events, so that the train needs the switch."""
         why, by = _reason(why), _asker(by)
         self._here()
         async with self._answering():
@@ -532,8 +533,8 @@ class Connection:
         return active.number == before.active.number
 
     async def request_stop(self, why: str = "by hand", *, by: str | None = None) -> None:
-        """Ask every process that runs this train (`running`) to end gracefully. Publishing stays possible. `by` as in
-        `request_switch`. Raises UsageError."""
+        """Ask every process that runs this train (`running`) to stop gracefully. Publishing stays possible. `by` as in
+        `request_switch`. Not idempotent. Raises UsageError."""
         self._here()
         fact = StopRequested(train=self.train.name, because=_reason(why), by=_asker(by))
         async with self._answering():
@@ -576,7 +577,7 @@ class Connection:
         return manifest.own_pause(wagon) is not None
 
     def _find(self, snapshot: Snapshot, wagon: int | None) -> Manifest:
-        """The manifest. Raises UsageError where it has no such wagon."""
+        """The manifest. Raises UsageError if it has no such wagon."""
         manifest = snapshot.manifest
         if wagon is not None and manifest.wagon(wagon) is None:
             there = ", ".join(str(w.number) for w in manifest.wagons) or "none"
@@ -584,7 +585,7 @@ class Connection:
         return manifest
 
     async def heedless(self) -> Sequence[Heedless]:
-        """The processes that still work for paused wagons, by their own reports. Empty once the pause holds."""
+        """The processes that still work for paused wagons, by their own reports. Empty once all follow the pause."""
         self._here()
         async with self._answering():
             manifest = (await self._state.refresh()).manifest
@@ -597,12 +598,12 @@ class Connection:
         connection's orchestrator, and last its manifest. Idempotent: call it again to finish an interrupted removal.
 
         It refuses while events or dead letters are left, or while processes run the train. With `force` it asks those
-        processes to end, waits up to `timeout` seconds, and deletes what is left.
+        processes to stop, waits up to `timeout` seconds, and deletes what is left.
 
-        Stop programs that only publish first: where the broker refuses writes to sealed channels, they can't be seen.
+        First stop programs that only publish: if the broker refuses writes to sealed channels, they can't be seen.
         Connected ones have 2 seconds (or twice as long as their registry takes to show a change, if that is longer) to
-        learn of the removal; they then raise TrainRemoved. One that slept meanwhile raises it once it goes on: the
-        registry remembers who removed which train, and when. A program that starts later founds the train anew.
+        learn of the removal; they then raise TrainRemoved. One that was suspended meanwhile raises it once it goes on:
+        the registry remembers who removed which train, and when. A program that starts later founds the train anew.
 
         From then on, publishing on this connection raises TrainRemoved. Raises RemovalRefused, UsageError,
         StorageBroken, and Unavailable, also if channels are left; then call it again."""
@@ -615,24 +616,24 @@ class Connection:
         return await teardown.run(why, by, force=force, patience=timeout)
 
     async def wait_switched(self, number: int) -> int:
-        """Return when wagon `number` is no longer active: the number of the active wagon."""
+        """Wait until wagon `number` is no longer active; return the number of the active wagon."""
         self._here()
         manifest = await self._state.until(lambda m: m.active is not None and m.active.number != number)
         return manifest.active.number if manifest.active else 0
 
     async def wait_answered(self) -> int:
-        """Return when no request for a switch is open, whether done or given up: the number of the active wagon."""
+        """Wait until no request for a switch is open (done or given up); return the number of the active wagon."""
         self._here()
         manifest = await self._state.until(lambda m: m.request is None and m.active is not None)
         return manifest.active.number if manifest.active else 0
 
     async def wait_drained(self, number: int) -> None:
-        """Return when wagon `number` is drained and removed, and so are all wagons that were active before it (numbers
+        """Wait until wagon `number` is drained and removed, and so are all wagons that were active before it (numbers
         are not always in that order). Spares don't count."""
         self._here()
         await self._state.until(gone_by(self.manifest, number))
 
-    # --- seeing ---------------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------
 
     @property
     def manifest(self) -> Manifest:
@@ -641,7 +642,7 @@ class Connection:
 
     @property
     def attachments(self) -> tuple[Deployment, ...]:
-        """What this process's own workers do, wagon by wagon. Empty if it does not work."""
+        """What this process's own workers are doing, wagon by wagon. Empty if it does not work."""
         return self._membership.attachments if self._membership is not None and self._is_running else ()
 
     @property
@@ -690,7 +691,7 @@ class Connection:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.
 
         The extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts` and `deadat` of each say why, where and
-        when it died. The same id may occur twice after an observer died or stood still.
+        when it died. The same id may occur twice after an observer died or was suspended.
         """
         self._here()
         live = [self.manifest.dead_letters(w) for w in self.manifest.wagons]
@@ -703,7 +704,7 @@ class Connection:
 
 
 def _reason(why: str) -> str:
-    """As it is kept and shown. Raises UsageError."""
+    """The reason as it is stored and shown. Raises UsageError."""
     why = text("the reason", why)
     if not why.strip():
         raise UsageError("give the reason in a few words, or leave it out")
@@ -711,8 +712,8 @@ def _reason(why: str) -> str:
 
 
 def _asker(by: str | None) -> str:
-    """Who asks for a change, for the journal; a blank name is none. It proves nothing: whoever may write to the
-    registry may write any name. Raises UsageError."""
+    """Who requests a change, for the journal; a blank name counts as none. It proves nothing: anyone with write access
+    to the registry can write any name. Raises UsageError."""
     return redacted((by is not None and text("by", by, most=200)) or this_user())
 
 
@@ -724,7 +725,7 @@ def check_timeout(timeout: float) -> float:
 
 
 def _say_accepted(error: BaseException, accepted: int) -> None:
-    """Have the error say how many events were stored, whosever class it is."""
+    """Add to the error, of whatever class, how many events were stored."""
     with suppress(Exception):
         error.accepted = accepted  # type: ignore[attr-defined]
     with suppress(Exception):

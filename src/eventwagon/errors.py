@@ -21,7 +21,7 @@ class EventwagonError(Exception):
 
 
 class UsageError(EventwagonError, ValueError):
-    """The program used eventwagon wrongly: a bad name, URL, setting or handler. Nothing was done."""
+    """The program used eventwagon incorrectly: a bad name, URL, setting or handler. Nothing was done."""
 
 
 class DeclarationDiffers(UsageError):
@@ -29,8 +29,8 @@ class DeclarationDiffers(UsageError):
 
 
 class EndedEarly(EventwagonError):
-    """A connection, or `running`, ended before it was left: somebody has cancelled its tasks. Its body is cancelled,
-    and claimed events are given back. Enter another one."""
+    """A connection, or `running`, ended before its `async with` block did, because its tasks were cancelled. The block
+    is cancelled too, and claimed events are given back. Enter another one."""
 
 
 class UnknownTrain(UsageError):
@@ -73,7 +73,7 @@ class PublishTimeout(PublishError):
     """No wagon confirmed the events within the deadline. Publish again with the same ids."""
 
 
-# --- what a broker's driver says ----------------------------------------------------------
+# --- raised by drivers of brokers ---------------------------------------------------------
 
 
 class BrokerError(EventwagonError):
@@ -98,7 +98,7 @@ class ChannelFull(BrokerError):
 
 
 class ChannelGone(BrokerError):
-    """The channel does not exist, or no longer. Nothing was stored, and nothing was created."""
+    """The channel does not exist, or no longer exists. Nothing was stored or created."""
 
 
 class PublishUncertain(BrokerError):
@@ -114,11 +114,11 @@ class StorageBroken(BrokerError):
 
 
 class Displaced(StorageBroken):
-    """Something that another program, or a person, wrote is in the place of a channel or of a part of it. It is never
-    deleted."""
+    """The place of a channel, or of a part of it, is taken by something that another program or a person wrote. It is
+    never deleted."""
 
 
-# --- what a registry's driver says --------------------------------------------------------
+# --- raised by drivers of registries ------------------------------------------------------
 
 
 class RegistryError(EventwagonError):
@@ -141,7 +141,7 @@ class RemovalRefused(EventwagonError):
     """The train can't be removed: events or dead letters are left, or processes are alive. The message says which."""
 
 
-# --- what is no weather -------------------------------------------------------------------
+# --- bugs ---------------------------------------------------------------------------------
 
 
 class Defect(Exception):
@@ -152,12 +152,12 @@ class Defect(Exception):
         super().__init__(redacted(message))
 
 
-# --- what a handler may say ---------------------------------------------------------------
+# --- raised by handlers -------------------------------------------------------------------
 
 
 AFTER_MOST = 43_200.0
-"""The longest pause that a handler may ask for, in seconds: twelve hours, as long as every broker can keep an event
-back."""
+"""The longest pause that a handler may ask for, in seconds: twelve hours, the most that every broker can delay an
+event."""
 
 
 class Reject(Exception):
@@ -175,8 +175,8 @@ class Retry(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler: nothing failed, but it is too early; deliver the event again `after` seconds from now. No
-    attempt is counted, however often. Raises UsageError if `after` is not a number from 0 to 43,200."""
+    """Raised by a handler: nothing failed, but it is too early; deliver the event again `after` seconds from now. This
+    never counts as an attempt, however often. Raises UsageError if `after` is not a number from 0 to 43,200."""
 
     def __init__(self, after: float, because: str | BaseException = "") -> None:
         super().__init__(*([because] if because else []))
@@ -185,7 +185,7 @@ class Snooze(Exception):
 
 
 def _reason(because: object) -> str:
-    """A reason in words; an exception will do."""
+    """The reason as text; it may be given as an exception."""
     return said(because) if isinstance(because, BaseException) else str(because)
 
 

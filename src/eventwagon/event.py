@@ -1,4 +1,4 @@
-"""An event, the one door that all events pass, their ids, and the channel they travel in. Pure."""
+"""Events, the one check that all of them pass, their ids, and the channels they travel in. Pure."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One immutable fact, with the attributes of CloudEvents 1.0 (https://cloudevents.io).
 
     `time` is in seconds since the Unix epoch (UTC), `data` the encoded payload, `subject` the key, and `extensions` the
-    CloudEvents extension attributes (names of lower-case letters and digits). Making one checks nothing: `publish` and
-    `emit` do, see `checked`.
+    CloudEvents extension attributes (names of lower-case letters and digits). Creating an Event checks nothing;
+    `publish` and `emit` do, see `checked`.
     """
 
     id: str
@@ -48,19 +48,19 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 LONGEST_WORD = 2048
 """Bytes of UTF-8 in the longest id, type, source, subject or content type."""
 LONGEST_VALUE = 8192
-"""Bytes of UTF-8 in the longest value of an extension attribute: a W3C baggage header, say."""
+"""Bytes of UTF-8 in the longest value of an extension attribute: room for a W3C baggage header."""
 MOST_EXTENSIONS = 500
-"""Extension attributes of one event: a store may take as many fields of a message, and not many more."""
+"""The most extension attributes of one event: stores accept about this many fields per message."""
 _LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
-"""The times that RFC 3339 can say in UTC, years 1 to 9999, but for a day at either end: room for zones and rounding."""
+"""The times that RFC 3339 can express in UTC (years 1 to 9999), less a day at either end for zones and rounding."""
 DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
 """The extension attributes that a dead letter has in addition to those of the event."""
 
 _EXTENSION = re.compile("[a-z0-9]{1,64}")
 _CORE = frozenset(
     ("id", "source", "specversion", "type", "subject", "time", "datacontenttype", "dataschema", "data")
-)  # `data_base64` is no name of an extension anyway
+)  # `data_base64` is no valid extension name anyway
 _NO_TEXT = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
@@ -72,13 +72,14 @@ _PLAUSIBLE = 4_102_444_800.0  # the year 2100
 
 
 def checked(event: Event, most: int) -> Event:
-    """The one door for events: `event` as it may travel, by any broker, with at most `most` bytes (`max_event_bytes`).
+    """The one check for events: `event` in a form that any broker can carry, of at most `most` bytes
+    (`max_event_bytes`).
 
-    Usually the same object; a new one where something equal had to be put in a plainer form (an int as time, a
-    bytearray as data). Raises UsageError for what CloudEvents does not allow, EventTooLarge.
+    Usually returns the same object; a new, equal one if a value had to be converted (an int as time, a bytearray as
+    data). Raises EventTooLarge, and UsageError for anything that CloudEvents does not allow.
     """
     name, kind, source, subject, content_type = event.id, event.type, event.source, event.subject, event.content_type
-    if (  # nearly all of them, in the fewest steps: short words of ASCII without blanks
+    if (  # the fast path for nearly all events: short ASCII words without blanks
         type(event) is Event
         and type(name) is type(kind) is type(source) is type(content_type) is str
         and (subject is None or (type(subject) is str and subject))
@@ -113,7 +114,7 @@ def checked(event: Event, most: int) -> Event:
 
 
 def fitting(event: Event, most: int) -> Event:
-    """The event, all of whose attributes are known to be good. Raises EventTooLarge."""
+    """The event, whose attributes have all been checked already. Raises EventTooLarge."""
     if (event.extensions or len(event.data) + _LONGEST_WORDS > most) and event.size > most:
         raise _too_large(event, most)
     return event
@@ -141,8 +142,8 @@ def check_word(attribute: str, text: object) -> str:
 def _text(what: str, text: object, most: int) -> str:
     if not is_a(text, str):
         raise UsageError(f"an event's {what} must be a str, not a {class_name(text)}")
-    text = str.__str__(text)  # of an enum, or another class of strings, the plain text
-    if _bytes(text) > most:  # first: a stranger's may be so long that looking at each character takes seconds
+    text = str.__str__(text)  # the plain text of an enum or another subclass of str
+    if _bytes(text) > most:  # first: a foreign text may be so long that checking each character takes seconds
         raise UsageError(f"an event's {what} has {_bytes(text):,} bytes, more than {most:,}: {_show(text)}")
     if found := _NO_TEXT.search(text):
         raise UsageError(
@@ -203,9 +204,9 @@ def legible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _NO_TEXT.sub("\ufffd", text)
 
 
-@lru_cache(256)  # sources come again and again
+@lru_cache(256)  # the same sources recur
 def _tidy(text: str) -> str:
-    """The text in a form that `check_word` takes; empty where nothing is left of it."""
+    """The text in a form that `check_word` accepts; empty if nothing is left of it."""
     text = legible(text)
     if _bytes(text) > LONGEST_WORD:
         text = text[: LONGEST_WORD // 4]  # a character has up to four bytes
@@ -213,8 +214,9 @@ def _tidy(text: str) -> str:
 
 
 def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
-    """The source, the subject and the extensions that a child takes over: what belongs to a dead letter is left out.
-    What a foreign client wrote and no door would let in is made legible, or left out: its handler can't help it."""
+    """The source, subject and extensions that a child event inherits, without those of a dead letter. Values by a
+    foreign client that would not pass `checked` are made legible or left out: the handler can't do anything about them.
+    """
     source = _tidy(parent.source) or "unknown"
     subject = parent.subject
     if subject is not None:
@@ -243,14 +245,14 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
         return f"{base}.{self.name}" if self.name else base
 
 
-DEAD = "dead"  # the channel of dead letters: in each wagon, and the train's own where they are kept
+DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _WAGON_LIKE = re.compile(r".*_v\d+")
 
 
 def check_train_name(name: str) -> str:
-    """Return `name`, or raise UsageError. Names must be safe as topic, file and label on any system."""
+    """Return `name`, or raise UsageError. Names must be safe as a topic, file name and label on any system."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
             f"train name {name!r}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
@@ -279,7 +281,7 @@ def _uuid7(milliseconds: int, random: bytes) -> str:
 
 
 def new_ids(count: int, now: float, random: RandomBytes = os.urandom) -> list[str]:
-    """`count` new event ids: version 7 UUIDs of the time `now` (seconds since the epoch)."""
+    """`count` new event ids: version 7 UUIDs with the time `now` (seconds since the epoch)."""
     milliseconds = int(now * 1000)
     noise = random(10 * count)
     return [_uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
@@ -298,9 +300,9 @@ def born(event: Event) -> float:
 
 
 def child_id(parent: Event, channel: str, index: int) -> str:
-    """The id of the `index`-th event that handling `parent` emitted to `channel`: the same at each attempt.
+    """The id of the `index`-th event emitted to `channel` while `parent` was handled: the same at each attempt.
 
-    It keeps the time at which the chain began, so that ids of one chain sort together, and `born` knows it.
+    It keeps the time at which the chain began, so that ids of one chain sort together and `born` can read it.
     """
     digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
     began = born(parent)

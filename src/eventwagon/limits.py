@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Pressure(msgspec.Struct, frozen=True, gc=False):
-    """How full a wagon is: 0 empty … 1 full and beyond, and the sentence that says why."""
+    """How full a wagon is: 0 is empty, 1 or more is full. `why` gives the reason in a sentence."""
 
     value: float
     why: str
@@ -26,19 +26,19 @@ class Pressure(msgspec.Struct, frozen=True, gc=False):
 
 @runtime_checkable
 class Limit(Protocol):
-    """What a limit is: anything with `measure`. A user's own class will do; give it a stable `repr`, since
-    programs that declare one train are compared by it.
+    """A limit: any object with `measure`, including instances of a user's own class. Give such a class a stable `repr`,
+    by which programs that declare the same train are compared.
 
-    It may state two things more, as attributes or properties; None, or no such attribute: it doesn't.
+    A limit may state two more things as attributes or properties; None, or no such attribute, means that it does not.
 
-    `bound`: a number of events published to the wagon at which it is full, whatever else is so. From there on `measure`
-    must give 1 or more. A broker that can holds the wagon to exactly so many (see `capacity`).
-    `slo`: how many seconds a new event may wait, as `Wait` promises it. Shared workers choose by it (see `slo`).
+    `bound`: the number of events published to the wagon at which it is full, whatever its other figures. From then on
+    `measure` must return 1 or more. If the broker can, it holds the wagon to exactly that number (see `capacity`).
+    `slo`: how many seconds a new event may wait, like the promise of `Wait`. Shared workers schedule by it (see `slo`).
     """
 
     def measure(self, reading: Reading) -> Pressure:
-        """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. Unknown figures: value 0, and say
-        so."""
+        """How full the wagon of this reading is. Pure: no clock, no I/O, no memory. If a figure is unknown, return the
+        value 0 and say so in `why`."""
         ...
 
 
@@ -83,13 +83,13 @@ def _count(n: float) -> str:
 
 
 def _written(n: float) -> str:
-    """The number, as short as it can be read back: programs are compared by their declarations."""
+    """The shortest text that reads back as the same number: programs are compared by their declarations."""
     short = f"{n:g}"
     return short if float(short) == n else repr(n)
 
 
 class Volume(msgspec.Struct, _Combinable, frozen=True):
-    """Full when `events` events were published to the wagon. Exact where the broker can bound a channel."""
+    """Full when `events` events have been published to the wagon. Exact if the broker can bound a channel."""
 
     events: int
 
@@ -101,7 +101,7 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
 
     @property
     def bound(self) -> int:
-        """It is full at that many events, whatever the other figures are."""
+        """The wagon is full at this many events, whatever its other figures."""
         return self.events
 
     def measure(self, reading: Reading) -> Pressure:
@@ -113,7 +113,8 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Age(msgspec.Struct, _Combinable, frozen=True):
-    """Full when the wagon has been active for `seconds`. A wagon without events has nothing to cut off: 0."""
+    """Full when the wagon has been active for `seconds`. Always 0 for a wagon without events: there is nothing to cut
+    off."""
 
     seconds: float
 
@@ -130,7 +131,7 @@ class Age(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Lag(msgspec.Struct, _Combinable, frozen=True):
-    """Full when `events` events are published and not yet settled, waiting or in flight."""
+    """Full when `events` events are published and not yet settled, whether waiting or in flight."""
 
     events: int
 
@@ -149,10 +150,10 @@ class Lag(msgspec.Struct, _Combinable, frozen=True):
 
 
 class Throughput(msgspec.Struct, _Combinable, frozen=True):
-    """Full when events were published at `per_second` or more, sustained for `seconds` (at most 45).
+    """Full when the publish rate has been `per_second` events or more, sustained for `seconds` (at most 45).
 
-    With hysteresis: a dip is forgiven as long as the rate stays at or above `low` × `per_second`; below that the period
-    starts again. The rate is measured over windows of a quarter of `seconds`.
+    With hysteresis: a dip does not matter as long as the rate stays at or above `low` × `per_second`; below that, the
+    period starts again. The rate is measured over windows of a quarter of `seconds`.
     """
 
     per_second: float
@@ -202,20 +203,21 @@ class Throughput(msgspec.Struct, _Combinable, frozen=True):
 _LONGEST = 1e12
 """The longest wait that is reported, in seconds."""
 _ALMOST = 0.99
-"""The next wagon is wanted, and the switch is not."""
+"""A pressure at which the next wagon is wanted, but the switch is not."""
 
 
 class Wait(msgspec.Struct, _Combinable, frozen=True):
-    """Full when the next event would wait too long: outstanding (in flight included) ÷ the measured settle rate.
+    """Full when a new event would wait too long: outstanding events (including those in flight) ÷ the measured settle
+    rate.
 
-    `slo` is the wait that you promise for new events, in seconds. The mark at which the wagon is cut off is `cut` ×
-    slo, so that a whole wagon can still be on time. It grows to four times that as live wagons near the cap (× 4 **
-    (live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a cold
-    start, or never a backlog) the age of the next event replaces the prediction. `slo` also tells shared workers which
-    events can still be on time.
+    `slo` is the wait that you promise for new events, in seconds. The wagon is cut off at `cut` × `slo`, so that a
+    whole wagon can still be on time. This mark grows up to fourfold as the number of live wagons approaches the cap
+    (× 4 ** (live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a
+    cold start, or no backlog so far), the age of the next event replaces the prediction. `slo` also tells shared
+    workers which events can still be on time.
 
-    If the workers follow the traffic (`Elastic`) the workers that are on their way count too, so a wagon that can be
-    scaled in time is not cut; and it is cut only once the next one has the workers to take over.
+    If the workers follow the traffic (`Elastic`), workers that are starting count too, so that a wagon that can be
+    scaled in time is not cut off; and it is cut off only once the next one has enough workers to take over.
     """
 
     slo: float
@@ -231,7 +233,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
 
     def measure(self, reading: Reading) -> Pressure:
         aged = reading.oldest_age or 0.0
-        if reading.wait is not None:  # the mark does not grow: no wagon is cut unless another is ready
+        if reading.wait is not None:  # the mark does not grow: no wagon is cut off unless another is ready
             mark, what = self._mark(0.0)
             wait = min(reading.wait, _LONGEST)
             why = f"a new event would wait {wait:.2f} s with the workers that are there or coming; {what}"
@@ -245,7 +247,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         if not reading.settle_rate:
             why = f"no settle rate known yet; the next of {before} events has waited {aged:.2f} s; {what}"
             return Pressure(aged / mark, why)
-        wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate next to 0 is a wait without end
+        wait = min(reading.outstanding / reading.settle_rate, _LONGEST)  # a rate near 0 means an endless wait
         return Pressure(
             wait / mark,
             f"a new event would wait {wait:.2f} s ({before} events before it, "
@@ -253,7 +255,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
         )
 
     def _mark(self, crowding: float) -> tuple[float, str]:
-        """The wait at which the wagon is cut off, and how it came about, for a person."""
+        """The wait at which the wagon is cut off, and its calculation in words."""
         grown = 4.0**crowding
         mark = self.slo * self.cut * grown
         why = f" × {grown:.3g} at {crowding:.0%} of the cap" if crowding else ""
@@ -271,7 +273,7 @@ class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; A
 
     @property
     def bound(self) -> int | None:
-        """The smaller bound: the first that is reached."""
+        """The smaller bound: it is reached first."""
         return min((b for b in (capacity(self.a), capacity(self.b)) if b is not None), default=None)
 
     @property
@@ -310,13 +312,13 @@ class All(msgspec.Struct, _Combinable, frozen=True):
 
 
 def written(limit: Limit) -> str:
-    """The limit as written in the declaration: its `repr`, or the name of a class without a `repr` of its own."""
+    """The limit as written in the declaration: its `repr`, or the class name if the class defines no `repr`."""
     kind = type(limit)
     return repr(limit) if kind.__repr__ is not object.__repr__ else f"{kind.__module__}.{kind.__qualname__}()"
 
 
 def check_written(limit: Limit) -> None:
-    """Raise UsageError unless the limit is written in the same words each time: programs are compared by them."""
+    """Raise UsageError unless the limit's text is the same each time: programs are compared by it."""
     if isinstance(limit, Any_ | All):
         check_written(limit.a)
         check_written(limit.b)
@@ -333,15 +335,15 @@ def check_written(limit: Limit) -> None:
 
 
 class Fault(NamedTuple):
-    """What is wrong with what a limit measured, and which limit it was, in its own words."""
+    """A faulty measurement: the limit, as written, and what is wrong."""
 
     limit: str
     why: str
 
 
 def measured(limit: Limit, reading: Reading) -> tuple[Pressure, tuple[Fault, ...]]:
-    """The limit's pressure, and the faults of the measurement. A user's own limit may do anything: if it gives no
-    finite number, its pressure is 0, and what is joined to it counts on. Raises nothing but KeyboardInterrupt."""
+    """The limit's pressure, and the faults of the measurement. A user's own limit may do anything: if it returns no
+    finite number, its pressure is 0, and limits joined to it still count. Raises nothing but KeyboardInterrupt."""
     if isinstance(limit, Any_ | All):
         (a, ours), (b, theirs) = measured(limit.a, reading), measured(limit.b, reading)
         takes_a = a.value >= b.value if isinstance(limit, Any_) else a.value <= b.value
@@ -355,7 +357,7 @@ def _named(limit: Limit) -> str:
         return plain(written(limit), _WHY_MOST)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001 - it was well when it was declared
+    except BaseException:  # noqa: BLE001 - the repr worked when the limit was declared
         return type(limit).__name__
 
 
@@ -374,7 +376,7 @@ def _measured(limit: Limit, reading: Reading) -> tuple[Pressure, str]:
         return pressure, ""
     try:
         value = math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except Exception:  # noqa: BLE001 - somebody's object
+    except Exception:  # noqa: BLE001 - a user's object may raise anything
         return _FAILED, f"it measured {shown(value)}, which is no number"
     if not -_MOST < value < _MOST:
         return _FAILED, f"it measured {shown(pressure.value)}"
@@ -391,19 +393,20 @@ _WORDS_MOST = 1_000
 
 
 def capacity(limit: Limit) -> int | None:
-    """The bound that the limit states: where a channel can be bounded exactly it takes so many events. None where it
-    states none, or fails to. Raises nothing."""
+    """The bound that the limit states: a channel with an exact bound accepts this many events. None if it states none
+    or fails to. Raises nothing but KeyboardInterrupt."""
     return _stated(limit, "bound", lambda found: whole("bound", found))
 
 
 def slo(limit: Limit) -> float | None:
-    """The promise to new events that the limit states, in seconds: the strictest where it has several. None where it
-    states none, or fails to. Raises nothing."""
+    """The promise for new events that the limit states, in seconds; the strictest if there are several. None if it
+    states none or fails to. Raises nothing but KeyboardInterrupt."""
     return _stated(limit, "slo", lambda found: real("slo", found))
 
 
 def check_stated(limit: Limit) -> None:
-    """Raise UsageError unless what the limit and its parts state is None, or a number of events and one of seconds."""
+    """Raise UsageError unless `bound` and `slo` of the limit and its parts are valid: a number of events, a number of
+    seconds, or None."""
     if isinstance(limit, Any_ | All):
         check_stated(limit.a)
         check_stated(limit.b)
@@ -420,7 +423,8 @@ def check_stated(limit: Limit) -> None:
 
 
 def _stated(limit: Limit, name: str, read: Callable[[Any], T]) -> T | None:
-    """It was checked when the settings were made; what a user's property does later must not stop the train."""
+    """The attribute, or None if it fails. It was checked when the settings were made; a user's property that fails
+    later must not stop the train."""
     try:
         found = getattr(limit, name, None)
         return None if found is None else read(found)
@@ -438,9 +442,9 @@ _LIMITS = {limit.__name__: limit for limit in (Volume, Age, Lag, Throughput, Wai
 
 
 def parse_limit(text: str) -> Limit:
-    """The limit that `text` writes as Python would, say `"Wait(2.0) | Volume(10_000)"`. Raises UsageError.
+    """Parse a limit written as in Python, such as `"Wait(2.0) | Volume(10_000)"`. Raises UsageError.
 
-    Only limits, numbers, `|` and `&` are read; nothing is evaluated.
+    Only limits, numbers, `|` and `&` are accepted; nothing is evaluated.
     """
 
     def read(node: ast.expr) -> Limit:

@@ -1,5 +1,5 @@
-"""Loads what `module:attribute` or `path/to/file.py:attribute` names: a user's program, with errors in the user's own
-words."""
+"""Loads a user's program from `module:attribute` or `path/to/file.py:attribute`; errors use the names that the user
+gave."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "
 
 
 def load(target: str, is_train: Callable[[object], bool], *, what: str = "TARGET") -> object:
-    """The train that `target` names; a module is looked for in the current directory first. `what` is what errors call
-    the target. Importing runs the user's code. Raises UsageError, also for what that code raises."""
+    """Load the train that `target` names; modules are searched in the current directory first. `what` is the target's
+    name in errors. Importing runs the user's code. Raises UsageError, also for errors in that code."""
     where, colon, attribute = target.rpartition(":")
     if not colon or not where or not attribute:
         raise UsageError(f"{what} {target!r}: write module:attribute, say app:signups, or path/to/file.py:signups")
@@ -61,7 +61,7 @@ def _import(where: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Import a file by its path, as `python path` would: its own directory comes first."""
+    """Import a file by its path. As with `python path`, its own directory is searched first."""
     path = path.resolve()
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -74,7 +74,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own code it happened; empty when nowhere in it."""
+    """Where in the user's code the error happened; empty if it was not there."""
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)

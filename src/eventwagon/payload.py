@@ -1,11 +1,12 @@
-"""Payloads: what users publish and handle, to bytes and back. The type comes from the handler's annotation. Pure.
+"""Encodes the payloads that users publish and handle to bytes, and back. The type comes from the handler's annotation.
+Pure.
 
-JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists and plain values. What has to do with
-Pydantic goes through Pydantic's own TypeAdapter. `bytes`, `bytearray` and `memoryview` travel as they are.
+JSON by msgspec: Structs, dataclasses, attrs classes, TypedDicts, dicts, lists and plain values. Types that involve
+Pydantic go through Pydantic's own TypeAdapter. `bytes`, `bytearray` and `memoryview` travel unchanged.
 
-A payload comes back equal, or it is refused where it is published: where the type is known, each payload is decoded
-again and compared, which costs less than half a microsecond for a small one and can't be wrong about any type. Dicts
-and lists as JSON has them may stand for a class, where nothing of them gets lost.
+A payload comes back equal, or is refused when it is published: if the type is known, each payload is decoded again and
+compared, which costs less than half a microsecond for a small one and can't be wrong about any type. Dicts and lists as
+JSON has them may stand for a class if none of their content gets lost.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _UNTYPED = (Any, object, inspect.Parameter.empty)
 
 
 def _bare(annotation: Any) -> Any:
-    """The type itself: without metadata, aliases resolved."""
+    """The type itself, without metadata and with aliases resolved."""
     while True:
         if typing.get_origin(annotation) is typing.Annotated:
             annotation = annotation.__origin__
@@ -49,7 +50,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """A union's types, those of unions in it included; else the type alone."""
+    """A union's types, including those of nested unions; otherwise just the type."""
     bare = _bare(annotation)
     if typing.get_origin(bare) in (typing.Union, types.UnionType):
         return [member for argument in typing.get_args(bare) for member in _members(argument)]
@@ -73,12 +74,13 @@ def _parts(annotation: Any) -> Iterator[Any]:
         if isinstance(cls, type) and cls.__module__ != "builtins" and not _is_pydantic(cls):
             try:
                 todo += typing.get_type_hints(cls, include_extras=True).values()
-            except Exception:  # noqa: BLE001, S112 - whoever builds the codec says what is wrong with it
+            except Exception:  # noqa: BLE001, S112 - building the codec reports what is wrong with it
                 continue
 
 
 def _is_pydantic(part: Any) -> bool:
-    """Whether only Pydantic knows what this is: a model or dataclass or type of its own, or its word about another."""
+    """Whether only Pydantic understands this: one of its models, dataclasses or types, or its metadata on another
+    type."""
     if typing.get_origin(part) is typing.Annotated:
         return any(type(word).__module__.partition(".")[0] == "pydantic" for word in part.__metadata__)
     return isinstance(part, type) and (
@@ -87,12 +89,12 @@ def _is_pydantic(part: Any) -> bool:
 
 
 def _hides_fields(part: Any) -> bool:
-    """Whether msgspec would leave out fields: those of attrs classes whose names begin with an underscore."""
+    """Whether msgspec would leave out fields: those of an attrs class whose names begin with an underscore."""
     return isinstance(part, type) and any(a.name.startswith("_") for a in getattr(part, "__attrs_attrs__", ()))
 
 
 def _ignores_fields(part: Any) -> bool:
-    """Whether objects count as equal that differ in a field."""
+    """Whether objects that differ in a field may count as equal."""
     if not isinstance(part, type):
         return False
     if dataclasses.is_dataclass(part) and not all(f.compare for f in dataclasses.fields(part)):
@@ -109,25 +111,25 @@ def _is_record(cls: type) -> bool:
     )
 
 
-# --- forms: how one type is written as JSON, and read ----------------------------------------
+# --- forms: how one type is written to JSON and read back ------------------------------------
 
 
 class _Form(typing.NamedTuple):
     dumps: Callable[[Any], bytes]
     loads: Callable[[bytes], Any]
     equality: bool = True
-    """Whether objects that count as equal are so in all fields."""
+    """Whether objects that count as equal are equal in all fields."""
 
 
 def _form(annotation: Any) -> _Form:
-    """Raises UsageError for a type that nothing can write and read."""
+    """The form of a type. Raises UsageError if no library can write and read it."""
     parts = list(_parts(annotation))
     equality = not any(_ignores_fields(part) for part in parts)
     said = ""
     if any(_is_pydantic(part) for part in parts):
         try:
             return _by_pydantic(annotation)._replace(equality=equality)
-        except Exception as e:  # noqa: BLE001 - a type that Pydantic can't hold, in whatever way it says so
+        except Exception as e:  # noqa: BLE001 - Pydantic can't handle the type, whatever it raises
             said = _line(e)
     try:
         return _by_msgspec(annotation, hidden=any(_hides_fields(part) for part in parts))._replace(equality=equality)
@@ -139,7 +141,7 @@ def _form(annotation: Any) -> _Form:
 
 
 def _by_pydantic(annotation: Any) -> _Form:
-    from pydantic import TypeAdapter  # whose type it is has imported it
+    from pydantic import TypeAdapter  # already imported by the owner of the type
 
     adapter = TypeAdapter(annotation)
     if not getattr(adapter, "pydantic_complete", True):
@@ -156,8 +158,8 @@ def _by_msgspec(annotation: Any, *, hidden: bool) -> _Form:
 
 
 def _by_member(forms: list[_Form]) -> _Form:
-    """A union that no library supports: each member by its own form. A payload is decoded by the first member that has
-    all of it, or else by the first that accepts it."""
+    """The form of a union that no library supports: each member has its own form. A payload is decoded by the first
+    member that keeps all of it, or else by the first that accepts it."""
 
     def dumps(payload: Any) -> bytes:
         for form in forms:
@@ -165,7 +167,7 @@ def _by_member(forms: list[_Form]) -> _Form:
                 data = form.dumps(payload)
                 if _alike(payload, form.loads(data)):
                     return data
-            except Exception:  # noqa: BLE001, S112 - not of this member
+            except Exception:  # noqa: BLE001, S112 - it is not of this member's type
                 continue
         if is_a(payload, dict, list):  # JSON that may stand for one of them
             return _json.encode(payload)
@@ -180,7 +182,7 @@ def _by_member(forms: list[_Form]) -> _Form:
                 if msgspec.json.decode(form.dumps(value)) == wanted:
                     return value
                 found.append(value)
-            except Exception as e:  # noqa: BLE001 - not of this member
+            except Exception as e:  # noqa: BLE001 - it is not of this member's type
                 last = e
         if not found:
             raise ValueError(f"it is of none of the union's types: {_line(last) if last else ''}")
@@ -190,7 +192,7 @@ def _by_member(forms: list[_Form]) -> _Form:
 
 
 def _to_plain(value: Any) -> Any:
-    """What msgspec does not know: Pydantic's, also inside other values."""
+    """Encode what msgspec does not know: Pydantic's objects, also inside other values."""
     if _is_pydantic(type(value)) and (own := _own(type(value))) is not None:
         return msgspec.Raw(own.encode(value)[0])
     raise TypeError(f"{type(value).__name__} is no type that JSON can hold")
@@ -211,7 +213,7 @@ def _dump_open(payload: Any) -> bytes:
 
 
 def _open(value: Any) -> Any:
-    """The value with its attrs classes as dicts that have all fields, as msgspec reads them."""
+    """The value with objects of attrs classes turned into dicts of all fields, in the form that msgspec reads."""
     if issubclass(type(value), Mapping):
         return {key: _open(item) for key, item in value.items()}
     if is_a(value, list, tuple, set, frozenset):
@@ -230,7 +232,7 @@ def _open(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """By name, of a Struct, a dataclass or an attrs class; None of all else."""
+    """The fields of a Struct, dataclass or attrs object, by name; None for anything else."""
     cls = type(value)
     if _is_pydantic(cls):
         return None
@@ -249,8 +251,8 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 
 def _alike(sent: Any, got: Any) -> bool:
-    """Whether it came back as it went, field by field: for classes that are equal only to themselves, and what holds
-    such."""
+    """Whether a value came back as it was sent, compared field by field: for objects that are equal only to themselves,
+    and values that contain such objects."""
     if sent is got:
         return True
     if type(sent) is not type(got):
@@ -266,7 +268,7 @@ def _alike(sent: Any, got: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value is what reading JSON gives."""
+    """Whether a value is one that reading JSON can return."""
     cls = type(value)
     if cls is dict:
         return all(type(key) is str and _is_json(item) for key, item in value.items())
@@ -276,7 +278,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _missing(read: Any, given: Any, at: str = "") -> str | None:
-    """The place at which a part of the given JSON is missing in the decoded value; None: nothing is missing."""
+    """Where a part of the given JSON is missing in the decoded value; None: nothing is missing."""
     if is_a(given, dict):
         if not is_a(read, dict):
             return at
@@ -296,7 +298,7 @@ def _missing(read: Any, given: Any, at: str = "") -> str | None:
 
 
 def _difference(sent: Any, got: Any, at: str = "") -> tuple[str, Any, Any]:
-    """The place of the first difference (an empty path: the whole), and the values on both sides."""
+    """The path of the first difference (empty: the whole value), and the values on both sides."""
     if type(sent) is type(got):
         for where, one, other in _both(sent, got, at):
             if not _alike(one, other):
@@ -341,11 +343,11 @@ def _step(at: str, key: Any) -> str:
 
 
 _ABSENT: Any = object()
-"""What stands where nothing does."""
+"""Stands for a missing value."""
 
 
 def _check_whole(value: Any) -> None:
-    """Raises for what JSON without a type can't show: NaN, infinity, and what the values' own classes would lose."""
+    """Raise if untyped JSON can't hold the value: NaN, infinity, and anything that the values' classes would lose."""
     cls = type(value)
     if cls in _SIMPLE:
         return
@@ -360,7 +362,7 @@ def _check_whole(value: Any) -> None:
     elif is_a(value, list, tuple, set, frozenset):
         for item in value:
             _check_whole(item)
-    elif not _is_pydantic(cls):  # whose own codec `_to_plain` has used
+    elif not _is_pydantic(cls):  # Pydantic's own codec was used by `_to_plain`
         if (own := _own(cls)) is not None:
             own.encode(value)
         elif fields := _fields(value):
@@ -375,18 +377,21 @@ _SIMPLE = frozenset((str, int, bool, type(None)))
 
 
 class Codec(typing.NamedTuple):
-    """How payloads of one annotated type travel, both ways."""
+    """How payloads of one annotated type are encoded and decoded."""
 
     encode: Callable[[object], tuple[bytes, str]]
-    """To bytes and content type. Raises UsageError for what does not fit the type, or would not come back equal."""
+    """To bytes and content type. Raises UsageError if the payload does not fit the type or would not come back equal.
+    """
     decode: Callable[[Event], Any]
-    """From an event. Raises the errors of the type's own checks for data that don't fit."""
+    """From an event. Raises the errors of the type's own checks if the data don't fit."""
 
 
 def codec(annotation: Any) -> Codec:
-    """The codec for this annotation. Raises UsageError for a type that can't be encoded and decoded. `bytes`,
-    `bytearray` and `memoryview` travel unchanged, under a content type of their own, also as members of a union. An
-    `Event` is passed whole. Without a type a payload is plain JSON, and comes back as dicts, lists and plain values."""
+    """The codec for this annotation. Raises UsageError for a type that can't be encoded and decoded.
+
+    `bytes`, `bytearray` and `memoryview` travel unchanged under their own content type, also as members of a union. An
+    `Event` is passed on whole. Without a type, a payload is plain JSON and comes back as dicts, lists and plain values.
+    """
     bare = _bare(annotation)
     if bare is Event:
         return Codec(encode, lambda event: event)
@@ -408,14 +413,14 @@ def codec(annotation: Any) -> Codec:
             return encode(payload)
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
-    form = _form(typing.Union[tuple(rest)])  # noqa: UP007 - made of what is known only now
+    form = _form(typing.Union[tuple(rest)])  # noqa: UP007 - its members are known only at run time
     encode_typed, loads_typed = _verified(form, bare), form.loads
 
     def decode_either(event: Event) -> Any:
         if event.content_type != BINARY:
             try:
                 return loads_typed(event.data)
-            except Exception:  # noqa: BLE001, S110 - not of the other types, so it is bytes
+            except Exception:  # noqa: BLE001, S110 - it is of none of the other types, so it is bytes
                 pass
         return as_they_are(event.data)
 
@@ -429,13 +434,13 @@ class _NoPayload:
 
 
 _encoded: tuple[type, Callable[[Any], tuple[bytes, str]]] = (_NoPayload, lambda _: (b"", ""))
-"""The class with a form of its own that was encoded last, and how: what is published one after the other is mostly
-alike."""
+"""The class with its own form that was encoded last, and its encoder: consecutive payloads mostly have the same class.
+"""
 
 
 def encode(payload: object) -> tuple[bytes, str]:
-    """Bytes and content type of a payload, where nothing is known of who handles it. Raises UsageError for what can't
-    be encoded, and for what its own class would not read back equal."""
+    """Bytes and content type of a payload when nothing is known about its handler. Raises UsageError if it can't be
+    encoded, or if its own class would not read it back equal."""
     global _encoded
     kind = type(payload)
     if _encoded[0] is kind:
@@ -459,7 +464,7 @@ def encode(payload: object) -> tuple[bytes, str]:
 
 
 def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]]:
-    """The encoder of a form, which decodes its own output again."""
+    """An encoder of the form that checks its output by decoding it again."""
     write, read, equality = form
     wanted = getattr(annotation, "__qualname__", None) or str(annotation)
 
@@ -489,11 +494,11 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
 
 
 def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> bytes:
-    """JSON given for a class, with its missing fields filled in: defaults that a factory makes (an id, the time) must
-    be the same at every attempt."""
+    """JSON given in place of a class, with its missing fields filled in: defaults made by a factory (an id, the time)
+    must be the same at every attempt."""
     whole = _json.encode(_filled(shown, payload))
     if whole != data:
-        with suppress(Exception):  # a default that the type itself would not take
+        with suppress(Exception):  # a default that the type itself would not accept
             if _alike(got, form.loads(whole)):
                 return whole
     again = form.loads(data)
@@ -507,7 +512,7 @@ def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> by
 
 
 def _filled(read: Any, given: Any) -> Any:
-    """The given JSON, completed by the decoded fields that it lacks."""
+    """The given JSON, completed with the decoded fields that it lacks."""
     if isinstance(given, dict):
         return {key: _filled(read[key], item) for key, item in given.items()} | {
             key: item for key, item in read.items() if key not in given
@@ -525,7 +530,7 @@ class _Own(typing.NamedTuple):
 def _form_of(cls: type) -> _Own | None:
     """How objects of a class are encoded, from the class's own declarations; None for classes that declare too
     little."""
-    if not _is_record(cls) or getattr(cls, "__parameters__", None):  # of a generic class, who knows the parameters
+    if not _is_record(cls) or getattr(cls, "__parameters__", None):  # a generic class's parameters are unknown
         return None
     try:
         form = _form(cls)
@@ -538,24 +543,24 @@ _own: Callable[[Any], _Own | None] = functools.lru_cache(1024)(_form_of)
 
 
 def _line(error: BaseException) -> str:
-    """An error's text in one line, without the values that it is about."""
+    """An error's text in one line, without the values that it quotes."""
     try:
         tidy = without_values(error)
         return "; ".join((str(error) if tidy is None else tidy).split("\n"))
-    except Exception:  # noqa: BLE001 - an error whose text can't be had
+    except Exception:  # noqa: BLE001 - the error's text can't be read
         return type(error).__name__
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """The error as the cause of another; None for one that quotes values, which would be printed with it."""
+    """The error, to be the cause of another; None if it quotes values, which would be printed with it."""
     try:
         return None if without_values(error) is not None else error
-    except Exception:  # noqa: BLE001 - an error whose text can't be had
+    except Exception:  # noqa: BLE001 - the error's text can't be read
         return error
 
 
 _named: tuple[type, str] = (_NoPayload, "")
-"""The class that was asked for last, and its name: what is published one after the other is mostly alike."""
+"""The class that was looked up last, and its name: consecutive payloads mostly have the same class."""
 
 
 def type_name(payload: object) -> str:
@@ -582,10 +587,10 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = None) -> Shape:
-    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError for what can't be
-    called so, and for annotations that can't be resolved.
+    """Read a handler's signature: `(payload)` or `(payload, ctx)`, sync or async. Raises UsageError if it can't be
+    called that way, or if its annotations can't be resolved.
 
-    `local_names` helps to resolve annotations of classes defined inside a function.
+    `local_names` helps to resolve annotations that name classes defined inside a function.
     """
     where = f"handler {name_of(function)!r}"
     if not callable(function) or isinstance(function, type):
@@ -599,7 +604,7 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
         raise UsageError(f"{where} has no signature that can be read: {e}") from e
     if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (code, _called(function))):
         raise UsageError(f"{where} has a yield: emit with ctx.emit(channel, payload) instead")
-    # a decorator that passes all on says nothing of its own
+    # a decorator that passes on *args has no signature of its own
     passes_on = any(p.kind is p.VAR_POSITIONAL for p in outer.parameters.values())
     names = _positional(inner if passes_on else outer)
     required = [name for name, parameter in names.items() if parameter.default is parameter.empty]
@@ -624,8 +629,8 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
 
 
 def name_of(function: Any) -> str:
-    """What a handler is called in messages."""
-    if isinstance(function, functools.partial):  # whose own words show the bound arguments
+    """The handler's name in messages."""
+    if isinstance(function, functools.partial):  # its repr would show the bound arguments
         function = function.func
     name = getattr(function, "__qualname__", None)
     return name if isinstance(name, str) else type(function).__qualname__
@@ -641,19 +646,19 @@ def _positional(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
 
 
 def _called(function: Any) -> Any:
-    """The function whose code begins when this is called: behind partials and objects, not behind decorators."""
+    """The function whose code runs first when this is called: behind partials and objects, not behind decorators."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _code(function: Any) -> Any:
-    """The function that the user wrote: behind decorators, too."""
+    """The function that the user wrote: behind decorators too."""
     while (deeper := inspect.unwrap(_called(function))) is not function:
         function = deeper
     return function
 
 
 def caller_names(depth: int) -> dict[str, Any]:
-    """The local names of the function `depth` calls up: where a decorator was used."""
+    """The local names of the function `depth` calls up, where a decorator is used."""
     return dict(sys._getframe(depth + 1).f_locals)

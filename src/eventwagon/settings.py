@@ -1,4 +1,4 @@
-"""Every setting of a train, with its unit, its default and the reason for it. Frozen, checked when made. Pure."""
+"""Every setting of a train, with its unit, its default and the reason for it. Frozen, checked on creation. Pure."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit = Volume(10_000)
     """When a wagon is full. The default is the pattern's own example."""
     workers: Workers = UNSAID
-    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all. Where machines
-    are asked for (Kubernetes, ECS, Lambda) and the limit has a `Wait`, the default is `Workers(each=Elastic(2,
-    64))`."""
+    """How many workers: `Workers(each=…)` for each wagon, or `Workers(total=…, floor=…)` shared by all. With an
+    orchestrator that asks for machines (Kubernetes, ECS, Lambda) and a limit with a `Wait`, the default is
+    `Workers(each=Elastic(2, 64))`."""
     spares: int | Auto = 0
     """READY wagons kept ahead. With one, a switch costs publishers no time. 0: the next wagon is opened at `prepare`.
-    "auto": one, or as many as the switches that are expected within the time that a wagon takes to get ready."""
+    "auto": one, or as many as the switches expected in the time that a wagon takes to become ready."""
     reuse: bool | None = None
     """A drained wagon's warm workers go on to the next wagon, so that switches in a long burst need no cold start; they
-    are kept as one spare more. Worth it where wagons have processes of their own; shared workers are never cold. None:
-    if the workers follow the traffic (`Elastic`)."""
+    are kept as one additional spare. Worth it if wagons have their own processes; shared workers are never cold. None:
+    only if the workers follow the traffic (`Elastic`)."""
     keep_warm: float = 60.0
     """How long a READY wagon beyond `spares` is kept although no switch needs it: bursts come in waves."""
     idle_after: float = 300.0
-    """With an orchestrator and `spares=0`: the active wagon's workers end when idle for this long; the next event
-    starts them again. The default is that of autoscalers. 0: never."""
+    """With an orchestrator and `spares=0`: the active wagon's workers are stopped after being idle for this long; the
+    next event starts them again. The default is that of autoscalers. 0: never."""
     prepare: float = 0.5
     """The pressure at which the next wagon is opened. At half full, as much time is left as has passed."""
     wagons: int = 32
-    """How many wagons may live at once, spares included, so that their number is never unbounded. If the workers follow
-    the traffic, no more than can each have `Elastic.least` workers."""
+    """How many wagons may live at once, including spares, so that their number is always bounded. If the workers follow
+    the traffic, only as many as can have `Elastic.least` workers each."""
     at_cap: AtCap = "fill"
     """At the cap: `fill` (the active wagon is filled past its limit) or `refuse` (publish raises TrainFull)."""
     cooldown: float = 0.2
-    """The least time that a wagon is active, so that a limit which is full at once can't open wagon after wagon. Exact
-    bounds and switches by hand ignore it."""
+    """The shortest time that a wagon is active, so that a limit that is full immediately can't open wagon after wagon.
+    Exact bounds and requested switches ignore it."""
     hold: float = 2.0
-    """How long publishers wait at an exactly full wagon for the next one to become ready; then it is filled further."""
+    """How long publishers wait at an exactly full wagon for the next to become ready; then the full one takes more."""
     observe_every: float = 0.1
     """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see the
     benchmarks)."""
@@ -57,36 +57,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     provision_attempts: int = 4
     """Attempts to provision a wagon before it is FAILED and removed; another one is opened after a longer pause."""
     attempts: int | None = None
-    """How often an event is handled before it goes to the dead letters. None: five times while its channel works, and
-    for at least ten minutes while no other event there succeeds, so that an outage kills no event. 1: no retry, ever.
+    """How many times an event is handled before it goes to the dead letters. None: five times while its channel works,
+    and for at least ten minutes while no other event there succeeds, so that an outage kills no event. 1: never retry.
     """
     backoff: float = 0.5
-    """The first pause before a retry; doubled each time. Each pause is randomly between half of that and the whole."""
+    """The first pause before a retry; doubled each time. The actual pause is a random value between half of that and
+    all of it."""
     backoff_most: float = 30.0
-    """The longest such pause: events are retried at most this long after their service is back."""
+    """The longest pause before a retry: events are retried at most this long after their service is back."""
     breaker: Breaker | None = Breaker()
     """When a channel counts as broken, so that only one probe at a time is handed out. None: never."""
     handler_timeout: float = 60.0
     """How long a handler may take for one event before it is cancelled and the event retried."""
     visibility: float = 30.0
     """How long a claim lasts unless the worker extends it; a live worker does. A killed worker's events come back after
-    this long, or at once where its end is proven."""
+    this long, or at once if its end is proven."""
     publish_timeout: float = 30.0
-    """The deadline of a publish unless the caller gives one."""
+    """The time limit of a publish unless the caller gives one."""
     publish_batch: int = 1000
     """The largest number of events in one call to the broker."""
     max_event_bytes: int = 262_144
     """The largest event, data and attributes together. Every supported broker accepts the default unless configured for
     less."""
     grace: float = 30.0
-    """How long a worker that is asked to end may take to finish its event."""
+    """How long a worker that is asked to stop may take to finish its event."""
     member_ttl: float = 5.0
     """A process that has not checked in for this long counts as gone."""
     lease: float = 5.0
-    """Where the broker can't refuse writes: how long a process may publish by a manifest before it must read it again,
-    and the longest time that one send may take. Shorter: sooner sealed; longer: fewer reads."""
+    """If the broker can't refuse writes: how long a process may publish by a manifest before it must read it again, and
+    the longest time that one send may take. Shorter: wagons are sealed sooner; longer: fewer reads."""
     keep_drained: float = 60.0
-    """Where the broker can't refuse writes: how long a drained wagon's channels stay, so that events that a suspended
+    """If the broker can't refuse writes: how long a drained wagon's channels stay, so that events that a suspended
     process still sends there are found and published again. Set it longer than any suspension that you expect."""
     keep: int = 10_000
     """How many journal entries are kept; the oldest are deleted."""
@@ -129,19 +130,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def promise(self) -> float | None:
-        """Seconds within which a new event is to be handled, if the workers follow the traffic; None: nothing is
-        said."""
+        """Seconds within which a new event should be handled: from `Elastic.promise`, else from the limit; None: no
+        promise."""
         elastic = self.workers.elastic
         return slo(self.limit) if elastic is None or elastic.promise is None else elastic.promise
 
     @property
     def follows_if_orchestrated(self) -> bool:
-        """The train promises something to new events and says nothing of workers: these follow the traffic where an
-        orchestrator asks for machines."""
+        """Whether the limit promises something to new events and no workers are set: then the workers follow the
+        traffic if an orchestrator asks for machines."""
         return isinstance(self.workers, Unsaid) and slo(self.limit) is not None
 
     def orchestrated(self) -> Settings:
-        """The settings where an orchestrator asks for machines. They are declared as these."""
+        """The settings to use with an orchestrator that asks for machines. They are declared in the same words as
+        these."""
         if not self.follows_if_orchestrated:
             return self
         fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
@@ -149,24 +151,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cuts_by_wait(self) -> bool:
-        """The limit cuts off a wagon where new events have to wait."""
+        """Whether the limit cuts off a wagon in which new events have to wait."""
         return slo(self.limit) is not None
 
     @property
     def retries(self) -> Retries:
-        """How a failed event is tried again."""
+        """How a failed event is retried."""
         return Retries(self.attempts, self.backoff, self.backoff_most)
 
     def declared(self) -> dict[str, str]:
-        """What all programs of a train must agree on, in words: what observers and workers decide by."""
+        """The settings on which all programs of a train must agree, as text: those by which observers and workers
+        decide."""
         words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
         words["reuse"] = repr(bool(self.reuse))
         return {"limit": written(self.limit), **words}
 
 
 class Orchestrated(Settings, frozen=True, kw_only=True):
-    """Settings of a train whose workers follow the traffic because it says nothing of them. Programs that run no
-    orchestrator declare it in the same words."""
+    """The settings of a train whose workers follow the traffic because it sets none. Programs without an orchestrator
+    declare the train in the same words."""
 
     stated: Settings
 
@@ -229,7 +232,7 @@ _SHARED = (
 
 
 def make_settings(**given: Any) -> Settings:
-    """Settings from keywords. Raises UsageError for an unknown one, naming those there are."""
+    """Settings from keywords. Raises UsageError for an unknown setting, and names the known ones."""
     unknown = given.keys() - set(Settings.__struct_fields__)
     if unknown:
         raise UsageError(

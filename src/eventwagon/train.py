@@ -33,13 +33,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Train:
-    """One logical flow: its name, its limit, its workers and its handlers. Declaring one does nothing yet.
+    """One logical flow: its name, limit, workers and handlers. Declaring a train does nothing yet.
 
     `limit` says when a wagon is full, `workers` how many workers there are and whether wagons share them, `spares` how
     many READY wagons are kept ahead. Every further setting is a field of `Settings`, with its unit, default and reason.
     `source` is the CloudEvents source of published events (default: `/eventwagon/` and the name). `revision` names the
-    code of this program, which then serves no wagon that was opened for other code (default: `EVENTWAGON_REVISION`, or
-    no name). Raises UsageError for a bad name or setting.
+    code of this program, which then serves no wagon that was opened for other code (default: the environment variable
+    `EVENTWAGON_REVISION`, or none). Raises UsageError for a bad name or setting.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Train:
         self.revision: str = check_revision(os.environ.get(REVISION, "") if revision is None else revision)
         self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
-        """By inner channel name; the ingress's under the empty name."""
+        """By inner channel name; the ingress has the empty name."""
 
     def on(self, channel: str) -> Callable[[_F], _F]:
         """Register the handler of a channel: the train's own name for the ingress, as in

@@ -1,4 +1,4 @@
-"""Numbers, texts and names that come in, made right or refused with UsageError. Pure."""
+"""Normalizes incoming numbers, texts and names, or refuses them with UsageError. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
-    """Whether the value is of one of these classes. Unlike isinstance it asks nothing of the value, which may lie, or
+    """Whether the value is of one of these classes. Unlike isinstance, it does not ask the value, which may lie or
     raise."""
     return issubclass(type(value), kinds)
 
@@ -39,7 +39,7 @@ def class_name(value: object) -> str:
 
 
 def must_be(contract: type, value: object, what: str) -> None:
-    """Raise UsageError where `value` lacks a member of that Protocol: `what` says whose value it is."""
+    """Raise UsageError if `value` lacks a member of the Protocol `contract`; `what` names the value in the error."""
     names = [n for n in vars(contract) if not n.startswith("_") or n in ("__aenter__", "__aexit__")]
     if lacking := [n for n in names if not _has(value, n)]:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -54,8 +54,7 @@ def _has(value: object, name: str) -> bool:
 
 
 def whole(what: str, value: Any, *, least: int = 1) -> int:
-    """`value` as an int from `least` to MOST: 10_000, and what equals it, say 1e4 or an int of numpy's. Raises
-    UsageError."""
+    """`value` as an int from `least` to MOST: 10_000 or an equal number (1e4, a numpy int). Raises UsageError."""
     number = None
     if not is_a(value, bool):
         try:
@@ -83,13 +82,13 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
 
 
 _NEVER = 1e9
-"""Seconds from which on a time means never."""
+"""A time of this many seconds or more means never."""
 
 
 def in_seconds(what: str, value: Any, *, zero: bool = False, brief: bool = False) -> float:
-    """`value` as `real` takes it, in seconds. What looks like milliseconds is warned of, where it is written: a round
-    number of 1,000 or more that is no number of half hours, and of what is `brief` by nature also one of 100 or more
-    that is no number of minutes. Raises UsageError."""
+    """`value` as `real` returns it, in seconds. Warns, at the caller's line, if it looks like milliseconds: a round
+    number of 1,000 or more that is no multiple of half an hour or, if the time is `brief` by nature, a round number of
+    100 or more that is no multiple of a minute. Raises UsageError."""
     number = real(what, value, zero=zero)
     if (1000 <= number < _NEVER and number % 100 == 0 and number % 1800) or (
         brief and 100 <= number < 1000 and number % 50 == 0 and number % 60
@@ -103,7 +102,7 @@ def in_seconds(what: str, value: Any, *, zero: bool = False, brief: bool = False
 
 
 def _outside() -> int:
-    """How many frames below the caller the first one lies that is not of this package's."""
+    """How many frames down from the caller the first one outside this package is."""
     level, frame = 1, sys._getframe(1)
     while (deeper := frame.f_back) is not None:
         frame = deeper
@@ -114,8 +113,8 @@ def _outside() -> int:
 
 
 def text(what: str, value: object, *, most: int = 500) -> str:
-    """A line of text for people, trimmed to `most` characters. Raises UsageError for values that are no text, text that
-    UTF-8 can't encode, and control characters other than line ends and tabs, which become blanks."""
+    """One line of text for people, cut to `most` characters; line ends and tabs become blanks. Raises UsageError if the
+    value is not text, if UTF-8 can't encode it, and for other control characters."""
     if not is_a(value, str):
         raise UsageError(f"{what} must be text, not {shown(value)}")
     line = " ".join(value[: 4 * most].split())[:most]
@@ -130,11 +129,11 @@ def text(what: str, value: object, *, most: int = 500) -> str:
 
 
 def split_url(url: str) -> SplitResult:
-    """A URL, taken apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
+    """The parts of a URL. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
     redaction.learn(url)
     if "?" in redaction.login(url):  # it would be taken for the query
         raise UsageError(f"{redaction.shown(url)}: write %3F for a ? in a user name or password")
-    if "#" in url:  # what follows would be cut off, in silence
+    if "#" in url:  # the rest would be cut off silently
         raise UsageError(f"{redaction.shown(url)}: write %23 for a # in a URL")
     try:
         return urlsplit(url)
@@ -143,7 +142,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def check_revision(revision: object) -> str:
-    """The revision of some code, or empty where it has none. It becomes part of paths, images and labels. Raises
+    """Return the revision of some code; empty: none. It becomes part of paths, image names and labels. Raises
     UsageError."""
     if is_a(revision, str) and (not revision or _REVISION.fullmatch(revision)):
         return revision
@@ -153,7 +152,7 @@ def check_revision(revision: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message: short, and printable everywhere. Never raises."""
+    """The value as text for a message: short, and printable everywhere. Never raises."""
     try:
         found = ascii(value)
     except Exception:  # noqa: BLE001 - what can't be shown is still refused

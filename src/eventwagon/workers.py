@@ -14,23 +14,23 @@ from .values import in_seconds, real, shown, whole
 class Elastic(msgspec.Struct, frozen=True):
     """Workers that follow the traffic: `Workers(each=Elastic(least=2, most=64))`.
 
-    Each wagon has as many workers as new events need to be handled within the promise: arrival rate × time of a worker
-    for each event × `headroom`, and what it takes to work off a backlog. Raises UsageError for a bad value.
+    Each wagon has as many workers as it takes to handle new events within the promise: arrival rate × worker time per
+    event × `headroom`, plus what it takes to work off a backlog. Raises UsageError for a bad value.
     """
 
     least: int = 2
-    """Workers of each live wagon, however little there is to do. Where workers come several at once (a Pod's) it
-    is rounded up to that."""
+    """The fewest workers of each live wagon, however little there is to do. If workers start several at once (those of
+    a Pod), it is rounded up to a multiple of that."""
     most: int = 64
-    """Workers of all wagons of the train together: at most `most` ÷ `least` wagons live. In one process they are tasks;
-    elsewhere processes, Pods, tasks of ECS or calls of a function."""
+    """The most workers of all the train's wagons together; so at most `most` ÷ `least` wagons live. In one process they
+    are tasks; elsewhere processes, Pods, ECS tasks or function invocations."""
     headroom: float = 1.2
-    """How many times the workers that the arrival rate takes: at least 1. A fifth more takes up the usual swings."""
+    """Multiple of the workers that the arrival rate needs, at least 1. A fifth more absorbs the usual swings."""
     promise: float | None = None
-    """Seconds within which a new event is to be handled. None: as the limit says, `Wait(slo)`."""
+    """Seconds within which a new event should be handled. None: as the limit says, `Wait(slo)`."""
     drain_within: float | None = None
-    """Seconds from the switch within which a wagon's backlog is to be worked off. None: its workers stay until it is
-    done; more are added only where they start within a tenth of the promise."""
+    """Seconds from the switch within which a wagon's backlog should be worked off. None: its workers stay until it is
+    done; more are added only if they start within a tenth of the promise."""
 
     def __post_init__(self) -> None:
         for name in ("least", "most"):
@@ -86,17 +86,17 @@ class Workers(msgspec.Struct, frozen=True):
 
     @property
     def elastic(self) -> Elastic | None:
-        """How the workers follow the traffic; None where its size is fixed."""
+        """How the workers follow the traffic; None if their number is fixed."""
         return self.each if isinstance(self.each, Elastic) else None
 
     @property
     def own(self) -> int | None:
-        """The workers that each wagon begins with; None where all wagons share them."""
+        """How many workers each wagon begins with; None if all wagons share their workers."""
         return self.each.least if isinstance(self.each, Elastic) else self.each
 
     @property
     def floors(self) -> int:
-        """How many of the shared workers the floors of all draining wagons may take together."""
+        """How many of the shared workers the floors of all draining wagons together may take."""
         total = self.total or 0
         return max(1, total // 8) if self.floor and total > 1 else 0
 
@@ -105,17 +105,17 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 class Unsaid(Workers, frozen=True):
-    """Those of a train that says nothing of its workers."""
+    """The workers of a train that sets none."""
 
 
 UNSAID = Unsaid(total=8, floor=1)
 ORCHESTRATED = Workers(each=Elastic())
-"""They follow the traffic where an orchestrator asks for machines and the limit promises something to new events."""
+"""The default with an orchestrator that asks for machines and a limit with a promise: workers follow the traffic."""
 
 
 def parse_workers(text: str) -> Workers:
-    """The workers that `text` writes: `"8"` (8 shared workers), `"total=8, floor=1"`, `"each=4"`,
-    `"each=Elastic(2, 64)"` or the Python call."""
+    """Parse workers: `"8"` (8 shared workers), `"total=8, floor=1"`, `"each=4"`, `"each=Elastic(2, 64)"`, or the
+    Python call. Raises UsageError."""
     source = text.strip()
     if source.isdigit():
         source = f"total={source}"

@@ -1,4 +1,4 @@
-"""A URL, taken apart: the argument of the function that opens a driver or an orchestrator; and its result."""
+"""A parsed URL, the argument of the functions that open drivers and orchestrators; and the drivers that they open."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _WHOLE = re.compile(r"-?[0-9]{1,16}")
 
 
 class Address(NamedTuple):
-    """A URL, taken apart. `options` are its query; of an option that is given twice the last counts. `url` is the whole
-    URL except for the option `registry`. The methods that read an option raise UsageError for a wrong value."""
+    """A parsed URL. `options` are its query; if an option is given twice, the last one counts. `url` is the whole URL
+    except for the option `registry`. The methods that read an option raise UsageError for a wrong value."""
 
     url: str
     scheme: str
@@ -34,7 +34,7 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, url: str, *, clock: Callable[[], float] = time.time, registry: Registry | None = None) -> Self:
-        """Take `url` apart. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
+        """Parse `url`. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
         parts = split_url(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         return cls(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock, registry)
@@ -45,8 +45,8 @@ class Address(NamedTuple):
         return redaction.shown(self.url).partition("?")[0].removesuffix(":")
 
     def places(self, port: int) -> list[tuple[str, int]]:
-        """Its hosts, separated by commas, each with its port, or `port` where it has none. A user and password before
-        an @ are passed over."""
+        """The URL's comma-separated hosts, each with its port, or `port` if it has none. A user name and password
+        before an @ are ignored. Raises UsageError."""
         found = list[tuple[str, int]]()
         hosts = self.host.rpartition("@")[2].split(",")
         for number, each in enumerate(hosts, 1):
@@ -59,7 +59,7 @@ class Address(NamedTuple):
                 given = port if one.port is None else one.port
             except ValueError:
                 given = 0
-            if not 0 < given < 65536:  # what stands there may be a password, and is not repeated
+            if not 0 < given < 65536:  # it may be part of a password: don't repeat it
                 raise self.wrong(f"the port of {which} is no number from 1 to 65535")
             host = unquote(one.hostname or "localhost")
             if one.path or (not each and len(hosts) > 1) or " " in host or not host.isprintable():
@@ -72,14 +72,14 @@ class Address(NamedTuple):
         return UsageError(f"{self.where}: {why}")
 
     def only(self, *known: str) -> dict[str, str]:
-        """The options, or UsageError naming those that the driver does not know."""
+        """The options. Raises UsageError naming those that the driver does not know."""
         if unknown := self.options.keys() - set(known):
             names = ", ".join(sorted(unknown))
             raise self.wrong(f"unknown option {names}; {self.scheme} knows {', '.join(known) or 'none'}")
         return self.options
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """An option that is true or false; yes, no, 1 and 0 are accepted, too."""
+        """An option that is true or false; yes, no, 1 and 0 are accepted too."""
         if (text := self.options.get(name)) is None:
             return default
         if (value := _FLAGS.get(text.lower())) is None:
@@ -114,7 +114,7 @@ class Address(NamedTuple):
         return text
 
     def http(self, name: str, default: str, *, example: str) -> str:
-        """An option that is the URL of an HTTP server. Its secrets are hidden from now on, too."""
+        """An option that is the URL of an HTTP server. From now on its secrets are hidden too."""
         text = self.options.get(name, default)
         redaction.learn(text)
         try:
@@ -138,7 +138,7 @@ class Drivers(NamedTuple):
 
 def _between(least: float, most: float) -> str:
     if least in (-math.inf, -MOST):
-        return ""  # the caller has bounds of its own
+        return ""  # the caller checks its own bounds
     return f" of {_shown(least)} or more" if most in (math.inf, MOST) else f" from {_shown(least)} to {_shown(most)}"
 
 

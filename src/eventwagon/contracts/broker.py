@@ -267,7 +267,7 @@ class Broker(Protocol):
         ...
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        """All existing channels of the train, in any order. Leftovers are found by this."""
+        """All existing channels of the train, in any order. Used to find leftovers."""
         ...
 
 
@@ -287,7 +287,8 @@ class Inspectable(Protocol):
 
 @runtime_checkable
 class Named(Protocol):
-    """A broker whose channels have names of the server's, under which other clients can use them. Not all have one."""
+    """A broker whose channels have names on the server, under which other clients can use them. Not every broker is
+    one."""
 
     def name_of(self, channel: Channel) -> str:
         """The channel's name on the server: a key, a topic. Pure; usable before the broker is entered."""

@@ -47,7 +47,7 @@ def as_read(document: T, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _tidied(value: Any) -> Any:
-    """The same with its texts repaired."""
+    """The value with its texts repaired."""
     match value:
         case str():
             found = value if value.isascii() else value.encode(errors="backslashreplace").decode()

@@ -1,5 +1,5 @@
 """What happened: a closed list of typed facts. Logs, journal, metrics and pictures listen to them; the actors that
-report facts know no listener."""
+report facts do not know who listens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="fact
 
 
 class Declared(_Fact, frozen=True):
-    """The train was declared, or declared again with other settings (`by`: by whom)."""
+    """The train was declared, or declared again with other settings. `by`: who declared it."""
 
     settings: dict[str, str]
     channels: tuple[str, ...]
@@ -51,7 +51,7 @@ class WagonReady(_Fact, frozen=True):
 
     number: int
     seconds: float
-    """Since it was opened."""
+    """Seconds since it was opened."""
 
 
 NOBODY_ATTACHED = "no workers are attached to it any more"
@@ -72,7 +72,7 @@ class Switched(_Fact, frozen=True):
     pressure: float
     because: str
     revision: str = ""
-    """The code of the new one."""
+    """The code of the new wagon."""
 
 
 WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"
@@ -86,9 +86,9 @@ class SwitchRefused(_Fact, frozen=True):
     figures: str
     because: str
     passing: bool = False
-    """It is an ordinary part of a switch, unless it lasts."""
+    """This is an ordinary part of a switch, unless it lasts."""
     lasted: float = 0.0
-    """Seconds for which this has lasted, if it is reported again for that."""
+    """Seconds for which this has lasted, if it is reported again because it lasts."""
 
 
 class OpenRefused(_Fact, frozen=True):
@@ -98,7 +98,7 @@ class OpenRefused(_Fact, frozen=True):
 
 
 class WagonScaled(_Fact, frozen=True):
-    """A wagon is to have more workers, or fewer, since the traffic has changed."""
+    """A wagon should have more or fewer workers, since the traffic has changed."""
 
     number: int
     was: int
@@ -107,11 +107,11 @@ class WagonScaled(_Fact, frozen=True):
 
 
 class PromiseAtRisk(_Fact, frozen=True):
-    """New events will wait longer than promised, and no scaling that is allowed can change that now."""
+    """New events will wait longer than promised, and no permitted scaling can change that now."""
 
     number: int
     because: str
-    """With what would be needed."""
+    """The reason, and what would be needed."""
 
 
 class BoundLifted(_Fact, frozen=True):
@@ -140,7 +140,7 @@ class WagonSealed(_Fact, frozen=True):
 
     number: int
     seconds: float
-    """Since it was cut off."""
+    """Seconds since it was cut off."""
 
 
 class WagonDrained(_Fact, frozen=True):
@@ -150,7 +150,7 @@ class WagonDrained(_Fact, frozen=True):
     published: int | None
     settled: int | None
     seconds: float
-    """Since it was cut off."""
+    """Seconds since it was cut off."""
 
 
 class WagonRemoved(_Fact, frozen=True):
@@ -158,12 +158,12 @@ class WagonRemoved(_Fact, frozen=True):
 
     wagon: Wagon
     dead: int | None
-    """The dead letters that were moved to the train's own; None: not known, since the wagon's channel for them was gone
-    and the train's own took them."""
+    """How many dead letters were moved to the train's own channel; None: unknown, since the wagon's channel for them
+    was gone and the train's own took them."""
 
 
 class DrainUnproven(_Fact, frozen=True):
-    """A sealed wagon can't be proven empty because a figure is unknown."""
+    """A sealed wagon can't be proven empty, because a figure is unknown."""
 
     number: int
     because: str
@@ -196,9 +196,9 @@ class EventsLost(_Fact, frozen=True):
 
     number: int
     count: int | None
-    """As many at the most; None: not known."""
+    """At most this many; None: unknown."""
     total: int
-    """The wagon's lost events in all, with those reported earlier."""
+    """All lost events of the wagon, including those reported earlier."""
     because: str = ""
 
 
@@ -206,10 +206,10 @@ class DeadLettersLost(_Fact, frozen=True):
     """Dead letters disappeared from the broker: nobody can look at them any more."""
 
     number: int
-    """The wagon's; 0: they were moved out of removed wagons."""
+    """The wagon that they belong to; 0: they were moved out of removed wagons."""
     count: int
     total: int
-    """Of the wagon, with those that were told before."""
+    """All of that wagon's, including those reported earlier."""
     because: str = ""
 
 
@@ -281,7 +281,7 @@ class BreakerOpened(_Fact, frozen=True):
 
     channel: str
     because: str
-    """With figures, and the last failure."""
+    """The reason, with figures and the last failure."""
 
 
 class BreakerClosed(_Fact, frozen=True):
@@ -289,7 +289,7 @@ class BreakerClosed(_Fact, frozen=True):
 
     channel: str
     seconds: float
-    """How long it was open."""
+    """Seconds for which it was open."""
     failed_probes: int
 
 
@@ -333,8 +333,8 @@ class WentBack(_Fact, frozen=True):
 
 
 class WatchDropped(_Fact, frozen=True):
-    """A switch was made whose new wagon should be watched, but there is no other code to go back to any more: the wagon
-    that ran it is drained."""
+    """A switch was made with a request to watch the new wagon, but there is no other code to go back to any more: the
+    wagon that ran it is drained."""
 
     number: int
     revision: str
@@ -347,7 +347,7 @@ class WatchEnded(_Fact, frozen=True):
 
 
 class FellAsleep(_Fact, frozen=True):
-    """The train was idle for `seconds`: the active wagon's workers were ended."""
+    """The train was idle for `seconds`: the active wagon's workers were stopped."""
 
     number: int
     seconds: float
@@ -361,7 +361,7 @@ class WokenUp(_Fact, frozen=True):
 
 
 class StopRequested(_Fact, frozen=True):
-    """Somebody asked all processes of the train to end. `by`: who asked."""
+    """Somebody asked all processes of the train to stop. `by`: who asked."""
 
     because: str
     by: str = ""
@@ -384,18 +384,18 @@ class DeliveryResumed(_Fact, frozen=True):
     because: str
     by: str = ""
     seconds: float = 0.0
-    """For how long it was paused."""
+    """Seconds for which it was paused."""
 
 
 class RemovalAsked(_Fact, frozen=True):
-    """Somebody requested the train's removal: its processes are asked to end, and publishing is refused."""
+    """Somebody requested the train's removal: its processes are asked to stop, and publishing is refused."""
 
     because: str
     by: str = ""
 
 
 class RemovalGivenUp(_Fact, frozen=True):
-    """The removal was given up: events arrived meanwhile, or processes did not end."""
+    """The removal was given up: events arrived meanwhile, or processes did not stop."""
 
     because: str
 
@@ -442,7 +442,7 @@ class UnknownFact(_Fact, frozen=True):
 
     kind: str
     raw: str
-    """The entry as it is kept."""
+    """The entry as it is stored."""
 
 
 class ClaimsReturned(_Fact, frozen=True):
@@ -450,7 +450,7 @@ class ClaimsReturned(_Fact, frozen=True):
 
     owner: str
     count: int
-    """Events."""
+    """How many events."""
     because: str
 
 
@@ -541,7 +541,7 @@ class SwitchSeen(_Fact, frozen=True):
 
 
 Fact = Decision | EventDied | EventRetried | EventSnoozed | SwitchSeen
-"""All there is to listen to."""
+"""Everything that a listener receives."""
 
 Listener = Callable[[Fact], None]
 """Called with each fact, on the event loop; must not block or raise."""
@@ -570,17 +570,17 @@ _RAW_MOST = 10_000
 
 
 def sound_entry(entry: Entry) -> Entry:
-    """The entry as every process will read it. Raises Defect where none could."""
+    """The entry as every process will read it. Raises Defect if none could."""
     return as_read(entry, _entry_decoder)
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """The entry as JSON, as registries keep it."""
+    """The entry as JSON, as registries store it."""
     return _encoder.encode(entry)
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry of `encode_entry`. What this version can't read comes as UnknownFact; never raises."""
+    """The entry that `encode_entry` wrote. One that this version can't read becomes an UnknownFact; never raises."""
     try:
         return _entry_decoder.decode(data)
     except (ValueError, RecursionError):
@@ -828,7 +828,7 @@ _ALARMING = (
 
 
 def log(fact: Fact) -> None:
-    """A listener: each fact as one line of the logger `eventwagon`, a warning where an operator should look."""
+    """A listener that writes each fact as one line to the logger `eventwagon`: a warning if an operator should look."""
     _logger.log(_level(fact), "%s: %s", fact.train, sentence(fact))
 
 
@@ -837,11 +837,11 @@ def _level(fact: Fact) -> int:
         case DefectFound() | EventDied():
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
-            return logging.INFO  # a switch that is on its way, a spare that is not needed
+            return logging.INFO  # a switch in progress, or a spare that is not needed
         case SwitchRefused(because=because) if because == WHILE_PAUSED:
             return logging.INFO
         case WorkersLost(because=because) if because == NOBODY_ATTACHED:
-            return logging.INFO  # a spare after a restart: its workers come again, or their absence is told
+            return logging.INFO  # a spare after a restart: its workers come back, or their absence is reported
         case EventRetried() | EventSnoozed():
             return logging.DEBUG
     return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO

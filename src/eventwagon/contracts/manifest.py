@@ -41,14 +41,14 @@ class TrainRemoval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wagon(msgspec.Struct, frozen=True, kw_only=True):
-    """One wagon in the manifest. Times are seconds since the Unix epoch, None while it has not happened."""
+    """One wagon in the manifest. Times are in seconds since the Unix epoch; None: it has not happened yet."""
 
     number: int
     state: State = State.PROVISIONING
     channels: tuple[str, ...] = ()
     """Its inner channels, parents before children, without the ingress and the dead letters."""
     capacity: int | None = None
-    """The bound on its ingress, where the broker holds it exactly; None: none, or lifted."""
+    """The bound on its ingress, if the broker enforces it exactly; None: none, or lifted."""
     opened_because: str = ""
     opened_at: float
     created_at: float | None = None
@@ -67,7 +67,7 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     grown_at: float | None = None
     """When it last got more workers."""
     asleep_at: float | None = None
-    """Its workers were ended because it was idle; a published event is stored and wakes it."""
+    """When its workers were stopped because it was idle; a published event is stored and wakes it."""
     trouble: str = ""
     """Why the last attempt failed."""
     ready_at: float | None = None
@@ -77,7 +77,7 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     always the order of the numbers."""
     closed_because: str = ""
     closed_at: float | None = None
-    """Cut off from ingestion: the switch."""
+    """When it was cut off from ingestion: the switch."""
     sealed_at: float | None = None
     found_sealed: bool = False
     """A publisher found the active wagon sealed: it accepts no more events, and only the next wagon helps."""
@@ -158,9 +158,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Why new events wait longer than promised, and what would be needed; empty when they don't. Older code drops
     it."""
     failed_opens: int = 0
-    """Wagons in a row that never got ready."""
+    """How many wagons in a row never became ready."""
     stops: int = 0
-    """Goes up by one when the train's processes are asked to end: each process that started earlier ends."""
+    """Goes up by one when the train's processes are asked to stop: each process that started earlier stops."""
     epoch: int = 0
     """How many times the registry was found to have stepped back to an older manifest (restored from a copy, a promoted
     replica). Older code drops this field and the following ones; then something is reported twice."""
@@ -171,7 +171,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0
-    """The version that it then had; 0: it held no manifest."""
+    """The version that the registry then had; 0: it held no manifest."""
     paused: Pause | None = None
     """The pause of all wagons, later ones included."""
     removal: TrainRemoval | None = None
@@ -191,7 +191,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
 
     def pause_of(self, wagon: Wagon) -> Pause | None:
-        """The pause because of which none of its events is handed out: the train's, or its own; None if there is
+        """The pause that keeps the wagon's events from being handed out: the train's, or its own; None if there is
         none."""
         return self.paused or wagon.paused
 
@@ -207,8 +207,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [w for w in self.wagons if w.state in states]
 
     def revision_before(self, revision: str) -> str | None:
-        """The code to go back to from `revision`: what the active wagon runs, or where that is the same, what a watched
-        wagon with that code goes back to. None: there is no other."""
+        """The code to go back to from `revision`: that of the active wagon or, if it runs `revision` itself, the code
+        that a watched wagon with `revision` goes back to. None: there is no other code."""
         active, watch = self.active, self.watch
         if active is None or active.revision != revision:
             return None if active is None else active.revision
@@ -229,8 +229,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None, unit: int | None = None) -> Manifest:
-    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by
-    one of its own."""
+    """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by a unit
+    of its own."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
@@ -261,7 +261,7 @@ def changed(manifest: Manifest, number: int, **changes: Any) -> Manifest:
 
 
 def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:
-    """The switch: wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING, in one edit."""
+    """The switch: in one edit, wagon `to` becomes ACTIVE and the active one, if there is one, DRAINING."""
     active, asked, watch = manifest.active, manifest.request, manifest.watch
     if active is not None:
         back = manifest.revision_before(asked.revision or "") if asked is not None else None
@@ -274,7 +274,7 @@ def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manife
 
 
 def check(manifest: Manifest) -> None:
-    """Raise Defect unless the steps can lead to this manifest (I2 among others)."""
+    """Raise Defect unless a sequence of edits can lead to this manifest (I2 among other rules)."""
     if manifest.format != FORMAT:
         raise Defect(f"train {manifest.train}: the manifest is in form {manifest.format}, not {FORMAT}")
     numbers = [w.number for w in manifest.wagons]
@@ -319,7 +319,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def sound(manifest: Manifest) -> Manifest:
-    """The manifest as every process will read it. Raises Defect if no process could, or if no sequence of steps leads
+    """The manifest as every process will read it. Raises Defect if no process could, or if no sequence of edits leads
     to it: it must not be stored."""
     read = as_read(manifest, _decoder)
     check(read)
@@ -327,8 +327,8 @@ def sound(manifest: Manifest) -> Manifest:
 
 
 def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") -> Manifest:
-    """The manifest of `encode`. Raises BrokenManifest, also for one in a newer form than this code knows; `kept` says
-    where it is stored, and how to look at it there."""
+    """The manifest that `encode` wrote. Raises BrokenManifest, also if its form is newer than this code knows; `kept`
+    says where it is stored, and how to look at it there."""
     name = f"the manifest of train {train}" if train else "the manifest"
     try:
         form = _format_decoder.decode(data).format
@@ -349,8 +349,8 @@ def decode(data: bytes | str, *, train: str = "", kept: str = "its registry") ->
 
 
 def _lifted(manifest: Manifest, form: int) -> Manifest:
-    """A manifest read in form `form`, in our form. In form 1 wagons became active in the order of their numbers; before
-    form 3 the channels of a drained wagon might already be in deletion."""
+    """A manifest read in form `form`, converted to our form. In form 1 wagons became active in the order of their
+    numbers; before form 3 the channels of a drained wagon might already be in deletion."""
     if form < 2:
         turns = {w.number: w.number if w.active_at is not None else 0 for w in manifest.wagons}
         wagons = tuple(msgspec.structs.replace(w, turn=turns[w.number]) for w in manifest.wagons)
@@ -365,9 +365,9 @@ def _lifted(manifest: Manifest, form: int) -> Manifest:
 
 
 def gone_by(manifest: Manifest, number: int) -> Callable[[Manifest], bool]:
-    """Says of a later manifest whether wagon `number` is gone, and all that took events before it. Numbers are not
-    always the order in which wagons took events, and which one it was is no longer known of a wagon that is gone
-    already."""
+    """A test for later manifests: whether wagon `number` is gone, and so are all that took events before it. Wagons do
+    not always take events in the order of their numbers, and the turn of a wagon that is already gone is no longer
+    known."""
     spares = {w.number for w in manifest.wagons if not w.turn}
     turn = 0
 

@@ -13,7 +13,7 @@ from ..values import check_revision
 from .process import Pod
 
 PLACE = "{revision}"
-"""The place in the name of a program, a command or an image into which the wagon's revision is filled."""
+"""The placeholder for the wagon's revision in the name of a program, a command or an image."""
 
 
 class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,16 +88,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     """Handlings there that failed."""
     work: Work | None = None
-    """How long handlings there took; None: not said."""
+    """How long handlings there took; None: not reported."""
     in_hand: int = 0
-    """Events that handlers there had in hand when that was said."""
+    """Events that handlers there were handling at the time of the report."""
     attached: int | None = None
-    """How many of the workers are attached, where others are still on their way; None: all."""
+    """How many of the workers are attached, if others are still starting; None: all."""
     channels: tuple[str, ...] | None = None
     """The inner channels to which they are attached; the wagon may have got more meanwhile. None: not known."""
     losses: int | None = None
     """The wagon's `losses` that a process knew when it checked in: its figures are about the wagon since the last loss.
-    Of several processes the newest. None: not known (older code, or an orchestrator without check-ins)."""
+    For several processes, the highest. None: unknown (older code, or an orchestrator without check-ins)."""
     missing: tuple[str, ...] = ()
     """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
@@ -107,11 +107,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def together(found: Sequence[Deployment]) -> Deployment:
-    """One wagon's workers in several processes (at least one), from their check-ins. Ready if one process is, and
-    attached to the channels that the ready ones are attached to together. An orchestrator whose workers check in
-    reports channels, handlings and breakers by it: an observer may have read the check-ins earlier."""
+    """Combines the check-ins of one or more processes about one wagon's workers. Ready if one process is, and attached
+    to all channels to which any ready one is. An orchestrator whose workers check in also uses this to report channels,
+    handlings and breakers: an observer may have read the check-ins earlier."""
     losses = max((d.losses for d in found if d.losses is not None), default=None)
-    ready = [d for d in found if d.ready and d.losses in (None, losses)]  # an older report says nothing of it now
+    ready = [d for d in found if d.ready and d.losses in (None, losses)]  # an older report says nothing about now
     asked = ready or found
     attached = [d.channels for d in asked if d.channels is not None]
     return Deployment(
@@ -140,8 +140,8 @@ def _summed(works: Sequence[Work]) -> Work | None:
 
 
 class Orchestrator(Protocol):
-    """Level-triggered: state what should run, look at what runs. A train's name and the spec's `unit` identify a unit
-    of workers. An asynchronous context manager, entered once by its owner.
+    """Level-triggered: state what should run, and look at what does. A train's name and the spec's `unit` identify a
+    unit of workers. An asynchronous context manager, entered once by its owner.
 
     Its methods may be called concurrently, from the event loop that entered it.
     """
@@ -151,14 +151,14 @@ class Orchestrator(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def ensure(self, spec: WagonSpec) -> None:
-        """Start the unit's workers, or bring them to `spec`: their number, the wagon that they serve. Idempotent;
+        """Start the unit's workers, or bring them to `spec`: their number, and the wagon that they serve. Idempotent;
         returns before they are ready. Rescaling never ends a handler in flight. With `workers=0` they end once handlers
-        in flight have finished. A unit only moves on: a spec with a lower wagon number than it was given before is out
-        of date and changes nothing."""
+        in flight have finished. A unit only moves on: a spec with a lower wagon number than an earlier one is out of
+        date and changes nothing."""
         ...
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
-        """The deployments that really run, by unit, leftovers included."""
+        """The deployments that are really running, by unit, including leftovers."""
         ...
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
@@ -169,12 +169,12 @@ class Orchestrator(Protocol):
 
 @runtime_checkable
 class InSteps(Protocol):
-    """An orchestrator that asks for machines as workers are wanted, so that several come and go at once: those of a
-    Pod, or of a task of ECS."""
+    """An orchestrator that asks for machines as workers are needed, so that several start and stop at once: those of a
+    Pod or of an ECS task."""
 
     @property
     def step(self) -> int:
-        """How many."""
+        """How many workers start and stop at once."""
         ...
 
 
@@ -183,6 +183,6 @@ class Witness(Protocol):
     """An orchestrator that sees the processes of its workers end. Not all do."""
 
     def why_ended(self, pod: Pod) -> str:
-        """The proof that the process in this Pod has ended, in words; empty if there is none: it may still run, on a
-        machine that cannot be reached. It calls no server, since observers call it in each look."""
+        """The proof that the process in this Pod has ended, in words. Empty if there is none: it may still run on a
+        machine that can't be reached. Calls no server, since observers call it at each look."""
         ...

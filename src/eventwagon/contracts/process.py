@@ -49,7 +49,7 @@ def this_user() -> str:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except ImportError:  # no POSIX
         name = os.environ.get("USERNAME", "somebody")
-    except KeyError:  # a number without a name, as in containers
+    except KeyError:  # a user id without a name, as in containers
         name = f"uid {os.geteuid()}"
     return f"{name}@{socket.gethostname()}"
 
@@ -68,18 +68,18 @@ def this_process() -> Process | None:
 
 
 def why_ended(process: Process | None, here: Process | None) -> str:
-    """The proof that it has ended, in words; empty if there is none. `here` is this process."""
+    """The proof that `process` has ended, in words; empty if there is none. `here` is this process."""
     if process is None or here is None or process.pid <= 0 or process == here:
         return ""
     if (process.host, process.boot, process.namespace) != (here.host, here.boot, here.namespace):
         return ""
     name = f"process {process.pid} on {process.host}"
     try:
-        os.kill(process.pid, 0)  # it lists processes that /proc may hide from this user
+        os.kill(process.pid, 0)  # it also finds processes that /proc may hide from this user
     except ProcessLookupError:
         return f"{name} has ended"
     except (OSError, OverflowError):
-        pass  # it exists and is somebody else's, or it is no process's number: the rest decides
+        pass  # it belongs to another user, or is no valid process id: decided below
     seen = _seen(process.pid)
     if seen is None:
         return ""
@@ -90,7 +90,7 @@ def why_ended(process: Process | None, here: Process | None) -> str:
 
 
 def _seen(pid: int) -> tuple[int, bool] | None:
-    """When it started, and whether it has ended (a zombie); None if that can't be read."""
+    """When the process started, and whether it has ended (a zombie); None if that can't be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return int(fields[19]), fields[0] in ("Z", "X") and int(fields[17]) <= 1

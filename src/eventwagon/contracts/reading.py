@@ -1,4 +1,4 @@
-"""The figures of a wagon that the observer read, on which limits and plan decide. Pure."""
+"""A wagon's figures as the observer read them: limits and `plan` decide on these. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """The figures of a wagon's ingress in one pass. `at` in seconds of the observer's steady clock, which nobody sets;
-    totals since the wagon was opened."""
+    """The figures of a wagon's ingress in one pass. `at` is in seconds of the observer's steady clock, which nobody can
+    set; the totals count from when the wagon was opened."""
 
     at: float
     published: int
@@ -35,39 +35,39 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int | None = None
     in_flight: int | None = None
     oldest_age: float | None = None
-    """How long the next event has waited; None if none waits."""
+    """How long the oldest waiting event has waited; None if none waits."""
     newest_age: float | None = None
-    """How long the last event has waited; None if none waits."""
+    """How long the newest waiting event has waited; None if none waits."""
     settle_rate: float | None = None
     """Events settled per second while there was a backlog; None until there was one (see `busy_rate`)."""
     outstanding_in_all: int | None = None
     """Published and not settled, over all channels of the wagon; None while any of them is unknown."""
     inner: Mapping[str, int | None] = {}
-    """The same of each inner channel, by name."""
+    """The same for each inner channel, by name."""
     lost: int = 0
     """Events that disappeared without being settled, over all channels, as reported or seen: see `Losses`."""
     lost_because: str = ""
     empty: bool = False
-    """All channels are proven empty: every settled total, read first, equals every published total, read after.
-    Vanished channels hold no events."""
+    """All channels are proven empty: the sum of the settled totals, read first, equals that of the published totals,
+    read after. Vanished channels hold no events."""
     missing: tuple[str, ...] = ()
-    """Its channels that the broker does not have, by name; they may come back, or be created again."""
+    """The wagon's channels that the broker does not have, by name; they may come back, or be created again."""
     irreplaceable: Mapping[str, str] = {}
     """Inner channels that are missing and can't be created again, and why, if that is known."""
     vanished: Mapping[str, int | None] = {}
-    """Those of them that stayed away, and how many events were lost with each; None: not known."""
+    """Missing channels that stayed away, and how many events were lost with each; None: unknown."""
     exhausted: tuple[str, ...] = ()
-    """Its channels that can take no more events, by name."""
+    """The wagon's channels that can take no more events, by name."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""
     emitted: int = 0
-    """Events that were published to its inner channels, as far as known."""
+    """Events published to the wagon's inner channels, as far as known."""
     wait: float | None = None
-    """Seconds until a worker will take an event that is published now, with the workers that are there and on their
-    way. Known if the workers follow the traffic, of the active wagon."""
+    """Seconds until a worker will take an event published now, counting workers that are attached or starting. Known
+    only for the active wagon, and if the workers follow the traffic."""
     relief: bool = True
-    """The next wagon has the workers to take over; known where `wait` is."""
+    """The next wagon has enough workers to take over; known if `wait` is."""
 
     @property
     def outstanding(self) -> int | None:
@@ -89,10 +89,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 8) -> float | None:
-    """Events settled per second over the stretches of the last `seconds` in which events were waiting all along.
+    """Events settled per second over the stretches of the last `seconds` in which events were waiting throughout.
 
     Only a stretch with a backlog shows what workers can do: without one they settle what arrives, not what they
-    could. None until `least` events were settled in such stretches (a cold start).
+    could. None until `least` events have been settled in such stretches (a cold start).
     """
     settled, busy = 0, 0.0
     for later, before in pairwise(reversed(samples)):
@@ -107,7 +107,7 @@ def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 
 class History:
     """The samples of the live wagons, bounded in time and number: an observer's memory. Pure, no clock.
 
-    Number 0 has those of all wagons together, in totals that go on growing when a wagon is removed.
+    Number 0 has the samples of all wagons together; their totals do not fall when a wagon is removed.
     """
 
     def __init__(self, *, seconds: float = 60.0, most: int = 600) -> None:
@@ -116,7 +116,7 @@ class History:
         self._of: dict[int, deque[Sample]] = {}
 
     def add_all(self, samples: Mapping[int, Sample], at: float) -> None:
-        """Remember the figures of one pass of all live wagons, by number."""
+        """Remember one pass: the figures of all live wagons, by number."""
         together = self._of[0][-1] if self._of.get(0) else Sample(at, 0, 0, 0)
         published, settled = together.published, together.settled
         for number, sample in samples.items():
@@ -129,7 +129,7 @@ class History:
     def _add(self, number: int, sample: Sample) -> None:
         samples = self._of.setdefault(number, deque())
         if samples and sample.at < samples[-1].at:
-            samples.clear()  # the clock went back: begin again
+            samples.clear()  # the clock went back: start again
         if samples and sample.published < samples[-1].published:
             samples.clear()  # the broker's totals went back
         if len(samples) > 1 and sample.at - samples[-2].at < self._apart:

@@ -28,9 +28,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Changes:
-    """The iterator that `watch` gives: each `anext` waits for another version than the last one given. An error does
-    not end it: call `anext` again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none was
-    given yet."""
+    """The iterator that `watch` returns: each `anext` waits for a version other than the last one returned. An error
+    does not end it: call `anext` again. `wait(seen)` returns the first snapshot whose version is not `seen`; -1: none
+    has been returned yet."""
 
     def __init__(self, wait: Callable[[int], Awaitable[Snapshot]]) -> None:
         self._wait = wait
@@ -92,8 +92,8 @@ def sound_member(member: Member) -> Member:
 
 
 def decode_members(found: Iterable[bytes | str]) -> list[Member]:
-    """The members of `encode_member`, ordered by name. A check-in that can't be read (another version's) is left out,
-    and reported once."""
+    """The members that `encode_member` wrote, ordered by name. A check-in that can't be read (another version's) is
+    left out, and reported once."""
     members = []
     for each in found:
         try:

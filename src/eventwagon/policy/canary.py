@@ -13,14 +13,14 @@ from ..contracts.orchestrator import Deployment
 from .edits import Edit
 
 LEAST = 20
-"""Handlings before a wagon's failures are judged: one failure out of one proves nothing."""
+"""The fewest handlings on which a wagon is judged: one failure out of one proves nothing."""
 
 
 def judge_canary(manifest: Manifest, deployments: Mapping[int, Deployment], now: float) -> Edit:
-    """Ask for the previous code if too many handlings fail in the watched wagon. The watch ends when the wagon is
-    drained.
+    """Request a switch back to the previous code if too many handlings fail in the watched wagon. The watch ends when
+    the wagon is drained.
 
-    `deployments` by unit. If somebody has asked for a switch to other code meanwhile, that request stays.
+    `deployments` is keyed by unit. If a switch to other code has been requested meanwhile, that request stays.
     """
     watch = manifest.watch
     if watch is None:

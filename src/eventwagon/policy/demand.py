@@ -1,5 +1,5 @@
-"""What the traffic asks of workers, estimated from an observer's looks: arrival rate and trend, the work of an event,
-the time that workers take to be there. Pure, no clock."""
+"""Estimates the demand for workers from an observer's looks: arrival rate and trend, work per event, and how long
+workers take to start. Pure, no clock."""
 
 from __future__ import annotations
 
@@ -15,67 +15,67 @@ from ..contracts.reading import Sample
 
 LONGEST = 8.0
 _WINDOWS = (LONGEST, 4.0, 2.0, 1.0, 0.5)
-"""Seconds over which arrivals are counted, the longest first."""
+"""Windows in which arrivals are counted, in seconds, longest first."""
 _SURE = 4.0
-"""Standard deviations from which on a count is no chance: one in thirty thousand."""
+"""A count this many standard deviations off is not chance: the odds are one in thirty thousand."""
 _ENDED = 10.0
-"""So many events would have come since the last one did, if the rate still held: one in twenty thousand."""
+"""Arrivals have ended if this many more would have come at the old rate: the odds are one in twenty thousand."""
 _RISING = 3.0
-"""The same, for the trend: it adds to a rate that is known already."""
+"""Like `_SURE`, for the trend: lower, because the trend only adds to a known rate."""
 _LOOKS = 3
-"""The fewest looks that a window needs."""
+"""The fewest looks in a window."""
 _HANDLINGS = 400
-"""How many of the last handlings the time of an event is averaged over."""
+"""The time per event is averaged over this many of the last handlings."""
 _FEW = 3
-"""The fewest."""
+"""The fewest handlings that give an average."""
 _HANDLINGS_FOR = 60.0
-"""Seconds for which they are remembered, where they are fewer."""
+"""Seconds for which handlings are remembered, if there are fewer than `_HANDLINGS`."""
 _STARTS = 5
 """How many of the last starts count."""
 _CALM, _CALM_STARTS, _CALM_MOST = 10.0, 1.5, 50.0
-"""The shortest calm in seconds, as a multiple of the time that workers take to come, and the longest."""
+"""The calm: at least this many seconds, this multiple of the workers' start-up time, and at most this many seconds."""
 
 
 class Coming(msgspec.Struct, frozen=True):
-    """A wagon is to have so many workers, in so many seconds, as far as can be told."""
+    """A wagon is expected to have this many workers in this many seconds."""
 
     workers: int
     seconds: float
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What the traffic asks of workers now. A figure that is not known is None, never a guess. Times in seconds."""
+    """The demand for workers now. An unknown figure is None, never a guess. Times in seconds."""
 
     rate: float | None = None
-    """Published events per second: over the longest window in which the rate has not changed."""
+    """Published events per second, over the longest window in which the rate has not changed."""
     trend: float = 0.0
-    """By how much the rate grows per second; 0 while that is not sure."""
+    """Growth of the rate per second; 0 while it is uncertain."""
     peak: float | None = None
-    """The highest rate of the last `calm` seconds; None until they are over."""
+    """The highest rate of the last `calm` seconds; None until the observer has looked for that long."""
     calm: float = 10.0
-    """For how long the rate must be low before workers go."""
+    """How long the rate must be low before workers are released."""
     service: float | None = None
-    """Seconds of a worker's time that one published event takes, in all channels together."""
+    """Seconds of worker time per published event, summed over all channels."""
     spread: float = 1.0
-    """The standard deviation of that as a share of it."""
+    """The standard deviation of `service`, as a share of it."""
     start: float | None = None
-    """Seconds from asking for workers until they are there."""
+    """Seconds from asking for workers until they are attached."""
     coming: Mapping[int, tuple[Coming, ...]] = {}
-    """Workers on their way, by the wagon's number, the first to come first."""
+    """Workers that are starting, by wagon number, earliest first."""
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """Events per second, and by how much that grows per second."""
+    """Events per second, and its growth per second."""
 
     now: float
     trend: float
 
 
 def arrival_rate(samples: Sequence[Sample]) -> Rate | None:
-    """The rate of arrivals, as fast as it can be told from chance: over the longest window in which it has not changed.
-    None until a window is known.
+    """The arrival rate, over the longest window in which it has not changed. A change counts as soon as it can be told
+    from chance. None until there are enough looks for a window.
 
-    A single look never makes a rate: events that were held back come all at once, and are a backlog.
+    A single look never makes a rate: events that were held back and then arrive all at once are a backlog.
     """
     if len(samples) < 2:
         return None
@@ -96,15 +96,15 @@ def arrival_rate(samples: Sequence[Sample]) -> Rate | None:
 
 
 def _ended(samples: Sequence[Sample], rate: float, window: float) -> bool:
-    """No event comes any more: those of the window came in a part of it, and none for so long since."""
+    """Whether arrivals have ended: the window's events came in its first part, and none for too long since."""
     last = samples[-1]
     quiet = last.at - next(s.at for s in samples if s.published >= last.published)
     return 0 < quiet < window and rate * window * quiet > _ENDED * (window - quiet)
 
 
 def _trend(samples: Sequence[Sample], window: float) -> float:
-    """How much faster events came in the last seconds than in those before, per second; 0 where that may be chance, or
-    the rate rises no more. `window`: over which the rate has not changed."""
+    """Growth of the rate per second, from the last seconds and those before them; 0 if that may be chance or the rate
+    has stopped rising. `window`: seconds in which the rate has not changed."""
     if window > 0.9 * LONGEST:
         return 0.0
     for length in (2.0, 4.0):
@@ -117,8 +117,8 @@ def _trend(samples: Sequence[Sample], window: float) -> float:
 
 
 def _rise(samples: Sequence[Sample], length: float) -> tuple[float, float] | None:
-    """By how much the rate of the last `length` seconds is above that of those before, per second, and in standard
-    deviations of one count."""
+    """How far the rate of the last `length` seconds is above that of the `length` seconds before: as growth per second,
+    and in standard deviations of one count."""
     last = samples[-1].at
     now, before = _counted(samples, last - length, last), _counted(samples, last - 2 * length, last - length)
     if now is None or before is None:
@@ -130,8 +130,8 @@ def _rise(samples: Sequence[Sample], length: float) -> tuple[float, float] | Non
 def _counted(
     samples: Sequence[Sample], since: float, until: float, *, looks: int = _LOOKS
 ) -> tuple[float, float] | None:
-    """How many events came between the looks nearest to the two times, and in how many seconds. What came between two
-    looks counts as no more than all the others together, where there are several."""
+    """Events between the looks nearest to the two times, and the seconds between those looks. With `looks` > 1, no
+    single interval counts for more than all the others together."""
     first, last = _before(samples, since), _before(samples, until)
     if last - first < looks or samples[first].at > since + 0.1 * (until - since):
         return None
@@ -146,7 +146,7 @@ def _counted(
 
 
 def _before(samples: Sequence[Sample], at: float) -> int:
-    """The index of the last sample at that time or before; the first where all are later."""
+    """The index of the last sample at or before that time; 0 if all are later."""
     low, high = 0, len(samples)
     while low < high:
         middle = (low + high) // 2
@@ -158,20 +158,20 @@ def _before(samples: Sequence[Sample], at: float) -> int:
 
 
 def _apart(count: float, expected: float) -> float:
-    """By how many standard deviations a count of independent events lies from what was expected (Anscombe)."""
+    """How many standard deviations a count of independent events is off the expected count (Anscombe)."""
     return 2 * (math.sqrt(count + 0.375) - math.sqrt(max(0.0, expected) + 0.375))
 
 
 class Works:
-    """How much of a worker's time events take: an observer's memory of what workers report. Bounded. Pure, no clock."""
+    """Worker time per event: an observer's memory of what workers report. Bounded. Pure, no clock."""
 
     def __init__(self) -> None:
         self._known: dict[str, Work] = {}
         self._past: deque[tuple[float, Work]] = deque([(-math.inf, Work())])
-        """Totals of all workers that ever reported, and when they were so: the oldest first."""
+        """Totals over all workers that ever reported, with the time of each: oldest first."""
 
     def add(self, reports: Mapping[str, Work], at: float) -> None:
-        """Take what each source of reports has counted so far; a count that fell began anew."""
+        """Take in what each source has counted so far. A count that fell was restarted from 0."""
         count, seconds, squares = self._past[-1][1].count, self._past[-1][1].seconds, self._past[-1][1].squares
         for source, work in reports.items():
             before = self._known.get(source, Work())
@@ -191,7 +191,7 @@ class Works:
 
     @property
     def mean(self) -> tuple[float, float] | None:
-        """Seconds of a handling, and their standard deviation; None until a few are known."""
+        """Mean seconds per handling, and the standard deviation; None until a few are known."""
         first, last = self._past[0][1], self._past[-1][1]
         count = last.count - first.count
         if count < _FEW:
@@ -201,20 +201,20 @@ class Works:
 
 
 class Starts:
-    """How long workers take to be there, and which are on their way: an observer's memory. Bounded. Pure, no clock."""
+    """How long workers take to start, and which are starting: an observer's memory. Bounded. Pure, no clock."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, int]] = {}
-        """By unit: what was asked for and there at the last look."""
+        """By unit: workers asked for and workers attached at the last look."""
         self._waiting: dict[int, list[_Waiting]] = {}
-        """By unit: what it is to have and has not got yet, the fewest workers first."""
+        """By unit: the worker counts that it has not reached yet, lowest first."""
         self._took: deque[float] = deque(maxlen=_STARTS)
         self._took_cold: deque[float] = deque(maxlen=_STARTS)
         self._at = 0.0
 
     def look(self, units: Iterable[tuple[int, int, int]], at: float) -> None:
-        """`units`: each unit, how many workers were asked for, and how many are there. Only what is asked for between
-        two looks is timed: workers also come and go with a process that is started or ended by hand."""
+        """Take in one look. `units`: each unit, the workers asked for, and the workers attached. Only workers that were
+        asked for between two looks are timed: others come and go with processes started or ended by hand."""
         waiting: dict[int, list[_Waiting]] = {}
         standing = dict[int, tuple[int, int]]()
         for unit, asked, present in units:
@@ -235,36 +235,36 @@ class Starts:
 
     @property
     def usual(self) -> float | None:
-        """Seconds until a unit that runs has more workers: the median of the last few. Until that was seen, those until
-        a unit that does not run has any. None before the first."""
+        """Seconds until a running unit has more workers: the median of the last few starts. Until one was seen, the
+        median for units that had no workers. None before the first start."""
         took = self._took or self._took_cold
         return sorted(took)[len(took) // 2] if took else None
 
     def coming(self, unit: int, start: float) -> tuple[Coming, ...]:
-        """The unit's workers that are on their way, the first to come first, if they take `start` seconds."""
+        """The unit's workers that are starting, earliest first, if a start takes `start` seconds."""
         waiting = self._waiting.get(unit, [])
         return tuple(Coming(each.workers, max(0.0, each.since + start - self._at)) for each in waiting)
 
 
 class _Waiting(NamedTuple):
-    """A unit is to have so many workers, and has not got them yet."""
+    """A unit was asked to have this many workers and does not have them yet."""
 
     workers: int
     since: float
     cold: bool
-    """It had none when they were asked for."""
+    """The unit had no workers when these were asked for."""
 
 
 class Peak:
-    """The highest rate of late: an observer's memory. Bounded. Pure, no clock."""
+    """The highest recent rate: an observer's memory. Bounded. Pure, no clock."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._highest: deque[tuple[float, float]] = deque()
-        """Rates that no later one has reached, and when they were."""
+        """Rates that no later rate has reached, each after its time."""
 
     def look(self, rate: float | None, calm: float, at: float) -> float | None:
-        """The highest of the last `calm` seconds, this one included; None until so long was looked."""
+        """The highest rate of the last `calm` seconds, including this one; None until that much time is covered."""
         if rate is None or (self._highest and at < self._highest[-1][0]):
             self._since = None
             self._highest.clear()
@@ -279,5 +279,5 @@ class Peak:
 
 
 def calm_for(start: float | None) -> float:
-    """For how many seconds the rate must be low before workers go: the longer they take to come, the longer."""
+    """Seconds for which the rate must be low before workers are released: longer if they take longer to start."""
     return min(_CALM_MOST, max(_CALM, _CALM_STARTS * (start or 0.0)))

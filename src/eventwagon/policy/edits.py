@@ -1,7 +1,7 @@
-"""Single changes to a manifest, each a function of what is known: founding a train, a full wagon, what came of a task.
-Pure.
+"""Single changes to a manifest, each a pure function of what is known: founding a train, a full wagon, the result of a
+task.
 
-`plan` puts them together for observers; publishers and the switcher use them one by one.
+`plan` combines them for observers; publishers and the switcher use them one by one.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ from .scheduling import WagonLoad
 PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
 OPEN_PAUSE_MOST = 300.0
-"""The longest pause after a wagon that never got ready, in seconds."""
+"""The longest pause after a wagon that never became ready, in seconds."""
 
 
 class Ensure(msgspec.Struct, frozen=True):
-    """Make the wagon's channels and ask for its workers; for a wagon that has them, check that they still exist."""
+    """Create the wagon's channels and ask for its workers; if it has them already, check that they still exist."""
 
     number: int
 
 
 class AddChannels(msgspec.Struct, frozen=True):
-    """Make channels that were declared after the wagon was opened; `anew`: those of it that have vanished."""
+    """Create channels that were declared after the wagon was opened; `anew`: its own channels that have vanished."""
 
     number: int
     channels: tuple[str, ...]
@@ -84,20 +84,20 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 class Lift(msgspec.Struct, frozen=True):
-    """Take the bound off the wagon's ingress."""
+    """Remove the bound from the wagon's ingress."""
 
     number: int
     because: str
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """Move its dead letters out, write its record, end its workers, delete its channels."""
+    """Move the wagon's dead letters out, write its record, stop its workers, delete its channels."""
 
     number: int
 
 
 class RemoveLeftover(msgspec.Struct, frozen=True):
-    """Remove what belongs to no wagon in the manifest: the unit of workers of that number, and these channels."""
+    """Remove what belongs to no wagon in the manifest: the unit of workers with that number, and these channels."""
 
     number: int
     channels: tuple[Channel, ...] = ()
@@ -120,7 +120,7 @@ Task = Ensure | AddChannels | Seal | Lift | Remove | RemoveLeftover
 
 
 def words(task: Task) -> str:
-    """The task for people: the same words each time that it is due."""
+    """The task in words for people: the same words each time it is due."""
     name = f"wagon {task.number}"
     match task:
         case Ensure():
@@ -138,8 +138,8 @@ def words(task: Task) -> str:
 
 
 class Edit(msgspec.Struct, frozen=True):
-    """One change: the next manifest (the same object when nothing changes), the facts that explain it, and what to do
-    once it is stored."""
+    """One change: the next manifest (the same object if nothing changes), the facts that explain it, and the tasks to
+    carry out once it is stored."""
 
     manifest: Manifest
     facts: tuple[Decision, ...] = ()
@@ -152,24 +152,24 @@ def attempt_pause(attempts: int) -> float:
 
 
 def open_pause(failed: int) -> float:
-    """Seconds before the next wagon is opened, after that many in a row that never got ready."""
+    """Seconds before the next wagon is opened, after that many in a row that never became ready."""
     return min(OPEN_PAUSE_MOST, 5.0 * 2.0 ** min(failed - 1, 60)) if failed else 0.0
 
 
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
-    """No further wagon can be opened: the cap of live wagons is reached, and none of them is on its way to be the
+    """Whether no further wagon can be opened: the cap of live wagons is reached, and none of them is about to be the
     next."""
     return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
 
 
 def asked_of(workers: Workers, wagon: Wagon) -> int | None:
-    """How many workers of its own the wagon should have; None where all wagons share them."""
+    """How many workers of its own the wagon should have; None if all wagons share their workers."""
     return workers.own if workers.elastic is None or wagon.workers is None else wagon.workers
 
 
 def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: int | None = None) -> WagonSpec:
-    """What a wagon should have, by the manifest. `workers`: how many of its own (0: none for now); None: shared workers
-    serve it. `enough`: see WagonSpec."""
+    """What a wagon should have according to the manifest. `workers`: how many of its own (0: none for now); None:
+    shared workers serve it. `enough`: see WagonSpec."""
     return WagonSpec(
         train=manifest.train,
         number=wagon.number,
@@ -190,7 +190,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
 def load_of(
     wagon: Wagon, reading: Reading | None, deployment: Deployment | None, now: float, *, paused: bool = False
 ) -> WagonLoad:
-    """The wagon as `allocate` sees it."""
+    """The wagon as input for `allocate`."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     age = reading.oldest_age if reading else None
     return WagonLoad(
@@ -207,8 +207,8 @@ def load_of(
 def open_next(
     settings: Settings, manifest: Manifest, now: float, because: str, *, bounds: bool, unit: int | None = None
 ) -> tuple[Manifest, WagonOpened]:
-    """The manifest with the next wagon, bounded exactly where limit and broker allow it; served by `unit`, or by
-    one of its own."""
+    """The manifest with the next wagon added, with an exact bound if the limit has one and the broker can (`bounds`).
+    It is served by `unit`, or by a unit of its own."""
     bound = capacity(settings.limit) if bounds else None
     number = manifest.next_number
     return opened(manifest, now=now, because=because, capacity=bound, unit=unit), WagonOpened(
@@ -217,8 +217,8 @@ def open_next(
 
 
 def switch_to(manifest: Manifest, wagon: Wagon, *, now: float, pressure: float, because: str) -> Edit:
-    """The switch to `wagon`, and what it makes of a requested watch: the code to go back to may have gone since the
-    request, with a watched wagon that is drained."""
+    """The switch to `wagon`. A requested watch may be dropped: the code to go back to may be gone since the request, if
+    it had a watched wagon that has drained."""
     active, asked = manifest.active, manifest.request
     after = switched(manifest, to=wagon.number, now=now, because=because)
     facts: list[Decision] = [
@@ -249,11 +249,11 @@ def bootstrap(
     bounds: bool,
     revision: str = "",
 ) -> Edit:
-    """The first wagon of a train that has none, or of one whose founder died half-way.
+    """Open the first wagon of a train that has none, or finish for a founder that died half-way.
 
-    `channels` is None where the founder only publishes: it declares nothing, its settings don't count, and the first
-    wagon has no bound. `revision` is the code of a founder that declares. The first wagon takes events as soon as its
-    channels do: there is nothing to redirect from, and events are stored until workers come.
+    `channels` is None if the founder only publishes: it declares nothing, its settings don't count, and the first wagon
+    has no bound. `revision` is the code of a founder that declares. The first wagon takes events as soon as its
+    channels do: there is nothing to redirect from, and events are stored until workers attach.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
@@ -268,7 +268,7 @@ def bootstrap(
     first = manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE)[0]
     if first.created_at is not None and manifest.active is None:
         why = "the first wagon takes events as soon as its channels do"
-        if first.state is State.PROVISIONING:  # READY: its workers were seen while it was waited for its channels
+        if first.state is State.PROVISIONING:  # READY: its workers were seen before its channels
             manifest = moved(manifest, first.number, Move.MADE_READY, ready_at=now)
         switch = switch_to(manifest, first, now=now, pressure=0.0, because=why)
         manifest = switch.manifest
@@ -278,11 +278,11 @@ def bootstrap(
 
 
 _ATTEMPTS_UNSET = "attempts", "5", "None"
-"""A program without a number of attempts, at a train that an older program founded: there the default was five."""
+"""No difference: a program that sets no attempts, at a train founded by an older program, whose default was five."""
 
 
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """Where a program differs from the train's declaration: by setting, the train's value and the program's."""
+    """The settings in which a program differs from the train's declaration: the train's value and the program's."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
     return {
@@ -293,7 +293,7 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
 
 
 def _alike(theirs: str, ours: str) -> bool:
-    """Whether both texts write the same value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, is
+    """Whether both texts mean the same value: `2` is `2.0`, and `Volume(10000.0)`, as older programs wrote it, is
     `Volume(10000)`."""
     if theirs == ours:
         return True
@@ -306,7 +306,7 @@ def _alike(theirs: str, ours: str) -> bool:
 
 
 def differences(differing: Mapping[str, tuple[str, str]]) -> str:
-    """The same in words."""
+    """The differences in words."""
     return "; ".join(
         f"{name}={theirs or 'none'} there, {ours or 'none'} here" for name, (theirs, ours) in differing.items()
     )
@@ -350,8 +350,7 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
 
 
 def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
-    """The registry holds the manifest `found`, which is older than `known`: go on with it as the manifest of a new
-    epoch."""
+    """The registry holds `found`, which is older than `known`: go on with it as the manifest of a new epoch."""
     manifest = kept(known.manifest, found.manifest).manifest
     epoch = max(known.manifest.epoch, manifest.epoch) + 1
     manifest = msgspec.structs.replace(
@@ -371,8 +370,8 @@ def stepped_back(known: Snapshot, found: Snapshot, now: float) -> Edit:
 
 
 def unmade_given_up(manifest: Manifest, now: float) -> Edit:
-    """Wagons without channels in the older manifest get none: theirs may have been created, used and deleted since, and
-    no name is used twice. A process that was stopped meanwhile may delete them at any time."""
+    """Give up wagons that have no channels yet in the older manifest: their channels may have been created, used and
+    deleted since, and no name is used twice. A process that was suspended meanwhile may delete them at any time."""
     because = "its channels may have been made, used and deleted before the registry stepped back"
     facts: list[Decision] = []
     for wagon in manifest.in_state(State.PROVISIONING):
@@ -384,7 +383,7 @@ def unmade_given_up(manifest: Manifest, now: float) -> Edit:
 
 
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """Pauses and a removal as `known` has them, but for pauses that were asked for since. Idempotent."""
+    """Keep the pauses and the train's removal that `known` has, except for pauses requested since. Idempotent."""
     since = as_of(known)
     own = {w.number: w.paused for w in known.wagons}
     wagons = tuple(
@@ -396,8 +395,8 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """Wagons that `known` has removed stay away, and a removal that it has begun goes on, whatever the registry holds:
-    channels of such a wagon are gone, and a process that was stopped meanwhile may delete the others at any time.
+    """Wagons already removed in `known` stay removed, and removals begun there go on, whatever the registry holds: some
+    channels of such a wagon are gone, and a process that was suspended meanwhile may delete the others at any time.
     Idempotent."""
     going = {w.number: w for w in known.in_state(State.REMOVING, State.FAILED)}
     wagons = tuple(
@@ -409,40 +408,41 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def as_of(manifest: Manifest) -> float:
-    """The latest time in the manifest: it was written then or later."""
+    """The latest time in the manifest: it was written at that time or later."""
     times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
     return max((t for t in times if t is not None), default=0.0)
 
 
 def _last(known: Pause | None, found: Pause | None, since: float) -> Pause | None:
-    """The pause that was found, where it was asked for after `known` was written; else the one that is known. One pause
-    too many does no harm: `status` shows it, and `resume` ends it."""
+    """The pause found in the registry if it was requested after `known` was written, else the known one. A pause too
+    many does no harm: `status` shows it, and `resume` ends it."""
     return found if found is not None and found.at > max(since, known.at if known is not None else 0.0) else known
 
 
 def went_back(known: Manifest, now: Manifest, version: int) -> RegistrySteppedBack:
-    """The fact of it, for each process that knew a newer manifest; `version` is that of `known`."""
+    """The fact that the registry stepped back, for each process that knew a newer manifest; `version` is that of
+    `known`."""
     there = {w.number for w in now.wagons}
     missing = tuple(w.number for w in known.wagons if w.number not in there)
     return RegistrySteppedBack(train=known.train, known=version, found=now.stepped_back_to, wagons=missing)
 
 
 def kept(known: Manifest, manifest: Manifest) -> Edit:
-    """What a process that knew `known` saves of it for the manifest of a new epoch: numbers, turns, pauses and removals
-    that had begun. Idempotent."""
+    """What a process saves of the manifest that it knew (`known`) for that of a new epoch: numbers, turns, pauses, and
+    removals already begun. Idempotent."""
     saved = removals_kept(known, by_hand_kept(known, numbers_kept(known, manifest)))
     return Edit(manifest if saved == manifest else saved)
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """Go on counting wagons and turns from where `known` was, so that none is used twice. Idempotent."""
+    """Continue the numbers of wagons and turns from those of `known`, so that none is used twice. Idempotent."""
     number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
     return msgspec.structs.replace(manifest, next_number=number, turns=turns)
 
 
 def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
-    """Report how many events were lost with wagons that the manifest forgot, by number: once, whichever process finds
-    it first."""
+    """Report how many events were lost with wagons that the manifest no longer knows, by number: once per wagon,
+    whichever process finds it first."""
     new = {number: count for number, count in lost.items() if number not in manifest.lost_wagons}
     if not new:
         return Edit(manifest)
@@ -455,8 +455,8 @@ def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
 
 
 def letters_lost(manifest: Manifest, lost: Mapping[int, int], why: Mapping[int, str]) -> Edit:
-    """Report how many dead letters went from the broker, by wagon (0: of removed ones): once, whichever observer sees
-    it first."""
+    """Report how many dead letters vanished from the broker, by wagon (0: those of removed wagons): each loss once, by
+    the first observer that sees it."""
     facts: list[Decision] = []
     for number, total in sorted(lost.items()):
         wagon = manifest.wagon(number)
@@ -477,9 +477,9 @@ def letters_lost(manifest: Manifest, lost: Mapping[int, int], why: Mapping[int, 
 
 
 def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
-    """Move the next wagon's number past every wagon whose channels were found: a manifest from an older copy does not
-    know the wagons opened since. Each wagon has a channel for its dead letters, created among the first and deleted
-    last; a channel of a number without one is taken for somebody else's, and left alone. Idempotent."""
+    """Move the next wagon's number past every wagon whose channels were found: a manifest restored from an older copy
+    does not know the wagons opened since. Each wagon has a dead-letter channel, created among the first and deleted
+    last; channels of a number without one are assumed to be foreign, and left alone. Idempotent."""
     following = manifest.next_number
     numbers = sorted({c.wagon for c in channels if c.name == DEAD and c.wagon >= following})
     if not numbers:
@@ -488,12 +488,12 @@ def numbered_past(manifest: Manifest, channels: Sequence[Channel]) -> Edit:
     return Edit(msgspec.structs.replace(manifest, next_number=skipped.next), (skipped,))
 
 
-# --- asked for by hand --------------------------------------------------------------------
+# --- requested by people ------------------------------------------------------------------
 
 
 def switch_asked(manifest: Manifest, request: Request) -> Edit:
-    """Keep the request until it is done or given up. A request for other code, or for another watch, replaces an
-    earlier one. Idempotent."""
+    """Store the request until the switch is made or given up. A request for other code, or with another watch, replaces
+    an earlier one. Idempotent."""
     standing = manifest.request
     if (
         standing is not None
@@ -509,8 +509,8 @@ def switch_asked(manifest: Manifest, request: Request) -> Edit:
 
 
 def switch_withdrawn(manifest: Manifest, because: str, by: str) -> Edit:
-    """Drop the request: the active wagon goes on, and new wagons run its code. Idempotent. The request stays where the
-    active wagon takes no events any more: the train can't do without that switch."""
+    """Drop the request: the active wagon goes on, and new wagons run its code. Idempotent. The request stays if the
+    active wagon takes no more events: the train needs that switch."""
     asked, active = manifest.request, manifest.active
     if asked is None or active is None or active.found_sealed:
         return Edit(manifest)
@@ -520,8 +520,8 @@ def switch_withdrawn(manifest: Manifest, because: str, by: str) -> Edit:
 
 
 def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
-    """The broker refuses writes to the active wagon, which was cut off in a time that the registry forgot: ask for the
-    next one. Idempotent."""
+    """The broker refuses writes to the active wagon, since it was cut off after the copy that the registry was restored
+    from: request the next wagon. Idempotent."""
     wagon = manifest.active
     if wagon is None or wagon.number != number:
         return Edit(manifest)
@@ -531,7 +531,7 @@ def active_sealed(manifest: Manifest, number: int, request: Request) -> Edit:
 
 
 def removal_asked(manifest: Manifest, removal: TrainRemoval) -> Edit:
-    """Begin to remove the train: its processes are asked to end. Idempotent: the first request counts."""
+    """Begin to remove the train: its processes are asked to stop. Idempotent: the first request counts."""
     if manifest.removal is not None:
         return Edit(manifest)
     fact = RemovalAsked(train=manifest.train, because=removal.why, by=removal.by)
@@ -539,7 +539,7 @@ def removal_asked(manifest: Manifest, removal: TrainRemoval) -> Edit:
 
 
 def removal_given_up(manifest: Manifest, now: float, because: str) -> Edit:
-    """The train goes on after all. It needs another wagon, since its active one may be sealed by now. Idempotent."""
+    """The train goes on after all. It needs a new wagon, since the active one may be sealed by now. Idempotent."""
     if manifest.removal is None:
         return Edit(manifest)
     fact = RemovalGivenUp(train=manifest.train, because=because)
@@ -547,11 +547,11 @@ def removal_given_up(manifest: Manifest, now: float, because: str) -> Edit:
     return Edit(msgspec.structs.replace(manifest, removal=None, request=asked), (fact,))
 
 
-# --- what came of the tasks ---------------------------------------------------------------
+# --- results of tasks ---------------------------------------------------------------------
 
 
 def created(manifest: Manifest, number: int, now: float) -> Manifest:
-    """The wagon's channels take writes. Idempotent."""
+    """The wagon's channels accept writes. Idempotent."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.created_at is not None:
         return manifest
@@ -559,7 +559,7 @@ def created(manifest: Manifest, number: int, now: float) -> Manifest:
 
 
 def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -> Edit:
-    """The wagon has these inner channels too. Idempotent; a wagon that is past draining is left alone."""
+    """The wagon now has these inner channels too. Idempotent; a wagon past draining is left alone."""
     wagon = manifest.wagon(number)
     new = tuple(c for c in channels if wagon is not None and c not in wagon.channels)
     if wagon is None or not new or wagon.state not in LIVE:
@@ -569,8 +569,8 @@ def channels_added(manifest: Manifest, number: int, channels: tuple[str, ...]) -
 
 
 def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: float, because: str) -> Edit:
-    """An attempt at provisioning failed: try again after twice the pause, or give up after the last attempt. A request
-    to switch to other code is given up with it, or no switch would ever be made again."""
+    """An attempt at provisioning failed: try again after twice the pause, or give up after the last attempt. With that,
+    a request for other code is given up too, or the train would never switch again."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.PROVISIONING:
         return Edit(manifest)
@@ -596,7 +596,7 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
 
 
 def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Edit:
-    """Put away a wagon that was never active. A READY one is drained first, since a publisher may know it already."""
+    """Discard a wagon that was never active. A READY one drains first, since a publisher may already know it."""
     if wagon.state is State.READY:
         put_away = Discarded(train=manifest.train, number=wagon.number, because=because)
         manifest = moved(manifest, wagon.number, Move.DISCARDED, closed_at=now, closed_because=because)
@@ -606,7 +606,7 @@ def not_wanted(manifest: Manifest, wagon: Wagon, now: float, because: str) -> Ed
 
 
 def sealed(manifest: Manifest, number: int, now: float) -> Edit:
-    """The wagon's ingress is sealed: the broker refuses every further publish to it. Idempotent."""
+    """The wagon's ingress is sealed: the broker refuses any further publish to it. Idempotent."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINING or wagon.sealed_at is not None:
         return Edit(manifest)
@@ -615,8 +615,8 @@ def sealed(manifest: Manifest, number: int, now: float) -> Edit:
 
 
 def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...] = ()) -> Edit:
-    """Events came into a drained wagon after it was proven empty: it drains again. Idempotent. If its workers serve
-    another wagon by now it gets new ones, under a number that no wagon will have. `lost`: channels that it had
+    """Events reached a drained wagon after it was proven empty: it drains again. Idempotent. If its workers now serve
+    another wagon, it gets new ones, in a unit with a number that no wagon will have. `lost`: channels that it had
     before."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state is not State.DRAINED:
@@ -631,15 +631,16 @@ def found_late(manifest: Manifest, number: int, count: int, lost: tuple[str, ...
 
 
 def removal_begun(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
-    """From here on the drained wagon can only be removed, by this process: an observer that was stopped meanwhile can't
-    find late events in it and drain it again. Nothing changes unless the wagon is as it was in the last pass."""
+    """From here on the drained wagon can only be removed, and only by this process: an observer that was suspended
+    meanwhile can't find late events in it and drain it again. Nothing changes unless the wagon is as it was in the last
+    pass."""
     if wagon.state is not State.DRAINED or manifest.wagon(wagon.number) != wagon:
         return Edit(manifest)
     return Edit(moved(manifest, wagon.number, Move.REMOVAL_BEGUN, remover=by))
 
 
 def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
-    """This process removes the wagon from now on. Nothing changes if yet another has taken it over since the last
+    """This process takes over the removal of the wagon. Nothing changes if another process has done so since the last
     look."""
     now = manifest.wagon(wagon.number)
     if now is None or now.state not in (State.REMOVING, State.FAILED) or now.remover != wagon.remover:
@@ -648,7 +649,7 @@ def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
 
 
 def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -> Edit:
-    """Its dead letters were moved out. Idempotent; nothing changes if another process removes the wagon by now."""
+    """The wagon's dead letters were moved out. Idempotent; nothing changes if another process is now removing it."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.remover != by or wagon.letters_kept == count:
         return Edit(manifest)
@@ -656,7 +657,7 @@ def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -
 
 
 def removed(manifest: Manifest, number: int, by: str) -> Edit:
-    """The wagon is gone, and its record written. Idempotent; nothing changes if another process removes it by now."""
+    """The wagon is gone, and its record written. Idempotent; nothing changes if another process is now removing it."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state not in (State.REMOVING, State.FAILED) or wagon.remover != by:
         return Edit(manifest)

@@ -1,4 +1,4 @@
-"""How many workers each wagon should have, if the workers follow the traffic. Pure: no clock, no I/O, no memory."""
+"""How many workers each wagon should have if workers follow the traffic. Pure: no clock, no I/O, no memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..workers import Elastic
 from .demand import LONGEST, Coming, Demand
 
 _START = 2.0
-"""Seconds that workers are taken to need to be there, until that was measured once."""
+"""Assumed start-up time of workers in seconds, until it has been measured once."""
 _ONE_IN = math.log(100)
-"""One event in a hundred may wait too long behind others that came by chance together."""
+"""One event in a hundred may wait too long behind others that happened to arrive together."""
 _CATCH_UP = 0.5
-"""A backlog is to be worked off within this share of the promise."""
+"""A backlog should be worked off within this share of the promise."""
 _PRESSED = 0.3
-"""New events that would wait longer than this share of the promise call for more workers than the rate does."""
+"""If new events would wait longer than this share of the promise, more workers are needed than the rate asks for."""
 _ENOUGH = 0.8
-"""The next wagon may take over with this share of the workers of the active one, or of those that the rate takes."""
+"""The next wagon may take over once it has this share of the active wagon's workers, or of those the rate needs."""
 _RISE_MOST = 2.0
-"""The trend is followed up to this many times the rate."""
+"""The trend is followed up to this multiple of the rate."""
 _SWING = 3.0
-"""Workers go only if a rate by so many standard deviations above the highest would not call them back."""
+"""Workers are released only if a rate this many standard deviations above the peak would not need them again."""
 _STEP = 8
-"""Workers go, and come for a backlog once more, when they are this part of the wagon's, or more: a few too many cost
-less than to ask for them again."""
+"""A wagon's workers are released, or increased again for a backlog, only by 1/8 or more: a few too many cost less than
+asking for them again."""
 _REASON = 1e9
-"""More workers than anybody has."""
+"""More workers than anyone has."""
 
 
 class ElasticWagon(NamedTuple):
@@ -41,48 +41,49 @@ class ElasticWagon(NamedTuple):
     outstanding: int | None
     """Events not settled, over all its channels; None: unknown."""
     asked: int
-    """Workers that were asked for."""
+    """Workers asked for."""
     present: int
-    """Workers that are there: attached, those included that finish their last event."""
+    """Workers attached, including those finishing their last event."""
     grown: float = math.inf
-    """Seconds since it was last to have more."""
+    """Seconds since more workers were last asked for."""
     closed: float = 0.0
-    """Seconds since it was cut off."""
+    """Seconds since the wagon was cut off."""
     paused: bool = False
 
 
 class _Want(NamedTuple):
-    """What one wagon should have, as if there were enough for all."""
+    """How many workers one wagon should have, as if there were enough for all."""
 
     workers: int
     needed: int
-    """Of these: for events that are there, or come now. The others stay until a calm is over."""
+    """Those of `workers` that waiting or arriving events need. The others stay until a calm is over."""
     why: str
 
 
 class Sizing(msgspec.Struct, frozen=True):
-    """How many workers each wagon should have, by its number, and why."""
+    """How many workers each wagon should have, by wagon number, and why."""
 
     workers: Mapping[int, int]
     why: Mapping[int, str]
     short: str = ""
-    """Why the promise can't be kept, and what would be needed; empty while it can."""
+    """Why the promise can't be kept, and what would be needed; empty while it can be kept."""
     pressed: bool = False
-    """New events have to wait, or will."""
+    """New events have to wait, or will have to."""
 
 
 class Outlook(NamedTuple):
-    """What an event that is published now can expect."""
+    """What an event published now can expect."""
 
     wait: float
-    """Seconds until a worker takes it, in the active wagon, with the workers that are there and on their way."""
+    """Seconds until a worker of the active wagon takes it, counting workers that are attached or starting."""
     relief: bool
-    """The next wagon has the workers to take over."""
+    """The next wagon has enough workers to take over."""
 
 
 def outlook(demand: Demand, wagons: Sequence[ElasticWagon], *, promise: float) -> Outlook | None:
-    """None while there is no active wagon, or what it holds or the time of an event is unknown; and while it sleeps or
-    begins: nothing waits there, or no workers are asked for, and another wagon would help nobody."""
+    """The outlook for new events. None without an active wagon, or if its outstanding events or the time per event are
+    unknown. None also while it has no workers and nothing waits or none are asked for (it sleeps or is just starting):
+    another wagon would not help."""
     demand, wagons = _sound(demand), _sane(wagons)
     active = next((c for c in wagons if c.state == "active"), None)
     if active is None or active.outstanding is None or demand.service is None:
@@ -98,8 +99,8 @@ def outlook(demand: Demand, wagons: Sequence[ElasticWagon], *, promise: float) -
 
 
 def _coming(wagon: ElasticWagon, demand: Demand) -> Sequence[Coming]:
-    """Its workers that are on their way, the first to come first; nobody knows of some when they were asked
-    for."""
+    """The wagon's workers that are starting, earliest first. If it is unknown when some were asked for, it is assumed
+    to be now."""
     known = [c for c in demand.coming.get(wagon.number, ()) if wagon.present < c.workers <= wagon.asked]
     if wagon.asked > max([wagon.present, *(c.workers for c in known)]):
         known.append(Coming(wagon.asked, _start(demand)))
@@ -107,7 +108,7 @@ def _coming(wagon: ElasticWagon, demand: Demand) -> Sequence[Coming]:
 
 
 def _wait(wagon: ElasticWagon, demand: Demand) -> float:
-    """Seconds until one of its workers is free for the next event."""
+    """Seconds until one of the wagon's workers is free for the next event."""
     service, at, workers = demand.service or 0.0, 0.0, wagon.present
     before = float(max(0, (wagon.outstanding or 0) - workers + (workers > 0)))
     for more in _coming(wagon, demand):
@@ -128,23 +129,25 @@ def size(
     reuse: bool = True,
     cuts: bool = True,
 ) -> Sizing:
-    """How many workers each wagon should have. `wagons`: the live ones and their workers. `step`: workers come and go
-    by so many (those of a Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`: the limit cuts off a
-    wagon where new events have to wait (`Wait`). One queue is an active wagon alone, with `cuts=False`.
+    """How many workers each wagon should have. `wagons`: the live ones with their workers. `step`: workers are started
+    and stopped in multiples of this (those of one Pod). `reuse`: a drained wagon's workers serve the next one. `cuts`:
+    the limit cuts off a wagon in which new events have to wait (`Wait`). A single queue is an active wagon on its own,
+    with `cuts=False`.
 
-    The active wagon has what its rate needs before a backlog shows it: rate (with its trend, for as long as workers
-    need to come) × time of an event × headroom, and what works off a backlog within half the promise. The next wagon is
-    kept at `least` while the active one has room, and gets what the rate needs once new events have to wait. Where
-    workers come too late for the active wagon's backlog all go to the next one. Draining wagons keep what they have
-    until they are nearly done. For what is left when further workers can be there they get as many as keep the promise
-    or `drain_within`; where it is too late for that, as many as handle it within half the promise. Workers go after a
-    calm (`Demand.calm`), or once a rise has brought fewer events than were expected; never more than are idle.
+    The active wagon gets what its rate needs before a backlog builds up: rate (projected by its trend to the time when
+    new workers have started) × time per event × headroom, plus what works off a backlog within half the promise. The
+    next wagon is kept at `least` while the active one has room, and gets what the rate needs once new events have to
+    wait. If new workers would come too late for the active wagon's backlog, they all go to the next one. Draining
+    wagons keep their workers until they are nearly done. They get more if the events left once those have started need
+    them to meet the promise or `drain_within`; if it is too late for that, enough to handle them within half the
+    promise. Workers are released after a calm (`Demand.calm`), or once a rise has brought fewer events than expected;
+    never more than are idle.
 
-    All together are never more than `most`. Each wagon has `least` first; where there are too many wagons for that, a
-    `step`. Then the active wagon has what new events need, the draining ones what they keep, the spares what new events
-    need, and all that stays for a calm comes last. None gets what another still has.
+    The total never exceeds `most`. Each wagon gets `least` first or, with too many wagons for that, one `step`. Then
+    the active wagon gets what new events need, the draining ones what they keep, and the spares what new events need.
+    Workers kept only until a calm is over come last. No wagon gets workers that another still has.
 
-    A figure that is missing or makes no sense changes nothing: a wagon keeps what it has. So does one that is paused.
+    If a figure is missing or makes no sense, nothing changes: the wagon keeps what it has. So does a paused wagon.
     """
     demand, wagons = _sound(demand), _sane(wagons)
     step = max(1, step)
@@ -162,7 +165,7 @@ def size(
 
 
 class _Need:
-    """What each wagon needs, as if there were enough for all."""
+    """What each wagon needs, as if there were enough workers for all."""
 
     def __init__(
         self,
@@ -180,7 +183,7 @@ class _Need:
         self.start = _start(demand)
         rate = demand.rate or 0.0
         self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
-        """The rate when workers that are asked for now are there."""
+        """The expected rate once workers asked for now have started."""
         self.the_active = next((c for c in wagons if c.state == "active"), None)
         spares = [c for c in wagons if c.state == "spare"]
         self.next = max(spares, key=lambda c: (c.present > 0, -c.number), default=None)
@@ -188,24 +191,24 @@ class _Need:
         self.warm = sum(
             c.asked for c in wagons if reuse and (c.state == "draining" or c in spares) and c is not self.next
         )
-        """Workers that come to new events by themselves."""
+        """Workers that will serve new events without being asked for."""
         ahead = outlook(demand, wagons, promise=promise)
         self.behind = 0.0
-        """Events that will wait in the active wagon then, with the workers that are there and on their way."""
+        """Events that will wait in the active wagon by then, given the workers that are attached or starting."""
         self.too_late = False
-        """They will hold up new events for longer than promised."""
+        """Those events will hold up new ones for longer than promised."""
         if self.the_active is not None and demand.service is not None:
             self.behind, workers = self._then(self.the_active, demand.service, self.rate)
             enough = max(self.for_rate(self.rate), workers, step)
             self.too_late = self.behind * demand.service > promise * enough
         self.moves_on = self.too_late and cuts and self.next is not None
-        """More workers are for the next wagon alone."""
+        """Further workers go to the next wagon only."""
         self.pressed = self.too_late or (ahead is not None and ahead.wait > _PRESSED * promise)
-        """New events have to wait, or will."""
+        """New events have to wait, or will have to."""
 
     def _then(self, wagon: ElasticWagon, service: float, rate: float) -> tuple[float, int]:
-        """What waits, and the workers that are there, when those could be that are asked for now. `rate`: of events
-        that it gets until then."""
+        """Waiting events, and attached workers, at the time when workers asked for now will have started. `rate`: the
+        events per second that the wagon gets until then."""
         waiting, at, workers = float((wagon.outstanding or 0) - wagon.present), 0.0, wagon.present
         for more in [*_coming(wagon, self.demand), Coming(0, self.start)]:
             seconds = max(0.0, min(more.seconds, self.start) - at)
@@ -214,7 +217,7 @@ class _Need:
         return waiting, workers
 
     def for_rate(self, rate: float) -> float:
-        """Workers for that many events a second, where they come by chance."""
+        """Workers for that many events per second, if they arrive at random."""
         service = self.demand.service or 0.0
         load = rate * service
         room = max(self.promise - service, service / 4, 1e-9)
@@ -243,7 +246,7 @@ class _Need:
         if wanted > wagon.asked:
             if self.moves_on:
                 return _Want(kept, kept, f"more would come too late for its backlog: {words}")
-            # a rate that swings by chance asks for none: half the headroom must be used up
+            # random swings of the rate ask for no workers: half the headroom must be used up
             needed = self.rate * demand.service * (1 + (self.elastic.headroom - 1) / 2) + behind
             got = wanted if needed > wagon.asked or wagon.asked < least else kept
             return _Want(got, got, words)
@@ -263,12 +266,12 @@ class _Need:
         return _Want(kept, at_work, words)
 
     def settled(self, wagon: ElasticWagon) -> bool:
-        """What was last asked for is there, and new events have met it."""
+        """The workers last asked for have started, and new events have reached them."""
         return wagon.grown >= max(self.start, self.promise)
 
     def catch_up(self, wagon: ElasticWagon) -> float:
-        """Workers beyond those for the rate, so that the backlog is worked off in time; 0 while it is small. As many
-        again at the most: what is late is late."""
+        """Workers on top of those for the rate, to work off the backlog in time; 0 while it is small. At most as many
+        again: late events are late already."""
         service = self.demand.service or 0.0
         work = min(self.behind, max(0, (wagon.outstanding or 0) - wagon.present)) * service
         if work <= _PRESSED * self.promise * max(1, wagon.present):
@@ -289,7 +292,7 @@ class _Need:
             takes = min(_up(later * service / seconds, self.step), left)
             first = self.pressed and self.elastic.drain_within is None  # new events need them
             if takes > kept and (first or (takes - kept) * _STEP < takes):
-                takes = kept  # or they were asked for
+                takes = kept  # new events come first, or about as many were asked for already
             needed = max(needed, takes)
             words += f", of {service:.3g} s of work each; {later:.3g} for {seconds:.3g} s once workers can be there"
         if self.reuse and self.pressed:
@@ -331,7 +334,7 @@ class _Need:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
         if demand.start is None:
-            return ""  # nothing is told on a guess
+            return ""  # a guess is not reported
         if self.too_late and self.start + self.behind * demand.service / max(1, most - others) > self.promise:
             work = max(0, (wagon.outstanding or 0) - wagon.present) * demand.service
             needed = max(needed, _up(work / self.promise, self.step))
@@ -344,7 +347,7 @@ class _Need:
             if each.state != "draining" or each.paused or not left:
                 continue
             wait = _wait(each._replace(asked=workers[each.number]), demand)
-            # an event that is tried again later waits for no worker
+            # an event that waits for its retry does not wait for a worker
             if wait > _PRESSED * self.promise and each.closed + wait > self.promise:
                 seconds = max(self.promise - each.closed, _CATCH_UP * self.promise)
                 needed = _up(left * demand.service / seconds, self.step)
@@ -359,9 +362,9 @@ class _Need:
 def _within(
     most: int, step: int, least: int, wagons: Sequence[ElasticWagon], wants: Mapping[int, _Want]
 ) -> dict[int, int]:
-    """What is wanted, cut to `most` workers: none gets what another still has. First each wagon has `least`, or one
-    `step` where that is too much for so many: those that drain must come to an end, and a spare without workers is
-    none."""
+    """What is wanted, cut to `most` workers: no wagon gets workers that another still has. First each wagon gets one
+    `step`, then `least` as far as workers are left: draining wagons must finish, and a spare without workers is no
+    spare."""
     order = sorted(wagons, key=lambda c: (("active", "draining", "spare").index(c.state), c.number))
     given = {c.number: 0 for c in order}
     left = most
@@ -387,7 +390,7 @@ def _within(
 
 
 def _at_least(needed: int, most: int) -> str:
-    """The setting that would have kept the promise; `most` is at least twice `least`."""
+    """The settings that would have kept the promise; `most` must be at least twice `least`."""
     return f"least={needed}" + (f", most={2 * needed}" if 2 * needed > most else "")
 
 
@@ -396,12 +399,12 @@ def _start(demand: Demand) -> float:
 
 
 def _up(workers: float, step: int) -> int:
-    """The next multiple of `step`, from 0 on."""
+    """Rounded up to a multiple of `step`; at least 0."""
     return math.ceil(max(0.0, min(workers, _REASON)) / step - 1e-9) * step
 
 
 def _sound(demand: Demand) -> Demand:
-    """Without figures that make no sense: they are unknown."""
+    """The demand with figures that make no sense made unknown."""
 
     def known(value: float | None, *, zero: bool = True) -> float | None:
         sensible = value is not None and math.isfinite(value) and (value > 0 or (zero and value == 0))

@@ -1,4 +1,4 @@
-"""The events that disappeared from the broker without being settled, as one observer sees it from pass to pass.
+"""Counts events that disappeared from the broker without being settled, as one observer sees them from pass to pass.
 Pure."""
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _REMOVED = (
     "where"
 )
 _SURE = 10.0
-"""Seconds for which a channel must be missing: servers that have lost nothing may not know of one for some."""
+"""Seconds for which a channel must be missing: a server that has lost nothing may still not see one for a while."""
 _FEWER = "the broker holds fewer events than before: it was restored from an older copy"
 
 
 class _Held(NamedTuple):
     taken: int
-    """Published, and published and lost since: this total never falls but where the broker steps back."""
+    """Published plus lost: this total falls only if the broker steps back."""
     settled: int
 
     @property
@@ -33,33 +33,33 @@ class _Held(NamedTuple):
 
 
 class Losses:
-    """Adds up, by wagon: the driver's count of lost events, the amount by which totals fell, and the events of vanished
+    """Adds up per wagon: the driver's count of lost events, the amount by which totals fell, and the events in vanished
     channels (at most as many as were last seen there)."""
 
     def __init__(self, *, totals: bool) -> None:
         self._totals = totals
-        """The broker's totals never fall by themselves."""
+        """Whether the broker's totals never fall by themselves."""
         self._held: dict[Channel, _Held] = {}
         self._counted: dict[Channel, int] = {}
-        """By the driver."""
+        """Lost events as counted by the driver."""
         self._fallen: dict[Channel, int] = {}
         self._missing: dict[Channel, float] = {}
-        """The channels that the broker did not have in the last pass, and since when."""
+        """Channels that the broker did not have in the last pass, and since when."""
         self._before: dict[int, int] = {}
         """The losses of each wagon that were reported before this observer first saw it."""
         self.missing: frozenset[Channel] = frozenset()
-        """Channels that the broker did not have in two passes in a row: no wagon should go on with one, but its events
-        may come back."""
+        """Channels that the broker did not have in two passes in a row: no wagon should go on while it lacks one, but
+        its events may come back."""
         self.vanished: dict[Channel, int | None] = {}
-        """The vanished channels that stayed away: they count as empty. The number of events lost with each; None: not
-        known."""
+        """Vanished channels that stayed away: they count as empty. Each with its number of lost events; None: unknown.
+        """
 
     def look(
         self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
     ) -> None:
-        """Take in the figures of the channels in use, in seconds of a steady clock, the channels that the broker has,
-        and the reported losses of each wagon. A channel without known figures is missing only if it is not `there`
-        either: unknown is not gone."""
+        """Take in one pass: the figures of the channels in use, the channels that the broker has (`there`), and the
+        losses reported for each wagon so far (`told`). `now` is in seconds of a steady clock. A channel without known
+        figures is missing only if it is not `there` either: unknown is not gone."""
         absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
         self.missing = frozenset(c for c in absent if c in self._missing)
         self._missing = {c: self._missing.get(c, now) for c in absent}
@@ -80,18 +80,18 @@ class Losses:
         before = self._held.get(channel)
         taken = published + lost
         if before is not None and taken < before.taken and self._totals:
-            fallen = min(before.taken - taken, before.outstanding)  # what was settled comes again, and is not lost
+            fallen = min(before.taken - taken, before.outstanding)  # settled events come again: they are not lost
             self._fallen[channel] = self._fallen.get(channel, 0) + fallen
         self._held[channel] = _Held(taken, settled + lost)
         self._counted[channel] = lost
 
     @property
     def held(self) -> Collection[Channel]:
-        """The channels that were seen."""
+        """The channels with known figures."""
         return self._held.keys()
 
     def of(self, number: int) -> int:
-        """The number of events of that wagon that are lost, reported or seen."""
+        """How many events of that wagon are lost, as reported or seen."""
         return self._before.get(number, 0) + self._sum(number)
 
     def _sum(self, number: int) -> int:
@@ -99,7 +99,7 @@ class Losses:
         return sum(count or 0 for kind in kinds for c, count in kind.items() if c.wagon == number)
 
     def why(self, number: int, removed: str = _REMOVED) -> str:
-        """Where those went; `removed` says it of those that the driver counts as lost."""
+        """Why they are lost; `removed` is the reason given for those that the driver counts."""
         reasons = [f"{c} has {GONE}" for c in self.vanished if c.wagon == number and self.vanished[c] != 0]
         if any(count for c, count in self._fallen.items() if c.wagon == number):
             reasons.append(_FEWER)
@@ -108,7 +108,7 @@ class Losses:
         return "; ".join(reasons)
 
     def without(self, wagons: Collection[int], there: Iterable[Channel]) -> Mapping[int, int]:
-        """By number, for wagons other than these: how many events were in channels that are not `there`."""
+        """For wagons other than these, by number: how many events were in channels that are not `there`."""
         standing = set(there)
         lost: dict[int, int] = {}
         for channel, held in self._held.items():
@@ -118,8 +118,8 @@ class Losses:
 
 
 def of_letters(depth: Depth, *, exact: bool) -> Depth:
-    """The depth of a channel of dead letters. Nobody settles these: one that looks settled was removed, where the
-    broker counts exactly, and else is there still."""
+    """The depth of a dead-letter channel. Nobody settles dead letters, so one that looks settled was removed if the
+    broker counts exactly, and is otherwise still there."""
     if depth.published is None or depth.settled is None:
         return depth
     removed = depth.settled if exact else 0

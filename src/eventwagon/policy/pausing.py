@@ -1,4 +1,4 @@
-"""A pause by hand: how the manifest holds it, and which workers don't follow it yet. Pure."""
+"""Pauses requested by people: how the manifest stores them, and which workers do not follow them yet. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .edits import Edit
 
 
 def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
-    """Pause the train, or that wagon alone. Idempotent: the first pause counts, and if publishing is refused it stays
-    so. A wagon that is gone changes nothing."""
+    """Pause the train, or only the wagon `number`. Idempotent: the first pause counts, except that a later one may also
+    refuse publishing. Nothing changes if the wagon is gone."""
     if number is not None and manifest.wagon(number) is None:
         return Edit(manifest)
     standing = manifest.own_pause(number)
@@ -31,7 +31,7 @@ def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
 
 
 def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
-    """End the train's pause, or that wagon's own: neither ends the other. Idempotent."""
+    """End the train's pause, or the wagon's own; neither ends the other. Idempotent."""
     standing = manifest.own_pause(number)
     if standing is None:
         return Edit(manifest)
@@ -47,22 +47,22 @@ def _with(manifest: Manifest, number: int | None, pause: Pause | None) -> Manife
 
 
 def resting(manifest: Manifest) -> frozenset[int]:
-    """The numbers of the wagons that are paused: none of their events is handed out."""
+    """The numbers of the paused wagons: none of their events is handed out."""
     return frozenset(w.number for w in manifest.wagons if manifest.pause_of(w) is not None)
 
 
 class Heedless(NamedTuple):
-    """Workers of a paused wagon that have not confirmed that they hand out none of its events."""
+    """Workers of a paused wagon that have not confirmed the pause."""
 
     number: int
     who: str
-    """A process, or what an orchestrator has started."""
+    """The process, or the workers that an orchestrator has started."""
     can: bool
-    """True: it knows pauses and will soon follow this one, unless its version does not. False: it goes on."""
+    """True: it should follow the pause soon, unless its version does not know pauses. False: it goes on."""
 
 
 def heedless(manifest: Manifest, members: Sequence[Member]) -> Iterator[Heedless]:
-    """Which workers still serve paused wagons, as far as the check-ins say."""
+    """The workers that still serve paused wagons, according to the check-ins."""
     for wagon in manifest.in_state(*LIVE):
         if manifest.pause_of(wagon) is None:
             continue

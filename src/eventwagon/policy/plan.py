@@ -1,8 +1,8 @@
 """All policy: what should happen next to a train, as a function of what is known. No I/O, no clock, no await.
 
-Observers call `plan` at each look. It returns the next manifest, to be stored by one compare-and-swap together with the
-facts that explain it, and the tasks to be carried out once it is stored. The simulation, the tests, production, and
-`eventwagon why --look`, which runs a stored look again, share this code.
+Observers call `plan` at each look. It returns the next manifest, to be stored in one compare-and-swap together with the
+facts that explain it, and the tasks to carry out once it is stored. Production, the tests, the simulation, and
+`eventwagon why --look`, which replays a stored look, share this code.
 """
 
 from __future__ import annotations
@@ -66,37 +66,37 @@ _EXHAUSTED = "can take no more events"
 class Plan(Edit, frozen=True):
     """What `plan` decides: an edit of the manifest, and why some things were not done.
 
-    `facts` explain the change; `refusals` say what was not done and why, at each look anew.
+    `facts` explain the change; `refusals` say what was not done and why, anew at each look.
     """
 
     refusals: tuple[Refusal, ...] = ()
     next_wanted: bool = False
-    """The active wagon fills, or a switch was asked for."""
+    """The active wagon is filling, or a switch was requested."""
     defects: tuple[tuple[str, Exception], ...] = ()
-    """The phases in which a rule of our own was broken, and the error: nothing was decided there."""
+    """Phases that failed by a defect of ours, each with its error: they decided nothing."""
 
 
-# The phases of a plan, in this order. Each works on the manifest as the phases before it have left it.
+# The phases of a plan, in this order. Each works on the manifest as the earlier phases have left it.
 #
 # - numbering comes first: no phase may open a wagon under a number that a forgotten wagon has used.
-# - provisioning: wagons become READY or lose that, before ingestion is redirected to one of them (I3).
-# - looking at channels, making channels anew, counting what was lost: about wagons as the look saw them. They come
-#   before the phases that move wagons on, so that a wagon proven empty in this look has its losses told, too.
-# - judging new code comes before the switch: where it asks for the way back, this same plan can go it.
-# - switching: redirects ingestion to a READY wagon, or says why not; and finds out whether a next wagon is wanted.
+# - provisioning: wagons become READY, or stop being so, before ingestion is redirected to one of them (I3).
+# - looking at channels, making channels anew, counting what was lost: these treat wagons as the look saw them. They
+#   come before the phases that move wagons on, so that a wagon proven empty in this look has its losses reported too.
+# - judging new code comes before the switch: if it requests the way back, the same plan can switch.
+# - switching: redirects ingestion to a READY wagon or says why not, and finds out whether a next wagon is wanted.
 # - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
 #   that stay warm.
-# - opening needs to know both: whether a wagon is wanted, and which units are warm.
+# - opening needs both results: whether a wagon is wanted, and which units are warm.
 # - scaling comes after opening: a wagon that was just opened gets its size at once.
-# - sending workers home comes after opening: only a wagon that is alone falls asleep.
-# - sweeping comes last: it removes what belongs to no wagon of the manifest that will be stored.
+# - sending workers home comes after opening: a wagon falls asleep only if it is the only one.
+# - sweeping comes last: it removes what belongs to no wagon in the manifest that will be stored.
 #
-# Where a phase meets a defect of ours, that phase alone is undone: sealing waits for no rule about spares.
+# If a phase fails by a defect of ours, only that phase is undone: a bug in a rule about spares must not stop sealing.
 
 
 def plan(seen: Seen) -> Plan:
-    """What an observer that sees all this should do next. Pure: the same look gives the same plan. An error in a phase
-    is not raised: it is among the plan's defects."""
+    """What an observer should do next, given this look. Pure: the same look gives the same plan. An error in a phase is
+    not raised: it is among the plan's defects."""
     if seen.manifest.removal is not None:
         return Plan(seen.manifest)  # its remover does the rest
     draft = Draft(seen)
@@ -117,7 +117,7 @@ def plan(seen: Seen) -> Plan:
 
 
 class Draft:
-    """A plan in the making: the manifest as the phases so far have left it, and what came of them."""
+    """A plan in the making: the manifest as the phases so far have left it, and their results."""
 
     def __init__(self, seen: Seen) -> None:
         self.settings = with_cap(seen.settings, seen.step)
@@ -137,7 +137,7 @@ class Draft:
         self.cut_off_before = {w.number for w in seen.manifest.in_state(State.DRAINING)}
         """Wagons that were cut off before this plan: `members` was read after their switch."""
         self.warm: list[int] = []
-        """Units of wagons that this plan found drained: their workers may serve the next wagon."""
+        """Units of wagons that this plan proved empty: their workers may serve the next wagon."""
         self.defects: list[tuple[str, Exception]] = []
 
     def plan(self) -> Plan:
@@ -151,8 +151,8 @@ class Draft:
         )
 
     def attempt(self, step: str, decide: Callable[[], None]) -> None:
-        """Run one phase. If it raises, or leaves a manifest that breaks a rule, it is undone, and the next one
-        follows."""
+        """Run one phase. If it raises, or leaves a manifest that breaks a rule, it is undone and the defect noted; the
+        next phase runs anyway."""
         before = self.manifest, self.facts[:], self.refusals[:], self.tasks[:], self.warm[:]
         try:
             decide()
@@ -163,8 +163,8 @@ class Draft:
             self.defects.append((step, e))
 
     def deployment(self, wagon: Wagon) -> Deployment | None:
-        """What runs for the wagon. It is not ready while its unit serves another wagon, runs other code than it should,
-        or is not attached to all channels that the wagon has by now."""
+        """The wagon's running workers. They are not ready while their unit serves another wagon, runs the wrong code,
+        or is not attached to all channels that the wagon needs."""
         found = self.deployments.get(wagon.unit)
         if found is None or not found.ready:
             return found
@@ -183,9 +183,9 @@ class Draft:
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
     def needed_channels(self, wagon: Wagon) -> Sequence[str]:
-        """The inner channels without which it is not ready: those that the processes with its code have handlers for.
-        Other code may have redeclared the train since, and this code may be wanted again. If no such process has
-        checked in, or the wagon is for any code: its channels that are declared."""
+        """The inner channels that the wagon needs to be ready: those for which processes with its code have handlers.
+        (Other code may have redeclared the train since, and this code may be wanted again.) If no such process has
+        checked in, or the wagon is for any code: its declared channels."""
         able = [m.channels for m in self.members if is_at_work(m) and m.revision == wagon.revision]
         theirs = {c for channels in able for c in channels or ()}
         if not wagon.revision or not able or None in able:
@@ -193,7 +193,7 @@ class Draft:
         return sorted(theirs)
 
     def follow(self, edit: Edit) -> None:
-        """Make a change that is decided elsewhere."""
+        """Apply a change that was decided elsewhere."""
         self.manifest = edit.manifest
         self.facts.extend(edit.facts)
 
@@ -201,12 +201,12 @@ class Draft:
         return self.ages.wagons.get(wagon.number, 0.0)
 
     def number(self) -> None:
-        """A manifest that was restored from an older copy does not know the channels created since: use none of their
-        names again. That no other observer has just created them is known once this plan is stored."""
+        """A manifest restored from an older copy does not know the channels created since: never use their names again.
+        Another observer may just have created them; storing this plan shows that none has."""
         self.follow(numbered_past(self.manifest, self.leftovers))
 
     def provision(self) -> None:
-        """Wagons become READY, lose that, or are given up; and the workers of all live wagons are asked for."""
+        """Wagons become READY, stop being READY, or are given up; the workers of all live wagons are asked for."""
         for wagon in self.manifest.in_state(State.READY):
             deployment = self.deployment(wagon)
             if deployment is None or not deployment.ready:
@@ -234,14 +234,15 @@ class Draft:
                 self.tasks.append(AddChannels(wagon.number, missing))
 
     def wanted_channels(self) -> tuple[str, ...]:
-        """The declared channels, and those that a live process has handlers for: while processes are replaced one by
-        one, old and new programs work side by side, and each emits to its own channels."""
+        """The declared channels, and those for which a live process has handlers: during a rolling update old and new
+        programs work side by side, and each emits to its own channels."""
         theirs = sorted({c for m in self.members if is_at_work(m) for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
-        """Channels that no process at their wagon has a handler for. If such a channel is empty and no longer wanted
-        the wagon loses it, and it is deleted with the wagon. If it holds events it stays, and that is reported."""
+        """Channels for which no process at their wagon has a handler. If such a channel is empty and no longer wanted,
+        it is taken off the wagon's list and deleted along with the wagon. If it holds events, it stays and is reported.
+        """
         wanted = set(self.wanted_channels())
         for wagon in self.manifest.in_state(State.READY, State.ACTIVE, State.DRAINING):
             found, reading = self.deployments.get(wagon.unit), self.readings.get(wagon.number)
@@ -267,8 +268,8 @@ class Draft:
             ]
 
     def restore(self) -> None:
-        """Create inner channels anew that have vanished from the broker: a wagon can't be served without them. The
-        events in them are lost; `losses` reports how many."""
+        """Recreate inner channels that have vanished from the broker: a wagon can't be served without them. The events
+        in them are lost; `losses` reports how many."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             if reading is None:
@@ -287,7 +288,7 @@ class Draft:
             ]
 
     def switch(self) -> None:
-        """Redirect ingestion when the active wagon is full and another is ready, or say why not."""
+        """Redirect ingestion if the active wagon is full and another is ready, or say why not."""
         active = self.manifest.active
         if active is None:
             return
@@ -322,8 +323,8 @@ class Draft:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
     def on_hold(self) -> bool:
-        """The train is paused, and nobody asked for a switch. No event is handled, so every limit would soon be full,
-        wagon after wagon. The active wagon takes all events until the train is resumed; then its limit counts again."""
+        """Whether the train is paused and no switch was requested. No event is handled then, so one wagon after another
+        would fill up. The active wagon takes all events until the train is resumed; then its limit counts again."""
         active = self.manifest.active
         broken = active is not None and self.broken(active)
         return self.manifest.paused is not None and self.manifest.request is None and not broken
@@ -346,14 +347,14 @@ class Draft:
         return "the next wagon is not opened yet"
 
     def at_cap(self, active: Wagon) -> bool:
-        """No further wagon can be opened. An active wagon that can take no more events does not count towards the cap:
-        without a next one the train would stand still, and wagons that wait for removal may hold events that only the
-        next one can take over."""
+        """Whether no further wagon can be opened. An active wagon that can take no more events does not count towards
+        the cap: without a next one the train would stand still, and wagons awaiting removal may hold events that only
+        the next one can take over."""
         return at_cap(self.settings, self.manifest) and not self.is_dead_end(active)
 
     def broken(self, wagon: Wagon) -> str:
-        """Why it can't take or handle further events: its ingress has vanished from the broker, or an inner channel
-        that can't be created again; or one of its channels is exhausted. Empty if it can."""
+        """Why the wagon can't take or handle further events: its ingress, or an inner channel that can't be recreated,
+        has vanished from the broker, or one of its channels is exhausted. Empty if it can."""
         reading = self.readings.get(wagon.number)
         if reading is None:
             return ""
@@ -362,7 +363,7 @@ class Draft:
         return f"a channel of it {_EXHAUSTED}" if reading.exhausted else ""
 
     def is_dead_end(self, wagon: Wagon) -> bool:
-        """It can never take another event."""
+        """Whether the wagon can never take another event."""
         return wagon.found_sealed or bool(self.broken(wagon))
 
     def exactly_full(self, active: Wagon) -> bool:
@@ -385,21 +386,21 @@ class Draft:
         return pressure
 
     def open(self) -> None:
-        """Open the next wagon if one is wanted, and put away spares that are not."""
+        """Open the next wagon if one is wanted, and discard spares that are not needed."""
         if self.manifest.active is None:
             return
-        spares, most = self.settings.spares, self.settings.wagons  # their number follows the traffic: none goes at once
+        spares, most = self.settings.spares, self.settings.wagons  # "auto" follows the traffic: none goes at once
         if spares == "auto":
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
         self.put_away(max(spares, 1 if self.next_wanted else 0), most=most)
         if short_of_workers(self.settings.workers, self.manifest):
-            spares = 0  # none is opened for now: its workers would wait for a switch while events wait for workers
+            spares = 0  # open none for now: its workers would wait for a switch while events wait for workers
         wanted = max(spares, 1 if self.next_wanted else 0)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
-            # the one that is kept warm beyond those would be a burden at the next switch
+            # with no room, one kept warm on top of the spares would be a burden at the next switch
             kept = 0 if no_room_for_one_more(self.settings.workers, self.manifest) else spares + 1
             if standing < max(wanted, kept) and len(self.manifest.wagons) < self.settings.wagons:
                 self.open_one("the workers of a drained wagon are kept warm", unit)
@@ -431,8 +432,8 @@ class Draft:
         self.tasks.append(Ensure(fact.number))
 
     def put_away(self, wanted: int, *, most: int) -> None:
-        """Put away wagons that were never active and are not needed: at once those with other code than is wanted now,
-        and those beyond `most`; those beyond `wanted` once they have not been needed for a while."""
+        """Discard wagons that were never active and are not needed: at once those with other code than is wanted now
+        and those beyond `most`; those beyond `wanted` after `keep_warm` seconds without being needed."""
         for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
             if wagon.revision != self.manifest.revision:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
@@ -456,8 +457,8 @@ class Draft:
         return self.broken(active) or self.pressure(active).why
 
     def losses(self) -> None:
-        """Events that vanished without being settled. Each loss is reported once, by the first observer that sees it;
-        how many events it was is not always known."""
+        """Report events that vanished without being settled. Each loss is reported once, by the first observer that
+        sees it; the number of events is not always known."""
         for wagon in self.manifest.in_state(State.ACTIVE, State.DRAINING):
             reading = self.readings.get(wagon.number)
             if reading is None:
@@ -476,7 +477,7 @@ class Draft:
                 self.refusals.append(msgspec.structs.replace(lost, count=None))
 
     def drain(self) -> None:
-        """Wagons that were cut off: seal them, prove them empty, remove them."""
+        """Seal wagons that were cut off, prove them empty, and remove them."""
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
@@ -518,8 +519,8 @@ class Draft:
                 self.tasks.append(Remove(wagon.number))
 
     def undrainable(self, reading: Reading) -> str:
-        """Why nothing can be handled in the wagon any more: an inner channel has vanished, stayed away, and can't be
-        created again, or one is exhausted. Empty if it can drain."""
+        """Why the wagon can never drain: an inner channel has vanished for good and can't be recreated, or one is
+        exhausted. Empty if it can drain."""
         lost = sorted(reading.vanished.keys() & reading.irreplaceable.keys())
         if lost:
             return f"its channel {', '.join(lost)} has {GONE}; it can't be created again"
@@ -527,22 +528,22 @@ class Draft:
         return f"its channel {', '.join(exhausted)} {_EXHAUSTED}" if exhausted else ""
 
     def stays_warm(self, wagon: Wagon) -> bool:
-        """Whether this drained wagon's workers may serve the next one. Those of a spare that was put away may not: it
-        was one too many."""
+        """Whether this drained wagon's workers may serve the next one. Those of a discarded spare may not: it was one
+        too many."""
         found = self.deployment(wagon)
         fits = wagon.active_at is not None and wagon.revision == self.manifest.revision
         return bool(self.settings.reuse) and fits and found is not None and found.ready
 
     def is_taken(self, wagon: Wagon) -> bool:
-        """Whether another wagon has its workers by now, or is to have them."""
+        """Whether another wagon already has its workers, or is to get them."""
         return any(w.unit == wagon.unit for w in self.manifest.in_state(*LIVE))
 
     def stale_publishers(self, wagon: Wagon) -> bool:
-        """Whether some process may still publish to this wagon, where the broker does not refuse that.
+        """Whether a process may still publish to this wagon, if the broker does not refuse that.
 
-        Each process that publishes holds a lease, and its check-in says for which wagon. It blocks the seal until it
-        checks in with a later wagon, or until its check-in has run out, which outlives the lease and any send under it.
-        Nobody can have published to a wagon that was never active.
+        Each publishing process holds a lease, and its check-in says for which wagon. It blocks the seal until it checks
+        in with a later wagon, or until its check-in expires, which outlives the lease and any send under it. Nobody can
+        have published to a wagon that was never active.
         """
         if not wagon.turn:
             return False
@@ -553,7 +554,7 @@ class Draft:
         return bool(waiting)
 
     def sweep(self) -> None:
-        """Remove the leftovers of removed wagons: their numbers are below the next one, and not in the manifest."""
+        """Remove the leftovers of removed wagons: numbers below the next one that are not in the manifest."""
         known = {w.number for w in self.manifest.wagons}
         units = {w.unit for w in self.manifest.wagons}
 

@@ -1,7 +1,7 @@
-"""A look as one word of text: to be logged, stored, and run again elsewhere. Pure.
+"""Encodes a look as one word of text, to be logged, stored, and replayed elsewhere. Pure.
 
-The word is `eventwagon-look-1:` and, in Base64 (for URLs, unpadded), the compressed JSON of a `Record`. So a log keeps
-it as it is, whatever it does to lines of text.
+The word is `eventwagon-look-1:` followed by the compressed JSON of a `Record` in URL-safe, unpadded Base64. A log keeps
+such a word intact, whatever it does to lines of text.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from .seen import Ages, Seen
 FORM = 1
 _WORD = re.compile(r"eventwagon-look-(\d{1,9}):([A-Za-z0-9_-]*)")
 _MOST = 64 * 1024 * 1024
-"""Bytes of JSON in one look: more is no look of ours."""
+"""The most bytes of JSON in a look: anything larger is not one of ours."""
 
 T = TypeVar("T")
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit's result in a look: `why` and `pressure` are of the active wagon."""
+    """A limit's result in a look: `why` and `pressure` are those of the active wagon."""
 
     written: str
     bound: int | None = None
@@ -54,13 +54,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return self.written
 
     def measure(self, reading: Reading) -> Pressure:
-        """Its recorded result, whatever the reading. Pure."""
+        """The recorded result, whatever the reading. Pure."""
         return Pressure(self.pressure, self.why)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A look in its stored form. The settings are in words; the limit with its result, since a user's own limit is not
-    at hand where the look is replayed."""
+    """A look in its stored form. Settings are stored as plain values, the limit with its result: a user's own limit may
+    not be importable where the look is replayed."""
 
     now: float
     settings: Mapping[str, str | bool | int | float | None]
@@ -79,8 +79,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record(seen: Seen) -> Record:
-    """The look in its stored form, without secrets. The past (`samples`) is kept for the active wagon alone: nothing is
-    decided on that of others."""
+    """The look in its stored form, without secrets. Past `samples` are kept for the active wagon only: no decision uses
+    those of the others."""
     settings, active = seen.settings, seen.manifest.active
     number = active.number if active is not None else 0
     others = {n: msgspec.structs.replace(r, samples=()) for n, r in seen.readings.items() if n != number}
@@ -107,19 +107,19 @@ def record(seen: Seen) -> Record:
 
 
 def encode_look(seen: Seen) -> str:
-    """The look as one word of text, without secrets. Raises none of the errors of a user's limit."""
+    """The look as one word of text, without secrets. An error in a user's limit is not raised."""
     data = zlib.compress(msgspec.json.encode(record(seen)), 9)
     return f"eventwagon-look-{FORM}:{base64.urlsafe_b64encode(data).decode().rstrip('=')}"
 
 
 def find_looks(text: str) -> Iterator[str]:
-    """The looks in a line of a log, or in any other text, as `decode_look` takes them."""
+    """The looks in a log line or any other text, as `decode_look` accepts them."""
     return (found[0] for found in _WORD.finditer(text))
 
 
 def decode_look(word: str) -> Seen:
-    """The look in a word. A limit that can't be read there (a user's own) returns its recorded result. Raises
-    UsageError for a look that was cut short, changed, or written by a newer eventwagon."""
+    """The look in a word. A limit that can't be rebuilt from its text (a user's own) returns its recorded result.
+    Raises UsageError if the look is cut short, changed, or written by a newer eventwagon."""
     found = _WORD.fullmatch(word)
     if found is None:
         raise UsageError("this is no look: it does not begin with eventwagon-look-1:")
@@ -186,13 +186,13 @@ def _settings(stored: Record) -> Settings:
         pass
     else:
         limit = read if written(read) == stored.limit.written else limit
-    with warnings.catch_warnings(action="ignore"):  # numbers were warned of where they were given
+    with warnings.catch_warnings(action="ignore"):  # warned where the numbers were set
         known["workers"] = parse_workers(str(known["workers"]))
         return Settings(**known, breaker=stored.breaker, limit=limit)
 
 
 def _redacted(value: T) -> T:
-    """The same without secrets in its texts; names of fields stay."""
+    """The value with secrets removed from its strings; field names stay."""
     found: Any = value
     match found:
         case Enum() | msgspec.Raw():

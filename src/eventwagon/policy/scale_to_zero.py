@@ -1,4 +1,4 @@
-"""Scale to zero: when an idle train's workers end, and when they are started again. Pure."""
+"""Scale to zero: when an idle train's workers are stopped, and when they are started again. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from .seen import Seen
 
 
 def scale_to_zero(seen: Seen, manifest: Manifest) -> Edit:
-    """End the active wagon's workers while there is nothing to do, and start them again. Unknown is not nothing.
+    """Stop the active wagon's workers while there is nothing to do, and start them again when there is. An unknown
+    figure does not count as nothing.
 
-    `manifest` is that of the look as the phases before this one have left it. The wagon keeps its channels: events are
-    stored, and the next look wakes it. While it is paused it sleeps on.
+    `manifest` is the look's manifest as the earlier phases have left it. The wagon keeps its channels: events are
+    stored, and the next look wakes it. A paused wagon stays asleep.
     """
     settings = seen.settings
     active = manifest.active

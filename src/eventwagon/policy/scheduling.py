@@ -11,21 +11,21 @@ from ..workers import Workers
 
 
 def share(total: int, index: int, count: int, turn: int = 0) -> int:
-    """How many of `total` workers the `index`-th of `count` processes runs. All shares add up to `total`.
+    """How many of `total` workers the `index`-th of `count` processes runs. The shares add up to `total`.
 
-    `turn` (a wagon's number) rotates who gets the remainder, so that one process does not always get it.
+    `turn` (a wagon's number) rotates the remainder, so that it does not always go to the same process.
     """
     return total // count + (1 if (index + turn) % count < total % count else 0)
 
 
 def may_serve(code: str, revision: str) -> bool:
-    """Whether a process with code of revision `code` (empty: it has none) may serve a wagon of this revision. Any
-    process may serve a wagon without a revision; a wagon with one needs exactly that code."""
+    """Whether a process that runs revision `code` (empty: none) may serve a wagon of this revision. Any process may
+    serve a wagon without a revision; a wagon with one needs exactly that code."""
     return not revision or code == revision
 
 
 def why_not_served(code: str, revision: str) -> str:
-    """Why `may_serve` is False, in words; empty where it is True."""
+    """Why `may_serve` is False, in words; empty if it is True."""
     if may_serve(code, revision):
         return ""
     return f"this program has {f'revision {code}' if code else 'no revision'}, and the wagon is for revision {revision}"
@@ -40,20 +40,20 @@ class Candidate(NamedTuple):
     number: int
     draining: bool
     next_at: float | None
-    """When the chain of its next waiting event began; None when nothing waits."""
+    """When the chain of its next waiting event began; None if nothing waits."""
     last_at: float
-    """When the wagon's last event can have been published: when it was cut off, or now."""
+    """The latest time at which its last event can have been published: when it was cut off, or now."""
     busy: int
-    """Workers of this pool that handle its events."""
+    """Workers of this pool that are handling its events."""
     remaining: float = 0.0
-    """Seconds that the chain of its next event still takes."""
+    """Seconds that the chain of its next event will still take."""
 
 
 class ChainTimes:
-    """How long a chain of events takes, from each channel on: running averages over the events that were on time.
+    """How long a chain of events takes from each channel on: running averages over the events that were on time.
 
-    `channels` in the order of the choreography, the ingress (an empty name) first. A chain is taken to pass through all
-    channels after its own.
+    `channels` are in the order of the choreography, the ingress (an empty name) first. A chain is assumed to pass
+    through all channels after its own.
     """
 
     def __init__(self, channels: Sequence[str]) -> None:
@@ -61,13 +61,13 @@ class ChainTimes:
         self._works = dict.fromkeys(channels, 0.0)
 
     def learn(self, channel: str, wait: float, work: float) -> None:
-        """An event of this channel waited `wait` seconds from its emission to its handler, which took `work`
-        seconds. Not idempotent."""
+        """Take in one event of this channel: it waited `wait` seconds for its handler, which took `work` seconds. Not
+        idempotent."""
         for known, value in ((self._waits, wait), (self._works, work)):
             known[channel] += (value - known[channel]) * (0.05 if known[channel] else 1.0)
 
     def remaining(self) -> dict[str, float]:
-        """By channel: seconds from the start of a handler there to the end of its chain."""
+        """By channel: seconds from the start of its handler to the end of the chain."""
         remaining, later = {}, 0.0
         for channel in reversed(self._works):
             remaining[channel] = later + self._works[channel]
@@ -78,12 +78,12 @@ class ChainTimes:
 def choose(
     candidates: Sequence[Candidate], *, floors: int, floor: int, slo: float | None, service: float, now: float
 ) -> int | None:
-    """The number of the wagon that a free worker of a shared pool works for next; None when nothing waits.
+    """The number of the wagon that a free worker of a shared pool works for next; None if nothing waits.
 
-    `candidates`: the oldest first. First come the floors of the draining wagons, the oldest first, with at most
-    `floors` workers for all of them. Then, with a promise to new events (`slo`), the oldest wagon whose next event's
-    chain can still be on time, then the newest that holds any that can (`service`: how long a whole chain takes).
-    Without a promise, the newest wagon with work. Last the late backlog, oldest first.
+    `candidates` are ordered oldest first. The floors of draining wagons come first, oldest first, with at most `floors`
+    workers in total. Then, with a promise for new events (`slo`): the oldest wagon whose next event's chain can still
+    be on time, then the newest wagon that may hold such an event (`service`: how long a whole chain takes). Without a
+    promise: the newest wagon with work. The late backlog comes last, oldest first.
     """
     waiting = [c for c in candidates if c.next_at is not None]
     if not waiting:
@@ -101,7 +101,7 @@ def choose(
     if slo is None:
         newest = waiting[-1]
         return newest.number if not newest.draining else waiting[0].number
-    latest = now - slo + service  # published before: can't be on time any more
+    latest = now - slo + service  # events published earlier can't be on time any more
     for c in waiting:
         if c.next_at is not None and c.next_at >= now - slo + c.remaining:
             return c.number
@@ -111,11 +111,11 @@ def choose(
     return waiting[0].number
 
 
-# --- workers of wagons that have processes of their own ----------------------------------------
+# --- workers of wagons with their own processes ------------------------------------------------
 
 
 class WagonLoad(NamedTuple):
-    """The work of a live wagon, for the division of shared workers between wagons with processes of their own. Times as
+    """The work of a live wagon, as input for dividing shared workers between wagons with their own processes. Times as
     in `Candidate`."""
 
     number: int
@@ -124,24 +124,24 @@ class WagonLoad(NamedTuple):
     outstanding: int | None
     """Events not settled, over all its channels; None: unknown, which counts as many."""
     held: int
-    """Workers that it has now, including those that finish their last event."""
+    """Workers that it has now, including those finishing their last event."""
     next_at: float | None = None
     last_at: float = 0.0
     paused: bool = False
-    """Nothing of it may be handed out, so it needs no worker."""
+    """None of its events may be handed out, so it needs no worker."""
 
 
 def allocate(
     workers: Workers, loads: Sequence[WagonLoad], *, slo: float | None = None, now: float = 0.0
 ) -> dict[int, int]:
-    """How many workers each wagon's own process should have, by the wagon's number. `loads`: the oldest first, in the
-    order in which they were cut off.
+    """How many workers each wagon's own process should have, by wagon number. `loads` are ordered oldest first, as they
+    were cut off.
 
-    `Workers(each=…)`: each wagon its own. Shared workers are divided by the rule that they follow in one process
-    (`choose`): the floors of the draining wagons, then new events, which get a quarter more workers than they need now,
-    then the oldest. Unneeded workers stay with the new events; the next spare has one worker, so that a switch finds it
-    awake. Their total is never exceeded: a wagon gets more only when others have released theirs (`held`), new events
-    first.
+    `Workers(each=…)` gives each wagon its own workers. Shared workers are divided by the rule that they follow within
+    one process (`choose`): the floors of the draining wagons, then new events, which get a quarter of all workers on
+    top of what they need now, then the oldest backlog. Unneeded workers stay with the new events; the next spare has
+    one worker, so that a switch finds it awake. The total is never exceeded: a wagon gets more workers only once others
+    have released theirs (`held`), new events first.
     """
     if (own := workers.own) is not None:
         return dict.fromkeys([load.number for load in loads], own)
@@ -198,7 +198,7 @@ def _room(load: WagonLoad, total: int) -> int:
 
 
 def _next_at(load: WagonLoad, now: float) -> float:
-    """When the wagon's next event was published: now, for one that is yet to come."""
+    """When the wagon's next event was published. For an unknown one, the latest possible time."""
     return _last_at(load, now) if load.next_at is None else load.next_at
 
 
@@ -210,10 +210,11 @@ def _last_at(load: WagonLoad, now: float) -> float:
 
 
 def expected_switches(manifest: Manifest, pressure: float, now: float, most: int) -> int:
-    """How many switches are to be expected until a wagon that is opened now is ready: at least one, at most `most`.
+    """How many switches to expect until a wagon opened now is ready: at least one, at most `most`.
 
-    The active wagon lives, at its pace, for age ÷ `pressure` seconds; the next ones as long as it, or as those that
-    drain now did, where that is less. How long a wagon takes to get ready is measured at those that live.
+    At its present pace the active wagon lives for age ÷ `pressure` seconds. The next ones are expected to live as long,
+    or as long as those that drain now did, if that is shorter. The time to get ready is measured on the wagons that
+    exist.
     """
     cold = [w for w in manifest.wagons if w.ready_at is not None and w.reuses is None and w.number > 1]
     takes = max((w.ready_at - w.opened_at for w in cold if w.ready_at is not None), default=0.0)

@@ -1,4 +1,4 @@
-"""What an observer saw at one look: all that `plan` decides on. Pure."""
+"""What an observer saw at one look: the whole input of `plan`. Pure."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from .demand import Demand
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
-    """For how many seconds one observer has seen things as they are, by its own steady clock. 0: since this look."""
+    """How long, in seconds of its steady clock, one observer has seen things unchanged. 0: since this look."""
 
     wagons: Mapping[int, float] = {}
-    """By number: the wagon has been in its state, and at its attempt, for so long."""
+    """By number: how long the wagon has been in its state and at its attempt."""
     failed_opens: float = 0.0
-    """As many wagons in a row as now never got ready."""
+    """How long the number of wagons in a row that never got ready has been the same."""
     unwanted: float = 0.0
-    """The next wagon has not been wanted."""
+    """How long no next wagon has been wanted."""
     idle: float = 0.0
-    """Nothing came to the active wagon, and nothing was settled there."""
+    """How long nothing has arrived or been settled in the active wagon."""
 
 
 class ActiveAges:
-    """For how long each wagon has been active: one observer's memory. Pure, no clock.
+    """How long each wagon has been active: one observer's memory. Pure, no clock.
 
-    Clocks of two machines may be an hour apart, and one may be set while its process runs. So the wall clock is asked
-    once for each wagon, when this observer first sees it active: how long was it so before? The answer counts only
-    within what the steady clock leaves open: not less than 0, and not more than the time since the look before. From
-    then on the steady clock counts. At the first look the steady clock leaves everything open: a process that starts
-    with its clock ahead takes the wagon for too old, once.
+    The clocks of two machines may be an hour apart, and a clock may be set while its process runs. So the wall clock is
+    used once per wagon, when this observer first sees it active, to tell how long it has been active already. That age
+    is kept between 0 and the time since the previous look by the steady clock; from then on only the steady clock
+    counts. At an observer's first look there is no upper bound: a process that starts with its clock ahead takes the
+    wagon for too old, once.
     """
 
     def __init__(self) -> None:
         self._since: dict[int, tuple[float, float]] = {}
-        """By number: the wagon's `active_at`, and since when it has been active by the steady clock."""
+        """By number: the wagon's `active_at`, and when it became active by the steady clock."""
         self._looked = float("-inf")
-        """The last look, by the steady clock."""
+        """Time of the last look, by the steady clock."""
 
     def look(self, manifest: Manifest, *, now: float, steady: float) -> Mapping[int, float]:
-        """The ages by number, in seconds: 0 for a wagon that never was active. `now` since the epoch, `steady` by a
-        clock that only goes forward."""
+        """Take in one look; returns the ages in seconds, by number: 0 for a wagon that was never active. `now` is in
+        seconds since the epoch, `steady` in seconds of a clock that only goes forward."""
         since: dict[int, tuple[float, float]] = {}
         for wagon in manifest.wagons:
             if wagon.active_at is None:
@@ -65,48 +65,48 @@ class ActiveAges:
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a train.
 
-    The manifest must have been read before the readings and `members` were taken. A wagon counts as proven empty only
-    if it was already known to be sealed; and where the broker can't refuse writes a wagon is sealed only if it was
-    already known to be cut off.
+    The manifest must be read before the readings and `members`: a wagon counts as proven empty only if it was already
+    known to be sealed, and if the broker can't refuse writes, a wagon is sealed only if it was already known to be cut
+    off.
     """
 
     now: float
-    """When it was, in seconds since the epoch."""
+    """Time of the look, in seconds since the epoch."""
     settings: Settings
     capabilities: Capabilities
-    """The broker's: whether it holds bounds exactly, and refuses writes to sealed channels."""
+    """The broker's: whether it enforces bounds exactly, and whether it refuses writes to sealed channels."""
     manifest: Manifest
     readings: Mapping[int, Reading] = {}
-    """By wagon number, those that could be taken."""
+    """The readings that could be taken, by wagon number."""
     deployments: Mapping[int, Deployment] = {}
-    """What runs, by unit."""
+    """The running workers, by unit."""
     members: Sequence[Member] = ()
     """The processes that are alive."""
     ages: Ages = Ages()
     leftovers: Sequence[Channel] = ()
-    """Channels that exist, as far as they were looked for at this look: some may belong to no wagon."""
+    """Existing channels, as far as this look has searched for them: some may belong to no wagon."""
     demand: Demand = Demand()
-    """What the traffic asks of workers, if they follow it."""
+    """The demand for workers, if their number follows the traffic."""
     step: int = 1
-    """Workers come and go by so many."""
+    """Workers are started and stopped in multiples of this."""
     orchestrated: bool = False
-    """An orchestrator starts and ends workers as it is told; else they come and go by themselves."""
+    """True: an orchestrator starts and stops the workers. False: they come and go by themselves."""
 
 
 def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
-    """What processes say in their check-ins of the live wagons that they serve, by unit."""
+    """What the check-ins of processes report of the live wagons that they serve, by unit."""
     found: dict[int, list[Deployment]] = {}
     for member in members:
         for each in member.attachments:
             wagon = manifest.wagon(each.number)
             if wagon is None or wagon.state not in LIVE:
-                continue  # it leaves by itself
+                continue  # the process detaches by itself
             found.setdefault(wagon.unit, []).append(since_losses(each, wagon))
     return {unit: together(each) for unit, each in found.items()}
 
 
 def since_losses(found: Deployment, wagon: Wagon) -> Deployment:
-    """What is reported of a wagon's workers; not ready where the report is older than the wagon's last loss of them."""
+    """The report on a wagon's workers; not ready if it is older than the wagon's last loss of its workers."""
     if not found.ready or found.losses is None or found.losses >= wagon.losses:
         return found
     return msgspec.structs.replace(found, ready=False, trouble="they were attached before it lost its workers")

@@ -1,7 +1,7 @@
-"""Workers that follow the traffic: from a look at a train to the number of workers of each wagon. Pure.
+"""Elastic workers: from a look at a train to the number of workers of each wagon. Pure.
 
-`Meter` is an observer's memory: it estimates what the traffic asks for. `scaled` is a phase of the plan: it stores what
-`size` decides in the manifest, where observers, orchestrators and processes that attach by themselves read it.
+`Meter` is an observer's memory: it estimates the demand. `scaled` is a phase of the plan: it stores the result of
+`size` in the manifest, where observers, orchestrators and self-attaching processes read it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .elastic import ElasticWagon, outlook, size
 from .seen import Seen
 
 _SURE = 20
-"""From this many events on, it is taken as known how many handlings one brings about."""
+"""After this many settled events, the number of handlings per event is considered known."""
 
 
 class Meter:
-    """What the traffic asks of workers, by all that one observer saw. Pure, no clock."""
+    """Estimates the demand for workers from all looks of one observer. Pure, no clock."""
 
     def __init__(self) -> None:
         self._works = Works()
@@ -47,8 +47,9 @@ class Meter:
         now: float,
         steady: float,
     ) -> tuple[Demand, Mapping[int, Reading]]:
-        """The demand, and the readings with what new events can expect. `arrived`: the samples of all wagons together;
-        `now` since the epoch, `steady` by a clock that only goes forward."""
+        """Take in one look; returns the demand, and the readings with the outlook for new events added. `arrived`: the
+        samples of all wagons together. `now` is in seconds since the epoch, `steady` in seconds of a clock that only
+        goes forward."""
         if settings.workers.elastic is None or settings.promise is None:
             return Demand(), readings
         self._works.add({str(unit): d.work for unit, d in deployments.items() if d.work is not None}, steady)
@@ -81,8 +82,8 @@ class Meter:
         return demand, {**readings, active.number: expects}
 
     def _service(self, readings: Mapping[int, Reading], seen: Sequence[ElasticWagon]) -> tuple[float | None, float]:
-        """Seconds of work that an event brings about in all channels, and their spread as a share of it. Where workers
-        don't report that: as many workers as there are, by what they settled while a backlog stood."""
+        """Seconds of work per published event, summed over all channels, and the spread as a share of it. If workers do
+        not report it: the number of workers divided by the rate at which they settle events during a backlog."""
         emitted = sum(r.emitted for r in readings.values())
         settled = sum(r.settled or 0 for r in readings.values())
         if settled >= _SURE:
@@ -103,7 +104,7 @@ def elastic_wagons(
     deployments: Mapping[int, Deployment],
     now: float,
 ) -> list[ElasticWagon]:
-    """The live wagons as `size` sees them, the oldest first. One that sleeps counts as paused."""
+    """The live wagons as input for `size`, oldest first. A sleeping wagon counts as paused."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     found = []
     for wagon in manifest.in_state(*LIVE):
@@ -126,7 +127,7 @@ def elastic_wagons(
 
 
 def _asked(workers: Workers, manifest: Manifest, wagon: Wagon) -> int:
-    """A wagon that takes over the workers of another begins with as many."""
+    """Workers asked for. A wagon that takes over another's workers begins with the same number."""
     if wagon.workers is None:
         for other in reversed(manifest.wagons):
             if other.unit == wagon.unit and other.workers is not None:
@@ -135,15 +136,15 @@ def _asked(workers: Workers, manifest: Manifest, wagon: Wagon) -> int:
 
 
 def scaled(seen: Seen, manifest: Manifest) -> Edit:
-    """The manifest with the number of workers that each live wagon should have. `manifest` is that of the look, as the
-    phases before this one have left it."""
+    """Store in the manifest how many workers each live wagon should have. `manifest` is the look's manifest as the
+    earlier phases have left it."""
     settings = seen.settings
     elastic, promise = settings.workers.elastic, settings.promise
     if elastic is None or promise is None:
         return Edit(manifest)
     standing = elastic_wagons(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
     took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}
-    # a wagon that this very plan made active held nothing at the look
+    # a wagon that this plan has just made active held nothing at the look
     standing = [c if c.number in took else c._replace(outstanding=0) for c in standing]
     sizing = size(
         elastic,
@@ -176,7 +177,8 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
 
 
 def with_cap(settings: Settings, step: int) -> Settings:
-    """The settings with no more live wagons than can each have `least` workers, where workers come and go by `step`."""
+    """The settings with the cap of live wagons lowered so that each can have `least` workers, rounded up to a multiple
+    of `step`."""
     elastic = settings.workers.elastic
     if elastic is None or step <= 1:
         return settings
@@ -186,17 +188,17 @@ def with_cap(settings: Settings, step: int) -> Settings:
 
 
 def short_of_workers(workers: Workers, manifest: Manifest) -> bool:
-    """While wagons drain, one more would have half of all workers bound by `least`. A spare can wait then; a wagon that
-    is needed for a switch can't."""
+    """Whether wagons drain and one more live wagon would tie up more than half of all workers by `least`. A spare can
+    wait then; a wagon needed for a switch can't."""
     return bool(manifest.in_state(State.DRAINING)) and no_room_for_one_more(workers, manifest)
 
 
 def no_room_for_one_more(workers: Workers, manifest: Manifest) -> bool:
-    """With one more live wagon, half of all workers would be bound by `least`."""
+    """Whether one more live wagon would tie up more than half of all workers by `least`."""
     elastic, live = workers.elastic, len(manifest.in_state(*LIVE))
     return elastic is not None and 2 * (live + 1) * elastic.least > elastic.most
 
 
 def counts(settings: Settings, manifest: Manifest) -> Mapping[int, int]:
-    """How many workers each live wagon is to have, by its number."""
+    """How many workers each live wagon should have, by wagon number."""
     return {w.number: asked_of(settings.workers, w) or 0 for w in manifest.in_state(*LIVE)}

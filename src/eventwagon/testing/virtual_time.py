@@ -1,4 +1,4 @@
-"""Virtual time for tests and simulation: an event loop that never sleeps, its clock jumps to what is due next.
+"""Virtual time for tests and simulation: an event loop that never sleeps; its clock jumps to the next timer.
 
     from eventwagon.testing.virtual_time import VirtualClock, run
 
@@ -7,8 +7,8 @@
 
     run(main())
 
-Runs are deterministic as far as the program is. A program that waits for the real world does not fit: threads are
-refused, and waiting for a socket or a pipe alone counts as a deadlock.
+Runs are as deterministic as the program. A program that waits for the real world can't be run: threads are refused, and
+waiting only for a socket or a pipe counts as a deadlock.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _RESOLUTION = 1e-6
-"""Seconds; asyncio calls at once all timers that are due within. Its own resolution, 1e-9, is lost in the rounding of
-times beyond some months."""
+"""Seconds; asyncio runs all timers due within this time at once. Its own resolution, 1e-9, is lost to rounding when the
+clock is beyond some months."""
 
 
 class Deadlock(RuntimeError):
-    """Every task waits, and no timer can wake one. The message says where each task waits."""
+    """Every task waits, and no timer can wake any. The message says where each task waits."""
 
 
 def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
-    """Run `main` as asyncio.run does, in virtual time; `start` is the loop's first time() in seconds.
+    """Run `main` like asyncio.run, in virtual time; `start` is the loop's initial time() in seconds.
 
-    Raises Deadlock when nothing can happen any more.
+    Raises Deadlock if nothing can happen any more.
     """
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(start=start)) as runner:
         return runner.run(main)
@@ -53,7 +53,7 @@ class VirtualClock:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The event loop of `run`, for those that need a loop or a policy of their own."""
+    """The event loop of `run`, for programs that need their own loop or policy."""
 
     def __init__(self, *, start: float = 0.0) -> None:
         self._now = start
@@ -66,8 +66,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        # asyncio calls what is due within the clock's resolution at once. Whoever then finds that it is not quite time
-        # and waits again would do so for ever, since here time passes only in jumps: so take that small jump now.
+        # asyncio runs a timer early if it is due within the clock's resolution. Code that then finds it is not quite
+        # time and waits again would do so forever, since here time passes only in jumps: so take that small jump now.
         if self._now < when < self._now + 2 * _RESOLUTION:
             self._now = when
         return super().call_at(when, callback, *args, context=context)
@@ -83,7 +83,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.SelectSelector):
-    """Looks for I/O without waiting; the clock jumps over the time that it would have waited."""
+    """Checks for I/O without waiting; the clock jumps over the time that it would have waited."""
 
     def __init__(self, jump: Callable[[float | None], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The conformance suites: each sentence of a contract as a check, for our drivers and for yours.
+"""The conformance suites: each sentence of a contract is a check, for our drivers and for yours.
 
     from eventwagon.testing.conformance import Undeclared, broker_checks
 

@@ -17,8 +17,9 @@ def broker_checks(
 ) -> Sequence[Check[Broker]]:
     """Every check of the broker's contract.
 
-    `visibility`: the shortest visibility time that the driver keeps well, in seconds (network brokers want 1 or more).
-    `patience`: after so many seconds something that must happen counts as not happening. `clock` dates the events.
+    `visibility`: the shortest visibility time that the driver keeps reliably, in seconds (network brokers need 1 or
+    more). `patience`: a check fails if something that must happen takes more seconds than this. `clock` dates the
+    events.
     """
     settings = BrokerSettings(visibility, patience, clock)
     suites: list[Suite[BrokerTrial]] = [broker_channels.suite, broker_contents.suite, broker_deliveries.suite]

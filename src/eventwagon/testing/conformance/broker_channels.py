@@ -331,8 +331,8 @@ async def delete_outlives_stale_publishers(t: BrokerTrial) -> None:
 
 @suite.check()
 async def channels_are_listed(t: BrokerTrial) -> None:
-    """All channels of the train are found, by any process: ingress, inner, dead letters, the train's own; no
-    other's."""
+    """All channels of the train are found, by any process: ingress, inner, dead letters, the train's own; none of
+    another train."""
     mine = [Channel(t.train, n, name) for n in (1, 2, 11) for name in ("", "welcome_email", "a-b_v1", DEAD)]
     mine.append(Channel(t.train, 0, DEAD))
     foreign = [Channel(t.train + suffix, n, name) for suffix in ("_x", "-x", "x") for n, name in ((0, DEAD), (1, ""))]

@@ -1,4 +1,4 @@
-"""What must hold for what a broker's channels hold: figures, browsing, attributes, many channels, interruptions."""
+"""What must hold for the contents of channels: figures, browsing, attributes, many channels, interruptions."""
 
 from __future__ import annotations
 

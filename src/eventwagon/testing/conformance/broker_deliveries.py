@@ -107,7 +107,7 @@ async def unsettled_comes_back(t: BrokerTrial) -> None:
     events = t.events(2)
     channel = await t.channel(holding=events)
     for turn in (1, 2, 3):
-        visibility = t.visibility * (3 if turn == 2 else 1)  # suspects come one by one: the first is kept for as long
+        visibility = t.visibility * (3 if turn == 2 else 1)  # suspects come one by one: the first is held that long
         async with t.claimed(channel, 2, visibility=visibility) as (consumer, got):
             same([(d.attempt, d.suspect) for d in got], [(1, turn > 1)] * 2, "attempts and suspicion")
             same({d.event.data for d in got}, {e.data for e in events}, "events")
@@ -516,7 +516,7 @@ async def cancelled_receive(t: BrokerTrial) -> None:
     time."""
     channel = await t.channel()
     events = [t.events(5) for _ in range(30)]
-    settled: set[bytes] = set()  # perhaps, where the settle itself was cancelled
+    settled: set[bytes] = set()  # perhaps not, if the settle itself was cancelled
     done: set[bytes] = set()
 
     async def work(consumer: Subscription) -> None:
@@ -538,7 +538,7 @@ async def cancelled_receive(t: BrokerTrial) -> None:
         same(left & done, set(), "events that were settled and stand")
         while left:
             if not (some := await consumer.receive(1, t.patience)):
-                gone = left - {e.data for e in await t.standing(channel)}  # by a settle that was under way as we looked
+                gone = left - {e.data for e in await t.standing(channel)}  # by a settle in progress while we looked
                 holds(gone and gone <= settled, f"{len(left)} events stand and none came for {t.patience:g} s")
                 left -= gone
             holds({d.event.data for d in some} <= left, "an event came again that was settled")

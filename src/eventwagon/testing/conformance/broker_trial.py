@@ -1,4 +1,4 @@
-"""A broker under trial: what each check of the suite is given."""
+"""A broker under trial: the argument of each check of the suite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .check import CheckFailed, holds, same
 
 T = TypeVar("T")
 
-LONG = 600.0  # seconds of visibility where none is to end during a check
+LONG = 600.0  # visibility in seconds, for claims that must not expire during a check
 
 
 class BrokerTrial:
-    """A broker under trial: the driver, its channels of this check, and what the checks do again and again."""
+    """A broker under trial: the driver, the channels of one check, and the steps that checks share."""
 
     def __init__(
         self, broker: Broker, another: Callable[[], AbstractAsyncContextManager[Broker]], settings: BrokerSettings
@@ -27,13 +27,13 @@ class BrokerTrial:
         self.visibility = settings.visibility
         self.patience = settings.patience
         self.clock = settings.clock
-        self.train = f"check_{token_hex(6)}"  # a name of its own: servers may hold what earlier runs left
+        self.train = f"check_{token_hex(6)}"  # a unique name: servers may hold leftovers of earlier runs
         self._wagons = 0
         self._events = 0
         self._another = another
 
     def another(self) -> AbstractAsyncContextManager[Broker]:
-        """Another process's view: a second object where the driver is shared, else the same one."""
+        """Another process's view: a second object if the driver is shared, otherwise the same one."""
         return self._another()
 
     def absent(self, name: str = "") -> Channel:
@@ -42,7 +42,7 @@ class BrokerTrial:
         return Channel(self.train, self._wagons, name)
 
     async def channel(self, *, capacity: int | None = None, holding: Sequence[Event] = ()) -> Channel:
-        """A new channel, with events in it."""
+        """A new channel that holds the events `holding`."""
         channel = self.absent()
         await self.broker.create(channel, capacity=capacity)
         if holding:
@@ -63,7 +63,7 @@ class BrokerTrial:
     async def claimed(
         self, channel: Channel, count: int = 1, *, visibility: float = LONG
     ) -> AsyncIterator[tuple[Subscription, list[Delivery]]]:
-        """A consumer of its own that holds `count` events."""
+        """A new consumer that has claimed `count` events, and their deliveries."""
         async with self.broker.consume(channel, visibility=visibility) as consumer:
             yield consumer, await self.take(consumer, count)
 
@@ -79,7 +79,8 @@ class BrokerTrial:
         return got
 
     def order(self, found: Iterable[T]) -> list[T]:
-        """As they came where the broker keeps the order of publishing, else sorted: two such lists can be compared."""
+        """The items as they came if the broker keeps the order of publishing, otherwise sorted: two such lists can be
+        compared."""
         return list(found) if self.broker.capabilities.ordered else sorted(found)  # type: ignore[type-var]
 
     async def nothing(self, channel: Channel, why: str, *, seconds: float | None = None) -> None:
@@ -100,12 +101,12 @@ class BrokerTrial:
         return depth
 
     async def standing(self, channel: Channel) -> list[Event]:
-        """What a browse finds."""
+        """The events that browsing the channel finds."""
         return [event async for event in self.broker.read(channel)]
 
 
 class BrokerSettings:
-    """How patient the checks are. Nothing in them asserts a speed: longer times only make the suite slower."""
+    """How patient the checks are. No check asserts a speed: longer times only make the suite slower."""
 
     def __init__(self, visibility: float, patience: float, clock: Callable[[], float]) -> None:
         self.visibility = visibility
@@ -114,5 +115,5 @@ class BrokerSettings:
 
 
 async def past(seconds: float) -> None:
-    """Wait until a time of `seconds` that began before has surely ended."""
+    """Wait until a period of `seconds` that has already begun is certainly over."""
     await asyncio.sleep(seconds * 1.25)

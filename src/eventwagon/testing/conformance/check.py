@@ -1,4 +1,4 @@
-"""What a check is, and the few things that every suite's checks need."""
+"""Checks, and the few helpers that every suite needs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 Make = Callable[[], AbstractAsyncContextManager[D]]
-"""Makes a driver, not yet entered. It may be called several times within one check: each is another process's view of
-the same store (the same object may be given again where a driver lives in one process and may be entered again)."""
+"""Makes a driver, not yet entered. It may be called several times within one check: each driver is another process's
+view of the same store. (It may return the same object if the driver lives in one process and may be entered again.)"""
 
 
 class CheckFailed(AssertionError):
@@ -22,7 +22,7 @@ class CheckFailed(AssertionError):
 
 
 class Undeclared(Exception):
-    """The check does not apply: the driver does not declare that it can do this. Skip it, and let that be seen."""
+    """The check does not apply: the driver does not declare that it can do this. Skip it visibly."""
 
 
 class Check(Generic[D]):
@@ -38,7 +38,7 @@ class Check(Generic[D]):
         self.identity = identity
         self.name = name
         self.requires = requires
-        """The capabilities without which it does not apply."""
+        """The capabilities without which the check does not apply."""
         self._start = start
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Check(Generic[D]):
         return f"<Check {self.identity}>"
 
     async def run(self, make: Make[D]) -> None:
-        """Hold it against the driver that `make` makes. Raises CheckFailed, Undeclared, or what the driver raised."""
+        """Run the check on the driver from `make`. Raises CheckFailed, Undeclared, or whatever the driver raises."""
         await self._start(self, make)
 
 
@@ -56,13 +56,13 @@ Body = Callable[[T], Awaitable[None]]
 
 
 class Suite(Generic[T]):
-    """Collects the bodies of checks: async functions of a trial, whose docstring is the sentence."""
+    """Collects the bodies of checks: async functions that take a trial. Their docstrings are the checks' sentences."""
 
     def __init__(self) -> None:
         self.bodies: list[tuple[Body[T], tuple[str, ...]]] = []
 
     def check(self, *requires: str) -> Callable[[Body[T]], Body[T]]:
-        """Take the function as a check that needs these capabilities."""
+        """Register the function as a check that needs these capabilities."""
 
         def take(body: Body[T]) -> Body[T]:
             self.bodies.append((body, requires))
@@ -72,12 +72,12 @@ class Suite(Generic[T]):
 
 
 def identity(body: Callable[..., object]) -> str:
-    """The function's name: what `str(check)` is."""
+    """The function's name, which is `str(check)`."""
     return body.__name__
 
 
 def sentence(body: Callable[..., object]) -> str:
-    """The function's docstring in one line: what `check.name` is."""
+    """The function's docstring in one line, which is `check.name`."""
     return " ".join((inspect.getdoc(body) or identity(body)).split())
 
 
@@ -94,7 +94,7 @@ def same(found: object, expected: object, what: str) -> None:
 
 
 async def refused(awaitable: Awaitable[object], *errors: type[E], what: str) -> E:
-    """The error of one of these types that the awaitable raises. Raises CheckFailed when it raises none."""
+    """The error of one of these types that the awaitable raises. Raises CheckFailed if it raises none."""
     try:
         await awaitable
     except errors as error:
@@ -103,7 +103,7 @@ async def refused(awaitable: Awaitable[object], *errors: type[E], what: str) -> 
 
 
 async def soon(awaitable: Awaitable[T], patience: float, what: str) -> T:
-    """Its result; raises CheckFailed when there is none within `patience` seconds."""
+    """The awaitable's result. Raises CheckFailed if there is none within `patience` seconds."""
     try:
         async with asyncio.timeout(patience) as limit:
             return await awaitable
@@ -114,7 +114,7 @@ async def soon(awaitable: Awaitable[T], patience: float, what: str) -> T:
 
 
 async def together(*awaitables: Awaitable[T]) -> list[T]:
-    """All results; when one fails the others are ended first, so that no check leaves a task behind."""
+    """The results of all. If one fails, the others are cancelled first, so that no check leaves a task behind."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_one(a)) for a in awaitables]
     return [task.result() for task in tasks]

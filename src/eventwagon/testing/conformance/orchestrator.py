@@ -12,8 +12,8 @@ from .orchestrator_trial import Harness, OrchestratorTrial
 def orchestrator_checks(*, moment: float = 0.3, patience: float = 10.0) -> Sequence[Check[Harness]]:
     """Every check of the orchestrator's contract, driven through a Harness.
 
-    `moment`: seconds in which what must not happen would show. `patience`: after so many seconds something that must
-    happen counts as not happening.
+    `moment`: seconds within which something that must not happen would show. `patience`: a check fails if something
+    that must happen takes more seconds than this.
     """
 
     def make_check(body: Body[OrchestratorTrial], requires: tuple[str, ...]) -> Check[Harness]:

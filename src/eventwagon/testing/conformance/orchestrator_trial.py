@@ -14,14 +14,15 @@ from .check import CheckFailed
 
 
 class Harness(Protocol):
-    """What a driver's tests provide: an orchestrator whose workers run handlers that the checks can hold and watch.
+    """Provided by a driver's tests: an orchestrator whose workers run handlers that the checks can hold and watch.
 
-    An asynchronous context manager: entered with the orchestrator entered, left with nothing running. A handler, once
-    it has begun, runs until `let_go` was called, and from then on every handler ends at once.
+    An asynchronous context manager: entering it enters the orchestrator, and after leaving it nothing runs. Handlers
+    run until `let_go` is called; from then on every handler ends at once.
     """
 
     outlives: bool
-    """Its deployments go on when the orchestrator's object is closed (Kubernetes), or end with it (in-process)."""
+    """True: deployments go on when the orchestrator's object is closed (Kubernetes). False: they end with it
+    (in-process)."""
 
     warm: bool = False
     """A unit's running workers move to another wagon, and nothing is started for it: `incarnation` stays the same."""
@@ -30,10 +31,10 @@ class Harness(Protocol):
     """Workers can be ready and take nothing (`WagonSpec.idle`)."""
 
     ends: bool = True
-    """A handler in flight is ended when its grace is over; False where each ends by a timeout of its own (Lambda)."""
+    """A handler in flight is ended when its grace is over. False: each ends by its own timeout (Lambda)."""
 
     revision: str = ""
-    """A revision of the code that workers can be asked for; empty: the driver knows none."""
+    """A revision of the code for which workers can be requested; empty: the driver knows no revisions."""
 
     @property
     def orchestrator(self) -> Orchestrator:
@@ -41,11 +42,11 @@ class Harness(Protocol):
         ...
 
     def another(self) -> AbstractAsyncContextManager[Orchestrator]:
-        """Another object of the driver, over the same deployments; asked for only where `outlives`."""
+        """Another object of the driver for the same deployments; used only with `outlives`."""
         ...
 
     async def spec(self, number: int, *, workers: int) -> WagonSpec:
-        """A wagon of the harness' one train, its channels made."""
+        """The spec of a wagon of the harness's one train; its channels have been created."""
         ...
 
     async def give(self, spec: WagonSpec, count: int) -> None:
@@ -53,29 +54,28 @@ class Harness(Protocol):
         ...
 
     async def at_work(self, number: int) -> int:
-        """Handlers of the wagon in flight now."""
+        """How many of the wagon's handlers are in flight now."""
         ...
 
     async def finished(self, number: int) -> int:
-        """Handlers of the wagon that ran to their end."""
+        """How many of the wagon's handlers ran to completion."""
         ...
 
     async def ended(self, number: int) -> int:
-        """Handlers of the wagon that were ended before."""
+        """How many of the wagon's handlers were ended before completion."""
         ...
 
     async def incarnation(self, unit: int) -> object:
-        """An identity that tells the unit's workers from others that were started in their place; used only with
-        `warm`."""
+        """An identity that tells the unit's workers from others started in their place; used only with `warm`."""
         ...
 
     async def let_go(self) -> None:
-        """All handlers may end, also those that begin later."""
+        """Let all handlers end, including those that begin later."""
         ...
 
 
 class OrchestratorTrial:
-    """An orchestrator under trial, and what the checks do again and again."""
+    """An orchestrator under trial, and the steps that checks share."""
 
     def __init__(self, harness: Harness, moment: float, patience: float) -> None:
         self.harness = harness
@@ -84,11 +84,11 @@ class OrchestratorTrial:
         self.patience = patience
 
     async def deployment(self, spec: WagonSpec) -> Deployment | None:
-        """What runs for the wagon."""
+        """The deployment of the wagon's unit."""
         return (await self.orchestrator.deployments(spec.train)).get(spec.unit)
 
     async def until(self, what: str, true: Callable[[], Awaitable[object]]) -> None:
-        """Wait until it is so."""
+        """Wait until `true` holds. Raises CheckFailed after `patience` seconds."""
         try:
             async with asyncio.timeout(self.patience):
                 while not await true():  # noqa: ASYNC110 - it may change in another process
@@ -97,7 +97,7 @@ class OrchestratorTrial:
             raise CheckFailed(f"{what}: not within {self.patience:g} s") from None
 
     async def ready(self, number: int = 1, *, workers: int = 2, held: int = 0) -> WagonSpec:
-        """A wagon whose workers are ready, `held` of them at an event."""
+        """A wagon whose workers are ready, `held` of them handling an event."""
         spec = await self.harness.spec(number, workers=workers)
         await self.orchestrator.ensure(spec)
         await self.until_ready(spec)
@@ -115,7 +115,7 @@ class OrchestratorTrial:
         await self.until(f"wagon {spec.number} ready with {spec.workers_now} workers", ready)
 
     async def moved(self, spec: WagonSpec, number: int) -> WagonSpec:
-        """The spec of wagon `number`, served by the unit of `spec`; asked for, not yet ready."""
+        """The spec of wagon `number`, served by the unit of `spec`: requested, but not yet ready."""
         assert spec.workers is not None  # noqa: S101 - the checks name a number
         after = msgspec.structs.replace(await self.harness.spec(number, workers=spec.workers), unit=spec.unit)
         await self.orchestrator.ensure(after)

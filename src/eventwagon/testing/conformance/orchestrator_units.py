@@ -34,7 +34,7 @@ async def scaled_to_zero(t: OrchestratorTrial) -> None:
     same(await t.harness.finished(1), 1, "handlers finished, of a wagon scaled to zero")
 
     async def back() -> bool:
-        await t.orchestrator.ensure(spec)  # again and again, as observers do: what ran may be on its way out still
+        await t.orchestrator.ensure(spec)  # repeatedly, as observers do: the old workers may still be ending
         return await t.harness.finished(1) >= 3
 
     await t.until("handlers that finish after it was asked for again", back)
@@ -43,7 +43,7 @@ async def scaled_to_zero(t: OrchestratorTrial) -> None:
 
 @suite.check("idles")
 async def idle_workers_take_nothing(t: OrchestratorTrial) -> None:
-    """Idle workers are ready and take no events; told to work they do, and told to be idle they finish their
+    """Idle workers are ready and take no events; told to work, they take events, and told to be idle, they finish their
     handlers."""
     spec = await t.harness.spec(1, workers=2)
     idle = msgspec.structs.replace(spec, idle=True)

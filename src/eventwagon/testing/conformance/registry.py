@@ -23,8 +23,7 @@ from .check import Body, Check, Make, Suite, holds, identity, refused, same, sen
 
 
 class RegistryTrial:
-    """A registry under trial: the driver, a train's name of this check's own, and what the checks do again and
-    again."""
+    """A registry under trial: the driver, a train name unique to the check, and the steps that checks share."""
 
     def __init__(
         self,
@@ -43,11 +42,11 @@ class RegistryTrial:
         self.train = f"check_{token_hex(6)}"
 
     def entry(self, what: str) -> Entry:
-        """A journal entry that can be told by `what`."""
+        """A journal entry that `what` identifies."""
         return Entry(round(self.clock(), 3), "conformance", facts.OrphanRemoved(train=self.train, what=what))
 
     async def journal(self, registry: Registry | None = None, *, last: int | None = None) -> list[str]:
-        """What the journal's entries can be told by."""
+        """The `what` of each journal entry, in order."""
         found = [entry.fact async for entry in (registry or self.registry).entries(self.train, last=last)]
         return [fact.what for fact in found if isinstance(fact, facts.OrphanRemoved)]
 
@@ -56,7 +55,7 @@ class RegistryTrial:
         return await self.registry.replace(self.train, Manifest(train=self.train), expect=0)
 
     async def next(self, watching: AsyncIterator[Snapshot]) -> Snapshot:
-        """What a watch gives next."""
+        """The next snapshot of the watch."""
         return await soon(anext(watching), self.patience, "a watch that should give something")
 
 
@@ -65,8 +64,8 @@ def registry_checks(
 ) -> Sequence[Check[Registry]]:
     """Every check of the registry's contract.
 
-    `ttl`: the shortest time that the driver keeps well for a member, in seconds. `patience`: after so many seconds
-    something that must happen counts as not happening. `clock` dates the entries.
+    `ttl`: the shortest ttl of a member that the driver keeps reliably, in seconds. `patience`: a check fails if
+    something that must happen takes more seconds than this. `clock` dates the entries.
     """
 
     def make_check(body: Body[RegistryTrial], requires: tuple[str, ...]) -> Check[Registry]:
@@ -100,7 +99,7 @@ _VALUES: dict[object, object] = {
 
 
 def _filled(kind: Any, **given: object) -> Any:
-    """A struct of this kind with each field filled in by its type, but for those given."""
+    """A struct of this kind with every field filled in by its type, except those given."""
     for name, hint in get_type_hints(kind).items():
         if name not in given:
             structs = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
@@ -110,7 +109,7 @@ def _filled(kind: Any, **given: object) -> Any:
 
 
 def _full(train: str) -> Manifest:
-    """A manifest with every field filled in, and one that there can be."""
+    """A valid manifest with every field filled in."""
     manifest: Manifest = _filled(Manifest, train=train, format=FORMAT, next_number=2**33)
     return manifest
 

@@ -146,25 +146,15 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
     served: set[int] = set()
     """Wagons at whose channels one process stood at one moment."""
     first = True
-    founded: tuple[str, ...] = ()
-    """The channels that were declared at first."""
-    runs: dict[str, str] = {}
-    knows: set[tuple[str, str]] = set()
-    """The code of a process, and a channel that it was attached to."""
 
     def stands(wagon: Wagon) -> bool:
-        """Some process is attached to all its channels that are declared, without those that other code has declared
-        since and its own does not know."""
-        own = {n for n in before.channels if not wagon.revision or n in founded or (wagon.revision, n) in knows}
-        needed = [c for c in before.working_channels(wagon) if not c.name or c.name in own]
+        """Some process is attached to all its channels that are declared."""
+        needed = [c for c in before.working_channels(wagon) if not c.name or c.name in before.channels]
         return any(all(c in at for c in needed) for at in attached.values())
 
     for record in history:
         match record:
-            case Started():
-                runs[record.by] = record.revision
             case Attached():
-                knows.add((runs.get(record.by, ""), record.channel.name))
                 at = attached.setdefault(record.by, {})
                 at[record.channel] = at.get(record.channel, 0) + 1
                 wagon = before.wagon(record.channel.wagon)
@@ -183,7 +173,6 @@ def ready_before_active(history: Iterable[Record]) -> Iterator[Violation]:
                     yield from _became(before, wagon, record, served, first)
                 lost = {f.number for f in record.facts if isinstance(f, WorkersLost)}
                 served -= {n for n in lost if (w := before.wagon(n)) is not None and not stands(w)}
-                founded = founded or record.manifest.channels
                 if record.manifest.active is not None:
                     first = False
                 declared_before, before = before.channels, record.manifest

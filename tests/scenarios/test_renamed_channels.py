@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eventwagon import Connection, Context, Train, Workers
-from eventwagon.contracts.facts import ChannelsDropped, ChannelUnserved, SwitchGivenUp, WentBack
+from eventwagon.contracts.facts import ChannelsDropped, ChannelUnserved
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -150,50 +150,5 @@ def test_a_declared_channel_without_a_handler_anywhere_keeps_a_wagon_from_being_
                 assert spare.number != at
             async with world.connect(program(done, "email"), redeclare=True) as new, new.running():
                 await new.wait_switched(at)
-
-    run(main())
-
-
-@pytest.mark.parametrize("watched", [True, False], ids=["by itself", "by hand"])
-def test_code_that_knows_only_the_old_name_is_gone_back_to(watched: bool) -> None:
-    async def main() -> None:
-        world, done = World(), list[str]()
-        old = program(done, "mail", spares=0, revision="v1")
-        new = program(done, "post", spares=0, revision="v2", attempts=1, breaker=None, fails=True)
-        async with world.running(old) as c, world.connect(new, redeclare=True) as other, other.running():
-            at = await other.request_switch("release", revision="v2", watch_errors=0.1 if watched else None)
-            await other.wait_switched(at)
-            for n in range(40):
-                await c.publish(n)
-            if not watched:
-                at = await c.request_switch("back", revision="v1")
-            await until(lambda: c.manifest.active is not None and c.manifest.active.number == 3, seconds=20)
-            assert c.manifest.active is not None
-            assert c.manifest.active.revision == "v1"
-            done.clear()
-            await c.publish(100)
-            await until(lambda: done == ["100", "100 mail"], seconds=20)
-            await c.wait_drained(2)
-            await c.wait_drained(await c.request_switch("once more"))
-        assert len(world.of(WentBack)) == watched
-        assert not world.of(SwitchGivenUp)
-        assert not world.of(ChannelUnserved)
-
-    run(main())
-
-
-def test_a_spare_for_the_old_code_stays_ready_when_other_code_redeclares() -> None:
-    async def main() -> None:
-        world, done = World(), list[str]()
-        old, new = (program(done, name, spares=1, revision=v) for name, v in (("mail", "v1"), ("post", "v2")))
-        async with world.running(old) as c:
-            await until(lambda: len(c.manifest.ready) == 1)
-            async with world.connect(new, redeclare=True) as other, other.running():
-                await asyncio.sleep(30)
-                assert [w.losses for w in c.manifest.wagons] == [0, 0]
-                at = await c.request_switch()
-                await c.wait_switched(at)
-                await c.publish(1)
-                await until(lambda: done == ["1", "1 mail"])
 
     run(main())

@@ -10,9 +10,9 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member
 from eventwagon.runtime import observer
-from tests.simulation import Scenario, check, cluster, kept, simulate
+from tests.simulation import Scenario, check, kept, simulate
 from tests.simulation.mutants import ALL, RARE
-from tests.unit.plans import decide, manifest, reading, states, wagon
+from tests.unit.plans import manifest, wagon
 
 KEPT = {name: value for name, value in vars(kept).items() if isinstance(value, Scenario)}
 
@@ -33,6 +33,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("REMOVED_WHILE_IT_DRAINED_AGAIN", "removal begun with a way back"),
         ("MADE_ANEW_WHILE_IT_WAS_DELETED", "channels of the lost time made anew"),
         ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry"),
+        ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels"),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock"),
     ],
 )
@@ -52,18 +53,3 @@ def test_a_word_from_before_the_loss_counts_only_in_the_mutant() -> None:
     assert not vars(observer)["checked_in"](members, m)[1].ready
     with RARE["ready again on an old word"]():
         assert vars(observer)["checked_in"](members, m)[1].ready
-
-
-def test_a_channel_that_no_check_in_names_counts_only_in_the_mutant() -> None:
-    """Too rare since a wagon for one revision needs the channels of that revision's processes: what the orchestrator
-    reads must be newer than what the observer has read."""
-    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0, channels=("a", "b")))
-    m = msgspec.structs.replace(m, channels=("a", "b"))
-
-    def state() -> State:
-        found = vars(cluster)["together"]([Deployment(number=2, ready=True, channels=("a",))])
-        return states(decide(m, [reading(1, 60)], {2: found}))[2]
-
-    assert state() is State.PROVISIONING
-    with RARE["check-ins say nothing of channels"]():
-        assert state() is State.READY

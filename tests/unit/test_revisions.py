@@ -27,7 +27,6 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, Watch, switched
 from eventwagon.contracts.orchestrator import Deployment
-from eventwagon.contracts.registry import Member
 from eventwagon.policy.edits import Edit, attempt_failed, bootstrap, spec_of, switch_asked, switch_withdrawn, when_full
 from eventwagon.policy.plan import Plan
 from eventwagon.policy.scheduling import may_serve
@@ -114,24 +113,6 @@ def test_workers_that_run_other_code_make_no_wagon_ready() -> None:
     assert states(decide(m, [reading(1, 5)], runs_old))[2] is State.PROVISIONING
     runs_new = {**ready(1), 2: Deployment(number=2, ready=True, revision="v2")}
     assert states(decide(m, [reading(1, 5)], runs_new)) == {1: State.DRAINING, 2: State.ACTIVE}
-
-
-def test_a_wagon_needs_the_channels_that_its_own_code_knows() -> None:
-    v1, v2 = (Member(name=f"p{n}", roles=("work",), revision=f"v{n}", channels=(c,)) for n, c in ((1, "a"), (2, "b")))
-    going_back = wagon(3, State.PROVISIONING, revision="v1", channels=("b",), created_at=990.0)
-    m = manifest(wagon(2, State.ACTIVE, revision="v2", channels=("b",)), going_back, revision="v1", channels=("b",))
-
-    def state(*members: Member, **of: Any) -> State:
-        found = {2: Deployment(number=2, ready=True), 3: Deployment(number=3, ready=True, **of)}
-        return states(decide(m, [reading(2, 5)], found, members=list(members)))[3]
-
-    assert state(v1, v2, channels=("a",), missing=("b",)) is State.READY
-    assert state(v1, v2, channels=(), missing=("b",)) is State.PROVISIONING  # its own channel comes first
-    assert state(v2, channels=("a",), missing=("b",)) is State.PROVISIONING  # nobody knows what v1 needs
-    other = msgspec.structs.replace(v1, name="p3", channels=("a", "b"))
-    found = {2: Deployment(number=2, ready=True), 3: Deployment(number=3, ready=True, channels=("a",), missing=("b",))}
-    decided = decide(m, [reading(2, 5)], found, members=[v1, other], ages={3: 1000.0})
-    assert "no process of revision v1 has a handler for b" in one(decided.facts, ProvisioningFailed).because
 
 
 def test_code_that_never_gets_ready_is_given_up_and_the_old_goes_on() -> None:

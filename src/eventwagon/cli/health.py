@@ -97,16 +97,14 @@ class Health:
         if not works:
             return ""
         attachments = connection.attachments
-        manifest = connection.manifest
-        # a wagon for one revision needs only that code's channels: other code may have declared the train since
-        own = {w.number for w in manifest.wagons if w.revision}
+        declared = connection.manifest.channels
         self._proven &= {a.number for a in attachments if a.ready}
         if not attachments:
             return "it is attached to no wagon"
         for a in attachments:
             if not a.ready:
                 return a.trouble or f"it is not attached to wagon {a.number}"
-            if missing := [c for c in a.missing if c in manifest.channels and a.number not in own]:
+            if missing := [c for c in a.missing if c in declared]:
                 return f"wagon {a.number}: this program has no handler for {', '.join(missing)}"
             if a.number not in self._proven:
                 await probe(connection.broker, connection.train.name, a.number)

@@ -7,7 +7,7 @@ facts that explain it, and the tasks to carry out once it is stored. Production,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,7 +33,6 @@ from ..contracts.lifecycle import LIVE, Move, State
 from ..contracts.manifest import Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import Reading
-from ..contracts.registry import Member
 from ..limits import Pressure, measured
 from .canary import judge_canary
 from .edits import (
@@ -173,24 +172,18 @@ class Draft:
             why = f"its workers are still at wagon {found.number}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
-        else:
-            needed = self.needed_channels(wagon)
-            if missing := [c for c in found.missing if c in needed]:
-                code = f" of revision {wagon.revision}" if wagon.revision else ""
-                why = f"no process{code} has a handler for {', '.join(missing)}"
-            elif missing := [c for c in needed if found.channels is not None and c not in found.channels]:
-                why = f"its workers are not attached to {', '.join(missing)} yet"
+        elif missing := [c for c in found.missing if c in self.manifest.channels]:
+            why = f"no process has a handler for {', '.join(missing)}"
+        elif missing := self.unattached(wagon, found):
+            why = f"its workers are not attached to {', '.join(missing)} yet"
         return msgspec.structs.replace(found, ready=False, trouble=why) if why else found
 
-    def needed_channels(self, wagon: Wagon) -> Sequence[str]:
-        """The inner channels that the wagon needs to be ready: those for which processes with its code have handlers.
-        (Other code may have redeclared the train since, and this code may be wanted again.) If no such process has
-        checked in, or the wagon is for any code: its declared channels."""
-        able = [m.channels for m in self.members if is_at_work(m) and m.revision == wagon.revision]
-        theirs = {c for channels in able for c in channels or ()}
-        if not wagon.revision or not able or None in able:
-            return [c for c in wagon.channels if c in self.manifest.channels]
-        return sorted(theirs)
+    def unattached(self, wagon: Wagon, found: Deployment) -> list[str]:
+        """The declared channels of the wagon that its workers are not attached to. A channel that is no longer declared
+        needs no workers."""
+        if found.channels is None:
+            return []
+        return [c for c in wagon.channels if c not in found.channels and c in self.manifest.channels]
 
     def follow(self, edit: Edit) -> None:
         """Apply a change that was decided elsewhere."""
@@ -236,7 +229,7 @@ class Draft:
     def wanted_channels(self) -> tuple[str, ...]:
         """The declared channels, and those for which a live process has handlers: during a rolling update old and new
         programs work side by side, and each emits to its own channels."""
-        theirs = sorted({c for m in self.members if is_at_work(m) for c in m.channels or ()})
+        theirs = sorted({c for m in self.members if "work" in m.roles or "serve" in m.roles for c in m.channels or ()})
         return (*self.manifest.channels, *(c for c in theirs if c not in self.manifest.channels))
 
     def channels(self) -> None:
@@ -566,8 +559,3 @@ class Draft:
         for number in sorted(numbers):
             channels = tuple(c for c in self.leftovers if c.wagon == number and gone(number, known))
             self.tasks.append(RemoveLeftover(number, channels))
-
-
-def is_at_work(member: Member) -> bool:
-    """Whether the process handles events."""
-    return "work" in member.roles or "serve" in member.roles

@@ -11,6 +11,7 @@ from eventwagon.event import DEAD, Channel
 
 from .history import (
     Accepted,
+    Asked,
     Crashed,
     Created,
     Deleted,
@@ -245,9 +246,11 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
 
 
 def letters_once(books: Books) -> Iterator[Violation]:
-    """I5: where nothing has failed and nobody died or stood still, a dead letter is moved out once."""
-    if any(isinstance(record, Crashed | Faulted | Paused) for record in books.history):
-        return
+    """I5: where nothing has failed and nobody died, stood still or was asked to end, perhaps amid a removal, a dead
+    letter is moved out once."""
+    for record in books.history:
+        if isinstance(record, Crashed | Faulted | Paused) or (isinstance(record, Asked) and record.what == "stop"):
+            return
     for key, stored in books.stored.items():
         letters = [s for s in stored if s.channel.name == DEAD]
         moved = [s for s in letters if not s.channel.wagon]

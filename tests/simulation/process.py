@@ -422,6 +422,8 @@ class Process(Actor):
         self.slot.jumped += seconds
 
     def pause(self, seconds: float) -> None:
+        if self.world.healed:  # the call it comes after was begun before
+            return
         self.world.record(Paused, by=self.name, seconds=seconds)
         self.freeze()
         self.world.later(seconds, self.resume)

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from ..display.text import said
+from ..errors import Conflict
 from .documents import as_read
 from .facts import Entry
 from .manifest import Manifest
@@ -25,6 +26,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     version: int
+
+
+def out_of_date(train: str, version: int, expect: int) -> Conflict:
+    """What `replace` raises at a manifest of this version, where it was to replace that of version `expect`."""
+    return Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
 
 
 class Changes:

@@ -18,8 +18,7 @@ from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
-from ...errors import Conflict
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
 from ...event import Channel
 from .clients import TROUBLE, Clients
 from .errors import AWSRefused, explain
@@ -91,7 +90,7 @@ class DynamoDBRegistry:
             standing = await self._table.get(self._manifest(train))
             at = int(standing["revision"]["N"]) if standing is not None else 0
             if at != expect:
-                raise _conflict(train, at, expect)
+                raise out_of_date(train, at, expect)
             await self._table.put_all(_noted(standing))  # their writer may have died before doing so
             pages = await self._pages(train, entries, keep)
             new = max(expect, beyond) + 1
@@ -126,7 +125,7 @@ class DynamoDBRegistry:
                 raise
             found = await self._table.get((pk, sk))
             if found is None or found["mark"]["S"] != mark:
-                raise _conflict(train, int(found["revision"]["N"]) if found else 0, expect) from None
+                raise out_of_date(train, int(found["revision"]["N"]) if found else 0, expect) from None
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
@@ -294,10 +293,6 @@ def _noted(item: Item | None) -> list[Item]:
 
 def _lines(page: Item) -> list[bytes]:
     return [line["B"] for line in page["lines"]["L"]]
-
-
-def _conflict(train: str, at: int, expect: int) -> Conflict:
-    return Conflict(f"train {train} is at version {at}, not {expect}: read it again and decide again")
 
 
 def _encode(document: Manifest) -> bytes:

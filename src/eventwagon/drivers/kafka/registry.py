@@ -16,8 +16,8 @@ from ...contracts import manifest as manifests
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
-from ...errors import BrokenManifest, BrokerError, Conflict, StorageBroken, Unavailable
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
+from ...errors import BrokenManifest, BrokerError, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
 from .inspection import InspectedTopic, inspect
@@ -112,12 +112,10 @@ class KafkaRegistry:
     ) -> Snapshot:
         standing = await self._train(train, make=expect == 0)
         if standing is None:
-            raise Conflict(f"train {train} is at version 0, not {expect}: read it again and decide again")
+            raise out_of_date(train, 0, expect)
         outcome = await standing.propose(Replace(expect, manifests.encode(manifest)))
         if not outcome.taken:
-            raise Conflict(
-                f"train {train} is at version {outcome.version}, not {expect}: read it again and decide again"
-            )
+            raise out_of_date(train, outcome.version, expect)
         await self.append(train, entries, keep=keep)
         return Snapshot(manifest, outcome.version)
 

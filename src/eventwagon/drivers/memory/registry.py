@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Member, Snapshot, sound_member
-from ...errors import Conflict
+from ...contracts.registry import Member, Snapshot, out_of_date, sound_member
 
 
 class MemoryRegistry:
@@ -44,7 +43,7 @@ class MemoryRegistry:
         await asyncio.sleep(0)  # a writer in a loop must let others run
         newest = (await self.read(train)).version
         if newest != expect:
-            raise Conflict(f"train {train}: the manifest is at version {newest}, not {expect}")
+            raise out_of_date(train, newest, expect)
         document = self._document(train)
         document.append(entries, keep)
         document.put(Snapshot(manifest, max(expect, beyond) + 1))

@@ -19,8 +19,7 @@ from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
-from ...errors import Conflict
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
 from ...event import Channel
 from .client import Client, Script
 from .errors import Lost, NotSent
@@ -226,7 +225,7 @@ class RedisRegistry:
         ]
         stored, version = await self._surely(what, _REPLACE, keys, arguments)
         if not stored:
-            raise Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
+            raise out_of_date(train, version, expect)
         return Snapshot(manifest, version)
 
     async def _surely(

@@ -15,8 +15,7 @@ from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member
-from ...errors import Conflict
+from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
 from ...event import Channel
 from .actor import Files
 from .inspection import inspect
@@ -100,20 +99,17 @@ class SQLiteRegistry:
     ) -> Snapshot:
         document, lines = _encode_manifest(manifest), _encode_entries(entries)
 
-        def refuse(version: int) -> Conflict:
-            return Conflict(f"train {train} is at version {version}, not {expect}: read it again and decide again")
-
         def run(turn: Turn) -> Snapshot:
             version = _version(turn)
             if version != expect:
-                raise refuse(version)
+                raise out_of_date(train, version, expect)
             version = max(version, beyond) + 1
             turn.db.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?)", (version, document))
             _append(turn, lines, keep)
             return Snapshot(manifest, version)
 
         def absent() -> Snapshot:
-            raise refuse(0)
+            raise out_of_date(train, 0, expect)
 
         return await self.call(train, Op(run, absent=absent, writes=True, creates=expect == 0))
 

@@ -322,9 +322,7 @@ class RedisBroker:
             try:
                 found = await self._client.command(what, listing, "SMISMEMBER", listing, *map(_name, own))
             except Displaced as e:
-                if listing not in self._displaced:
-                    self._displaced.add(listing)
-                    _logger.warning("train %s: no wagon can be made or removed: %s", train, e)
+                self._warn_once(listing, "train %s: no wagon can be made or removed: %s", train, e)
                 continue
             self._displaced.discard(listing)
             missing += [channel for channel, listed in zip(own, found, strict=True) if not listed]
@@ -347,6 +345,12 @@ class RedisBroker:
                 listing,
             )
 
+    def _warn_once(self, displaced: Channel | str, message: str, *arguments: object) -> None:
+        """Log it, but not again until that channel or key was found in order."""
+        if displaced not in self._displaced:
+            self._displaced.add(displaced)
+            _logger.warning(message, *arguments)
+
     async def _depths(self, channels: list[Channel]) -> dict[Channel, Depth]:
         keys = [key for channel in channels for key in self._keys(channel)]
         what = f"asking for the depth of {channels[0]}" + (f" and {len(channels) - 1} more" if channels[1:] else "")
@@ -355,9 +359,8 @@ class RedisBroker:
 
     def _depth(self, channel: Channel, answer: object) -> Depth:
         if not isinstance(answer, list):  # its stream is gone
-            if answer and channel not in self._displaced:
-                self._displaced.add(channel)
-                _logger.warning("%s: channel %s is lost: %s", self.server.where, channel, _text(answer))
+            if answer:
+                self._warn_once(channel, "%s: channel %s is lost: %s", self.server.where, channel, _text(answer))
             return Depth()
         self._displaced.discard(channel)
         total, length, *rest = answer
@@ -398,15 +401,14 @@ class RedisBroker:
         self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
         for left in await self._client.run(what, scripts.DELETE, self._keys(channel)):
             key = _text(left)
-            if key not in self._displaced:
-                self._displaced.add(key)
-                _logger.warning(
-                    "%s: %s: the key %s is left alone: another program, or a person, has put it in the place of the "
-                    "channel's own",
-                    self.server.where,
-                    what,
-                    key,
-                )
+            self._warn_once(
+                key,
+                "%s: %s: the key %s is left alone: another program, or a person, has put it in the place of the "
+                "channel's own",
+                self.server.where,
+                what,
+                key,
+            )
         await self._client.command(
             what, self._listing(channel.train), "SREM", self._listing(channel.train), _name(channel)
         )

@@ -26,33 +26,13 @@ def pack(events: Sequence[Event], largest: int) -> list[bytes | int]:
     server's script; and each event's data."""
     return [
         1 << largest.bit_length(),  # rounded up, so that it rarely changes
-        _pack(
-            [
-                (
-                    "specversion",
-                    "1.0",
-                    "id",
-                    e.id,
-                    "source",
-                    e.source,
-                    "type",
-                    e.type,
-                    "time",
-                    rfc3339(e.time),
-                    "datacontenttype",
-                    e.content_type,
-                )
-                if e.subject is None and not e.extensions
-                else _fields(e)
-                for e in events
-            ]
-        ),
+        _pack([_fields(e) for e in events]),
         *[e.data for e in events],
     ]
 
 
-def _fields(e: Event) -> list[str]:
-    fields = [
+def _fields(e: Event) -> tuple[str, ...]:
+    fields: tuple[str, ...] = (
         "specversion",
         "1.0",
         "id",
@@ -65,7 +45,7 @@ def _fields(e: Event) -> list[str]:
         rfc3339(e.time),
         "datacontenttype",
         e.content_type,
-    ]
+    )
     if e.subject is not None:
         fields += ("subject", e.subject)
     for name, value in e.extensions.items():

@@ -282,7 +282,10 @@ class Any_(msgspec.Struct, _Combinable, frozen=True):  # noqa: N801 - `a | b`; A
         return _stricter(self.a, self.b)
 
     def measure(self, reading: Reading) -> Pressure:
-        a, b = self.a.measure(reading), self.b.measure(reading)
+        return self.joined(self.a.measure(reading), self.b.measure(reading))
+
+    def joined(self, a: Pressure, b: Pressure) -> Pressure:
+        """The pressure of both, by that of each."""
         return a if a.value >= b.value else b
 
 
@@ -307,7 +310,10 @@ class All(msgspec.Struct, _Combinable, frozen=True):
         return _stricter(self.a, self.b)
 
     def measure(self, reading: Reading) -> Pressure:
-        a, b = self.a.measure(reading), self.b.measure(reading)
+        return self.joined(self.a.measure(reading), self.b.measure(reading))
+
+    def joined(self, a: Pressure, b: Pressure) -> Pressure:
+        """The pressure of both, by that of each."""
         return a if a.value <= b.value else b
 
 
@@ -346,8 +352,7 @@ def measured(limit: Limit, reading: Reading) -> tuple[Pressure, tuple[Fault, ...
     finite number, its pressure is 0, and limits joined to it still count. Raises nothing but KeyboardInterrupt."""
     if isinstance(limit, Any_ | All):
         (a, ours), (b, theirs) = measured(limit.a, reading), measured(limit.b, reading)
-        takes_a = a.value >= b.value if isinstance(limit, Any_) else a.value <= b.value
-        return a if takes_a else b, (*ours, *theirs)
+        return limit.joined(a, b), (*ours, *theirs)
     pressure, why = _measured(limit, reading)
     return pressure, (Fault(_named(limit), why),) if why else ()
 

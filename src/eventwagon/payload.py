@@ -429,30 +429,16 @@ def codec(annotation: Any) -> Codec:
     )
 
 
-class _NoPayload:
-    """No payload is of this class."""
-
-
-_encoded: tuple[type, Callable[[Any], tuple[bytes, str]]] = (_NoPayload, lambda _: (b"", ""))
-"""The class with its own form that was encoded last, and its encoder: consecutive payloads mostly have the same class.
-"""
-
-
 def encode(payload: object) -> tuple[bytes, str]:
     """Bytes and content type of a payload when nothing is known about its handler. Raises UsageError if it can't be
     encoded, or if its own class would not read it back equal."""
-    global _encoded
-    kind = type(payload)
-    if _encoded[0] is kind:
-        return _encoded[1](payload)
-    if issubclass(kind, _RAW):
+    if issubclass(type(payload), _RAW):
         data = bytes(payload)  # type: ignore[call-overload]
         if data != payload:
             raise UsageError("a memoryview of other than bytes can't be published: cast it")
         return data, BINARY
     try:
-        if (own := _own(kind)) is not None:
-            _encoded = kind, own.encode
+        if (own := _own(type(payload))) is not None:
             return own.encode(payload)
         data = _json.encode(payload)
         _check_whole(payload)
@@ -559,7 +545,7 @@ def _cause(error: BaseException) -> BaseException | None:
         return error
 
 
-_named: tuple[type, str] = (_NoPayload, "")
+_named: tuple[type, str] = (object, "object")
 """The class that was looked up last, and its name: consecutive payloads mostly have the same class."""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 
+from ..policy.elastic import whole_steps
 from ..workers import Elastic, Workers
 from .experiment import one
 from .job import Figures, Job, figures
@@ -102,7 +102,7 @@ def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
 
 def pods(workers: float, per_pod: int) -> int:
     """Rounded up to whole Pods, at least one; in workers."""
-    return max(1, math.ceil(workers / per_pod - 1e-9)) * per_pod
+    return max(per_pod, whole_steps(workers, per_pod))
 
 
 def _with(job: Job, *, cut: float = 0.5, **changes: int) -> Job:

@@ -151,7 +151,7 @@ def size(
     """
     demand, wagons = _sound(demand), _sane(wagons)
     step = max(1, step)
-    least = _up(elastic.least, step)
+    least = whole_steps(elastic.least, step)
     most = max(least, elastic.most // step * step)
     need = _Need(elastic, demand, wagons, promise, step, least, reuse, cuts)
     wants = {wagon.number: need.of(wagon) for wagon in wagons}
@@ -240,9 +240,9 @@ class _Need:
         if demand.service is None or demand.rate is None:
             unknown = "the arrival rate" if demand.rate is None else "the time of an event"
             return _Want(kept, kept, f"{unknown} is not known yet")
-        behind = 0.0 if self.moves_on else self.catch_up(wagon)
+        behind = 0.0 if self.moves_on else self.catchwhole_steps(wagon)
         words = self.figures(behind)
-        wanted = max(least, _up(self.for_rate(self.rate) + behind, step))
+        wanted = max(least, whole_steps(self.for_rate(self.rate) + behind, step))
         if wanted > wagon.asked:
             if self.moves_on:
                 return _Want(kept, kept, f"more would come too late for its backlog: {words}")
@@ -252,11 +252,11 @@ class _Need:
             return _Want(got, got, words)
         if wagon.outstanding is None:
             return _Want(kept, kept, words)
-        at_work = min(kept, max(wanted, _up(wagon.outstanding, step)))
+        at_work = min(kept, max(wanted, whole_steps(wagon.outstanding, step)))
         if demand.peak is None or behind or not self.settled(wagon):
             return _Want(kept, at_work, words)
         highest = max(demand.peak + _SWING * math.sqrt(demand.peak / LONGEST), self.rate)
-        enough = max(least, _up(max(self.for_rate(highest), wagon.outstanding), step))
+        enough = max(least, whole_steps(max(self.for_rate(highest), wagon.outstanding), step))
         if enough < kept and (kept - enough) * _STEP >= kept:
             since = f"for {demand.calm:.3g} s"
             if wagon.grown < demand.calm:
@@ -269,7 +269,7 @@ class _Need:
         """The workers last asked for have started, and new events have reached them."""
         return wagon.grown >= max(self.start, self.promise)
 
-    def catch_up(self, wagon: ElasticWagon) -> float:
+    def catchwhole_steps(self, wagon: ElasticWagon) -> float:
         """Workers on top of those for the rate, to work off the backlog in time; 0 while it is small. At most as many
         again: late events are late already."""
         service = self.demand.service or 0.0
@@ -282,14 +282,14 @@ class _Need:
         kept = max(self.least, wagon.asked)
         if wagon.outstanding is None:
             return _Want(kept, kept, "what it holds is unknown")
-        left, service = _up(wagon.outstanding, self.step), self.demand.service
+        left, service = whole_steps(wagon.outstanding, self.step), self.demand.service
         words, needed = f"{wagon.outstanding} events are left", self.least
         if service is not None:
             later, _ = self._then(wagon, service, 0.0)
             within = self.promise if self.elastic.drain_within is None else self.elastic.drain_within
             soonest = max(_CATCH_UP * min(within, self.promise), service)
             seconds = max(within - wagon.closed - self.start, soonest)
-            takes = min(_up(later * service / seconds, self.step), left)
+            takes = min(whole_steps(later * service / seconds, self.step), left)
             first = self.pressed and self.elastic.drain_within is None  # new events need them
             if takes > kept and (first or (takes - kept) * _STEP < takes):
                 takes = kept  # new events come first, or about as many were asked for already
@@ -309,7 +309,7 @@ class _Need:
             return _Want(self.least if self.settled(wagon) else kept, self.least, "the active wagon has room")
         if wagon is not self.next:
             return _Want(kept, self.least, "another one is next")
-        wanted = _up(self.for_rate(self.rate if self.too_late else demand.rate) - self.warm, self.step)
+        wanted = whole_steps(self.for_rate(self.rate if self.too_late else demand.rate) - self.warm, self.step)
         needed = max(self.least, wanted)
         return _Want(max(kept, needed), needed, f"new events have to wait: {self.figures(0.0)}")
 
@@ -329,7 +329,7 @@ class _Need:
             return ""
         if demand.service >= self.promise:
             return f"an event takes {demand.service:.3g} s of work, more than the {self.promise:g} s that are promised"
-        needed, others = _up(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[wagon.number]
+        needed, others = whole_steps(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[wagon.number]
         if demand.rate * demand.service > most - others:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
@@ -337,7 +337,7 @@ class _Need:
             return ""  # a guess is not reported
         if self.too_late and self.start + self.behind * demand.service / max(1, most - others) > self.promise:
             work = max(0, (wagon.outstanding or 0) - wagon.present) * demand.service
-            needed = max(needed, _up(work / self.promise, self.step))
+            needed = max(needed, whole_steps(work / self.promise, self.step))
             return (
                 f"new events need {needed} workers, and workers take {self.start:.2g} s to come: until then they wait "
                 f"longer than the {self.promise:g} s that are promised; {_at_least(needed, most)} would be needed"
@@ -350,7 +350,7 @@ class _Need:
             # an event that waits for its retry does not wait for a worker
             if wait > _PRESSED * self.promise and each.closed + wait > self.promise:
                 seconds = max(self.promise - each.closed, _CATCH_UP * self.promise)
-                needed = _up(left * demand.service / seconds, self.step)
+                needed = whole_steps(left * demand.service / seconds, self.step)
                 return (
                     f"wagon {each.number} drains, and its {left} events need {needed} workers; it has {each.present}, "
                     f"and others take {self.start:.2g} s to come: some wait longer than the {self.promise:g} s that "
@@ -398,7 +398,7 @@ def _start(demand: Demand) -> float:
     return _START if demand.start is None else demand.start
 
 
-def _up(workers: float, step: int) -> int:
+def whole_steps(workers: float, step: int) -> int:
     """Rounded up to a multiple of `step`; at least 0."""
     return math.ceil(max(0.0, min(workers, _REASON)) / step - 1e-9) * step
 

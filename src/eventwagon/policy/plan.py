@@ -387,10 +387,11 @@ class Draft:
             spares = expected_switches(self.manifest, self.pressure_now(), self.now, self.settings.wagons - 1)
         else:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
-        self.put_away(max(spares, 1 if self.next_wanted else 0), most=most)
+        needed = 1 if self.next_wanted else 0
+        self.put_away(max(spares, needed), most=most)
         if short_of_workers(self.settings.workers, self.manifest):
             spares = 0  # open none for now: its workers would wait for a switch while events wait for workers
-        wanted = max(spares, 1 if self.next_wanted else 0)
+        wanted = max(spares, needed)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             # with no room, one kept warm on top of the spares would be a burden at the next switch

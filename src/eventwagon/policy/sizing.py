@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..workers import Workers
 from .demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
 from .edits import Edit, asked_of
-from .elastic import ElasticWagon, outlook, size
+from .elastic import ElasticWagon, outlook, size, whole_steps
 from .seen import Seen
 
 _SURE = 20
@@ -182,7 +182,7 @@ def with_cap(settings: Settings, step: int) -> Settings:
     elastic = settings.workers.elastic
     if elastic is None or step <= 1:
         return settings
-    each, spares = -(-elastic.least // step) * step, 1 if settings.spares == "auto" else settings.spares
+    each, spares = whole_steps(elastic.least, step), 1 if settings.spares == "auto" else settings.spares
     wagons = min(settings.wagons, max(spares + 1, elastic.most // each))
     return settings if wagons == settings.wagons else msgspec.structs.replace(settings, wagons=wagons)
 

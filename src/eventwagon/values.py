@@ -131,7 +131,7 @@ def text(what: str, value: object, *, most: int = 500) -> str:
 def split_url(url: str) -> SplitResult:
     """The parts of a URL. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
     redaction.learn(url)
-    if "?" in redaction.login(url):  # it would be taken for the query
+    if "?" in redaction.login_of(url):  # it would be taken for the query
         raise UsageError(f"{redaction.shown(url)}: write %3F for a ? in a user name or password")
     if "#" in url:  # the rest would be cut off silently
         raise UsageError(f"{redaction.shown(url)}: write %23 for a # in a URL")

@@ -80,7 +80,7 @@ def shown(url: str) -> str:
     return redacted(_shown(url))
 
 
-def login(url: str) -> str:
+def login_of(url: str) -> str:
     """The user and password of this URL as they were written, in part or whole empty. Raises nothing."""
     return _parts(url)[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from eventwagon.drivers.kafka.causes import Causes
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import BrokerError
 from tests.kafka.support import events, new_channel
+from tests.servers.certificates import self_signed
 from tests.servers.kafka import KafkaServer, login, sasl
 from tests.servers.ports import free_port
 
@@ -123,30 +123,7 @@ def test_logins(tmp_path: Path) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    file = tmp_path / "server.pem"
-    key = tmp_path / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=tests",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            str(key),
-            "-out",
-            str(file),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    file, key = self_signed(tmp_path)
     (tmp_path / "both.pem").write_text(key.read_text() + file.read_text())
     return file
 

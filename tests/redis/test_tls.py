@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from tests.redis.support import LONG, events, take
+from tests.servers.certificates import self_signed
 from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer
 
@@ -20,29 +20,7 @@ from tests.servers.redis import RedisServer
 def test_tls(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, is not there")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            str(key),
-            "-out",
-            str(certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = self_signed(tmp_path)
     secure = free_port()
     lines = [f"tls-port {secure}", f"tls-cert-file {certificate}", f"tls-key-file {key}", "tls-auth-clients no"]
     with RedisServer(tmp_path, config=lines):

@@ -11,10 +11,11 @@ from eventwagon import Context, Elastic, Train, Volume, Wait, Workers
 from eventwagon.contracts.facts import DefectFound, PromiseAtRisk, Switched, WagonScaled, sentence
 from eventwagon.contracts.lifecycle import LIVE
 from eventwagon.lab.scenarios import SCENARIOS
+from eventwagon.lab.strategies.pods import SimulatedPods
 from eventwagon.policy.edits import asked_of
 from eventwagon.policy.sizing import Meter
 from eventwagon.testing.virtual_time import run
-from tests.elastic import SlowPods, burst
+from tests.elastic import burst
 from tests.support import World, journal, until
 
 
@@ -72,12 +73,12 @@ def test_programs_agree_though_only_one_asks_for_machines() -> None:
             return train
 
         train = declared()
-        pods = SlowPods(train, world.broker, world.clock, start=1.0, step=1)
+        pods = SimulatedPods(train, world.broker, world.clock, start=1.0, step=1)
         async with world.connect(train, orchestrator=pods) as c, c.running():
             async with world.connect(declared()) as other, other.running(observe=False, work=False):
                 await other.publish(1)
                 assert other.manifest.declared == c.manifest.declared
-            await until(lambda: c.manifest.active is not None and pods.pods == 2)
+            await until(lambda: c.manifest.active is not None and pods.workers == 2)
 
     run(main())
 

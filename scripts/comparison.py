@@ -1,8 +1,8 @@
 """Writes docs/comparison.md and its picture from runs of the lab: every strategy on every burst, the losing rows left
 in, and the runs on a real cluster beside the lab's. The results are in docs/comparison.json.
 
-python scripts/comparison.py                                # write the document from the results; run what is missing
-python scripts/comparison.py --again wagons_elastic --again feed_forward    # run these strategies again first
+python scripts/comparison.py # write the document from the results; run what is missing python scripts/comparison.py
+--again wagons_elastic --again feed_forward # run these strategies again first
 """
 
 from __future__ import annotations
@@ -71,18 +71,36 @@ class Trace(NamedTuple):
 
 TRACES = {
     "llm-requests": Trace(
-        "llm_code_requests.csv", "requests to a language model, ten times as fast; work by the size of the answer",
-        10.0, 0.0, None, "", 0.005, 3.0,
+        "llm_code_requests.csv",
+        "requests to a language model, ten times as fast; work by the size of the answer",
+        10.0,
+        0.0,
+        None,
+        "",
+        0.005,
+        3.0,
     ),
     "tweets-goog": Trace(
-        "tweets_goog_counts.csv", "mentions of a company on Twitter around a spike, sixty times as fast; 0.1 s of work each",
-        60.0, 2_920_200.0, 400.0, "0.1", None, 2.0,
+        "tweets_goog_counts.csv",
+        "mentions of a company on Twitter around a spike, sixty times as fast; 0.1 s of work each",
+        60.0,
+        2_920_200.0,
+        400.0,
+        "0.1",
+        None,
+        2.0,
     ),
     "tweets-aapl": Trace(
-        "tweets_aapl_counts.csv", "the same of another company, whose spike is forty times the usual rate; 0.01 s of work each",
-        60.0, 2_776_500.0, 400.0, "0.01", None, 2.0,
+        "tweets_aapl_counts.csv",
+        "the same of another company, whose spike is forty times the usual rate; 0.01 s of work each",
+        60.0,
+        2_776_500.0,
+        400.0,
+        "0.01",
+        None,
+        2.0,
     ),
-}  # fmt: skip
+}
 
 _DRAWN = {
     "fifo_standing": "standing workers alone",
@@ -115,7 +133,8 @@ circle, path { stroke-width: 2 }
 _HEAD = """# Wagons, and what you might pick instead
 
 Where do wagons win, and where does a plain queue? There are two sources: runs of real KEDA and of wagons on one real
-cluster, and runs of [the lab](lab.md) with seed 1. This command writes the page, from the results in `comparison.json`:
+cluster, and runs of [the lab](lab.md) with seed 1. This command writes the page, from the results in
+`comparison.json`:
 
 ```sh
 python scripts/comparison.py
@@ -140,18 +159,18 @@ The losing rows are left in.
 
 _REAL = """## On a real cluster, and how far the lab is from it
 
-KEDA 2.20.2 with the default horizontal autoscaler of Kubernetes 1.34.4, Redis 7.0.15, two shared cores. Both sides run
-the same image and handler: 0.1 s of work an event, four at a time in a Pod, at most eight Pods; on time within 2 s. KEDA
-scales the Pods of one stream (`redis-streams`, `streamLength: 5`). The arrivals are those of `black-friday`. No event was
-lost or handled twice. Elastic wagons are in the lab's columns only.
+KEDA 2.20.2 with the default horizontal autoscaler of Kubernetes 1.34.4, Redis 7.0.15, two shared cores. Both sides
+run the same image and handler: 0.1 s of work an event, four at a time in a Pod, at most eight Pods; on time within 2
+s. KEDA scales the Pods of one stream (`redis-streams`, `streamLength: 5`). The arrivals are those of `black-friday`.
+No event was lost or handled twice. Elastic wagons are in the lab's columns only.
 
 """
 
-_REAL_FOOT = """**How near is the lab?** On the share on time, the lab's KEDA and its wagons are within ten points of the real
-runs in every row (`tests/lab/test_real_runs.py`). On cost, the wagons are within 20 %, and so is KEDA in two rows of five.
-In the other rows the lab's KEDA is cheaper than the real one, by 35 to 40 % until done and by half until at rest: the real
-runs paid for eight Pods from the second look on, where the documented rules mostly ask for four. We don't know why. So the
-lab understates what KEDA costs.
+_REAL_FOOT = """**How near is the lab?** On the share on time, the lab's KEDA and its wagons are within ten points of
+the real runs in every row (`tests/lab/test_real_runs.py`). On cost, the wagons are within 20 %, and so is KEDA in two
+rows of five. In the other rows the lab's KEDA is cheaper than the real one, by 35 to 40 % until done and by half
+until at rest: the real runs paid for eight Pods from the second look on, where the documented rules mostly ask for
+four. We don't know why. So the lab understates what KEDA costs.
 
 With a target of 20 events a Pod and 30 s of stabilization, real KEDA had 57 % on time from 1 Pod, for 227 Pod-seconds
 (273 until at rest).
@@ -166,21 +185,22 @@ Five made-up bursts and three recorded ones. Pods have four workers, at most 64 
 
 _WHY = """Why they miss:
 
-- **Cost against one queue**: half of the standing workers are the spare. Where the traffic takes all 8 standing workers,
-  one queue needs 8 and wagons 12: 1.5 times, whatever the sizing does. A spare that is made larger when events wait comes
-  on top, and after a switch a further warm wagon for 60 s (`keep_warm`): a fifth of the cost in `random-3` and `random-9`.
-  The longer that lasts and the lighter the traffic (`logins`, most of the bursts by chance), the more it weighs.
+- **Cost against one queue**: half of the standing workers are the spare. Where the traffic takes all 8 standing
+  workers, one queue needs 8 and wagons 12: 1.5 times, whatever the sizing does. A spare that is made larger when
+  events wait comes on top, and after a switch a further warm wagon for 60 s (`keep_warm`): a fifth of the cost in
+  `random-3` and `random-9`. The longer that lasts and the lighter the traffic (`logins`, most of the bursts by
+  chance), the more it weighs.
 - **Pods in 10 s**: one queue meets the first ten seconds of a rise with 8 workers, wagons with 4 (`tweets-goog`,
   `tweets-aapl`, `random-9`). Then they switch, and the next wagon begins with few workers too.
-- **Against KEDA**: where bursts follow one another within minutes (`iot`, `llm-requests`), KEDA still has the Pods of the
-  last one, and fewer of them; elastic wagons ask for the peak each time. Where the 8 standing workers are enough for one
-  queue (`tweets-goog`, `random-4`, `random-6`, and the 16 of `random-9`), KEDA asks for few or none.
+- **Against KEDA**: where bursts follow one another within minutes (`iot`, `llm-requests`), KEDA still has the Pods of
+  the last one, and fewer of them; elastic wagons ask for the peak each time. Where the 8 standing workers are enough
+  for one queue (`tweets-goog`, `random-4`, `random-6`, and the 16 of `random-9`), KEDA asks for few or none.
 
 """
 
-_TRACES = """The recorded arrivals are not part of this project. `llm-requests` is derived from AzureLLMInferenceTrace_code (Azure
-Public Dataset, CC BY 4.0), the other two from realTweets of the Numenta Anomaly Benchmark (MIT). To run them again, name
-the directory that has them:
+_TRACES = """The recorded arrivals are not part of this project. `llm-requests` is derived from
+AzureLLMInferenceTrace_code (Azure Public Dataset, CC BY 4.0), the other two from realTweets of the Numenta Anomaly
+Benchmark (MIT). To run them again, name the directory that has them:
 
 ```sh
 python scripts/comparison.py --again wagons_elastic --traces ../traces
@@ -188,9 +208,9 @@ python scripts/comparison.py --again wagons_elastic --traces ../traces
 
 """
 
-_AIMS = """**Misses** are cells in which elastic wagons miss what we aim for: against KEDA, at least as many on time for no
-more worker-seconds until at rest; against the same sizing on one queue, no more than 2 points fewer on time, for at most
-1.35 times the worker-seconds (1.65 times where Pods start in 10 s).
+_AIMS = """**Misses** are cells in which elastic wagons miss what we aim for: against KEDA, at least as many on time
+for no more worker-seconds until at rest; against the same sizing on one queue, no more than 2 points fewer on time,
+for at most 1.35 times the worker-seconds (1.65 times where Pods start in 10 s).
 
 """
 
@@ -204,13 +224,15 @@ elastic wagons to bounds on these.
 
 _PICTURE = """![Share on time by worker-seconds, for each burst and start-up time](images/comparison.svg)
 
-Hollow: few standing workers, as in the tables above. Filled: enough for the peak, as [below](#enough-workers-for-the-peak).
+Hollow: few standing workers, as in the tables above. Filled: enough for the peak, as
+[below](#enough-workers-for-the-peak).
 
 """
 
 _FIXED = """## Fixed workers: only the order of work differs
 
-Nothing is added: 8, 8, 4, 6 and 8 workers. `optimum` are clairvoyant workers: with equal work no order has more on time.
+Nothing is added: 8, 8, 4, 6 and 8 workers. `optimum` are clairvoyant workers: with equal work no order has more on
+time.
 
 """
 
@@ -224,18 +246,18 @@ The standing workers are the same as above. Each cell has the share on time and 
 
 _PEAK = """## Enough workers for the peak
 
-So many workers stand that each wagon can serve the peak; Pods are ready after 10 s. Each cell has the share on time, the
-p99 in seconds and the worker-seconds beyond standing.
+So many workers stand that each wagon can serve the peak; Pods are ready after 10 s. Each cell has the share on time,
+the p99 in seconds and the worker-seconds beyond standing.
 
 """
 
 _ISOLATION = """## Isolation
 
 12,000 events at 50 a second, 0.1 s of work each: once all alike, once with the first 600 ten times as long (a slow
-dependency, or a batch of poison that is tried again). 8 workers are fixed; wagons with their own have 8 each, so that 16
-stand; Pods are ready in 2 s, and at most 64 workers run. *Capped*: Pods in 10 s, at most 24 workers. The limit is
-`Volume(600)`, so the first wagon holds just the slow events. The p99 in seconds of the events that come after them, and
-the worker-seconds (w-s) beyond standing:
+dependency, or a batch of poison that is tried again). 8 workers are fixed; wagons with their own have 8 each, so that
+16 stand; Pods are ready in 2 s, and at most 64 workers run. *Capped*: Pods in 10 s, at most 24 workers. The limit is
+`Volume(600)`, so the first wagon holds just the slow events. The p99 in seconds of the events that come after them,
+and the worker-seconds (w-s) beyond standing:
 
 """
 
@@ -264,7 +286,13 @@ REAL: dict[str, list[Real]] = {
         Real("KEDA from 1 Pod, three runs", "95 / 59 / 47 %", "2.4 / 6.4 / 10.7", "305–380; 2,447 at rest", "a60 1 2"),
         Real("KEDA from 2 Pods, three runs", "100 / 92 / 75 %", "0.6 / 2.3 / 4.1", "324–385", "a60 2 2"),
         Real("one queue, 3 fixed Pods", "100 %", "0.5", "180", "a60 fixed"),
-        Real("wagons `each=4`, one spare (2 Pods standing), three runs", "84 / 86 / 90 %", "3.6–4.4", "186–194; 196 at rest", "a60 wagons 4 2"),
+        Real(
+            "wagons `each=4`, one spare (2 Pods standing), three runs",
+            "84 / 86 / 90 %",
+            "3.6–4.4",
+            "186–194; 196 at rest",
+            "a60 wagons 4 2",
+        ),
         Real("the same with `reuse=True`, two runs", "93 / 94 %", "2.5", "201–203", ""),
         Real("wagons `each=8`, one spare (4 Pods standing)", "97.5 %", "2.1", "255", "a60 wagons 8 2"),
         Real("elastic wagons, 2 Pods standing", "", "", "", "a60 elastic 2"),
@@ -282,7 +310,7 @@ REAL: dict[str, list[Real]] = {
         Real("wagons `each=4`, one spare", "87 %", "3.9", "557", "a180 wagons 4 2"),
         Real("elastic wagons, 2 Pods standing", "", "", "", "a180 elastic 2"),
     ],
-}  # fmt: skip
+}
 
 
 def job_of(name: str, *, start: float, sized: bool = False, traces: Path | None = None) -> Job:
@@ -305,9 +333,26 @@ def trace_job(trace: Trace, start: float, traces: Path | None) -> Job:
     if traces is None or not (traces / trace.file).exists():
         raise SystemExit(f"{trace.file} is not in {traces}: name its directory with --traces")
     return make_job(
-        "black-friday", traces / trace.file, trace.speed, None, trace.seconds, trace.service, trace.per_size, 8, 4, 1, trace.slo, "",
-        500, 0, start, 32, 1, platform="kubernetes", after=trace.after,
-    )  # fmt: skip
+        "black-friday",
+        traces / trace.file,
+        trace.speed,
+        None,
+        trace.seconds,
+        trace.service,
+        trace.per_size,
+        8,
+        4,
+        1,
+        trace.slo,
+        "",
+        500,
+        0,
+        start,
+        32,
+        1,
+        platform="kubernetes",
+        after=trace.after,
+    )
 
 
 @cache
@@ -320,18 +365,37 @@ def real_job(events: int, each: int, spares: int, start: float) -> Job:
     """The burst of the real runs."""
     arrivals = black_friday(events, events / 62.5, seed=1)
     return Job(
-        title="real", arrivals=arrivals, services=[0.1] * events, workers=12, each=each, spares=spares, slo=2.0, limit="Wait(2.0)", wagons=8,
-        start=start, per_pod=4, most=64 if each == 8 and spares else 32,
-    )  # fmt: skip
+        title="real",
+        arrivals=arrivals,
+        services=[0.1] * events,
+        workers=12,
+        each=each,
+        spares=spares,
+        slo=2.0,
+        limit="Wait(2.0)",
+        wagons=8,
+        start=start,
+        per_pod=4,
+        most=64 if each == 8 and spares else 32,
+    )
 
 
 def isolated(slow: bool, *, start: float = 2.0, most: int = 64) -> Job:
     """A calm run, or one whose first events are slow."""
     count = 12_000
     return Job(
-        title="isolation", arrivals=[i / 50 for i in range(count)], services=[1.0 if slow else 0.1] * SLOW + [0.1] * (count - SLOW),
-        workers=8, each=8, slo=2.0, limit=f"Volume({SLOW})", wagons=500, per_pod=PER_POD, start=start, most=most,
-    )  # fmt: skip
+        title="isolation",
+        arrivals=[i / 50 for i in range(count)],
+        services=[1.0 if slow else 0.1] * SLOW + [0.1] * (count - SLOW),
+        workers=8,
+        each=8,
+        slo=2.0,
+        limit=f"Volume({SLOW})",
+        wagons=500,
+        per_pod=PER_POD,
+        start=start,
+        most=most,
+    )
 
 
 def runs(traces: Path | None) -> Iterator[Run]:
@@ -389,7 +453,7 @@ def result(run: Run) -> Result:
 
 
 def measure(processes: int, traces: Path | None, again: Sequence[str], only: str) -> dict[str, Result]:
-    """The results by key, kept in RESULTS as they come. Only what is missing there is run, and the strategies `again`."""
+    """The results by key, kept in RESULTS as they come. Only missing ones are run, and the strategies `again`."""
     found = kept()
     wanted = list(runs(traces))
     missing = [run for run in wanted if (run.key not in found or run.strategy in again) and only in run.key]
@@ -615,69 +679,66 @@ def lessons(found: dict[str, Result]) -> str:
         for name in ("wagons_each", "wagons_each_no_spare")
     )
     surplus = [found[f"{n} sized 10 wagons_elastic"].figures.worker_seconds_extra for n in SCENARIOS]
-    return _wrapped(f"""## What to pick
+    return f"""## What to pick
 
-- **For a burst that you know: enough fixed workers on one queue.** On the real cluster, three fixed Pods had 100 % on time
-  for 180 Pod-seconds. KEDA had 47 to 100 % for 305 to 385, wagons of a fixed size 84 to 94 % for 186 to 203. In the lab,
-  where [enough workers stand for the peak](#enough-workers-for-the-peak), a plain queue has a p99 of
-  {spread("fifo_standing")} s and elastic wagons {spread("wagons_elastic")} s. Elastic wagons even pay {_span(surplus, 0)}
-  worker-seconds more, since they prepare for a rise that may go on. There, wagons buy isolation and nothing else.
-- **For bursts that you don't know: workers that follow the arrival rate, not the lag.** Of {len(cells)} cells, elastic wagons
-  have at least as many events on time as KEDA in {sum(c.wagons.on_time >= c.keda.on_time - 1e-4 for c in cells)}, and cost less
-  until at rest in {sum(c.wagons.worker_seconds <= c.keda.worker_seconds for c in cells)}. KEDA's autoscaler reads the lag every
-  15 s and keeps its Pods for 300 s; elastic wagons see the arrival rate ten times a second and let workers go after a calm
+- **For a burst that you know: enough fixed workers on one queue.** On the real cluster, three fixed Pods had 100 % on
+  time for 180 Pod-seconds. KEDA had 47 to 100 % for 305 to 385, wagons of a fixed size 84 to 94 % for 186 to 203. In
+  the lab, where [enough workers stand for the peak](#enough-workers-for-the-peak), a plain queue has a p99 of
+  {spread("fifo_standing")} s and elastic wagons {spread("wagons_elastic")} s. Elastic wagons even pay
+  {_span(surplus, 0)} worker-seconds more, since they prepare for a rise that may go on. There, wagons buy isolation
+  and nothing else.
+- **For bursts that you don't know: workers that follow the arrival rate, not the lag.** Of {len(cells)} cells,
+  elastic wagons have at least as many events on time as KEDA in
+  {sum(c.wagons.on_time >= c.keda.on_time - 1e-4 for c in cells)}, and cost less until at rest in
+  {sum(c.wagons.worker_seconds <= c.keda.worker_seconds for c in cells)}. KEDA's autoscaler reads the lag every 15 s
+  and keeps its Pods for 300 s; elastic wagons see the arrival rate ten times a second and let workers go after a calm
   of 10 to 50 s.
-- **Elastic wagons or one queue, sized alike?** Where Pods start in 1 or 2 s, one queue is the cheaper choice: elastic wagons
-  are within two points of its share on time in {sum(c.wagons.on_time >= c.queue.on_time - 0.02 for c in fast)} of {len(fast)}
-  cells, and cost {against(fast)}. Wagons pay for the spare. Where Pods need 10 s, elastic wagons have more on time in
-  {sum(c.wagons.on_time > c.queue.on_time + 0.005 for c in slow)} of {len(slow)} cells and fewer in
-  {sum(c.wagons.on_time < c.queue.on_time - 0.005 for c in slow)}, for {against(slow)}: a switch points late Pods at new events,
-  but the backlog waits longer (p99 in `black-friday`: {found["black-friday 10 wagons_elastic"].figures.p99_s:.1f} s against
-  {found["black-friday 10 feed_forward"].figures.p99_s:.1f} s), and each wagon has its own workers until it is drained.
-- **With a spare or without?** Without one (`wagons_elastic_no_spare`), all standing workers serve the beginning of a burst.
-  In the 10 cells of [further strategies](#further-strategies) it has more on time in
+- **Elastic wagons or one queue, sized alike?** Where Pods start in 1 or 2 s, one queue is the cheaper choice: elastic
+  wagons are within two points of its share on time in {sum(c.wagons.on_time >= c.queue.on_time - 0.02 for c in fast)}
+  of {len(fast)} cells, and cost {against(fast)}. Wagons pay for the spare. Where Pods need 10 s, elastic wagons have
+  more on time in {sum(c.wagons.on_time > c.queue.on_time + 0.005 for c in slow)} of {len(slow)} cells and fewer in
+  {sum(c.wagons.on_time < c.queue.on_time - 0.005 for c in slow)}, for {against(slow)}: a switch points late Pods at
+  new events, but the backlog waits longer (p99 in `black-friday`:
+  {found["black-friday 10 wagons_elastic"].figures.p99_s:.1f} s against
+  {found["black-friday 10 feed_forward"].figures.p99_s:.1f} s), and each wagon has its own workers until it is
+  drained.
+- **With a spare or without?** Without one (`wagons_elastic_no_spare`), all standing workers serve the beginning of a
+  burst. In the 10 cells of [further strategies](#further-strategies) it has more on time in
   {sum(b.on_time > a.on_time + 0.005 for a, b in zip(spare, none, strict=True))}, fewer in
   {sum(b.on_time < a.on_time - 0.005 for a, b in zip(spare, none, strict=True))}, and costs less beyond standing in
-  {sum(b.worker_seconds_extra < a.worker_seconds_extra for a, b in zip(spare, none, strict=True))}. A spare keeps publishers from
-  waiting at a switch, and gives new events workers at once when a bad batch holds up the active wagon. Wagons of a fixed size
-  have more on time without one in {sum(b > a + 0.005 for a, b in zip(each, each_none, strict=True))} of the 10.
-- **Not wagons of a fixed size, where few workers stand.** `wagons_each` has {_span([100 * share for share in each], 0)} % on
-  time in those cells: half of the standing workers are the spare, which takes nothing until a switch, and capacity grows by
-  one wagon a start-up time. Where wagons are large enough for the peak, they have as many on time as elastic ones, for less.
+  {sum(b.worker_seconds_extra < a.worker_seconds_extra for a, b in zip(spare, none, strict=True))}. A spare keeps
+  publishers from waiting at a switch, and gives new events workers at once when a bad batch holds up the active
+  wagon. Wagons of a fixed size have more on time without one in
+  {sum(b > a + 0.005 for a, b in zip(each, each_none, strict=True))} of the 10.
+- **Not wagons of a fixed size, where few workers stand.** `wagons_each` has
+  {_span([100 * share for share in each], 0)} % on time in those cells: half of the standing workers are the spare,
+  which takes nothing until a switch, and capacity grows by one wagon a start-up time. Where wagons are large enough
+  for the peak, they have as many on time as elastic ones, for less.
 - **Pods that start slowly need more standing workers.** With 10 s, even the clairvoyant has
   {_span([100 * c.clairvoyant.on_time for c in slow], 0)} % on time, and elastic wagons
-  {_span([100 * c.wagons.on_time for c in slow], 0)} %. Raise `least`, or start workers before a burst that you expect.
-- **Where wagons win: isolation, where scaling is slow or capped.** After a batch of slow events ([below](#isolation)), 99 % of
-  the later ones are done within {later("wagons_elastic")} by elastic wagons and {later("wagons")} by wagons that share 8
-  workers. One queue with these 8 workers takes {later("fifo")}, KEDA {later("keda")}. Feed-forward on one queue does as well
-  ({later("feed_forward")}) while it may have 64 workers within 2 s; with Pods in 10 s and at most 24 workers it takes
-  {later("feed_forward", "capped")}, KEDA {later("keda", "capped")}, elastic wagons {later("wagons_elastic", "capped")} and wagons
-  of a fixed size {later("wagons_each", "capped")}. A stack ({later("newest_first")}), a sideline ({later("sideline")}) and
-  functions ({later("serverless")}) do nearly as well; but only a wagon has an end and a record of its own.
-- **Where workers can't be added: wagons.** With fixed workers they have {of_optimum("wagons")} of the share on time of a
-  clairvoyant, one queue {of_optimum("fifo")} of it. The mean wait is the same in every order: wagons shorten nobody's wait
-  without lengthening another's.
-- **A sideline is as good with fixed workers** ({of_optimum("sideline")} of the clairvoyant's), if its age is exactly the
-  promise less the work, in bursts like these where every event takes as long. The age must be known and never change. What
-  it puts aside has no isolation, no end and no record of its own.
-- **A volume limit alone protects nobody**: ten thousand events are a long wait for few workers. Limit by the wait that you
-  promise, and let a volume be the bound: `Wait(2.0) | Volume(10_000)`.
-- **Functions come near an ideal queue** where they may be added as fast as the burst grows (not in `push`, nor quite in
-  `logins`). Prefer them where their price, cold starts and the database behind them allow it.
-""")
+  {_span([100 * c.wagons.on_time for c in slow], 0)} %. Raise `least`, or start workers before a burst that you
+  expect.
+- **Where wagons win: isolation, where scaling is slow or capped.** After a batch of slow events
+  ([below](#isolation)), 99 % of the later ones are done within {later("wagons_elastic")} by elastic wagons and
+  {later("wagons")} by wagons that share 8 workers. One queue with these 8 workers takes {later("fifo")}, KEDA
+  {later("keda")}. Feed-forward on one queue does as well ({later("feed_forward")}) while it may have 64 workers
+  within 2 s; with Pods in 10 s and at most 24 workers it takes {later("feed_forward", "capped")}, KEDA
+  {later("keda", "capped")}, elastic wagons {later("wagons_elastic", "capped")} and wagons of a fixed size
+  {later("wagons_each", "capped")}. A stack ({later("newest_first")}), a sideline ({later("sideline")}) and functions
+  ({later("serverless")}) do nearly as well; but only a wagon has an end and a record of its own.
+- **Where workers can't be added: wagons.** With fixed workers they have {of_optimum("wagons")} of the share on time
+  of a clairvoyant, one queue {of_optimum("fifo")} of it. The mean wait is the same in every order: wagons shorten
+  nobody's wait without lengthening another's.
+- **A sideline is as good with fixed workers** ({of_optimum("sideline")} of the clairvoyant's), if its age is exactly
+  the promise less the work, in bursts like these where every event takes as long. The age must be known and never
+  change. What it puts aside has no isolation, no end and no record of its own.
+- **A volume limit alone protects nobody**: ten thousand events are a long wait for few workers. Limit by the wait
+  that you promise, and let a volume be the bound: `Wait(2.0) | Volume(10_000)`.
+- **Functions come near an ideal queue** where they may be added as fast as the burst grows (not in `push`, nor quite
+  in `logins`). Prefer them where their price, cold starts and the database behind them allow it.
 
 
-def _wrapped(text: str) -> str:
-    """Its list in lines of 120 characters."""
-    head, *items = text.split("\n- ")
-    lines = (
-        fill(
-            " ".join(item.split()), 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for item in items
-    )  # fmt: skip
-    return f"{head}\n{chr(10).join(lines)}\n\n"
+"""
 
 
 def _span(values: Sequence[float], places: int = 2) -> str:
@@ -776,13 +837,12 @@ def document(found: dict[str, Result]) -> str:
 
 
 def _in_columns(text: str) -> str:
-    """The text with those paragraphs and items wrapped that have a line beyond 120 columns; tables stay."""
-    blocks = re.split(r"(\n\n|\n(?=- ))", text)
-    return "".join(_block(block) if any(len(line) > 120 for line in block.split("\n")) else block for block in blocks)
+    """The text with its paragraphs and items wrapped at 120 columns; tables stay."""
+    return "".join(map(_block, re.split(r"(\n\n|\n(?=- ))", text)))
 
 
 def _block(block: str) -> str:
-    if block.startswith(("|", "```", "#", "![")):
+    if not block.strip() or block.startswith(("|", "```", "#", "![")):
         return block
     indent = "  " if block.startswith("- ") else ""
     words = " ".join(block.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import pytest
 
@@ -297,12 +298,27 @@ def test_cancelled_anywhere_it_counts_right_and_closes_the_stream(steps: int) ->
     run(main())
 
 
+class Named(NamedTuple):
+    name: str
+    number: int
+
+
 # --- the iterable -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "payloads",
-    ["text", b"bytes", bytearray(b"x"), memoryview(b"x"), {"a": 1}, 3, None, Event("1", "t", "/", 0.0, b"1")],
+    [
+        "text",
+        b"bytes",
+        bytearray(b"x"),
+        memoryview(b"x"),
+        {"a": 1},
+        Named("ada", 1),
+        3,
+        None,
+        Event("1", "t", "/", 0.0, b"1"),
+    ],
     ids=lambda p: type(p).__name__,
 )
 def test_one_payload_by_mistake_is_refused(payloads: object) -> None:

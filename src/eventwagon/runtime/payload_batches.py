@@ -25,7 +25,8 @@ _TURN = 0.1
 def check_payloads(payloads: object) -> None:
     """Raise UsageError if it is no iterable of payloads, or is one by mistake."""
     kind = type(payloads)
-    if issubclass(kind, str | bytes | bytearray | memoryview | Mapping | Event) or hasattr(kind, "model_dump"):
+    is_one = issubclass(kind, str | bytes | bytearray | memoryview | Mapping | Event)
+    if is_one or hasattr(kind, "model_dump") or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
         raise UsageError(
             f"publish_many: give several payloads, not one {class_name(payloads)}; `publish` takes a single one"
         )

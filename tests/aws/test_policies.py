@@ -154,12 +154,11 @@ def test_one_that_slept_through_a_removal_is_told_with_its_own_rights(moto_serve
             with iam.acting(role):
                 sleeper = await stack.enter_async_context(the_train(name, handled).connect(url))
                 await sleeper.publish(1)
-            asleep = patch.object(sleeper._state, "see")
-            with asleep:
+            with patch.object(sleeper._state, "see"):  # it sleeps until it asks by itself
                 async with Train(name).connect(url) as hand:
                     await hand.remove(force=True, by="somebody")
-            with iam.acting(role), pytest.raises(TrainRemoved, match="is removed by somebody"):
-                await sleeper.refresh()
+                with iam.acting(role), pytest.raises(TrainRemoved, match="is removed by somebody"):
+                    await sleeper.refresh()
             async with DynamoDBRegistry(parse(url)) as registry:
                 with iam.acting("publisher"), pytest.raises(StorageBroken, match="AWS does not allow it"):
                     assert [entry async for entry in registry.entries(name)]

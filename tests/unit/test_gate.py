@@ -109,3 +109,31 @@ def test_who_wanted_to_be_alone_long_ago_shuts_nobody_out_now() -> None:
         assert not gate.closed
 
     run(main())
+
+
+def test_others_begin_before_the_first_that_wants_to_be_alone_in_a_process() -> None:
+    """It may be what ended the last process: without this each life would handle it first, and then nothing."""
+
+    async def main() -> None:
+        gate, at = Gate(others_first_for=0.5), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def alone() -> None:
+            async with gate.alone() as entered:
+                assert entered
+                at.append(loop.time())
+
+        began = loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(alone())
+            await asyncio.sleep(0.4)
+            assert not gate.closed
+            gate.busy = 1
+            gate.busy = 0
+            gate.left()
+        assert at == [began + 0.5]
+        await asyncio.sleep(5)
+        await alone()
+        assert at[1] == began + 5.5
+
+    run(main())

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager, suppress
 
 _PATIENCE = 0.5
 """Seconds for which the gate stays closed to wait for the others, and open for them to begin."""
+OTHERS_FIRST = 0.5
+"""Seconds for which a new process lets others begin before the first event is handled alone: that one may be what ended
+the last process, and would else be all that each of them ever handles."""
 _PAUSE = 5.0
 """Seconds before it may be closed again if they did not end."""
 _FORCED_AFTER = 30.0
@@ -26,7 +29,7 @@ class Gate:
     caller tries again later. The gate is closed until they end only when this has gone on for some time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others_first_for: float = 0.0) -> None:
         self.closed = False
         """A worker is alone, or waits for the others to finish: nobody may begin."""
         self.busy = 0
@@ -42,6 +45,9 @@ class Gate:
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._not_before = self._shut_until = float("-inf")
+        self._at_first = others_first_for
+        """Seconds for which others begin once somebody wants to be alone for the first time."""
+        self._others_until: float | None = None
         self._wanted_since = self._wanted_at = float("-inf")
         """When somebody first tried to be alone and failed, and when last; workers try again often while that lasts."""
 
@@ -68,7 +74,11 @@ class Gate:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
         """Yield True once nobody else is at work, False if that would take too long. Others begin between two that want
-        to be alone."""
+        to be alone, and before the first of them in this process."""
+        if self._others_until is None:
+            self._others_until = asyncio.get_running_loop().time() + self._at_first
+        if (pause := self._others_until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(pause)
         while self.closed or self.others_first:
             if self.closed:
                 await self.opened()

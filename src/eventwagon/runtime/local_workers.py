@@ -22,7 +22,7 @@ from typing import Self
 
 from ..breaker import Circuit
 from ..contracts.orchestrator import WagonSpec
-from .admission import Gate
+from .admission import OTHERS_FIRST, Gate
 from .circuits import Circuits
 from .dispatch import Dispatcher
 from .handler_runner import HandlerRunner
@@ -57,7 +57,9 @@ class LocalWorkers:
         self._shared = shared
         self._circuits = circuits or Circuits(runtime.train, runtime.settings, runtime.tell, runtime.rng)
         self._circuits.on_change = self._circuit_changed
-        self._gate = Gate()
+        self._gate = Gate(
+            others_first_for=0.0 if circuits else OTHERS_FIRST
+        )  # those that follow are in the same process
         self._threads = Threads()
         self._pool: WorkerPool | None = None
         """The shared one, if any."""

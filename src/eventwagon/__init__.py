@@ -58,6 +58,7 @@ from .contracts.facts import (
     WatchEnded,
     WentBack,
     WokenUp,
+    WorkersCrashed,
     WorkersLost,
 )
 from .contracts.reading import Reading
@@ -198,5 +199,6 @@ __all__ = [
     "WentBack",
     "WokenUp",
     "Workers",
+    "WorkersCrashed",
     "WorkersLost",
 ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
+from eventwagon.cli.status import look
+from eventwagon.contracts.facts import WorkersCrashed
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
 from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
+from tests.programs.killers import killers
 from tests.programs.numbers import numbers
 from tests.support import World, signups, until
 
@@ -49,6 +53,34 @@ def test_each_wagon_in_its_process_through_three_switches(tmp_path: Path, monkey
     pids = [pid for of in by_wagon.values() for pid in of]
     assert len(set(pids)) == len(pids) == 4
     assert list(processes.iterdir()) == []
+
+
+def test_a_process_that_ends_by_itself_is_told_in_the_log_the_journal_and_status(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path}/trains"
+
+    async def scenario() -> None:
+        orchestrator = Subprocess("tests.programs.killers:killers", url=url, directory=tmp_path / "run", grace=5.0)
+        async with (
+            asyncio.timeout(60),
+            killers.connect(url, orchestrator=orchestrator) as train,
+            train.running(),
+        ):
+            await train.publish("kill")
+            told: list[WorkersCrashed] = []
+            while not told:
+                await asyncio.sleep(0.05)
+                told = [entry.fact async for entry in train.journal() if isinstance(entry.fact, WorkersCrashed)]
+            assert told[0].number == 1
+            assert told[0].because.startswith("its process was killed by signal 9")
+            while not (crashed := (await look(train, url)).crashed):
+                await asyncio.sleep(0.05)
+            assert "its process was killed by signal 9" in crashed[0]
+
+    with caplog.at_level(logging.WARNING, "eventwagon"):
+        asyncio.run(scenario())
+    assert "a process of the workers of wagon 1 ended by itself, and another is started: its process was" in caplog.text
 
 
 async def one_wagon(world: World, train: Train, handled: list[str]) -> None:

@@ -55,6 +55,7 @@ def view(wagons: int, why: str = LONG) -> View:
         "channels": [],
         "open": {},
         "threatened": [],
+        "crashed": [],
         "removed": [],
         "wagons": [{**one, "number": n} for n in range(1, wagons + 1)],
     }

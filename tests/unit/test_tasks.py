@@ -13,7 +13,7 @@ import pytest
 from eventwagon.display.text import said as in_words
 from eventwagon.errors import EndedEarly
 from eventwagon.runtime.bulkhead import Bulkhead, is_cancelled
-from eventwagon.runtime.tasks import InOwnTask, kept_up
+from eventwagon.runtime.tasks import InOwnTask, kept_up, to_the_end
 from eventwagon.testing.virtual_time import run
 
 
@@ -194,6 +194,69 @@ def test_a_long_task_that_fails_while_it_ends_has_ended() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert bulkhead.caught == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(("takes", "ends_at", "done"), [(3.0, 3.0, True), (30.0, 6.0, False)])
+def test_what_has_begun_may_end_when_its_task_is_cancelled(takes: float, ends_at: float, done: bool) -> None:
+    async def main() -> None:
+        ended = list[bool]()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(takes)
+            except asyncio.CancelledError:
+                ended.append(False)
+                raise
+            ended.append(True)
+
+        began = asyncio.get_running_loop().time()
+        task = asyncio.create_task(to_the_end(work, 5.0))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == [done]
+        assert asyncio.get_running_loop().time() == began + ends_at
+
+    run(main())
+
+
+def test_a_second_cancellation_ends_it_at_once() -> None:
+    async def main() -> None:
+        began, ended = asyncio.get_running_loop().time(), list[bool]()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                ended.append(True)
+
+        task = asyncio.create_task(to_the_end(work, 5.0))
+        for _ in range(2):
+            await asyncio.sleep(1)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == [True]
+        assert asyncio.get_running_loop().time() == began + 2
+
+    run(main())
+
+
+def test_what_it_raises_or_returns_comes_out() -> None:
+    async def main() -> None:
+        async def work(error: BaseException | None) -> int:
+            if error is not None:
+                raise error
+            return 7
+
+        assert await to_the_end(lambda: work(None), 5.0) == 7
+        with pytest.raises(KeyError):
+            await to_the_end(lambda: work(KeyError()), 5.0)
+        with pytest.raises(SystemExit):
+            await to_the_end(lambda: work(SystemExit(3)), 5.0)
 
     run(main())
 

@@ -19,6 +19,7 @@ from ..contracts.broker import Depth
 from ..contracts.facts import WagonRemoved
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause, Wagon
+from ..contracts.orchestrator import Deployment
 from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count, escaped
@@ -93,6 +94,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Why the train is being removed, and who asked for it."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open in some process, and why, once for each process."""
+    crashed: list[str]
+    """Which wagons' workers had processes that ended by themselves, how many, and why the last one did."""
     threatened: list[str]
     """What loses events on the broker's server, or may."""
     dead: int | None
@@ -185,6 +188,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         paused=told_pause(manifest.paused, now),
         removal=_removing(manifest),
         open=opened,
+        crashed=_crashed(members, manifest),
         threatened=sorted(
             {d.trouble for d in (kept, *(d for of in depths.values() for d in of.values())) if d.trouble}
             | await _gone(c, manifest, depths)
@@ -207,6 +211,19 @@ async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[
     ]
     there = set(await c.broker.channels(manifest.train)) if doubtful else set()
     return {f"{channel} has {GONE}" for channel in doubtful if channel not in there}
+
+
+def _crashed(members: Sequence[Member], manifest: Manifest) -> list[str]:
+    """Several observers may count the same processes, or each its own."""
+    most: dict[int, Deployment] = {}
+    for d in (d for m in members for d in m.deployed if d.crashes):
+        if manifest.wagon(d.number) is not None:
+            most[d.number] = max(most.get(d.number, d), d, key=lambda d: d.crashes or 0)
+    return [
+        f"wagon {n}: {count(d.crashes or 0, 'process', 'processes')} of its workers ended by "
+        f"{'themselves, the last' if d.crashes != 1 else 'itself'}: {d.crashed_because}"
+        for n, d in sorted(most.items())
+    ]
 
 
 def _asked(manifest: Manifest) -> str:
@@ -374,6 +391,7 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
         where = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
+    parts += [words(said, "bold yellow") for said in view.crashed]
     if view.asked:
         parts.append(words(f"a switch is requested: {view.asked}", "bold"))
     if view.watched:

@@ -64,6 +64,15 @@ class WorkersLost(_Fact, frozen=True):
     because: str
 
 
+class WorkersCrashed(_Fact, frozen=True):
+    """Processes of a wagon's workers have ended by themselves; the orchestrator starts others. `because` is about the
+    last of them."""
+
+    number: int
+    count: int
+    because: str
+
+
 class Switched(_Fact, frozen=True):
     """Ingestion was redirected to another wagon. `old` is None for the first wagon."""
 
@@ -481,6 +490,7 @@ Decision = (
     | ProvisioningFailed
     | WagonReady
     | WorkersLost
+    | WorkersCrashed
     | Switched
     | WagonScaled
     | PromiseAtRisk
@@ -641,6 +651,10 @@ def _sentence(fact: Fact) -> str:
             return f"{_name(n)} ready, {s:.2f} s after it was opened"
         case WorkersLost(number=n, because=why):
             return f"{_name(n)} lost its workers before it was active: {why}"
+        case WorkersCrashed(number=n, count=1, because=why):
+            return f"a process of the workers of {_name(n)} ended by itself, and another is started: {why}"
+        case WorkersCrashed(number=n, count=count, because=why):
+            return f"{count} processes of the workers of {_name(n)} ended by themselves, the last one: {why}"
         case Switched(old=None, new=new, because=why, revision=revision):
             return f"{_name(new)}{_code(revision)} active: {why}"
         case Switched(old=old, new=new, pressure=p, because=why, revision=revision):
@@ -805,6 +819,7 @@ _ALARMING = (
     WatchDropped,
     WentBack,
     WorkersLost,
+    WorkersCrashed,
     SwitchRefused,
     OpenRefused,
     BoundLifted,

@@ -104,6 +104,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Channels whose circuit breaker is open, and why."""
     paused: bool | None = None
     """They take no events because their wagon is paused. None: not known, or they don't know pauses."""
+    crashes: int | None = None
+    """How often a process of them ended by itself, as far as this orchestrator knows; others followed. None: it does
+    not count that."""
+    crashed_because: str = ""
+    """Why the last of them did."""
 
 
 def together(found: Sequence[Deployment]) -> Deployment:

@@ -262,6 +262,7 @@ class Membership:
                     a.missing,
                     a.open,
                     a.paused,
+                    a.crashes,
                     a.workers if own else 0,
                     own and a.work is not None and a.work.count >= _KNOWN,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from ..contracts.facts import (
     EventsLost,
     StepFailed,
     SwitchRefused,
+    WorkersCrashed,
 )
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
@@ -28,6 +30,7 @@ from ..display.text import said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel
 from ..limits import slo
+from ..policy.crashes import Crashes
 from ..policy.demand import Demand
 from ..policy.edits import (
     AddChannels,
@@ -58,6 +61,7 @@ from .looks import Looks
 from .removal import WagonRemover
 from .runtime import Runtime
 from .switcher import Switcher
+from .tasks import to_the_end
 from .train_state import TrainState
 from .wagon_channels import WagonChannels
 
@@ -70,6 +74,10 @@ _AGAIN = 60.0
 
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
+
+_REMOVAL_TO_THE_END = 5.0
+"""Seconds that a removal still has when its process stops: another process that finishes it would move again the dead
+letters that have been moved."""
 
 _LETTERLESS = "the train's own dead letters take what dies in that wagon"
 
@@ -100,6 +108,7 @@ class Observer:
     """
 
     def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher, *, sweep_every: float = 30.0) -> None:
+        self._name = runtime.name
         self._train = runtime.train
         self._settings = runtime.settings
         self._broker = runtime.broker
@@ -116,6 +125,9 @@ class Observer:
         self._ended = EndedMembers(runtime, state)
         self._history = History()
         self._meter = Meter()
+        self._crashes = Crashes()
+        self._crashed: list[WorkersCrashed] = []
+        """What is not in the journal yet."""
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """The refusals of the last look, and what was reported of each."""
@@ -223,6 +235,13 @@ class Observer:
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
+        self._crashed += [
+            WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)
+            for crash in self._crashes.look(self._name, deployments, members)
+        ]
+        if self._crashed:
+            await self._state.note(*self._crashed)
+            self._crashed.clear()
         decided = plan(seen)
         await self._state.store(decided, base=base)
         self._wanted = decided.next_wanted
@@ -668,7 +687,7 @@ class Observer:
             return
         wagon = self._state.snapshot.manifest.wagon(task.number)
         if wagon is not None and wagon.state in (State.DRAINED, State.REMOVING, State.FAILED):
-            await self._remover.remove(wagon)
+            await to_the_end(partial(self._remover.remove, wagon), _REMOVAL_TO_THE_END)
 
 
 def _kind(fact: Refusal) -> tuple[object, ...]:

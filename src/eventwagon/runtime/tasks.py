@@ -154,6 +154,24 @@ async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return [result for results, _ in outcomes for result in results]
 
 
+async def to_the_end(call: Callable[[], Awaitable[T]], within: float) -> T:
+    """What it returns or raises. If this task is cancelled meanwhile, the call may go on for `within` seconds before it
+    is cancelled too; then the cancellation is raised."""
+    task = asyncio.create_task(outcome_of(call))
+    try:
+        results, error = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=within)
+        raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    if error is not None:
+        raise error
+    return results[0]
+
+
 async def outcome_of(call: Callable[[], Awaitable[T]]) -> tuple[list[T], BaseException | None]:
     """What it returns, or what it raises, for a task that somebody waits for: asyncio ends the loop at a SystemExit
     that a task raises."""

@@ -61,12 +61,29 @@ def _troubles(pod: Object) -> Iterator[str]:
         waiting = container.get("state", {}).get("waiting", {})
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
         if ended and ended.get("exitCode") and not container.get("ready"):
-            message = " / ".join(line.strip() for line in ended.get("message", "").splitlines() if line.strip())
-            how = f"ended with exit code {ended['exitCode']} ({ended.get('reason', 'Error')})"
             restarts = f", started {container['restartCount'] + 1} times" if container.get("restartCount") else ""
-            yield f"container {container['name']} {how}{restarts}" + (f": … {message[-600:]}" if message else "")
+            yield _how_ended(container["name"], ended, restarts)
         elif waiting.get("reason", "") not in _STARTING and waiting.get("reason") != "CrashLoopBackOff":
             yield f"container {container['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+
+
+def crashes_of(pods: Sequence[Object]) -> tuple[int, str]:
+    """How often containers in these Pods were started again, and why the latest was."""
+    count, latest, why = 0, "", ""
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses") or ():
+            count += int(container.get("restartCount") or 0)
+            ended = (container.get("lastState") or {}).get("terminated") or {}
+            if (at := str(ended.get("finishedAt") or "")) > latest:
+                latest, why = at, f"Pod {pod['metadata']['name']}: {_how_ended(container['name'], ended)}"
+    return count, _short(why)
+
+
+def _how_ended(name: str, ended: Object, restarts: str = "") -> str:
+    """How a container of that name ended, and its last lines."""
+    message = " / ".join(line.strip() for line in ended.get("message", "").splitlines() if line.strip())
+    how = f"container {name} ended with exit code {ended.get('exitCode')} ({ended.get('reason', 'Error')}){restarts}"
+    return how + (f": … {message[-600:]}" if message else "")
 
 
 def _condition(found: Object, name: str) -> Object:

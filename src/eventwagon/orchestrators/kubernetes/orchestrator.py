@@ -25,7 +25,7 @@ from ..removals import UnitRemovals
 from .check import Loader
 from .cluster import JSON_PATCH, MERGE_PATCH, APIRefused, Cluster, Object, Watched
 from .ends import Ends
-from .errors import is_ending, is_ready, why_not_ready
+from .errors import crashes_of, is_ending, is_ready, why_not_ready
 from .names import COST, MADE_FROM, MANAGER, MARGIN, REVISION, SELECTOR, TRAIN, UNIT, WAGON, labels_of, name_of
 from .ours import is_ours, key_of, owner_of, todo_with
 from .template import Template, own_image
@@ -241,6 +241,7 @@ class Kubernetes:
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
         wanted = live["spec"].get("replicas", 0) * self.step if live is not None else 0
+        crashes, why = crashes_of(pods)
         checked_in = together(attached) if attached else Deployment(number=number, ready=False)
         return msgspec.structs.replace(
             checked_in,
@@ -249,6 +250,8 @@ class Kubernetes:
             attached=sum(a.workers for a in attached if a.ready),
             revision=live["metadata"]["labels"].get(REVISION, "") if live is not None else "",
             trouble=trouble,
+            crashes=crashes,
+            crashed_because=why,
         )
 
     async def _own_image(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...display.text import as_line
@@ -12,6 +12,8 @@ from .records import older, stands
 
 _LINE = 8192
 """The longest part of a line, in bytes, that is passed on in one piece."""
+_FRAMES = 3
+"""How many of the innermost frames are shown of an interpreter that was ended by a signal."""
 _KEPT = 16
 """How many logs are kept for each train if they have a directory of their own."""
 
@@ -62,7 +64,19 @@ def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return in_one([line.strip() for line in text.splitlines() if line.strip()][-lines:], most=most)
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return in_one(_fatal(found) or found[-lines:], most=most)
+
+
+def _fatal(lines: Sequence[str]) -> Sequence[str]:
+    """If these lines end with what faulthandler writes: its first line, and where the interpreter was. Its last lines
+    say only how the program began. https://docs.python.org/3/library/faulthandler.html"""
+    begins = max((n for n, line in enumerate(lines) if line.startswith("Fatal Python error")), default=None)
+    if begins is None or not lines[-1].startswith(("File ", "Extension modules")):
+        return ()
+    dump = lines[begins:]
+    current = next((n for n, line in enumerate(dump) if line.startswith("Current thread")), len(dump))
+    return [dump[0], *dump[current + 1 : current + 1 + _FRAMES]]
 
 
 def in_one(lines: Iterable[str], *, most: int = 1000) -> str:

@@ -21,7 +21,7 @@ from ..removals import UnitRemovals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
 from .process import Launch, UnitProcess
-from .records import Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
+from .records import ProcessState, Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
 
 _BEAT = 0.25
 """Seconds between two signs of life of an orchestrator, and two checks of its processes and their logs."""
@@ -62,6 +62,8 @@ class Processes:
         self._name = f"orchestrator-{os.getpid()}-{os.urandom(4).hex()}"
         self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
+        self._crashes: dict[_Key, tuple[int, str]] = {}
+        """How many own processes of a unit ended by themselves, and why the last one did."""
         self._not_before: dict[_Key, float] = {}
         self._removals = UnitRemovals()
         self._still = Stillness()
@@ -167,6 +169,13 @@ class Processes:
     def _deployment(self, key: _Key) -> Deployment:
         files = self._files(key)
         want, state = files.want(), files.state()
+        found = self._as_found(key, want, state, files)
+        if want is None or want.owner != self._name:
+            return found
+        crashes, why = self._crashes.get(key, (0, ""))
+        return msgspec.structs.replace(found, crashes=crashes, crashed_because=why)
+
+    def _as_found(self, key: _Key, want: Want | None, state: ProcessState | None, files: UnitFiles) -> Deployment:
         wanted = want.spec.workers_now or 0 if want is not None and want.leave is None else 0
         number = want.spec.number if want is not None else key[1]
         if state is None or not files.running():
@@ -246,7 +255,9 @@ class Processes:
             self._failures[key] = 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         said = last_lines(self._files(key).log_path)
-        self._failed(key, own.hung or (f"its process {how}: {said}" if said else f"its process {how}"))
+        why = own.hung or (f"its process {how}: {said}" if said else f"its process {how}")
+        self._crashes[key] = self._crashes.get(key, (0, ""))[0] + 1, why
+        self._failed(key, why)
 
     def _called_back(self, key: _Key) -> None:
         """Start again a process that ended because no workers were wanted, if they were wanted again while it was
@@ -268,7 +279,7 @@ class Processes:
                 files.write(msgspec.structs.replace(want, trouble=trouble))
 
     def _forget(self, key: _Key) -> None:
-        for known in (self._failures, self._not_before):
+        for known in (self._failures, self._not_before, self._crashes):
             known.pop(key, None)
         self._still.forget(("beat", key), ("orphan", key))
 
@@ -276,7 +287,7 @@ class Processes:
         """Remove what killed processes left, and forget wagons that another orchestrator has removed."""
         sweep(self._directory)
         standing = {*units_on_disk(self._directory, None), *self._own}
-        for key in {*self._failures, *self._not_before, *self._seen} - standing:
+        for key in {*self._failures, *self._not_before, *self._crashes, *self._seen} - standing:
             self._forget(key)
         self._seen = standing
 

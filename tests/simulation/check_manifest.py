@@ -121,12 +121,16 @@ def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
 
 def shared_out(history: Iterable[Record], elastic: Elastic) -> Iterator[Violation]:
     """Workers that follow the traffic: all live wagons together are never to have more than `most`, in whatever version
-    of the manifest, and none gets fewer than `least` unless so many live that `most` is too few for that."""
-    workers, least = Workers(each=elastic), elastic.least
+    of the manifest, and none gets fewer than `least` unless so many live that `most` is too few for that. A wagon that
+    was drained, and drains again because of late events, counts from the next division on."""
+    workers, least, back = Workers(each=elastic), elastic.least, set[int]()
     for before, record in _versions(history):
         live = record.manifest.in_state(*LIVE)
         asked = {w.number: asked_of(workers, w) or 0 for w in live}
-        if sum(asked.values()) > elastic.most:
+        if any(asked[w.number] != asked_of(workers, w) for w in before.in_state(*LIVE) if w.number in asked):
+            back.clear()
+        back |= {w.number for w in before.in_state(State.DRAINED) if w.number in asked}
+        if sum(n for number, n in asked.items() if number not in back) > elastic.most:
             says = f"the wagons are to have {asked} workers, most={elastic.most}"
             yield Violation(invariant="budget", says=says, moments=(record.seq,))
         for wagon in live if len(live) * least <= elastic.most else ():

@@ -441,6 +441,22 @@ def test_elastic_wagons_share_a_budget() -> None:
     assert judged(2, 2, 1, 1) == []  # there are too few for so many
 
 
+def test_a_wagon_that_drains_again_counts_from_the_next_division_on() -> None:
+    def judged(*states: tuple[State, int, int]) -> list[str]:
+        tale = Tale()
+        for state, own, others in states:
+            tale = tale.revise(
+                w1=Wagon(number=1, state=state, opened_at=0.0, workers=own),
+                w2=Wagon(number=2, state=State.ACTIVE, opened_at=0.0, workers=others),
+            )
+        return [v.invariant for v in tale.judged(elastic=Elastic(2, 6)) if v.invariant == "budget"]
+
+    assert judged((State.DRAINED, 4, 4), (State.DRAINING, 4, 4)) == []
+    assert judged((State.DRAINED, 4, 4), (State.DRAINING, 4, 4), (State.DRAINING, 2, 4)) == []
+    assert judged((State.DRAINED, 4, 4), (State.DRAINING, 4, 4), (State.DRAINING, 3, 4)) == ["budget"]
+    assert judged((State.DRAINING, 4, 4)) == ["budget"]
+
+
 def test_only_the_event_that_the_broker_refuses_is_refused() -> None:
     tale = whole().add(Refused, key="x", why="EventRefused: too large")
     assert tale.judged(unfit=frozenset({"x"})) == []

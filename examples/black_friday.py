@@ -8,7 +8,7 @@ Look at it:  eventwagon status user_registrations --watch
 import asyncio
 from dataclasses import dataclass
 
-from eventwagon import Context, Train, Volume, Wait, Workers
+from eventwagon import Context, Train, Volume, Wait
 
 
 @dataclass
@@ -30,7 +30,6 @@ class CrmUpdate:
 signups = Train(
     "user_registrations",
     limit=Wait(2.0) | Volume(10_000),  # a newcomer waits 2 s at most, and no wagon takes more than 10,000
-    workers=Workers(total=8, floor=1),
     spares=1,
 )
 

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from dataclasses import dataclass
 
-from eventwagon import Context, Train, Volume, Wait, Workers
+from eventwagon import Context, Train, Volume, Wait
 
 
 @dataclass
@@ -12,7 +12,7 @@ class SignUp:
     email: str
 
 
-signups = Train("user_registrations", limit=Wait(2.0) | Volume(10), workers=Workers(total=8, floor=1), spares=1)
+signups = Train("user_registrations", limit=Wait(2.0) | Volume(10), spares=1)
 EMAILS = [f"user{n}@example.com" for n in range(25)]
 welcomed: set[str] = set()
 everybody = asyncio.Event()

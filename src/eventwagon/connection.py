@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import socket
@@ -398,21 +399,32 @@ class Connection:
     async def _run(self, *, observe: bool, work: bool, post: tuple[int, int] | None) -> AsyncIterator[None]:
         async with self._answering():
             await self._agree()
-        if observe and (follows := self._runtime.settings.workers) is not self.train.settings.workers:
+        runtime, ours = self._runtime, self.train.settings.workers
+        if runtime.settings.workers is not ours:
+            if observe:
+                _logger.info(
+                    "train %s: no workers were set, and its limit promises a wait: %r, which follow the traffic",
+                    self.train.name,
+                    runtime.settings.workers,
+                )
+        elif (settings := runtime.settings.agreed(self.manifest.declared)) is not runtime.settings:
+            runtime = dataclasses.replace(runtime, settings=settings)
             _logger.info(
-                "train %s: no workers were set, and its limit promises a wait: %r, which follow the traffic",
+                "train %s: no workers were set, and the train was declared when %r was the default: it keeps them; "
+                "redeclare it (--redeclare) for %r",
                 self.train.name,
-                follows,
+                settings.workers,
+                ours,
             )
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
-        membership = Membership(self._runtime, self._state, roles=roles, post=post)
+        membership = Membership(runtime, self._state, roles=roles, post=post)
         self._membership = membership
         held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
         async with held as tasks:
             owned = [tasks.create_task(kept_up(membership.run, "working and checking in", self._bulkhead))]
             if observe:
-                observer = Observer(self._runtime, self._state, self._switcher)
+                observer = Observer(runtime, self._state, self._switcher)
                 self._observer = observer
                 membership.on_check_in = observer.wake
                 self._switcher.on_full.append(observer.wake)
@@ -469,7 +481,10 @@ class Connection:
         await self._state.apply(edit)
 
     def _differing(self) -> dict[str, tuple[str, str]]:
-        return differing(self.manifest, self.train.settings, self.train.channels)
+        ours = self.train.settings
+        return differing(
+            self.manifest, ours if self._redeclare else ours.agreed(self.manifest.declared), self.train.channels
+        )
 
     async def stopped(self) -> None:
         """Return once the train's processes have been asked to stop (`request_stop`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -10,7 +11,7 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .values import in_seconds, real, shown, whole
-from .workers import ORCHESTRATED, UNSAID, Unsaid, Workers
+from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
 AtCap = Literal["fill", "refuse"]
 Auto = Literal["auto"]
@@ -148,6 +149,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self
         fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
         return Orchestrated(**{**fields, "workers": ORCHESTRATED}, stated=self)
+
+    def agreed(self, declared: Mapping[str, str]) -> Settings:
+        """The settings to use with a train that was declared so. If these set no workers, and it was declared when
+        others were the default, it keeps those."""
+        if not isinstance(self.workers, Unsaid) or declared.get("workers") != repr(FORMER):
+            return self
+        return Settings(**{**{name: getattr(self, name) for name in Settings.__struct_fields__}, "workers": FORMER})
 
     @property
     def cuts_by_wait(self) -> bool:

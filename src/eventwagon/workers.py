@@ -10,6 +10,9 @@ import msgspec
 from .errors import UsageError
 from .values import in_seconds, real, shown, whole
 
+_PROCESS_MOST = 64
+"""A process with so many handlers at once is busy; a train that has many live wagons must not run hundreds unasked."""
+
 
 class Elastic(msgspec.Struct, frozen=True):
     """Workers that follow the traffic: `Workers(each=Elastic(least=2, most=64))`.
@@ -65,7 +68,9 @@ class Elastic(msgspec.Struct, frozen=True):
 class Workers(msgspec.Struct, frozen=True):
     """The workers of a train. A worker handles one event at a time.
 
-    `Workers(each=4)`: every wagon has its own four. `Workers(total=12, floor=1)`: all wagons share
+    `Workers(each=4)`: every wagon has its own four. Where one process works for all wagons, they have at most `most`
+    there together (None: 64, or twice `each` if that is more): the active wagon has all of its own, and the draining
+    ones share the rest, the oldest first, at least one each. `Workers(total=12, floor=1)`: all wagons share
     twelve. New events come first, but every draining wagon keeps `floor` workers while it has work, the oldest first.
     All floors together take at most an eighth of the workers (at least one, but never the only one).
     `Workers(each=Elastic(2, 64))`: every wagon has its own, as many as its traffic needs (see `Elastic`).
@@ -74,15 +79,28 @@ class Workers(msgspec.Struct, frozen=True):
     each: int | Elastic | None = None
     total: int | None = None
     floor: int = 1
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if (self.each is None) == (self.total is None):
             raise UsageError("Workers: give either each= (every wagon's own) or total= (shared by all wagons)")
-        for name, value, least in (("each", self.each, 1), ("total", self.total, 1), ("floor", self.floor, 0)):
+        for name, value, least in (
+            ("each", self.each, 1),
+            ("total", self.total, 1),
+            ("floor", self.floor, 0),
+            ("most", self.most, 1),
+        ):
             if (value is not None or name == "floor") and not isinstance(value, Elastic):
                 msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least))
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")
+        if self.most is not None and not isinstance(self.each, int):
+            raise UsageError(
+                f"Workers: most={self.most} bounds a fixed number of each wagon's own: Workers(each=8, most=64). "
+                "Workers(total=…) is a bound itself; Elastic has its own most"
+            )
+        if self.most is not None and isinstance(self.each, int) and self.most < self.each:
+            raise UsageError(f"Workers: most={self.most} is less than each={self.each}: the active wagon has that many")
 
     @property
     def elastic(self) -> Elastic | None:
@@ -95,20 +113,31 @@ class Workers(msgspec.Struct, frozen=True):
         return self.each.least if isinstance(self.each, Elastic) else self.each
 
     @property
+    def in_process(self) -> int | None:
+        """The most that all wagons have together in a process that works for all of them; None: not bounded here."""
+        if not isinstance(self.each, int):
+            return None
+        return self.most or max(_PROCESS_MOST, 2 * self.each)
+
+    @property
     def floors(self) -> int:
         """How many of the shared workers the floors of all draining wagons together may take."""
         total = self.total or 0
         return max(1, total // 8) if self.floor and total > 1 else 0
 
     def __repr__(self) -> str:
-        return f"Workers(each={self.each})" if self.each else f"Workers(total={self.total}, floor={self.floor})"
+        if self.each is None:
+            return f"Workers(total={self.total}, floor={self.floor})"
+        return f"Workers(each={self.each})" if self.most is None else f"Workers(each={self.each}, most={self.most})"
 
 
 class Unsaid(Workers, frozen=True):
     """The workers of a train that sets none."""
 
 
-UNSAID = Unsaid(total=8, floor=1)
+UNSAID = Unsaid(each=8)
+FORMER = Workers(total=8, floor=1)
+"""What a train had that set none, in earlier releases."""
 ORCHESTRATED = Workers(each=Elastic())
 """The default with an orchestrator that asks for machines and a limit with a promise: workers follow the traffic."""
 

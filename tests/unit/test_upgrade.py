@@ -22,7 +22,7 @@ from eventwagon.contracts.manifest import (
     encode,
 )
 from eventwagon.contracts.registry import Member, decode_members, encode_member
-from eventwagon.errors import BrokenManifest
+from eventwagon.errors import BrokenManifest, DeclarationDiffers
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -175,3 +175,38 @@ def test_a_worker_serves_the_channels_that_it_has_handlers_for() -> None:
                 assert missing[2] == ("mail",)
 
     run(main())
+
+
+def test_a_train_that_was_declared_with_the_former_default_keeps_its_workers(caplog: pytest.LogCaptureFixture) -> None:
+    """Served, not refused; redeclared, it has the present one."""
+
+    def signups(**given: Any) -> tuple[Train, list[int]]:
+        train, handled = Train("signups", limit=Volume(100), **given), list[int]()
+
+        @train.on("signups")
+        def handle(number: int, ctx: Context) -> None:
+            handled.append(number)
+
+        return train, handled
+
+    async def main() -> None:
+        world = World()
+        async with world.connect(signups(workers=Workers(total=8, floor=1))[0]) as c, c.running():
+            assert c.manifest.declared["workers"] == "Workers(total=8, floor=1)"
+        train, handled = signups()
+        async with world.connect(train) as c, c.running():
+            await c.publish(1)
+            await until(lambda: handled == [1])
+            (member,) = await c.members()
+            assert member.shared_workers == 8
+            assert c.manifest.declared["workers"] == "Workers(total=8, floor=1)"
+        async with world.connect(train, redeclare=True) as c, c.running():
+            assert c.manifest.declared["workers"] == "Workers(each=8)"
+            await until(lambda: [a.workers for a in c.attachments] == [8])
+        with pytest.raises(DeclarationDiffers):
+            async with world.connect(signups(workers=Workers(total=8, floor=1))[0]) as c, c.running():
+                pass
+
+    with caplog.at_level("INFO", "eventwagon"):
+        run(main())
+    assert caplog.text.count("was the default: it keeps them") == 1

@@ -18,7 +18,7 @@ class Crash(NamedTuple):
 
 
 class Crashes:
-    """Compares what the orchestrator counts. What it had counted before the first look was told by others, or is over."""
+    """Compares what the orchestrator counts from look to look. What it had counted before the first is not told."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] | None = None

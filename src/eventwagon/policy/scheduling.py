@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ..contracts.manifest import Manifest
@@ -16,6 +16,19 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
     `turn` (a wagon's number) rotates the remainder, so that it does not always go to the same process.
     """
     return total // count + (1 if (index + turn) % count < total % count else 0)
+
+
+def within(most: int | None, wanted: Mapping[int, int]) -> dict[int, int]:
+    """How many workers each wagon gets in a process that runs at most `most` for all of them; None: any number.
+    `wanted`: what each should have, by number, in the order in which they are served. While `most` is less than the
+    number of wagons that want any, each of these still gets one."""
+    wanting = sum(n > 0 for n in wanted.values())
+    left = sum(wanted.values()) if most is None else max(0, most - wanting)
+    given = {}
+    for number, n in wanted.items():
+        given[number] = min(n, 1 + left) if n else 0
+        left -= max(0, given[number] - 1)
+    return given
 
 
 def may_serve(code: str, revision: str) -> bool:

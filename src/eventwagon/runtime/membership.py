@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import msgspec
 
 from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran
-from ..contracts.lifecycle import LIVE
+from ..contracts.lifecycle import LIVE, State
+from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
 from ..contracts.registry import Member
@@ -21,7 +22,7 @@ from ..errors import Unavailable
 from ..limits import slo
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
-from ..policy.scheduling import may_serve, share
+from ..policy.scheduling import may_serve, share, within
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
@@ -208,15 +209,12 @@ class Membership:
             local_workers.resize(self._shared_workers, share(workers.floors, index, count))
         manifest = self._state.snapshot.manifest
         live = [w for w in manifest.in_state(*LIVE) if self._post is None or w.unit == self._post[0]]
+        own = self._own_workers(live, peers)
         for wagon in live:
             if wagon.created_at is None:
                 continue
-            own = self._post[1] if self._post is not None else None
-            if self._post is None and (each := asked_of(workers, wagon)) is not None:
-                able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
-                own = share(each, able.index(self._name), len(able), turn=wagon.number)
             with self._going_on(f"attaching to {wagon.name}"):
-                await local.ensure(spec_of(manifest, wagon, workers=own))
+                await local.ensure(spec_of(manifest, wagon, workers=own.get(wagon.number)))
         units = {w.unit for w in live}
         for unit, found in (await local.deployments(self._train)).items():
             # warm workers of a wagon that a registry forgot: a spec for an earlier wagon of their unit changes nothing
@@ -224,6 +222,17 @@ class Membership:
             if (unit not in units or forgotten) and unit not in self._leaving:
                 self._leaving.add(unit)
                 leaving.create_task(self._leave(local, unit))
+
+    def _own_workers(self, live: Sequence[Wagon], peers: Mapping[str, str]) -> Mapping[int, int]:
+        """How many workers each wagon should have here, by number; empty if the wagons share them."""
+        if self._post is not None:
+            return {wagon.number: self._post[1] for wagon in live}
+        workers, names, shares = self._settings.workers, sorted(peers), dict[int, int]()
+        for wagon in sorted(live, key=_served_first):
+            if (each := asked_of(workers, wagon)) is not None:
+                able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
+                shares[wagon.number] = share(each, able.index(self._name), len(able), turn=wagon.number)
+        return within(workers.in_process, shares)
 
     async def _peers(self) -> dict[str, str]:
         """The processes that divide the workers between them, this one included: their names and the revision of their
@@ -301,6 +310,13 @@ class Membership:
         self._due = now + self._settings.member_ttl / 3 * 0.9
         if news:
             self.on_check_in()
+
+
+def _served_first(wagon: Wagon) -> tuple[int, int]:
+    """The key by which wagons get workers of their own where there are too few: the active one, then those that drain,
+    the oldest first, then those that wait to be active."""
+    order = {State.ACTIVE: 0, State.DRAINING: 1}
+    return order.get(wagon.state, 2), wagon.number
 
 
 def _in_order(deployments: Mapping[int, Deployment]) -> tuple[Deployment, ...]:

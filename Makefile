@@ -15,7 +15,7 @@ ON_SERVERS := redis kafka pulsar aws kubernetes servers
 CHAOS_ON := redis kafka pulsar
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -41,7 +41,7 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
+test: check unit test-wheel test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
 
 check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
 
@@ -70,6 +70,9 @@ templates: $(STAMP) ## The CloudFormation template, against what AWS says of its
 
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS)
+
+test-wheel: $(STAMP) ## Build the sdist and the wheel, install it alone, run README's program and the demo there
+	@$(BIN)/python scripts/wheel.py
 
 servers: $(STAMP) ## Get the servers that tests start into your cache: Redis, Valkey, Kafka, Pulsar
 	$(call get)

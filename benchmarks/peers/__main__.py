@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..places import place
-from .frameworks import NO_FLOOR, PEERS, Installed, NotInstalled, installed, ours
+from .frameworks import PEERS, VARIANTS, Installed, NotInstalled, installed, ours
 from .measures import BURST, LOSSES, Burst, Losses, Steady, burst, losses, steady
 from .processes import Trouble, end_all
 
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _participants(only: Sequence[str] | None, server: str, progress: Console) -> list[Installed]:
-    found = [ours(), ours(NO_FLOOR)]
+    found = [ours(), *map(ours, VARIANTS)]
     for name in only or [name for name, framework in PEERS.items() if framework.server == server]:
         with progress.status(f"{name}: its virtualenv …"):
             try:
@@ -88,7 +88,7 @@ def _participants(only: Sequence[str] | None, server: str, progress: Console) ->
 def _measured(at: Installed, arguments: argparse.Namespace, progress: Console) -> Figures:
     figures = Figures(name=at.framework.name, version=at.version, how=at.framework.how, errors=[], load=[])
     wanted = set(arguments.measure or _MEASURES)
-    if at.framework is NO_FLOOR:
+    if at.framework in VARIANTS:
         wanted &= {"burst"}
     if arguments.server == "Kafka":
         wanted -= {"losses"}  # what is left in a Kafka topic says nothing of what was handled
@@ -158,6 +158,7 @@ def _burst(results: Sequence[Figures], console: Console) -> None:
     newcomers = next((r.burst.newcomers for r in results if r.burst), 0)
     table = _table(
         f"{BURST:,} events in 12 s, 0.08 s each, promise 2 s; {newcomers:,} newcomers (late in one FIFO queue)",
+        "at once",
         "on time",
         "newcomers p50, s",
         "newcomers p99, s",
@@ -171,6 +172,7 @@ def _burst(results: Sequence[Figures], console: Console) -> None:
         if b := r.burst:
             table.add_row(
                 r.name,
+                str(b.at_once),
                 _against(100 * b.on_time, 100 * base.on_time if base else None, r.name, ".1f", "%"),
                 f"{b.newcomers_p50:.2f}",
                 _against(b.newcomers_p99, base.newcomers_p99 if base else None, r.name, ".2f"),

@@ -7,18 +7,19 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from eventwagon import Train, Wait, Workers
+from eventwagon import Train, Wait
+from eventwagon.workers import parse_workers
 
 from .common import CONCURRENCY, REDELIVER, SLEEP, TUNED, URL, Order, handled
 from .publish import Send
 
-FLOOR = int(os.environ.get("PEER_FLOOR", "1"))
-"""The default and the README's own is 1; 0 is measured beside it."""
+WORKERS = os.environ.get("PEER_WORKERS", f"each={CONCURRENCY}")
+"""The default; others are measured beside it."""
 
 train = Train(
     "peers",
     limit=Wait(2.0),  # the promise
-    workers=Workers(total=CONCURRENCY, floor=FLOOR),
+    workers=parse_workers(WORKERS),
     spares=1,
     visibility=REDELIVER if TUNED else 30.0,  # 30 is the default
 )

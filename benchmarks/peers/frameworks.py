@@ -34,13 +34,17 @@ OURS = Framework(
     "eventwagon",
     "eventwagon_app",
     ("eventwagon", "run", f"{_HERE}.eventwagon_app:train", "--log-level", "warning"),
-    "Wait(2.0), spares=1, floor=1 (the default); tuned: visibility 20 s for 30",
+    "Wait(2.0), spares=1, workers each=8 (the default): 8, and 8 in the spare; tuned: visibility 20 s for 30",
 )
-NO_FLOOR = msgspec.structs.replace(
-    OURS,
-    name="eventwagon, floor=0",
-    how="the same, but draining wagons keep no worker (the burst only)",
-    environment={"PEER_FLOOR": "0"},
+VARIANTS = tuple(
+    msgspec.structs.replace(
+        OURS, name=f"eventwagon, {workers}", how=f"{how} (the burst only)", environment={"PEER_WORKERS": workers}
+    )
+    for workers, how in (
+        ("each=4", "four for each wagon: as many standing as the others have, with the spare's"),
+        ("total=8, floor=1", "eight that the wagons share: never more than the others have"),
+        ("total=8, floor=0", "the same, and draining wagons keep none"),
+    )
 )
 PEERS = {
     framework.name: framework

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -38,6 +40,8 @@ class Steady(msgspec.Struct, frozen=True):
 class Burst(msgspec.Struct, frozen=True):
     """Shares and seconds."""
 
+    at_once: int
+    """The most handlers that were at work at one moment, by when events were done."""
     on_time: float
     newcomers: int
     newcomers_p50: float
@@ -116,6 +120,7 @@ def burst(at: Installed, url: str, directory: Path) -> Burst:
         ),
     )
     return Burst(
+        at_once=_at_once(list(times.values()), SERVICE),
         on_time=came.on_time,
         newcomers=len(work.behind()),
         newcomers_p50=came.newcomers_p50_s,
@@ -158,6 +163,12 @@ def losses(at: Installed, url: str, directory: Path, *, tuned: bool) -> Losses:
         twice=len(numbers) - len(set(numbers)),
         seconds=None if missing else max(times.values()) - killed,
     )
+
+
+def _at_once(done: Sequence[float], service: float) -> int:
+    """The most handlers at work at one moment, if each ended at one of these times and took so long."""
+    changes = sorted([(end - service, 1) for end in done] + [(end, -1) for end in done])
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _all(bench: Bench, accepted: list[int], count: int, error: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -40,6 +41,9 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
         case ["eventwagon", command, *arguments]:
             assert command in COMMANDS, f"there is no command {command!r}"
             COMMANDS[command].make_context(command, arguments)  # raises for an option or argument that is not known
+        case ["echo", document, "|", *piped]:
+            json.loads(document)
+            test_what_is_typed_is_understood(where, piped)
         case ["make", *targets]:
             assert {t for t in targets if "=" not in t} <= TARGETS  # the others are variables
         case ["export", setting]:

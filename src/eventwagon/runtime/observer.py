@@ -75,6 +75,9 @@ _AGAIN = 60.0
 _LATE = 10.0
 """Seconds without a look after which this process does not count as observing."""
 
+_CHANGE_TO_THE_END = 2.0
+"""Seconds that a change which has begun still has when its process stops: where the store can't do it in one step, its
+entries in the journal come after it, and would be missing."""
 _REMOVAL_TO_THE_END = 5.0
 """Seconds that a removal still has when its process stops: another process that finishes it would move again the dead
 letters that have been moved."""
@@ -243,7 +246,7 @@ class Observer:
             await self._state.note(*self._crashed)
             self._crashed.clear()
         decided = plan(seen)
-        await self._state.store(decided, base=base)
+        await to_the_end(partial(self._state.store, decided, base=base), _CHANGE_TO_THE_END)
         self._wanted = decided.next_wanted
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)

@@ -19,13 +19,10 @@ from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
 from ..policy.edits import Edit, as_of, kept, stepped_back, went_back
 from .removed_trains import removal_since
 from .runtime import Runtime
-from .tasks import kept_up, to_the_end
+from .tasks import kept_up
 
 _PAUSE = 0.5
 """Seconds before a registry that was unavailable is asked again."""
-_TO_THE_END = 2.0
-"""Seconds that a change which has begun still has when its task is cancelled: where the store can't do it in one step,
-its entries in the journal come after it, and would be missing."""
 _MARGIN = 1_000_000
 """How far the version goes beyond the known one when a registry has stepped back: past every version that a process of
 the lost time may know, so that none of them can take a new manifest for one of its own, or overwrite it."""
@@ -188,17 +185,10 @@ class TrainState:
     ) -> Snapshot:
         """The registry's compare-and-swap."""
         keep = self._runtime.settings.keep
-        change = partial(
-            self.registry.replace,
-            self._train,
-            manifest,
-            expect=base.version,
-            entries=entries,
-            keep=keep,
-            beyond=beyond,
-        )
         try:
-            stored = await to_the_end(change, _TO_THE_END)
+            stored = await self.registry.replace(
+                self._train, manifest, expect=base.version, entries=entries, keep=keep, beyond=beyond
+            )
         except Conflict:
             self._refused = base.manifest
             raise
@@ -296,8 +286,7 @@ class TrainState:
 
     async def note(self, *facts: Decision) -> None:
         """Write facts to the journal that change nothing in the manifest."""
-        entries, keep = self._entries(facts), self._runtime.settings.keep
-        await to_the_end(partial(self.registry.append, self._train, entries, keep=keep), _TO_THE_END)
+        await self.registry.append(self._train, self._entries(facts), keep=self._runtime.settings.keep)
         for fact in facts:
             self._tell(fact)
 

@@ -352,17 +352,17 @@ def test_a_promise_is_needed() -> None:
 
 def test_the_default_where_machines_are_asked_for() -> None:
     promised = Settings(limit=Volume(100) | Wait(2.0))
-    assert repr(promised.workers) == "Workers(total=8, floor=1)"
+    assert repr(promised.workers) == "Workers(each=8)"
     follows = promised.orchestrated()
     assert (follows.workers, follows.promise, follows.reuse) == (Workers(each=Elastic(2, 64)), 2.0, True)
     assert follows.declared() == promised.declared()
     assert promised.declared()["reuse"] == "False"  # as a program of an earlier release declares it
     assert copy.deepcopy(promised).orchestrated().workers == follows.workers
-    assert promised != Settings(limit=promised.limit, workers=Workers(total=8, floor=1))
+    assert promised != Settings(limit=promised.limit, workers=Workers(each=8))
     again = msgspec.structs.replace(promised, grace=1.0)  # as the command line does
     assert again.orchestrated().workers == follows.workers
     assert Settings(limit=Wait(2.0), reuse=False).orchestrated().reuse is False
-    for said in (Settings(limit=Wait(2.0), workers=Workers(total=8, floor=1)), Settings(limit=Volume(100)), Settings()):
+    for said in (Settings(limit=Wait(2.0), workers=Workers(each=8)), Settings(limit=Volume(100)), Settings()):
         assert said.orchestrated() is said
         assert said.reuse is False
 

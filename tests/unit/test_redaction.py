@@ -69,6 +69,7 @@ def test_a_url_is_shown_without_its_secrets(url: str, as_shown: str) -> None:
         ("Basic dXNlcjpwYXNz", "Basic ***"),
         ("redis%3A%2F%2F%3Apw%40h", "redis%3A%2F%2F%3A***%40h"),
         ("wrong password: try again", "wrong password: try again"),
+        ("a look: eNrtV-82O4vkPwdjVbw 1 more", "a look: eNrtV-82O4vkPwdjVbw 1 more"),
         ("use --password to say it", "use --password to say it"),
         ("Basic authentication is off", "Basic authentication is off"),
         ("image shop:v1@sha256:abc", "image shop:v1@sha256:abc"),

@@ -36,7 +36,7 @@ _GIVEN = re.compile(
 )
 # After a colon or a blank it is a secret if it has a digit in it, or nothing else follows; else it may be a sentence.
 _SAID = re.compile(
-    rf"((?:{_WORDS})[\w.-]{{0,40}}\s?:\s?|--?[\w-]{{0,40}}(?:{_WORDS})[\w-]{{0,40}}\s+)"
+    rf"((?:{_WORDS})[\w.-]{{0,40}}\s?:\s?|(?<![\w-])--?[\w-]{{0,40}}(?:{_WORDS})[\w-]{{0,40}}[ \t]+)"
     rf"(\"[^\"]*\"|'[^']*'|“[^”]*”|[^\s,;&)\]}}\"']*\d[^\s,;&)\]}}\"']*"
     rf"|[^\s,;&)\]}}\"']+(?=[,;&)\]}}\"']|\s*$|\s*[\r\n]|\s+[\w.-]+\s?[:=]|\s+--))",
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The Typer application: all commands, their help texts, and their usage errors."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _MARKUP = ("[bold]", "[/bold]")
 
 
 class _Commands(TyperGroup):
-    """Errors about a wrong command line quote its words, without secrets and control characters. In help texts [bold]
-    and [/bold] are markup; every other bracket is shown unchanged."""
+    """The group of all commands. Its usage errors quote the command line without secrets and control characters. In
+    help texts only [bold] and [/bold] are markup; other brackets are printed as they are."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,16 +82,16 @@ app = typer.Typer(
 @app.callback(help=_ABOUT)
 def _all(
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Show the traceback of an error.")
+        bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Print the traceback if a command fails.")
     ] = False,
 ) -> None:
-    """The options before every command."""
+    """Options that stand before the name of the command."""
     if debug:
         os.environ["EVENTWAGON_DEBUG"] = "1"
 
 
 def version() -> None:
-    """Show the versions of eventwagon and of the packages that it needs."""
+    """Show the versions of eventwagon, of Python and of the packages that eventwagon needs."""
     with ending():
         line(f"eventwagon {installed('eventwagon')}")
         line(f"python {platform.python_version()}, {platform.platform(terse=True)}")
@@ -100,7 +100,7 @@ def version() -> None:
 
 
 def _paragraphs(function: Callable[..., None]) -> str:
-    """The docstring with each paragraph on one line, for the terminal to wrap."""
+    """The docstring with each paragraph joined to one line, since the terminal wraps it."""
     return "\n\n".join(" ".join(p.split()) for p in inspect.getdoc(function).split("\n\n"))  # type: ignore[union-attr]
 
 
@@ -131,7 +131,7 @@ for _job, _panel, _example in _JOBS:
 
 
 def main() -> None:
-    """The entry point of the command."""
+    """Run the application."""
     if os.getpid() == 1:  # in a container: the kernel drops a signal to the first process that has no handler for it
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app(prog_name="eventwagon")

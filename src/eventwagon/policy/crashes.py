@@ -18,15 +18,16 @@ class Crash(NamedTuple):
 
 
 class Crashes:
-    """Compares what the orchestrator counts. What it had counted before the first look was told by others, or is over."""
+    """Compares the crashes that the orchestrator has counted from look to look. Those before the first look are not
+    reported."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] | None = None
         """By unit."""
 
     def look(self, name: str, deployments: Mapping[int, Deployment], members: Iterable[Member]) -> list[Crash]:
-        """Take in one look of the observer `name`. Returns the new ones, except those that another observer tells: of
-        those that count for the same wagon, the first by name."""
+        """Record one look of the observer `name`. Returns the new crashes, except those of wagons that another observer
+        reports: of the observers that count crashes of the same wagon, the first by name."""
         before, counted = self._known, {u: d for u, d in deployments.items() if d.crashes is not None}
         self._known = {unit: d.crashes or 0 for unit, d in counted.items()}
         if before is None:

@@ -15,20 +15,27 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
 from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
 from .console import EXIT_CODES, ending, line
 
-_ABOUT = """Trains of wagons: event channels in which new events stay fast during unpredictable peaks.
+_ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
 
-TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, you may \
-also give the name of a train that runs at the URL.
+TARGET is a train of your program (module:attribute or path/to/file.py:attribute). Commands that publish, look or \
+steer also take the name of a train that runs at the URL.
 """
 
 
 _MARKUP = ("[bold]", "[/bold]")
+
+
+class _Command(TyperCommand):
+    """A command whose help shows no type beside an option that takes no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types_of_flags(super().get_params(ctx))
 
 
 class _Commands(TyperGroup):
@@ -43,6 +50,9 @@ class _Commands(TyperGroup):
                 if (text := getattr(parameter, "help", None)) is not None:
                     parameter.help = _literal(text)  # type: ignore[attr-defined]
 
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types_of_flags(super().get_params(ctx))
+
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _made_plain():
             return super().make_context(*args, **kwargs)
@@ -50,6 +60,13 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _made_plain():
             return super().invoke(ctx)
+
+
+def _without_types_of_flags(parameters: Any) -> Any:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
 
 
 def _literal(text: str | None) -> str | None:
@@ -127,7 +144,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
 )
 for _job, _panel, _example in _JOBS:
     _example = f"Example: [bold]{_example}[/bold]"
-    app.command(rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
+    app.command(cls=_Command, rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
 
 
 def main() -> None:

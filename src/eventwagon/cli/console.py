@@ -30,12 +30,13 @@ DEFAULT_URL = "sqlite:///.eventwagon"
 
 Url = Annotated[
     str,
-    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", help="URL of the broker and registry."),
+    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", metavar="URL", help="URL of the broker and registry."),
 ]
 Anchor = Annotated[
     str,
     typer.Argument(
-        help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL."
+        metavar="TARGET",
+        help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -330,7 +330,7 @@ async def doctor(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URL]",
+            metavar="URL",
             help="URL of the broker and registry to check: redis://host:6379, kafka://host:9092 … If it contains a "
             "password, set EVENTWAGON_URL instead: every user of this machine can read the command line.",
         ),

@@ -48,38 +48,56 @@ _SECONDS_MOST = 500_000
 
 
 def lab(
-    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
+    ] = "black-friday",
     trace: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
-            "and count."
+            "and count.",
         ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
+    ] = 1.0,
     after: Annotated[
-        float, typer.Option(min=0.0, help="Skip the first seconds of the trace, counted before --speed.")
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="Skip the first seconds of the trace, counted before --speed."),
     ] = 0.0,
-    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals. With --trace: at most.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
+    ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Length of the burst, in seconds. With --trace: leave out later arrivals."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
+        ),
     ] = None,
     service: Annotated[
         str,
         typer.Option(
+            metavar="SECONDS",
             help="Seconds of work per event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1). Default: the "
-            "scenario's."
+            "scenario's.",
         ),
     ] = "",
     service_per_size: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Seconds of work per unit of the trace's column size, in place of --service."),
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds of work per unit of the trace's column size, in place of --service.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="NUMBER",
             help="Number of fixed workers: of the one queue, or shared between all wagons. Default: the scenario's.",
         ),
     ] = None,
@@ -87,61 +105,95 @@ def lab(
         int | None,
         typer.Option(
             min=1,
+            metavar="NUMBER",
             help="Workers of each wagon where wagons have their own; if they are elastic, their minimum. Default: "
             "the fixed workers divided by (1 + spares), rounded up to whole Pods. Autoscaled queues keep at "
             "least as many workers as the active wagon and the spares together.",
         ),
     ] = None,
-    spares: Annotated[int, typer.Option(min=0, help="Number of spares: wagons kept ready ahead.")] = 1,
+    spares: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Number of spares: wagons kept ready ahead.")
+    ] = 1,
     slo: Annotated[
         float | None,
         typer.Option(
             min=0.001,
+            metavar="SECONDS",
             help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
             "the scenario's.",
         ),
     ] = None,
-    limit: Annotated[str, typer.Option(help="The limit: when a wagon is full. Default: Wait(slo).")] = "",
-    wagons: Annotated[int, typer.Option(min=2, help="The cap: how many wagons may be live at a time.")] = 500,
+    limit: Annotated[
+        str, typer.Option(metavar="LIMIT", help="The limit: when a wagon is full. Default: Wait(slo).")
+    ] = "",
+    wagons: Annotated[
+        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
+    ] = 500,
     floor: Annotated[
-        int, typer.Option(min=0, help="The floor: how many of the fixed workers each draining wagon keeps.")
+        int,
+        typer.Option(
+            min=0, metavar="NUMBER", help="The floor: how many of the fixed workers each draining wagon keeps."
+        ),
     ] = 0,
     platform: Annotated[
-        str, typer.Option(help=f"Where workers run; it sets --start, --per-pod and --most: {', '.join(PLATFORMS)}.")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"Where workers run; it sets --start, --per-pod and --most: {', '.join(PLATFORMS)}."
+        ),
     ] = "kubernetes",
     start: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Seconds from requesting a Pod until its workers work. Default: the platform's."),
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds from requesting a Pod until its workers work. Default: the platform's.",
+        ),
     ] = None,
-    per_pod: Annotated[int | None, typer.Option(min=1, help="Workers per Pod. Default: the platform's.")] = None,
+    per_pod: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Workers per Pod. Default: the platform's.")
+    ] = None,
     most: Annotated[
         int | None,
         typer.Option(
-            min=1, help="The most workers at a time for strategies that request Pods. Default: the platform's."
+            min=1,
+            metavar="NUMBER",
+            help="The most workers at a time for strategies that request Pods. Default: the platform's.",
         ),
     ] = None,
     partitions: Annotated[
-        int, typer.Option(min=1, help="Partitions of the Kafka topic: no more Pods than this can share it.")
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Partitions of the Kafka topic: no more Pods than this can share it."
+        ),
     ] = 32,
     on_time: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The share of events that the clairvoyant scaler must have on time.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="The share of events that the clairvoyant scaler must have on time."
+        ),
     ] = 0.99,
-    strategy: Annotated[list[str] | None, typer.Option(help="Run only this strategy. Can be repeated.")] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Run only this strategy. Can be repeated.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Run all strategies, also the less usual ones.")] = False,
     notes: Annotated[bool, typer.Option("--notes", help="Explain each strategy below the table.")] = False,
     broker: Annotated[
-        str | None, typer.Option(help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …"
+        ),
     ] = None,
     picture: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Write a picture to this file: FILE.png, or FILE.html (one page with the table too). Can be repeated."
+            metavar="FILE",
+            help="Write a picture to this file: FILE.png, or FILE.html (one page with the table too). Can be repeated.",
         ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes that simulate strategies in parallel.")
+        int, typer.Option(min=1, metavar="NUMBER", help="Number of processes that simulate strategies in parallel.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the arrivals.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
@@ -152,8 +204,8 @@ def lab(
     [bold]on time[/bold]: share of events done within the promise. [bold]new[/bold]: wait of the newcomers, which are
     the arrivals that one FIFO queue with the fixed workers would serve late; [bold]old[/bold]: wait of all others.
     [bold]standing[/bold]: workers before and after the burst. [bold]w-s[/bold]: worker-seconds paid for, including idle
-    workers and spares: [bold]done[/bold]: until the last event is done; [bold]rest[/bold]: until only the standing
-    workers are left; [bold]extra[/bold]: beyond the standing workers.
+    workers and spares; [bold]done[/bold] until the last event is done, [bold]rest[/bold] until only the standing
+    workers are left, [bold]extra[/bold] beyond the standing workers.
     """
     with ending():
         job = make_job(

@@ -23,60 +23,90 @@ _ROWS = 5
 
 
 def plan(
-    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
+    ] = "black-friday",
     trace: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
-            "and count."
+            "and count.",
         ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
-    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals. With --trace: at most.")] = None,
+    speed: Annotated[
+        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
+    ] = 1.0,
+    events: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
+    ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Length of the burst, in seconds. With --trace: leave out later arrivals."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
+        ),
     ] = None,
     service: Annotated[
-        str, typer.Option(help="Seconds of work per event, in the forms that lab takes. Default: the scenario's.")
+        str,
+        typer.Option(
+            metavar="SECONDS", help="Seconds of work per event, in the forms that lab takes. Default: the scenario's."
+        ),
     ] = "",
     service_per_size: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Seconds of work per unit of the trace's column size, in place of --service."),
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds of work per unit of the trace's column size, in place of --service.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of workers that serve your one queue today. Default: the scenario's."),
+        typer.Option(
+            min=1, metavar="NUMBER", help="Number of workers that serve your one queue today. Default: the scenario's."
+        ),
     ] = None,
     slo: Annotated[
         float | None,
         typer.Option(
             min=0.001,
+            metavar="SECONDS",
             help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
             "the scenario's.",
         ),
     ] = None,
-    on_time: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of events that must be on time.")] = 0.99,
-    price: Annotated[float, typer.Option(min=0.0, help="Price of a worker-second.")] = 1.0,
+    on_time: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of events that must be on time.")
+    ] = 0.99,
+    price: Annotated[float, typer.Option(min=0.0, metavar="PRICE", help="Price of a worker-second.")] = 1.0,
     start: Annotated[
-        float, typer.Option(min=0.0, help="Seconds until the workers of another wagon begin to work.")
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="Seconds until the workers of another wagon begin to work."),
     ] = 10.0,
     per_pod: Annotated[
-        int, typer.Option(min=1, help="Workers per Pod: elastic workers are added and removed in this step.")
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Workers per Pod: elastic workers are added and removed in this step."
+        ),
     ] = 1,
     most: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="NUMBER",
             help="The most workers at a time for wagons that have their own. Default: no ceiling; for elastic "
             "workers, four times the fewest that keep the promise.",
         ),
     ] = None,
-    wagons: Annotated[int, typer.Option(min=2, help="The cap: how many wagons may be live at a time.")] = 500,
+    wagons: Annotated[
+        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
+    ] = 500,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes that try candidates in parallel.")
+        int, typer.Option(min=1, metavar="NUMBER", help="Number of processes that try candidates in parallel.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Find the cheapest settings that keep the promise for your traffic, and print them as code.

@@ -35,10 +35,16 @@ _BOM = b"\xef\xbb\xbf"
 @job
 async def publish(
     target: Anchor,
-    file: Annotated[str, typer.Argument(help="File of JSON Lines, one event per line; -: stdin.")] = "-",
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File of JSON Lines, one event per line; -: stdin.")
+    ] = "-",
     url: Url = DEFAULT_URL,
-    subject_field: Annotated[str, typer.Option(help="Field of the payload that becomes the event's subject.")] = "",
-    event_type: Annotated[str, typer.Option("--type", help="Event type. Default: the class of the payload.")] = "",
+    subject_field: Annotated[
+        str, typer.Option(metavar="FIELD", help="Field of the payload that becomes the event's subject.")
+    ] = "",
+    event_type: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="Event type. Default: the class of the payload.")
+    ] = "",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip bad lines and list them at the end. Default: stop at the first.")
     ] = False,

@@ -23,7 +23,9 @@ from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
 from .target import load_train
 
-Target = Annotated[str, typer.Argument(help="The train: module:attribute or path/to/file.py:attribute.")]
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The train: module:attribute or path/to/file.py:attribute.")
+]
 Redeclare = Annotated[
     bool,
     typer.Option(
@@ -37,6 +39,7 @@ LogLevel = Annotated[
     typer.Option(
         "--log-level",
         envvar="EVENTWAGON_LOG_LEVEL",
+        metavar="LEVEL",
         help="debug, info, warning or error. Default: the program's own level, or info.",
     ),
 ]
@@ -45,6 +48,7 @@ Revision = Annotated[
     typer.Option(
         "--revision",
         envvar="EVENTWAGON_REVISION",
+        metavar="REVISION",
         help="Revision of this code. It does not serve wagons that were opened for another revision.",
     ),
 ]
@@ -53,6 +57,7 @@ Infrastructure = Annotated[
     typer.Option(
         "--orchestrator",
         envvar="EVENTWAGON_ORCHESTRATOR",
+        metavar="URL",
         help="The orchestrator, which starts each wagon's workers: subprocess:, command:PROGRAM, "
         "kubernetes://NAMESPACE …",
     ),
@@ -64,6 +69,7 @@ HealthPort = Annotated[
         envvar="EVENTWAGON_HEALTH_PORT",
         min=1,
         max=65535,
+        metavar="PORT",
         help="Answer health checks at this port: GET /live (200: the process is not stuck) and GET /ready (200: "
         "it observes, and its workers are attached).",
     ),
@@ -73,6 +79,7 @@ HealthHost = Annotated[
     typer.Option(
         "--health-host",
         envvar="EVENTWAGON_HEALTH_HOST",
+        metavar="ADDRESS",
         help="With --health-port: the address to listen on. Default: all addresses of this machine.",
     ),
 ]
@@ -157,18 +164,20 @@ async def work(
         typer.Option(
             "--wagon",
             min=1,
+            metavar="NUMBER",
             help="Work only for the wagon that is served by the unit with this number; end once no wagon is. "
             "Orchestrators set it.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="With --wagon: the number of workers.")
+        int | None, typer.Option("--workers", min=1, metavar="NUMBER", help="With --wagon: the number of workers.")
     ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
             "--grace",
             min=0,
+            metavar="SECONDS",
             help="Seconds that handlers in flight have to finish when the process ends. Default: the train's setting.",
         ),
     ] = None,

@@ -24,14 +24,19 @@ from .serve import Infrastructure
 from .status import told_pause
 from .target import reached, reached_if_known
 
-Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the journal.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
 By = Annotated[
     str | None,
     typer.Option(
-        "--by", envvar="EVENTWAGON_BY", help="Your name, recorded in the journal. Default: this user at this host."
+        "--by",
+        envvar="EVENTWAGON_BY",
+        metavar="NAME",
+        help="Your name, recorded in the journal. Default: this user at this host.",
     ),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait until it is done.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Seconds to wait until it is done.")
+]
 
 
 @job
@@ -41,13 +46,17 @@ async def switch(
     revision: Annotated[
         str | None,
         typer.Option(
-            "--revision", help="Revision of the next wagons' code: an image's tag, a function's version, a path."
+            "--revision",
+            metavar="REVISION",
+            help="Revision of the next wagons' code: an image's tag, a function's version, a path.",
         ),
     ] = None,
     watch_errors: Annotated[
         str | None,
         typer.Option(
-            "--watch-errors", help="Switch back if a larger share of the new wagon's handlings fails: 2% or 0.02."
+            "--watch-errors",
+            metavar="SHARE",
+            help="Switch back if a larger share of the new wagon's handlings fails: 2% or 0.02.",
         ),
     ] = None,
     withdraw: Annotated[
@@ -126,7 +135,9 @@ async def drain(
         line(f"every wagon up to {old} is drained and removed")
 
 
-OneWagon = Annotated[int | None, typer.Option("--wagon", min=1, help="Only this wagon; the others go on.")]
+OneWagon = Annotated[
+    int | None, typer.Option("--wagon", min=1, metavar="NUMBER", help="Only this wagon; the others go on.")
+]
 
 
 @job
@@ -270,7 +281,8 @@ async def remove(
     reason: Reason = "by hand",
     by: By = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.0, help="With --force: seconds that processes have to end.")
+        float,
+        typer.Option("--timeout", min=0.0, metavar="SECONDS", help="With --force: seconds that processes have to end."),
     ] = 60.0,
 ) -> None:
     """Delete a train: its channels, dead letters, journal and manifest; with --orchestrator also its workers' units.

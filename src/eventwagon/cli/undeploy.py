@@ -25,6 +25,7 @@ async def undeploy(
         typer.Option(
             "--orchestrator",
             envvar="EVENTWAGON_ORCHESTRATOR",
+            metavar="URL",
             help="The orchestrator that started the wagons' workers, as given to observe.",
         ),
     ],

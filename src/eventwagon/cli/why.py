@@ -37,15 +37,20 @@ async def why(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL."
+            metavar="TARGET",
+            help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,
     last: Annotated[
-        int, typer.Option("--last", "-n", min=0, help="Show only this many of the newest entries; 0: all.")
+        int,
+        typer.Option(
+            "--last", "-n", min=0, metavar="NUMBER", help="Show only this many of the newest entries; 0: all."
+        ),
     ] = 0,
     wagon: Annotated[
-        int | None, typer.Option("--wagon", help="Show only entries about the wagon with this number.")
+        int | None,
+        typer.Option("--wagon", metavar="NUMBER", help="Show only entries about the wagon with this number."),
     ] = None,
     look: Annotated[
         str | None,

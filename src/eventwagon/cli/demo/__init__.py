@@ -27,43 +27,63 @@ _EVENTS, _SECONDS = 15_000, 120.0
 
 def demo(
     events: Annotated[
-        int | None, typer.Option(min=1, help="Number of sign-ups (default 15000); with --trace: only the first ones.")
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Number of sign-ups (default 15000); with --trace: only the first ones."
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="Length of the burst, in seconds (default 120); with --trace: leave out later sign-ups."
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds (default 120); with --trace: leave out later sign-ups.",
         ),
     ] = None,
     speed: Annotated[
         float,
         typer.Option(
             min=0.01,
+            metavar="FACTOR",
             help="Run everything this many times faster: arrivals, handlers, promise and the train's own timers.",
         ),
     ] = 5.0,
     slo: Annotated[
         float | None,
-        typer.Option(min=0.001, help="The promise: seconds from a sign-up's arrival until it is handled (default 2)."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="The promise: seconds from a sign-up's arrival until it is handled (default 2).",
+        ),
     ] = None,
     limit: Annotated[
-        str, typer.Option(help="The limit: when a wagon is full (default: Wait(slo) | Volume(10_000)).")
+        str,
+        typer.Option(metavar="LIMIT", help="The limit: when a wagon is full (default: Wait(slo) | Volume(10_000))."),
     ] = "",
-    workers: Annotated[str, typer.Option(help="The workers: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
+    workers: Annotated[
+        str, typer.Option(metavar="WORKERS", help="The workers: 8, 'total=8, floor=1' or 'each=4'.")
+    ] = "total=8, floor=1",
     service: Annotated[
         float,
         typer.Option(
             min=0.0,
+            metavar="SECONDS",
             help="Seconds of work per sign-up: half for the sign-up, a third for the e-mail, a sixth for the CRM.",
         ),
     ] = 0.06,
     trace: Annotated[
         Path | None,
-        typer.Option(help="CSV file with recorded arrivals. Columns: arrival_s; or interval_start_s and count."),
+        typer.Option(
+            metavar="FILE", help="CSV file with recorded arrivals. Columns: arrival_s; or interval_start_s and count."
+        ),
     ] = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Keep the SQLite files in this directory, so that you can look at them afterwards."),
+        typer.Option(
+            "--dir",
+            metavar="DIRECTORY",
+            help="Keep the SQLite files in this directory, so that you can look at them afterwards.",
+        ),
     ] = None,
     url: Annotated[
         str | None,
@@ -72,10 +92,11 @@ def demo(
             "--broker",
             "-u",
             envvar="EVENTWAGON_DEMO_URL",
+            metavar="URL",
             help="Run on this broker: memory://, sqlite:///dir?sync=normal …",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the arrivals.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a burst through a train: 15,000 sign-ups in 2 minutes, sign-up → welcome e-mail → CRM update.
